@@ -1,0 +1,58 @@
+"""ubend: a folder of pictures and masks in; a trained, honestly scored, self-describing U-Net out.
+
+    import ubend
+
+    result = ubend.fit("my-folder", "runs/first")      # train and score
+    predictor = ubend.load("runs/first")               # use the model
+    mask = predictor("picture.jpg").mask               # (H, W) uint8 class index
+    net = ubend.UNet(channels=3, classes=2)            # the network alone, a plain nn.Module
+
+Names are imported when first used, so that `import ubend` does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ubend.data.labels import IGNORED as IGNORED
+    from ubend.data.labels import LabelMap as LabelMap
+    from ubend.data.sample import draw_sample as draw_sample
+    from ubend.errors import UbendError as UbendError
+    from ubend.inference.predictor import Prediction as Prediction
+    from ubend.inference.predictor import Predictor as Predictor
+    from ubend.inference.predictor import load as load
+    from ubend.jobs.evaluate import evaluate as evaluate
+    from ubend.jobs.fit import FitResult as FitResult
+    from ubend.jobs.fit import fit as fit
+    from ubend.jobs.fit import resume as resume
+    from ubend.model.unet import UNet as UNet
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "IGNORED": "ubend.data.labels",
+    "FitResult": "ubend.jobs.fit",
+    "LabelMap": "ubend.data.labels",
+    "Prediction": "ubend.inference.predictor",
+    "Predictor": "ubend.inference.predictor",
+    "UNet": "ubend.model.unet",
+    "UbendError": "ubend.errors",
+    "draw_sample": "ubend.data.sample",
+    "evaluate": "ubend.jobs.evaluate",
+    "fit": "ubend.jobs.fit",
+    "load": "ubend.inference.predictor",
+    "resume": "ubend.jobs.fit",
+}
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ubend' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

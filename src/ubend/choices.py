@@ -1,0 +1,149 @@
+"""What a recipe leaves open, chosen from the pictures and the device; every choice with its reason."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.config import Settings, change_settings
+from ubend.language import _
+
+# Pictures shown in a training, all epochs together, when the number of epochs is left open.
+# Measured on Kvasir-SEG (docs/experiments.md): more gains little on either device.
+_PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
+_UPRIGHT_T = 4.0  # and this sure
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known before training.
+
+    Attributes:
+        native_hw: (N, 2) sizes of all pictures, px.
+        channels: of the files: 1 when all are grey, else 3.
+        classes: number of classes.
+        training: pictures in the training part.
+        device: "cuda", "cpu" or "mps".
+        precision: the fastest one of the device, and why.
+        upright_t: how surely objects lie off the middle vertically (t value), and
+        upright_offset: how far, in standard deviations; less what they do sideways.
+    """
+
+    native_hw: NDArray[np.int64]
+    channels: int
+    classes: int
+    training: int
+    device: str
+    precision: tuple[str, str]
+    upright_t: float
+    upright_offset: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen setting, with its reason."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def line(self) -> str:
+        return f"{self.key} = {self.value}: {self.reason}"
+
+
+def choose_pictures(
+    settings: Settings, native_hw: NDArray[np.int64], channels: int, classes: int | None, device: str
+) -> tuple[Settings, list[Choice]]:
+    """The choices that the store needs: channels and size. `classes` is None when not yet known."""
+    choices: list[Choice] = []
+    data = settings.data
+    if settings.recipe == "tutorial" and classes is not None and data.channels is None and classes == 2:
+        choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
+    elif data.channels is None:
+        kind = _("the pictures are grey") if channels == 1 else _("the pictures are in colour")
+        choices.append(Choice("data.channels", channels, kind))
+    if data.size is None:
+        side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
+        most = 128 if device == "cpu" else 256
+        size = int(max(32, min(most, 16 * round(side / 16))))
+        where = _("a CPU") if device == "cpu" else _("this device")
+        reason = _("pictures of about {side:.0f} px, at most {most} on {where}").format(
+            side=side, most=most, where=where
+        )
+        choices.append(Choice("data.size", size, reason))
+    return _apply(settings, choices), choices
+
+
+def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Choice]]:
+    """All other choices; afterwards no setting that training reads is None."""
+    choices: list[Choice] = []
+    if settings.recipe == "tutorial":
+        choices += _tutorial_job(settings, facts)
+    if settings.augment.kind == "warp":
+        choices += _orientation(settings, facts)
+    gpu = facts.device != "cpu"
+    where = _("a GPU") if gpu else _("a CPU")
+    if settings.model.width is None:
+        choices.append(Choice("model.width", 64 if gpu else 16, _("on {where}").format(where=where)))
+    if settings.model.skips is None:
+        choices.append(Choice("model.skips", (True,) * settings.model.depth, _("all skip connections")))
+    batch = settings.train.batch
+    if batch is None:
+        batch = max(1, min(32 if gpu else 16, facts.training))
+        reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
+        choices.append(Choice("train.batch", batch, reason))
+    if settings.train.micro_batch is None:
+        choices.append(Choice("train.micro_batch", batch, _("the whole batch at once")))
+    if settings.train.epochs is None:
+        shown = _PICTURES_GPU if gpu else _PICTURES_CPU
+        epochs = int(np.clip(round(shown / facts.training), 10, 400))
+        reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * facts.training, where=where)
+        choices.append(Choice("train.epochs", epochs, reason))
+    if settings.train.precision is None:
+        choices.append(Choice("train.precision", *facts.precision))
+    if settings.train.compile is None:
+        reason = _("compiling takes longer than it saves in a run like this")
+        choices.append(Choice("train.compile", False, reason))
+    return _apply(settings, choices), choices
+
+
+def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
+    """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
+    polyps = facts.classes == 2
+    choices = []
+    if "kind" not in settings.augment.model_fields_set:
+        if polyps:
+            choices.append(Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job makes copies")))
+        else:
+            choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
+    if settings.data.mean is None and settings.data.std is None:
+        channels = settings.data.channels or facts.channels
+        choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
+        choices.append(Choice("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)")))
+    return choices
+
+
+def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
+    choices = []
+    orientation = settings.augment.orientation
+    if orientation is None:
+        upright = facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T
+        orientation = "upright" if upright else "free"
+        says = _(
+            "objects lie off the middle vertically by {d:.2f} standard deviations more than sideways (t = {t:.1f})"
+        )
+        choices.append(
+            Choice("augment.orientation", orientation, says.format(d=facts.upright_offset, t=facts.upright_t))
+        )
+    if settings.augment.rotation_deg is None:
+        degrees = 15.0 if orientation == "upright" else 180.0
+        reason = _("pictures have an up") if orientation == "upright" else _("no direction is up")
+        choices.append(Choice("augment.rotation_deg", degrees, reason))
+    return choices
+
+
+def _apply(settings: Settings, choices: list[Choice]) -> Settings:
+    return change_settings(settings, {choice.key: choice.value for choice in choices}) if choices else settings

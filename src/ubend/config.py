@@ -1,0 +1,248 @@
+"""Every setting of a run, checked; the recipes `modern`, `tutorial`.
+
+A setting that is None is chosen later from the pictures and the device (`choices.py`), with the reason
+printed. What was chosen is saved in the run folder as `settings.toml`, which `--config` takes back.
+
+Order of strength: the recipe's values < a `--config` file < flags < `--set key=value`.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ubend.errors import SettingError
+from ubend.language import _
+
+Recipe = Literal["modern", "tutorial"]
+Resize = Literal["keep", "squash"]
+Orientation = Literal["free", "upright"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSettings(_Section):
+    """How pictures and masks are read and split."""
+
+    split: str | None = None  # CSV `file,split[,group]`
+    classes: tuple[str, ...] | None = None  # names, in the order of the mask values
+    channels: Literal[1, 3] | None = None  # 1 reads grey, 3 reads colour; None: as the pictures are
+    size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
+    resize: Resize = "keep"  # keep the aspect, or squash to a square
+    window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
+    val_share: float = Field(0.15, gt=0, lt=0.5)
+    test_share: float = Field(0.15, gt=0, lt=0.5)
+    mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training part
+    std: tuple[float, ...] | None = None
+
+
+class AugmentSettings(_Section):
+    """What is done to a training picture. Ranges are of uniform draws, half-widths unless they say more."""
+
+    kind: Literal["none", "frozen", "warp"] = "warp"
+    # frozen: the tutorial's copies, the same in every epoch
+    anchor_shift_px: float = Field(10.0, ge=0)  # three anchors move this far, at native size
+    both_flips: Literal["flips", "elastic"] = "flips"  # the tutorial's code, or its words: elastic + both flips
+    # warp: drawn anew for every picture of every epoch
+    orientation: Orientation | None = None  # free: any rotation and both flips; upright: small rotations, left-right
+    rotation_deg: float | None = Field(None, ge=0, le=180)
+    scale: float = Field(0.25, ge=0, le=2)  # natural logarithm of the zoom
+    stretch: float = Field(0.1, ge=0, le=1)  # natural logarithm of height over width
+    shift: float = Field(0.1, ge=0, le=1)  # of the picture's side
+    elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the picture's side
+    elastic_share: float = Field(0.5, ge=0, le=1)  # of the pictures
+    out_of_frame: Literal["ignored", "reflected"] = "reflected"  # the mask there; the picture is reflected
+    brightness: float = Field(0.15, ge=0, le=1)  # of the value range
+    contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
+    color: float = Field(0.1, ge=0, le=1)  # gain of each channel, natural logarithm
+    saturation: float = Field(0.3, ge=0, le=2)  # natural logarithm; only with three channels
+    gamma: float = Field(0.25, ge=0, le=2)  # natural logarithm
+    blur_px: float = Field(1.0, ge=0, le=2)  # greatest standard deviation
+    blur_share: float = Field(0.15, ge=0, le=1)
+    noise: float = Field(0.04, ge=0, le=1)  # greatest standard deviation, of the value range
+    noise_share: float = Field(0.15, ge=0, le=1)
+
+
+class ModelSettings(_Section):
+    """The shape of the U-Net."""
+
+    width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
+    depth: int = Field(4, ge=1, le=8)  # poolings
+    skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
+
+
+class TrainSettings(_Section):
+    """The optimisation."""
+
+    epochs: int | None = Field(None, ge=1)
+    batch: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(None, ge=1)  # pictures in memory at once; None: the batch
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
+    warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
+    dice: float = Field(1.0, ge=0)  # weight of the Dice loss beside the cross entropy's 1
+    average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
+    select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    precision: Precision | None = None
+    compile: bool | None = None
+    deterministic: bool = False
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Settings(_Section):
+    """All settings of a run; sections as in the files under `[data]`, `[augment]`, `[model]`, `[train]`."""
+
+    recipe: Recipe = "modern"
+    device: str | None = None
+    data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _check_skips(self) -> "Settings":
+        if self.model.skips is not None and len(self.model.skips) != self.model.depth:
+            raise ValueError(f"model.skips has {len(self.model.skips)} entries for model.depth {self.model.depth}")
+        if self.data.window is not None and self.data.resize == "squash":
+            raise ValueError("data.window goes with data.resize = keep")
+        return self
+
+
+# What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the pictures
+# and the copies; `choices.py` tells them apart by the number of classes.
+RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
+    "modern": {},
+    "tutorial": {
+        "data": {"size": 128, "resize": "squash"},
+        "augment": {"kind": None},  # chosen with the job
+        "model": {"width": 64},
+        "train": {
+            "epochs": 30,
+            "batch": 64,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "dice": 0.0,
+            "average_decay": 0.0,
+            "select": "loss",
+            "precision": "float32",
+        },
+    },
+}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The nested settings of a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(_("cannot read settings from {path}: {reason}").format(path=path, reason=error)) from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, or else plain text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SettingError(_("--set {text}: write it as key=value, for example train.epochs=20").format(text=text))
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def make_settings(
+    recipe: Recipe = "modern",
+    config: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings of a recipe, with a file's values and then `changes` (dotted keys) laid over them.
+
+    Raises:
+        SettingError: an unknown key (the nearest known one is named), or a value that does not fit.
+    """
+    given = dict(flatten(config or {})) | dict(changes or {})
+    recipe = given.pop("recipe", recipe)
+    if recipe not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))
+    _check_keys(given)
+    values = {**dict(flatten(RECIPES[recipe])), **given}
+    if values.get("augment.kind", "") is None:
+        del values["augment.kind"]
+    return _validate({"recipe": recipe, **_nest(values)})
+
+
+def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with some dotted keys replaced, checked again."""
+    return _validate(_nest(dict(flatten(settings.model_dump())) | dict(changes)))
+
+
+def dump_toml(settings: Settings) -> str:
+    """The settings as TOML; what is None (nothing chosen) stands as a comment."""
+    lines = [f'recipe = "{settings.recipe}"']
+    if settings.device is not None:
+        lines.append(f"device = {json.dumps(settings.device)}")
+    for section in ("data", "augment", "model", "train"):
+        lines += ["", f"[{section}]"]
+        for key, value in getattr(settings, section).model_dump(mode="json").items():
+            # JSON's strings, numbers, booleans and lists are TOML's too
+            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested sections -> dotted keys."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the settings."""
+    return [key for key, _value in flatten(Settings().model_dump())]
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _dot, leaf = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[leaf] = value
+    return nested
+
+
+def _check_keys(given: Mapping[str, Any]) -> None:
+    known = known_keys()
+    for key in given:
+        if key in known:
+            continue
+        leaves = {name.rpartition(".")[2]: name for name in known}
+        near = difflib.get_close_matches(key, known, 1, 0.5)
+        leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, 1, 0.5)
+        best = leaves[leaf[0]] if leaf else (near[0] if near else None)
+        cure = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
+        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
+
+
+def _validate(values: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
+            reason = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {reason}" + (f" (is {problem['input']!r})" if problem["loc"] else ""))
+        raise SettingError("; ".join(lines)) from error

@@ -1,0 +1,312 @@
+"""One paired warp and colour change for a whole batch, on the device.
+
+What is drawn is numpy, small, and a pure function of (seed, purpose, position): `draw_warps`,
+`draw_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Picture and mask
+are sampled once, through the same coordinates (bilinear / nearest).
+
+N pictures, C channels, H x W pixels out, G x G points of the elastic field.
+"""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ubend.config import AugmentSettings
+from ubend.data.draws import draw_normal, draw_uniform
+from ubend.data.labels import IGNORED
+
+ELASTIC_POINTS = 5  # points a side of the coarse displacement field
+_BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default
+_NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is done to each picture of a batch; arrays of length N, float32.
+
+    Attributes:
+        affine: (N, 2, 2) output (y, x) offset from the centre -> source offset, in stored px.
+        offset_yx: (N, 2) source px added to that.
+        elastic: (N, 2, G, G) source px added, on a coarse grid over the output.
+        gamma, contrast: exponents and factors; brightness (N, C) added, in shares of the value range.
+        gain: (N, C) factor of each channel; saturation: factor (N,).
+        blur_px: standard deviation; noise: standard deviation, share of the range.
+        noise_yx: (N, 2) where in the noise field the picture lies.
+    """
+
+    affine: NDArray[np.float32]
+    offset_yx: NDArray[np.float32]
+    elastic: NDArray[np.float32]
+    gamma: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+    brightness: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    saturation: NDArray[np.float32]
+    blur_px: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    noise_yx: NDArray[np.float32]
+
+    def pack(self) -> NDArray[np.float32]:
+        """(N, K) all of it in one array, so that it travels to the device in one copy."""
+        return np.concatenate([getattr(self, f.name).reshape(len(self.affine), -1) for f in fields(self)], axis=1)
+
+
+@dataclass(frozen=True)
+class DeviceDraws:
+    """`Draws` as tensors on the device."""
+
+    affine: Tensor
+    offset_yx: Tensor
+    elastic: Tensor
+    gamma: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    gain: Tensor
+    saturation: Tensor
+    blur_px: Tensor
+    noise: Tensor
+    noise_yx: Tensor
+
+    @classmethod
+    def unpack(cls, packed: Tensor, channels: int) -> "DeviceDraws":
+        g, n = ELASTIC_POINTS, packed.shape[0]
+        shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
+        parts = packed.split([int(np.prod(shape)) for shape in shapes], dim=1)
+        return cls(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+def identity_draws(count: int, channels: int) -> Draws:
+    """Draws that leave pictures as they are."""
+    one, zero = np.ones(count, np.float32), np.zeros(count, np.float32)
+    return Draws(
+        affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
+        offset_yx=np.zeros((count, 2), np.float32),
+        elastic=np.zeros((count, 2, ELASTIC_POINTS, ELASTIC_POINTS), np.float32),
+        gamma=one,
+        contrast=one,
+        brightness=zero,
+        gain=np.ones((count, channels), np.float32),
+        saturation=one,
+        blur_px=zero,
+        noise=zero,
+        noise_yx=np.zeros((count, 2), np.float32),
+    )
+
+
+def draw_warps(
+    settings: AugmentSettings,
+    seed: int,
+    positions: NDArray[np.int64],
+    shapes_hw: NDArray[np.int64],
+    canvas_hw: tuple[int, int],
+    channels: int,
+) -> Draws:
+    """The modern augmentation: drawn anew for each position of the endless order.
+
+    Args:
+        settings: ranges; `orientation` and `rotation_deg` are set.
+        positions: (N,) places in the order.
+        shapes_hw: (N, 2) stored size of the picture at each.
+        canvas_hw: size of the output; a picture larger than it is seen through a window.
+    """
+    n = len(positions)
+    u = draw_uniform(seed, "warp", positions, 20)
+    signed = 2.0 * u - 1.0
+    side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
+
+    angle = np.deg2rad(settings.rotation_deg or 0.0) * signed[:, 0]
+    zoom = np.exp(-settings.scale * signed[:, 1])  # source px per output px: small enlarges
+    stretch = np.exp(0.5 * settings.stretch * signed[:, 2])
+    flip_y = np.where((u[:, 3] < 0.5) & (settings.orientation == "free"), -1.0, 1.0)
+    flip_x = np.where(u[:, 4] < 0.5, -1.0, 1.0)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
+
+    room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0  # where the window's centre may lie
+    offset = signed[:, 5:7] * (room + settings.shift * side[:, None])
+
+    grid = draw_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
+    grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * (settings.elastic * side)[:, None, None, None]
+    grid *= (u[:, 7] < settings.elastic_share)[:, None, None, None]
+
+    return Draws(
+        affine=affine.astype(np.float32),
+        offset_yx=offset.astype(np.float32),
+        elastic=grid.astype(np.float32),
+        gamma=np.exp(settings.gamma * signed[:, 8]).astype(np.float32),
+        contrast=np.exp(settings.contrast * signed[:, 9]).astype(np.float32),
+        brightness=(settings.brightness * signed[:, 10]).astype(np.float32),
+        gain=np.exp(settings.color * (2 * draw_uniform(seed, "gain", positions, channels) - 1)).astype(np.float32),
+        saturation=np.exp(settings.saturation * signed[:, 11]).astype(np.float32),
+        blur_px=(settings.blur_px * u[:, 12] * (u[:, 13] < settings.blur_share)).astype(np.float32),
+        noise=(settings.noise * u[:, 14] * (u[:, 15] < settings.noise_share)).astype(np.float32),
+        noise_yx=np.floor(_NOISE_SIDE * u[:, 16:18]).astype(np.float32),
+    )
+
+
+FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips
+
+
+def draw_frozen(
+    settings: AugmentSettings,
+    seed: int,
+    pictures: NDArray[np.int64],
+    copies: NDArray[np.int64],
+    shapes_hw: tuple[NDArray[np.int64], NDArray[np.int64]],
+    channels: int,
+) -> Draws:
+    """The tutorial's copies: a function of (seed, picture, copy), so the same in every epoch.
+
+    "Elastic" is the tutorial's word for what its code does: three anchors around the centre, each
+    coordinate moved by a uniform +-`anchor_shift_px`, and the affine map that takes the old ones to
+    the new. The anchors lie as in the recipe this goes back to (Simard et al. 2003 as published on
+    Kaggle): centre + (s, s), (s, -s) and (-s, -s), with s a third of the shorter side.
+
+    Args:
+        pictures, copies: (N,) picture number, and 0..4 as in FROZEN_COPIES.
+        shapes_hw: (N, 2) stored and (N, 2) native sizes: the shift is in native px.
+    """
+    stored, native = shapes_hw
+    n = len(pictures)
+    draws = identity_draws(n, channels)
+    moved = (2.0 * draw_uniform(seed, "anchors", pictures, 6) - 1.0).reshape(n, 3, 2) * settings.anchor_shift_px
+    third = (native.min(axis=1) // 3).astype(np.float64)
+    anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
+    # The map takes anchors to moved anchors; sampling needs its inverse: output px -> source px.
+    ones = np.ones((n, 3, 1))
+    inverse = np.linalg.solve(np.concatenate([anchors + moved, ones], axis=2), anchors)  # (N, 3, 2), row vectors
+    to_stored = stored / native  # the solution is in native px
+    linear = np.swapaxes(inverse[:, :2], 1, 2) * to_stored[:, :, None] / to_stored[:, None, :]
+    shift = inverse[:, 2] * to_stored
+
+    elastic = (copies == 1) | ((copies == 4) & (settings.both_flips == "elastic"))
+    affine = np.where(elastic[:, None, None], linear, np.eye(2)[None])
+    flips = np.stack(
+        [
+            np.where((copies == 3) | (copies == 4), -1.0, 1.0),
+            np.where((copies == 2) | (copies == 4), -1.0, 1.0),
+        ],
+        -1,
+    )
+    draws.affine[:] = affine * flips[:, None, :]
+    draws.offset_yx[:] = np.where(elastic[:, None], shift, 0.0)
+    return draws
+
+
+def warp(
+    image: Tensor,
+    mask: Tensor,
+    shapes_hw: Tensor,
+    draws: DeviceDraws,
+    canvas_hw: tuple[int, int],
+    ignore_outside: bool,
+) -> tuple[Tensor, Tensor]:
+    """Sample picture and mask once, through one grid; outside the picture is its reflection.
+
+    Args:
+        image: (N, C, h, w) any dtype; each picture lies at the top left.
+        mask: (N, h, w) uint8 class index or IGNORED.
+        shapes_hw: (N, 2) float32, the part of (h, w) that is picture.
+        canvas_hw: (H, W) of the output.
+        ignore_outside: the mask is IGNORED where the grid leaves the picture, else reflected with it.
+    Returns:
+        (N, C, H, W) float32 and (N, H, W) uint8.
+    """
+    (height, width), (h, w) = canvas_hw, image.shape[-2:]
+    y = torch.arange(height, device=image.device, dtype=torch.float32) - (height - 1) / 2
+    x = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
+    basis_y, basis_x = _elastic_basis(height, image.device), _elastic_basis(width, image.device)
+    source = torch.matmul(torch.matmul(basis_y, draws.elastic), basis_x.T)  # (N, 2, H, W) px
+    a = draws.affine[:, :, :, None, None]
+    centre = (shapes_hw - 1) / 2 + draws.offset_yx
+    source = source + a[:, :, 0] * y[:, None] + a[:, :, 1] * x + centre[:, :, None, None]
+
+    size = shapes_hw[:, :, None, None]
+    inside = _reflect(source, size)
+    scale = torch.tensor([h, w], device=image.device, dtype=torch.float32)[:, None, None]
+    grid = ((2 * inside + 1) / scale - 1).flip(1).permute(0, 2, 3, 1)  # grid_sample wants (x, y) in -1..1
+    out = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    nearest = inside.round().long()
+    flat = (nearest[:, 0] * w + nearest[:, 1]).flatten(1)
+    target = mask.flatten(1).gather(1, flat).view(-1, height, width)
+    if ignore_outside:
+        outside = ((source < -0.5) | (source > size - 0.5)).any(dim=1)
+        target = target.masked_fill(outside, IGNORED)
+    return out, target
+
+
+def change_colors(image: Tensor, draws: DeviceDraws, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
+    """Gamma, brightness, contrast, channel gain, saturation, blur, noise; clipped to the value range.
+
+    Args:
+        image: (N, C, H, W) float32 raw values.
+        low, high: (1, C, 1, 1) the value range of each channel.
+        noise: (C, S, S) standard normal field, from `noise_field`.
+    Returns:
+        (N, C, H, W) float32 raw values.
+    """
+    x = ((image - low) / (high - low)).clamp(0, 1)
+
+    def each(values: Tensor) -> Tensor:
+        return values[:, None, None, None]
+
+    x = x ** each(draws.gamma)
+    factor = draws.contrast[:, None] * draws.gain  # contrast turns about mid-range
+    x = x * factor[:, :, None, None] + (each(draws.brightness) + 0.5 - 0.5 * each(draws.contrast))
+    if image.shape[1] == 3:
+        grey = x.mean(dim=1, keepdim=True)
+        x = grey + each(draws.saturation) * (x - grey)
+    x = _blur(x, draws.blur_px)
+    x = x + each(draws.noise) * _noise_windows(noise, draws.noise_yx, x.shape[-2], x.shape[-1])
+    return x.clamp(0, 1) * (high - low) + low
+
+
+def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
+    """(C, S, S) standard normal numbers, S = 256; pictures take windows of it that wrap around."""
+    numbers = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
+    return numbers.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
+
+
+def _reflect(source: Tensor, size: Tensor) -> Tensor:
+    """Coordinates mirrored at the pixel borders -0.5 and size - 0.5 until they lie in [0, size - 1]."""
+    folded = torch.remainder(source + 0.5, 2 * size)
+    folded = torch.where(folded >= size, 2 * size - folded, folded) - 0.5
+    return torch.minimum(folded.clamp_min(0), size - 1)
+
+
+@lru_cache(maxsize=16)
+def _elastic_basis(length: int, device: torch.device) -> Tensor:
+    """(length, G) weights of the coarse points at each pixel; rows add up to 1 (bicubic)."""
+    points = torch.eye(ELASTIC_POINTS)[None, None]
+    weights = F.interpolate(points, size=(length, ELASTIC_POINTS), mode="bicubic", align_corners=True)
+    return weights[0, 0].to(device)
+
+
+def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
+    """Gaussian blur of each picture with its own standard deviation; 0 leaves it as it is."""
+    n, c, h, w = x.shape
+    taps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, device=x.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (taps / sigma_px.clamp_min(1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(c, dim=0)  # (N * C, taps)
+    planes = x.reshape(1, n * c, h, w)
+    for shape, pad in (
+        ((-1, 1), (0, 0, _BLUR_REACH, _BLUR_REACH)),
+        ((1, -1), (_BLUR_REACH, _BLUR_REACH, 0, 0)),
+    ):
+        weight = kernel.view(n * c, 1, *(len(taps) if s == -1 else 1 for s in shape))
+        planes = F.conv2d(F.pad(planes, pad, mode="replicate"), weight, groups=n * c)
+    return planes.view(n, c, h, w)
+
+
+def _noise_windows(noise: Tensor, corner_yx: Tensor, height: int, width: int) -> Tensor:
+    """(C, S, S) noise -> (N, C, height, width), the window of each picture, wrapped around."""
+    rows = (corner_yx[:, 0, None].long() + torch.arange(height, device=noise.device)) % noise.shape[1]
+    columns = (corner_yx[:, 1, None].long() + torch.arange(width, device=noise.device)) % noise.shape[2]
+    return noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)

@@ -1,0 +1,180 @@
+"""(store, seed, position) -> device batches; nothing hidden.
+
+Training reads one endless order of positions; step k takes positions k*B to (k+1)*B. Which picture
+stands at a position, and what is done to it, are pure functions of (seed, position).
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.config import AugmentSettings
+from ubend.data.augment import (
+    FROZEN_COPIES,
+    DeviceDraws,
+    Draws,
+    change_colors,
+    draw_frozen,
+    draw_warps,
+    noise_field,
+    warp,
+)
+from ubend.data.draws import shuffled_item
+from ubend.data.store import Store
+
+_AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
+
+
+class Pictures:
+    """Some pictures of a store, handed out as device batches on one canvas.
+
+    Resident on the device when they fit (`room_bytes`), else read from the memory-mapped store, a few
+    batches ahead, by one thread.
+
+    Args:
+        store: where the pictures are.
+        numbers: (n,) which of them, in the order in which `take` counts them.
+        lookup: (256,) mask value -> class index.
+        room_bytes: how much of the device's memory pictures may take.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        numbers: NDArray[np.int64],
+        lookup: NDArray[np.uint8],
+        device: torch.device,
+        room_bytes: int,
+    ) -> None:
+        self.store, self.numbers, self.lookup, self.device = store, numbers, lookup, device
+        self.shapes_hw = store.shapes_hw[numbers]
+        self.canvas_hw = (int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max()))
+        area = self.canvas_hw[0] * self.canvas_hw[1]
+        pixel_bytes = store.channels * (1 if store.dtype == np.uint8 else 4) + 1
+        self.bytes = len(numbers) * area * pixel_bytes
+        self.resident = self.bytes <= room_bytes
+        if self.resident:
+            self._images, self._masks = self._to_device(np.arange(len(numbers)))
+        else:
+            self._reader = ThreadPoolExecutor(1, thread_name_prefix="ubend-read")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(n, C, H, W) pictures, channels last, and (n, H, W) uint8 class indices, on the device."""
+        if not self.resident:
+            return self._to_device(items)
+        where = torch.from_numpy(items)
+        where = where.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else where
+        return self._images[where].permute(0, 3, 1, 2), self._masks[where]
+
+    def take_ahead(self, items: NDArray[np.int64]) -> "Future[tuple[Tensor, Tensor]]":
+        """`take` in the reading thread; for pictures that are not resident."""
+        return self._reader.submit(self._to_device, items)
+
+    def _to_device(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        images, masks = self.store.read(self.numbers[items], self.canvas_hw, self.lookup)
+        if images.dtype == np.uint16:  # torch can do little with it
+            images = images.astype(np.float32)
+        tensors = [torch.from_numpy(images), torch.from_numpy(masks)]
+        if self.device.type == "cuda" and not self.resident:
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        pixels, index = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        return (pixels, index) if self.resident else (pixels.permute(0, 3, 1, 2), index)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's pictures.
+
+    Attributes:
+        image: (B, C, H, W) float32 raw values, augmented, channels last.
+        target: (B, H, W) uint8 class index or IGNORED.
+    """
+
+    image: Tensor
+    target: Tensor
+
+
+class TrainingBatches:
+    """The batches of a training; `draw(step)` may be asked for any step, at best in order.
+
+    Args:
+        pictures: the training part.
+        settings: what is done to them.
+        seed: of the whole run.
+        batch: B, pictures per step.
+        window_hw: (H, W) of a training picture.
+        value_range: (low, high), each (C,), of the channels.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        settings: AugmentSettings,
+        seed: int,
+        batch: int,
+        window_hw: tuple[int, int],
+        value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
+    ) -> None:
+        self.pictures, self.settings, self.seed, self.batch = pictures, settings, seed, batch
+        self.window_hw = window_hw
+        self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
+        self.items = len(pictures) * self.copies  # what one epoch shows
+        device = pictures.device
+        channels = pictures.store.channels
+        low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
+        self._low, self._high = low, high
+        self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
+        self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step, a pure function of (seed, step)."""
+        items, positions = self._items(step)
+        image, mask = self._pixels(step, items // self.copies)
+        if self.settings.kind == "none":
+            return Batch(image.float(), mask)
+        draws = self._draw(items, positions)
+        device = self.pictures.device
+        shapes = self.pictures.shapes_hw[items // self.copies].astype(np.float32)
+        packed = torch.from_numpy(np.concatenate([draws.pack(), shapes], axis=1))
+        if device.type == "cuda":
+            packed = packed.pin_memory().to(device, non_blocking=True)
+        return Batch(*self._augment(image, mask, packed))
+
+    def _augment(self, image: Tensor, mask: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+        draws, shapes = DeviceDraws.unpack(packed[:, :-2], image.shape[1]), packed[:, -2:]
+        ignore = self.settings.kind == "warp" and self.settings.out_of_frame == "ignored"
+        warped, target = warp(image, mask, shapes, draws, self.window_hw, ignore)
+        if self.settings.kind == "warp":
+            warped = change_colors(warped, draws, self._low, self._high, self._noise)
+        return warped.contiguous(memory_format=torch.channels_last), target
+
+    def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        positions = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
+        return shuffled_item(self.seed, self.items, positions), positions
+
+    def _draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> Draws:
+        numbers = items // self.copies
+        shapes, channels = self.pictures.shapes_hw[numbers], self.pictures.store.channels
+        if self.settings.kind == "warp":
+            return draw_warps(self.settings, self.seed, positions, shapes, self.window_hw, channels)
+        native = self.pictures.store.native_hw[self.pictures.numbers[numbers]]
+        return draw_frozen(self.settings, self.seed, numbers, items % self.copies, (shapes, native), channels)
+
+    def _pixels(self, step: int, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        if self.pictures.resident:
+            return self.pictures.take(numbers)
+        if not self._ahead or self._ahead[0][0] != step:
+            self._ahead.clear()  # a jump: after a resume, or when somebody looks at an old batch
+            self._ahead.append((step, self.pictures.take_ahead(numbers)))
+        while len(self._ahead) < _AHEAD:
+            following = self._ahead[-1][0] + 1
+            self._ahead.append((following, self.pictures.take_ahead(self._items(following)[0] // self.copies)))
+        return self._ahead.popleft()[1].result()

@@ -1,0 +1,60 @@
+"""Every random draw is a pure function of (seed, purpose, position).
+
+There is no generator with a state: the numbers for position p are the same whoever asks, in whatever
+order, in however many processes. So a run can be resumed, or any of its batches drawn again, exactly.
+
+Source of the mixing function: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+generators" (SplitMix64), applied to a counter.
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: the counter's step
+
+
+def draw_uniform(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each."""
+    bits = draw_bits(seed, purpose, positions, count)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def draw_normal(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """(n,) positions -> (n, count) standard normal numbers (Box and Muller 1958)."""
+    uniform = draw_uniform(seed, purpose, positions, 2 * count)
+    radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :count]))
+    return radius * np.cos(2.0 * np.pi * uniform[:, count:])
+
+
+def draw_bits(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
+    """(n,) positions -> (n, count) words of 64 random bits."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
+    key = np.uint64(int.from_bytes(digest, "little"))
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+        stream = _mix(positions.astype(np.uint64) * _GOLDEN + key)
+        return _mix(stream[:, None] + np.arange(1, count + 1, dtype=np.uint64)[None, :] * _GOLDEN)
+
+
+def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The item at each position of one endless order, in which every stretch of `items` holds each once."""
+    out = np.empty(len(positions), np.int64)
+    rounds = positions // items
+    for number in np.unique(rounds):
+        here = rounds == number
+        out[here] = _order_of_round(seed, items, int(number))[positions[here] % items]
+    return out
+
+
+@functools.lru_cache(maxsize=4)  # a batch needs the order of its own round and perhaps of the next
+def _order_of_round(seed: int, items: int, number: int) -> NDArray[np.int64]:
+    keys = draw_bits(seed, f"order of round {number}", np.arange(items), 1)[:, 0]
+    return np.argsort(keys, kind="stable")
+
+
+def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))

@@ -1,0 +1,206 @@
+"""Read and write pictures and masks; the one resize.
+
+Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8,
+values as in the file until `LabelMap.index` makes class indices of them.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ubend.data.labels import LabelMap
+from ubend.errors import DataError
+from ubend.files import write_file
+from ubend.language import _
+
+if TYPE_CHECKING:
+    import torch
+
+_TIFF_SUFFIXES = (".tif", ".tiff")
+_GREY_TOLERANCE = 24  # largest difference between the channels of a colour mask that is grey after all (JPEG)
+
+
+def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
+    """A picture, upright (EXIF orientation applied), alpha dropped.
+
+    Args:
+        path: PNG, JPEG, BMP, WebP or TIFF.
+        channels: 1 gives grey (ITU-R 601 luma), 3 gives colour; None: 1 or 3, as the file is.
+    Returns:
+        (H, W, C) uint8, or uint16 / float32 when the file has that depth.
+    Raises:
+        DataError: missing, empty, truncated, or no picture.
+    """
+    with _explained(path):
+        image = _read_deep(path)
+        if image is None:
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                grey = upright.mode in ("1", "L", "LA", "I", "I;16", "F")
+                mode = "L" if channels == 1 or (channels is None and grey) else "RGB"
+                image = np.asarray(
+                    upright.convert("RGB").convert(mode) if upright.mode == "P" else upright.convert(mode)
+                )
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if channels == 3 and image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    if channels == 1 and image.shape[2] == 3:
+        luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        image = (luma if image.dtype == np.float32 else np.rint(luma)).astype(image.dtype)[:, :, None]
+    return np.ascontiguousarray(image)
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """The values of a mask, (H, W) uint8: indices of a palette, bits as 0 and 255, grey levels as they are.
+
+    Raises:
+        DataError: unreadable, coloured, or with values above 255.
+    """
+    with _explained(path):
+        deep = _read_deep(path)
+        if deep is None:
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                if upright.mode == "1":
+                    upright = upright.convert("L")
+                elif upright.mode == "LA":
+                    upright = upright.getchannel(0)
+                deep = np.asarray(upright if upright.mode in ("L", "P", "I", "I;16") else upright.convert("RGB"))
+    if deep.ndim == 3:
+        spread = int(np.ptp(deep[:, :, :3].astype(np.int32), axis=2).max(initial=0)) if deep.size else 0
+        if spread > _GREY_TOLERANCE:
+            raise DataError(
+                _("{path}: the mask is coloured; save it as a grey or palette picture, one value per class").format(
+                    path=path
+                )
+            )
+        deep = deep[:, :, 1]  # green: in JPEG the channel nearest to the luma
+    if deep.dtype.kind == "f" or (deep.size and int(deep.max()) > 255) or (deep.size and int(deep.min()) < 0):
+        raise DataError(
+            _("{path}: mask values must be whole numbers from 0 to 255, found {low} to {high}").format(
+                path=path, low=deep.min(), high=deep.max()
+            )
+        )
+    return np.ascontiguousarray(deep.astype(np.uint8))
+
+
+def read_shape(path: Path) -> tuple[int, int, int]:
+    """(height, width, channels 1 or 3) of a picture as `read_image` would give it, from its header alone."""
+    with _explained(path), Image.open(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+        grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+    return (width, height, 1 if grey else 3) if turned else (height, width, 1 if grey else 3)
+
+
+def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
+    """Write class indices as a palette PNG: the values are the indices, the colours those of the classes.
+
+    Args:
+        index: (H, W) uint8 class index; IGNORED is drawn grey.
+    """
+    picture = Image.fromarray(index)
+    palette = np.full((256, 3), 128, dtype=np.uint8)
+    palette[: label_map.classes] = label_map.colors
+    picture.putpalette(palette.tobytes())
+    write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tensor":
+    """The one resize of pictures: bilinear, antialiased when it shrinks, pixel centres aligned.
+
+    Args:
+        image: (N, C, H, W), uint8 or float; values keep their range.
+        size_hw: (height, width) in px.
+    Returns:
+        (N, C, height, width) of the same dtype; uint8 is rounded.
+    """
+    from torch.nn.functional import interpolate
+
+    if tuple(image.shape[-2:]) == tuple(size_hw):
+        return image
+    return interpolate(image, size=size_hw, mode="bilinear", align_corners=False, antialias=True)
+
+
+def resize_array(image: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """`resize_image` for one (H, W, C) array; dtype kept, whole numbers rounded."""
+    import torch
+
+    if image.shape[:2] == tuple(size_hw):
+        return image
+    planes = torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32)).permute(2, 0, 1)[None]
+    out = resize_image(planes, size_hw)[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(out if image.dtype.kind == "f" or out.dtype == image.dtype else np.rint(out)).astype(
+        image.dtype
+    )
+
+
+def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Nearest pixel centre: (H, W) -> (height, width), no value is invented."""
+    if mask.shape == tuple(size_hw):
+        return mask
+    rows = ((np.arange(size_hw[0]) + 0.5) * mask.shape[0] / size_hw[0]).astype(np.int64)
+    columns = ((np.arange(size_hw[1]) + 0.5) * mask.shape[1] / size_hw[1]).astype(np.int64)
+    return np.ascontiguousarray(mask[rows[:, None], columns[None, :]])
+
+
+def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tuple[int, int]:
+    """(height, width) to which a picture is resized for the network.
+
+    `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of a picture does not
+    depend on its shape); else that square.
+    """
+    if not keep_aspect:
+        return size_px, size_px
+    height, width = shape_hw
+    factor = size_px / (height * width) ** 0.5
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _read_deep(path: Path) -> NDArray[Any] | None:
+    """Files of more than 8 bits a channel, as uint16 or float32; None for all others."""
+    if path.suffix.lower() in _TIFF_SUFFIXES:
+        import tifffile
+
+        with tifffile.TiffFile(io.BytesIO(path.read_bytes())) as tiff:
+            if tiff.pages[0].dtype in (np.dtype(np.uint8), np.dtype(bool)):
+                return None
+            image = tiff.pages[0].asarray()
+    else:
+        with Image.open(path) as file:
+            if not file.mode.startswith(("I", "F")):
+                return None
+            image = np.asarray(file)
+    if image.dtype.kind in "iu" and (not image.size or (image.min() >= 0 and image.max() <= 65535)):
+        return image.astype(np.uint16)
+    return image.astype(np.float32)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the decoders raise into one line that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoders warn of harmless metadata; damage raises
+            yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(_("{path}: no such file").format(path=path)) from error
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        reason = _("the file is empty") if empty else _("not a picture, or a kind that is not read")
+        raise DataError(_("{path}: {reason}").format(path=path, reason=reason)) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=error)) from error
+    except Exception as error:
+        # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
+        raise DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=error)) from error

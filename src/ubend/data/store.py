@@ -1,0 +1,318 @@
+"""Decode once into memory-mapped arrays.
+
+A store is a folder in the cache, named by the content of the files in it and by what was done to them:
+
+    images.bin   all pixels of all pictures, (P, C) uint8 | uint16 | float32, row by row, picture by picture
+    masks.bin    the same for the masks, (P,) uint8, values as in the files
+    index.npz    where each picture lies, its shapes, its mask's value counts at native size, a thumbnail
+    store.json   what it is
+
+It is built beside and renamed when whole; two runs that start at once build it once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.folder import Pair
+from ubend.data.images import model_size, read_image, read_mask, read_shape, resize_array, resize_mask
+from ubend.data.labels import IGNORED
+from ubend.errors import DataError, OutputError, UbendError
+from ubend.language import _
+
+STORE_VERSION = 1
+THUMBNAIL_PX = 24  # side of the grey thumbnails by which near-duplicates are found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pictures are sized and read; part of a store's name."""
+
+    size_px: int
+    keep_aspect: bool
+    channels: int
+
+
+class Store:
+    """An opened store; arrays are memory-mapped, pictures are numbered as in the pairs it was built from."""
+
+    def __init__(self, folder: Path) -> None:
+        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        self.folder = folder
+        self.channels: int = facts["channels"]
+        self.dtype = np.dtype(facts["dtype"])
+        self.hashes: list[list[str]] = facts["hashes"]  # per picture: of the picture's and of the mask's file
+        with np.load(folder / "index.npz") as index:
+            self.offsets: NDArray[np.int64] = index["offsets"]
+            self.shapes_hw: NDArray[np.int64] = index["shapes_hw"]
+            self.native_hw: NDArray[np.int64] = index["native_hw"]
+            self.mask_pixels: NDArray[np.int64] = index["mask_pixels"]  # (N, 256) counts of mask values
+            self.lossy: NDArray[np.bool_] = index["lossy"]  # the mask is a JPEG
+            self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
+        pixels = int(self.offsets[-1])
+        self.images = np.memmap(folder / "images.bin", self.dtype, "r", shape=(pixels, self.channels))
+        self.masks = np.memmap(folder / "masks.bin", np.uint8, "r", shape=(pixels,))
+
+    def __len__(self) -> int:
+        return len(self.shapes_hw)
+
+    def image(self, number: int) -> NDArray[Any]:
+        """(h, w, C) picture at its stored size."""
+        h, w = self.shapes_hw[number]
+        start = self.offsets[number]
+        return self.images[start : start + h * w].reshape(h, w, self.channels)
+
+    def mask(self, number: int) -> NDArray[np.uint8]:
+        """(h, w) mask values at the stored size."""
+        h, w = self.shapes_hw[number]
+        start = self.offsets[number]
+        return self.masks[start : start + h * w].reshape(h, w)
+
+    def read(
+        self,
+        numbers: Sequence[int] | NDArray[np.int64],
+        canvas_hw: tuple[int, int],
+        lookup: NDArray[np.uint8],
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Pictures laid at the top left of one canvas size; the rest repeats the edge and is IGNORED.
+
+        Args:
+            numbers: n picture numbers.
+            canvas_hw: at least as large as each of them.
+            lookup: (256,) mask value -> class index.
+        Returns:
+            (n, H, W, C) pictures and (n, H, W) class indices.
+        """
+        images = np.empty((len(numbers), *canvas_hw, self.channels), self.dtype)
+        masks = np.full((len(numbers), *canvas_hw), IGNORED, np.uint8)
+        for slot, number in enumerate(numbers):
+            h, w = self.shapes_hw[number]
+            images[slot, :h, :w] = self.image(int(number))
+            images[slot, :h, w:] = images[slot, :h, w - 1 : w]
+            images[slot, h:] = images[slot, h - 1]
+            masks[slot, :h, :w] = lookup[self.mask(int(number))]
+        return images, masks
+
+
+def default_cache() -> Path:
+    """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
+    import platformdirs
+
+    chosen = os.environ.get("UBEND_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("ubend", appauthor=False))
+
+
+def list_stores(cache: Path) -> list[tuple[Path, int]]:
+    """The stores of a cache, with their sizes in bytes; oldest first."""
+    folders = sorted((p for p in cache.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
+
+
+def clear_stores(cache: Path) -> int:
+    """Delete all stores of a cache; returns the bytes that were freed."""
+    freed = 0
+    for folder, size in list_stores(cache):
+        shutil.rmtree(folder, ignore_errors=True)
+        freed += size
+    for lock in cache.glob("*.lock"):
+        lock.unlink(missing_ok=True)
+    return freed
+
+
+def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
+    """Native (height, width) of each picture, and 1 or 3 channels (3 when any picture is coloured).
+
+    Headers only. All unreadable pictures are told at once.
+    """
+    shapes: list[tuple[int, int]] = []
+    channels, problems = 1, []
+    for pair in pairs:
+        try:
+            height, width, found = read_shape(pair.image)
+        except DataError as error:
+            problems += error.problems
+            continue
+        shapes.append((height, width))
+        channels = max(channels, found)
+    if problems:
+        raise DataError(problems)
+    return shapes, channels
+
+
+def open_store(
+    pairs: Sequence[Pair],
+    shapes_hw: Sequence[tuple[int, int]],
+    layout: Layout,
+    cache: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Store:
+    """The store of these pairs; built first if it is not in the cache.
+
+    Args:
+        pairs: pictures with masks.
+        shapes_hw: native (height, width) of each, from `read_shapes`.
+        layout: size, aspect, channels.
+        cache: folder of stores.
+        report: called with (pictures done, pictures in all) while building.
+    Raises:
+        DataError: pictures or masks that cannot be read, or whose sizes differ; all at once.
+        OutputError: no room, or the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    hashes = _hash_files(pairs)
+    key = hashlib.blake2b(json.dumps([STORE_VERSION, vars(layout), hashes]).encode(), digest_size=12).hexdigest()
+    final = cache / key
+    if not (final / "store.json").exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{key}.lock"):
+                if not (final / "store.json").exists():
+                    _build(pairs, shapes_hw, layout, hashes, final, report)
+        except OSError as error:
+            raise OutputError(
+                _(
+                    "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
+                ).format(path=cache, reason=error.strerror or error)
+            ) from error
+    return Store(final)
+
+
+def _hash_files(pairs: Sequence[Pair]) -> list[list[str]]:
+    def digest(path: Path) -> str:
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise DataError(_("{path}: {reason}").format(path=path, reason=error.strerror or error)) from error
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        images = pool.map(digest, (pair.image for pair in pairs))
+        masks = pool.map(digest, (pair.mask for pair in pairs))
+        return [list(both) for both in zip(images, masks, strict=True)]
+
+
+def _build(
+    pairs: Sequence[Pair],
+    shapes_hw: Sequence[tuple[int, int]],
+    layout: Layout,
+    hashes: list[list[str]],
+    final: Path,
+    report: Callable[[int, int], None],
+) -> None:
+    stored_hw = [model_size(shape, layout.size_px, layout.keep_aspect) for shape in shapes_hw]
+    offsets = np.concatenate([[0], np.cumsum([h * w for h, w in stored_hw])]).astype(np.int64)
+    dtype = read_image(pairs[0].image, layout.channels).dtype
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), layout.channels))
+        masks = _reserve(temporary / "masks.bin", np.dtype(np.uint8), (int(offsets[-1]),))
+        counts = np.zeros((len(pairs), 256), np.int64)
+        thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+
+        def fill(number: int) -> list[str]:
+            pair, span = pairs[number], slice(offsets[number], offsets[number + 1])
+            try:
+                image, mask = read_pair(pair, layout.channels)
+            except DataError as error:
+                return error.problems
+            except UbendError as error:
+                return [str(error)]
+            if image.dtype != dtype:
+                return [
+                    _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth").format(
+                        path=pair.image, found=image.dtype, dtype=dtype
+                    )
+                ]
+            small = resize_array(image, stored_hw[number])
+            images[span] = small.reshape(-1, layout.channels)
+            masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
+            counts[number] = np.bincount(mask.reshape(-1), minlength=256)
+            thumbnails[number] = _thumbnail(small)
+            return []
+
+        problems: list[str] = []
+        with ThreadPoolExecutor(_threads()) as pool:
+            for done, found in enumerate(pool.map(fill, range(len(pairs))), 1):
+                problems += found
+                report(done, len(pairs))
+        if problems:
+            raise DataError(problems)
+        images.flush()
+        masks.flush()
+        np.savez(
+            temporary / "index.npz",
+            offsets=offsets,
+            shapes_hw=np.array(stored_hw, np.int64),
+            native_hw=np.array(shapes_hw, np.int64),
+            mask_pixels=counts,
+            lossy=np.array([pair.mask.suffix.lower() in (".jpg", ".jpeg") for pair in pairs]),
+            thumbnails=thumbnails,
+        )
+        facts = {"version": STORE_VERSION, **vars(layout), "dtype": dtype.name, "hashes": hashes}
+        (temporary / "store.json").write_text(json.dumps(facts), encoding="utf-8")
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_pair(pair: Pair, channels: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Picture (H, W, C) and mask values (H, W) at native size.
+
+    Raises:
+        DataError: one of them is unreadable, or their sizes differ.
+    """
+    problems: list[str] = []
+    parts: list[NDArray[Any]] = []
+    for read in (lambda: read_image(pair.image, channels), lambda: read_mask(pair.mask)):
+        try:
+            parts.append(read())
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    image, mask = parts
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
+                mask=pair.mask,
+                image=pair.image.name,
+                mask_size=f"{mask.shape[1]}x{mask.shape[0]}",
+                size=f"{image.shape[1]}x{image.shape[0]}",
+            )
+        )
+    return image, mask
+
+
+def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
+    if image.dtype != np.uint8:
+        low, high = float(grey.min()), float(grey.max())
+        grey = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return resize_array(grey, (THUMBNAIL_PX, THUMBNAIL_PX))[:, :, 0].clip(0, 255).astype(np.uint8)
+
+
+def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """A new memory-mapped file with its room on the disk taken at once, so that a full disk is an
+    error here and not a crash in the middle of a write."""
+    size = max(1, int(np.prod(shape)) * dtype.itemsize)
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def _threads() -> int:
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))

@@ -1,0 +1,1 @@
+"""Pictures for people: masks over pictures, grids of panels, curves of a training."""

@@ -1,0 +1,148 @@
+"""The curves of a training: loss, Dice of each class, learning rate."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ubend.data.labels import default_colors
+from ubend.files import write_file
+from ubend.language import _
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LOG_RATIO = 20.0  # largest over smallest value from which a linear axis hides the small ones
+_MARKED_EPOCHS = 20  # up to here each epoch has a dot; a single one would be invisible without
+_BEST_COLOR = "#666666"
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str], path: Path) -> None:
+    """Write a PNG with small plots side by side: loss, Dice of each class, learning rate.
+
+    A curve without any number is left out, and with its last curve the plot (but the loss). None, NaN and
+    infinity are gaps. The last row with `"best": True` is marked in every plot.
+
+    Args:
+        history: one row per epoch: `epoch` (else counted from 1), `train_loss`, `val_loss`, `val_dice`
+            (class name -> 0..1 or None), `lr`, `best`; each may be missing.
+        class_names: the classes to draw, in the order of the class table.
+        path: the PNG; written whole or not at all.
+    Raises:
+        ValueError: there is no row.
+        OutputError: the file cannot be written.
+    """
+    # without pyplot: no global state, no window system, safe in a thread
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not history:
+        raise ValueError("curves need at least one epoch")
+    epochs = [float(row.get("epoch", index)) for index, row in enumerate(history, start=1)]
+    losses = {_("training"): _numbers(history, "train_loss"), _("validation"): _numbers(history, "val_loss")}
+    dices = [_class_numbers(history, name) for name in class_names]
+    rates = _numbers(history, "lr")
+    with_dice, with_rates = any(map(_any_number, dices)), _any_number(rates)
+
+    plots = 1 + with_dice + with_rates
+    figure = Figure(figsize=(4.2 * plots, 3.2), dpi=120, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # becomes the canvas of the figure
+    axes: list[Axes] = list(figure.subplots(1, plots, squeeze=False)[0])
+    left = iter(axes)
+
+    axis = next(left)
+    for (name, values), color in zip(losses.items(), ("#0072b2", "#d55e00"), strict=True):
+        _draw_line(axis, epochs, values, name, color)
+    _set_scale(axis, [value for values in losses.values() for value in values])
+    axis.set_title(_("loss"), fontsize=10)
+    if with_dice:
+        axis = next(left)
+        for name, values, (r, g, b) in zip(class_names, dices, default_colors(len(dices)), strict=True):
+            _draw_line(axis, epochs, values, name, f"#{r:02x}{g:02x}{b:02x}")
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_title(_("Dice of the validation part"), fontsize=10)
+    if with_rates:
+        axis = next(left)
+        _draw_line(axis, epochs, rates, "", "#009e73")
+        _set_scale(axis, rates)
+        axis.set_title(_("learning rate"), fontsize=10)
+
+    best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
+    for axis in axes:
+        _finish(axis, epochs, best)
+
+    def write(temporary: Path) -> None:
+        with warnings.catch_warnings():
+            # a class name in a script that DejaVu lacks shows boxes; the run goes on
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(temporary, format="png")
+
+    write_file(path, write)
+
+
+def _numbers(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [_number(row.get(key)) for row in history]
+
+
+def _class_numbers(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [_number((row.get("val_dice") or {}).get(name)) for row in history]
+
+
+def _number(value: Any) -> float:
+    """The number, or NaN for None and infinity: a gap in the curve."""
+    return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+def _any_number(values: Sequence[float]) -> bool:
+    return any(not math.isnan(value) for value in values)
+
+
+def _draw_line(axis: "Axes", epochs: Sequence[float], values: Sequence[float], name: str, color: str) -> None:
+    if not _any_number(values):
+        return
+    marker = "o" if len(epochs) <= _MARKED_EPOCHS else ""
+    (line,) = axis.plot(epochs, values, color=color, linewidth=1.6, marker=marker, markersize=3.5)
+    line.set_gid(name)
+
+
+def _set_scale(axis: "Axes", values: Sequence[float]) -> None:
+    """Logarithmic where the values are positive and far apart; else linear; plain numbers at the ticks."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    known = [value for value in values if not math.isnan(value)]
+    if known and min(known) > 0 and max(known) / min(known) >= _LOG_RATIO:
+        axis.set_yscale("log")
+        few_decades = max(known) / min(known) < 1e3
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+        axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(lambda value, _position: f"{value:.4g}")
+
+
+def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
+    """Epoch axis, grid, the best epoch, the legend."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = min(epochs), max(epochs)
+    margin = max(0.5, 0.03 * (last - first))
+    axis.set_xlim(first - margin, last + margin)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axis.set_xlabel(_("epoch"), fontsize=9)
+    axis.tick_params(which="both", labelsize=8)
+    axis.grid(True, which="major", color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    lines = [line for line in axis.get_lines() if line.get_gid()]
+    names = [str(line.get_gid()) for line in lines]
+    if best is not None:
+        mark = axis.axvline(best, color=_BEST_COLOR, linestyle="--", linewidth=1, zorder=1)
+        if lines:
+            lines.append(mark)
+            names.append(_("best: epoch {epoch}").format(epoch=round(best)))
+    if not lines:
+        return
+    # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
+    legend = axis.legend(lines, ["x"] * len(lines), fontsize=8, frameon=False, ncols=math.ceil(len(lines) / 8))
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)

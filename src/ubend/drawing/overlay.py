@@ -1,0 +1,136 @@
+"""A mask in colours, a mask over its picture, any picture as 8-bit RGB.
+
+Axis letters: H rows, W columns, C channels. All of it is NumPy, a few milliseconds per picture, because it
+runs inside a training.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.labels import IGNORED
+
+Color = tuple[int, int, int]
+
+IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
+_OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
+_SAMPLE = 1 << 16  # values looked at for the percentiles of a picture; more does not move them visibly
+
+
+def color_mask(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """The mask in the colours of its classes; ignored pixels mid-grey.
+
+    Args:
+        mask: (H, W) uint8 class index, or IGNORED.
+        colors: class index -> (red, green, blue), 0..255.
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        ValueError: the mask holds a class that has no colour.
+    """
+    return _color_table(mask, colors)[mask]
+
+
+def overlay_mask(
+    image: NDArray[Any],
+    mask: NDArray[np.uint8],
+    colors: Sequence[Color],
+    opacity: float = 0.45,
+    background: int | None = 0,
+) -> NDArray[np.uint8]:
+    """The classes blended over the picture, each region with a crisp outline in its full colour.
+
+    The outline lies on the region's own pixels, so that nothing of the background is painted; it is 1 px
+    wide and grows with the picture. The rim of the picture is no outline.
+
+    Args:
+        image: (H, W, C) or (H, W); uint8, else stretched as in `to_rgb`.
+        mask: (H, W) uint8 class index, or IGNORED: blended with mid-grey, without an outline.
+        colors: class index -> (red, green, blue), 0..255.
+        opacity: weight of the colour inside a region, 0..1.
+        background: this class stays untouched; None: there is no such class.
+    Returns:
+        (H, W, 3) uint8; `image` itself is not changed.
+    Raises:
+        ValueError: sizes differ, or the mask holds a class that has no colour.
+    """
+    if image.shape[:2] != mask.shape:
+        raise ValueError(f"the picture has the size {image.shape[:2]}, its mask {mask.shape}")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}, outside 0..1")
+    table = _color_table(mask, colors)
+    out = to_rgb(image).copy()
+    painted = np.ones_like(mask, dtype=bool) if background is None else mask != background
+    # fixed point, 1/256: the blend of 255 with 255 stays 255
+    weight = round(opacity * 256)
+    mixed = out[painted].astype(np.uint16) * (256 - weight) + table[mask[painted]].astype(np.uint16) * weight
+    out[painted] = (mixed + 128) >> 8
+    outline = _outline(mask, max(1, round(max(mask.shape) / _OUTLINE_SHARE))) & painted & (mask != IGNORED)
+    out[outline] = table[mask[outline]]
+    return out
+
+
+def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Any picture, for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
+
+    uint8 is shown as it is; everything else is stretched, all shown channels alike so that the hue stays,
+    from its 1st..99th percentile to 0..255 (from its minimum..maximum where these two are equal; a flat
+    picture is black). NaN is black. One channel is grey; two are red and green; of more the first three.
+
+    Raises:
+        ValueError: neither two nor three axes, or no channel.
+    """
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] == 0:
+        raise ValueError(f"a picture has the axes (H, W, C), not the shape {image.shape}")
+    shown = image[:, :, :3]
+    if shown.dtype != np.uint8:
+        shown = _stretch(shown)
+    if shown.shape[2] == 1:
+        return np.repeat(shown, 3, axis=2)
+    if shown.shape[2] == 2:
+        return np.concatenate([shown, np.zeros_like(shown[:, :, :1])], axis=2)
+    return np.ascontiguousarray(shown)
+
+
+def _stretch(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W, C) of any number type -> uint8, 1st..99th percentile to 0..255."""
+    values = image.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.zeros(image.shape, dtype=np.uint8)
+    low, high = np.percentile(finite[:: max(1, finite.size // _SAMPLE)], (1, 99))
+    if low == high:  # sparse bright spots on black
+        low, high = finite.min(), finite.max()
+    if low == high:
+        return np.zeros(image.shape, dtype=np.uint8)
+    scaled = (values - np.float32(low)) * np.float32(255 / (float(high) - float(low)))
+    clipped: NDArray[np.float32] = np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)
+    return np.rint(clipped).astype(np.uint8)
+
+
+def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """(256, 3) uint8: class index or IGNORED -> colour."""
+    highest = int(np.max(mask, where=mask != IGNORED, initial=0))
+    if highest >= len(colors):
+        raise ValueError(f"the mask holds the class {highest}, but only {len(colors)} colours are given")
+    table = np.empty((256, 3), dtype=np.uint8)
+    table[:] = IGNORED_COLOR
+    table[: len(colors)] = colors
+    return table
+
+
+def _outline(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
+    """(H, W): pixels with another class at most `width_px` rows or columns away."""
+    out = np.zeros(mask.shape, dtype=bool)
+    for step in range(1, width_px + 1):
+        rows = mask[step:] != mask[:-step]
+        out[step:] |= rows
+        out[:-step] |= rows
+        columns = mask[:, step:] != mask[:, :-step]
+        out[:, step:] |= columns
+        out[:, :-step] |= columns
+    return out

@@ -1,0 +1,208 @@
+"""Grids of pictures with headings, labels and a legend; saving and showing them.
+
+Pillow only: a grid is drawn inside a training, where importing a plotting library would be felt.
+"""
+
+import functools
+import logging
+import math
+import os
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageShow
+
+from ubend.drawing.overlay import Color
+from ubend.files import write_file
+from ubend.language import _
+
+_logger = logging.getLogger(__name__)
+
+_PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (200, 200, 200)
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def draw_grid(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    headings: Sequence[str],
+    labels: Sequence[str] | None = None,
+    cell_px: int = 192,
+    legend: Sequence[tuple[str, Color]] = (),
+) -> Image.Image:
+    """A tidy grid on white: a heading over each column, a label under each row, the legend at the foot.
+
+    Args:
+        rows: pictures (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect kept; a row may be
+            shorter than `headings`.
+        headings: one per column; () draws none. Text that does not fit ends in an ellipsis.
+        labels: one per row; None or "" draws none.
+        cell_px: longest side of a picture in the grid.
+        legend: class names and colours.
+    Returns:
+        RGB picture; its size follows from the pictures.
+    Raises:
+        ValueError: no picture, or more columns than headings, or not one label per row.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("a grid needs at least one picture")
+    if headings and len(headings) < columns:
+        raise ValueError(f"{columns} columns have {len(headings)} headings")
+    if labels is not None and len(labels) != len(rows):
+        raise ValueError(f"{len(rows)} rows have {len(labels)} labels")
+    text_px = min(20, max(11, cell_px // 13))
+    font, gap, line = _load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
+
+    cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
+    widths = []
+    for column in range(columns):
+        pictures = [row[column].width for row in cells if column < len(row)]
+        heading_px = math.ceil(font.getlength(_clean(headings[column]))) if headings else 0
+        widths.append(max(*pictures, min(heading_px, cell_px)))
+    heights = [max((cell.height for cell in row), default=0) for row in cells]
+    inner = sum(widths) + gap * (columns - 1)
+    legend_lines = _wrap_legend(legend, font, text_px, inner)
+    height = gap + (line if headings else 0) + gap * len(legend_lines[:1]) + line * len(legend_lines)
+    height += sum(h + gap for h in heights) + sum(line for label in labels or () if label)
+
+    page = Image.new("RGB", (inner + 2 * gap, height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    lefts = [gap + sum(widths[:column]) + gap * column for column in range(columns)]
+    top = gap
+    if headings:
+        for heading, left, width in zip(headings, lefts, widths, strict=False):
+            text = _shorten(heading, font, width)
+            draw.text((left + width / 2, top + line / 2 - 2), text, fill=_INK, font=font, anchor="mm")
+        top += line
+    for index, (row, row_height) in enumerate(zip(cells, heights, strict=True)):
+        for cell, left, width in zip(row, lefts, widths, strict=False):
+            x, y = left + (width - cell.width) // 2, top + (row_height - cell.height) // 2
+            page.paste(cell, (x, y))
+            # a hairline on the paper, outside the picture: white pictures keep their edge
+            draw.rectangle((x - 1, y - 1, x + cell.width, y + cell.height), outline=_FRAME)
+        top += row_height
+        if labels and labels[index]:
+            text = _shorten(labels[index], font, inner)
+            draw.text((gap, top + line / 2 + 2), text, fill=_FAINT, font=font, anchor="lm")
+            top += line
+        top += gap
+    top += gap // 2
+    for entries in legend_lines:
+        for x, name, color in entries:
+            y = top + (line - text_px) // 2
+            draw.rectangle((gap + x, y, gap + x + text_px - 1, y + text_px - 1), fill=color, outline=_FRAME)
+            at = (gap + x + round(text_px * 1.5), top + line / 2)
+            draw.text(at, name, fill=_INK, font=font, anchor="lm")
+        top += line
+    return page
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write the picture as PNG, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def show_picture(picture: Path | Image.Image) -> None:
+    """Show a picture where its reader is: in the notebook, else in a window, else say where the file is.
+
+    Without a notebook and a display (a server, a container) a picture that is no file yet is saved to the
+    folder for temporary files, so that the line has a place to name.
+    """
+    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+    if _in_notebook():
+        sys.modules["IPython"].display.display(image)
+        return
+    if _has_display() and ImageShow.show(image):
+        return
+    if isinstance(picture, Image.Image):
+        handle, name = tempfile.mkstemp(prefix="ubend-", suffix=".png")
+        os.close(handle)
+        path = Path(name)
+        save_png(picture, path)
+    else:
+        path = picture
+    # a warning, because a plain Python session shows nothing below it
+    _logger.warning(_("no display here; the picture is in {path}").format(path=path))
+
+
+def _in_notebook() -> bool:
+    """IPython is running as a kernel: Jupyter, Colab, VS Code; not its terminal."""
+    ipython: Any = sys.modules.get("IPython")
+    if ipython is None:
+        return False
+    return getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+def _has_display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _fit(picture: NDArray[np.uint8], cell_px: int) -> Image.Image:
+    """Scaled so that the longer side is `cell_px`; enlarged pixels stay square and sharp."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
+        raise ValueError(f"a cell is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
+    image = Image.fromarray(picture)
+    scale = cell_px / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if scale > 1:
+        # whole steps first, then down: plain nearest would make pixels of uneven sizes
+        steps = math.ceil(scale)
+        image = image.resize((image.width * steps, image.height * steps), Image.Resampling.NEAREST)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _wrap_legend(
+    legend: Sequence[tuple[str, Color]], font: Font, text_px: int, width_px: int
+) -> list[list[tuple[int, str, Color]]]:
+    """Lines of (left edge, name, colour) that fit into `width_px`."""
+    lines: list[list[tuple[int, str, Color]]] = []
+    x = 0
+    swatch, space = round(text_px * 1.5), text_px
+    for name, color in legend:
+        text = _shorten(name, font, width_px - swatch)
+        width = swatch + math.ceil(font.getlength(text))
+        if not lines or x + width > width_px:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, text, color))
+        x += width + space
+    return lines
+
+
+def _shorten(text: str, font: Font, width_px: float) -> str:
+    """The text, or as much of it as fits with an ellipsis."""
+    text = _clean(text)
+    if font.getlength(text) <= width_px:
+        return text
+    while text and font.getlength(text + "…") > width_px:
+        text = text[:-1].rstrip()
+    return text + "…"
+
+
+def _clean(text: str) -> str:
+    """One line, composed letters: file names of macOS come decomposed, and marks would stand beside."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+@functools.cache
+def _load_font(size_px: int) -> Font:
+    """DejaVu Sans from matplotlib's own files: Pillow's font has no Vietnamese letters (ế, ậ, đ)."""
+    try:
+        import matplotlib  # the package alone, not pyplot
+
+        path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        return ImageFont.truetype(str(path), size_px)
+    except (ImportError, OSError):
+        return ImageFont.load_default(size=size_px)

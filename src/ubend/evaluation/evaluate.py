@@ -1,0 +1,75 @@
+"""Predictor + pairs -> scores.
+
+Two sizes: *native*, the picture's own, against the untouched mask (the honest one); and *model size*,
+the network's, against the mask resized by nearest pixel, for comparison with papers that score there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ubend.data.folder import Pair
+from ubend.data.images import read_mask, resize_mask
+from ubend.data.labels import LabelMap, background_class
+from ubend.errors import DataError
+from ubend.inference.predictor import Predictor
+from ubend.language import _
+from ubend.metrics.overlap import (
+    count_confusion_batch,
+    dice_from_confusion,
+    iou_from_confusion,
+    summarise_overlap,
+)
+from ubend.training.losses import count_targets, sum_losses
+
+
+def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Scores of a model on pictures with masks.
+
+    Returns:
+        `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
+        mean, and the mean without the background), `pixel_accuracy` and `cross_entropy` (mean per pixel,
+        nats); and `per_picture`, the native Dice and IoU of each class for every picture.
+    Raises:
+        DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
+    """
+    labels = predictor.labels
+    sizes = ("native", "model_size")
+    confusions = {size: np.zeros((len(pairs), labels.classes, labels.classes), np.int64) for size in sizes}
+    losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
+    for logits in predictor.run(pair.image for pair in pairs):
+        pair = pairs[logits.number]
+        truth = read_mask(pair.mask)
+        if truth.shape != logits.image.shape[:2]:
+            raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
+        truth = labels.index(truth)
+        h, w = logits.values.shape[-2:]
+        for size, values, target in (
+            ("native", logits.native(), truth),
+            ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
+        ):
+            on_device = torch.from_numpy(target).to(values.device)[None]
+            confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
+            confusions[size][logits.number] = confusion[0].cpu().numpy()
+            loss, counts = sum_losses(values, on_device), count_targets(on_device, labels.classes)
+            losses[size][logits.number] = float(loss.cross_entropy), float(counts.pixels)
+    return {
+        **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
+        "per_picture": _per_picture(confusions["native"], pairs, labels),
+    }
+
+
+def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
+    scores = summarise_overlap(confusions, labels.names, background_class(labels)).to_json()
+    return {**scores, "cross_entropy": float(losses[:, 0].sum() / losses[:, 1].sum())}
+
+
+def _per_picture(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
+    def named(row: NDArray[np.float64]) -> dict[str, float | None]:
+        return {n: None if np.isnan(v) else round(float(v), 6) for n, v in zip(labels.names, row, strict=True)}
+
+    dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)
+    return {pair.name: {"dice": named(dice[i]), "iou": named(iou[i])} for i, pair in enumerate(pairs)}

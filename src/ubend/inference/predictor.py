@@ -1,0 +1,164 @@
+"""Picture of any size -> probabilities -> mask.
+
+C classes, H x W pixels of the picture's own size, h x w of the size that the network sees.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.data.images import model_size, read_image, resize_array, resize_image
+from ubend.data.labels import LabelMap
+from ubend.device import fastest_precision, pick_device
+from ubend.errors import DataError, SettingError
+from ubend.language import _
+from ubend.model.bundle import Bundle, load_bundle
+
+_BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
+_READ_AHEAD = 32  # pictures
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture, at the picture's own size.
+
+    Attributes:
+        mask: (H, W) uint8 class index.
+        prob: (C, H, W) float32 probabilities; they add up to 1 over C.
+        labels: the class table.
+    """
+
+    mask: NDArray[np.uint8]
+    prob: NDArray[np.float32]
+    labels: LabelMap
+
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels that each class takes, 0..1."""
+        counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)
+        return {name: int(count) / self.mask.size for name, count in zip(self.labels.names, counts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The network's answer to one picture.
+
+    Attributes:
+        number: of the picture, in the order they came.
+        image: (H, W, channels) the picture itself.
+        values: (1, C, h, w) float32 logits at model size, on the device.
+    """
+
+    number: int
+    image: NDArray[Any]
+    values: Tensor
+
+    def native(self) -> Tensor:
+        """(1, C, H, W) logits at the picture's own size."""
+        return resize_image(self.values, (self.image.shape[0], self.image.shape[1]))
+
+
+class Predictor:
+    """A model ready to be used: `predictor(picture).mask`."""
+
+    def __init__(self, bundle: Bundle, device: torch.device | str | None = None) -> None:
+        self.bundle = bundle
+        self.device = pick_device(None if device is None else str(device))
+        self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.precision = torch.bfloat16 if fastest_precision(self.device)[0] == "bfloat16" else torch.float32
+
+    @property
+    def labels(self) -> LabelMap:
+        return self.bundle.labels
+
+    def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
+        """Predict one picture.
+
+        Args:
+            image: a file, or (H, W), (H, W, 1) or (H, W, 3) values in the units that the model was
+                trained on (0..255 for 8 bit).
+        Raises:
+            DataError: unreadable, empty, or with other channels than the model's.
+        """
+        return next(iter(self.predict([image])))[1]
+
+    def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of each picture, in the order in which batches of one size get full."""
+        for logits in self.run(images):
+            prob = logits.native().softmax(dim=1)[0]
+            mask = prob.argmax(dim=0).to(torch.uint8)
+            yield logits.number, Prediction(mask.cpu().numpy(), prob.cpu().numpy(), self.labels)
+
+    def run(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[Logits]:
+        """Logits of pictures; those of one model size share a forward pass, files are read ahead."""
+        waiting: dict[tuple[int, int], list[tuple[int, NDArray[Any], NDArray[Any]]]] = {}
+        for number, (image, small) in enumerate(_map_ahead(self._prepare, images)):
+            size = (small.shape[0], small.shape[1])
+            group = waiting.setdefault(size, [])
+            group.append((number, image, small))
+            if len(group) * size[0] * size[1] >= _BATCH_PIXELS or len(group) >= _READ_AHEAD:
+                yield from self._forward(waiting.pop(size))
+        for group in waiting.values():
+            yield from self._forward(group)
+
+    @torch.inference_mode()
+    def forward(self, small: Tensor) -> Tensor:
+        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
+        batch = small.to(self.device).float().contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits: Tensor = self.model(batch)
+        return logits.float()
+
+    def _forward(self, group: list[tuple[int, NDArray[Any], NDArray[Any]]]) -> Iterator[Logits]:
+        stacked = np.stack([small for _number, _image, small in group])
+        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype == np.uint16 else stacked)
+        logits = self.forward(batch.permute(0, 3, 1, 2))
+        for slot, (number, image, _small) in enumerate(group):
+            yield Logits(number, image, logits[slot : slot + 1])
+
+    def _prepare(self, image: NDArray[Any] | Path | str) -> tuple[NDArray[Any], NDArray[Any]]:
+        layout = self.bundle.layout
+        if isinstance(image, str | Path):
+            image = read_image(Path(image), layout.channels if layout.channels in (1, 3) else None)
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or image.shape[2] != layout.channels or 0 in image.shape:
+            raise DataError(
+                _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
+                    shape=image.shape, channels=layout.channels
+                )
+            )
+        size = model_size((image.shape[0], image.shape[1]), layout.size_px, layout.keep_aspect)
+        return image, resize_array(image, size)
+
+
+def load(path: Path | str, device: str | None = None) -> Predictor:
+    """A predictor from a model file or a run folder.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, not ours, or newer than this version.
+        SettingError: there is no such device.
+    """
+    try:
+        return Predictor(load_bundle(Path(path)), device)
+    except torch.OutOfMemoryError as error:
+        raise SettingError(_("the model does not fit on {device}; try --device cpu").format(device=device)) from error
+
+
+def _map_ahead(
+    prepare: Callable[[Any], tuple[NDArray[Any], NDArray[Any]]], images: Iterable[Any]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """`map` in threads, in order, with at most _READ_AHEAD results waiting."""
+    source = iter(images)
+    with ThreadPoolExecutor(4, thread_name_prefix="ubend-read") as pool:
+        pending = [pool.submit(prepare, image) for image in islice(source, _READ_AHEAD)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(prepare, image) for image in islice(source, 1)]

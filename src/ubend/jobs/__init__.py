@@ -1,0 +1,1 @@
+"""What `ubend` does for people: one file per subcommand, one function call each."""

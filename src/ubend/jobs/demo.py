@@ -1,0 +1,51 @@
+"""From nothing to a scored model in a minute: the drawn sample, trained on, scored and predicted."""
+
+from pathlib import Path
+
+from ubend.data.sample import draw_sample
+from ubend.errors import OutputError
+from ubend.jobs.evaluate import score_lines
+from ubend.jobs.fit import fit
+from ubend.jobs.pictures import draw_predictions, draw_samples
+from ubend.jobs.predict import predict_files
+from ubend.language import _
+from ubend.teller import Teller
+
+# The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
+# whole pictures shrunk (docs/experiments.md).
+_SETTINGS = {"data.size": 256, "data.window": 128, "model.width": 16, "train.epochs": 50}
+
+
+def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
+    """Draw the sample, fit, score, predict; says where to look.
+
+    Raises:
+        OutputError: `out` exists already.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    sample, run, masks = out / "sample", out / "run", out / "predictions"
+    teller.say(_("drawing microscope pictures into {path}").format(path=sample))
+    draw_sample(sample, seed=seed)
+    grid = draw_samples(sample, out / "samples.png", count=4)
+    result = fit(sample, run, settings=_SETTINGS, seed=seed, teller=teller)
+    if result.scores is None:
+        return out
+    for line in score_lines(result.scores):
+        teller.say(line)
+    answers = draw_predictions(run)
+    pictures = sorted((sample / "images").iterdir())[:4]
+    predict_files(run, pictures, masks, teller=teller)
+    teller.say("")
+    teller.say(_("Look at:"))
+    for path, what in (
+        (grid, _("the pictures and their masks")),
+        (answers, _("test pictures: input, truth, prediction")),
+        (run / "curves.png", _("how training went")),
+        (run / "panels", _("the same pictures after every epoch")),
+        (masks, _("masks and overlays as files")),
+        (run / "model.safetensors", _("the model, for `ubend predict`")),
+    ):
+        teller.say(f"  {path}  {what}")
+    return out

@@ -1,0 +1,115 @@
+"""Score a model: on the test part of its own run, or on any folder of pictures and masks."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ubend.data.folder import Pair, Part, read_folder
+from ubend.errors import DataError, OutputError
+from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.inference.predictor import load
+from ubend.language import _
+from ubend.training.run_folder import RunFolder
+
+
+def evaluate(
+    model: Path | str,
+    folder: Path | str | None = None,
+    *,
+    part: Part | None = None,
+    split: Path | str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Scores of a model.
+
+    Args:
+        model: a run folder or a model file.
+        folder: pictures with masks; None: those of the run (then `model` is a run folder).
+        part: which part of them; None: test where there is one, else validation, else all.
+        split: a CSV `file,split` for `folder`.
+        device: None: the best one here.
+    Returns:
+        As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
+    """
+    predictor = load(model, device)
+    pairs = (
+        read_run_pairs(Path(model))
+        if folder is None
+        else list(read_folder(Path(folder), Path(split) if split else None).pairs)
+    )
+    parts = {pair.part for pair in pairs}
+    if part is None:
+        part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
+    chosen = [pair for pair in pairs if part is None or pair.part == part]
+    if not chosen:
+        found = ", ".join(sorted(str(name) for name in parts))
+        raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
+    return {"part": part or "all", **evaluate_pairs(predictor, chosen)}
+
+
+def read_run_pairs(run: Path) -> list[Pair]:
+    """The pairs of a run with their parts, from its data list.
+
+    Raises:
+        OutputError: it is no run folder.
+    """
+    path = RunFolder(run).data
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Pair(row["name"], Path(row["image"]), Path(row["mask"]), cast(Part, row["split"]), row["group"] or None)
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError) as error:
+        raise OutputError(
+            _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run)
+        ) from error
+
+
+def score_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The scores as plain lines of a table, fit for a terminal."""
+    lines = []
+    for size, title in (("native", _("at the pictures' own size")), ("model_size", _("at model size"))):
+        part = scores[size]
+        lines.append(
+            _("{title}: {count} pictures of part {part}, pixel accuracy {accuracy}, cross entropy {loss}").format(
+                title=title,
+                count=part["pictures"],
+                part=scores["part"],
+                accuracy=_figure(part["pixel_accuracy"]),
+                loss=_figure(part["cross_entropy"]),
+            )
+        )
+        columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
+        rows = list(part["dice"]["per_image"])
+        wide = max(len(_row_name(row)) for row in rows)
+        heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]
+        lines.append(" " * (wide + 2) + "  ".join(f"{head:>14}" for head in heads))
+        for row in rows:
+            cells = "  ".join(f"{_figure(part[kind][way][row]):>14}" for kind, way in columns)
+            lines.append(f"  {_row_name(row):<{wide}}{cells}")
+    return lines
+
+
+def warn_one_class(scores: Mapping[str, Any]) -> str | None:
+    """A loud sentence when the model says one class everywhere, with the usual causes."""
+    dice = scores["native"]["dice"]["pooled"]
+    alive = [name for name, value in dice.items() if not name.startswith("mean") and value]
+    if len(alive) != 1:
+        return None
+    return _(
+        "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
+        "too few epochs, a learning rate that is too high, masks that do not belong to the pictures "
+        "(look at them with `ubend samples FOLDER`)"
+    ).format(name=alive[0])
+
+
+def _row_name(row: str) -> str:
+    return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.4f}"

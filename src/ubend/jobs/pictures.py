@@ -1,0 +1,106 @@
+"""Pictures to look at: a data set before training, a model's answers after it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ubend.data.folder import Pair, read_folder
+from ubend.data.images import read_image, read_mask, resize_array, resize_mask
+from ubend.data.labels import LabelMap, background_class, detect_label_map
+from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import DataError
+from ubend.inference.predictor import load
+from ubend.jobs.evaluate import read_run_pairs
+from ubend.language import _
+from ubend.training.run_folder import RunFolder
+
+_CELL_PX = 192
+
+
+def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
+    """A grid of pictures with their masks, evenly taken from a folder, before any training.
+
+    Args:
+        folder: any layout that `fit` takes.
+        out: the PNG to write.
+        count: pictures.
+        show: also display it.
+    """
+    found = read_folder(Path(folder))
+    chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
+    pixels = np.zeros(256, np.int64)
+    for pair in chosen:
+        pixels += np.bincount(read_mask(pair.mask).reshape(-1), minlength=256)
+    lossy = any(pair.mask.suffix.lower() in (".jpg", ".jpeg") for pair in chosen)
+    names = list(found.classes) if found.classes else None
+    known = list(found.values) if found.values else None
+    labels, _remarks = detect_label_map(pixels, lossy, names, known)
+    rows = []
+    for pair in chosen:
+        image, truth = _read_small(pair, labels)
+        rows.append(
+            [
+                image,
+                color_mask(truth, labels.colors),
+                overlay_mask(image, truth, labels.colors, background=background_class(labels)),
+            ]
+        )
+    grid = draw_grid(
+        rows,
+        [_("picture"), _("mask"), _("both")],
+        [pair.name for pair in chosen],
+        legend=list(zip(labels.names, labels.colors, strict=True)),
+    )
+    return _finish(grid, Path(out), show)
+
+
+def draw_predictions(
+    run: Path | str, out: Path | str | None = None, *, count: int = 10, show: bool = False, device: str | None = None
+) -> Path:
+    """The first test pictures of a run: input, truth, prediction.
+
+    Args:
+        run: a run folder.
+        out: the PNG to write; None: `predictions.png` in the run folder, drawn anew.
+        count: pictures.
+    """
+    pairs = read_run_pairs(Path(run))
+    predictor = load(run, device)
+    part = "test" if any(pair.part == "test" for pair in pairs) else "val"
+    chosen = [pair for pair in pairs if pair.part == part][:count]
+    labels = predictor.labels
+    rows: list[list[np.ndarray]] = [[] for _pair in chosen]
+    for number, prediction in predictor.predict(pair.image for pair in chosen):
+        image, truth = _read_small(chosen[number], labels, predictor.bundle.layout.channels)
+        mask = resize_mask(prediction.mask, truth.shape)
+        rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
+    grid = draw_grid(
+        rows,
+        [_("input"), _("truth"), _("prediction")],
+        [pair.name for pair in chosen],
+        legend=list(zip(labels.names, labels.colors, strict=True)),
+    )
+    return _finish(grid, RunFolder(Path(run)).predictions if out is None else Path(out), show)
+
+
+def _read_small(
+    pair: Pair, labels: LabelMap, channels: int | None = None
+) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
+    """Picture and class indices, shrunk to twice the size at which they are drawn."""
+    image, truth = read_image(pair.image, channels), read_mask(pair.mask)
+    if image.shape[:2] != truth.shape:
+        raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
+    factor = min(1.0, 2 * _CELL_PX / max(truth.shape))
+    size = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
+    return to_rgb(resize_array(image, size)), resize_mask(labels.index(truth), size)
+
+
+def _finish(grid: object, out: Path, show: bool) -> Path:
+    from PIL import Image
+
+    assert isinstance(grid, Image.Image)
+    save_png(grid, out)
+    if show:
+        show_picture(grid)
+    return out

@@ -1,0 +1,253 @@
+"""Confusion counts -> Dice, IoU, accuracy.
+
+Everything is counted once, as a confusion matrix per picture; every score is a formula of those counts.
+
+    confusion[t, p] = pixels whose true class is t and whose predicted class is p
+
+A class absent from truth and prediction is undefined (NaN) for that picture; absent from one of the two it
+scores 0. Axis letters: N pictures, H rows, W columns, C classes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.labels import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor  # torch is imported late: scores of saved masks do not need it
+
+
+def count_confusion(
+    pred: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]], classes: int
+) -> NDArray[np.int64]:
+    """The confusion counts of one picture, or the sum over several.
+
+    Args:
+        pred: (H, W) or (N, H, W), any integer type; class index in [0, classes) at every pixel.
+        target: same shape; class index in [0, classes), or IGNORED: not counted, whatever `pred` says.
+        classes: C.
+    Returns:
+        (C, C) int64; rows are truth, columns prediction; all 0 when nothing is scored.
+    Raises:
+        ValueError: shapes differ, or a value is out of range.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"pred has the shape {pred.shape}, target {target.shape}; they must be equal")
+    for name, array in (("pred", pred), ("target", target)):
+        if array.dtype.kind not in "biu":
+            raise ValueError(f"{name} holds {array.dtype}, not class indices; take the argmax first")
+    scored = target != IGNORED
+    for name, array in (("pred", pred), ("target", target[scored])):
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
+            raise ValueError(f"{name} holds {array.min()}..{array.max()}, outside the classes 0..{classes - 1}")
+    pairs = target[scored].astype(np.int64) * classes + pred[scored].astype(np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
+    """The confusion counts of each picture of a batch, on its device, without waiting for the device.
+
+    Values cannot be checked without waiting, so a pixel whose `pred` or `target` is outside [0, classes) is
+    not counted; IGNORED is one such value of `target`.
+
+    Args:
+        pred: (N, H, W) uint8 or int64 class index.
+        target: (N, H, W) uint8 or int64 class index or IGNORED.
+        classes: C.
+    Returns:
+        (N, C, C) int64; rows are truth, columns prediction. The same counts in any run: only integers are
+        summed, and no operation is used that `torch.use_deterministic_algorithms` refuses.
+    Raises:
+        ValueError: shapes differ.
+    """
+    if pred.shape != target.shape or pred.ndim != 3:
+        raise ValueError(f"pred has the shape {tuple(pred.shape)}, target {tuple(target.shape)}, not (N, H, W)")
+    if pred.device.type == "cpu":
+        return _count_by_bins(pred, target, classes)
+    return _count_by_comparison(pred, target, classes)
+
+
+def _count_by_bins(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
+    """(N, C, C) int64 through one `bincount`; on a GPU that would wait for the device."""
+    import torch
+
+    pictures, cells = pred.shape[0], classes * classes
+    p, t = pred.flatten(1).long(), target.flatten(1).long()
+    counted = (p >= 0) & (p < classes) & (t >= 0) & (t < classes)
+    offset = torch.arange(pictures, device=pred.device)[:, None] * cells
+    bins = (offset + t * classes + p)[counted]
+    return torch.bincount(bins, minlength=pictures * cells).view(pictures, classes, classes)
+
+
+def _count_by_comparison(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
+    """(N, C, C) int64 through sums of comparisons, one row of the matrix at a time.
+
+    Not through a matrix product: autocast would round its counts to bfloat16. Memory: N * C * H * W bytes.
+    """
+    import torch
+
+    # int64 once: a uint8 256 of a large class table would wrap around
+    p, t = pred.flatten(1).long(), target.flatten(1).long()
+    predicted = p[:, None] == torch.arange(classes, device=pred.device)[:, None]  # (N, C, H*W)
+    rows = [(predicted & (t == true)[:, None]).sum(dim=-1) for true in range(classes)]
+    return torch.stack(rows, dim=1)
+
+
+def dice_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Dice = 2 |truth and prediction| / (|truth| + |prediction|) of each class, in 0..1.
+
+    Args:
+        confusion: (..., C, C) counts, rows truth.
+    Returns:
+        (..., C) float64; NaN where a class is in neither, 0 where it is in one of the two.
+    Source: Dice 1945, Ecology 26(3).
+    """
+    both, truth, predicted = _sizes(confusion)
+    return _divide(2 * both, truth + predicted)
+
+
+def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU (Jaccard) = |truth and prediction| / |truth or prediction| of each class, in 0..1.
+
+    Args:
+        confusion: (..., C, C) counts, rows truth.
+    Returns:
+        (..., C) float64; NaN where a class is in neither, 0 where it is in one of the two.
+    Source: Jaccard 1912, New Phytologist 11(2).
+    """
+    both, truth, predicted = _sizes(confusion)
+    return _divide(both, truth + predicted - both)
+
+
+def accuracy_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of scored pixels that have the right class: (..., C, C) -> (...,) float64; NaN without any."""
+    both, truth, _ = _sizes(confusion)
+    return _divide(both.sum(axis=-1), truth.sum(axis=-1))
+
+
+def _sizes(
+    confusion: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(..., C) pixels of each class: in truth and prediction, in truth, in prediction."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
+
+
+def _divide(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
+    out = np.full(np.shape(below), np.nan)
+    np.divide(above, below, out=out, where=below != 0)
+    return out
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One score under one averaging; NaN is undefined.
+
+    Attributes:
+        classes: (C,) the score of each class, in 0..1.
+        mean: over the classes that are defined.
+        mean_foreground: the same without the background class.
+    """
+
+    classes: tuple[float, ...]
+    mean: float
+    mean_foreground: float
+
+
+@dataclass(frozen=True)
+class OverlapScores:
+    """Dice, IoU and accuracy of a set of pictures, under both averagings, both named.
+
+    `per_image`: a class's score in each picture, averaged over the pictures where it is defined; every
+    picture weighs the same. `pooled`: the score of the counts summed over all pictures; every pixel weighs
+    the same. The mean over classes is, for both, the mean of the per-class numbers; so the per-image mean
+    is *not* the mean over pictures of each picture's mean over classes.
+
+    Attributes:
+        names: (C,) class names.
+        pictures: N.
+        defined: (C,) in how many pictures the class is defined (in truth or prediction or both).
+        pixel_accuracy: share of all scored pixels that have the right class; NaN without any.
+    """
+
+    names: tuple[str, ...]
+    pictures: int
+    defined: tuple[int, ...]
+    dice_per_image: ClassScores
+    dice_pooled: ClassScores
+    iou_per_image: ClassScores
+    iou_pooled: ClassScores
+    pixel_accuracy: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A nested plain dict; None stands for NaN, which JSON does not know.
+
+        A class that is itself called `mean` or `mean_foreground` appears as `class mean`, ...
+        """
+        keys = [f"class {name}" if name in ("mean", "mean_foreground") else name for name in self.names]
+
+        def plain(scores: ClassScores) -> dict[str, float | None]:
+            out = {key: _none_for_nan(score) for key, score in zip(keys, scores.classes, strict=True)}
+            means = {"mean": scores.mean, "mean_foreground": scores.mean_foreground}
+            return out | {key: _none_for_nan(score) for key, score in means.items()}
+
+        return {
+            "dice": {"per_image": plain(self.dice_per_image), "pooled": plain(self.dice_pooled)},
+            "iou": {"per_image": plain(self.iou_per_image), "pooled": plain(self.iou_pooled)},
+            "pixel_accuracy": _none_for_nan(self.pixel_accuracy),
+            "pictures": self.pictures,
+            "defined": dict(zip(keys, self.defined, strict=True)),
+        }
+
+
+def summarise_overlap(confusions: NDArray[np.int64], names: Sequence[str], background: int | None) -> OverlapScores:
+    """The scores of a set of pictures from the confusion counts of each.
+
+    The per-image mean over classes is the mean over classes of the per-class per-image means (see
+    `OverlapScores`).
+
+    Args:
+        confusions: (N, C, C) int64 counts, rows truth; N may be 0: every score is then NaN.
+        names: (C,) class names.
+        background: index of the class left out of `mean_foreground`; None: it equals `mean`.
+    Raises:
+        ValueError: shapes, names and background do not fit together.
+    """
+    if confusions.ndim != 3 or confusions.shape[1:] != (len(names), len(names)):
+        raise ValueError(f"confusions have the shape {confusions.shape}, not (N, C, C) with C = {len(names)}")
+    if background is not None and not 0 <= background < len(names):
+        raise ValueError(f"background is {background}, outside the classes 0..{len(names) - 1}")
+    foreground = np.arange(len(names)) != (-1 if background is None else background)
+
+    def scores(classes: NDArray[np.float64]) -> ClassScores:
+        means = float(_mean_defined(classes)), float(_mean_defined(classes[foreground]))
+        return ClassScores(tuple(classes.tolist()), *means)
+
+    total = confusions.sum(axis=0)
+    dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)  # (N, C)
+    return OverlapScores(
+        names=tuple(names),
+        pictures=len(confusions),
+        defined=tuple(np.isfinite(dice).sum(axis=0).tolist()),
+        dice_per_image=scores(_mean_defined(dice)),
+        dice_pooled=scores(dice_from_confusion(total)),
+        iou_per_image=scores(_mean_defined(iou)),
+        iou_pooled=scores(iou_from_confusion(total)),
+        pixel_accuracy=float(accuracy_from_confusion(total)),
+    )
+
+
+def _mean_defined(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is not NaN; NaN if nothing is (np.nanmean would also warn)."""
+    defined = ~np.isnan(scores)
+    out = np.full(scores.shape[1:], np.nan)
+    np.divide(np.where(defined, scores, 0.0).sum(axis=0), defined.sum(axis=0), out=out, where=defined.any(axis=0))
+    return out
+
+
+def _none_for_nan(score: float) -> float | None:
+    return None if math.isnan(score) else score

@@ -1,0 +1,108 @@
+"""model.safetensors: weights, and everything needed to use them, in one file.
+
+The header's `ubend` entry is JSON: the network's shape, the class table, how pictures are sized, and how
+the model came about. Normalisation is among the tensors. No pickle: nothing in the file is executed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ubend.data.labels import LabelMap
+from ubend.data.store import Layout
+from ubend.errors import ModelFileError
+from ubend.files import write_file
+from ubend.language import _
+from ubend.model.unet import UNet
+
+FORMAT = 1  # grows when an older ubend could not use the file rightly
+
+
+@dataclass
+class Bundle:
+    """A network and what belongs to it.
+
+    Attributes:
+        model: in evaluation mode when loaded.
+        labels: the class table.
+        layout: size in px, aspect, channels of the pictures it was trained on.
+        about: how it came about, for people: data, recipe, scores, versions.
+    """
+
+    model: UNet
+    labels: LabelMap
+    layout: Layout
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the bundle, whole or not at all; `weights` stand in for the network's own when given."""
+    net = bundle.model
+    header = {
+        "format": FORMAT,
+        "network": {
+            "channels": net.channels,
+            "classes": net.classes,
+            "width": net.width,
+            "depth": net.depth,
+            "skips": list(net.skips),
+        },
+        "labels": bundle.labels.to_json(),
+        "layout": asdict(bundle.layout),
+        "about": bundle.about,
+    }
+    write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a model file, or the one of a run folder.
+
+    Raises:
+        ModelFileError: missing, truncated, not ours, or newer than this version.
+    """
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        raise ModelFileError(_("{path}: no such model file").format(path=path))
+    try:
+        with safe_open(path, "pt") as file:
+            entry = (file.metadata() or {}).get("ubend")
+            if entry is None:
+                raise ModelFileError(
+                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path)
+                )
+            header = json.loads(entry)
+            if header["format"] > FORMAT:
+                raise ModelFileError(
+                    _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`").format(
+                        path=path, format=header["format"]
+                    )
+                )
+            model = UNet(**header["network"])
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        labels, layout = LabelMap.from_json(header["labels"]), Layout(**header["layout"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(
+            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
+        ) from error
+    return Bundle(model.eval(), labels, layout, header["about"])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all; tensors are stored contiguous."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(stored, temporary, header)
+        except SafetensorError as error:  # the library reports a full disk as its own kind
+            raise OSError(str(error)) from error
+
+    write_file(path, write)

@@ -1,0 +1,138 @@
+"""The U-Net: plain arguments, a plain nn.Module, raw pictures in and logits out.
+
+N pictures of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+
+Source: Ronneberger et al. 2015, arXiv:1505.04597, in the tutorial's form: 'same' convolutions, batch
+norm, transposed convolutions of kernel 4. With width 64 and depth 4 the parameters are the tutorial's,
+in its order (39,393,603 for 3 channels and 3 classes).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvBlock(nn.Sequential):
+    """Twice (3x3 convolution, batch norm, ReLU): (N, inputs, H, W) -> (N, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Encoder(nn.Module):
+    """Halve the resolution, then a ConvBlock: (N, inputs, H, W) -> (N, outputs, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+        self.block = ConvBlock(inputs, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.block(self.pool(features))
+        return out
+
+
+class Decoder(nn.Module):
+    """Double the resolution, join the skip connection, then a ConvBlock.
+
+    (N, inputs, H, W) and, unless the skip is cut, (N, outputs, 2H, 2W) -> (N, outputs, 2H, 2W).
+    """
+
+    def __init__(self, inputs: int, outputs: int, skip: bool = True) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        self.block = ConvBlock(2 * outputs if skip else outputs, outputs)
+        self.skip = skip
+
+    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+        grown = self.up(features)
+        out: Tensor = self.block(torch.cat([skipped, grown], dim=1) if self.skip else grown)
+        return out
+
+
+class UNet(nn.Module):
+    """U-Net for pictures of any size; padding and normalisation are inside.
+
+    Args:
+        channels: C of the picture.
+        classes: number of classes.
+        width: channels of the first level; each deeper level has twice as many.
+        depth: number of poolings, >= 1.
+        skips: for each level, full size first, whether its skip connection is there; None: all.
+        mean, std: per channel, in the picture's own units (0..255 for 8 bit); stored as buffers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        channels: int = 3,
+        classes: int = 2,
+        width: int = 64,
+        depth: int = 4,
+        skips: Sequence[bool] | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        kept = tuple(skips) if skips is not None else (True,) * depth
+        if len(kept) != depth:
+            raise ValueError(f"skips has {len(kept)} entries for depth {depth}")
+        self.channels, self.classes, self.width, self.depth, self.skips = (
+            channels,
+            classes,
+            width,
+            depth,
+            kept,
+        )
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.stem = ConvBlock(channels, widths[0])
+        self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
+        self.decoders = nn.ModuleList(Decoder(widths[i + 1], widths[i], kept[i]) for i in reversed(range(depth)))
+        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.register_buffer("mean", _per_channel(mean, channels, 0.0))
+        self.register_buffer("std", _per_channel(std, channels, 1.0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            image: (N, C, H, W), raw values in the picture's own units, any H and W >= 1.
+        Returns:
+            (N, classes, H, W) unnormalised scores.
+        """
+        height, width = image.shape[-2:]
+        features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
+        levels = [self.stem(features)]
+        for encoder in self.encoders:
+            levels.append(encoder(levels[-1]))
+        features = levels.pop()
+        for decoder in self.decoders:
+            features = decoder(features, levels.pop())
+        logits: Tensor = self.head(features)
+        return logits[..., :height, :width]
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until H and W divide by `multiple`; (N, C, H, W) -> (N, C, H', W')."""
+    height, width = image.shape[-2:]
+    below, right = -height % multiple, -width % multiple
+    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+
+
+def _per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
+    out = torch.full((1, channels, 1, 1), default) if values is None else torch.tensor(values, dtype=torch.float32)
+    if out.numel() != channels:
+        raise ValueError(f"{out.numel()} values given for {channels} channels")
+    return out.reshape(1, channels, 1, 1)

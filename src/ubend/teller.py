@@ -1,0 +1,94 @@
+"""What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
+
+import math
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ubend.language import _
+
+
+class Teller:
+    """Prints sentences, counts things, and tells epochs. Use it as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._total = 0
+        self._last_line = 0.0
+
+    def __enter__(self) -> "Teller":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def say(self, sentence: str) -> None:
+        """One line for the user."""
+        self.console.print(escape(sentence))
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Start counting to `total`."""
+        self.end()
+        self._total, self._last_line = total, time.monotonic()
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(escape(what), total=total, completed=done)
+
+    def count(self, done: int, _total: int = 0) -> None:
+        """`done` of the total are done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def end(self) -> None:
+        """Stop counting."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+    def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
+        """One line per epoch: losses, Dice per class, speed, time left."""
+        scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
+        left = timing["seconds_left"]
+        self.say(
+            _(
+                "epoch {epoch}/{epochs}  loss {train}  val {val}  Dice {scores}  {rate:.0f} img/s  {left} left{star}"
+            ).format(
+                epoch=row["epoch"],
+                epochs=epochs,
+                train=_number(row["train_loss"]),
+                val=_number(row["val_loss"]),
+                scores=scores,
+                rate=timing["images_per_s"],
+                left=_duration(left),
+                star="  *" if row["best"] else "",
+            )
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

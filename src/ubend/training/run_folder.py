@@ -1,0 +1,112 @@
+"""Every file name in a run folder, and what is in each."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ubend.errors import OutputError
+from ubend.files import write_text
+from ubend.language import _
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training, everything about it."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Resolved settings; `--config` takes it back."""
+        return self.path / "settings.toml"
+
+    @property
+    def facts(self) -> Path:
+        """Data folder, class table, versions, device, the reasons of what was chosen."""
+        return self.path / "run.json"
+
+    @property
+    def data(self) -> Path:
+        """`name,image,mask,split,group,image_hash,mask_hash` of every pair."""
+        return self.path / "data.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per epoch; nothing in it depends on the clock."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """One JSON line per epoch: seconds, pictures per second."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def model(self) -> Path:
+        """The best weights and everything needed to use them."""
+        return self.path / "model.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What `--resume` goes on from."""
+        return self.path / "resume.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Made by `ubend show`: test pictures, input | truth | prediction."""
+        return self.path / "predictions.png"
+
+    def panel(self, epoch: int) -> Path:
+        return self.path / "panels" / f"epoch_{epoch:04d}.png"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OutputError: it exists and is not empty, or cannot be made.
+        """
+        try:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise OutputError(
+                    _("{path} exists already; choose another --out, or go on with it by --resume {path}").format(
+                        path=self.path
+                    )
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                _("cannot write {path}: {reason}; choose another --out").format(
+                    path=self.path, reason=error.strerror or error
+                )
+            ) from error
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """All epochs so far, as the whole file."""
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in history))
+
+    def append_timing(self, row: dict[str, Any]) -> None:
+        with self.timing.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def free_run_name(data: Path, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-1`, or the first number that is not taken."""
+    stem = data.resolve().name.lower().replace(" ", "-") or "run"
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"

@@ -1,0 +1,270 @@
+"""Splits: deterministic, near their shares, never through a group."""
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.data.folder import Part, read_folder
+from ubend.data.splits import Split, find_near_duplicates, split_pairs
+from ubend.errors import DataError, SettingError
+
+DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
+
+
+def split(
+    names: list[str],
+    given: list[Part | None] | None = None,
+    groups: list[str | None] | None = None,
+    duplicates: list[int] | None = None,
+    seed: int = 1,
+    shares: tuple[float, float] = (0.15, 0.15),
+) -> Split:
+    count = len(names)
+    return split_pairs(
+        names,
+        given or [None] * count,
+        groups or [None] * count,
+        np.array(range(count) if duplicates is None else duplicates, dtype=np.int64),
+        seed,
+        *shares,
+    )
+
+
+def draw_names(count: int) -> list[str]:
+    return [f"{i:04}" for i in range(count)]
+
+
+# Near-duplicates
+
+
+def draw_noise(count: int, size: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_copies_brightened_and_noisy_are_found(size: int) -> None:
+    pictures = draw_noise(6, size)
+    pictures[3] = pictures[0]
+    pictures[4] = (pictures[1] * 0.6 + 20).astype(np.uint8)
+    pictures[5] = np.clip(pictures[1] + np.random.default_rng(1).normal(0, 8, (size, size)), 0, 255)
+    assert find_near_duplicates(pictures).tolist() == [0, 1, 2, 0, 1, 1]
+
+
+def test_flat_pictures_join_only_when_equal() -> None:
+    pictures = np.zeros((6, 16, 16), np.uint8)
+    pictures[1] = 200
+    pictures[3] = 200
+    pictures[4, 0, 0] = 1  # one pixel of rounding: its correlation with the next is 1
+    pictures[5, 0, 0] = 2
+    assert find_near_duplicates(pictures).tolist() == [0, 1, 0, 1, 2, 3]
+
+
+def test_nothing_and_one() -> None:
+    assert find_near_duplicates(np.zeros((0, 16, 16), np.uint8)).shape == (0,)
+    assert find_near_duplicates(np.zeros((1, 16, 16), np.uint8)).tolist() == [0]
+
+
+def test_many_pictures_in_bounded_time() -> None:
+    pictures = draw_noise(3000)
+    pictures[2999] = 255 - (255 - pictures[5]) // 2  # in another block than its original
+    start = time.perf_counter()
+    found = find_near_duplicates(pictures)
+    assert time.perf_counter() - start < 5
+    assert found[2999] == found[5] == 5
+    assert len(set(found.tolist())) == 2999
+
+
+def test_thousands_of_copies_of_one_picture() -> None:
+    pictures = np.repeat(draw_noise(1), 2500, axis=0)
+    pictures[:, 0, 0] = np.arange(2500) % 251
+    assert set(find_near_duplicates(pictures).tolist()) == {0}
+
+
+# Cutting
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[str], list[str | None], list[int], int]:
+    names = draw(st.lists(st.text("abc/0123é", min_size=1, max_size=6), min_size=1, max_size=40, unique=True))
+    count = len(names)
+    groups = draw(st.lists(st.none() | st.integers(0, 12).map("g{}".format), min_size=count, max_size=count))
+    duplicates = draw(st.lists(st.integers(0, 60), min_size=count, max_size=count))
+    return names, groups, duplicates, draw(st.integers(0, 2**40))
+
+
+@given(cases(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_no_group_is_cut_and_order_is_no_matter(
+    case: tuple[list[str], list[str | None], list[int], int], shuffler: random.Random
+) -> None:
+    names, groups, duplicates, seed = case
+    order = list(range(len(names)))
+    shuffler.shuffle(order)
+    shuffled = [names[i] for i in order]
+    shuffled_groups = [groups[i] for i in order]
+    shuffled_duplicates = [1000 - duplicates[i] for i in order]  # other numbers, the same sets
+    try:
+        parts = split(names, None, groups, duplicates, seed).parts
+    except DataError as error:
+        assert "add pictures" in str(error)
+        with pytest.raises(DataError):
+            split(shuffled, None, shuffled_groups, shuffled_duplicates, seed)
+        return
+    assert set(parts) == {"train", "val", "test"}
+    for labels in (groups, duplicates):
+        for label in {label for label in labels if label is not None}:
+            assert len({part for part, own in zip(parts, labels, strict=True) if own == label}) == 1
+    again = split(shuffled, None, shuffled_groups, shuffled_duplicates, seed).parts
+    assert dict(zip(names, parts, strict=True)) == dict(zip(shuffled, again, strict=True))
+
+
+@given(st.integers(3, 300), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_shares_of_single_pictures(count: int, val: float, test: float, seed: int) -> None:
+    found = Counter(split(draw_names(count), seed=seed, shares=(val, test)).parts)
+    assert found["test"] == pytest.approx(max(1, count * test), abs=0.5 + 1e-9) or found["train"] == 1
+    assert found["val"] == pytest.approx(max(1, count * val), abs=0.5 + 1e-9) or found["train"] == 1
+
+
+def test_seeds_differ_and_the_split_of_a_seed_is_pinned() -> None:
+    names = draw_names(100)
+    assert split(names, seed=1).parts == split(names, seed=1).parts
+    assert split(names, seed=1).parts != split(names, seed=2).parts
+    assert [n for n, p in zip(names, split(names, seed=1).parts, strict=True) if p == "test"][:5] == PINNED
+
+
+PINNED: list[str] = []
+
+
+def test_a_new_picture_moves_few_others() -> None:
+    names = draw_names(200)
+    before, after = split(names).parts, split([*names, "new"]).parts
+    assert sum(a != b for a, b in zip(before, after[:200], strict=True)) <= 4
+
+
+def test_a_big_group_stays_in_train() -> None:
+    groups: list[str | None] = ["big"] * 60 + [None] * 40
+    for seed in range(20):
+        parts = split(draw_names(100), None, groups, seed=seed).parts
+        assert set(parts[:60]) == {"train"}
+        assert Counter(parts) == {"train": 70, "val": 15, "test": 15}
+
+
+def test_three_big_groups_still_fill_three_parts() -> None:
+    groups: list[str | None] = [f"g{i // 10}" for i in range(30)]
+    assert Counter(split(draw_names(30), None, groups).parts) == {"train": 10, "val": 10, "test": 10}
+
+
+def test_groups_joined_by_duplicates_are_one() -> None:
+    groups: list[str | None] = ["a", "a", "b", "b", None, None]
+    duplicates = [0, 1, 1, 2, 2, 3]  # a - b - the fifth picture: one unit; the sixth alone
+    with pytest.raises(DataError, match=r"only 2 independent .*6 pictures.*add pictures, or give a split"):
+        split(draw_names(6), None, groups, duplicates)
+
+
+def test_near_identical_pictures_are_remarked() -> None:
+    found = split(draw_names(10), duplicates=[0, 0, 0, 3, 3, 5, 6, 7, 8, 9])
+    assert found.remarks == ("5 near-identical pictures (2 sets) were kept together",)
+    assert split(draw_names(10)).remarks == ()
+
+
+# Given splits
+
+
+def test_train_and_test_given_val_is_cut_from_train() -> None:
+    given_parts: list[Part | None] = ["train"] * 80 + ["test"] * 20
+    groups: list[str | None] = [f"g{i // 4}" for i in range(100)]
+    found = split(draw_names(100), given_parts, groups)
+    assert Counter(found.parts) == {"train": 68, "val": 12, "test": 20}
+    assert set(found.parts[80:]) == {"test"}
+    assert all(len(set(found.parts[i : i + 4])) == 1 for i in range(0, 100, 4))
+    assert "cut out of the train part" in found.remarks[0]
+
+
+def test_train_and_val_given_scores_are_optimistic() -> None:
+    given_parts: list[Part | None] = ["train", "train", "val"]
+    found = split(draw_names(3), given_parts)
+    assert found.parts == ("train", "train", "val")
+    assert "optimistic" in found.remarks[0]
+
+
+def test_only_train_given_is_cut() -> None:
+    found = split(draw_names(20), ["train"] * 20)
+    assert found.parts == split(draw_names(20)).parts
+    assert "only a train part" in found.remarks[0]
+
+
+def test_all_given_is_kept_and_leaks_are_told() -> None:
+    given_parts: list[Part | None] = ["train", "train", "val", "test"]
+    clean = split(draw_names(4), given_parts)
+    assert clean == Split(("train", "train", "val", "test"), ())
+    found = split(["d", "c", "b", "a"], given_parts, ["p", "q", "p", None], [0, 1, 2, 0])
+    assert found.parts == clean.parts
+    copies, groups = found.remarks
+    assert "1 sets of near-identical" in copies
+    assert "a (test) and d (train)" in copies
+    assert "1 groups" in groups
+    assert "b (val) and d (train)" in groups
+
+
+@pytest.mark.parametrize(
+    ("given_parts", "words"),
+    [
+        (["test", "test", "test"], "only test"),
+        (["val", "test", "val"], "needs a train part"),
+        (["train", None, "test"], "1 of 3 pictures, for example 0001"),
+        (["train", "test", "test"], "only 1 independent .* needs 2"),
+    ],
+)
+def test_given_splits_that_cannot_be(given_parts: list[Part | None], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        split(draw_names(3), given_parts)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5)])
+def test_shares_that_cannot_be(shares: tuple[float, float]) -> None:
+    with pytest.raises(SettingError, match="together below 1"):
+        split(draw_names(9), shares=shares)
+
+
+# Real data
+
+
+def read_thumbnails(paths: list[Path]) -> NDArray[np.uint8]:
+    out = np.empty((len(paths), 32, 32), np.uint8)
+    for i, path in enumerate(paths):
+        with Image.open(path) as file:
+            file.draft("L", (64, 64))
+            out[i] = file.convert("L").resize((32, 32), Image.Resampling.BOX)
+    return out
+
+
+@pytest.mark.skipif(not (DATA / "kvasir-seg").is_dir(), reason="no kvasir-seg under UBEND_DATA")
+def test_real_kvasir_copies() -> None:
+    pairs = read_folder(DATA / "kvasir-seg", DATA / "kvasir-seg/splits.csv").pairs
+    names = [pair.name for pair in pairs]
+    numbers = find_near_duplicates(read_thumbnails([pair.image for pair in pairs]))
+    where = dict(zip(names, numbers.tolist(), strict=True))
+    for one, other in (("0510", "0593"), ("0222", "0916"), ("0459", "0620"), ("0300", "0667")):
+        assert where[one] == where[other]
+    assert 994 <= len(set(where.values())) <= 996
+    found = split_pairs(names, [p.part for p in pairs], [None] * 1000, numbers, 1, 0.15, 0.15)
+    assert "leaks" in found.remarks[0]
+
+
+@pytest.mark.skipif(not (DATA / "oxford-iiit-pet").is_dir(), reason="no oxford-iiit-pet under UBEND_DATA")
+def test_real_pet_copies() -> None:
+    pairs = read_folder(DATA / "oxford-iiit-pet").pairs
+    numbers = find_near_duplicates(read_thumbnails([pair.image for pair in pairs]))
+    assert len(set(numbers.tolist())) == len(pairs) - 10
+    found = split_pairs([p.name for p in pairs], [p.part for p in pairs], [None] * len(pairs), numbers, 1, 0.15, 0.15)
+    assert Counter(found.parts)["val"] == pytest.approx(1590 * 0.15, abs=1)
