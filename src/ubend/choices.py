@@ -78,7 +78,7 @@ def choose_pictures(
 
 
 def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Choice]]:
-    """All other choices; afterwards no setting that training reads is None."""
+    """All other choices."""
     choices: list[Choice] = []
     if settings.recipe == "tutorial":
         choices += _tutorial_job(settings, facts)
@@ -88,15 +88,11 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
         choices.append(Choice("model.width", 64 if gpu else 16, _("on {where}").format(where=where)))
-    if settings.model.skips is None:
-        choices.append(Choice("model.skips", (True,) * settings.model.depth, _("all skip connections")))
     batch = settings.train.batch
     if batch is None:
         batch = max(1, min(32 if gpu else 16, facts.training))
         reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
-    if settings.train.micro_batch is None:
-        choices.append(Choice("train.micro_batch", batch, _("the whole batch at once")))
     if settings.train.epochs is None:
         shown = _PICTURES_GPU if gpu else _PICTURES_CPU
         epochs = int(np.clip(round(shown / facts.training), 10, 400))
@@ -104,9 +100,6 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
         choices.append(Choice("train.epochs", epochs, reason))
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
-    if settings.train.compile is None:
-        reason = _("compiling takes longer than it saves in a run like this")
-        choices.append(Choice("train.compile", False, reason))
     return _apply(settings, choices), choices
 
 
@@ -114,7 +107,7 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
     """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
     polyps = facts.classes == 2
     choices = []
-    if "kind" not in settings.augment.model_fields_set:
+    if settings.augment.kind is None:
         if polyps:
             choices.append(Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job makes copies")))
         else:

@@ -42,7 +42,13 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--out", type=_PATH, help="Run folder to make  [runs/NAME-1, -2, ...]")
-@click.option("--recipe", type=click.Choice(["modern", "tutorial"]), default="modern", show_default=True, help="Group of settings to start from.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["modern", "tutorial"]),
+    default="modern",
+    show_default=True,
+    help="Group of settings to start from.",
+)
 @click.option("--split", type=_PATH, help="CSV file,split[,group] that says which picture is in which part.")
 @click.option("--classes", help="Class names in the order of the mask values, by comma.")
 @click.option("--size", type=int, help="Size in pixels at which pictures are learnt.")

@@ -46,7 +46,7 @@ class DataSettings(_Section):
 class AugmentSettings(_Section):
     """What is done to a training picture. Ranges are of uniform draws, half-widths unless they say more."""
 
-    kind: Literal["none", "frozen", "warp"] = "warp"
+    kind: Literal["none", "frozen", "warp"] | None = None
     # frozen: the tutorial's copies, the same in every epoch
     anchor_shift_px: float = Field(10.0, ge=0)  # three anchors move this far, at native size
     both_flips: Literal["flips", "elastic"] = "flips"  # the tutorial's code, or its words: elastic + both flips
@@ -121,10 +121,9 @@ class Settings(_Section):
 # What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the pictures
 # and the copies; `choices.py` tells them apart by the number of classes.
 RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
-    "modern": {},
+    "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
         "data": {"size": 128, "resize": "squash"},
-        "augment": {"kind": None},  # chosen with the job
         "model": {"width": 64},
         "train": {
             "epochs": 30,
@@ -178,8 +177,6 @@ def make_settings(
         raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
-    if values.get("augment.kind", "") is None:
-        del values["augment.kind"]
     return _validate({"recipe": recipe, **_nest(values)})
 
 

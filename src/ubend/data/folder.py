@@ -158,10 +158,10 @@ def _enumerate(names: list[str]) -> str:
     return shown
 
 
-def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+def _natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sorts numbers inside names by their size; the name itself settles `1` against `01`."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(int(p), "") if "0" <= p[0] <= "9" else (-1, p) for p in pieces], name
+    return [(False, int(p), "") if "0" <= p[0] <= "9" else (True, 0, p) for p in pieces], name
 
 
 def _entries(folder: Path) -> list[Path]:

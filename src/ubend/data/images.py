@@ -136,7 +136,8 @@ def resize_array(image: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
 
     if image.shape[:2] == tuple(size_hw):
         return image
-    planes = torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32)).permute(2, 0, 1)[None]
+    dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+    planes = torch.from_numpy(np.array(image, dtype)).permute(2, 0, 1)[None]
     out = resize_image(planes, size_hw)[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(out if image.dtype.kind == "f" or out.dtype == image.dtype else np.rint(out)).astype(
         image.dtype

@@ -138,7 +138,7 @@ def split_pairs(
         kept = [size for size in copies.values() if size > 1]
         if kept:
             remarks.append(
-                _("{count} near-identical pictures ({sets} sets) were kept together").format(
+                _("{count} near-identical pictures were kept together (sets: {sets})").format(
                     count=sum(kept), sets=len(kept)
                 )
             )
@@ -248,16 +248,16 @@ def _remark_straddling(
     if copies:
         remarks.append(
             _(
-                "the given split leaks: {count} sets of near-identical pictures lie in more than one part, "
-                "for example {example}; kept as given, so scores may be optimistic"
+                "the given split leaks: near-identical pictures lie in more than one part (sets: {count}), for "
+                "example {example}; kept as given, so scores may be optimistic"
             ).format(count=copies, example=example)
         )
     cut, example = _find_straddling([(g, i) for i in order if (g := groups[i]) is not None], names, parts)
     if cut:
         remarks.append(
             _(
-                "the given split leaks: {count} groups lie in more than one part, for example {example}; "
-                "kept as given, so scores may be optimistic"
+                "the given split leaks: pictures of one group lie in more than one part (groups: {count}), for "
+                "example {example}; kept as given, so scores may be optimistic"
             ).format(count=cut, example=example)
         )
     return remarks

@@ -31,7 +31,7 @@ from ubend.errors import DataError, OutputError, UbendError
 from ubend.language import _
 
 STORE_VERSION = 1
-THUMBNAIL_PX = 24  # side of the grey thumbnails by which near-duplicates are found
+THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
         raise ValueError(f"the mask holds the class {highest}, but only {len(colors)} colours are given")
     table = np.empty((256, 3), dtype=np.uint8)
     table[:] = IGNORED_COLOR
-    table[: len(colors)] = colors
+    table[: min(len(colors), IGNORED)] = colors[:IGNORED]
     return table
 
 

@@ -118,11 +118,12 @@ def show_picture(picture: Path | Image.Image) -> None:
     Without a notebook and a display (a server, a container) a picture that is no file yet is saved to the
     folder for temporary files, so that the line has a place to name.
     """
-    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
     if _in_notebook():
-        sys.modules["IPython"].display.display(image)
+        from IPython.display import display  # not one of our dependencies; here it is already running
+
+        display(_load(picture))
         return
-    if _has_display() and ImageShow.show(image):
+    if _has_display() and ImageShow.show(_load(picture)):
         return
     if isinstance(picture, Image.Image):
         handle, name = tempfile.mkstemp(prefix="ubend-", suffix=".png")
@@ -133,6 +134,14 @@ def show_picture(picture: Path | Image.Image) -> None:
         path = picture
     # a warning, because a plain Python session shows nothing below it
     _logger.warning(_("no display here; the picture is in {path}").format(path=path))
+
+
+def _load(picture: Path | Image.Image) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    with Image.open(picture) as image:
+        image.load()
+        return image
 
 
 def _in_notebook() -> bool:

@@ -5,7 +5,6 @@ understand the folder -> choose -> make the network -> train -> score -> write
 
 import copy
 import json
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -227,7 +226,7 @@ def window_size(pictures: Pictures, settings: Settings) -> tuple[int, int]:
     """(H, W) of a training picture: the middle one of the pictures' sizes, or `data.window` if less."""
     multiple = 2**settings.model.depth
     height, width = (int(v) for v in np.median(pictures.shapes_hw, axis=0))
-    height, width = (multiple * math.ceil(side / multiple) for side in (height, width))
+    height, width = (multiple * max(1, round(side / multiple)) for side in (height, width))
     if settings.augment.kind != "warp":
         return pictures.canvas_hw
     window = settings.data.window
@@ -236,7 +235,7 @@ def window_size(pictures: Pictures, settings: Settings) -> tuple[int, int]:
 
 def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str) -> None:
     """Say what was understood and chosen, before anything slow happens."""
-    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}  # type: ignore[arg-type]
+    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
     teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
     shares = data.store.mask_pixels.sum(axis=0)
