@@ -23,10 +23,10 @@ from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.data.sample import draw_sample
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
-from ubend.jobs.fit import _make_batches, _make_state
+from ubend.jobs.fit import make_batches, make_state
 from ubend.model.unet import UNet
 from ubend.teller import Teller
-from ubend.training.loop import Job, _take_step
+from ubend.training.loop import Job, take_step
 from ubend.training.run_folder import RunFolder
 
 
@@ -43,13 +43,13 @@ def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **
     settings = make_settings("modern", None, base)
     data = open_dataset(folder, settings, device.type, folder.parent / "cache", Teller())
     settings, _choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
-    _bundle, state = _make_state(data, settings, device)
-    batches, validation = _make_batches(data, settings, device)
+    _bundle, state = make_state(data, settings, device)
+    batches, validation = make_batches(data, settings, device)
     job = Job(batches, validation, data.labels.names, settings.train, 10**6, RunFolder(folder), print, print)
     network = torch.compile(state.model) if settings.train.compile else state.model
 
     def step() -> None:
-        _take_step(job, state, network)
+        take_step(job, state, network)
         state.progress.step += 1
 
     return step

@@ -76,7 +76,7 @@ class DeviceDraws:
     def unpack(cls, packed: Tensor, channels: int) -> "DeviceDraws":
         g, n = ELASTIC_POINTS, packed.shape[0]
         shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
-        parts = packed.split([int(np.prod(shape)) for shape in shapes], dim=1)
+        parts = torch.split(packed, [int(np.prod(shape)) for shape in shapes], dim=1)
         return cls(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
 
 

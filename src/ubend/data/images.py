@@ -93,11 +93,19 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_shape(path: Path) -> tuple[int, int, int]:
-    """(height, width, channels 1 or 3) of a picture as `read_image` would give it, from its header alone."""
-    with _explained(path), Image.open(path) as file:
-        width, height = file.size
-        turned = file.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-        grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+    """(height, width, channels) of a picture as `read_image` would give it, from its header alone."""
+    with _explained(path):
+        if path.suffix.lower() in _TIFF_SUFFIXES:
+            import tifffile
+
+            with tifffile.TiffFile(path) as tiff:
+                page = tiff.pages[0]
+                if page.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
+                    return int(page.shape[0]), int(page.shape[1]), int(page.shape[2]) if len(page.shape) > 2 else 1
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+            grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
     return (width, height, 1 if grey else 3) if turned else (height, width, 1 if grey else 3)
 
 

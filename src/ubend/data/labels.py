@@ -161,6 +161,10 @@ def detect_label_map(
                 names=", ".join(names),
             )
         )
+    if names is not None and len(set(names)) < len(names):
+        raise DataError(
+            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
+        )
     label_map = make_label_map(values, names, ignored, snap=lossy)
     strangers = [v for v in present if v not in values and v not in ignored]
     if strangers and lossy:

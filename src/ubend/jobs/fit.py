@@ -132,8 +132,8 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
     _introduce(teller, data, [*data.choices, *choices], describe_device(device))
 
-    bundle, state = _make_state(data, settings, device)
-    batches, validation = _make_batches(data, settings, device)
+    bundle, state = make_state(data, settings, device)
+    batches, validation = make_batches(data, settings, device)
     if resumed and run.state.exists():
         load_state(run.state, state)
         teller.say(_("going on after step {step}").format(step=state.progress.step))
@@ -168,7 +168,7 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     return FitResult(run.path, scores)
 
 
-def _make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple[Bundle, TrainingState]:
+def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple[Bundle, TrainingState]:
     """The network with its first weights, drawn on the CPU so that every device starts alike."""
     _low, high = data.value_range()
     mean, std = data.mean_std()
@@ -206,7 +206,7 @@ def _make_state(data: Dataset, settings: Settings, device: torch.device) -> tupl
     return Bundle(model, data.labels, data.layout, about), state
 
 
-def _make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
+def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
     room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     lookup = data.labels.lookup()
     training = Pictures(data.store, data.numbers("train"), lookup, device, room)

@@ -83,7 +83,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
             end = steps_until(epoch, job.batches.items, settings.batch or 1)
             began, began_step = time.monotonic(), progress.step
             while progress.step < end and not interrupted.is_set():
-                _take_step(job, state, network)
+                take_step(job, state, network)
                 progress.step += 1
                 teller.count(progress.step)
                 if time.monotonic() - saved_at > max(_SAVE_AFTER_S, _SAVE_SHARE * save_s):
@@ -101,7 +101,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         raise KeyboardInterrupt
 
 
-def _take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> None:
+def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> None:
     """One optimiser step on one effective batch, in micro-batches; no host sync."""
     settings, step = job.settings, state.progress.step
     batch = job.batches.draw(step)
@@ -213,7 +213,7 @@ def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps:
 
 
 def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(batch.image.split(size), batch.target.split(size), strict=True)
+    return zip(torch.split(batch.image, size), torch.split(batch.target, size), strict=True)
 
 
 def _autocast(device: torch.device, settings: TrainSettings) -> Any:

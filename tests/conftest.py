@@ -1,0 +1,52 @@
+"""Shared by all tests: real data when it is there, small folders made by code."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stores of tests go to a folder of their own."""
+    os.environ["UBEND_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with `kvasir-seg` and `oxford-iiit-pet`."""
+    folder = Path(os.environ.get("UBEND_DATA", ROOT / ".." / "shared" / "data"))
+    if not (folder / "kvasir-seg").exists():
+        pytest.skip(f"no real data in {folder}; set UBEND_DATA to a folder with kvasir-seg and oxford-iiit-pet")
+    return folder
+
+
+def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc on a dark, noisy ground: (H, W, 3) uint8 picture and (H, W) uint8 mask of 0 and 255."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    cy, cx, r = generator.uniform(10, height - 10), generator.uniform(10, width - 10), generator.uniform(5, 10)
+    disc = (y - cy) ** 2 + (x - cx) ** 2 < r**2
+    image = generator.normal(60, 12, (height, width, 3)) + 110 * disc[..., None]
+    return image.clip(0, 255).astype(np.uint8), (255 * disc).astype(np.uint8)
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    """A folder of 24 pictures of discs with masks, small enough to train on in a second."""
+    folder = tmp_path / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+def make_discs(folder: Path, count: int) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(count):
+        image, mask = draw_disc(number)
+        Image.fromarray(image).save(folder / "images" / f"disc{number:02d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"disc{number:02d}.png")
