@@ -104,7 +104,7 @@ def main() -> None:
         gpus.put(slot % args.gpus)
     jobs = [(row, seed) for row in args.rows for seed in args.seeds]
     with ThreadPoolExecutor(args.gpus * args.each) as pool:
-        results = list(pool.map(lambda job: run_row(*job, args, gpus), jobs))
+        results = list(pool.map(lambda job: run_row(job[0], job[1], args, gpus), jobs))
     for row in args.rows:
         mine = [r for r in results if r["row"] == row and "failed" not in r]
         if not mine:

@@ -92,8 +92,8 @@ def fit(
     if flags["split"] is not None:
         flags["split"] = str(flags["split"].resolve())
     if flags["skips"] is not None:
-        depth = settings.get("model.depth", 4)
-        flags["skips"] = _parse_skips(flags["skips"], depth)
+        depth = settings.get("model.depth")
+        flags["skips"] = _parse_skips(flags["skips"], depth if isinstance(depth, int) else 4)
     _prepare(bool(flags["deterministic"]))
     from ubend.jobs.fit import fit as call
 

@@ -58,7 +58,7 @@ class AugmentSettings(_Section):
     shift: float = Field(0.1, ge=0, le=1)  # of the picture's side
     elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the picture's side
     elastic_share: float = Field(0.5, ge=0, le=1)  # of the pictures
-    out_of_frame: Literal["ignored", "reflected"] = "reflected"  # the mask there; the picture is reflected
+    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the picture is reflected
     brightness: float = Field(0.15, ge=0, le=1)  # of the value range
     contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
     color: float = Field(0.1, ge=0, le=1)  # gain of each channel, natural logarithm
@@ -112,9 +112,13 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _check_skips(self) -> "Settings":
         if self.model.skips is not None and len(self.model.skips) != self.model.depth:
-            raise ValueError(f"model.skips has {len(self.model.skips)} entries for model.depth {self.model.depth}")
+            raise ValueError(
+                _("model.skips has {count} entries for model.depth {depth}").format(
+                    count=len(self.model.skips), depth=self.model.depth
+                )
+            )
         if self.data.window is not None and self.data.resize == "squash":
-            raise ValueError("data.window goes with data.resize = keep")
+            raise ValueError(_("data.window goes with data.resize = keep"))
         return self
 
 
@@ -172,7 +176,7 @@ def make_settings(
     """
     given = dict(flatten(config or {})) | dict(changes or {})
     recipe = given.pop("recipe", recipe)
-    if recipe not in RECIPES:
+    if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
         known = ", ".join(RECIPES)
         raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))
     _check_keys(given)
@@ -189,12 +193,11 @@ def dump_toml(settings: Settings) -> str:
     """The settings as TOML; what is None (nothing chosen) stands as a comment."""
     lines = [f'recipe = "{settings.recipe}"']
     if settings.device is not None:
-        lines.append(f"device = {json.dumps(settings.device)}")
+        lines.append(f"device = {_toml(settings.device)}")
     for section in ("data", "augment", "model", "train"):
         lines += ["", f"[{section}]"]
         for key, value in getattr(settings, section).model_dump(mode="json").items():
-            # JSON's strings, numbers, booleans and lists are TOML's too
-            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -212,6 +215,11 @@ def known_keys() -> list[str]:
     return [key for key, _value in flatten(Settings().model_dump())]
 
 
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's too, but for one control character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
@@ -220,12 +228,17 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+_SHORT_NAMES = {"lr": "train.learning_rate", "wd": "train.weight_decay"}  # as in many other programs
+
+
 def _check_keys(given: Mapping[str, Any]) -> None:
     known = known_keys()
     for key in given:
         if key in known:
             continue
         leaves = {name.rpartition(".")[2]: name for name in known}
+        if key.rpartition(".")[2] in _SHORT_NAMES:
+            leaves[key.rpartition(".")[2]] = _SHORT_NAMES[key.rpartition(".")[2]]
         near = difflib.get_close_matches(key, known, 1, 0.5)
         leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, 1, 0.5)
         best = leaves[leaf[0]] if leaf else (near[0] if near else None)

@@ -37,7 +37,7 @@ def pick_device(name: str | None) -> "torch.device":
         name = next(kind for kind, there in here.items() if there)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # `meta` is a device that holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError(
@@ -87,11 +87,10 @@ def settle(device: "torch.device", deterministic: bool) -> None:
     """Make torch ready for a run on this device."""
     import torch
 
+    torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     elif device.type == "cuda":
-        torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = True  # all steps have one shape, so the search pays at once
         torch.backends.cuda.matmul.allow_tf32 = True  # convolutions already use TF32 by torch's default
     if device.type == "cpu" and sys.platform == "linux":

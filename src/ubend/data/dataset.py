@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings
 from ubend.data.folder import Folder, Pair, Part, read_folder
-from ubend.data.images import read_mask
+from ubend.data.images import is_lossy, read_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class, detect_label_map
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Layout, Store, open_store, read_shapes
+from ubend.data.store import Layout, Store, find_damage, open_store, read_shapes
 from ubend.errors import DataError, TrainingError
 from ubend.language import _
 from ubend.teller import Teller
@@ -158,7 +158,7 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
         DataError: see `read_folder`, `open_store`, `detect_label_map`, `split_pairs`.
         OutputError: the cache cannot be written.
     """
-    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None)
+    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, find_damage)
     shapes, channels = read_shapes(folder.pairs)
     native = np.array(shapes, np.int64)
     names = list(settings.data.classes or folder.classes or ()) or None
@@ -168,6 +168,8 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
     store = open_store(folder.pairs, shapes, _layout(settings), cache, teller.count)
     teller.end()
     known = list(folder.values) if folder.values else None
+    if known is not None and not store.lossy.any():
+        _refuse_strangers(folder.pairs, store, known)
     labels, remarks = detect_label_map(store.mask_pixels.sum(axis=0), bool(store.lossy.any()), names, known)
     _refuse_unlabelled(folder.pairs, store, labels)
     split = split_pairs(
@@ -192,10 +194,26 @@ def _peek_classes(pairs: Sequence[Pair]) -> int | None:
     some = [pairs[int(i)] for i in _evenly(np.arange(len(pairs)), _PEEKED_MASKS)]
     try:
         counts = sum(np.bincount(read_mask(pair.mask).reshape(-1), minlength=256) for pair in some)
-        lossy = any(pair.mask.suffix.lower() in (".jpg", ".jpeg") for pair in some)
+        lossy = any(is_lossy(pair.mask) for pair in some)
         return detect_label_map(np.asarray(counts), lossy)[0].classes
     except DataError:
         return None  # opening the store names the trouble
+
+
+def _refuse_strangers(pairs: Sequence[Pair], store: Store, known: list[int]) -> None:
+    """Fail when masks hold values that the layout of the folder does not know; each file is named."""
+    strange = store.mask_pixels.copy()
+    strange[:, known] = 0
+    problems = []
+    for number in np.flatnonzero(strange.any(axis=1)):
+        values = ", ".join(map(str, np.flatnonzero(strange[number])))
+        problems.append(
+            _("{path}: mask values beyond the classes: {values}; this layout knows {known}, so mend the mask").format(
+                path=pairs[int(number)].mask, values=values, known=", ".join(map(str, known))
+            )
+        )
+    if problems:
+        raise DataError(problems)
 
 
 def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:

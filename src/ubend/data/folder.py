@@ -74,13 +74,14 @@ class Folder:
     values: tuple[int, ...] | None
 
 
-def read_folder(root: Path, split: Path | None = None) -> Folder:
+def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair]], list[str]] | None = None) -> Folder:
     """Find the layout of `root` and pair its pictures with their masks.
 
     Args:
         root: a supported layout, or a folder that holds exactly one, up to two levels down.
         split: CSV with the columns `file,split` and perhaps `group`; it replaces the parts of the layout.
             `file` is a pair's name, a file name with or without suffix, or a relative path.
+        look: asked, when anything is wrong, for further problems of the pairs, to be told along.
     Raises:
         DataError: all problems at once, worst first.
     """
@@ -92,7 +93,7 @@ def read_folder(root: Path, split: Path | None = None) -> Folder:
     classes = _read_classes([place, root], problems) or layout.classes
     if not pairs and not problems.names:
         problems.add("no pictures", place)
-    problems.raise_any()
+    problems.raise_any(look(pairs) if look and problems.names else [])
     words = layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
@@ -139,7 +140,7 @@ class _Problems:
             name = name.relative_to(self.root).as_posix() if name.is_relative_to(self.root) else str(name)
         self.names.setdefault(kind, []).append(str(self.root) if name == "." else name)
 
-    def raise_any(self) -> None:
+    def raise_any(self, more: list[str]) -> None:
         lines = []
         for kind, sentence in _sentences().items():
             if found := self.names.get(kind):
@@ -147,7 +148,7 @@ class _Problems:
                 suffixes, endings = " ".join(IMAGE_SUFFIXES), " ".join(MASK_ENDINGS)
                 lines.append(sentence.format(names=names, count=count, suffixes=suffixes, endings=endings))
         if lines:
-            raise DataError(lines)
+            raise DataError(lines + more)
 
 
 def _enumerate(names: list[str]) -> str:

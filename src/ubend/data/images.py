@@ -5,9 +5,10 @@ values as in the file until `LabelMap.index` makes class indices of them.
 """
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 _TIFF_SUFFIXES = (".tif", ".tiff")
+_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 _GREY_TOLERANCE = 24  # largest difference between the channels of a colour mask that is grey after all (JPEG)
 
 
@@ -99,14 +101,25 @@ def read_shape(path: Path) -> tuple[int, int, int]:
             import tifffile
 
             with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages[0]
-                if page.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
-                    return int(page.shape[0]), int(page.shape[1]), int(page.shape[2]) if len(page.shape) > 2 else 1
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-            grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+                page = tiff.pages.first
+                width, height, grey = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel) < 3
+                turned = page.tags.valueof(_ORIENTATION, 1) >= 5
+                deep = page.dtype not in (np.dtype(np.uint8), np.dtype(bool))
+        else:
+            deep = False
+        if not deep:
+            with Image.open(path) as file:
+                if path.suffix.lower() not in _TIFF_SUFFIXES:  # of TIFF, newer Pillows tell the turned size
+                    width, height = file.size
+                    turned = file.getexif().get(_ORIENTATION, 1) >= 5  # orientations 5 to 8 lie on their side
+                grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
     return (width, height, 1 if grey else 3) if turned else (height, width, 1 if grey else 3)
+
+
+def is_lossy(path: Path) -> bool:
+    """Is the file a JPEG, whatever it is called? Then the values of a mask are only about those that were saved."""
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
@@ -182,34 +195,85 @@ def _read_deep(path: Path) -> NDArray[Any] | None:
         with tifffile.TiffFile(io.BytesIO(path.read_bytes())) as tiff:
             if tiff.pages[0].dtype in (np.dtype(np.uint8), np.dtype(bool)):
                 return None
-            image = tiff.pages[0].asarray()
+            page = tiff.pages.first
+            image = page.asarray()
+            if page.axes == "SYX":  # one plane per channel
+                image = np.moveaxis(image, 0, 2)
+            image = _turn(image, page.tags.valueof(_ORIENTATION, 1))
     else:
         with Image.open(path) as file:
             if not file.mode.startswith(("I", "F")):
                 return None
-            image = np.asarray(file)
+            image = np.asarray(ImageOps.exif_transpose(file))
+    if image.ndim > 3 or (image.ndim == 3 and image.shape[2] > 4):
+        raise DataError(
+            _("{path}: a picture of shape {shape}; save it with 1 or 3 channels").format(path=path, shape=image.shape)
+        )
+    if image.ndim == 3:
+        image = image[:, :, :3] if image.shape[2] > 2 else image[:, :, 0]  # without alpha
     if image.dtype.kind in "iu" and (not image.size or (image.min() >= 0 and image.max() <= 65535)):
         return image.astype(np.uint16)
     return image.astype(np.float32)
+
+
+def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, ...) as stored -> upright; EXIF's orientations 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of harmless metadata; damage raises
+        with _without_warnings():
             yield
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(_("{path}: no such file").format(path=path)) from error
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        reason = _("the file is empty") if empty else _("not a picture, or a kind that is not read")
+        reason = _("the file is empty") if _is_empty(path) else _("not a picture, or a kind that is not read")
         raise DataError(_("{path}: {reason}").format(path=path, reason=reason)) from error
     except Image.DecompressionBombError as error:
         raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=error)) from error
     except Exception as error:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
-        raise DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=error)) from error
+        if _is_empty(path):
+            raise DataError(_("{path}: {reason}").format(path=path, reason=_("the file is empty"))) from error
+        reason = " ".join(str(error).split())
+        raise DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason)) from error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+_readers = 0
+_readers_lock = threading.Lock()
+_readers_filters = ExitStack()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """No warnings meanwhile: decoders warn of harmless metadata; damage raises.
+
+    The filters are the process's, not the thread's: of the threads that read at once, the first sets
+    them and the last one restores them.
+    """
+    global _readers
+    with _readers_lock:
+        if not _readers:
+            _readers_filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _readers_lock:
+            _readers -= 1
+            if not _readers:
+                _readers_filters.close()

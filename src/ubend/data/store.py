@@ -13,6 +13,7 @@ It is built beside and renamed when whole; two runs that start at once build it 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,13 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
-from ubend.data.images import model_size, read_image, read_mask, read_shape, resize_array, resize_mask
+from ubend.data.images import is_lossy, model_size, read_image, read_mask, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED
 from ubend.errors import DataError, OutputError, UbendError
 from ubend.language import _
 
 STORE_VERSION = 1
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
+_STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,12 @@ def default_cache() -> Path:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """The stores of a cache, with their sizes in bytes; oldest first."""
-    folders = sorted((p for p in cache.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    """The stores of a cache, whole or left half built, with their sizes in bytes; oldest first.
+
+    Other folders are no stores, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
+    """
+    stores = [p for p in cache.glob("*") if p.is_dir() and _STORE_NAME.fullmatch(p.name)]
+    folders = sorted(stores, key=lambda p: p.stat().st_mtime)
     return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
 
 
@@ -122,17 +128,19 @@ def clear_stores(cache: Path) -> int:
     """Delete all stores of a cache; returns the bytes that were freed."""
     freed = 0
     for folder, size in list_stores(cache):
+        (folder / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
         shutil.rmtree(folder, ignore_errors=True)
         freed += size
     for lock in cache.glob("*.lock"):
-        lock.unlink(missing_ok=True)
+        if _STORE_NAME.fullmatch(lock.stem):
+            lock.unlink(missing_ok=True)
     return freed
 
 
 def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
     """Native (height, width) of each picture, and 1 or 3 channels (3 when any picture is coloured).
 
-    Headers only. All unreadable pictures are told at once.
+    Headers only. When one is unreadable all are decoded, so that everything damaged is told at once.
     """
     shapes: list[tuple[int, int]] = []
     channels, problems = 1, []
@@ -145,7 +153,7 @@ def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
         shapes.append((height, width))
         channels = max(channels, found)
     if problems:
-        raise DataError(problems)
+        raise DataError(find_damage(pairs) or problems)
     return shapes, channels
 
 
@@ -178,6 +186,8 @@ def open_store(
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
                 if not (final / "store.json").exists():
+                    for rest in (final, *cache.glob(f".{key}-*")):  # of a process that was killed
+                        shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, layout, hashes, final, report)
         except OSError as error:
             raise OutputError(
@@ -211,7 +221,7 @@ def _build(
 ) -> None:
     stored_hw = [model_size(shape, layout.size_px, layout.keep_aspect) for shape in shapes_hw]
     offsets = np.concatenate([[0], np.cumsum([h * w for h, w in stored_hw])]).astype(np.int64)
-    dtype = read_image(pairs[0].image, layout.channels).dtype
+    dtype = _first_dtype(pairs, layout.channels)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
         images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), layout.channels))
@@ -255,7 +265,7 @@ def _build(
             shapes_hw=np.array(stored_hw, np.int64),
             native_hw=np.array(shapes_hw, np.int64),
             mask_pixels=counts,
-            lossy=np.array([pair.mask.suffix.lower() in (".jpg", ".jpeg") for pair in pairs]),
+            lossy=np.array([is_lossy(pair.mask) for pair in pairs]),
             thumbnails=thumbnails,
         )
         facts = {"version": STORE_VERSION, **vars(layout), "dtype": dtype.name, "hashes": hashes}
@@ -263,6 +273,16 @@ def _build(
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
+    """The depth of the first picture that can be read; all that cannot are told later, together."""
+    for pair in pairs:
+        try:
+            return read_image(pair.image, channels).dtype
+        except DataError:
+            continue
+    return np.dtype(np.uint8)
 
 
 def read_pair(pair: Pair, channels: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -291,6 +311,25 @@ def read_pair(pair: Pair, channels: int) -> tuple[NDArray[Any], NDArray[np.uint8
             )
         )
     return image, mask
+
+
+def find_damage(pairs: Sequence[Pair]) -> list[str]:
+    """What is wrong with the files of these pairs, one line each; decodes them all.
+
+    Empty files are passed over: `read_folder` tells them.
+    """
+
+    def look(pair: Pair) -> list[str]:
+        if not all(path.is_file() and path.stat().st_size for path in (pair.image, pair.mask)):
+            return []
+        try:
+            read_pair(pair, 3)
+        except DataError as error:
+            return error.problems
+        return []
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        return [problem for found in pool.map(look, pairs) for problem in found]
 
 
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
 from ubend.data.images import read_mask, resize_mask
-from ubend.data.labels import LabelMap, background_class
+from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.errors import DataError
 from ubend.inference.predictor import Predictor
 from ubend.language import _
@@ -45,7 +45,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
         truth = read_mask(pair.mask)
         if truth.shape != logits.image.shape[:2]:
             raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
-        truth = labels.index(truth)
+        truth = _index(pair, truth, labels)
         h, w = logits.values.shape[-2:]
         for size, values, target in (
             ("native", logits.native(), truth),
@@ -60,6 +60,19 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),
     }
+
+
+def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np.uint8]:
+    """Mask values -> class index; 255 may stand for "not scored", other unknown values are an error."""
+    index = labels.index(truth)
+    strangers = np.setdiff1d(truth[index == IGNORED], [255])
+    if len(strangers) or (index == IGNORED).all():
+        raise DataError(
+            _(
+                "{mask}: holds the mask values {values}, but the model knows {known}; score it on masks like its own"
+            ).format(mask=pair.mask, values=", ".join(map(str, np.unique(truth))), known=labels.describe())
+        )
+    return index
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:

@@ -5,6 +5,7 @@ C classes, H x W pixels of the picture's own size, h x w of the size that the ne
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from ubend.model.bundle import Bundle, load_bundle
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _READ_AHEAD = 32  # pictures
+_HELD = 128  # pictures kept back until others of their size come; each is in memory at its own size
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Predictor:
             group.append((number, image, small))
             if len(group) * size[0] * size[1] >= _BATCH_PIXELS or len(group) >= _READ_AHEAD:
                 yield from self._forward(waiting.pop(size))
+            elif sum(len(others) for others in waiting.values()) >= _HELD:
+                yield from self._forward(waiting.pop(max(waiting, key=lambda held: len(waiting[held]))))
         for group in waiting.values():
             yield from self._forward(group)
 
@@ -112,7 +116,8 @@ class Predictor:
     def forward(self, small: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
         batch = small.to(self.device).float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        low = self.precision != torch.float32
+        with _no_algorithm_search(), torch.autocast(self.device.type, self.precision, enabled=low):
             logits: Tensor = self.model(batch)
         return logits.float()
 
@@ -150,6 +155,17 @@ def load(path: Path | str, device: str | None = None) -> Predictor:
         return Predictor(load_bundle(Path(path)), device)
     except torch.OutOfMemoryError as error:
         raise SettingError(_("the model does not fit on {device}; try --device cpu").format(device=device)) from error
+
+
+@contextmanager
+def _no_algorithm_search() -> Iterator[None]:
+    """Pictures come in many sizes, and cuDNN would search its algorithms anew for each."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _map_ahead(

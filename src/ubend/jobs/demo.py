@@ -23,7 +23,7 @@ def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
         OutputError: `out` exists already.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(_("{path} exists already; choose another folder").format(path=out))
     sample, run, masks = out / "sample", out / "run", out / "predictions"
     teller.say(_("drawing microscope pictures into {path}").format(path=sample))

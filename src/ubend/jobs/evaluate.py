@@ -63,7 +63,7 @@ def read_run_pairs(run: Path) -> list[Pair]:
                 Pair(row["name"], Path(row["image"]), Path(row["mask"]), cast(Part, row["split"]), row["group"] or None)
                 for row in csv.DictReader(file)
             ]
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise OutputError(
             _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run)
         ) from error

@@ -99,6 +99,7 @@ def fit(
     given = read_config(Path(config)) if config is not None else None
     chosen = make_settings(recipe, given, changes | dict(settings or {}))
     run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
+    run.refuse_taken()
     with teller or Teller() as voice:
         return _fit(Path(folder), run, chosen, voice, show, resumed=False)
 
@@ -113,13 +114,21 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
     folder = RunFolder(Path(run))
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(_("{path}: no run to go on with ({reason})").format(path=run, reason=error)) from error
+        where, began_with = Path(facts["folder"]), (facts["threads"], facts["torch"])
+        folder.data.stat()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
+                path=run, name=folder.facts.name, reason=reason
+            )
+        ) from error
     chosen = make_settings(config=read_config(folder.settings))
     with teller or Teller() as voice:
-        if facts["threads"] != torch.get_num_threads() or facts["torch"] != torch.__version__:
+        if began_with != (torch.get_num_threads(), torch.__version__):
             voice.say(_("other threads or another torch than when the run began: the result may differ in last digits"))
-        return _fit(Path(facts["folder"]), folder, chosen, voice, show, resumed=True)
+        folder.clear_leftovers()
+        return _fit(where, folder, chosen, voice, show, resumed=True)
 
 
 def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
@@ -149,16 +158,16 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
         steps_until(epochs, batches.items, settings.train.batch or 1),
         run,
         lambda state: _draw_epoch(run, data, validation, state, show),
-        lambda state: save_bundle(run.model, bundle, state.best or None),
+        lambda weights: save_bundle(run.model, bundle, weights),
     )
     try:
         train(job, state, teller)
     except KeyboardInterrupt:
-        teller.say(
-            _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on").format(
-                step=state.progress.step, model=run.model, run=run.path
-            )
-        )
+        if run.model.exists():
+            said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
+        else:  # a second Ctrl-C, before anything was saved
+            said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+        teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
         return FitResult(run.path, None)
     if state.progress.stopped:
         teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
@@ -207,6 +216,7 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
 
 
 def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
+    """The training part as batches, and the pictures of the validation part; on the device if they fit."""
     room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     lookup = data.labels.lookup()
     training = Pictures(data.store, data.numbers("train"), lookup, device, room)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ubend.data.folder import Pair, read_folder
-from ubend.data.images import read_image, read_mask, resize_array, resize_mask
+from ubend.data.images import is_lossy, read_image, read_mask, resize_array, resize_mask
 from ubend.data.labels import LabelMap, background_class, detect_label_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
@@ -32,7 +32,7 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
     pixels = np.zeros(256, np.int64)
     for pair in chosen:
         pixels += np.bincount(read_mask(pair.mask).reshape(-1), minlength=256)
-    lossy = any(pair.mask.suffix.lower() in (".jpg", ".jpeg") for pair in chosen)
+    lossy = any(is_lossy(pair.mask) for pair in chosen)
     names = list(found.classes) if found.classes else None
     known = list(found.values) if found.values else None
     labels, _remarks = detect_label_map(pixels, lossy, names, known)

@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ubend.data.folder import IMAGE_SUFFIXES
-from ubend.data.images import read_image, write_mask
+from ubend.data.images import read_image, read_shape, write_mask
 from ubend.data.labels import background_class
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
@@ -17,6 +18,8 @@ from ubend.files import write_text
 from ubend.inference.predictor import load
 from ubend.language import _
 from ubend.teller import Teller
+
+_SHARES = "shares.csv"
 
 
 def predict_files(
@@ -40,6 +43,7 @@ def predict_files(
     out = Path(out)
     targets = [out / f"{picture.stem}.png" for picture in pictures]
     _refuse_collisions(pictures, targets)
+    _refuse_unreadable(pictures)
     labels = predictor.labels
     teller.begin(_("predicting"), len(pictures))
     shares: dict[int, dict[str, float]] = {}
@@ -48,10 +52,10 @@ def predict_files(
         write_mask(targets[number], prediction.mask, labels)
         image = to_rgb(read_image(pictures[number]))
         overlay = overlay_mask(image, prediction.mask, labels.colors, background=background_class(labels))
-        save_png(Image.fromarray(overlay), targets[number].with_name(f"{targets[number].stem}_overlay.png"))
+        save_png(Image.fromarray(overlay), _overlay_path(targets[number]))
         teller.count(len(shares))
     teller.end()
-    _write_shares(out / "shares.csv", pictures, shares)
+    _write_shares(out / _SHARES, pictures, shares)
     _tell_shares(teller, pictures, shares)
     return targets
 
@@ -74,13 +78,34 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
     return pictures
 
 
+def _overlay_path(target: Path) -> Path:
+    return target.with_name(f"{target.stem}_overlay.png")
+
+
+def _refuse_unreadable(pictures: list[Path]) -> None:
+    """All pictures whose headers cannot be read, at once, before anything is written."""
+    problems: list[str] = []
+    for picture in pictures:
+        try:
+            read_shape(picture)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+
+
 def _refuse_collisions(pictures: list[Path], targets: list[Path]) -> None:
-    if len(set(targets)) < len(targets):
-        twice = sorted(str(p) for p, t in zip(pictures, targets, strict=True) if targets.count(t) > 1)
+    written = Counter([*targets, *map(_overlay_path, targets)])
+    twice = [p for p, t in zip(pictures, targets, strict=True) if written[t] > 1 or written[_overlay_path(t)] > 1]
+    if twice:
+        names = ", ".join(sorted(map(str, twice))[:6])
         raise DataError(
-            _("pictures of one name would overwrite each other's mask: {names}").format(names=", ".join(twice[:6]))
+            _(
+                "pictures of one name would overwrite each other's mask or overlay: {names}; predict them into "
+                "different --out folders"
+            ).format(names=names)
         )
-    there = [t for t in targets if t.exists()]
+    there = [t for t in [*written, targets[0].with_name(_SHARES)] if t.exists()]
     if there:
         raise OutputError(
             _("{path} exists already, and {count} more; choose another --out").format(

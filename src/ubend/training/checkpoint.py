@@ -5,6 +5,9 @@ not a tensor stands as JSON in the file's header, so that there are not two file
 """
 
 import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +60,57 @@ class TrainingState:
     progress: Progress
 
 
+class Saver:
+    """Writes states in the background; training waits only for the copy of the tensors.
+
+    Args:
+        path: the state's file.
+        save_model: writes the model file, given the weights that are kept, by name.
+    """
+
+    def __init__(self, path: Path, save_model: Callable[[Mapping[str, Tensor]], None]) -> None:
+        self._path, self._save_model = path, save_model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
+        self._write: Future[float] | None = None
+        self._began, self._pause_s = time.monotonic(), 0.0
+
+    def is_due(self, after_s: float = 0.0) -> bool:
+        """Whether saving now costs little: at most a 20th of the time, and no write is under way."""
+        since = time.monotonic() - self._began
+        return (self._write is None or self._write.done()) and since >= max(after_s, self._pause_s)
+
+    def save(self, state: TrainingState) -> None:
+        """Copy the state, and begin to write it; errors of the write before are raised here."""
+        self.wait()
+        self._began = time.monotonic()
+        tensors, header = snapshot_state(state)
+        copied_s = time.monotonic() - self._began
+        self._pause_s = max(self._pause_s, 20 * copied_s)
+        self._write = self._thread.submit(self._write_both, tensors, header)
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._write is not None:
+            self._pause_s = max(self._pause_s, 3 * self._write.result())
+            self._write = None
+
+    def _write_both(self, tensors: dict[str, Tensor], header: dict[str, str]) -> float:
+        began = time.monotonic()
+        write_tensors(self._path, tensors, header)
+        kept = next(kind for kind in ("best.", "average.", "model.") if any(n.startswith(kind) for n in tensors))
+        self._save_model({n.removeprefix(kept): t for n, t in tensors.items() if n.startswith(kept)})
+        return time.monotonic() - began
+
+
+def snapshot_state(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Copies of all tensors in main memory, and the file's header."""
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(state).items()}
+    return tensors, {"ubend_state": json.dumps(vars(state.progress))}
+
+
 def save_state(path: Path, state: TrainingState) -> None:
     """Write the state, whole or not at all."""
-    write_tensors(path, _tensors(state), {"ubend_state": json.dumps(vars(state.progress))})
+    write_tensors(path, *snapshot_state(state))
 
 
 @torch.no_grad()
@@ -88,7 +139,10 @@ def load_state(path: Path, state: TrainingState) -> None:
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
             for name, tensor in targets.items():
-                tensor.copy_(file.get_tensor(name))
+                saved = file.get_tensor(name)
+                if saved.shape != tensor.shape:  # copy_ would stretch one channel over three
+                    raise ValueError(f"{name}: {tuple(saved.shape)} instead of {tuple(tensor.shape)}")
+                tensor.copy_(saved)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ModelFileError(
             _("{path}: cannot go on from this file ({reason}); start the training anew").format(path=path, reason=error)

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
@@ -27,13 +27,12 @@ from ubend.errors import TrainingError
 from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
-from ubend.training.checkpoint import TrainingState, save_state
+from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.losses import count_targets, mean_loss, sum_losses
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 
-_SAVE_SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% at most
-_SAVE_AFTER_S = 300.0  # and inside an epoch when this much time has passed
+_SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
 
 
@@ -49,7 +48,7 @@ class Job:
         steps: of the whole training.
         run: where it is written.
         after_epoch: called with the state after each epoch's row is in the history (panels, curves).
-        save_model: writes the model file with the weights that are kept.
+        save_model: writes the model file, given the weights that are kept.
     """
 
     batches: TrainingBatches
@@ -59,7 +58,7 @@ class Job:
     steps: int
     run: RunFolder
     after_epoch: Callable[[TrainingState], None]
-    save_model: Callable[[TrainingState], None]
+    save_model: Callable[[Mapping[str, Tensor]], None]
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -75,10 +74,12 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
     """
     settings, progress = job.settings, state.progress
     network = torch.compile(state.model) if settings.compile else state.model
-    save_s, saved_at = 0.0, time.monotonic()
+    epochs = settings.epochs or 1
+    saver = Saver(job.run.state, job.save_model)
     teller.begin(_("training"), job.steps, progress.step)
     with _interruptible() as interrupted:
-        while progress.step < job.steps and progress.stopped is None:
+        # by epochs, not by steps: after the last step the last epoch still waits for its validation
+        while len(progress.history) < epochs and progress.stopped is None:
             epoch = len(progress.history) + 1
             end = steps_until(epoch, job.batches.items, settings.batch or 1)
             began, began_step = time.monotonic(), progress.step
@@ -86,18 +87,21 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                 take_step(job, state, network)
                 progress.step += 1
                 teller.count(progress.step)
-                if time.monotonic() - saved_at > max(_SAVE_AFTER_S, _SAVE_SHARE * save_s):
-                    save_s, saved_at = _save(job, state), time.monotonic()
+                if saver.is_due(after_s=_SAVE_AFTER_S):
+                    saver.save(state)
             if interrupted.is_set():
                 break
             train_s = _finish_epoch(job, state, began)
             _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
+            job.run.write_metrics(progress.history)
             job.after_epoch(state)
-            if time.monotonic() - saved_at > _SAVE_SHARE * save_s:
-                save_s, saved_at = _save(job, state), time.monotonic()
+            if saver.is_due():
+                saver.save(state)
     teller.end()
-    _save(job, state)
-    if progress.step < job.steps and progress.stopped is None:
+    job.run.write_metrics(progress.history)
+    saver.save(state)
+    saver.wait()
+    if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
 
 
@@ -129,7 +133,8 @@ def _finish_epoch(job: Job, state: TrainingState, began: float) -> float:
     cross_entropy, pixels, dice, regions = state.sums.tolist()  # waits for the device
     train_s = time.monotonic() - began
     train_loss = cross_entropy / pixels + settings.dice * dice / regions
-    if not math.isfinite(train_loss):
+    val_loss, val_dice = validate(state.average, job.validation, settings, len(job.class_names))
+    if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
         raise TrainingError(
             _(
                 "the loss is not a finite number any more after step {step}; use a smaller learning rate "
@@ -137,7 +142,6 @@ def _finish_epoch(job: Job, state: TrainingState, began: float) -> float:
             ).format(step=progress.step, rate=settings.learning_rate / 10)
         )
     state.sums.zero_()
-    val_loss, val_dice = validate(state.average, job.validation, settings, len(job.class_names))
     figure = -val_loss if settings.select == "loss" else float(np.nanmean(val_dice))
     best = progress.best_value is None or figure > progress.best_value
     epoch = len(progress.history) + 1
@@ -188,15 +192,6 @@ def validate(
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
     return cross_entropy / pixels + settings.dice * dice / regions, means
-
-
-def _save(job: Job, state: TrainingState) -> float:
-    """Write metrics, state and model; returns the seconds it took."""
-    began = time.monotonic()
-    job.run.write_metrics(state.progress.history)
-    save_state(job.run.state, state)
-    job.save_model(state)
-    return time.monotonic() - began
 
 
 def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps: int, all_s: float) -> None:

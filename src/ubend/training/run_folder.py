@@ -68,19 +68,32 @@ class RunFolder:
     def panel(self, epoch: int) -> Path:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"
 
+    def refuse_taken(self) -> None:
+        """Before anything slow happens: fail when the folder holds something already.
+
+        Raises:
+            OutputError: it exists and is not empty.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if self.facts.is_file():
+            raise OutputError(
+                _("{path} exists already; choose another --out, or go on with it by --resume {path}").format(
+                    path=self.path
+                )
+            )
+        raise OutputError(
+            _("{path} exists already and is no run; choose another --out, nothing was written").format(path=self.path)
+        )
+
     def create(self) -> None:
         """Make the folder.
 
         Raises:
             OutputError: it exists and is not empty, or cannot be made.
         """
+        self.refuse_taken()
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise OutputError(
-                    _("{path} exists already; choose another --out, or go on with it by --resume {path}").format(
-                        path=self.path
-                    )
-                )
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
@@ -97,10 +110,30 @@ class RunFolder:
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in history))
 
     def append_timing(self, row: dict[str, Any]) -> None:
-        with self.timing.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """One more epoch.
+
+        Raises:
+            OutputError: the disk is full, or the file cannot be written.
+        """
+        try:
+            with self.timing.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                _("cannot write {path}: {reason}; free some space, then go on by --resume {run}").format(
+                    path=self.timing, reason=error.strerror or error, run=self.path
+                )
+            ) from error
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
+        targets = (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
+        patterns = [f".{target.stem}-????????{target.suffix}" for target in targets]
+        leftovers = [path for pattern in patterns for path in self.path.glob(pattern)]
+        for path in [*leftovers, *self.panel(0).parent.glob(".epoch_*-????????.png")]:
+            path.unlink(missing_ok=True)
 
 
 def free_run_name(data: Path, parent: Path = Path("runs")) -> Path:

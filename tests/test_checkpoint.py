@@ -1,0 +1,152 @@
+"""resume.safetensors: every tensor bit by bit, in the network's own memory order; nothing half loaded."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ubend.config import TrainSettings
+from ubend.errors import ModelFileError, OutputError
+from ubend.model import bundle as writer
+from ubend.model.unet import UNet
+from ubend.training.checkpoint import Progress, TrainingState, load_state, save_state
+from ubend.training.schedule import make_optimizer, update_average
+
+
+def fresh(seed: int = 0, average: bool = True, channels: int = 3, width: int = 2, name: str = "adamw") -> TrainingState:
+    """A state before its first step, channels last as the job makes it."""
+    torch.manual_seed(seed)
+    model = UNet(channels, 2, width, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = copy.deepcopy(model).requires_grad_(False) if average else model
+    optimizer = make_optimizer(model, TrainSettings.model_validate({"optimizer": name}))
+    return TrainingState(model, averaged, optimizer, {}, torch.zeros(4, dtype=torch.float64), Progress())
+
+
+def step(state: TrainingState) -> float:
+    """One step on pictures that depend on the step's number alone; the loss."""
+    generator = torch.Generator().manual_seed(state.progress.step)
+    channels = next(state.model.parameters()).shape[1]
+    image = torch.randn(2, channels, 12, 12, generator=generator).contiguous(memory_format=torch.channels_last)
+    state.model.train()
+    loss = state.model(image).square().mean()
+    loss.backward()
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    if state.average is not state.model:
+        update_average(state.average, state.model, 0.5)
+    state.sums += torch.rand(4, generator=generator, dtype=torch.float64) / 3
+    state.progress.step += 1
+    return float(loss.detach())
+
+
+def trained(seed: int = 0, steps: int = 3, best: bool = True, **given: Any) -> TrainingState:
+    state = fresh(seed, **given)
+    for _ in range(steps):
+        step(state)
+    if best:
+        state.best = {name: t.clone() + 0 for name, t in state.average.state_dict().items()}
+        state.progress.best_value, state.progress.best_epoch = -0.1 - 0.2, 1
+        state.progress.history = [{"epoch": 1, "val_dice": {"nền": None}, "train_loss": 1 / 3, "best": True}]
+        step(state)
+    return state
+
+
+def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
+    """Every tensor of a state, named independently of the code under test."""
+    out = {f"model {n}": t for n, t in state.model.state_dict().items()}
+    out |= {f"average {n}": t for n, t in state.average.state_dict().items()}
+    out |= {f"best {n}": t for n, t in state.best.items()}
+    for number, parameter in enumerate(state.model.parameters()):
+        out |= {f"moment {number} {n}": t for n, t in state.optimizer.state.get(parameter, {}).items()}
+    return out | {"sums": state.sums}
+
+
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("best", [True, False])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_round_trip(average: bool, best: bool, name: str, tmp_path: Path) -> None:
+    """Values and strides of every tensor, and the progress; then both go on alike."""
+    state = trained(average=average, best=best, name=name)
+    save_state(tmp_path / "resume.safetensors", state)
+    loaded = fresh(1, average=average, name=name)
+    load_state(tmp_path / "resume.safetensors", loaded)
+    mine, theirs = tensors(state), tensors(loaded)
+    assert mine.keys() == theirs.keys()
+    assert ("best head.weight" in mine) is best
+    for key, tensor in mine.items():
+        assert torch.equal(tensor, theirs[key]), key
+        assert tensor.dtype == theirs[key].dtype, key
+        assert tensor.stride() == theirs[key].stride(), key
+    kernel = next(p for p in loaded.model.parameters() if p.shape[-1] == 3 and p.shape[1] > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert not kernel.is_contiguous()
+    assert loaded.progress == state.progress
+    assert [step(state) for _ in range(3)] == [step(loaded) for _ in range(3)]
+    theirs = tensors(loaded)
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in tensors(state).items())
+
+
+def test_before_the_first_step(tmp_path: Path) -> None:
+    """No moments and no best weights yet."""
+    state = fresh()
+    save_state(tmp_path / "s.safetensors", state)
+    loaded = fresh(1)
+    load_state(tmp_path / "s.safetensors", loaded)
+    assert not loaded.best
+    assert not loaded.optimizer.state
+    assert [step(state), step(state)] == [step(loaded), step(loaded)]
+
+
+def refused(path: Path, state: TrainingState) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        load_state(path, state)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    save_state(path, trained())
+    content = path.read_bytes()
+    for length in {0, 1, 8, 50, len(content) - 1, *range(0, len(content), 9973)}:
+        path.write_bytes(content[:length])
+        refused(path, fresh())
+
+
+def test_not_a_state(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    refused(tmp_path / "none.safetensors", fresh())
+    path.write_bytes(b"no tensors here, only words")
+    refused(path, fresh())
+    for header in (None, {"ubend": "{}"}, {"ubend_state": "["}, {"ubend_state": "[]"}, {"ubend_state": '{"new": 1}'}):
+        save_file({"weight": torch.zeros(3)}, path, header)
+        refused(path, fresh())
+
+
+@pytest.mark.parametrize("given", [{"width": 4}, {"channels": 1}, {"average": False}])
+def test_of_another_network(given: dict[str, Any], tmp_path: Path) -> None:
+    """Another shape is refused, one that could be stretched over this one too."""
+    path = tmp_path / "s.safetensors"
+    save_state(path, trained(**given))
+    refused(path, fresh())
+
+
+def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "resume.safetensors"
+    save_state(path, trained(steps=1))
+    before = path.read_bytes()
+
+    def fill(_tensors: Any, target: Path, _header: Any) -> None:
+        Path(target).write_bytes(before[:500])
+        raise writer.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(writer, "save_file", fill)
+    with pytest.raises(OutputError, match="No space left"):
+        save_state(path, trained(steps=2))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.safetensors"]

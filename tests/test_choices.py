@@ -1,0 +1,132 @@
+"""What is chosen from pictures and device, and that what a person sets is never chosen over."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ubend.choices import Facts, choose_pictures, choose_training
+from ubend.config import Recipe, Settings, make_settings
+
+
+def facts(**changes: Any) -> Facts:
+    known: dict[str, Any] = {
+        "native_hw": np.full((10, 2), 352),
+        "channels": 3,
+        "classes": 2,
+        "training": 700,
+        "device": "cuda",
+        "precision": ("bfloat16", "fast there"),
+        "upright_t": 0.0,
+        "upright_offset": 0.0,
+    }
+    return Facts(**{**known, **changes})
+
+
+def chosen(recipe: Recipe = "modern", changes: dict[str, Any] | None = None, **known: Any) -> Settings:
+    there = facts(**known)
+    settings = make_settings(recipe, changes=changes)
+    settings, _choices = choose_pictures(settings, there.native_hw, there.channels, there.classes, there.device)
+    settings, choices = choose_training(settings, there)
+    for choice in choices:
+        assert choice.line().startswith(f"{choice.key} = ")
+        assert choice.reason
+        assert "{" not in choice.line()
+    return settings
+
+
+def test_tutorials_two_jobs() -> None:
+    polyps, pets = chosen("tutorial"), chosen("tutorial", classes=3)
+    assert (polyps.data.channels, polyps.augment.kind) == (1, "frozen")
+    assert (polyps.data.mean, polyps.data.std) == ((0.485,), (0.229,))
+    assert (pets.data.channels, pets.augment.kind) == (3, "none")
+    assert (pets.data.mean, pets.data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for job in (polyps, pets):
+        assert (job.data.size, job.data.resize, job.model.width, job.train.epochs, job.train.batch) == (
+            128,
+            "squash",
+            64,
+            30,
+            64,
+        )
+        assert (job.train.optimizer, job.train.dice, job.train.precision) == ("adam", 0.0, "float32")
+    colour = chosen("tutorial", {"data.channels": 3})
+    assert (colour.data.channels, len(colour.data.mean or ())) == (3, 3)
+
+
+def test_tutorial_with_grey_pictures_of_three_classes() -> None:
+    assert chosen("tutorial", channels=1, classes=3).data.mean == (0.485,)
+
+
+def test_modern() -> None:
+    gpu, cpu = chosen(), chosen(device="cpu", precision=("float32", "exact"))
+    assert gpu.augment.kind == cpu.augment.kind == "warp"
+    assert (gpu.data.channels, gpu.data.size, gpu.model.width) == (3, 256, 64)
+    assert (cpu.data.size, cpu.model.width, cpu.train.precision) == (128, 16, "float32")
+    assert gpu.train.precision == "bfloat16"
+    assert gpu.data.mean is None  # measured on the training part
+    assert chosen(channels=1).data.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("t", "offset", "wanted"),
+    [(20.0, 0.3, "upright"), (20.0, 0.05, "free"), (2.0, 0.3, "free"), (0.0, 0.0, "free"), (9.0, -0.3, "free")],
+)
+def test_orientation(t: float, offset: float, wanted: str) -> None:
+    settings = chosen(upright_t=t, upright_offset=offset)
+    assert settings.augment.orientation == wanted
+    assert settings.augment.rotation_deg == (15 if wanted == "upright" else 180)
+    mine = chosen(changes={"augment.orientation": "upright", "augment.rotation_deg": 3}, upright_t=0.0)
+    assert (mine.augment.orientation, mine.augment.rotation_deg) == ("upright", 3)
+
+
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.integers(1, 20_000),
+    st.sampled_from(["cpu", "cuda"]),
+    st.integers(2, 9),
+)
+def test_choices_are_sane(height: int, width: int, training: int, device: str, classes: int) -> None:
+    for recipe in ("modern", "tutorial"):
+        settings = chosen(
+            recipe,
+            native_hw=np.array([[height, width]]),
+            training=training,
+            device=device,
+            classes=classes,  # type: ignore[arg-type]
+        )
+        data, train = settings.data, settings.train
+        assert data.size is not None
+        assert 32 <= data.size <= 256
+        assert data.size % 16 == 0
+        assert train.epochs is not None
+        assert 10 <= train.epochs <= 400
+        assert train.batch is not None
+        if recipe == "modern":
+            assert 1 <= train.batch <= training
+        for value in (settings.model.width, train.precision, data.channels, settings.augment.kind):
+            assert value is not None
+
+
+def test_what_is_set_is_not_chosen() -> None:
+    changes = {
+        "data.channels": 3,
+        "data.size": 40,
+        "model.width": 5,
+        "train.batch": 3,
+        "train.epochs": 2,
+        "train.precision": "float32",
+        "augment.kind": "none",
+        "data.mean": (0.1, 0.2, 0.3),
+        "data.std": (1.0, 1.0, 1.0),
+    }
+    for recipe in ("modern", "tutorial"):
+        settings = make_settings(recipe, changes=changes)  # type: ignore[arg-type]
+        there = facts()
+        once, first = choose_pictures(settings, there.native_hw, 3, 2, "cuda")
+        twice, second = choose_training(once, there)
+        assert (first, second) == ([], [])
+        assert twice == settings

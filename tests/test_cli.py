@@ -1,0 +1,256 @@
+"""The whole way through the command line, on drawn discs: fit, evaluate, predict, show, samples, info, cache."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import make_discs
+from PIL import Image
+
+from ubend.cli import main
+
+TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]
+
+
+def ubend(*words: object, status: int = 0) -> Result:
+    """One command in this process; its exit code is looked at."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == status, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run, and what was said while it was made."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    return run, ubend("fit", folder, "--out", run, *TINY).output
+
+
+@pytest.fixture(scope="module")
+def run(fitted: tuple[Path, str]) -> Path:
+    return fitted[0]
+
+
+def read_scores(path: Path) -> dict[str, object]:
+    scores: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return scores
+
+
+def test_fit_leaves_a_whole_run(run: Path) -> None:
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert names == {
+        "settings.toml",
+        "run.json",
+        "data.csv",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "curves.png",
+        "model.safetensors",
+        "resume.safetensors",
+        "scores.json",
+        *(f"panels/epoch_{epoch:04d}.png" for epoch in (1, 2, 3)),
+    }
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) -> None:
+    """Not on a terminal there are no bars, no colours, no broken lines: one line is one line."""
+    run, said = fitted
+    assert "\x1b" not in said
+    assert "\r" not in said
+    lines = said.splitlines()
+    assert "mask values: 0 -> background, 255 -> foreground" in lines
+    assert any(line.startswith("pictures: ") for line in lines)
+    assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
+    assert lines[-1] == f"model: {run / 'model.safetensors'}; look at it with `ubend show {run}`"
+
+
+def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again.json"
+    said = ubend("evaluate", run, "--device", "cpu", "--out", out).stdout
+    scores, again = read_scores(run / "scores.json"), read_scores(out)
+    assert scores.pop("recipe") == "modern"
+    assert again == scores
+    assert scores["part"] == "test"
+    assert "at the pictures' own size: 4 pictures of part test" in said
+    before = out.read_bytes()
+    assert str(out) in ubend("evaluate", run, "--out", out, status=2).stderr
+    assert out.read_bytes() == before
+
+
+def test_evaluate_on_a_folder(run: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.json"
+    ubend("evaluate", run / "model.safetensors", folder, "--device", "cpu", "--out", out)
+    scores = read_scores(out)
+    assert scores["part"] == "all"
+    assert isinstance(scores["per_picture"], dict)
+    assert len(scores["per_picture"]) == 24
+    ubend("evaluate", run, "--part", "val", "--device", "cpu")
+
+
+def test_predict(run: Path, tmp_path: Path) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "masks"
+    pictures.mkdir()
+    sizes = {"a": (40, 48), "b": (61, 33)}
+    for name, (height, width) in sizes.items():
+        pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{name}.png")
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "c.png")  # grey, named by itself
+    sizes["c"] = (20, 24)
+    said = ubend("predict", run, pictures, tmp_path / "c.png", "--out", out, "--device", "cpu").output
+    assert f"3 masks and overlays in {out}" in said.splitlines()
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]
+    )
+    rows = {Path(row["file"]).stem: row for row in csv.DictReader((out / "shares.csv").read_text().splitlines())}
+    colors = read_scores(run / "run.json")["classes"]["colors"]  # type: ignore[index]
+    for name, (height, width) in sizes.items():
+        with Image.open(out / f"{name}.png") as mask:
+            assert (mask.mode, mask.size) == ("P", (width, height))
+            index = np.asarray(mask)
+            assert mask.getpalette()[:6] == [channel for color in colors for channel in color]  # type: ignore[index]
+        assert set(np.unique(index)) <= {0, 1}
+        assert float(rows[name]["foreground"]) == pytest.approx((index == 1).mean(), abs=1e-6)
+        assert float(rows[name]["background"]) == pytest.approx((index == 0).mean(), abs=1e-6)
+        with Image.open(out / f"{name}_overlay.png") as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", (width, height))
+
+
+def test_show_and_samples(run: Path, folder: Path, tmp_path: Path) -> None:
+    assert ubend("show", run, "--device", "cpu").stdout.strip() == str(run / "predictions.png")
+    ubend("show", run, "--device", "cpu", "--count", 2, "--out", tmp_path / "two.png")
+    ubend("samples", folder, "--out", tmp_path / "samples.png", "--count", 3)
+    heights = []
+    for path in (run / "predictions.png", tmp_path / "two.png", tmp_path / "samples.png"):
+        with Image.open(path) as grid:
+            grid.load()
+            assert grid.width > 3 * 100
+            heights.append(grid.height)
+    assert heights[1] < heights[2] < heights[0]  # two, three and four rows
+    (run / "predictions.png").unlink()
+
+
+def test_info(run: Path) -> None:
+    said = ubend("info", run).stdout
+    assert said == ubend("info", run / "model.safetensors").stdout
+    assert "U-Net: width 4, depth 4" in said
+    assert "1 foreground  mask value 255" in said
+    assert "recipe: modern" in said
+
+
+def test_a_second_fit_into_a_run_is_refused(run: Path, folder: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    error = ubend("fit", folder, "--out", run, *TINY, status=2).stderr
+    assert error.startswith(f"error: {run} exists already; ")
+    assert "--resume" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_settings_of_a_run_give_it_again(run: Path, folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    ubend("fit", folder, "--out", again, "--config", run / "settings.toml")
+    for name in ("model.safetensors", "resume.safetensors", "metrics.jsonl", "scores.json", "settings.toml"):
+        assert (again / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_a_flag_is_stronger_than_a_config_file(run: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    words = ["--epochs", 1, "--set", "train.patience=7", "--seed", 5]
+    ubend("fit", folder, "--out", out, "--config", run / "settings.toml", *words)
+    settings = (out / "settings.toml").read_text()
+    assert "epochs = 1\n" in settings
+    assert "patience = 7\n" in settings
+    assert "seed = 5\n" in settings
+    assert "width = 4\n" in settings
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"), [("none", "none"), ("1,3", "1, 3"), ("all", "1, 2, 3, 4"), (" 2 , 4", "2, 4")]
+)
+def test_skips(words: str, kept: str, folder: Path, tmp_path: Path) -> None:
+    ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--epochs", 1, "--skips", words)
+    assert f"skip connections at levels {kept}\n" in ubend("info", tmp_path / "run").stdout
+
+
+@pytest.mark.parametrize("words", ["0", "5", "1,x", "", "first"])
+def test_wrong_skips(words: str, folder: Path, tmp_path: Path) -> None:
+    error = ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--skips", words, status=2).stderr
+    assert error == f"error: --skips {words}: give all, none, or levels from 1 to 4\n"
+
+
+def test_skips_of_another_depth(folder: Path, tmp_path: Path) -> None:
+    words = [*TINY, "--epochs", 1, "--set", "model.depth=2", "--skips", "2"]
+    ubend("fit", folder, "--out", tmp_path / "run", *words)
+    assert "depth 2" in ubend("info", tmp_path / "run").stdout
+
+
+def test_resume_of_a_finished_run_changes_nothing(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    ubend("fit", "--resume", copy)
+    for name in ("model.safetensors", "resume.safetensors", "metrics.jsonl", "scores.json"):
+        assert (copy / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_resume_takes_nothing_else(run: Path) -> None:
+    assert "--resume takes" in ubend("fit", "--resume", run, "--epochs", 9, status=2).stderr
+
+
+def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not ours stays, wherever UBEND_CACHE points."""
+    place = tmp_path / "cache"
+    monkeypatch.setenv("UBEND_CACHE", str(place))
+    assert "0.0 MiB" in ubend("cache").stdout
+    (place / "thesis").mkdir(parents=True)
+    (place / "thesis" / "only-copy.txt").write_text("precious")
+    (place / "poetry.lock").write_text("not a store's")
+    ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--epochs", 1)
+    lines = ubend("cache").stdout.splitlines()
+    assert len(lines) == 2
+    assert "thesis" not in lines[0]
+    assert str(place) in lines[1]
+    assert "freed" in ubend("cache", "--clear").stdout
+    assert sorted(path.name for path in place.iterdir()) == ["poetry.lock", "thesis"]
+    assert (place / "thesis" / "only-copy.txt").read_text() == "precious"
+    assert len(ubend("cache").stdout.splitlines()) == 1
+
+
+def test_sample(tmp_path: Path) -> None:
+    assert "2 pictures" in ubend("sample", tmp_path / "drawn", "--count", 2, "--size", 64).stdout
+    assert len(list((tmp_path / "drawn" / "masks").iterdir())) == 2
+
+
+def test_an_unknown_language_is_english(tmp_path: Path) -> None:
+    """And the program itself, in a process of its own, from another folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ubend", "info", "nowhere"],
+        env=os.environ | {"UBEND_LANG": "tlh"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nowhere: no such model file\n")
+
+
+def test_subcommands_have_help() -> None:
+    listed = ubend("--help").stdout
+    for name, command in main.commands.items():
+        assert name in listed
+        assert command.help
+        assert ubend(name, "--help").stdout.startswith("Usage: ")

@@ -1,0 +1,211 @@
+"""Scores: of a predictor that is always right, and of a trained one against scikit-learn's."""
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
+
+from conftest import make_discs
+from ubend.data.folder import Pair
+from ubend.data.images import read_image, read_mask, resize_mask
+from ubend.data.labels import IGNORED, LabelMap, make_label_map
+from ubend.errors import DataError
+from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.inference.predictor import Logits, Predictor
+from ubend.jobs.evaluate import evaluate
+from ubend.jobs.fit import fit
+from ubend.model.bundle import load_bundle
+from ubend.teller import Teller
+
+
+class Oracle:
+    """A predictor that knows the masks; its logits are at the picture's own size. Answers come backwards."""
+
+    def __init__(self, labels: LabelMap, pairs: list[Pair], wrong: bool = False) -> None:
+        self.labels, self.pairs, self.wrong = labels, pairs, wrong
+
+    def run(self, images: Iterable[Path]) -> Iterator[Logits]:
+        for number, path in reversed(list(enumerate(images))):
+            index = self.labels.index(read_mask(self.pairs[number].mask)) % self.labels.classes
+            if self.wrong:
+                index = (index + 1) % self.labels.classes
+            hot = np.arange(self.labels.classes)[:, None, None] == index
+            yield Logits(number, read_image(path), torch.from_numpy(60.0 * hot[None]).float())
+
+
+def write_pairs(folder: Path, masks: list[np.ndarray]) -> list[Pair]:
+    pairs = []
+    for number, mask in enumerate(masks):
+        image, target = folder / f"{number}.png", folder / f"{number}_mask.png"
+        Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(image)
+        Image.fromarray(mask).save(target)
+        pairs.append(Pair(str(number), image, target, None, None))
+    return pairs
+
+
+def score(labels: LabelMap, pairs: list[Pair], **given: Any) -> dict[str, Any]:
+    return evaluate_pairs(Oracle(labels, pairs, **given), pairs)  # type: ignore[arg-type]
+
+
+def test_perfect_answers(tmp_path: Path) -> None:
+    """1 for every class that occurs, None for one that never does, at native size and odd shapes."""
+    generator = np.random.default_rng(0)
+    masks = [generator.integers(0, 3, size, dtype=np.uint8) for size in ((17, 31), (40, 48), (1, 1))]
+    labels = make_label_map([0, 1, 2, 3], ["background", "b", "c", "never"], (255,))
+    masks[0][:3] = 255
+    scores = score(labels, write_pairs(tmp_path, masks))
+    for size in ("native", "model_size"):
+        for kind in ("dice", "iou"):
+            for way in ("per_image", "pooled"):
+                found = scores[size][kind][way]
+                assert [found[name] for name in ("background", "b", "c")] == [1.0, 1.0, 1.0]
+                assert found["never"] is None
+                assert (found["mean"], found["mean_foreground"]) == (1.0, 1.0)
+        assert scores[size]["pixel_accuracy"] == 1.0
+        assert scores[size]["cross_entropy"] == pytest.approx(0.0, abs=1e-9)
+        assert scores[size]["pictures"] == 3
+    only = int(masks[2][0, 0])
+    expected = [1.0 if index == only else None for index in range(4)]
+    assert list(scores["per_picture"]["2"]["dice"].values()) == expected
+    assert list(scores["per_picture"]) == ["0", "1", "2"]
+
+
+def test_answers_that_are_always_wrong(tmp_path: Path) -> None:
+    masks = [np.eye(9, 7, dtype=np.uint8) * 255]
+    scores = score(make_label_map([0, 255]), write_pairs(tmp_path, masks), wrong=True)
+    assert scores["native"]["dice"]["per_image"] == {
+        "background": 0.0,
+        "foreground": 0.0,
+        "mean": 0.0,
+        "mean_foreground": 0.0,
+    }
+    assert scores["native"]["cross_entropy"] == pytest.approx(60.0)
+
+
+def test_masks_that_do_not_fit(tmp_path: Path) -> None:
+    """Another size, and values that the model has no class for, are errors that name the mask."""
+    pairs = write_pairs(tmp_path, [np.array([[0, 255], [7, 0]], np.uint8)])
+    with pytest.raises(DataError, match=r"0_mask\.png.*7"):
+        score(make_label_map([0, 255]), pairs)
+    pairs = write_pairs(tmp_path, [np.array([[0, 255]], np.uint8)])
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(pairs[0].image)
+    with pytest.raises(DataError, match=r"0_mask\.png: not the size"):
+        score(make_label_map([0, 255]), pairs)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_discs(folder / "discs", 24)
+    teller = Teller(Console(file=io.StringIO()))
+    settings = {"model.depth": 2, "train.learning_rate": 1e-2, "train.precision": "float32"}
+    fit(folder / "discs", folder / "run", settings=settings, size=24, width=4, epochs=6, batch=4, device="cpu",
+        teller=teller)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> Predictor:
+    predictor = Predictor(load_bundle(trained / "run"), "cpu")
+    predictor.precision = torch.float32
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def pairs(trained: Path) -> list[Pair]:
+    """All pictures, one mask with a stretch that is not scored, one without any object."""
+    table = sorted((trained / "discs" / "images").iterdir())
+    changed = trained / "changed"
+    changed.mkdir()
+    out = []
+    for number, image in enumerate(table):
+        mask = read_mask(trained / "discs" / "masks" / image.name)
+        if number == 1:
+            mask = np.zeros_like(mask)
+        Image.fromarray(mask).save(changed / image.name)
+        out.append(Pair(image.stem, image, changed / image.name, None, None))
+    return out
+
+
+@pytest.mark.parametrize("size", ["native", "model_size"])
+def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> None:
+    """Every figure, from the predictor's own probabilities and the masks on disk."""
+    scores = evaluate_pairs(predictor, pairs)[size]
+    names = predictor.labels.names
+    truths, guesses, probs = [], [], []
+    for pair in pairs:
+        truth = (read_mask(pair.mask) == 255).astype(np.uint8)
+        if size == "native":
+            prob = predictor(pair.image).prob
+        else:
+            logits = next(iter(predictor.run([pair.image]))).values
+            prob = logits.softmax(1)[0].numpy()
+            truth = resize_mask(truth, prob.shape[1:])
+        assert truth.shape == prob.shape[1:]
+        truths.append(truth.ravel())
+        guesses.append(prob.argmax(0).ravel())
+        probs.append(prob.reshape(2, -1).T.astype(np.float64))
+    t, g, p = np.concatenate(truths), np.concatenate(guesses), np.concatenate(probs)
+    assert scores["pixel_accuracy"] == pytest.approx(accuracy_score(t, g), rel=1e-9)
+    expected = log_loss(t, p / p.sum(axis=1, keepdims=True), labels=[0, 1])
+    assert scores["cross_entropy"] == pytest.approx(expected, rel=1e-4)
+    for kind, function in (("dice", f1_score), ("iou", jaccard_score)):
+        for label, name in enumerate(names):
+            pooled = function(t, g, pos_label=label)
+            assert scores[kind]["pooled"][name] == pytest.approx(pooled, rel=1e-9)
+            single = [
+                function(a, b, pos_label=label, zero_division=0.0)
+                for a, b in zip(truths, guesses, strict=True)
+                if (a == label).any() or (b == label).any()
+            ]
+            assert scores[kind]["per_image"][name] == pytest.approx(np.mean(single), rel=1e-9)
+            assert scores["defined"][name] == len(single)
+        values = [scores[kind]["per_image"][name] for name in names]
+        assert scores[kind]["per_image"]["mean"] == pytest.approx(np.mean(values))
+        assert scores[kind]["per_image"]["mean_foreground"] == pytest.approx(values[1])
+
+
+def test_the_two_sizes_differ(predictor: Predictor, pairs: list[Pair]) -> None:
+    """Native and model size are two measurements; the pictures named are native ones."""
+    scores = evaluate_pairs(predictor, pairs)
+    native, small = scores["native"], scores["model_size"]
+    assert native["dice"]["pooled"]["foreground"] != small["dice"]["pooled"]["foreground"]
+    found = [row["dice"]["foreground"] for row in scores["per_picture"].values()]
+    mean = np.mean([value for value in found if value is not None])
+    assert mean == pytest.approx(native["dice"]["per_image"]["foreground"], abs=1e-5)
+
+
+def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], tmp_path: Path) -> None:
+    """Where the mask says "not scored", the answer does not matter."""
+    labels = make_label_map([0, 100], ["background", "foreground"], (255,))
+    mask = read_mask(pairs[0].mask)
+    guess = predictor(pairs[0].image).mask
+    wrong = guess != (mask == 255)
+    assert wrong.any()
+    kept = np.where(mask == 255, 100, 0).astype(np.uint8)
+    kept[wrong] = IGNORED
+    Image.fromarray(kept).save(tmp_path / "m.png")
+    bundle = predictor.bundle
+    other = Predictor(type(bundle)(bundle.model, labels, bundle.layout), "cpu")
+    other.precision = torch.float32
+    scores = evaluate_pairs(other, [Pair("a", pairs[0].image, tmp_path / "m.png", None, None)])
+    assert scores["native"]["pixel_accuracy"] == 1.0
+    assert scores["native"]["dice"]["pooled"]["mean"] == 1.0
+
+
+def test_run_scores_are_those_of_its_test_part(trained: Path) -> None:
+    """`evaluate` of a run gives the scores that the run was left with."""
+    import json
+
+    scores = evaluate(trained / "run", device="cpu")
+    saved = json.loads((trained / "run" / "scores.json").read_text())
+    assert scores["part"] == saved["part"] == "test"
+    assert scores["native"]["dice"] == saved["native"]["dice"]
+    assert scores["per_picture"] == saved["per_picture"]

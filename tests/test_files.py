@@ -1,0 +1,65 @@
+"""Files are written whole or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ubend.errors import OutputError
+from ubend.files import write_file, write_json, write_text
+
+
+def test_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "a.json"
+    write_json(path, {"tên": "khối u", "n": [1, 2]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"tên": "khối u", "n": [1, 2]}
+    write_text(path, "second\n")
+    assert path.read_bytes() == b"second\n"
+    assert os.listdir(path.parent) == ["a.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def write(temporary: Path) -> None:
+        assert temporary.parent == path.parent  # on another disk a rename would be a copy
+        assert temporary.suffix == path.suffix
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise error
+
+    wanted = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(wanted) as caught:
+        write_file(path, write)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+    if wanted is OutputError:
+        assert str(caught.value).startswith(f"cannot write {path}: No space left;")
+        assert "\n" not in str(caught.value)
+
+
+def test_failure_of_sync_and_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_text(tmp_path / "a.txt", "new")
+    monkeypatch.undo()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder"):
+        write_text(tmp_path / "folder", "new")
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_place_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another place"):
+        write_text(tmp_path / "file" / "a.txt", "x")

@@ -1,0 +1,51 @@
+"""A training that is killed and resumed ends the same to the bit: the short form of the benchmark."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kill_and_resume.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kill_and_resume", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kill_and_resume"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "kills"), [("modern", 2), ("tutorial", 1)])
+def test_killed_and_resumed_is_the_same(script: ModuleType, tmp_path: Path, recipe: str, kills: int) -> None:
+    flags = ("--size", "64", "--width", "4", "--batch", "8", "--epochs", "10")
+    plan = script.Plan(recipe, script.draw_data(tmp_path / "sample"), tmp_path, "cpu", flags)
+    outcome = script.try_recipe(plan, kills, seed=3)
+    assert outcome.moments.total() == kills
+    assert outcome.differences == []
+
+
+def test_a_difference_is_found(script: ModuleType, tmp_path: Path) -> None:
+    """The comparison itself: one flipped bit, a changed line, a file too many."""
+    import torch
+    from safetensors.torch import save_file
+
+    for name, weight in (("one", 1.0), ("other", 1.0000001)):
+        run = tmp_path / name
+        run.mkdir()
+        save_file({"weight": torch.tensor([weight])}, run / "model.safetensors", {"about": "x"})
+        save_file({"weight": torch.tensor([2.0])}, run / "resume.safetensors", {"about": name})
+        for file in ("metrics.jsonl", "scores.json", "settings.toml", "data.csv"):
+            (run / file).write_text("same" if file != "scores.json" else name)
+    (tmp_path / "other" / ".resume-12345678.safetensors").touch()
+    found = "\n".join(script.compare_runs(tmp_path / "one", tmp_path / "other"))
+    for sign in ("model.safetensors: weight", "resume.safetensors: the header", "scores.json", ".resume-12345678"):
+        assert sign in found
+    assert len(found.splitlines()) == 4
+    assert script.compare_runs(tmp_path / "one", tmp_path / "one") == []

@@ -1,0 +1,115 @@
+"""Imports go only to the left, so that the house can be read from one end to the other."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "ubend"
+
+# Left to right. A new file gets its place here.
+ORDER = """
+    language errors files config choices device teller
+    data.labels data.draws data.images data.folder data.splits data.sample data.store data.dataset
+    data.augment data.batches
+    model.unet model.bundle
+    metrics.overlap
+    drawing.overlay drawing.panels drawing.curves
+    training.losses training.schedule training.run_folder training.checkpoint training.loop
+    inference.predictor
+    evaluation.evaluate
+    jobs.evaluate jobs.predict jobs.pictures jobs.info jobs.fit jobs.demo
+    cli __main__
+""".split()
+
+# These are used before anything is known to be worth a wait for torch.
+WITHOUT_TORCH = """
+    language errors files config choices device teller cli
+    data.labels data.draws data.images data.folder data.splits data.sample data.store data.dataset
+    metrics.overlap drawing.overlay drawing.panels drawing.curves training.run_folder
+""".split()
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+FILES = {_name(path): path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__init__.py"}
+
+
+def imports(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, module below `ubend`) of every import anywhere in a file; `ubend` itself is ``""``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            module = node.module or ""
+            # `from ubend.data import store` imports a file too
+            below = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("ubend.") in FILES else module for name in below]
+        else:
+            continue
+        found += [(node.lineno, name[6:]) for name in names if name == "ubend" or name.startswith("ubend.")]
+    return found
+
+
+def wrong_imports(name: str, tree: ast.AST) -> list[str]:
+    """The imports of a file that do not go to the left."""
+    left = {"", *ORDER[: ORDER.index(name)]}
+    packages = {one.rpartition(".")[0] for one in ORDER}
+    found = []
+    for line, module in imports(tree):
+        if module not in left or (module in packages and module):
+            found.append(f"{name}, line {line}: imports ubend.{module}")
+    return found
+
+
+def test_every_file_has_its_place() -> None:
+    assert sorted(FILES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_go_to_the_left(name: str) -> None:
+    assert wrong_imports(name, ast.parse(FILES[name].read_text(encoding="utf-8"))) == []
+
+
+def test_packages_import_nothing() -> None:
+    """Only the outermost `__init__` names things, and those lazily."""
+    for path in SOURCE.rglob("__init__.py"):
+        if path.parent != SOURCE:
+            assert imports(ast.parse(path.read_text(encoding="utf-8"))) == [], path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ubend.training.loop import train",
+        "import ubend.cli",
+        "def f():\n    from ubend.jobs import fit",
+        "if TYPE_CHECKING:\n    from ubend.data.batches import Batch",
+        "from ubend.unheard_of import x",
+    ],
+)
+def test_an_import_to_the_right_is_found(line: str) -> None:
+    assert len(wrong_imports("data.store", ast.parse(line))) == 1
+
+
+def test_an_import_to_the_left_is_fine() -> None:
+    tree = ast.parse("import ubend\nfrom ubend import __version__\nfrom ubend.data import folder\nimport torch")
+    assert wrong_imports("data.store", tree) == []
+
+
+def test_files_that_wait_for_torch() -> None:
+    """In an interpreter of its own: one after the other, so that the first that imports torch is named."""
+    program = (
+        "import importlib, sys\n"
+        f"for name in {WITHOUT_TORCH!r}:\n"
+        "    importlib.import_module('ubend.' + name)\n"
+        "    assert 'torch' not in sys.modules, name + ' imports torch'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,341 @@
+"""The loop: it learns, it goes on exactly where it stopped, it stops when it must."""
+
+import io
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from conftest import draw_disc, make_discs
+from ubend.config import make_settings
+from ubend.data.dataset import open_dataset
+from ubend.data.store import default_cache
+from ubend.errors import TrainingError
+from ubend.inference.predictor import load
+from ubend.jobs import fit as job
+from ubend.model.bundle import load_bundle
+from ubend.model.unet import UNet
+from ubend.teller import Teller
+from ubend.training import loop
+from ubend.training.loop import Job, steps_until, take_step
+from ubend.training.run_folder import RunFolder
+
+SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
+MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 pictures: 10 steps, 3.2 an epoch
+TUTORIAL: dict[str, Any] = {**SMALL, "train.epochs": 2, "train.batch": 20, "train.micro_batch": 8}  # 80 copies: 8 steps
+RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
+
+
+class Listener(Teller):
+    """Keeps what is said; calls `at_step(done)` after each training step."""
+
+    def __init__(self, at_step: Callable[[int], None] = lambda done: None) -> None:
+        super().__init__(Console(file=io.StringIO(), soft_wrap=True))
+        self.at_step, self.what = at_step, ""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self.what = what
+        super().begin(what, total, done)
+
+    def count(self, done: int, total: int = 0) -> None:
+        super().count(done, total)
+        if self.what == "training":
+            self.at_step(done)
+
+    @property
+    def said(self) -> str:
+        assert isinstance(self.console.file, io.StringIO)
+        return self.console.file.getvalue()
+
+
+def press_once(at: int) -> Callable[[int], None]:
+    """Ctrl-C after step `at`: the step is finished and saved."""
+    return lambda done: signal.raise_signal(signal.SIGINT) if done == at else None
+
+
+def press_twice(at: int) -> Callable[[int], None]:
+    """An impatient Ctrl-C, Ctrl-C: nothing is finished, nothing is saved."""
+
+    def press(done: int) -> None:
+        if done == at:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    return press
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop") / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No panels and curves, for speed; they are drawn from the state and do not change it."""
+    monkeypatch.setattr(job, "_draw_epoch", lambda *_args: None)
+    monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An uninterrupted run of each recipe."""
+    runs = {}
+    for recipe, (settings, _steps) in RECIPES.items():
+        runs[recipe] = tmp_path_factory.mktemp("whole") / recipe
+        job.fit(folder, runs[recipe], recipe=recipe, settings=settings, device="cpu", teller=Listener())
+    return runs
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """All that a run is: weights, moments, averages, best weights, history; figures; model; scores."""
+    return {name: (run / name).read_bytes() for name in FILES}
+
+
+FILES = ("resume.safetensors", "metrics.jsonl", "model.safetensors", "scores.json", "settings.toml", "data.csv")
+
+
+def test_learns_discs(discs: Path, tmp_path: Path) -> None:
+    """The loss falls, and the drawn discs are found; everything a run folder promises is there."""
+    result = job.fit(
+        discs,
+        tmp_path / "run",
+        settings={"train.precision": "float32", "train.learning_rate": 1e-2},
+        size=32,
+        width=4,
+        epochs=24,
+        batch=4,
+        device="cpu",
+        teller=Listener(),
+    )
+    assert result.scores is not None
+    assert result.scores["native"]["dice"]["per_image"]["foreground"] > 0.8
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+    assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]
+    best = [row["epoch"] for row in rows if row["best"]][-1]
+    top = max(rows, key=lambda row: np.mean(list(row["val_dice"].values())))
+    assert top["epoch"] == best
+    run = RunFolder(tmp_path / "run")
+    for path in (run.settings, run.facts, run.data, run.curves, run.model, run.scores, run.panel(24)):
+        assert path.stat().st_size > 0, path
+
+
+def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
+    """What the metrics hold; nothing that depends on the clock."""
+    for recipe, (settings, steps) in RECIPES.items():
+        rows = [json.loads(line) for line in (whole[recipe] / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == list(range(1, settings["train.epochs"] + 1))
+        assert rows[-1]["step"] == steps
+        for row in rows:
+            assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"}
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stopped_after_every_step(recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+    """One Ctrl-C after each step, the last one too, and a resume after each: the run is the same to the bit."""
+    settings, steps = RECIPES[recipe]
+    run = tmp_path / "run"
+    result = job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", teller=Listener(press_once(1)))
+    for step in range(2, steps + 1):
+        assert result.scores is None
+        result = job.resume(run, teller=Listener(press_once(step)))
+    assert result.scores is None, "stopped after the last step, before its epoch was validated"
+    assert job.resume(run, teller=Listener()).scores is not None
+    assert contents(run) == contents(whole[recipe])
+    assert job.resume(run, teller=Listener()).scores is not None  # a finished run only scores again
+    assert contents(run) == contents(whole[recipe])
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("saves", ["seldom", "always"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_killed(
+    recipe: str, saves: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped without a save: resumed from an older state, or from the start, the run is the same to the bit."""
+    if saves == "always":
+        monkeypatch.setattr(loop, "_SAVE_AFTER_S", 0.0)
+        monkeypatch.setattr(loop, "_SAVE_SHARE", 0.0)
+    settings, steps = RECIPES[recipe]
+    run = tmp_path / "run"
+    first, *others = sorted(np.random.default_rng(len(recipe)).choice(np.arange(1, steps), 2, replace=False).tolist())
+    listener = Listener(press_twice(first))
+    assert job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", teller=listener).scores is None
+    assert f"stopped after step {first}" in listener.said
+    assert ("is usable" in listener.said) is (run / "model.safetensors").exists()
+    for step in [*others, steps]:
+        assert job.resume(run, teller=Listener(press_twice(step))).scores is None
+    assert job.resume(run, teller=Listener()).scores is not None
+    assert contents(run) == contents(whole[recipe])
+
+
+@pytest.mark.usefixtures("plain")
+def test_same_seed_same_run(folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+    """The same seed twice is the same run to the bit (without panels, so these leave no trace either);
+    another seed is another run."""
+    job.fit(folder, tmp_path / "again", settings=MODERN, device="cpu", teller=Listener())
+    assert contents(tmp_path / "again") == contents(whole["modern"])
+    job.fit(folder, tmp_path / "other", settings={**MODERN, "train.seed": 1}, device="cpu", teller=Listener())
+    mine, other = contents(whole["modern"]), contents(tmp_path / "other")
+    assert all(mine[name] != other[name] for name in FILES)
+
+
+@pytest.mark.usefixtures("plain")
+def test_ctrl_c_leaves_a_model(folder: Path, tmp_path: Path) -> None:
+    """Also in the first epoch, before any validation; the signal's own handler is back afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    listener = Listener(press_once(2))
+    result = job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=listener)
+    assert result.scores is None
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopped after step 2" in listener.said
+    assert "--resume" in listener.said
+    image = draw_disc(99)[0]
+    mask = load(tmp_path / "run", "cpu")(image).mask
+    assert mask.shape == image.shape[:2]
+    assert set(np.unique(mask)) <= {0, 1}
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("epochs", [1, 6])
+def test_loss_that_is_not_finite(epochs: int, folder: Path, tmp_path: Path) -> None:
+    """One line with the step and a smaller learning rate; also when only the last validation shows it."""
+    changes = {**MODERN, "train.epochs": epochs, "train.learning_rate": 1e38, "train.schedule": "constant"}
+    if epochs == 1:
+        changes["train.batch"] = 16  # one step, whose own loss is finite
+    with pytest.raises(TrainingError, match=r"after step \d+; .*learning_rate=1e\+37") as caught:
+        job.fit(folder, tmp_path / "run", settings=changes, device="cpu", teller=Listener())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("plain")
+def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops when the figure has not grown for so many epochs; the weights of the best epoch are kept."""
+    figures = iter([3.0, 1.0, 2.0, 1.0, 0.5])
+    seen: list[dict[str, Tensor]] = []
+
+    def scripted(model: nn.Module, *_args: Any) -> tuple[float, np.ndarray]:
+        seen.append({name: t.clone() for name, t in model.state_dict().items()})
+        return next(figures), np.array([0.5, 0.5])
+
+    monkeypatch.setattr(loop, "validate", scripted)
+    changes = {**MODERN, "train.epochs": 9, "train.select": "loss"}
+    listener = Listener()
+    result = job.fit(folder, tmp_path / "run", settings=changes, patience=2, device="cpu", teller=listener)
+    assert len(seen) == 4
+    assert "stopped early" in listener.said
+    assert result.scores is not None
+    kept = load_bundle(tmp_path / "run").model.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in seen[1].items())
+    assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
+    before = contents(tmp_path / "run")
+    job.resume(tmp_path / "run", teller=Listener())
+    assert contents(tmp_path / "run") == before
+
+
+def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cpu") -> tuple[Job, Any]:
+    """The parts of a training, to take steps by hand."""
+    given = {**MODERN, "augment.orientation": "free", "augment.rotation_deg": 180.0, "device": device, **changes}
+    data = open_dataset(folder, make_settings(changes=given), device, default_cache(), Listener())
+    on = torch.device(device)
+    _bundle, state = job.make_state(data, data.settings, on)
+    batches, validation = job.make_batches(data, data.settings, on)
+    names, train = data.labels.names, data.settings.train
+    return Job(batches, validation, names, train, 10, RunFolder(run), lambda _: None, lambda _: None), state
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_micro_batches_are_the_whole_batch(
+    micro_batch: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same gradients and sums however the batch is cut, where batch norm does not look at the batch."""
+    monkeypatch.setattr(UNet, "train", lambda self, mode=True: nn.Module.train(self, False))
+    found = []
+    for size in (None, micro_batch):
+        changes = {"train.micro_batch": size} if size else {}
+        work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
+        monkeypatch.setattr(state.optimizer, "zero_grad", lambda set_to_none=True: None)
+        take_step(work, state, state.model)
+        found.append(([p.grad for p in state.model.parameters()], state.sums))
+    (whole, sums), (cut, cut_sums) = found
+    assert sum(float(g.abs().sum()) for g in whole) > 0
+    for a, b in zip(whole, cut, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sums, cut_sums, rtol=1e-5, atol=1e-5)
+
+
+def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
+    """One step changes the weights, the average and the sums; the learning rate is the schedule's."""
+    work, state = make_job(folder, tmp_path, {})
+    before = [p.detach().clone() for p in state.model.parameters()]
+    average = [p.detach().clone() for p in state.average.parameters()]
+    take_step(work, state, state.model)
+    assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+    for old, mean, new in zip(average, state.average.parameters(), state.model.parameters(), strict=True):
+        torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
+    assert float(state.sums[1]) == 5 * 32 * 32 or float(state.sums[1]) == 5 * math.prod(work.batches.window_hw)
+    assert all(p.grad is None for p in state.model.parameters())
+
+
+def test_steps_until() -> None:
+    """Steps grow with every epoch, and end within half a batch of the pictures asked for."""
+    for items in (1, 5, 16, 24, 850):
+        for batch in (1, 2, 5, 7, 16, 64):
+            table = [steps_until(epoch, items, batch) for epoch in range(1, 40)]
+            assert all(a < b for a, b in zip([0, *table], table, strict=False))
+            if items >= batch:
+                assert all(abs(s * batch - e * items) <= batch / 2 for e, s in enumerate(table, 1))
+
+
+def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and Dice picture by picture, however many pictures share a forward pass."""
+    work, state = make_job(folder, tmp_path, {"train.dice": 0.7})
+    for _ in range(3):
+        take_step(work, state, state.model)
+    loss, dice = loop.validate(state.model, work.validation, work.settings, 2)
+    monkeypatch.setattr(loop, "_VALIDATION_PIXELS", 1)
+    one_by_one, same_dice = loop.validate(state.model, work.validation, work.settings, 2)
+    assert loss == pytest.approx(one_by_one, rel=1e-5)
+    np.testing.assert_allclose(dice, same_dice, rtol=1e-6)
+
+    image, target = work.validation.take(np.arange(len(work.validation)))
+    with torch.no_grad():
+        logits = state.model.eval()(image.float())
+    truth, guess, prob = target.numpy(), logits.argmax(1).numpy(), logits.softmax(1).double().numpy()
+    scores = np.full((len(truth), 2), np.nan)
+    soft = []
+    for n, c in np.ndindex(scores.shape):
+        t, p = truth[n] == c, (guess[n] == c) & (truth[n] != 255)
+        if t.any() or p.any():
+            scores[n, c] = 2 * (t & p).sum() / (t.sum() + p.sum())
+        if t.any():
+            soft.append(1 - 2 * prob[n, c][t].sum() / (prob[n, c][truth[n] != 255].sum() + t.sum()))
+    np.testing.assert_allclose(dice, np.nanmean(scores, axis=0), rtol=1e-9)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, target.long(), ignore_index=255)
+    assert loss == pytest.approx(float(cross_entropy) + 0.7 * np.mean(soft), rel=1e-5)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
+    """With `deterministic`, a run stopped on the way is the same to the bit on a GPU too."""
+    given = {**MODERN, "model.width": 8, "train.deterministic": True, "train.precision": "bfloat16"}
+    try:
+        job.fit(folder, tmp_path / "whole", settings=given, device="cuda", teller=Listener())
+        job.fit(folder, tmp_path / "cut", settings=given, device="cuda", teller=Listener(press_once(4)))
+        job.resume(tmp_path / "cut", teller=Listener())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

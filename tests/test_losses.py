@@ -1,0 +1,159 @@
+"""The losses against torch's cross entropy and a Dice written out picture by picture."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from ubend.data.labels import IGNORED
+from ubend.training.losses import LossSums, count_targets, mean_loss, one_hot, sum_losses
+
+
+def draw(
+    seed: int, n: int = 3, classes: int = 3, h: int = 7, w: int = 5, ignored: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """Logits of some spread, and a target with ignored pixels in which classes may be missing."""
+    generator = np.random.default_rng(seed)
+    logits = 3 * generator.standard_normal((n, classes, h, w))
+    target = generator.integers(0, generator.integers(1, classes + 1, (n, 1, 1)), (n, h, w)).astype(np.uint8)
+    target[generator.random((n, h, w)) < ignored] = IGNORED
+    return torch.tensor(logits, dtype=torch.float32), torch.from_numpy(target)
+
+
+def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
+    """Sum of 1 - Dice over every class that a picture's target holds, and how many those are."""
+    total, regions = 0.0, 0
+    for picture, truth in zip(logits.astype(np.float64), target, strict=True):
+        prob = np.exp(picture - picture.max(axis=0))
+        prob /= prob.sum(axis=0)
+        scored = truth != IGNORED
+        for c in range(len(picture)):
+            here = truth == c
+            if here.any():
+                total += 1 - 2 * prob[c][here].sum() / (prob[c][scored].sum() + here.sum())
+                regions += 1
+    return total, regions
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_against_references(seed: int, classes: int) -> None:
+    logits, target = draw(seed, classes=classes)
+    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    expected = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
+    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
+    dice, regions = naive_dice(logits.numpy(), target.numpy())
+    assert float(counts.regions) == regions
+    assert float(counts.pixels) == int((target != IGNORED).sum())
+    assert float(sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
+    whole = mean_loss(sums, counts, 0.5)
+    assert float(whole) == pytest.approx(float(expected) + 0.5 * dice / regions, rel=1e-5)
+    assert float(mean_loss(sums, counts, 0.0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("cuts", [(1, 4), (2, 3), (1, 1, 1, 1, 1)])
+def test_micro_batches_add_up(cuts: tuple[int, ...]) -> None:
+    """However the batch is cut, loss and gradients are those of the whole batch."""
+    logits, target = draw(7, n=5)
+    counts = count_targets(target, 3)
+    whole = logits.clone().requires_grad_()
+    loss = mean_loss(sum_losses(whole, target), counts, 1.0)
+    loss.backward()
+    parts = logits.clone().requires_grad_()
+    total = 0.0
+    for some, truth in zip(parts.split(cuts), target.split(cuts), strict=True):
+        part = mean_loss(sum_losses(some, truth), counts, 1.0)
+        part.backward(retain_graph=True)
+        total += float(part.detach())
+    assert total == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert parts.grad is not None
+    assert whole.grad is not None
+    torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_against_autograd(seed: int) -> None:
+    """The gradients are those of the loss written out, in float64, one region after another."""
+    logits, target = draw(seed, classes=4)
+    mine = logits.clone().requires_grad_()
+    mean_loss(sum_losses(mine, target), count_targets(target, 4), 1.0).backward()
+    naive = logits.double().requires_grad_()
+    prob, terms = naive.softmax(1), []
+    for n, c in np.ndindex(len(target), 4):
+        here, scored = target[n] == c, target[n] != IGNORED
+        if here.any():
+            terms.append(1 - 2 * prob[n, c][here].sum() / (prob[n, c][scored].sum() + here.sum()))
+    (F.cross_entropy(naive, target.long(), ignore_index=IGNORED) + torch.stack(terms).mean()).backward()
+    assert mine.grad is not None
+    assert naive.grad is not None
+    torch.testing.assert_close(mine.grad.double(), naive.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_ignored_pixels_have_no_gradient() -> None:
+    logits, target = draw(3, ignored=0.5)
+    logits.requires_grad_()
+    mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0).backward()
+    assert logits.grad is not None
+    ignored = (target == IGNORED)[:, None].expand_as(logits.grad)
+    assert (logits.grad[ignored] == 0).all()
+    assert (logits.grad[~ignored] != 0).any()
+
+
+def test_nothing_to_score() -> None:
+    """All pixels ignored: loss 0, gradients 0 and finite."""
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    target = torch.full((2, 4, 4), IGNORED, dtype=torch.uint8)
+    loss = mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),
+    classes=st.integers(2, 6),
+    ignored=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
+    """Cross entropy is not negative, 1 - Dice lies in 0..1, and both stay finite for large logits."""
+    logits, target = draw(seed, classes=classes, ignored=ignored)
+    logits = (scale * logits).requires_grad_()
+    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    assert float(sums.cross_entropy.detach()) >= 0
+    assert -1e-5 <= float(sums.dice.detach()) <= float(counts.regions) + 1e-5
+    mean_loss(sums, counts, 1.0).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_perfect_and_opposite() -> None:
+    target = torch.tensor([[[0, 1], [1, 0]]], dtype=torch.uint8)
+    sure = 100.0 * (2 * one_hot(target, 2).float() - 1)
+    right, wrong = sum_losses(sure, target), sum_losses(-sure, target)
+    assert float(right.cross_entropy) == 0.0
+    assert float(right.dice) == pytest.approx(0.0, abs=1e-6)
+    assert float(wrong.dice) == pytest.approx(2.0)  # two regions, each missed whole
+    assert float(wrong.cross_entropy) == pytest.approx(4 * 200.0)
+
+
+def test_low_precision_logits_are_summed_in_float32() -> None:
+    """A large picture's count and sum are beyond what bfloat16 can hold."""
+    logits = torch.zeros(1, 2, 300, 300, dtype=torch.bfloat16)
+    target = torch.zeros(1, 300, 300, dtype=torch.uint8)
+    sums, counts = sum_losses(logits, target), count_targets(target, 2)
+    assert sums.cross_entropy.dtype is torch.float32
+    assert float(counts.pixels) == 90_000
+    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_counts_are_at_least_one() -> None:
+    target = torch.full((1, 2, 2), IGNORED, dtype=torch.uint8)
+    assert [float(count) for count in count_targets(target, 2)] == [1.0, 1.0]
+    nothing = LossSums(torch.tensor(0.0), torch.tensor(0.0))
+    assert float(mean_loss(nothing, count_targets(target, 2), 1.0)) == 0.0

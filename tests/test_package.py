@@ -1,0 +1,77 @@
+"""The wheel: what is in it, and that it works where it is installed, from any folder."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+def _run(*words: str | Path, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    # without PYTHONPATH, so that nothing but what is installed is found; without an index, so that nothing is fetched
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "UBEND_LANG")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_contents(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert "ubend/py.typed" in names
+    assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in names)
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"ubend"}, "tests or other things came along"
+    source = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "ubend").rglob("*.py")}
+    assert source <= names
+    assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]
+    assert "Requires-Python: >=3.11" in metadata
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of a new environment that holds the wheel and sees this one's other packages."""
+    place = tmp_path_factory.mktemp("venv")
+    venv.create(place, with_pip=False, symlinks=os.name != "nt")
+    base = {"base": str(place), "platbase": str(place)}
+    scripts = Path(sysconfig.get_path("scripts", "venv", base))
+    library = Path(sysconfig.get_path("purelib", "venv", base))
+    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    # plain paths: .pth files in those folders (an editable ubend) are not read from there
+    (library / "others.pth").write_text("\n".join(sorted(here)), encoding="utf-8")
+    _run(scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=place)
+    return scripts
+
+
+def test_installed(scripts: Path, tmp_path: Path) -> None:
+    where = _run(scripts / "python", "-c", "import ubend; print(ubend.__file__)", cwd=tmp_path).stdout
+    assert Path(where.strip()).is_relative_to(scripts.parent), "another ubend was found"
+    version = _run(scripts / "ubend", "--version", cwd=tmp_path).stdout
+    assert version.strip() == "ubend, version 0.1.0"
+    assert "fit" in _run(scripts / "ubend", "--help", cwd=tmp_path).stdout
+    done = _run(scripts / "python", "-m", "ubend", "info", "nowhere", cwd=tmp_path, status=2)
+    assert done.stderr.strip() == "error: nowhere: no such model file"
+    assert not any(tmp_path.iterdir())

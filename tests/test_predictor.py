@@ -1,0 +1,209 @@
+"""The predictor: any picture it can be given, the same answer alone or in company, its own size back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ubend.data.images import model_size, resize_array
+from ubend.data.labels import make_label_map
+from ubend.data.store import Layout
+from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.inference import predictor as subject
+from ubend.inference.predictor import Predictor, load
+from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.unet import UNet
+
+SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
+
+
+def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:
+    torch.manual_seed(5)
+    model = UNet(channels, classes, 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    with torch.no_grad():
+        for _ in range(3):  # statistics that fit such pictures, and weights that tell classes apart
+            model.train()(torch.rand(4, channels, 32, 32) * 255)
+        model.head.weight.mul_(8)
+    return Bundle(model.eval(), make_label_map(list(range(classes))), Layout(32, keep_aspect, channels))
+
+
+def make_predictor(**given: object) -> Predictor:
+    predictor = Predictor(make_bundle(**given), "cpu")  # type: ignore[arg-type]
+    predictor.precision = torch.float32
+    return predictor
+
+
+def picture(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size(keep_aspect: bool, channels: int) -> None:
+    """Own size, probabilities that add up to 1, the mask is their largest; extreme shapes too."""
+    predictor = make_predictor(channels=channels, keep_aspect=keep_aspect)
+    for number, size in enumerate(SIZES):
+        answer = predictor(picture((*size, channels), number))
+        assert answer.mask.shape == size
+        assert answer.mask.dtype == np.uint8
+        assert answer.prob.shape == (3, *size)
+        assert answer.prob.dtype == np.float32
+        np.testing.assert_allclose(answer.prob.sum(axis=0), 1, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+
+
+def test_against_the_network_by_hand() -> None:
+    """Resized, through the network, back to the picture's size, softmax."""
+    predictor = make_predictor()
+    image = picture((50, 70, 3))
+    small = resize_array(image, model_size((50, 70), 32, True))
+    with torch.no_grad():
+        logits = predictor.model(torch.from_numpy(small).permute(2, 0, 1)[None].float())
+    native = torch.nn.functional.interpolate(logits, (50, 70), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(predictor(image).prob, native.softmax(1)[0].numpy(), atol=1e-5)
+
+
+def test_kinds_of_input(tmp_path: Path) -> None:
+    """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
+    image = picture((20, 30, 3))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    predictor = make_predictor()
+    expected = predictor(image).prob
+    for given in (tmp_path / "a.png", str(tmp_path / "a.png"), image.astype(np.float32), image.astype(np.float64)):
+        np.testing.assert_allclose(predictor(given).prob, expected, atol=2e-2)
+    np.testing.assert_array_equal(predictor(tmp_path / "a.png").prob, expected)
+    turned = np.ascontiguousarray(image[::-1, ::-1])
+    np.testing.assert_array_equal(predictor(image[::-1, ::-1]).prob, predictor(turned).prob)
+
+    grey = make_predictor(channels=1)
+    plane = picture((20, 30))
+    Image.fromarray(plane).save(tmp_path / "g.png")
+    expected = grey(plane[:, :, None]).prob
+    for given in (plane, tmp_path / "g.png"):
+        np.testing.assert_array_equal(grey(given).prob, expected)
+    assert grey(tmp_path / "a.png").mask.shape == (20, 30), "a colour file is read grey for a grey model"
+    assert make_predictor()(tmp_path / "g.png").mask.shape == (20, 30), "and a grey one in colour"
+
+
+def test_deep_pictures() -> None:
+    """16 bit values keep their range, and may stand beside others in one batch."""
+    predictor = make_predictor(channels=1)
+    deep = (picture((32, 32, 1)).astype(np.uint16) * 257)[:, :, :1]
+    expected = predictor(deep.astype(np.float32)).prob
+    np.testing.assert_allclose(predictor(deep).prob, expected, atol=1e-5)
+    both = dict(predictor.predict([deep, picture((32, 32, 1))]))
+    np.testing.assert_allclose(both[0].prob, expected, atol=1e-4)
+
+
+def test_company_changes_nothing() -> None:
+    """Pictures of mixed sizes at once are what each is alone, and their numbers are right."""
+    predictor = make_predictor()
+    images = [picture((*size, 3), number) for number, size in enumerate(SIZES * 2)]
+    answers = dict(predictor.predict(iter(images)))
+    assert sorted(answers) == list(range(len(images)))
+    for number, image in enumerate(images):
+        np.testing.assert_allclose(answers[number].prob, predictor(image).prob, atol=1e-4)
+
+
+def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    passes: list[tuple[int, ...]] = []
+    forward = predictor.forward
+    monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
+    numbers = [number for number, _ in predictor.predict(picture((32, 32, 3), n) for n in range(70))]
+    assert numbers == list(range(70))
+    assert [shape[0] for shape in passes] == [32, 32, 6]
+    passes.clear()
+    monkeypatch.setattr(subject, "_BATCH_PIXELS", 3 * 32 * 32)
+    assert len(list(predictor.predict(picture((32, 32, 3), n) for n in range(7)))) == 7
+    assert [shape[0] for shape in passes] == [3, 3, 1]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not all read before the first is answered, though every one has a size of its own."""
+    monkeypatch.setattr(subject, "_READ_AHEAD", 4)
+    monkeypatch.setattr(subject, "_HELD", 6)
+    asked = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal asked
+        for n in range(60):
+            asked += 1
+            yield picture((20, 20 + n, 3), n)
+
+    most, answered = 0, []
+    for number, answer in make_predictor().predict(source()):
+        answered.append(number)
+        most = max(most, asked - len(answered))
+        assert answer.mask.shape == (20, 20 + number)
+    assert sorted(answered) == list(range(60))
+    assert most <= 6 + 4 + 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(10, 10), (10, 10, 1), (10, 10, 4), (10, 10, 3, 1), (10,), (0, 10, 3), (10, 0, 3), (10, 10, 0)]
+)
+def test_wrong_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"the model takes \(height, width, 3\)") as caught:
+        make_predictor()(np.zeros(shape, np.uint8))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    """The error names the file, also in the middle of many."""
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    predictor = make_predictor()
+    for name in ("bad.png", "none.png"):
+        with pytest.raises(DataError, match=name):
+            list(predictor.predict([picture((8, 8, 3)), tmp_path / name, picture((8, 8, 3))]))
+    assert list(predictor.predict([])) == []
+
+
+def test_shares() -> None:
+    """Of the pixels, by name; a class that is nowhere has 0."""
+    predictor = make_predictor()
+    answer = predictor(picture((30, 40, 3)))
+    shares = answer.shares()
+    assert list(shares) == list(predictor.labels.names)
+    assert sum(shares.values()) == pytest.approx(1)
+    for index, name in enumerate(predictor.labels.names):
+        assert shares[name] == (answer.mask == index).mean()
+    empty = subject.Prediction(np.zeros((2, 2), np.uint8), answer.prob, predictor.labels)
+    assert list(empty.shares().values()) == [1.0, 0.0, 0.0]
+
+
+def test_load(tmp_path: Path) -> None:
+    """A file or its folder; the same answers as before saving; bad files and devices are told."""
+    bundle = make_bundle()
+    image = picture((25, 35, 3))
+    expected = make_predictor()(image).prob
+    save_bundle(tmp_path / "model.safetensors", bundle)
+    for path in (tmp_path, tmp_path / "model.safetensors", str(tmp_path)):
+        predictor = load(path, "cpu")
+        predictor.precision = torch.float32
+        np.testing.assert_array_equal(predictor(image).prob, expected)
+    with pytest.raises(ModelFileError):
+        load(tmp_path / "none.safetensors")
+    with pytest.raises(SettingError, match="nonsense"):
+        load(tmp_path, "nonsense")
+
+
+def test_bfloat16_is_close() -> None:
+    """The precision that the device may choose moves probabilities a little only."""
+    predictor = make_predictor()
+    image = picture((40, 40, 3))
+    expected = predictor(image).prob
+    predictor.precision = torch.bfloat16
+    assert np.abs(predictor(image).prob - expected).mean() < 0.03
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_agrees_with_the_cpu() -> None:
+    image = picture((40, 50, 3))
+    expected = make_predictor()(image).prob
+    other = Predictor(make_bundle(), "cuda")
+    other.precision = torch.float32
+    np.testing.assert_allclose(other(image).prob, expected, atol=2e-2)  # TF32

@@ -1,0 +1,122 @@
+"""Learning rates, averaging, parameter groups."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ubend.config import TrainSettings
+from ubend.model.unet import UNet
+from ubend.training.schedule import averaging_decay, learning_rate_at, make_optimizer, update_average
+
+
+def rates(steps: int, **given: object) -> list[float]:
+    chosen = TrainSettings.model_validate({"learning_rate": 0.01, **given})
+    return [learning_rate_at(step, steps, chosen) for step in range(steps)]
+
+
+def test_constant() -> None:
+    assert set(rates(17, schedule="constant")) == {0.01}
+
+
+def test_one_cycle() -> None:
+    """From about a 25th of the peak, up to it after the warm-up, down to about a 250,000th of it."""
+    table = rates(1000, schedule="one-cycle", warmup=0.2)
+    assert table.index(max(table)) == 200
+    assert max(table) == pytest.approx(0.01)
+    assert table[0] == pytest.approx(0.01 / 25, rel=1e-2)
+    assert learning_rate_at(1000, 1000, TrainSettings(learning_rate=0.01)) == pytest.approx(0.01 / 250_000)
+    middle = 600  # half way down: halfway between peak and end, along half a cosine
+    assert table[middle] == pytest.approx(0.01 / 2, rel=1e-3)
+
+
+def test_cosine() -> None:
+    """A straight line up, half a cosine down to nothing."""
+    table = rates(100, schedule="cosine", warmup=0.1)
+    rise = [table[i + 1] - table[i] for i in range(9)]
+    assert rise == pytest.approx([rise[0]] * 9)
+    assert table[10] == pytest.approx(0.01)
+    for step in range(10, 100):
+        assert table[step] == pytest.approx(0.005 * (1 + math.cos(math.pi * (step - 10) / 90)))
+    assert learning_rate_at(100, 100, TrainSettings(schedule="cosine")) == pytest.approx(0.0, abs=1e-12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    steps=st.integers(1, 300),
+    warmup=st.floats(0, 0.95),
+    schedule=st.sampled_from(["one-cycle", "cosine"]),
+)
+def test_rises_then_falls(steps: int, warmup: float, schedule: str) -> None:
+    """One rise, one fall, never above the peak, never nothing before the end, whatever the length."""
+    table = rates(steps, schedule=schedule, warmup=warmup)
+    top = table.index(max(table))
+    assert all(a < b for a, b in itertools.pairwise(table[: top + 1]))
+    assert all(a > b for a, b in itertools.pairwise(table[top:]))
+    assert 0 < min(table) <= max(table) <= 0.01 * (1 + 1e-12)
+
+
+def test_average_against_a_naive_loop() -> None:
+    """Weights and batch norm statistics, step by step; the model itself is not touched."""
+    torch.manual_seed(0)
+    model = UNet(1, 2, 2, 1)
+    average = copy.deepcopy(model).requires_grad_(False)
+    expected = {name: t.double().clone() for name, t in model.state_dict().items()}
+    for step in range(30):
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+                tensor.add_(torch.randn_like(tensor))
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        decay = averaging_decay(step, 0.9)
+        assert decay == min(0.9, (1 + step) / (10 + step))
+        update_average(average, model, decay)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+            if tensor.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
+    for name, tensor in average.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_decay_grows_to_its_limit() -> None:
+    table = [averaging_decay(step, 0.999) for step in range(20_000)]
+    assert table[0] == pytest.approx(0.1)
+    assert table == sorted(table)
+    assert table[-1] == 0.999
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_groups(name: str) -> None:
+    """Every parameter once; kernels are decayed, biases and batch norms are not."""
+    model = UNet(3, 2, 2, 2)
+    chosen = TrainSettings.model_validate({"optimizer": name, "weight_decay": 0.05, "learning_rate": 3e-4})
+    optimizer = make_optimizer(model, chosen)
+    assert type(optimizer) is (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)
+    decayed, others = optimizer.param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert sorted(id(p) for g in (decayed, others) for p in g["params"]) == sorted(names)
+    assert {p.ndim for p in decayed["params"]} == {4}
+    assert {p.ndim for p in others["params"]} == {1}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    assert decayed["lr"] == others["lr"] == 3e-4
+
+
+def test_adamw_steps_as_written() -> None:
+    """One AdamW step by hand (Loshchilov & Hutter 2019): decay apart from the gradient."""
+    torch.manual_seed(0)
+    model = UNet(1, 2, 2, 1)
+    chosen = TrainSettings(weight_decay=0.1, learning_rate=0.01)
+    optimizer = make_optimizer(model, chosen)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(torch.randn(2, 1, 8, 8)).square().mean().backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        kept = before[name] * (1 - 0.01 * (0.1 if p.ndim > 1 else 0.0))
+        expected = kept - 0.01 * p.grad / (p.grad.abs() + 1e-8)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
