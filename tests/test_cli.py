@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import make_discs
 from PIL import Image
 
+from conftest import make_discs
 from ubend.cli import main
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]

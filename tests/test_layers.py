@@ -10,26 +10,71 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "ubend"
 
 # Left to right. A new file gets its place here.
-ORDER = """
-    language errors files config choices device teller
-    data.labels data.draws data.images data.folder data.splits data.sample data.store data.dataset
-    data.augment data.batches
-    model.unet model.bundle
-    metrics.overlap
-    drawing.overlay drawing.panels drawing.curves
-    training.losses training.schedule training.run_folder training.checkpoint training.loop
-    inference.predictor
-    evaluation.evaluate
-    jobs.evaluate jobs.predict jobs.pictures jobs.info jobs.fit jobs.demo
-    cli __main__
-""".split()
+ORDER = [
+    "language",
+    "errors",
+    "files",
+    "config",
+    "choices",
+    "device",
+    "teller",
+    "data.labels",
+    "data.draws",
+    "data.images",
+    "data.folder",
+    "data.splits",
+    "data.sample",
+    "data.store",
+    "data.dataset",
+    "data.augment",
+    "data.batches",
+    "model.unet",
+    "model.bundle",
+    "metrics.overlap",
+    "drawing.overlay",
+    "drawing.panels",
+    "drawing.curves",
+    "training.losses",
+    "training.schedule",
+    "training.run_folder",
+    "training.checkpoint",
+    "training.loop",
+    "inference.predictor",
+    "evaluation.evaluate",
+    "jobs.evaluate",
+    "jobs.predict",
+    "jobs.pictures",
+    "jobs.info",
+    "jobs.fit",
+    "jobs.demo",
+    "cli",
+    "__main__",
+]
 
 # These are used before anything is known to be worth a wait for torch.
-WITHOUT_TORCH = """
-    language errors files config choices device teller cli
-    data.labels data.draws data.images data.folder data.splits data.sample data.store data.dataset
-    metrics.overlap drawing.overlay drawing.panels drawing.curves training.run_folder
-""".split()
+WITHOUT_TORCH = [
+    "language",
+    "errors",
+    "files",
+    "config",
+    "choices",
+    "device",
+    "teller",
+    "cli",
+    "data.labels",
+    "data.draws",
+    "data.images",
+    "data.folder",
+    "data.splits",
+    "data.sample",
+    "data.store",
+    "data.dataset",
+    "metrics.overlap",
+    "drawing.overlay",
+    "drawing.panels",
+    "drawing.curves",
+    "training.run_folder",
+]
 
 
 def _name(path: Path) -> str:

@@ -119,6 +119,11 @@ class Settings(_Section):
             )
         if self.data.window is not None and self.data.resize == "squash":
             raise ValueError(_("data.window goes with data.resize = keep"))
+        mean, std = self.data.mean, self.data.std
+        if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
+            raise ValueError(_("data.mean and data.std go together, one number per channel in each"))
+        if std is not None and not all(value > 0 for value in std):
+            raise ValueError(_("data.std must be greater than 0"))
         return self
 
 

@@ -5,6 +5,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 
 import copy
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ubend.device import describe_device, fastest_precision, free_bytes, pick_de
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError, OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import write_json, write_text
 from ubend.inference.predictor import Predictor
@@ -143,6 +144,7 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
 
     bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
+    _refuse_lone_values(batches, settings)
     if resumed and run.state.exists():
         load_state(run.state, state)
         teller.say(_("going on after step {step}").format(step=state.progress.step))
@@ -182,6 +184,12 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
     _low, high = data.value_range()
     mean, std = data.mean_std()
     if settings.data.mean is not None and settings.data.std is not None:
+        if len(settings.data.mean) != data.store.channels:
+            raise SettingError(
+                _(
+                    "data.mean and data.std have {count} numbers, but the pictures are read with {channels} channels"
+                ).format(count=len(settings.data.mean), channels=data.store.channels)
+            )
         mean = [m * white for m, white in zip(settings.data.mean, high, strict=True)]
         std = [s * white for s, white in zip(settings.data.std, high, strict=True)]
     width = settings.model.width or 16
@@ -230,6 +238,20 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
         data.value_range(),
     )
     return batches, validation
+
+
+def _refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
+    """Batch norm needs two values per channel, also at the deepest level, where a picture is smallest."""
+    multiple, batch = 2**settings.model.depth, settings.train.batch or 1
+    micro = min(settings.train.micro_batch or batch, batch)
+    smallest = batch % micro or micro
+    if smallest * math.prod(math.ceil(side / multiple) for side in batches.window_hw) < 2:
+        raise SettingError(
+            _(
+                "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
+                "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
+            ).format(batch=batch, micro=micro, depth=settings.model.depth)
+        )
 
 
 def window_size(pictures: Pictures, settings: Settings) -> tuple[int, int]:

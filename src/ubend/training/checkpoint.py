@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -63,6 +64,9 @@ class TrainingState:
 class Saver:
     """Writes states in the background; training waits only for the copy of the tensors.
 
+    Use it as a context manager: no write is left under way behind it, which would come in the way of a
+    run that goes on in the same process.
+
     Args:
         path: the state's file.
         save_model: writes the model file, given the weights that are kept, by name.
@@ -73,6 +77,14 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
         self._write: Future[float] | None = None
         self._began, self._pause_s = time.monotonic(), 0.0
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
 
     def is_due(self, after_s: float = 0.0) -> bool:
         """Whether saving now costs little: at most a 20th of the time, and no write is under way."""

@@ -75,32 +75,32 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
     settings, progress = job.settings, state.progress
     network = torch.compile(state.model) if settings.compile else state.model
     epochs = settings.epochs or 1
-    saver = Saver(job.run.state, job.save_model)
     teller.begin(_("training"), job.steps, progress.step)
-    with _interruptible() as interrupted:
-        # by epochs, not by steps: after the last step the last epoch still waits for its validation
-        while len(progress.history) < epochs and progress.stopped is None:
-            epoch = len(progress.history) + 1
-            end = steps_until(epoch, job.batches.items, settings.batch or 1)
-            began, began_step = time.monotonic(), progress.step
-            while progress.step < end and not interrupted.is_set():
-                take_step(job, state, network)
-                progress.step += 1
-                teller.count(progress.step)
-                if saver.is_due(after_s=_SAVE_AFTER_S):
+    with Saver(job.run.state, job.save_model) as saver:
+        with _interruptible() as interrupted:
+            # by epochs, not by steps: after the last step the last epoch still waits for its validation
+            while len(progress.history) < epochs and progress.stopped is None:
+                epoch = len(progress.history) + 1
+                end = steps_until(epoch, job.batches.items, settings.batch or 1)
+                began, began_step = time.monotonic(), progress.step
+                while progress.step < end and not interrupted.is_set():
+                    take_step(job, state, network)
+                    progress.step += 1
+                    teller.count(progress.step)
+                    if saver.is_due(after_s=_SAVE_AFTER_S):
+                        saver.save(state)
+                if interrupted.is_set():
+                    break
+                train_s = _finish_epoch(job, state, began)
+                _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
+                job.run.write_metrics(progress.history)
+                job.after_epoch(state)
+                if saver.is_due():
                     saver.save(state)
-            if interrupted.is_set():
-                break
-            train_s = _finish_epoch(job, state, began)
-            _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
-            job.run.write_metrics(progress.history)
-            job.after_epoch(state)
-            if saver.is_due():
-                saver.save(state)
-    teller.end()
-    job.run.write_metrics(progress.history)
-    saver.save(state)
-    saver.wait()
+        teller.end()
+        job.run.write_metrics(progress.history)
+        saver.save(state)
+        saver.wait()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
 
