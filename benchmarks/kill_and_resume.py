@@ -41,7 +41,7 @@ _EAGER_FIT = (
 )
 # Where a process writes when it is inside a save or a drawing: temporary files begin so.
 _WRITING: dict[Aim, tuple[str, ...]] = {
-    "saving": (".resume-", ".model-", ".metrics-"),
+    "saving": (".resume-", ".model-", ".metrics-", ".tmp"),
     "drawing": (".epoch_", ".curves-"),
 }
 _AIMS: tuple[Aim, ...] = ("at once", "any time", "saving", "any time", "drawing", "scoring")  # of one training

@@ -23,11 +23,11 @@ from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.data.sample import draw_sample
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
-from ubend.jobs.fit import make_batches, make_state
 from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training.loop import Job, take_step
 from ubend.training.run_folder import RunFolder
+from ubend.training.setup import make_batches, make_state
 
 
 def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **changes: object) -> Callable[[], None]:

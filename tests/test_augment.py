@@ -145,15 +145,6 @@ def test_flips(y: int, x: int, size: tuple[int, int]) -> None:
     assert np.abs(out[0, 0] - image[0, 0, ::y, ::x]).max() < 1e-2
 
 
-def test_quarter_turn() -> None:
-    image = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
-    mask = (image[:, 0] * 200).astype(np.uint8)
-    quarter = np.array([[[0, -1], [1, 0]]], np.float32)
-    out, target = run_warp(image, mask, replace(identity_draws(1, 1), affine=quarter), (8, 8))
-    assert any(np.allclose(out[0, 0], np.rot90(image[0, 0], k), atol=1e-4) for k in (1, 3))
-    assert any(np.array_equal(target[0], np.rot90(mask[0], k)) for k in (1, 3))
-
-
 def blob(size: int = 64) -> NDArray[np.uint8]:
     y, x = np.mgrid[:size, :size]
     return (((y - 25) ** 2 / 2 + (x - 36) ** 2) < 150).astype(np.uint8)
@@ -230,7 +221,7 @@ def test_ranges_of_warps() -> None:
 
 def test_windows_see_all_of_a_large_picture() -> None:
     """A window smaller than the picture: over many positions every pixel is seen, about equally often."""
-    n, shape, window = 2000, (90, 70), (32, 32)
+    n, shape, window = 1500, (90, 70), (32, 32)
     still = AugmentSettings(
         kind="warp", orientation="upright", rotation_deg=0, scale=0, stretch=0, shift=0, elastic_share=0
     )
@@ -313,12 +304,6 @@ def test_copy_one_takes_anchors_to_moved_anchors(seed: int, stored: tuple[int, i
     out, _target = run_warp(image, np.zeros((1, *stored), np.uint8), draws, stored)
     peak = np.unravel_index(out[0, 0].argmax(), stored)
     assert np.abs(np.array(peak) - new).max() < 1.0
-
-
-def test_no_shift_is_no_change() -> None:
-    draws = frozen(1, anchor_shift_px=0)
-    np.testing.assert_allclose(draws.affine[0], np.eye(2), atol=1e-6)
-    np.testing.assert_allclose(draws.offset_yx[0], 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("native", [(1, 1), (2, 400), (5, 5), (31, 30)])

@@ -388,7 +388,7 @@ def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> No
 def test_a_full_disk_elsewhere(good: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = good / "data" / "images"
     with full_disk(200):
-        line = refused_once("predict", run, images / "disc01.png", "--out", tmp_path / "masks")
+        line = refused_once("predict", run, images / "disc01.png", "--out", tmp_path / "masks", "--device", "cpu")
         assert "free some space" in line
         assert contents(tmp_path / "masks") == {}
         (tmp_path / "samples.png").write_bytes(b"an earlier one")

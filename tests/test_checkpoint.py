@@ -1,6 +1,9 @@
 """resume.safetensors: every tensor bit by bit, in the network's own memory order; nothing half loaded."""
 
 import copy
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from ubend.config import TrainSettings
 from ubend.errors import ModelFileError, OutputError
 from ubend.model import bundle as writer
 from ubend.model.unet import UNet
-from ubend.training.checkpoint import Progress, TrainingState, load_state, save_state
+from ubend.training.checkpoint import Progress, Saver, TrainingState, load_state, save_state
 from ubend.training.schedule import make_optimizer, update_average
 
 
@@ -150,3 +153,53 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         save_state(path, trained(steps=2))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["resume.safetensors"]
+
+
+def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
+    """Training may go on while it writes; the model file holds the best weights, or else the averaged ones."""
+    models: list[dict[str, torch.Tensor]] = []
+    gate = threading.Event()
+
+    def keep(weights: Mapping[str, torch.Tensor]) -> None:
+        assert gate.wait(10)
+        time.sleep(0.2)  # the test does not win by chance
+        models.append(dict(weights))
+
+    state, expected = trained(best=False), trained(best=False)
+    with Saver(tmp_path / "s.safetensors", keep) as saver:
+        saver.save(state)
+        assert not saver.is_due()  # one write at a time
+        step(state)
+        gate.set()
+    loaded = fresh(1)
+    load_state(tmp_path / "s.safetensors", loaded)  # whole as soon as the saver is left
+    theirs = tensors(loaded)
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in tensors(expected).items())
+    assert loaded.progress == expected.progress
+    averaged = expected.average.state_dict()
+    assert all(torch.equal(models[0][name], tensor) for name, tensor in averaged.items())
+    state = trained(best=True)
+    with Saver(tmp_path / "s.safetensors", keep) as saver:
+        saver.save(state)
+        saver.wait()
+    assert models[1].keys() == state.best.keys()
+    assert all(torch.equal(models[1][name], tensor) for name, tensor in state.best.items())
+
+
+def test_saver_tells_of_a_failed_write(tmp_path: Path) -> None:
+    """At the next save, or at the end; a failure does not hang or hide an error that is on its way."""
+
+    def refuse(_weights: Mapping[str, torch.Tensor]) -> None:
+        raise OutputError("no room")
+
+    def stop(saver: Saver) -> None:
+        with saver:
+            saver.save(trained(steps=1))
+            raise KeyboardInterrupt
+
+    with Saver(tmp_path / "s.safetensors", refuse) as saver:
+        saver.save(trained(steps=1))
+        with pytest.raises(OutputError, match="no room"):
+            saver.save(trained(steps=1))
+    with pytest.raises(KeyboardInterrupt):
+        stop(Saver(tmp_path / "s.safetensors", refuse))

@@ -128,6 +128,17 @@ def test_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
         np.testing.assert_array_equal(image, want)
 
 
+def test_png_header_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_self: Any) -> None:
+        raise AssertionError("the pixels were decoded")
+
+    for mode in ("L", "P", "RGB", "RGBA"):
+        Image.fromarray(RGB).convert(mode).save(tmp_path / f"{mode}.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    for mode in ("L", "P", "RGB", "RGBA"):
+        assert read_shape(tmp_path / f"{mode}.png") == (21, 34, 1 if mode == "L" else 3)
+
+
 def test_grey_is_luma(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     luma = RGB @ np.array([0.299, 0.587, 0.114])

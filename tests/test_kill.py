@@ -49,3 +49,16 @@ def test_a_difference_is_found(script: ModuleType, tmp_path: Path) -> None:
         assert sign in found
     assert len(found.splitlines()) == 4
     assert script.compare_runs(tmp_path / "one", tmp_path / "one") == []
+
+
+def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
+    """And nothing else does."""
+    from ubend.training.run_folder import RunFolder
+
+    kept = ["model.safetensors", ".notes-mine.txt", "panels/epoch_0001.png", "panels/.hidden", ".resume-x.safetensors"]
+    left = [".resume-a1b2_c3d.safetensors", ".metrics-12345678.jsonl", ".tmpAb3dEf", "panels/.epoch_0002-abcdefgh.png"]
+    (tmp_path / "panels").mkdir()
+    for name in [*kept, *left]:
+        (tmp_path / name).touch()
+    RunFolder(tmp_path).clear_leftovers()
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

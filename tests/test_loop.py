@@ -4,7 +4,7 @@ import io
 import json
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training import loop
-from ubend.training.checkpoint import Saver
+from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.loop import Job, steps_until, take_step
 from ubend.training.run_folder import RunFolder
 
@@ -73,6 +73,15 @@ def press_twice(at: int) -> Callable[[int], None]:
     return press
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are many times faster with one thread where processors are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop") / "discs"
@@ -83,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No panels and curves, for speed; they are drawn from the state and do not change it."""
-    monkeypatch.setattr(job, "_draw_epoch", lambda *_args: None)
+    monkeypatch.setattr(job, "draw_panel", lambda *_args: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
 
 
@@ -287,6 +296,23 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
     assert float(state.sums[1]) == 5 * math.prod(work.batches.window_hw)
     assert all(p.grad is None for p in state.model.parameters())
+
+
+@pytest.mark.usefixtures("plain")
+def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
+
+    def pretend(_job: Job, state: TrainingState, _network: object) -> None:
+        n = state.progress.step + 1
+        state.sums += torch.tensor([10.0 * n, 10.0, 3.0, 2.0], dtype=torch.float64)
+
+    monkeypatch.setattr(loop, "take_step", pretend)
+    job.fit(folder, tmp_path / "run", settings={**MODERN, "train.dice": 0.5}, device="cpu", teller=Listener())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    began = 0
+    for row in rows:
+        assert row["train_loss"] == pytest.approx(np.mean(range(began + 1, row["step"] + 1)) + 0.5 * 3 / 2)
+        began = row["step"]
 
 
 def test_steps_until() -> None:

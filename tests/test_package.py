@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 
-def _run(*words: str | Path, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    # without PYTHONPATH, so that nothing but what is installed is found; without an index, so that nothing is fetched
+def _run(*words: str | Path, cwd: Path, status: int = 0, packages: str = "") -> subprocess.CompletedProcess[str]:
+    # without the caller's PYTHONPATH, so that only what is installed is found, and without an index
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "UBEND_LANG")}
-    environment |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "COLUMNS": "100"}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "COLUMNS": "100", "PYTHONPATH": packages}
     done = subprocess.run(
         list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -31,7 +31,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
-    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    packages = os.pathsep.join(path for path in sys.path if path and Path(path) != ROOT / "src")
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out, packages=packages)
     (built,) = out.glob("*.whl")
     return built
 

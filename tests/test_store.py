@@ -250,6 +250,19 @@ def test_room_runs_out_at_the_end(folder: Path, cache: Path, monkeypatch: pytest
     assert list_stores(cache) == []
 
 
+def test_store_appears_whole(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its one moment is the renaming of the finished folder."""
+
+    def fail(source: Path, _target: Path) -> None:
+        assert {path.name for path in source.iterdir()} == {"images.bin", "masks.bin", "index.npz", "store.json"}
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        open_folder(folder, cache)
+    assert stores(cache) == []
+
+
 def test_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="UBEND_CACHE"):

@@ -42,13 +42,7 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--out", type=_PATH, help="Run folder to make  [runs/NAME-1, -2, ...]")
-@click.option(
-    "--recipe",
-    type=click.Choice(["modern", "tutorial"]),
-    default="modern",
-    show_default=True,
-    help="Group of settings to start from.",
-)
+@click.option("--recipe", type=click.Choice(["modern", "tutorial"]), help="Group of settings to start from  [modern]")
 @click.option("--split", type=_PATH, help="CSV file,split[,group] that says which picture is in which part.")
 @click.option("--classes", help="Class names in the order of the mask values, by comma.")
 @click.option("--size", type=int, help="Size in pixels at which pictures are learnt.")
@@ -78,7 +72,7 @@ def fit(
     from ubend.config import parse_assignment
 
     if resumed is not None:
-        given = [name for name, value in flags.items() if value is not None and (name, value) != ("recipe", "modern")]
+        given = [name for name, value in flags.items() if value is not None]
         if folder is not None or config is not None or assignments or given:
             raise click.UsageError(_("--resume takes the run's own folder and settings; give nothing else but --show"))
         _resume(resumed, show)

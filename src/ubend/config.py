@@ -170,7 +170,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def make_settings(
-    recipe: Recipe = "modern",
+    recipe: Recipe | None = None,
     config: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Settings:
@@ -180,7 +180,8 @@ def make_settings(
         SettingError: an unknown key (the nearest known one is named), or a value that does not fit.
     """
     given = dict(flatten(config or {})) | dict(changes or {})
-    recipe = given.pop("recipe", recipe)
+    named = given.pop("recipe", "modern")
+    recipe = recipe or named
     if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
         known = ", ".join(RECIPES)
         raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))

@@ -87,7 +87,8 @@ def settle(device: "torch.device", deterministic: bool) -> None:
     """Make torch ready for a run on this device."""
     import torch
 
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call itself imports for a second
+        torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         torch.backends.cudnn.benchmark = False
     elif device.type == "cuda":

@@ -175,8 +175,10 @@ def draw_frozen(
     stored, native = shapes_hw
     n = len(pictures)
     draws = identity_draws(n, channels)
-    moved = (2.0 * draw_uniform(seed, "anchors", pictures, 6) - 1.0).reshape(n, 3, 2) * settings.anchor_shift_px
-    third = (native.min(axis=1) // 3).astype(np.float64)
+    third = native.min(axis=1) / 3.0
+    # no more than half the anchors' distance from the centre, or tiny pictures would turn inside out
+    shift_px = np.minimum(settings.anchor_shift_px, third / 2)[:, None, None]
+    moved = (2.0 * draw_uniform(seed, "anchors", pictures, 6) - 1.0).reshape(n, 3, 2) * shift_px
     anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
     # The map takes anchors to moved anchors; sampling needs its inverse: output px -> source px.
     ones = np.ones((n, 3, 1))

@@ -111,9 +111,25 @@ def read_shape(path: Path) -> tuple[int, int, int]:
             with Image.open(path) as file:
                 if path.suffix.lower() not in _TIFF_SUFFIXES:  # of TIFF, newer Pillows tell the turned size
                     width, height = file.size
-                    turned = file.getexif().get(_ORIENTATION, 1) >= 5  # orientations 5 to 8 lie on their side
+                    tells = file.format != "PNG" or _has_exif(path)
+                    turned = tells and file.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 lie on their side
                 grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
     return (width, height, 1 if grey else 3) if turned else (height, width, 1 if grey else 3)
+
+
+def _has_exif(path: Path) -> bool:
+    """Does a PNG hold EXIF? It may follow the pixels, so Pillow would decode the whole picture to find out."""
+    with path.open("rb") as file:
+        place = 8
+        while True:
+            file.seek(place)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            texts = (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick puts it
+            if head[4:] == b"eXIf" or (head[4:] in texts and file.read(21) == b"Raw profile type exif"):
+                return True
+            place += 12 + int.from_bytes(head[:4], "big")
 
 
 def is_lossy(path: Path) -> bool:

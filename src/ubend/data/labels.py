@@ -39,12 +39,14 @@ class LabelMap:
         names: class index -> name.
         values: class index -> the value that masks hold for it.
         colors: class index -> (red, green, blue), 0..255.
+        ignored: mask values whose pixels are not scored.
         table: mask value (0..255) -> class index, or IGNORED.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...]
     colors: tuple[tuple[int, int, int], ...]
+    ignored: tuple[int, ...]
     table: tuple[int, ...] = field(repr=False)
 
     @property
@@ -68,13 +70,15 @@ class LabelMap:
             "names": list(self.names),
             "values": list(self.values),
             "colors": [list(c) for c in self.colors],
+            "ignored": list(self.ignored),
             "table": list(self.table),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "LabelMap":
         colors = tuple((int(r), int(g), int(b)) for r, g, b in value["colors"])
-        return cls(tuple(value["names"]), tuple(value["values"]), colors, tuple(value["table"]))
+        names, values, ignored = (tuple(value[key]) for key in ("names", "values", "ignored"))
+        return cls(names, values, colors, ignored, tuple(value["table"]))
 
 
 def background_class(labels: LabelMap) -> int | None:
@@ -116,7 +120,8 @@ def make_label_map(
         table[value] = index
     for value in ignored:
         table[value] = IGNORED
-    return LabelMap(tuple(names), tuple(values), default_colors(len(values)), tuple(int(v) for v in table))
+    colors = default_colors(len(values))
+    return LabelMap(tuple(names), tuple(values), colors, tuple(ignored), tuple(int(v) for v in table))
 
 
 def detect_label_map(

@@ -23,7 +23,7 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
-from ubend.training.losses import count_targets, sum_losses
+from ubend.training.losses import sum_losses
 
 
 def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -54,8 +54,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
             on_device = torch.from_numpy(target).to(values.device)[None]
             confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
             confusions[size][logits.number] = confusion[0].cpu().numpy()
-            loss, counts = sum_losses(values, on_device), count_targets(on_device, labels.classes)
-            losses[size][logits.number] = float(loss.cross_entropy), float(counts.pixels)
+            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), confusion.sum()
     return {
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),
@@ -63,9 +62,9 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
 
 
 def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np.uint8]:
-    """Mask values -> class index; 255 may stand for "not scored", other unknown values are an error."""
+    """Mask values -> class index; a value that the class table does not know is an error."""
     index = labels.index(truth)
-    strangers = np.setdiff1d(truth[index == IGNORED], [255])
+    strangers = np.setdiff1d(truth[index == IGNORED], labels.ignored)
     if len(strangers) or (index == IGNORED).all():
         raise DataError(
             _(

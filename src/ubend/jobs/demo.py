@@ -13,7 +13,7 @@ from ubend.teller import Teller
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole pictures shrunk (docs/experiments.md).
-_SETTINGS = {"data.size": 256, "data.window": 128, "model.width": 16, "train.epochs": 40}
+_SETTINGS = {"data.size": 256, "data.window": 128, "model.width": 16, "train.epochs": 36, "train.warmup": 0.1}
 
 
 def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ from ubend.data.images import is_lossy, read_image, read_mask, resize_array, res
 from ubend.data.labels import LabelMap, background_class, detect_label_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError
+from ubend.errors import DataError, OutputError
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.language import _
@@ -27,6 +27,8 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
         count: pictures.
         show: also display it.
     """
+    if Path(out).exists():
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
     found = read_folder(Path(folder))
     chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
     pixels = np.zeros(256, np.int64)

@@ -21,6 +21,8 @@ from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
 
+_SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
+
 
 @dataclass
 class Progress:
@@ -97,13 +99,13 @@ class Saver:
         self._began = time.monotonic()
         tensors, header = snapshot_state(state)
         copied_s = time.monotonic() - self._began
-        self._pause_s = max(self._pause_s, 20 * copied_s)
+        self._pause_s = max(self._pause_s, _SHARE * copied_s)
         self._write = self._thread.submit(self._write_both, tensors, header)
 
     def wait(self) -> None:
         """Until nothing is being written."""
         if self._write is not None:
-            self._pause_s = max(self._pause_s, 3 * self._write.result())
+            self._pause_s = max(self._pause_s, _SHARE * self._write.result())
             self._write = None
 
     def _write_both(self, tensors: dict[str, Tensor], header: dict[str, str]) -> float:

@@ -112,7 +112,7 @@ def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Ten
     counts = count_targets(batch.target, len(job.class_names))
     state.model.train()
     for image, target in _micro_batches(batch, settings.micro_batch or len(batch.image)):
-        with _autocast(image.device, settings):
+        with autocast(image.device, settings):
             logits = network(image)
         sums = sum_losses(logits, target)
         mean_loss(sums, counts, settings.dice).backward()  # type: ignore[no-untyped-call]
@@ -182,7 +182,7 @@ def validate(
     confusions, sums = [], torch.zeros(4, dtype=torch.float64, device=pictures.device)
     for start in range(0, len(pictures), count):
         image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
-        with _autocast(image.device, settings):
+        with autocast(image.device, settings):
             logits = model(image.float())
         sums[0::2] += torch.stack(sum_losses(logits, target))
         sums[1::2] += torch.stack(count_targets(target, classes))
@@ -211,7 +211,8 @@ def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(torch.split(batch.image, size), torch.split(batch.target, size), strict=True)
 
 
-def _autocast(device: torch.device, settings: TrainSettings) -> Any:
+def autocast(device: torch.device, settings: TrainSettings) -> Any:
+    """A context in which the network computes in the training's precision."""
     if settings.precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()

@@ -131,6 +131,7 @@ class RunFolder:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
         targets = (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
         patterns = [f".{target.stem}-????????{target.suffix}" for target in targets]
+        patterns.append(".tmp??????")  # safetensors' own
         leftovers = [path for pattern in patterns for path in self.path.glob(pattern)]
         for path in [*leftovers, *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Data and settings -> network, optimiser, batches: everything a training begins with."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+import ubend
+from ubend.config import Settings
+from ubend.data.batches import Pictures, TrainingBatches
+from ubend.data.dataset import Dataset
+from ubend.device import free_bytes
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.model.bundle import Bundle
+from ubend.model.unet import UNet
+from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.schedule import make_optimizer
+
+_RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
+_RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
+
+
+def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple[Bundle, TrainingState]:
+    """The network with its first weights, drawn on the CPU so that every device starts alike."""
+    _low, high = data.value_range()
+    mean, std = data.mean_std()
+    if settings.data.mean is not None and settings.data.std is not None:
+        if len(settings.data.mean) != data.store.channels:
+            raise SettingError(
+                _(
+                    "data.mean and data.std have {count} numbers, but the pictures are read with {channels} channels"
+                ).format(count=len(settings.data.mean), channels=data.store.channels)
+            )
+        mean = [m * white for m, white in zip(settings.data.mean, high, strict=True)]
+        std = [s * white for s, white in zip(settings.data.std, high, strict=True)]
+    width = settings.model.width or 16
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.train.seed)
+        net = UNet(
+            data.store.channels,
+            data.labels.classes,
+            width,
+            settings.model.depth,
+            settings.model.skips,
+            mean=mean,
+            std=std,
+        )
+    model: UNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
+    about = {
+        "ubend": ubend.__version__,
+        "data": data.folder.root.name,
+        "recipe": settings.recipe,
+        "trained_on": f"{len(data.numbers('train'))} pictures",
+    }
+    state = TrainingState(
+        model,
+        average,
+        make_optimizer(model, settings.train),
+        {},
+        torch.zeros(4, dtype=torch.float64, device=device),
+        Progress(),
+    )
+    return Bundle(model, data.labels, data.layout, about), state
+
+
+def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
+    """The training part as batches, and the pictures of the validation part; on the device if they fit."""
+    room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
+    lookup = data.labels.lookup()
+    training = Pictures(data.store, data.numbers("train"), lookup, device, room)
+    validation = Pictures(data.store, data.numbers("val"), lookup, device, room - training.bytes)
+    batches = TrainingBatches(
+        training,
+        settings.augment,
+        settings.train.seed,
+        settings.train.batch or 1,
+        window_size(training, settings),
+        data.value_range(),
+    )
+    return batches, validation
+
+
+def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
+    """Batch norm needs two values per channel, also at the deepest level, where a picture is smallest."""
+    multiple, batch = 2**settings.model.depth, settings.train.batch or 1
+    micro = min(settings.train.micro_batch or batch, batch)
+    smallest = batch % micro or micro
+    if smallest * math.prod(math.ceil(side / multiple) for side in batches.window_hw) < 2:
+        raise SettingError(
+            _(
+                "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
+                "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
+            ).format(batch=batch, micro=micro, depth=settings.model.depth)
+        )
+
+
+def window_size(pictures: Pictures, settings: Settings) -> tuple[int, int]:
+    """(H, W) of a training picture: the middle one of the pictures' sizes, or `data.window` if less."""
+    multiple = 2**settings.model.depth
+    height, width = (int(v) for v in np.median(pictures.shapes_hw, axis=0))
+    height, width = (multiple * max(1, round(side / multiple)) for side in (height, width))
+    if settings.augment.kind != "warp":
+        return pictures.canvas_hw
+    window = settings.data.window
+    return (height, width) if window is None else (min(window, height), min(window, width))

@@ -1,0 +1,193 @@
+"""Batches are pure functions of the step, resident or read ahead, on the CPU bit for bit."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ubend.config import AugmentSettings
+from ubend.data.batches import Batch, Pictures, TrainingBatches
+from ubend.data.draws import shuffled_item
+from ubend.data.folder import read_folder
+from ubend.data.labels import IGNORED, make_label_map
+from ubend.data.store import Layout, Store, open_store, read_shapes
+
+CPU = torch.device("cpu")
+LABELS = make_label_map([0, 255])
+KINDS = {
+    "none": AugmentSettings(kind="none"),
+    "frozen": AugmentSettings(kind="frozen", anchor_shift_px=3),
+    "warp": AugmentSettings(
+        kind="warp", orientation="free", rotation_deg=180, blur_share=0.5, noise_share=0.5, out_of_frame="reflected"
+    ),
+    "ignored": AugmentSettings(kind="warp", orientation="free", rotation_deg=180, out_of_frame="ignored"),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Eleven pictures of different shapes; picture k is filled with about 20 k."""
+    root = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for k in range(11):
+        size = (30 + 2 * k, 52 - 2 * k)
+        Image.fromarray((20 * k + rng.integers(0, 10, (*size, 3))).astype(np.uint8)).save(root / f"images/{k}.png")
+        Image.fromarray((255 * (rng.random(size) < 0.3)).astype(np.uint8)).save(root / f"masks/{k}.png")
+    pairs = read_folder(root).pairs
+    return open_store(pairs, read_shapes(pairs)[0], Layout(32, True, 3), root / "cache")
+
+
+NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training part: not all, not in order
+
+
+def make(store: Store, kind: str, resident: bool = True, batch: int = 3, seed: int = 4) -> TrainingBatches:
+    pictures = Pictures(store, NUMBERS, LABELS.lookup(), CPU, 2**30 if resident else 0)
+    assert pictures.resident == resident
+    window = pictures.canvas_hw if KINDS[kind].kind != "warp" else (32, 32)
+    return TrainingBatches(pictures, KINDS[kind], seed, batch, window, (np.zeros(3), np.full(3, 255.0)))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return torch.equal(one.image, other.image) and torch.equal(one.target, other.target)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_belong_to_steps(store: Store, kind: str, resident: bool) -> None:
+    wanted = [make(store, kind).draw(step) for step in range(9)]
+    batches = make(store, kind, resident)
+    for step in (0, 1, 2, 3, 3, 8, 1, 0, 7, 8, 4, 5):  # in order, again, onward and back
+        assert same(batches.draw(step), wanted[step])
+    assert len({batch.image.numpy().tobytes() for batch in wanted}) == 9
+    assert not same(make(store, kind, resident, seed=5).draw(0), wanted[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_and_ranges(store: Store, kind: str) -> None:
+    batches = make(store, kind)
+    for step in range(4):
+        batch = batches.draw(step)
+        assert batch.image.shape == (3, 3, *batches.window_hw)
+        assert batch.image.dtype == torch.float32
+        assert batch.image.is_contiguous(memory_format=torch.channels_last)
+        assert batch.target.shape == (3, *batches.window_hw)
+        assert batch.target.dtype == torch.uint8
+        assert set(batch.target.unique().tolist()) <= {0, 1, IGNORED}
+        assert 0 <= batch.image.min() <= batch.image.max() <= 255.01
+
+
+def test_steps_take_their_positions(store: Store) -> None:
+    """Step k shows what stands at positions k B to (k + 1) B of the endless order."""
+    batches = make(store, "none")
+    lookup = LABELS.lookup()
+    for step in range(8):
+        items = shuffled_item(4, len(NUMBERS), np.arange(3 * step, 3 * step + 3))
+        images, masks = store.read(NUMBERS[items], batches.pictures.canvas_hw, lookup)
+        batch = batches.draw(step)
+        np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), images)
+        np.testing.assert_array_equal(batch.target.numpy(), masks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_picture_once_a_round(store: Store, kind: str) -> None:
+    plain = AugmentSettings(
+        kind=KINDS[kind].kind, orientation="free", rotation_deg=180, brightness=0, contrast=0, color=0, saturation=0,
+        gamma=0, blur_share=0, noise_share=0, anchor_shift_px=2,
+    )  # fmt: skip
+    batches = make(store, kind, batch=1)
+    batches.settings = plain
+    assert batches.items == len(NUMBERS) * (5 if kind == "frozen" else 1)
+    rounds = []
+    for number in range(2):
+        steps = range(number * batches.items, (number + 1) * batches.items)
+        rounds.append([round((float(batches.draw(step).image.mean()) - 4.5) / 20) for step in steps])
+        assert sorted(rounds[-1]) == sorted(NUMBERS.tolist() * batches.copies)
+    assert rounds[0] != rounds[1]
+
+
+def test_frozen_copies_return_in_every_epoch(store: Store) -> None:
+    batches = make(store, "frozen", batch=1)
+
+    def epoch(number: int) -> set[bytes]:
+        steps = range(number * batches.items, (number + 1) * batches.items)
+        drawn = [batches.draw(step) for step in steps]
+        return {batch.image.numpy().tobytes() + batch.target.numpy().tobytes() for batch in drawn}
+
+    first = epoch(0)
+    assert len(first) == batches.items
+    assert epoch(3) == first
+
+
+def test_warps_do_not_return(store: Store) -> None:
+    batches = make(store, "warp", batch=1)
+    masks = {batches.draw(step).target.numpy().tobytes() for step in range(3 * batches.items)}
+    assert len(masks) == 3 * batches.items
+
+
+def test_padding_is_never_seen_by_a_warp(store: Store) -> None:
+    """The canvas beside a picture is no picture: the reflection of the picture itself is seen."""
+    batches = make(store, "warp")
+    for step in range(7):
+        assert not (batches.draw(step).target == IGNORED).any()
+    assert (make(store, "none").draw(0).target == IGNORED).any()
+    assert any((make(store, "ignored").draw(step).target == IGNORED).any() for step in range(7))
+
+
+def test_pictures(store: Store) -> None:
+    resident, ahead = (Pictures(store, NUMBERS, LABELS.lookup(), CPU, room) for room in (2**30, 0))
+    assert len(resident) == len(NUMBERS)
+    assert resident.canvas_hw == tuple(store.shapes_hw[NUMBERS].max(axis=0))
+    assert resident.bytes == len(NUMBERS) * resident.canvas_hw[0] * resident.canvas_hw[1] * 4
+    assert Pictures(store, NUMBERS, LABELS.lookup(), CPU, resident.bytes).resident
+    assert not Pictures(store, NUMBERS, LABELS.lookup(), CPU, resident.bytes - 1).resident
+    items = np.array([6, 0, 0, 3])
+    for one, other in zip(resident.take(items), ahead.take(items), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(resident.take(items), ahead.take_ahead(items).result(20), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_reading_runs_ahead_in_one_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = make(store, "none", resident=False)
+    readers: list[str] = []
+    read = Store.read
+
+    def watch(self: Store, *arguments: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(Store, "read", watch)
+    for step in range(6):
+        batches.draw(step)
+    batches.pictures.take_ahead(np.array([0])).result(20)  # after all that waits
+    assert len(readers) == 6 + 2 + 1  # each once, and two ahead
+    assert len(set(readers)) == 1
+    assert readers[0].startswith("ubend-read")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_pictures(tmp_path: Path, dtype: Any) -> None:
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for k in range(4):
+        tifffile.imwrite(tmp_path / f"images/{k}.tif", rng.integers(0, 60_000, (20, 24)).astype(dtype))
+        Image.fromarray((255 * (rng.random((20, 24)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
+    pairs = read_folder(tmp_path).pairs
+    store = open_store(pairs, read_shapes(pairs)[0], Layout(16, False, 1), tmp_path / "cache")
+    assert store.dtype == dtype
+    ends = (np.zeros(1), np.full(1, 60_000.0))
+    drawn = []
+    for room in (2**30, 0):
+        pictures = Pictures(store, np.arange(4), LABELS.lookup(), CPU, room)
+        drawn.append(TrainingBatches(pictures, KINDS["warp"], 0, 4, (16, 16), ends).draw(3))
+    assert same(*drawn)
+    assert drawn[0].image.max() > 30_000

@@ -1,0 +1,195 @@
+"""A folder, understood: classes, choices, splits, statistics; on real data where it is there."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from ubend.choices import choose_training
+from ubend.config import Recipe, make_settings
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.images import read_image
+from ubend.errors import DataError, TrainingError
+from ubend.teller import Teller
+
+
+def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: Any) -> Dataset:
+    settings = make_settings(recipe, changes={key.replace("__", "."): value for key, value in changes.items()})
+    return open_dataset(root, settings, "cpu", cache, Teller())
+
+
+def chosen(data: Dataset) -> dict[str, Any]:
+    """All choices, of the pictures and of the training."""
+    _settings, choices = choose_training(data.settings, data.facts("cpu", ("float32", "a CPU")))
+    return {choice.key: choice.value for choice in [*data.choices, *choices]}
+
+
+@pytest.fixture(scope="session")
+def some_polyps(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fourth pair of Kvasir-SEG, for speed."""
+    root = tmp_path_factory.mktemp("kvasir")
+    source = real_data / "kvasir-seg/Kvasir-SEG"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+        for path in sorted((source / kind).iterdir())[::4]:
+            (root / kind / path.name).symlink_to(path.resolve())
+    return root
+
+
+@pytest.fixture(scope="session")
+def some_pets(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fifth pair of the pets."""
+    root = tmp_path_factory.mktemp("pets")
+    source = real_data / "oxford-iiit-pet"
+    (root / "annotations").mkdir()
+    (root / "images").symlink_to((source / "images").resolve())
+    (root / "annotations/trimaps").symlink_to((source / "annotations/trimaps").resolve())
+    for name in ("trainval.txt", "test.txt"):
+        lines = (source / "annotations" / name).read_text().splitlines()
+        (root / "annotations" / name).write_text("\n".join(lines[::5]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stores")
+
+
+def test_polyps(some_polyps: Path, shared_cache: Path) -> None:
+    data = understand(some_polyps, shared_cache, data__size=64)
+    assert data.labels.values == (0, 255)
+    assert data.labels.classes == 2
+    assert data.store.channels == 3
+    assert data.store.lossy.all()
+    assert any("in-between values" in remark for remark in data.remarks)
+    assert chosen(data)["augment.orientation"] == "free"
+    assert chosen(data)["augment.rotation_deg"] == 180
+    counts = [len(data.numbers(part)) for part in ("train", "val", "test")]
+    assert sum(counts) == len(data.store) == 250
+    assert abs(counts[1] - 37.5) <= 2
+    assert abs(counts[2] - 37.5) <= 2
+    index = data.labels.index(data.store.mask(0))
+    assert set(np.unique(index)) <= {0, 1}
+
+
+def test_pets(some_pets: Path, shared_cache: Path) -> None:
+    data = understand(some_pets, shared_cache, data__size=64)
+    assert data.labels.names == ("pet", "background", "contour")
+    assert data.labels.values == (1, 2, 3)
+    assert chosen(data)["augment.orientation"] == "upright"
+    assert chosen(data)["augment.rotation_deg"] == 15
+    official = (some_pets / "annotations/test.txt").read_text().split("\n")
+    assert {pair.name for pair in data.pairs("test")} == {line.split()[0] for line in official if line}
+    assert data.score_part == "test"
+
+
+def test_tutorials_two_jobs(some_polyps: Path, some_pets: Path, shared_cache: Path) -> None:
+    polyps = understand(some_polyps, shared_cache, "tutorial", data__size=64)
+    assert polyps.store.channels == 1
+    assert chosen(polyps)["augment.kind"] == "frozen"
+    assert chosen(polyps)["data.mean"] == (0.485,)
+    assert (polyps.store.shapes_hw == 64).all()
+    pets = understand(some_pets, shared_cache, "tutorial", data__size=64)
+    assert pets.store.channels == 3
+    assert chosen(pets)["augment.kind"] == "none"
+    assert chosen(pets)["data.std"] == (0.229, 0.224, 0.225)
+
+
+# Drawn data
+
+
+def test_splits_are_the_seeds(discs: Path, shared_cache: Path, tmp_path: Path) -> None:
+    first = understand(discs, shared_cache)
+    moved = shutil.copytree(discs, tmp_path / "elsewhere")
+    again = understand(moved, tmp_path / "cache")
+    assert first.parts == again.parts
+    assert sorted(set(first.parts)) == ["test", "train", "val"]
+    others = {understand(discs, shared_cache, train__seed=seed).parts for seed in range(1, 5)}
+    assert len(others | {first.parts}) == 5
+    numbers = np.concatenate([first.numbers(part) for part in ("train", "val", "test")])
+    assert sorted(numbers.tolist()) == list(range(24))
+    for part in ("train", "val", "test"):
+        assert [first.folder.pairs[i] for i in first.numbers(part)] == first.pairs(part)
+
+
+def test_copies_stay_together(discs: Path, shared_cache: Path) -> None:
+    """A picture saved twice never lies in two parts."""
+    for name in ("disc03", "disc08"):
+        for kind in ("images", "masks"):
+            for copy in range(3):
+                shutil.copy(discs / kind / f"{name}.png", discs / kind / f"{name}_copy{copy}.png")
+    for seed in range(4):
+        data = understand(discs, shared_cache, train__seed=seed)
+        for name in ("disc03", "disc08"):
+            parts = {
+                part for pair, part in zip(data.folder.pairs, data.parts, strict=True) if pair.name.startswith(name)
+            }
+            assert len(parts) == 1
+        assert any("near-identical" in remark for remark in data.remarks)
+
+
+def test_statistics_are_numpys(discs: Path, shared_cache: Path) -> None:
+    data = understand(discs, shared_cache, data__size=32)
+    pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 3) for i in data.numbers("train")]).astype(float)
+    mean, std = data.mean_std()
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(std, pixels.std(axis=0), rtol=1e-9)
+    low, high = data.value_range()
+    assert low.tolist() == [0, 0, 0]
+    assert high.tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_statistics_of_deep_pictures(discs: Path, shared_cache: Path, dtype: Any) -> None:
+    for path in sorted((discs / "images").iterdir()):
+        values = read_image(path, 1)[:, :, 0].astype(np.float64) * 100 - (0 if dtype == np.uint16 else 5000)
+        tifffile.imwrite(path.with_suffix(".tif"), values.astype(dtype))
+        path.unlink()
+    data = understand(discs, shared_cache, data__size=32)
+    assert data.store.dtype == dtype
+    assert data.store.channels == 1
+    train = np.concatenate([data.store.image(int(i)).reshape(-1) for i in data.numbers("train")]).astype(np.float64)
+    low, high = data.value_range()
+    assert (low[0], high[0]) == (train.min(), train.max())
+    mean, std = data.mean_std()
+    np.testing.assert_allclose([mean[0], std[0]], [train.mean(), train.std()], rtol=1e-6)
+
+
+def test_saved_list_gives_the_split_back(discs: Path, shared_cache: Path) -> None:
+    data = understand(discs, shared_cache)
+    rows = list(csv.DictReader(io.StringIO(data.table())))
+    assert [row["name"] for row in rows] == [pair.name for pair in data.folder.pairs]
+    assert [row["split"] for row in rows] == list(data.parts)
+    other = understand(discs, shared_cache, train__seed=3)
+    assert other.parts != data.parts
+    assert other.with_parts_of(data.table()).parts == data.parts
+    path = discs / "masks/disc05.png"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(TrainingError, match="disc05") as caught:
+        understand(discs, shared_cache).with_parts_of(data.table())
+    assert "1 pairs" in str(caught.value)
+    with pytest.raises(TrainingError, match="disc00"):
+        data.with_parts_of(data.table().replace("disc00,", "disc99,"))
+
+
+def test_faults_are_told_before_training(discs: Path, shared_cache: Path) -> None:
+    with pytest.raises(DataError, match="3 class names"):
+        understand(discs, shared_cache, data__classes=["a", "b", "c"])
+    for path in (discs / "masks").iterdir():
+        Image.new("L", (48, 40)).save(path)
+    with pytest.raises(DataError, match="all masks are empty"):
+        understand(discs, shared_cache)
+
+
+def test_mask_without_any_class(discs: Path, shared_cache: Path) -> None:
+    for number, path in enumerate(sorted((discs / "masks").iterdir())):
+        index = (np.asarray(Image.open(path)) // 255).astype(np.uint8)
+        Image.fromarray(np.full_like(index, 255) if number == 4 else index).save(path)
+    with pytest.raises(DataError, match=r"disc04\.png: no pixel of this mask has a class"):
+        understand(discs, shared_cache)

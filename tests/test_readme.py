@@ -1,0 +1,76 @@
+"""The README's commands run as written, in their order; the long ones with a small network and one epoch."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = ["--epochs", "1", "--width", "2", "--size", "32"]  # click takes the last of two equal flags
+
+pytestmark = pytest.mark.slow
+
+
+def commands(block: str) -> list[list[str]]:
+    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+BASH = [commands(block) for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def run(words: list[str], place: Path) -> str:
+    environment = os.environ | {"UBEND_CACHE": str(place / "cache"), "MPLBACKEND": "agg"}
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def ubend(words: list[str], place: Path) -> str:
+    assert words[0] == "ubend"
+    small = SMALL if words[1] == "fit" else []
+    return run([sys.executable, "-m", "ubend", *words[1:], *small], place)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_blocks_are_found() -> None:
+    assert len(BASH) == 2
+    assert len(PYTHON) == 1
+
+
+def test_own_pictures(place: Path) -> None:
+    for words in BASH[0]:
+        ubend(words, place)
+    assert (place / "runs" / "cells" / "predictions.png").stat().st_size > 10_000
+    assert len(list((place / "masks").glob("*.png"))) == 2 * 64
+    assert (place / "look.png").exists()
+
+
+def test_python(place: Path) -> None:
+    (block,) = PYTHON
+    checks = "\nassert prediction.mask.shape == prediction.prob.shape[1:] == (256, 256)\nassert result.scores\n"
+    run([sys.executable, "-c", block + checks], place)
+
+
+def test_two_jobs(place: Path, real_data: Path) -> None:
+    (place / "data").symlink_to(real_data.resolve())
+    for words in BASH[1]:
+        out = ubend(words, place)
+        assert "at model size" in out
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
