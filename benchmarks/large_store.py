@@ -1,0 +1,96 @@
+"""Trains from a store far larger than what it keeps in memory, and prints the anonymous memory it took.
+
+    python benchmarks/large_store.py --gib 10
+
+Makes a store of noise pictures of 512 px (as `open_store` would have left it), trains a small network on
+windows of it, and watches RssAnon in /proc/self/status. Needs Linux and that much free disk.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ubend.config import AugmentSettings
+from ubend.data.batches import Pictures, TrainingBatches
+from ubend.data.store import THUMBNAIL_PX, Store
+from ubend.device import describe_device, settle
+from ubend.model.unet import UNet
+from ubend.training.losses import count_targets, mean_loss, sum_losses
+
+SIDE = 512
+
+
+def make_store(folder: Path, gib: float) -> Store:
+    """A store of `gib` GiB: noise pictures, masks of 0 and 1."""
+    count = int(gib * 2**30 / (SIDE * SIDE * 4))
+    generator = np.random.default_rng(0)
+    block = generator.integers(0, 256, (64, SIDE * SIDE * 3), np.uint8)
+    folder.mkdir()
+    for name, width in (("images.bin", SIDE * SIDE * 3), ("masks.bin", SIDE * SIDE)):
+        with (folder / name).open("wb") as file:
+            for number in range(count):
+                row = block[number % 64][:width]
+                file.write((row if name == "images.bin" else row & 1).tobytes())
+    pixels = SIDE * SIDE
+    np.savez(
+        folder / "index.npz",
+        offsets=np.arange(count + 1, dtype=np.int64) * pixels,
+        shapes_hw=np.full((count, 2), SIDE, np.int64),
+        native_hw=np.full((count, 2), SIDE, np.int64),
+        mask_pixels=np.zeros((count, 256), np.int64),
+        lossy=np.zeros(count, bool),
+        thumbnails=np.zeros((count, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8),
+    )
+    facts = {"channels": 3, "dtype": "uint8", "hashes": [["", ""]] * count}
+    (folder / "store.json").write_text(json.dumps(facts))
+    return Store(folder)
+
+
+def anonymous_mib() -> float:
+    """Memory of this process that is no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--place", type=Path, default=None, help="where the store is made, and deleted again")
+    args = parser.parse_args()
+    device = torch.device("cpu")
+    settle(device, False)
+    with tempfile.TemporaryDirectory(dir=args.place) as place:
+        store = make_store(Path(place) / "store", args.gib)
+        size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
+        lookup = np.full(256, 255, np.uint8)
+        lookup[:2] = 0, 1
+        pictures = Pictures(store, np.arange(len(store)), lookup, device, room_bytes=2**30)
+        settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180.0)
+        batches = TrainingBatches(pictures, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
+        model = UNet(3, 2, 8).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        peak, began = 0.0, time.perf_counter()
+        for step in range(args.steps):
+            batch = batches.draw(step)
+            loss = mean_loss(sum_losses(model(batch.image), batch.target), count_targets(batch.target, 2), 1.0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            peak = max(peak, anonymous_mib())
+        rate = args.steps * 16 / (time.perf_counter() - began)
+    print(
+        f"{describe_device(device)}, torch {torch.__version__}: a store of {size / 2**30:.1f} GiB,"
+        f" {len(store)} pictures, {'resident' if pictures.resident else 'read in windows'}, {args.steps} steps"
+        f" at {rate:.0f} img/s; peak of anonymous memory {peak:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
