@@ -13,8 +13,9 @@ from ubend.config import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item
 from ubend.data.folder import read_folder
+from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, make_label_map
-from ubend.data.store import Layout, Store, open_store, read_shapes
+from ubend.data.store import Store, open_store, read_shapes
 
 CPU = torch.device("cpu")
 LABELS = make_label_map([0, 255])
@@ -40,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         Image.fromarray((20 * k + rng.integers(0, 10, (*size, 3))).astype(np.uint8)).save(root / f"images/{k}.png")
         Image.fromarray((255 * (rng.random(size) < 0.3)).astype(np.uint8)).save(root / f"masks/{k}.png")
     pairs = read_folder(root).pairs
-    return open_store(pairs, read_shapes(pairs)[0], Layout(32, True, 3), root / "cache")
+    return open_store(pairs, read_shapes(pairs)[0], Sizing(32, True, 3), root / "cache")
 
 
 NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training part: not all, not in order
@@ -182,7 +183,7 @@ def test_deep_pictures(tmp_path: Path, dtype: Any) -> None:
         tifffile.imwrite(tmp_path / f"images/{k}.tif", rng.integers(0, 60_000, (20, 24)).astype(dtype))
         Image.fromarray((255 * (rng.random((20, 24)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     pairs = read_folder(tmp_path).pairs
-    store = open_store(pairs, read_shapes(pairs)[0], Layout(16, False, 1), tmp_path / "cache")
+    store = open_store(pairs, read_shapes(pairs)[0], Sizing(16, False, 1), tmp_path / "cache")
     assert store.dtype == dtype
     ends = (np.zeros(1), np.full(1, 60_000.0))
     drawn = []

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from ubend.data.images import Sizing
 from ubend.data.labels import make_label_map
-from ubend.data.store import Layout
 from ubend.errors import ModelFileError, OutputError
 from ubend.model import bundle as subject
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
@@ -26,7 +26,7 @@ def make_bundle(seed: int = 0) -> Bundle:
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 16, 16) * 255)  # batch norms with statistics of their own
     labels = make_label_map([0, 255], ["nền", "полип"], (7,), snap=True)
-    return Bundle(model, labels, Layout(96, False, 3), {"data": "ổ đĩa", "scores": {"dice": [0.5, None]}})
+    return Bundle(model, labels, Sizing(96, False, 3), {"data": "ổ đĩa", "scores": {"dice": [0.5, None]}})
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def refused(path: Path) -> str:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    """Weights bit by bit, class table, layout and story; the run folder stands for its file."""
+    """Weights bit by bit, class table, sizing and story; the run folder stands for its file."""
     bundle = make_bundle()
     save_bundle(tmp_path / "model.safetensors", bundle)
     for path in (tmp_path / "model.safetensors", tmp_path):
         loaded = load_bundle(path)
-        assert (loaded.labels, loaded.layout, loaded.about) == (bundle.labels, bundle.layout, bundle.about)
+        assert (loaded.labels, loaded.sizing, loaded.about) == (bundle.labels, bundle.sizing, bundle.about)
         assert loaded.model.skips == (True, False)
         assert not loaded.model.training
         mine, theirs = bundle.model.state_dict(), loaded.model.state_dict()
@@ -151,8 +151,8 @@ def test_newer_format(tmp_path: Path, saved: bytes) -> None:
         {"network": []},
         {"labels": {}},
         {"labels": None},
-        {"layout": {"size_px": 3}},
-        {"layout": None},
+        {"sizing": {"size_px": 3}},
+        {"sizing": None},
     ],
 )
 def test_header_that_does_not_fit(change: dict[str, Any], tmp_path: Path, saved: bytes) -> None:

@@ -13,7 +13,7 @@ from ubend.errors import SettingError
 @pytest.mark.parametrize("name", ["nonsense", "", "cuda:99", "cpu:x", "meta"])
 def test_no_such_device(name: str) -> None:
     """One line that names it and says what to do."""
-    with pytest.raises(SettingError, match="--device cpu") as caught:
+    with pytest.raises(SettingError, match="choose cuda") as caught:
         pick_device(name)
     assert f"device {name} cannot be used" in str(caught.value)
     assert "\n" not in str(caught.value)

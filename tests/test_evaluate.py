@@ -193,7 +193,7 @@ def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], 
     kept[wrong] = IGNORED
     Image.fromarray(kept).save(tmp_path / "m.png")
     bundle = predictor.bundle
-    other = Predictor(type(bundle)(bundle.model, labels, bundle.layout), "cpu")
+    other = Predictor(type(bundle)(bundle.model, labels, bundle.sizing), "cpu")
     other.precision = torch.float32
     scores = evaluate_pairs(other, [Pair("a", pairs[0].image, tmp_path / "m.png", None, None)])
     assert scores["native"]["pixel_accuracy"] == 1.0

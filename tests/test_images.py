@@ -315,3 +315,23 @@ def test_model_size(shape_hw: tuple[int, int], size_px: int) -> None:
         sides = 0.5 * (height + width) + 0.25
         assert abs(height * width - size_px**2) <= sides
         assert abs(height / width / (shape_hw[0] / shape_hw[1]) - 1) <= 1.1 * (0.5 / height + 0.5 / width) + 0.02
+
+
+def test_files_that_would_be_read_in_part_are_refused(tmp_path: Path) -> None:
+    """A stack, many channels, a deep colour PNG, values that are no numbers: each says what is wrong."""
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 32, 32), np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "five.tif", np.zeros((32, 32, 5), np.uint16), planarconfig="contig")
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((8, 8), np.nan, np.float32))
+    size = (8).to_bytes(4, "big")
+    header = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + size + size + b"\x10\x02\x00\x00\x00"
+    (tmp_path / "deep.png").write_bytes(header)
+    for name, says in (
+        ("stack.tif", "stack of 5"),
+        ("five.tif", "channels"),
+        ("nan.tif", "finite"),
+        ("deep.png", "16 bits"),
+    ):
+        with pytest.raises(DataError, match=says) as caught:
+            read_image(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)

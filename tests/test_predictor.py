@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ubend.data.images import model_size, resize_array
+from ubend.data.images import Sizing, model_size, resize_array
 from ubend.data.labels import make_label_map
-from ubend.data.store import Layout
 from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
@@ -27,7 +26,7 @@ def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -
         for _ in range(3):  # statistics that fit such pictures, and weights that tell classes apart
             model.train()(torch.rand(4, channels, 32, 32) * 255)
         model.head.weight.mul_(8)
-    return Bundle(model.eval(), make_label_map(list(range(classes))), Layout(32, keep_aspect, channels))
+    return Bundle(model.eval(), make_label_map(list(range(classes))), Sizing(32, keep_aspect, channels))
 
 
 def make_predictor(**given: object) -> Predictor:
@@ -89,13 +88,21 @@ def test_kinds_of_input(tmp_path: Path) -> None:
 
 
 def test_deep_pictures() -> None:
-    """16 bit values keep their range, and may stand beside others in one batch."""
+    """16 bit values keep their range; another depth than the model's is refused, floats are taken as they are."""
     predictor = make_predictor(channels=1)
+    predictor.bundle.dtype = "uint16"
     deep = (picture((32, 32, 1)).astype(np.uint16) * 257)[:, :, :1]
     expected = predictor(deep.astype(np.float32)).prob
     np.testing.assert_allclose(predictor(deep).prob, expected, atol=1e-5)
-    both = dict(predictor.predict([deep, picture((32, 32, 1))]))
-    np.testing.assert_allclose(both[0].prob, expected, atol=1e-4)
+    for other in (np.uint8, bool, np.int64):
+        with pytest.raises(DataError, match="takes uint16"):
+            predictor((deep > 99).astype(other))
+
+
+def test_file_of_another_depth(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png: a uint16 picture, but the model takes uint8"):
+        make_predictor(channels=1)(tmp_path / "deep.png")
 
 
 def test_company_changes_nothing() -> None:

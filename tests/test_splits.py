@@ -276,3 +276,18 @@ def test_real_pet_copies() -> None:
     assert len(set(numbers.tolist())) == len(pairs) - 10
     found = split_pairs([p.name for p in pairs], [p.part for p in pairs], [None] * len(pairs), numbers, 1, 0.15, 0.15)
     assert Counter(found.parts)["val"] == pytest.approx(1590 * 0.15, abs=1)
+
+
+def test_uneven_light_alone_makes_no_duplicates() -> None:
+    """Pictures of one microscope correlate by their light; what is in them decides."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    light = 160 - 80 * (x**2 + y**2)
+    rng = np.random.default_rng(0)
+    pictures = np.stack([light + rng.normal(0, 6, (32, 32)) for _ in range(20)]).clip(0, 255).astype(np.uint8)
+    raw = np.corrcoef(pictures.reshape(20, -1).astype(float))
+    assert raw[np.triu_indices(20, 1)].min() > 0.96  # the plain correlation would join them all
+    assert len(set(find_near_duplicates(pictures).tolist())) == 20
+    copied = np.concatenate([pictures, pictures[3:4] // 2 + 40])
+    groups = find_near_duplicates(copied)
+    assert groups[20] == groups[3]
+    assert len(set(groups.tolist())) == 20

@@ -15,12 +15,12 @@ import tifffile
 from PIL import Image
 
 from ubend.data.folder import Pair, read_folder
-from ubend.data.images import model_size, read_image, read_mask, resize_array, resize_mask
+from ubend.data.images import Sizing, model_size, read_image, read_mask, resize_array, resize_mask
 from ubend.data.labels import IGNORED, make_label_map
-from ubend.data.store import Layout, Store, clear_stores, default_cache, list_stores, open_store, read_shapes
+from ubend.data.store import Store, clear_stores, default_cache, list_stores, open_store, read_shapes
 from ubend.errors import DataError, OutputError
 
-LAYOUT = Layout(24, True, 3)
+LAYOUT = Sizing(24, True, 3)
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def open_folder(root: Path, cache: Path, layout: Layout = LAYOUT) -> Store:
+def open_folder(root: Path, cache: Path, sizing: Sizing = LAYOUT) -> Store:
     pairs = read_folder(root).pairs
-    return open_store(pairs, read_shapes(pairs)[0], layout, cache)
+    return open_store(pairs, read_shapes(pairs)[0], sizing, cache)
 
 
 def stores(cache: Path) -> list[str]:
@@ -74,7 +74,7 @@ def test_keeps_the_depth(folder: Path, cache: Path, dtype: type, top: float) -> 
     for path in (folder / "images").iterdir():
         tifffile.imwrite(path.with_suffix(".tif"), (read_image(path, 1)[:, :, 0] / 255 * top).astype(dtype))
         path.unlink()
-    store = open_folder(folder, cache, Layout(24, True, 1))
+    store = open_folder(folder, cache, Sizing(24, True, 1))
     assert store.dtype == dtype
     assert top * 0.5 < store.images.max() <= top
     first = read_image(folder / "images/0.tif")
@@ -137,10 +137,11 @@ OPEN = """
 import sys
 from pathlib import Path
 from ubend.data.folder import read_folder
-from ubend.data.store import Layout, open_store, read_shapes
+from ubend.data.images import Sizing
+from ubend.data.store import open_store, read_shapes
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
-store = open_store(pairs, read_shapes(pairs)[0], Layout(24, True, 3), Path(sys.argv[2]), lambda d, t: told.append(d))
+store = open_store(pairs, read_shapes(pairs)[0], Sizing(24, True, 3), Path(sys.argv[2]), lambda d, t: told.append(d))
 print(store.folder.name, bool(told), int(store.images.astype("int64").sum()))
 """
 

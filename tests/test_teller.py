@@ -31,10 +31,18 @@ def test_epoch_line() -> None:
     teller.tell_epoch(ROW, TIMING, 30)
     line = out.getvalue()
     assert line.count("\n") == 1
-    for part in ("epoch 3/30", "loss 0.512", "val 0.400", "ground 0.900 disc -", "123 img/s", "1 min 05 s left", "*"):
+    for part in (
+        "epoch 3/30",
+        "loss 0.512",
+        "val 0.400",
+        "ground 0.900 disc -",
+        "123 img/s",
+        "1 min 05 s left",
+        "best so far",
+    ):
         assert part in line
     teller.tell_epoch({**ROW, "best": False, "val_loss": math.nan}, TIMING, 30)
-    assert "*" not in out.getvalue()[len(line) :]
+    assert "best" not in out.getvalue()[len(line) :]
     assert "val -" in out.getvalue()
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ubend.data.images import Sizing
 from ubend.data.labels import make_label_map
-from ubend.data.store import Layout
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet, pad_to_multiple
 
@@ -141,7 +141,7 @@ def test_contract(
             assert torch.isfinite(logits).all()
         expected = model(image)
 
-        bundle = Bundle(model, make_label_map(list(range(classes))), Layout(32, True, channels))
+        bundle = Bundle(model, make_label_map(list(range(classes))), Sizing(32, True, channels))
         save_bundle(tmp_path / "m.safetensors", bundle)
         loaded = load_bundle(tmp_path / "m.safetensors").model
         assert (loaded.channels, loaded.classes, loaded.width, loaded.depth) == (channels, classes, width, depth)

@@ -125,9 +125,10 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
     if orientation is None:
         upright = facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T
         orientation = "upright" if upright else "free"
-        says = _(
-            "objects lie off the middle vertically by {d:.2f} standard deviations more than sideways (t = {t:.1f})"
-        )
+        if upright:
+            says = _("objects stand off the middle up or down, as in photographs ({d:.2f} deviations, t = {t:.1f})")
+        else:
+            says = _("the places of the objects show no up and down; if there is one, set this to upright")
         choices.append(
             Choice("augment.orientation", orientation, says.format(d=facts.upright_offset, t=facts.upright_t))
         )

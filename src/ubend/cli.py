@@ -33,33 +33,39 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    help=_("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="ubend")
 def main() -> None:
     """A folder of pictures and masks in; a trained, honestly scored U-Net out."""
 
 
-@main.command()
+@main.command(help=_("Train on FOLDER of pictures and masks, and score the model."))
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--out", type=_PATH, help="Run folder to make  [runs/NAME-1, -2, ...]")
-@click.option("--recipe", type=click.Choice(["modern", "tutorial"]), help="Group of settings to start from  [modern]")
-@click.option("--split", type=_PATH, help="CSV file,split[,group] that says which picture is in which part.")
-@click.option("--classes", help="Class names in the order of the mask values, by comma.")
-@click.option("--size", type=int, help="Size in pixels at which pictures are learnt.")
-@click.option("--width", type=int, help="Channels of the network's first level.")
-@click.option("--epochs", type=int, help="How often all pictures are shown.")
-@click.option("--batch", type=int, help="Pictures per step.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a better validation score.")
-@click.option("--skips", help="Skip connections to keep: all, none, or levels such as 1,2 (1 is full size).")
-@click.option("--seed", type=int, help="Of every random draw  [0]")
-@click.option("--device", help="cuda, cuda:1, mps or cpu  [the fastest here]")
-@click.option("--deterministic", is_flag=True, default=None, help="The same to the bit every time on a GPU; slower.")
-@click.option("--config", type=_PATH, help="TOML file of settings, such as a run's settings.toml.")
+@click.option("--out", type=_PATH, help=_("Run folder to make  [runs/NAME-1, -2, ...]"))
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; see docs/settings.md."
+    "--recipe", type=click.Choice(["modern", "tutorial"]), help=_("Group of settings to start from  [modern]")
 )
-@click.option("--show", is_flag=True, help="Display the panel of each epoch.")
-@click.option("--resume", "resumed", type=_PATH, metavar="RUN", help="Go on with an interrupted run.")
+@click.option("--split", type=_PATH, help=_("CSV file,split[,group] that says which picture is in which part."))
+@click.option("--classes", help=_("Class names in the order of the mask values, by comma."))
+@click.option("--size", type=int, help=_("Size in pixels at which pictures are learnt."))
+@click.option("--width", type=int, help=_("Channels of the network's first level."))
+@click.option("--epochs", type=int, help=_("How often all pictures are shown."))
+@click.option("--batch", type=int, help=_("Pictures per step."))
+@click.option("--patience", type=int, help=_("Stop after so many epochs without a better validation score."))
+@click.option("--skips", help=_("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
+@click.option("--seed", type=int, help=_("Of every random draw  [0]"))
+@click.option("--device", help=_("cuda, cuda:1, mps or cpu  [the fastest here]"))
+@click.option("--deterministic", is_flag=True, default=None, help=_("The same to the bit every time on a GPU; slower."))
+@click.option("--config", type=_PATH, help=_("TOML file of settings, such as a run's settings.toml."))
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=_("Any other setting; see docs/settings.md.")
+)
+@click.option("--show", is_flag=True, help=_("Display the panel of each epoch."))
+@click.option("--resume", "resumed", type=_PATH, metavar="RUN", help=_("Go on with an interrupted run."))
 def fit(
     folder: Path | None,
     config: Path | None,
@@ -68,7 +74,6 @@ def fit(
     resumed: Path | None,
     **flags: Any,
 ) -> None:
-    """Train on FOLDER of pictures and masks, and score the model."""
     from ubend.config import parse_assignment
 
     if resumed is not None:
@@ -81,13 +86,6 @@ def fit(
         raise click.UsageError(_("name the FOLDER of pictures and masks"))
     settings = dict(parse_assignment(text) for text in assignments)
     out, recipe = flags.pop("out"), flags.pop("recipe")
-    if flags["classes"] is not None:
-        flags["classes"] = tuple(name.strip() for name in flags["classes"].split(","))
-    if flags["split"] is not None:
-        flags["split"] = str(flags["split"].resolve())
-    if flags["skips"] is not None:
-        depth = settings.get("model.depth")
-        flags["skips"] = _parse_skips(flags["skips"], depth if isinstance(depth, int) else 4)
     _prepare(bool(flags["deterministic"]))
     from ubend.jobs.fit import fit as call
 
@@ -96,17 +94,16 @@ def fit(
         _tell_result(teller, result.run, result.scores)
 
 
-@main.command()
+@main.command(help=_("Score MODEL (a run or a model file) on its own test part, or on FOLDER."))
 @click.argument("model", type=_PATH)
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--part", type=click.Choice(["train", "val", "test"]), help="Part to score  [test]")
-@click.option("--split", type=_PATH, help="CSV file,split for FOLDER.")
-@click.option("--device", help="cuda, mps or cpu  [the fastest here]")
-@click.option("--out", type=_PATH, help="Also write the scores to this JSON file.")
+@click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))
+@click.option("--split", type=_PATH, help=_("CSV file,split for FOLDER."))
+@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
+@click.option("--out", type=_PATH, help=_("Also write the scores to this JSON file."))
 def evaluate(
     model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
 ) -> None:
-    """Score MODEL (a run or a model file) on its own test part, or on FOLDER."""
     from ubend.errors import OutputError
     from ubend.files import write_json
     from ubend.jobs.evaluate import evaluate as call
@@ -119,13 +116,12 @@ def evaluate(
         write_json(out, scores)
 
 
-@main.command()
+@main.command(help=_("Write masks and overlays for PATHS: pictures, or folders of them."))
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
-@click.option("--out", type=_PATH, required=True, help="Folder for masks, overlays and shares.csv.")
-@click.option("--device", help="cuda, mps or cpu  [the fastest here]")
+@click.option("--out", type=_PATH, required=True, help=_("Folder for masks, overlays and shares.csv."))
+@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
 def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None) -> None:
-    """Write masks and overlays for PATHS: pictures, or folders of them."""
     from ubend.jobs.predict import predict_files
 
     with _teller() as teller:
@@ -133,59 +129,54 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None)
         click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
 
 
-@main.command()
+@main.command(help=_("Draw RUN's first test pictures: input, truth, prediction."))
 @click.argument("run", type=_PATH)
-@click.option("--out", type=_PATH, help="PNG to write  [RUN/predictions.png]")
-@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Pictures.")
-@click.option("--show", "display", is_flag=True, help="Also display it.")
-@click.option("--device", help="cuda, mps or cpu  [the fastest here]")
+@click.option("--out", type=_PATH, help=_("PNG to write  [RUN/predictions.png]"))
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help=_("Pictures."))
+@click.option("--show", "display", is_flag=True, help=_("Also display it."))
+@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
 def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
-    """Draw RUN's first test pictures: input, truth, prediction."""
     from ubend.jobs.pictures import draw_predictions
 
     click.echo(draw_predictions(run, out, count=count, show=display, device=device))
 
 
-@main.command()
+@main.command(help=_("Draw pictures of FOLDER with their masks, before training."))
 @click.argument("folder", type=_PATH)
-@click.option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help="PNG to write.")
-@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help="Pictures.")
-@click.option("--show", "display", is_flag=True, help="Also display it.")
+@click.option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=_("PNG to write."))
+@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help=_("Pictures."))
+@click.option("--show", "display", is_flag=True, help=_("Also display it."))
 def samples(folder: Path, out: Path, count: int, display: bool) -> None:
-    """Draw pictures of FOLDER with their masks, before training."""
     from ubend.jobs.pictures import draw_samples
 
     click.echo(draw_samples(folder, out, count=count, show=display))
 
 
-@main.command()
+@main.command(help=_("Say what MODEL is: network, classes, size, how it came about."))
 @click.argument("model", type=_PATH)
 def info(model: Path) -> None:
-    """Say what MODEL is: network, classes, size, how it came about."""
     from ubend.jobs.info import describe_model
 
     for line in describe_model(model):
         click.echo(line)
 
 
-@main.command()
+@main.command(help=_("Draw microscope pictures with masks into FOLDER."))
 @click.argument("folder", type=_PATH)
-@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="Pictures.")
-@click.option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help="Side in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawing.")
+@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help=_("Pictures."))
+@click.option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=_("Side in pixels."))
+@click.option("--seed", type=int, default=0, show_default=True, help=_("Of the drawing."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
-    """Draw microscope pictures with masks into FOLDER."""
     from ubend.data.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
     click.echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
 
 
-@main.command()
-@click.option("--out", type=_PATH, default=Path("ubend-demo"), show_default=True, help="Folder to make.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+@main.command(help=_("Draw a sample, fit, evaluate, predict, and say where to look."))
+@click.option("--out", type=_PATH, default=Path("ubend-demo"), show_default=True, help=_("Folder to make."))
+@click.option("--seed", type=int, default=0, show_default=True, help=_("Of every random draw."))
 def demo(out: Path, seed: int) -> None:
-    """Draw a sample, fit, evaluate, predict, and say where to look."""
     _prepare(False)
     from ubend.jobs.demo import run_demo
 
@@ -193,10 +184,9 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@main.command()
-@click.option("--clear", is_flag=True, help="Delete all of it.")
+@main.command(help=_("List, or clear, the decoded pictures kept between runs."))
+@click.option("--clear", is_flag=True, help=_("Delete all of it."))
 def cache(clear: bool) -> None:
-    """List, or clear, the decoded pictures kept between runs."""
     from ubend.data.store import clear_stores, default_cache, list_stores
 
     where = default_cache()
@@ -208,22 +198,6 @@ def cache(clear: bool) -> None:
         click.echo(f"{size / 2**20:10.1f} MiB  {folder.name}")
     total = sum(size for _folder, size in stores) / 2**20
     click.echo(_("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where))
-
-
-def _parse_skips(text: str, depth: int) -> tuple[bool, ...]:
-    from ubend.errors import SettingError
-
-    if text in ("all", "none"):
-        return (text == "all",) * depth
-    try:
-        levels = {int(word) for word in text.split(",")}
-    except ValueError:
-        levels = {0}
-    if not levels <= set(range(1, depth + 1)):
-        raise SettingError(
-            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=text, depth=depth)
-        )
-    return tuple(level in levels for level in range(1, depth + 1))
 
 
 def _prepare(deterministic: bool) -> None:

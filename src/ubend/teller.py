@@ -1,7 +1,6 @@
 """What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
 
 import math
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -20,8 +19,6 @@ class Teller:
         self.console = console or Console(soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._total = 0
-        self._last_line = 0.0
 
     def __enter__(self) -> "Teller":
         return self
@@ -38,7 +35,6 @@ class Teller:
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Start counting to `total`."""
         self.end()
-        self._total, self._last_line = total, time.monotonic()
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -77,7 +73,7 @@ class Teller:
                 scores=scores,
                 rate=timing["images_per_s"],
                 left=_duration(left),
-                star="  *" if row["best"] else "",
+                star=_("  best so far") if row["best"] else "",
             )
         )
 

@@ -33,7 +33,7 @@ class Draws:
         affine: (N, 2, 2) output (y, x) offset from the centre -> source offset, in stored px.
         offset_yx: (N, 2) source px added to that.
         elastic: (N, 2, G, G) source px added, on a coarse grid over the output.
-        gamma, contrast: exponents and factors; brightness (N, C) added, in shares of the value range.
+        gamma, contrast: exponents and factors (N,); brightness: (N,) added, in shares of the value range.
         gain: (N, C) factor of each channel; saturation: factor (N,).
         blur_px: standard deviation; noise: standard deviation, share of the range.
         noise_yx: (N, 2) where in the noise field the picture lies.
@@ -231,11 +231,11 @@ def warp(
 
     size = shapes_hw[:, :, None, None]
     inside = _reflect(source, size)
-    scale = torch.tensor([h, w], device=image.device, dtype=torch.float32)[:, None, None]
-    grid = ((2 * inside + 1) / scale - 1).flip(1).permute(0, 2, 3, 1)  # grid_sample wants (x, y) in -1..1
+    # grid_sample wants (x, y) in -1..1
+    grid = torch.stack([(2 * inside[:, 1] + 1) / w - 1, (2 * inside[:, 0] + 1) / h - 1], dim=-1)
     out = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    nearest = inside.round().long()
+    nearest = (inside + 0.5).floor().long()  # round() would take halves to the even neighbour
     flat = (nearest[:, 0] * w + nearest[:, 1]).flatten(1)
     target = mask.flatten(1).gather(1, flat).view(-1, height, width)
     if ignore_outside:

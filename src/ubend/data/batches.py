@@ -27,6 +27,7 @@ from ubend.data.augment import (
 from ubend.data.draws import shuffled_item
 from ubend.data.store import Store
 
+_SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
 
 
@@ -59,7 +60,7 @@ class Pictures:
         self.bytes = len(numbers) * area * pixel_bytes
         self.resident = self.bytes <= room_bytes
         if self.resident:
-            self._images, self._masks = self._to_device(np.arange(len(numbers)))
+            self._images, self._masks = self._fill(max(1, _SLICE_BYTES // (area * pixel_bytes)))
         else:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="ubend-read")
 
@@ -77,6 +78,18 @@ class Pictures:
     def take_ahead(self, items: NDArray[np.int64]) -> "Future[tuple[Tensor, Tensor]]":
         """`take` in the reading thread; for pictures that are not resident."""
         return self._reader.submit(self._to_device, items)
+
+    def _fill(self, count: int) -> tuple[Tensor, Tensor]:
+        """(n, H, W, C) and (n, H, W): all pictures on the device, brought there `count` at a time."""
+        parts = (np.arange(start, min(start + count, len(self))) for start in range(0, len(self), count))
+        images = masks = torch.empty(0)
+        for part in parts:
+            pixels, index = self._to_device(part)
+            if not len(images):
+                images = torch.empty((len(self), *pixels.shape[1:]), dtype=pixels.dtype, device=self.device)
+                masks = torch.empty((len(self), *index.shape[1:]), dtype=index.dtype, device=self.device)
+            images[part[0] : part[-1] + 1], masks[part[0] : part[-1] + 1] = pixels, index
+        return images, masks
 
     def _to_device(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images, masks = self.store.read(self.numbers[items], self.canvas_hw, self.lookup)
@@ -144,8 +157,7 @@ class TrainingBatches:
         device = self.pictures.device
         shapes = self.pictures.shapes_hw[items // self.copies].astype(np.float32)
         packed = torch.from_numpy(np.concatenate([draws.pack(), shapes], axis=1))
-        if device.type == "cuda":
-            packed = packed.pin_memory().to(device, non_blocking=True)
+        packed = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
         return Batch(*self._augment(image, mask, packed))
 
     def _augment(self, image: Tensor, mask: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:

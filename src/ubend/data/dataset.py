@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings
 from ubend.data.folder import Folder, Pair, Part, read_folder
-from ubend.data.images import is_lossy, read_mask
+from ubend.data.images import Sizing, is_lossy, read_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class, detect_label_map
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Layout, Store, find_damage, open_store, read_shapes
+from ubend.data.store import Store, find_damage, open_store, read_shapes
 from ubend.errors import DataError, TrainingError
 from ubend.language import _
 from ubend.teller import Teller
@@ -63,8 +63,8 @@ class Dataset:
         return "test" if "test" in self.parts else "val"
 
     @property
-    def layout(self) -> Layout:
-        return _layout(self.settings)
+    def sizing(self) -> Sizing:
+        return _sizing(self.settings)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part."""
@@ -129,7 +129,8 @@ class Dataset:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["name", "image", "mask", "split", "group", "image_hash", "mask_hash"])
         for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
-            writer.writerow([pair.name, pair.image, pair.mask, part, pair.group or "", *hashes])
+            files = (pair.image.resolve(), pair.mask.resolve())  # so that the run can be scored from anywhere
+            writer.writerow([pair.name, *files, part, pair.group or "", *hashes])
         return out.getvalue()
 
     def with_parts_of(self, table: str) -> "Dataset":
@@ -167,12 +168,15 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
     classes = len(names) if names else _peek_classes(folder.pairs)
     settings, choices = choose_pictures(settings, native, channels, classes, device)
     teller.begin(_("reading pictures"), len(folder.pairs))
-    store = open_store(folder.pairs, shapes, _layout(settings), cache, teller.count)
+    store = open_store(folder.pairs, shapes, _sizing(settings), cache, teller.count)
     teller.end()
     known = list(folder.values) if folder.values else None
     if known is not None and not store.lossy.any():
         _refuse_strangers(folder.pairs, store, known)
-    labels, remarks = detect_label_map(store.mask_pixels.sum(axis=0), bool(store.lossy.any()), names, known)
+    try:
+        labels, remarks = detect_label_map(store.mask_pixels.sum(axis=0), bool(store.lossy.any()), names, known)
+    except DataError as error:
+        raise DataError([*error.problems, *_busiest_masks(folder.pairs, store)]) from error
     _refuse_unlabelled(folder.pairs, store, labels)
     split = split_pairs(
         [pair.name for pair in folder.pairs],
@@ -186,9 +190,9 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
     return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks])
 
 
-def _layout(settings: Settings) -> Layout:
+def _sizing(settings: Settings) -> Sizing:
     data = settings.data
-    return Layout(data.size or 0, data.resize == "keep", data.channels or 0)
+    return Sizing(data.size or 0, data.resize == "keep", data.channels or 0)
 
 
 def _peek_classes(pairs: Sequence[Pair]) -> int | None:
@@ -216,6 +220,15 @@ def _refuse_strangers(pairs: Sequence[Pair], store: Store, known: list[int]) -> 
         )
     if problems:
         raise DataError(problems)
+
+
+def _busiest_masks(pairs: Sequence[Pair], store: Store) -> list[str]:
+    """The masks with the most values, where they differ: there the trouble is likely to be."""
+    values = (store.mask_pixels > 0).sum(axis=1)
+    if values.max() <= max(2, int(np.median(values))):
+        return []
+    worst = np.argsort(-values, kind="stable")[:3]
+    return [_("{path}: holds {count} values").format(path=pairs[i].mask, count=values[i]) for i in worst]
 
 
 def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
         DataError: missing, empty, truncated, or no picture.
     """
     with _explained(path):
+        _refuse_deep_color(path)
         image = _read_deep(path)
         if image is None:
             with Image.open(path) as file:
@@ -50,6 +52,8 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
                 image = np.asarray(
                     upright.convert("RGB").convert(mode) if upright.mode == "P" else upright.convert(mode)
                 )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise DataError(_("{path}: holds values that are no finite numbers; replace them").format(path=path))
     if image.ndim == 2:
         image = image[:, :, None]
     if channels == 3 and image.shape[2] == 1:
@@ -102,6 +106,12 @@ def read_shape(path: Path) -> tuple[int, int, int]:
 
             with tifffile.TiffFile(path) as tiff:
                 page = tiff.pages.first
+                if page.samplesperpixel > 4:
+                    raise DataError(
+                        _("{path}: has {count} channels; only 1 or 3 can be read").format(
+                            path=path, count=page.samplesperpixel
+                        )
+                    )
                 width, height, grey = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel) < 3
                 turned = page.tags.valueof(_ORIENTATION, 1) >= 5
                 deep = page.dtype not in (np.dtype(np.uint8), np.dtype(bool))
@@ -130,6 +140,14 @@ def _has_exif(path: Path) -> bool:
             if head[4:] == b"eXIf" or (head[4:] in texts and file.read(21) == b"Raw profile type exif"):
                 return True
             place += 12 + int.from_bytes(head[:4], "big")
+
+
+def _refuse_deep_color(path: Path) -> None:
+    """Pillow would cut a colour PNG of 16 bits a channel to 8 without a word."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(b"\x89PNG") and head[24:26] in (b"\x10\x02", b"\x10\x06"):  # depth 16, colour or with alpha
+        raise DataError(_("{path}: colour PNG of 16 bits a channel cannot be read; save it as TIFF").format(path=path))
 
 
 def is_lossy(path: Path) -> bool:
@@ -190,6 +208,21 @@ def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np
     return np.ascontiguousarray(mask[rows[:, None], columns[None, :]])
 
 
+@dataclass(frozen=True)
+class Sizing:
+    """How pictures are brought to the network's size; kept with the model, and part of a store's name.
+
+    Attributes:
+        size_px: as in `model_size`.
+        keep_aspect: as in `model_size`.
+        channels: 1 reads grey, 3 colour.
+    """
+
+    size_px: int
+    keep_aspect: bool
+    channels: int
+
+
 def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tuple[int, int]:
     """(height, width) to which a picture is resized for the network.
 
@@ -209,6 +242,12 @@ def _read_deep(path: Path) -> NDArray[Any] | None:
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(path.read_bytes())) as tiff:
+            if len(tiff.series[0].pages) > 1:
+                raise DataError(
+                    _("{path}: a stack of {count} pictures; save each as a file of its own").format(
+                        path=path, count=len(tiff.series[0].pages)
+                    )
+                )
             if tiff.pages[0].dtype in (np.dtype(np.uint8), np.dtype(bool)):
                 return None
             page = tiff.pages.first

@@ -27,6 +27,9 @@ DEFAULT_COLORS = (
     (204, 121, 167),
 )  # Okabe & Ito 2008: told apart by colour-blind people too
 
+_TWO_ENDS_SHARE = 0.97  # lossy masks with this share of their pixels near 0 and near 255 are black and white
+_MOST_CLASSES = 64  # a picture of so many values is no mask
+_MANY_CLASSES = 12  # without names: more are rarely classes
 _MAIN_SHARE = 0.003  # a value of a lossy mask is a class of its own if it holds this share of all pixels
 _MAIN_DISTANCE = 24  # ... and no commoner value lies this near: JPEG's ringing stays well inside
 
@@ -143,10 +146,13 @@ def detect_label_map(
     if known is not None:
         values = known
     else:
-        values = _main_values(pixels, present, lossy)
-        if len(values) > 2 and values[-1] == 255 and values[-2] < 254 and not lossy:
+        values = _main_values(pixels, present) if lossy else _exact_values(pixels, present)
+        all_named = names is not None and len(names) == len(values)
+        if not (lossy or all_named) and len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
             values, ignored = values[:-1], (255,)
             remarks.append(_("mask value 255 beside class numbers: its pixels are not scored"))
+        elif not lossy and names is None:
+            _refuse_unclear(pixels, values)
     if len(values) < 2:
         raise DataError(
             _(
@@ -170,6 +176,12 @@ def detect_label_map(
         raise DataError(
             _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
         )
+    if names is None and len(values) > _MANY_CLASSES:
+        remarks.append(
+            _(
+                "{count} classes: if these numbers count objects (instance masks), make all objects one value first"
+            ).format(count=len(values))
+        )
     label_map = make_label_map(values, names, ignored, snap=lossy)
     strangers = [v for v in present if v not in values and v not in ignored]
     if strangers and lossy:
@@ -188,25 +200,48 @@ def detect_label_map(
     return label_map, remarks
 
 
-def _main_values(pixels: NDArray[np.int64], present: list[int], lossy: bool) -> list[int]:
-    """The values that stand for classes."""
-    if not lossy:
-        if len(present) > 64:
-            raise DataError(
-                _(
-                    "the masks hold {count} different values, too many to be classes ({values}, ...); "
-                    "masks must hold one value per class: save them again as PNG without resampling"
-                ).format(count=len(present), values=_value_table(pixels, present[:6]))
-            )
-        return present
+def _main_values(pixels: NDArray[np.int64], present: list[int]) -> list[int]:
+    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours."""
     total = int(pixels.sum())
+    low, high = int(pixels[:_MAIN_DISTANCE].sum()), int(pixels[256 - _MAIN_DISTANCE :].sum())
+    if low and high and low + high >= _TWO_ENDS_SHARE * total:
+        return [0, 255]
     main: list[int] = []
     for value in sorted(present, key=lambda v: -int(pixels[v])):
-        if pixels[value] >= _MAIN_SHARE * total and all(abs(value - other) >= _MAIN_DISTANCE for other in main):
+        around = pixels[max(0, value - _MAIN_DISTANCE // 2) : value + _MAIN_DISTANCE // 2 + 1]
+        if around.sum() >= _MAIN_SHARE * total and all(abs(value - other) >= _MAIN_DISTANCE for other in main):
             main.append(value)
-    if len(main) == 2 and min(main) <= 8 and max(main) >= 247:
-        return [0, 255]
     return sorted(main)
+
+
+def _exact_values(pixels: NDArray[np.int64], present: list[int]) -> list[int]:
+    """All values of masks without noise."""
+    if len(present) > _MOST_CLASSES:
+        raise DataError(
+            _(
+                "the masks hold {count} different values, too many to be classes ({values}, ...); "
+                "masks must hold one value per class: save them again as PNG without resampling"
+            ).format(count=len(present), values=_value_table(pixels, present[:6]))
+        )
+    return present
+
+
+def _is_run(values: list[int]) -> bool:
+    """Are these consecutive numbers?"""
+    return values == list(range(values[0], values[0] + len(values)))
+
+
+def _refuse_unclear(pixels: NDArray[np.int64], values: list[int]) -> None:
+    """Fail when exact values are neither consecutive nor evenly spaced: they come from resampling, or need names."""
+    steps = np.diff(values)
+    even = len(steps) == 0 or steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8)
+    if not even:  # 0, 128, 255 is even, but for the rounding
+        raise DataError(
+            _(
+                "the masks hold {count} values that do not tell the classes: {values}; resampled masks hold such "
+                "values (save them again, resized by nearest neighbour), and if each is a class, name them by --classes"
+            ).format(count=len(values), values=_value_table(pixels, values[:12]))
+        )
 
 
 def _value_table(pixels: NDArray[np.int64], values: list[int]) -> str:

@@ -18,7 +18,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
-from ubend.data.images import is_lossy, model_size, read_image, read_mask, read_shape, resize_array, resize_mask
+from ubend.data.images import Sizing, is_lossy, model_size, read_image, read_mask, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED
 from ubend.errors import DataError, OutputError, UbendError
 from ubend.language import _
@@ -34,15 +33,6 @@ from ubend.language import _
 STORE_VERSION = 1
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How pictures are sized and read; part of a store's name."""
-
-    size_px: int
-    keep_aspect: bool
-    channels: int
 
 
 class Store:
@@ -160,7 +150,7 @@ def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
 def open_store(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
-    layout: Layout,
+    sizing: Sizing,
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Store:
@@ -169,7 +159,7 @@ def open_store(
     Args:
         pairs: pictures with masks.
         shapes_hw: native (height, width) of each, from `read_shapes`.
-        layout: size, aspect, channels.
+        sizing: size, aspect, channels.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
     Raises:
@@ -179,7 +169,7 @@ def open_store(
     from filelock import FileLock
 
     hashes = _hash_files(pairs)
-    key = hashlib.blake2b(json.dumps([STORE_VERSION, vars(layout), hashes]).encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(json.dumps([STORE_VERSION, vars(sizing), hashes]).encode(), digest_size=12).hexdigest()
     final = cache / key
     if not (final / "store.json").exists():
         try:
@@ -188,7 +178,7 @@ def open_store(
                 if not (final / "store.json").exists():
                     for rest in (final, *cache.glob(f".{key}-*")):  # of a process that was killed
                         shutil.rmtree(rest, ignore_errors=True)
-                    _build(pairs, shapes_hw, layout, hashes, final, report)
+                    _build(pairs, shapes_hw, sizing, hashes, final, report)
         except OSError as error:
             raise OutputError(
                 _(
@@ -214,17 +204,17 @@ def _hash_files(pairs: Sequence[Pair]) -> list[list[str]]:
 def _build(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
-    layout: Layout,
+    sizing: Sizing,
     hashes: list[list[str]],
     final: Path,
     report: Callable[[int, int], None],
 ) -> None:
-    stored_hw = [model_size(shape, layout.size_px, layout.keep_aspect) for shape in shapes_hw]
+    stored_hw = [model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw]
     offsets = np.concatenate([[0], np.cumsum([h * w for h, w in stored_hw])]).astype(np.int64)
-    dtype = _first_dtype(pairs, layout.channels)
+    dtype = _first_dtype(pairs, sizing.channels)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
-        images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), layout.channels))
+        images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), sizing.channels))
         masks = _reserve(temporary / "masks.bin", np.dtype(np.uint8), (int(offsets[-1]),))
         counts = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
@@ -232,7 +222,7 @@ def _build(
         def fill(number: int) -> list[str]:
             pair, span = pairs[number], slice(offsets[number], offsets[number + 1])
             try:
-                image, mask = read_pair(pair, layout.channels)
+                image, mask = read_pair(pair, sizing.channels)
             except DataError as error:
                 return error.problems
             except UbendError as error:
@@ -244,7 +234,7 @@ def _build(
                     )
                 ]
             small = resize_array(image, stored_hw[number])
-            images[span] = small.reshape(-1, layout.channels)
+            images[span] = small.reshape(-1, sizing.channels)
             masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
             counts[number] = np.bincount(mask.reshape(-1), minlength=256)
             thumbnails[number] = _thumbnail(small)
@@ -268,7 +258,7 @@ def _build(
             lossy=np.array([is_lossy(pair.mask) for pair in pairs]),
             thumbnails=thumbnails,
         )
-        facts = {"version": STORE_VERSION, **vars(layout), "dtype": dtype.name, "hashes": hashes}
+        facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
         (temporary / "store.json").write_text(json.dumps(facts), encoding="utf-8")
         temporary.rename(final)
     finally:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
-from ubend.data.images import read_mask, resize_mask
+from ubend.data.images import is_lossy, read_mask, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.errors import DataError
 from ubend.inference.predictor import Predictor
@@ -31,8 +31,9 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
-        mean, and the mean without the background), `pixel_accuracy` and `cross_entropy` (mean per pixel,
-        nats); and `per_picture`, the native Dice and IoU of each class for every picture.
+        mean, and the mean without the background), `pixel_accuracy`, `cross_entropy` (mean per pixel,
+        nats), `true_share` and `predicted_share` of each class; and
+        `per_picture`, the native Dice and IoU of each class for every picture.
     Raises:
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
@@ -64,7 +65,8 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
 def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np.uint8]:
     """Mask values -> class index; a value that the class table does not know is an error."""
     index = labels.index(truth)
-    strangers = np.setdiff1d(truth[index == IGNORED], labels.ignored)
+    found = truth[index == IGNORED] if is_lossy(pair.mask) else truth  # noise is snapped only where there is noise
+    strangers = np.setdiff1d(found, [*labels.values, *labels.ignored])
     if len(strangers) or (index == IGNORED).all():
         raise DataError(
             _(
@@ -76,7 +78,17 @@ def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
     scores = summarise_overlap(confusions, labels.names, background_class(labels)).to_json()
-    return {**scores, "cross_entropy": float(losses[:, 0].sum() / losses[:, 1].sum())}
+    pixels = confusions.sum(axis=0)
+
+    def shares(counts: NDArray[np.int64]) -> dict[str, float]:
+        return {name: int(n) / max(1, int(pixels.sum())) for name, n in zip(labels.names, counts, strict=True)}
+
+    return {
+        **scores,
+        "cross_entropy": float(losses[:, 0].sum() / losses[:, 1].sum()),
+        "true_share": shares(pixels.sum(axis=1)),
+        "predicted_share": shares(pixels.sum(axis=0)),
+    }
 
 
 def _per_picture(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Predictor:
         self.bundle = bundle
         self.device = pick_device(None if device is None else str(device))
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.precision = torch.bfloat16 if fastest_precision(self.device)[0] == "bfloat16" else torch.float32
+        low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
+        self.precision = torch.bfloat16 if low else torch.float32
 
     @property
     def labels(self) -> LabelMap:
@@ -85,9 +86,9 @@ class Predictor:
 
         Args:
             image: a file, or (H, W), (H, W, 1) or (H, W, 3) values in the units that the model was
-                trained on (0..255 for 8 bit).
+                trained on (0..255 for 8 bit), of its dtype or float.
         Raises:
-            DataError: unreadable, empty, or with other channels than the model's.
+            DataError: unreadable, empty, or with other channels or another depth than the model's.
         """
         return next(iter(self.predict([image])))[1]
 
@@ -115,7 +116,7 @@ class Predictor:
     @torch.inference_mode()
     def forward(self, small: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
-        batch = small.to(self.device).float().contiguous(memory_format=torch.channels_last)
+        batch = small.float().to(self.device).contiguous(memory_format=torch.channels_last)
         low = self.precision != torch.float32
         with _no_algorithm_search(), torch.autocast(self.device.type, self.precision, enabled=low):
             logits: Tensor = self.model(batch)
@@ -129,18 +130,31 @@ class Predictor:
             yield Logits(number, image, logits[slot : slot + 1])
 
     def _prepare(self, image: NDArray[Any] | Path | str) -> tuple[NDArray[Any], NDArray[Any]]:
-        layout = self.bundle.layout
+        sizing, dtype = self.bundle.sizing, self.bundle.dtype
         if isinstance(image, str | Path):
-            image = read_image(Path(image), layout.channels if layout.channels in (1, 3) else None)
-        if image.ndim == 2:
-            image = image[:, :, None]
-        if image.ndim != 3 or image.shape[2] != layout.channels or 0 in image.shape:
+            path, image = image, read_image(Path(image), sizing.channels)
+            if image.dtype != dtype:
+                raise DataError(
+                    _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
+                        path=path, found=image.dtype, dtype=dtype
+                    )
+                )
+        image = np.asarray(image)  # of Pillow pictures and lists too
+        if image.dtype != dtype and image.dtype.kind != "f":
             raise DataError(
-                _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
-                    shape=image.shape, channels=layout.channels
+                _("an array of {found} was given, but the model takes {dtype}, or float in its units").format(
+                    found=image.dtype, dtype=dtype
                 )
             )
-        size = model_size((image.shape[0], image.shape[1]), layout.size_px, layout.keep_aspect)
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or image.shape[2] != sizing.channels or 0 in image.shape:
+            raise DataError(
+                _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
+                    shape=image.shape, channels=sizing.channels
+                )
+            )
+        size = model_size((image.shape[0], image.shape[1]), sizing.size_px, sizing.keep_aspect)
         return image, resize_array(image, size)
 
 

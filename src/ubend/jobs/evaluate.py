@@ -14,6 +14,8 @@ from ubend.inference.predictor import load
 from ubend.language import _
 from ubend.training.run_folder import RunFolder
 
+_ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
+
 
 def evaluate(
     model: Path | str,
@@ -96,9 +98,9 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
 
 def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     """A loud sentence when the model says one class everywhere, with the usual causes."""
-    dice = scores["native"]["dice"]["pooled"]
-    alive = [name for name, value in dice.items() if not name.startswith("mean") and value]
-    if len(alive) != 1:
+    shares = scores["native"]["predicted_share"]
+    alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
+    if not alive:
         return None
     return _(
         "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "

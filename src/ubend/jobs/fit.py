@@ -5,7 +5,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config
+from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
@@ -27,7 +27,7 @@ from ubend.inference.predictor import Predictor
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
-from ubend.training.checkpoint import load_state
+from ubend.training.checkpoint import TrainingState, load_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -39,7 +39,6 @@ FLAGS = {
     "classes": "data.classes",
     "size": "data.size",
     "width": "model.width",
-    "skips": "model.skips",
     "epochs": "train.epochs",
     "batch": "train.batch",
     "patience": "train.patience",
@@ -84,17 +83,44 @@ def fit(
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic.
+            patience, seed, device, deterministic. `classes` may be one string with commas, `skips` a
+            string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
+    skips = flags.pop("skips", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
+    if isinstance(changes.get("data.classes"), str):
+        changes["data.classes"] = tuple(name.strip() for name in changes["data.classes"].split(","))
+    if isinstance(changes.get("data.split"), Path):
+        changes["data.split"] = str(changes["data.split"])
     given = read_config(Path(config)) if config is not None else None
     chosen = make_settings(recipe, given, changes | dict(settings or {}))
+    if skips is not None:
+        chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
+    if chosen.data.split is not None:  # a resumed run may stand elsewhere
+        chosen = change_settings(chosen, {"data.split": str(Path(chosen.data.split).resolve())})
     run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
     run.refuse_taken()
     with teller or Teller() as voice:
         return _fit(Path(folder), run, chosen, voice, show, resumed=False)
+
+
+def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
+    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level whether its skip stays."""
+    if not isinstance(skips, str):
+        return tuple(skips)
+    if skips in ("all", "none"):
+        return (skips == "all",) * depth
+    try:
+        levels = {int(word) for word in skips.split(",")}
+    except ValueError:
+        levels = {0}
+    if not levels <= set(range(1, depth + 1)):
+        raise SettingError(
+            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth)
+        )
+    return tuple(level in levels for level in range(1, depth + 1))
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
@@ -107,7 +133,7 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
     folder = RunFolder(Path(run))
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        where, began_with = Path(facts["folder"]), (facts["threads"], facts["torch"])
+        where, began_with = Path(facts["folder"]), (facts["device"], facts["threads"], facts["torch"])
         folder.data.stat()
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -118,8 +144,13 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
         ) from error
     chosen = make_settings(config=read_config(folder.settings))
     with teller or Teller() as voice:
-        if began_with != (torch.get_num_threads(), torch.__version__):
-            voice.say(_("other threads or another torch than when the run began: the result may differ in last digits"))
+        here = (describe_device(pick_device(chosen.device)), torch.get_num_threads(), torch.__version__)
+        if began_with != here:
+            voice.say(
+                _("note: begun on {then}, goes on with {now} (device, threads, torch): last digits may differ").format(
+                    then=", ".join(map(str, began_with)), now=", ".join(map(str, here))
+                )
+            )
         folder.clear_leftovers()
         return _fit(where, folder, chosen, voice, show, resumed=True)
 
@@ -139,7 +170,14 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     refuse_lone_values(batches, settings)
     if resumed and run.state.exists():
         load_state(run.state, state)
-        teller.say(_("going on after step {step}").format(step=state.progress.step))
+        done = len(state.progress.history) == settings.train.epochs or state.progress.stopped
+        teller.say(
+            _("the training was finished already; it is scored again")
+            if done
+            else _("going on after step {step}").format(step=state.progress.step)
+        )
+    if resumed:
+        run.trim_timing(len(state.progress.history))
     if not resumed:
         run.create()
         _write_facts(run, folder, data, settings, choices, device)
@@ -167,14 +205,19 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
             said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
         else:  # a second Ctrl-C, before anything was saved
             said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+        _draw_curves(run, data, state)
         teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
         return FitResult(run.path, None)
     if state.progress.stopped:
         teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
-    if state.progress.history:
-        draw_curves(state.progress.history, data.labels.names, run.curves)
+    _draw_curves(run, data, state)
     scores = _score(run, data, settings, device, teller)
     return FitResult(run.path, scores)
+
+
+def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
+    if state.progress.history:
+        draw_curves(state.progress.history, data.labels.names, run.curves)
 
 
 def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str) -> None:

@@ -9,18 +9,18 @@ from ubend.model.bundle import load_bundle
 def describe_model(path: Path | str) -> list[str]:
     """Lines for people: network, classes with colours and mask values, size, normalisation, origin."""
     bundle = load_bundle(Path(path))
-    net, labels, layout = bundle.model, bundle.labels, bundle.layout
+    net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
     parameters = sum(p.numel() for p in net.parameters())
     kept = ", ".join(str(level) for level, there in enumerate(net.skips, 1) if there) or _("none")
     aspect = (
-        _("aspect kept, the area of a {size} px square") if layout.keep_aspect else _("squashed to {size} x {size} px")
+        _("aspect kept, the area of a {size} px square") if sizing.keep_aspect else _("squashed to {size} x {size} px")
     )
     lines = [
         _("U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}").format(
             width=net.width, depth=net.depth, parameters=parameters, skips=kept
         ),
         _("pictures: {channels} channels, {aspect}").format(
-            channels=layout.channels, aspect=aspect.format(size=layout.size_px)
+            channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
         ),
         _("normalisation: mean {mean}, standard deviation {std} (inside the model)").format(
             mean=[round(v, 2) for v in net.mean.flatten().tolist()],

@@ -1,5 +1,6 @@
 """Pictures to look at: a data set before training, a model's answers after it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,10 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
     found = read_folder(Path(folder))
     chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
-    pixels = np.zeros(256, np.int64)
-    for pair in chosen:
-        pixels += np.bincount(read_mask(pair.mask).reshape(-1), minlength=256)
-    lossy = any(is_lossy(pair.mask) for pair in chosen)
+    with ThreadPoolExecutor() as pool:  # all masks: a rare class may be in none of those that are drawn
+        counts = pool.map(lambda pair: np.bincount(read_mask(pair.mask).reshape(-1), minlength=256), found.pairs)
+        pixels = np.sum(list(counts), axis=0)
+    lossy = any(is_lossy(pair.mask) for pair in found.pairs)
     names = list(found.classes) if found.classes else None
     known = list(found.values) if found.values else None
     labels, _remarks = detect_label_map(pixels, lossy, names, known)
@@ -67,6 +68,8 @@ def draw_predictions(
         out: the PNG to write; None: `predictions.png` in the run folder, drawn anew.
         count: pictures.
     """
+    if out is not None and Path(out).exists():
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
     pairs = read_run_pairs(Path(run))
     predictor = load(run, device)
     part = "test" if any(pair.part == "test" for pair in pairs) else "val"
@@ -74,7 +77,7 @@ def draw_predictions(
     labels = predictor.labels
     rows: list[list[np.ndarray]] = [[] for _pair in chosen]
     for number, prediction in predictor.predict(pair.image for pair in chosen):
-        image, truth = _read_small(chosen[number], labels, predictor.bundle.layout.channels)
+        image, truth = _read_small(chosen[number], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
     grid = draw_grid(

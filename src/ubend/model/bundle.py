@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ubend.config import Precision
+from ubend.data.images import Sizing
 from ubend.data.labels import LabelMap
-from ubend.data.store import Layout
 from ubend.errors import ModelFileError
 from ubend.files import write_file
 from ubend.language import _
@@ -31,14 +32,18 @@ class Bundle:
     Attributes:
         model: in evaluation mode when loaded.
         labels: the class table.
-        layout: size in px, aspect, channels of the pictures it was trained on.
-        about: how it came about, for people: data, recipe, scores, versions.
+        sizing: size in px, aspect, channels of the pictures it was trained on.
+        about: how it came about, for people.
+        dtype: of the pictures it was trained on: uint8, uint16 or float32.
+        precision: in which it was trained and validated; predictions are made in the same.
     """
 
     model: UNet
     labels: LabelMap
-    layout: Layout
+    sizing: Sizing
     about: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "uint8"
+    precision: Precision = "float32"
 
 
 def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -54,8 +59,10 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
             "skips": list(net.skips),
         },
         "labels": bundle.labels.to_json(),
-        "layout": asdict(bundle.layout),
+        "sizing": asdict(bundle.sizing),
         "about": bundle.about,
+        "dtype": bundle.dtype,
+        "precision": bundle.precision,
     }
     write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
 
@@ -86,13 +93,14 @@ def load_bundle(path: Path) -> Bundle:
                 )
             model = UNet(**header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        labels, layout = LabelMap.from_json(header["labels"]), Layout(**header["layout"])
+        labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
+        dtype, precision = header["dtype"], header["precision"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
             _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
         ) from error
-    return Bundle(model.eval(), labels, layout, header["about"])
+    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.losses import count_targets, mean_loss, sum_losses
+from ubend.training.losses import count_targets, mean_loss, sum_losses, sums_dtype
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 
@@ -179,7 +179,7 @@ def validate(
     model.eval()
     area = pictures.canvas_hw[0] * pictures.canvas_hw[1]
     count = max(1, _VALIDATION_PIXELS // area)
-    confusions, sums = [], torch.zeros(4, dtype=torch.float64, device=pictures.device)
+    confusions, sums = [], torch.zeros(4, dtype=sums_dtype(pictures.device), device=pictures.device)
     for start in range(0, len(pictures), count):
         image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
         with autocast(image.device, settings):

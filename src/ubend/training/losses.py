@@ -27,6 +27,11 @@ class LossSums(NamedTuple):
     dice: Tensor
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """The type in which an epoch's losses are added up: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def one_hot(target: Tensor, classes: int) -> Tensor:
     """(N, H, W) uint8 class index -> (N, C, H, W) bool; all False where the pixel is ignored."""
     index = torch.arange(classes, device=target.device, dtype=target.dtype)

@@ -1,5 +1,6 @@
 """Every file name in a run folder, and what is in each."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ class RunFolder:
         Raises:
             OutputError: it exists and is not empty.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self.path.exists():
+            return
+        # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
+        beginnings = (self.settings.name, self.data.name)
+        if self.path.is_dir() and all(p.name in beginnings or p.name[0] == "." for p in self.path.iterdir()):
             return
         if self.facts.is_file():
             raise OutputError(
@@ -126,6 +131,16 @@ class RunFolder:
                     path=self.timing, reason=error.strerror or error, run=self.path
                 )
             ) from error
+
+    def trim_timing(self, epochs: int) -> None:
+        """Keep the first `epochs` epochs; a killed run may have told later ones, or half a line."""
+        if not self.timing.exists():
+            return
+        rows: dict[int, str] = {}
+        for line in self.timing.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                rows.setdefault(int(json.loads(line)["epoch"]), line)
+        write_text(self.timing, "".join(f"{rows[epoch]}\n" for epoch in sorted(rows) if epoch <= epochs))
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""

@@ -17,6 +17,7 @@ from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.losses import sums_dtype
 from ubend.training.schedule import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
@@ -61,10 +62,11 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
         average,
         make_optimizer(model, settings.train),
         {},
-        torch.zeros(4, dtype=torch.float64, device=device),
+        torch.zeros(4, dtype=sums_dtype(device), device=device),
         Progress(),
     )
-    return Bundle(model, data.labels, data.layout, about), state
+    precision = settings.train.precision or "float32"
+    return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision), state
 
 
 def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
@@ -72,7 +74,8 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
     room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     lookup = data.labels.lookup()
     training = Pictures(data.store, data.numbers("train"), lookup, device, room)
-    validation = Pictures(data.store, data.numbers("val"), lookup, device, room - training.bytes)
+    taken = training.bytes if training.resident else 0
+    validation = Pictures(data.store, data.numbers("val"), lookup, device, room - taken)
     batches = TrainingBatches(
         training,
         settings.augment,

@@ -1,0 +1,90 @@
+"""The main job's own rules: its words, its run folder, what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ubend
+from conftest import make_discs
+from ubend.errors import DataError, OutputError, SettingError
+from ubend.jobs.evaluate import warn_one_class
+from ubend.jobs.fit import parse_skips
+from ubend.training.run_folder import RunFolder
+
+TINY = {"size": 32, "width": 2, "epochs": 1, "device": "cpu"}
+
+
+def test_parse_skips() -> None:
+    assert parse_skips("all", 3) == (True, True, True)
+    assert parse_skips("none", 2) == (False, False)
+    assert parse_skips("1,3", 3) == (True, False, True)
+    assert parse_skips([False, True], 2) == (False, True)
+    for wrong in ("0", "4", "one", ""):
+        with pytest.raises(SettingError, match="--skips"):
+            parse_skips(wrong, 3)
+
+
+def test_python_takes_the_words_of_the_command_line(discs: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    names = sorted(path.name for path in (discs / "images").iterdir())
+    parts = ["train"] * 16 + ["val"] * 4 + ["test"] * 4
+    split.write_text("file,split\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
+    run = tmp_path / "run"
+    result = ubend.fit(discs, run, split=split, classes="ground, disc", skips="none", **TINY)
+    assert result.run == run
+    assert result.scores is not None
+    assert {"ground", "disc"} <= set(result.scores["native"]["dice"]["pooled"])
+    assert result.scores["native"]["pictures"] == 4
+    assert ubend.load(run).bundle.model.skips == (False,) * 4
+    with pytest.raises(SettingError, match="did you mean"):
+        ubend.fit(discs, tmp_path / "other", epoch=3)
+
+
+def test_a_run_is_scored_from_anywhere(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(discs.parent)
+    result = ubend.fit(discs.name, "run", **TINY)
+    monkeypatch.chdir("/")
+    again = ubend.evaluate(discs.parent / "run", device="cpu")
+    assert result.scores is not None
+    assert again["native"] == result.scores["native"]
+
+
+def test_masks_of_another_coding_are_refused(discs: Path, tmp_path: Path) -> None:
+    """A model that learnt 0 and 255 must not score 1 as background."""
+    ubend.fit(discs, tmp_path / "run", **TINY)
+    other = tmp_path / "other"
+    make_discs(other, 4)
+    for path in (other / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    with pytest.raises(DataError, match="the model knows 0 -> background, 255 -> foreground"):
+        ubend.evaluate(tmp_path / "run", other, device="cpu")
+
+
+def test_one_class_is_said_by_its_share() -> None:
+    def scores(share: float) -> dict[str, object]:
+        return {"native": {"predicted_share": {"meander": share, "ground": 1 - share}}}
+
+    assert "meander" in str(warn_one_class(scores(1.0)))
+    assert warn_one_class(scores(0.5)) is None
+
+
+def test_timing_of_a_killed_run_is_trimmed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    rows = [{"epoch": 1, "s": 1}, {"epoch": 2, "s": 2}, {"epoch": 3, "s": 3}, {"epoch": 3, "s": 9}]
+    run.timing.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch": 4, "s')
+    run.trim_timing(2)
+    assert [json.loads(line) for line in run.timing.read_text().splitlines()] == rows[:2]
+
+
+def test_a_beginning_that_was_killed_is_no_run(tmp_path: Path) -> None:
+    """Before run.json is written nothing is lost, so the same --out works; with anything else it is refused."""
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.settings.write_text("half")
+    run.refuse_taken()
+    (run.path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError):
+        run.refuse_taken()
