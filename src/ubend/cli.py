@@ -94,7 +94,7 @@ def fit(
         _tell_result(teller, result.run, result.scores)
 
 
-@main.command(help=_("Score MODEL (a run or a model file) on its own test part, or on FOLDER."))
+@main.command(help=_("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
 @click.argument("model", type=_PATH)
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))

@@ -11,13 +11,14 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ubend.errors import SettingError
 from ubend.language import _
 
+_T = TypeVar("_T")
 Recipe = Literal["modern", "tutorial"]
 Resize = Literal["keep", "squash"]
 Orientation = Literal["free", "upright"]
@@ -148,6 +149,13 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
         },
     },
 }
+
+
+def settled(value: _T | None) -> _T:
+    """A setting that `choices.py` has filled; an open one here is a fault of the program, not of the user."""
+    if value is None:
+        raise ValueError("a setting is still open")
+    return value
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.config import AugmentSettings
+from ubend.config import AugmentSettings, settled
 from ubend.data.draws import draw_normal, draw_uniform
 from ubend.data.labels import IGNORED
 
@@ -119,7 +119,7 @@ def draw_warps(
     signed = 2.0 * u - 1.0
     side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
 
-    angle = np.deg2rad(settings.rotation_deg or 0.0) * signed[:, 0]
+    angle = np.deg2rad(settled(settings.rotation_deg)) * signed[:, 0]
     zoom = np.exp(-settings.scale * signed[:, 1])  # source px per output px: small enlarges
     stretch = np.exp(0.5 * settings.stretch * signed[:, 2])
     flip_y = np.where((u[:, 3] < 0.5) & (settings.orientation == "free"), -1.0, 1.0)

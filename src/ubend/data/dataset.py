@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
-from ubend.config import Settings
+from ubend.config import Settings, settled
 from ubend.data.folder import Folder, Pair, Part, read_folder
 from ubend.data.images import Sizing, is_lossy, read_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class, detect_label_map
@@ -192,7 +192,7 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
 
 def _sizing(settings: Settings) -> Sizing:
     data = settings.data
-    return Sizing(data.size or 0, data.resize == "keep", data.channels or 0)
+    return Sizing(settled(data.size), data.resize == "keep", settled(data.channels))
 
 
 def _peek_classes(pairs: Sequence[Pair]) -> int | None:

@@ -25,7 +25,8 @@ PART_WORDS: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MASK_ENDINGS = ("_mask", "_seg", "_label", "-mask")  # allowed between a picture's stem and the mask's suffix
+# Allowed between a picture's stem and the mask's suffix, the longer before those they end in.
+MASK_ENDINGS = ("_mask", "_cp_masks", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt", "-mask")
 
 # Pictures that are not read: named as a problem, since passing over them would lose data unseen. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are passed over.

@@ -87,6 +87,8 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         )
         columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
         rows = list(part["dice"]["per_image"])
+        if len(rows) == 4:  # two classes: the mean without the background is the other class
+            rows.remove("mean_foreground")
         wide = max(len(_row_name(row)) for row in rows)
         heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]
         lines.append(" " * (wide + 2) + "  ".join(f"{head:>14}" for head in heads))

@@ -15,7 +15,7 @@ import torch
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config
+from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
@@ -32,6 +32,8 @@ from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_state, refuse_lone_values
+
+_FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
 FLAGS = {
@@ -181,13 +183,13 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     if not resumed:
         run.create()
         _write_facts(run, folder, data, settings, choices, device)
-    epochs = settings.train.epochs or 1
+    epochs = settled(settings.train.epochs)
     job = Job(
         batches,
         validation,
         data.labels.names,
         settings.train,
-        steps_until(epochs, batches.items, settings.train.batch or 1),
+        steps_until(epochs, batches.items, settled(settings.train.batch)),
         run,
         lambda state: draw_panel(run, data, validation, state, settings.train, show),
         lambda weights: save_bundle(run.model, bundle, weights),
@@ -198,7 +200,7 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
         raise SettingError(
             _(
                 "the device ran out of memory; use less of it: --set train.micro_batch={half}, or a smaller --size"
-            ).format(half=max(1, (settings.train.micro_batch or settings.train.batch or 2) // 2))
+            ).format(half=max(1, (settings.train.micro_batch or settled(settings.train.batch)) // 2))
         ) from error
     except KeyboardInterrupt:
         if run.model.exists():
@@ -271,6 +273,8 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
     if not pairs:
         raise DataError(_("no pictures to score"))
     teller.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
+    if len(pairs) < _FEW_PICTURES:
+        teller.say(_("note: so few pictures say little about others; trust these scores only roughly"))
     predictor = Predictor(load_bundle(run.model), device)
     scores = {"part": part, "recipe": settings.recipe, **evaluate_pairs(predictor, pairs)}
     write_json(run.scores, scores)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ubend.config import TrainSettings
+from ubend.config import TrainSettings, settled
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.errors import TrainingError
 from ubend.language import _
@@ -74,14 +74,14 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
     """
     settings, progress = job.settings, state.progress
     network = torch.compile(state.model) if settings.compile else state.model
-    epochs = settings.epochs or 1
+    epochs = settled(settings.epochs)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
         with _interruptible() as interrupted:
             # by epochs, not by steps: after the last step the last epoch still waits for its validation
             while len(progress.history) < epochs and progress.stopped is None:
                 epoch = len(progress.history) + 1
-                end = steps_until(epoch, job.batches.items, settings.batch or 1)
+                end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
                 while progress.step < end and not interrupted.is_set():
                     take_step(job, state, network)
@@ -200,11 +200,11 @@ def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps:
         "epoch": row["epoch"],
         "train_s": train_s,
         "validation_s": all_s - train_s,
-        "images_per_s": steps * (job.settings.batch or 1) / max(train_s, 1e-9),
+        "images_per_s": steps * settled(job.settings.batch) / max(train_s, 1e-9),
         "seconds_left": all_s / max(1, steps) * (job.steps - state.progress.step),
     }
     job.run.append_timing(timing)
-    teller.tell_epoch(row, timing, job.settings.epochs or 0)
+    teller.tell_epoch(row, timing, settled(job.settings.epochs))
 
 
 def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ubend
-from ubend.config import Settings
+from ubend.config import Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
 from ubend.device import free_bytes
@@ -37,7 +37,7 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
             )
         mean = [m * white for m, white in zip(settings.data.mean, high, strict=True)]
         std = [s * white for s, white in zip(settings.data.std, high, strict=True)]
-    width = settings.model.width or 16
+    width = settled(settings.model.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
         net = UNet(
@@ -80,7 +80,7 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
         training,
         settings.augment,
         settings.train.seed,
-        settings.train.batch or 1,
+        settled(settings.train.batch),
         window_size(training, settings),
         data.value_range(),
     )
@@ -89,7 +89,7 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
 
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
     """Batch norm needs two values per channel, also at the deepest level, where a picture is smallest."""
-    multiple, batch = 2**settings.model.depth, settings.train.batch or 1
+    multiple, batch = 2**settings.model.depth, settled(settings.train.batch)
     micro = min(settings.train.micro_batch or batch, batch)
     smallest = batch % micro or micro
     if smallest * math.prod(math.ceil(side / multiple) for side in batches.window_hw) < 2:
