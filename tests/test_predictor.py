@@ -132,7 +132,7 @@ def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
     monkeypatch.setattr(subject, "_READ_AHEAD", 4)
-    monkeypatch.setattr(subject, "_HELD", 6)
+    monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 20 * 20 * 3)
     asked = 0
 
     def source() -> Iterator[np.ndarray]:

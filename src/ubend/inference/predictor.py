@@ -24,8 +24,9 @@ from ubend.language import _
 from ubend.model.bundle import Bundle, load_bundle
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
-_READ_AHEAD = 32  # pictures
-_HELD = 128  # pictures kept back until others of their size come; each is in memory at its own size
+_BATCH_PICTURES = 32  # in one forward pass
+_READ_AHEAD = 8  # pictures
+_HELD_BYTES = 2**28  # of pictures kept back, at their own size, until others of their model size come
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,18 @@ class Predictor:
     def run(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[Logits]:
         """Logits of pictures; those of one model size share a forward pass, files are read ahead."""
         waiting: dict[tuple[int, int], list[tuple[int, NDArray[Any], NDArray[Any]]]] = {}
+        held_bytes = 0
         for number, (image, small) in enumerate(_map_ahead(self._prepare, images)):
             size = (small.shape[0], small.shape[1])
             group = waiting.setdefault(size, [])
             group.append((number, image, small))
-            if len(group) * size[0] * size[1] >= _BATCH_PIXELS or len(group) >= _READ_AHEAD:
-                yield from self._forward(waiting.pop(size))
-            elif sum(len(others) for others in waiting.values()) >= _HELD:
-                yield from self._forward(waiting.pop(max(waiting, key=lambda held: len(waiting[held]))))
+            held_bytes += image.nbytes
+            full = len(group) * size[0] * size[1] >= _BATCH_PIXELS or len(group) >= _BATCH_PICTURES
+            if full or held_bytes >= _HELD_BYTES:
+                # where nothing is full, the size with the most pictures goes first
+                ready = waiting.pop(size if full else max(waiting, key=lambda held: len(waiting[held])))
+                held_bytes -= sum(done.nbytes for _number, done, _small in ready)
+                yield from self._forward(ready)
         for group in waiting.values():
             yield from self._forward(group)
 
