@@ -1,6 +1,7 @@
 """Device, precision and what must stand before torch."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +103,12 @@ def test_unreadable_processor_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject.Path, "read_text", refuse)
     assert not subject.cpu_has("amx_bf16")
     assert free_bytes(torch.device("cpu")) == 4 * 2**30
+
+
+def test_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not subject.has_compiler()
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    assert subject.has_compiler()

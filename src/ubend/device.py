@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,11 @@ def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
                 return "bfloat16", _("the processor has {name}").format(name=name)
         return "float32", _("the processor has no bfloat16 instructions")
     return "float32", _("not measured on this device")
+
+
+def has_compiler() -> bool:
+    """Whether there is a C compiler, without which `torch.compile` fails at the first step."""
+    return any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang", "cl"))
 
 
 def settle(device: "torch.device", deterministic: bool) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ubend.config import TrainSettings, settled
 from ubend.data.batches import Batch, Pictures, TrainingBatches
+from ubend.device import has_compiler
 from ubend.errors import TrainingError
 from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
@@ -73,7 +74,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         TrainingError: the loss is not finite.
     """
     settings, progress = job.settings, state.progress
-    network = torch.compile(state.model) if settings.compile else state.model
+    network = _compiled(state.model, teller) if settings.compile else state.model
     epochs = settled(settings.epochs)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
@@ -103,6 +104,14 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         saver.wait()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
+
+
+def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
+    if has_compiler():
+        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+        return compiled
+    teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
+    return model
 
 
 def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> None:
