@@ -200,6 +200,13 @@ def test_colors_differ(classes: int) -> None:
 
 
 def test_background_by_name() -> None:
-    assert background_class(make_label_map([1, 2, 3], ["pet", " Background", "contour"])) == 1
-    assert background_class(make_label_map([0, 1], ["Nền", "khối u"])) == 0
-    assert background_class(make_label_map([0, 1], ["cat", "dog"])) is None
+    assert background_class(["pet", " Background", "contour"]) == 1
+    assert background_class(["Nền", "khối u"]) == 0
+    assert background_class(["cat", "dog"]) is None
+
+
+def test_the_background_is_black_wherever_it_stands() -> None:
+    colors = make_label_map([1, 2, 3], ["pet", "background", "contour"]).colors
+    assert colors[1] == (0, 0, 0)
+    assert len(set(colors)) == 3
+    assert make_label_map([0, 1], ["a", "b"]).colors[0] == (0, 0, 0)

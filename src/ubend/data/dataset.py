@@ -107,7 +107,7 @@ class Dataset:
     def _upright(self) -> tuple[float, float]:
         """How surely, and how far, objects of the training part lie off the middle vertically rather
         than sideways: photographs of the upright world do, microscope pictures do not."""
-        lookup, background = self.labels.lookup(), background_class(self.labels)
+        lookup, background = self.labels.lookup(), background_class(self.labels.names)
         offsets = []
         for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
             index = lookup[self.store.mask(int(number))]

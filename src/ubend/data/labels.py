@@ -4,6 +4,7 @@ Masks on disk hold *values* (0..255); everything after the store works on the *c
 the order of the class table, or IGNORED for pixels that no one scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +85,17 @@ class LabelMap:
         return cls(names, values, colors, ignored, tuple(value["table"]))
 
 
-def background_class(labels: LabelMap) -> int | None:
+def background_class(names: Sequence[str]) -> int | None:
     """The class that is no object: the one called background, if any."""
-    names = [name.strip().lower() for name in labels.names]
-    return next((names.index(name) for name in ("background", "bg", "nền") if name in names), None)
+    plain = [name.strip().lower() for name in names]
+    return next((plain.index(name) for name in ("background", "bg", "nền") if name in plain), None)
+
+
+def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """(red, green, blue) per class: black for the background, wherever it stands, else for the first."""
+    black, *others = default_colors(len(names))
+    others.insert(background_class(names) or 0, black)
+    return tuple(others)
 
 
 def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -123,7 +131,7 @@ def make_label_map(
         table[value] = index
     for value in ignored:
         table[value] = IGNORED
-    colors = default_colors(len(values))
+    colors = class_colors(names)
     return LabelMap(tuple(names), tuple(values), colors, tuple(ignored), tuple(int(v) for v in table))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubend.data.labels import default_colors
+from ubend.data.labels import class_colors
 from ubend.files import write_file
 from ubend.language import _
 
@@ -58,7 +58,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
     axis.set_title(_("loss"), fontsize=10)
     if with_dice:
         axis = next(left)
-        for name, values, (r, g, b) in zip(class_names, dices, default_colors(len(dices)), strict=True):
+        for name, values, (r, g, b) in zip(class_names, dices, class_colors(class_names), strict=True):
             _draw_line(axis, epochs, values, name, f"#{r:02x}{g:02x}{b:02x}")
         axis.set_ylim(-0.02, 1.02)
         axis.set_title(_("Dice of the validation part"), fontsize=10)

@@ -77,7 +77,7 @@ def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
-    scores = summarise_overlap(confusions, labels.names, background_class(labels)).to_json()
+    scores = summarise_overlap(confusions, labels.names, background_class(labels.names)).to_json()
     pixels = confusions.sum(axis=0)
 
     def shares(counts: NDArray[np.int64]) -> dict[str, float]:

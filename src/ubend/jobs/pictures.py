@@ -46,7 +46,7 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
             [
                 image,
                 color_mask(truth, labels.colors),
-                overlay_mask(image, truth, labels.colors, background=background_class(labels)),
+                overlay_mask(image, truth, labels.colors, background=background_class(labels.names)),
             ]
         )
     grid = draw_grid(

@@ -51,7 +51,7 @@ def predict_files(
         shares[number] = prediction.shares()
         write_mask(targets[number], prediction.mask, labels)
         image = to_rgb(read_image(pictures[number]))
-        overlay = overlay_mask(image, prediction.mask, labels.colors, background=background_class(labels))
+        overlay = overlay_mask(image, prediction.mask, labels.colors, background=background_class(labels.names))
         save_png(Image.fromarray(overlay), _overlay_path(targets[number]))
         teller.count(len(shares))
     teller.end()
