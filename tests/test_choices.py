@@ -13,7 +13,6 @@ from ubend.config import Recipe, Settings, make_settings
 
 def facts(**changes: Any) -> Facts:
     known: dict[str, Any] = {
-        "native_hw": np.full((10, 2), 352),
         "channels": 3,
         "classes": 2,
         "training": 700,
@@ -25,10 +24,15 @@ def facts(**changes: Any) -> Facts:
     return Facts(**{**known, **changes})
 
 
-def chosen(recipe: Recipe = "modern", changes: dict[str, Any] | None = None, **known: Any) -> Settings:
+def chosen(
+    recipe: Recipe = "modern",
+    changes: dict[str, Any] | None = None,
+    size_hw: tuple[int, int] = (352, 352),
+    **known: Any,
+) -> Settings:
     there = facts(**known)
     settings = make_settings(recipe, changes=changes)
-    settings, _choices = choose_pictures(settings, there.native_hw, there.channels, there.classes, there.device)
+    settings, _choices = choose_pictures(settings, np.array([size_hw]), there.channels, there.classes, there.device)
     settings, choices = choose_training(settings, there)
     for choice in choices:
         assert choice.line().startswith(f"{choice.key} = ")
@@ -93,7 +97,7 @@ def test_choices_are_sane(height: int, width: int, training: int, device: str, c
     for recipe in ("modern", "tutorial"):
         settings = chosen(
             recipe,
-            native_hw=np.array([[height, width]]),
+            size_hw=(height, width),
             training=training,
             device=device,
             classes=classes,  # type: ignore[arg-type]
@@ -126,7 +130,7 @@ def test_what_is_set_is_not_chosen() -> None:
     for recipe in ("modern", "tutorial"):
         settings = make_settings(recipe, changes=changes)  # type: ignore[arg-type]
         there = facts()
-        once, first = choose_pictures(settings, there.native_hw, 3, 2, "cuda")
+        once, first = choose_pictures(settings, np.array([size_hw]), 3, 2, "cuda")
         twice, second = choose_training(once, there)
         assert (first, second) == ([], [])
         assert twice == settings

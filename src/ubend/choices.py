@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ubend.config import Settings, change_settings
 from ubend.language import _
 
-# Pictures shown in a training, all epochs together, when the number of epochs is left open.
-# Measured on Kvasir-SEG (docs/experiments.md): more gains little on either device.
+# Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
+# docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
 _PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
@@ -22,7 +22,6 @@ class Facts:
     """What is known before training.
 
     Attributes:
-        native_hw: (N, 2) sizes of all pictures, px.
         channels: of the files: 1 when all are grey, else 3.
         classes: number of classes.
         training: pictures in the training part.
@@ -32,7 +31,6 @@ class Facts:
         upright_offset: how far, in standard deviations; less what they do sideways.
     """
 
-    native_hw: NDArray[np.int64]
     channels: int
     classes: int
     training: int

@@ -94,7 +94,6 @@ class Dataset:
         upright_t, upright_offset = self._upright()
         training = self.numbers("train")
         return Facts(
-            self.store.native_hw,
             self.store.channels,
             self.labels.classes,
             len(training),
