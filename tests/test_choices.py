@@ -130,7 +130,7 @@ def test_what_is_set_is_not_chosen() -> None:
     for recipe in ("modern", "tutorial"):
         settings = make_settings(recipe, changes=changes)  # type: ignore[arg-type]
         there = facts()
-        once, first = choose_pictures(settings, np.array([size_hw]), 3, 2, "cuda")
+        once, first = choose_pictures(settings, np.array([[352, 352]]), 3, 2, "cuda")
         twice, second = choose_training(once, there)
         assert (first, second) == ([], [])
         assert twice == settings
