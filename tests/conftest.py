@@ -1,11 +1,16 @@
 """Shared by all tests: real data when it is there, small folders made by code."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
+
+from refusal import TINY
+from ubend.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,3 +55,20 @@ def make_discs(folder: Path, count: int) -> None:
         image, mask = draw_disc(number)
         Image.fromarray(image).save(folder / "images" / f"disc{number:02d}.png")
         Image.fromarray(mask).save(folder / "masks" / f"disc{number:02d}.png")
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` and a finished `run`; only to be read."""
+    place = tmp_path_factory.mktemp("good")
+    make_discs(place / "data", 24)
+    result = CliRunner().invoke(main, ["fit", str(place / "data"), "--out", str(place / "run"), *TINY])
+    assert result.exit_code == 0, result.output
+    return place
+
+
+@pytest.fixture
+def run(good: Path, tmp_path: Path) -> Path:
+    """A copy of the run that may be spoilt."""
+    shutil.copytree(good / "run", tmp_path / "run")
+    return tmp_path / "run"

@@ -1,0 +1,283 @@
+"""Outputs in the way, full disks, spoilt models and runs, through the command line: exit code 2, one clear line
+per problem, no traceback, and nothing lost."""
+
+import contextlib
+import json
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from refusal import TINY, contents, refused, refused_once
+from ubend.cli import main
+
+
+@contextlib.contextmanager
+def full_disk(free_bytes: int) -> Iterator[None]:
+    """No file may grow beyond this: writes fail half-way, as on a full disk."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, hard))  # Python itself ignores the signal
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    before = contents(tmp_path)
+    for out in (full, tmp_path / "file", tmp_path / "file" / "below"):
+        line = refused_once("fit", good / "data", "--out", out, *TINY)
+        assert str(out) in line
+        assert "choose another --out" in line
+        assert "--resume" not in line  # there is no run to go on with
+    assert "--resume" in refused_once("fit", good / "data", "--out", run, *TINY)
+    picture = good / "data" / "images" / "disc00.png"
+    assert str(tmp_path / "file") in refused_once("predict", run, picture, "--out", tmp_path / "file")
+    assert str(tmp_path / "file") in refused_once("evaluate", run, "--out", tmp_path / "file")
+    assert str(tmp_path / "file") in refused_once("show", run, "--out", tmp_path / "file" / "x.png")
+    assert str(tmp_path / "file") in refused_once("samples", good / "data", "--out", tmp_path / "file" / "x.png")
+    for name in ("sample", "demo"):
+        for out in (full, tmp_path / "file"):
+            words = [out] if name == "sample" else ["--out", out]
+            assert str(out) in refused_once(name, *words)
+    assert contents(tmp_path) == before
+
+
+def test_the_outputs_are_looked_at_before_the_pictures(tmp_path: Path) -> None:
+    """Nobody waits for an hour of decoding to be told that --out is taken."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+    assert "exists already" in refused_once("fit", tmp_path / "nowhere", "--out", tmp_path / "out")
+
+
+def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
+    run, out = good / "run", tmp_path / "masks"
+    picture, other = (good / "data" / "images" / f"disc0{number}.png" for number in (1, 2))
+    assert CliRunner().invoke(main, ["predict", str(run), str(picture), "--out", str(out)]).exit_code == 0
+    before = contents(out)
+    assert str(out / "disc01.png") in refused_once("predict", run, picture, "--out", out)
+    # another picture: the masks would have room, but shares.csv of the first ones would be lost
+    assert str(out / "shares.csv") in refused_once("predict", run, other, "--out", out)
+    (out / "shares.csv").unlink()
+    (out / "disc01.png").unlink()
+    assert str(out / "disc01_overlay.png") in refused_once("predict", run, picture, "--out", out)
+    assert contents(out) == {name: data for name, data in before.items() if name == "disc01_overlay.png"}
+    pictures = contents(good / "data")
+    assert "disc01.png" in refused_once("predict", run, picture, "--out", picture.parent)
+    assert contents(good / "data") == pictures
+
+
+def test_predict_refuses(good: Path, tmp_path: Path) -> None:
+    run, images, out = good / "run", good / "data" / "images", tmp_path / "out"
+    for name in ("disc01.bmp", "disc02_overlay.png"):
+        Image.open(images / "disc01.png").save(tmp_path / name)
+    twins = refused_once("predict", run, images / "disc01.png", tmp_path / "disc01.bmp", "--out", out)
+    assert "pictures of one name" in twins
+    assert "disc01.bmp" in twins
+    overlays = refused_once("predict", run, images / "disc02.png", tmp_path / "disc02_overlay.png", "--out", out)
+    assert "overlay" in overlays
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in refused_once("predict", run, tmp_path / "empty", "--out", out)
+    assert "nowhere.png" in refused_once("predict", run, tmp_path / "nowhere.png", "--out", out)
+    (tmp_path / "none.png").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"text" * 100)
+    told = refused("predict", run, images, tmp_path / "none.png", tmp_path / "text.png", "--out", out)
+    assert told[0] == "2 problems:"
+    assert "none.png" in told[1]
+    assert "text.png" in told[2]
+    (tmp_path / "half.png").write_bytes((images / "disc03.png").read_bytes()[:-2000])
+    assert "half.png" in refused_once("predict", run, tmp_path / "half.png", "--out", out)
+    assert not out.exists()
+
+
+def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> None:
+    """The state and the model of before stay whole, and training goes on when there is room again."""
+    before = contents(run)
+    with full_disk(100_000):
+        line = refused_once("fit", "--resume", run)
+    assert str(run / "resume.safetensors") in line
+    assert "free some space" in line
+    assert contents(run) == before
+    assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
+    assert contents(run)["model.safetensors"] == before["model.safetensors"]
+    with full_disk(100_000):
+        line = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    assert "cannot write" in line
+    left = sorted(path.name for path in (tmp_path / "new").rglob("*") if path.name.startswith("."))
+    assert left == [], "half a file stayed"
+
+
+def test_a_full_disk_elsewhere(good: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = good / "data" / "images"
+    with full_disk(200):
+        line = refused_once("predict", run, images / "disc01.png", "--out", tmp_path / "masks", "--device", "cpu")
+        assert "free some space" in line
+        assert contents(tmp_path / "masks") == {}
+        (tmp_path / "samples.png").write_bytes(b"an earlier one")
+        refused_once("samples", good / "data", "--out", tmp_path / "samples.png")
+        assert (tmp_path / "samples.png").read_bytes() == b"an earlier one"
+        refused_once("evaluate", run, "--device", "cpu", "--out", tmp_path / "scores.json")
+        assert not (tmp_path / "scores.json").exists()
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
+    with full_disk(10_000):
+        line = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    assert "UBEND_CACHE" in line
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+    (tmp_path / "in-the-way").touch()
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "in-the-way"))
+    assert "UBEND_CACHE" in refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_within_an_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small file that is only added to."""
+    from ubend.errors import OutputError
+    from ubend.training.run_folder import RunFolder
+
+    with full_disk(RunFolder(run).timing.stat().st_size), pytest.raises(OutputError, match="--resume"):
+        RunFolder(run).append_timing({"epoch": 3})
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _cut_in_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _clear(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _other_kind(path: Path) -> None:
+    path.write_bytes(b"\x80\x04 a pickle, perhaps" * 100)
+
+
+def _foreign(path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+
+
+def _edit(path: Path, change: Callable[[dict[str, object]], None]) -> None:
+    """Change what the header says of the model; the tensors stay."""
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    entry = json.loads(header["__metadata__"]["ubend"])
+    change(entry)
+    header["__metadata__"]["ubend"] = json.dumps(entry)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+
+
+def _newer(path: Path) -> None:
+    _edit(path, lambda entry: entry.update(format=99, network="a shape that is not known yet"))
+
+
+def _other_shape(path: Path) -> None:
+    _edit(path, lambda entry: entry["network"].update(width=5))  # type: ignore[attr-defined]
+
+
+def _no_labels(path: Path) -> None:
+    _edit(path, lambda entry: entry.pop("labels") and None)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "info", "show"])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (Path.unlink, "no such model file"),
+        (_cut, "not a whole model file"),
+        (_cut_in_header, "not a whole model file"),
+        (_clear, "not a whole model file"),
+        (_other_kind, "not a whole model file"),
+        (_other_shape, "not a whole model file"),
+        (_no_labels, "not a whole model file"),
+        (_foreign, "not made by ubend; train a model with `ubend fit`"),
+        (_newer, "made by a newer ubend (format 99); upgrade with `pip install -U ubend`"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_models(command: str, spoil: Callable[[Path], None], says: str, run: Path, good: Path, tmp_path: Path) -> None:
+    spoil(run / "model.safetensors")
+    words = [good / "data" / "images", "--out", tmp_path / "out"] if command == "predict" else []
+    line = refused_once(command, run, *words)
+    assert line.startswith(f"{run / 'model.safetensors'}: ")
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
+    """`evaluate` and `show` need the data list, which a model file alone does not have."""
+    shutil.copy(good / "run" / "model.safetensors", tmp_path)
+    for command in ("evaluate", "show"):
+        assert "no run folder with a data list" in refused_once(command, tmp_path / "model.safetensors")
+    assert "no pictures in part" in refused_once("evaluate", tmp_path, good / "data", "--part", "test")
+
+
+# ------------------------------------------------------------------------------------------------- resume
+
+
+def test_resume_of_what_is_no_run(good: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "nowhere", tmp_path / "empty", good / "data", run / "model.safetensors"):
+        line = refused_once("fit", "--resume", place)
+        assert line.startswith(f"{place}: no run to go on with")
+        assert "ubend fit FOLDER --out" in line
+    for text in ("{}", "[]", '{"folder": 3, "threads": 1, "torch": ""}', "half a fi"):
+        (run / "run.json").write_text(text)
+        assert "no run to go on with" in refused_once("fit", "--resume", run)
+
+
+@pytest.mark.parametrize("name", ["settings.toml", "data.csv", "resume.safetensors"])
+def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
+    _clear(run / name) if name != "settings.toml" else (run / name).unlink()
+    before = contents(run)
+    assert name in refused_once("fit", "--resume", run)
+    assert contents(run) == before
+
+
+def _change_picture(data: Path) -> None:
+    shutil.copy(data / "images" / "disc04.png", data / "images" / "disc03.png")
+
+
+def _change_mask(data: Path) -> None:
+    shutil.copy(data / "masks" / "disc04.png", data / "masks" / "disc03.png")
+
+
+def _take_pair(data: Path) -> None:
+    (data / "images" / "disc03.png").unlink()
+    (data / "masks" / "disc03.png").unlink()
+
+
+@pytest.mark.parametrize("change", [_change_picture, _change_mask, _take_pair])
+def test_resume_with_changed_pictures(change: Callable[[Path], None], run: Path, good: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(good / "data", data)
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"folder": str(data)}))
+    change(data)
+    before = contents(run)
+    line = refused_once("fit", "--resume", run)
+    assert "1 pairs are not what the run began with (disc03); start a new run" in line
+    shutil.rmtree(data)
+    assert str(data) in refused_once("fit", "--resume", run)
+    assert contents(run) == before
