@@ -55,7 +55,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
             on_device = torch.from_numpy(target).to(values.device)[None]
             confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
             confusions[size][logits.number] = confusion[0].cpu().numpy()
-            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), confusion.sum()
+            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), int(confusion.sum())
     return {
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),
