@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from ubend.data.folder import Pair, Part, read_folder
+from ubend.data.dataset import find_folder
+from ubend.data.folder import Pair, Part
 from ubend.data.masks import mask_from_text
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
+from ubend.jobs.gather import gather_settings
 from ubend.language import _
 from ubend.training.run_folder import RunFolder
 
@@ -41,7 +43,7 @@ def evaluate(
     pairs = (
         read_run_pairs(Path(model))
         if folder is None
-        else list(read_folder(Path(folder), Path(split) if split else None).pairs)
+        else list(find_folder(gather_settings(folder, flags={"split": split})).pairs)
     )
     parts = {pair.part for pair in pairs}
     if part is None:
