@@ -99,10 +99,17 @@ def fit(
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))
 @click.option("--split", type=_PATH, help=_("CSV file,split for FOLDER."))
+@click.option("--values", help=_("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
 @click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
 @click.option("--out", type=_PATH, help=_("Also write the scores to this JSON file."))
 def evaluate(
-    model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
+    model: Path,
+    folder: Path | None,
+    part: str | None,
+    split: Path | None,
+    values: str | None,
+    device: str | None,
+    out: Path | None,
 ) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
@@ -110,7 +117,7 @@ def evaluate(
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, part=part, split=split, values=values, device=device)  # type: ignore[arg-type]
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)

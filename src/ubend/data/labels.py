@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from ubend.data.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
-from ubend.errors import DataError
+from ubend.errors import DataError, SettingError
 from ubend.language import _
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
@@ -48,7 +48,7 @@ class LabelMap:
     Attributes:
         names: class index -> name.
         kind: whether masks are read as values or as colours.
-        codes: class index -> the codes that masks hold for it, at least one.
+        codes: class index -> the codes that masks hold for it; none when they never hold it.
         colors: class index -> (red, green, blue), 0..255, to draw it.
         ignored: codes whose pixels are not scored.
         reach: an unknown code goes to the nearest known one if that is at most so far away (difference
@@ -122,9 +122,26 @@ class LabelMap:
         index, found = self.classify(present)
         return replace_codes(codes.values, present, index), present[~found]
 
+    def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
+        """The same codes for the class table of a model; classes are matched by name.
+
+        Raises:
+            SettingError: a class that the model does not know.
+        """
+        unknown = [name for name in self.names if name not in names]
+        if unknown:
+            raise SettingError(
+                _("--values names {unknown}, but the model's classes are {known}; use their names").format(
+                    unknown=", ".join(unknown), known=", ".join(names)
+                )
+            )
+        codes = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
+        others = self.others if self.others in (None, IGNORED) else names.index(self.names[self.others])
+        return LabelMap(names, self.kind, codes, colors, self.ignored, self.reach, others)
+
     def describe(self) -> str:
         """One line: `0 -> background, 255 -> polyp`."""
-        words = [code_words(codes, self.kind) for codes in self.codes]
+        words = [code_words(codes, self.kind) or "-" for codes in self.codes]
         return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
 
     def to_json(self) -> dict[str, Any]:
