@@ -10,12 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import MASK_ENDINGS, read_folder
+from ubend.data.folder import read_folder
 from ubend.data.masks import FileMask
 from ubend.data.problems import natural_key
 from ubend.errors import DataError
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
+
+
+MASK_ENDINGS = [
+    "_mask",
+    "_Mask",
+    "_cp_masks",
+    "_masks",
+    "_seg",
+    "_segmentation",
+    "_label",
+    "_labels",
+    "_gt",
+    "-mask",
+    "_GT",
+    "_ground_truth",
+    "_L",
+]
 
 
 def draw(*paths: Path) -> None:
@@ -65,7 +82,7 @@ def test_flat_in_natural_order(tmp_path: Path) -> None:
     assert (found.root, found.classes, found.values) == (tmp_path, None, None)
 
 
-@pytest.mark.parametrize("ending", [*MASK_ENDINGS, "_Mask"])
+@pytest.mark.parametrize("ending", MASK_ENDINGS)
 def test_mask_endings(tmp_path: Path, ending: str) -> None:
     draw(tmp_path / "images/x.PNG", tmp_path / f"masks/x{ending}.tif")
     assert [pair.name for pair in read_folder(tmp_path).pairs] == ["x"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
 from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.folder import read_folder
+from ubend.data.folder import read_folder, read_pairs
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
@@ -167,11 +167,20 @@ class Dataset:
 
 
 def find_folder(settings: Settings) -> Folder:
-    """The pairs that the settings name; see `read_folder`."""
+    """The pairs that the settings name; see `read_folder` and `read_pairs`.
+
+    Raises:
+        SettingError: they name none, or both a folder and lists.
+    """
     data = settings.data
+    split = Path(data.split) if data.split else None
+    if data.images is not None and data.masks is not None and data.folder is None:
+        return read_pairs(data.images, data.masks, split, _find_all_damage)
+    if data.images is not None or data.masks is not None:
+        raise SettingError(_("--images and --masks go together, and without FOLDER"))
     if data.folder is None:
-        raise SettingError(_("name the FOLDER of pictures and masks"))
-    return read_folder(Path(data.folder), Path(data.split) if data.split else None, _find_all_damage)
+        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"))
+    return read_folder(Path(data.folder), split, _find_all_damage)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
@@ -207,7 +216,7 @@ def _open_folder(
     """
     pairs = folder.pairs
     found = survey_folder(folder, settings, cache, teller)
-    labels, remarks = found.labels, found.remarks
+    labels, remarks = found.labels, [*folder.remarks, *found.remarks]
     settings, choices = choose_pictures(
         settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
     )
@@ -261,7 +270,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
     teller.end()
-    told = Told(settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors)
+    told = Told(
+        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
+    )
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:

@@ -1,44 +1,33 @@
-"""Any supported folder layout -> pairs of picture and mask; no pixels are decoded here.
+"""Any supported folder, or two lists of files -> pairs of picture and mask; no pictures are decoded here.
 
-To add a layout: write `fits` and `read` for it and put a `Layout` into `_LAYOUTS`, the particular before
-the general. Problems are collected by kind while reading and raised together, worst first.
+To add a layout: write `fits` and `read` for it and put a `Layout` into `_LAYOUTS`, the particular before the
+general. Problems are collected by kind while reading and raised together, worst first.
 """
 
-import csv
-import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
-from ubend.data.masks import FileMask
-from ubend.data.pairs import Folder, Layout, Pair, Part, Reading
+from ubend.data.classtable import read_class_table
+from ubend.data.layouts import TREE, list_root, read_lists
+from ubend.data.masks import LayeredMask
+from ubend.data.official import PETS, VOC
+from ubend.data.pairs import Folder, Layout, Pair, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
+from ubend.data.splitfile import apply_split
+from ubend.data.tree import entries, subfolders, walk
 from ubend.errors import DataError
 from ubend.language import _
 
-# What people call the parts, in folder names and in split files.
-PART_WORDS: dict[str, Part] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Allowed between a picture's stem and the mask's suffix, the longer before those they end in.
-MASK_ENDINGS = ("_mask", "_cp_masks", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt", "-mask")
-
-# Pictures that are not read: named as a problem, since passing over them would lose data unseen. All other
-# suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are passed over.
-_FOREIGN_SUFFIXES = frozenset(
-    (".gif", ".dcm", ".nii", ".npy", ".npz", ".jp2", ".heic", ".jfif", ".pgm", ".ppm", ".svg", ".czi", ".nd2")
-)
+_LAYOUTS = (PETS, VOC)  # the tree of folders comes after all of them
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
+_Look = Callable[[list[Pair]], list[str]]
 
 
-def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair]], list[str]] | None = None) -> Folder:
+def read_folder(root: Path, split: Path | None = None, look: _Look | None = None) -> Folder:
     """Find the layout of `root` and pair its pictures with their masks.
 
     Args:
-        root: a supported layout, or a folder that holds exactly one, up to two levels down.
+        root: a supported layout, or a folder that holds exactly one.
         split: CSV with the columns `file,split` and perhaps `group`; it replaces the parts of the layout.
             `file` is a pair's name, a file name with or without suffix, or a relative path.
         look: asked, when anything is wrong, for further problems of the pairs, to be told along.
@@ -48,147 +37,49 @@ def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair
     place, layout = _find_layout(root)
     problems = Problems(root)
     reading = layout.read(place, problems)
-    pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
-    if split is not None and pairs:
-        pairs = _apply_split(pairs, split, problems)
-    classes = _read_classes([place, root], problems) or reading.classes
-    if not pairs and not problems:
-        problems.add("no pictures", place)
-    problems.raise_any(look(pairs) if look and problems else [])
+    if not reading.pairs and not problems:
+        problems.tell(_describe_nothing(root))
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return Folder(place, words, tuple(pairs), classes, reading.values, reading.colors, reading.remarks)
+    tables = [place, root] if layout != TREE else [root, *_single_below(root)]
+    return _finish(place, words, reading, tables, problems, split, look)
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without what systems leave behind (`._x`, `.DS_Store`, ...)."""
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(
-            _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
-                folder=folder, reason=error.strerror or error
-            )
-        ) from error
-    return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+def read_pairs(images: str, masks: str, split: Path | None = None, look: _Look | None = None) -> Folder:
+    """Pair the pictures of a folder or glob with the masks of another.
+
+    Args:
+        images, masks: such as `scans`, or `scans/*_raw.png`.
+        split, look: as of `read_folder`.
+    Raises:
+        DataError: all problems at once, worst first.
+    """
+    root = list_root(images, masks)
+    problems = Problems(root)
+    reading = read_lists(images, masks, problems)
+    return _finish(root, reading.words, reading, [root], problems, split, look)
 
 
-def _subfolders(folder: Path) -> dict[str, Path]:
-    """Name in small letters -> subfolder."""
-    return {path.name.lower(): path for path in _entries(folder) if path.is_dir()}
-
-
-def _index_files(folder: Path, problems: Problems) -> dict[str, list[Path]]:
-    """Stem -> the files with a picture's suffix; what would be lost unseen is a problem."""
-    index: dict[str, list[Path]] = {}
-    for path in _entries(folder):
-        suffix = path.suffix.lower()
-        if path.is_dir():
-            problems.add("passed over", path)
-        elif suffix in IMAGE_SUFFIXES:
-            stem = unicodedata.normalize("NFC", path.stem)  # macOS takes accents apart
-            index.setdefault(stem, []).append(path)
-        elif suffix in _FOREIGN_SUFFIXES:
-            problems.add("foreign", path)
-    return index
-
-
-def _make_pair(name: str, images: list[Path], masks: list[Path], part: Part | None, problems: Problems) -> Pair:
-    """The pair of one picture and one mask; at least one file of each is there."""
-    if len(images) > 1:
-        problems.add("two images", f"{name} ({', '.join(path.name for path in images)})")
-    if len(masks) > 1:
-        problems.add("two masks", f"{name} ({', '.join(path.name for path in masks)})")
-    for path in (images[0], masks[0]):
-        if not path.is_file() or path.stat().st_size == 0:
-            problems.add("empty", path)
-    return Pair(name, images[0], FileMask(masks[0]), part, None)
-
-
-def _pair_up(folder: Path, prefix: str, part: Part | None, problems: Problems) -> list[Pair]:
-    """The pairs of `images/` and `masks/` in a folder."""
-    folders = _subfolders(folder)
-    if missing := [name for name in ("images", "masks") if name not in folders]:
-        for name in missing:
-            problems.add("no folder", folder / name)
-        return []
-    images = _index_files(folders["images"], problems)
-    if not images:
-        problems.add("no pictures", folders["images"])
-    masks: dict[str, list[Path]] = {}
-    for stem, files in _index_files(folders["masks"], problems).items():
-        bare = next((stem[: -len(end)] for end in MASK_ENDINGS if stem.lower().endswith(end)), stem)
-        owner = stem if stem in images else bare  # the picture `x_mask` owns the mask `x_mask`
-        if owner in images:
-            masks.setdefault(owner, []).extend(files)
-        else:
-            for path in files:
-                problems.add("no image", path)
-    for stem in images.keys() - masks.keys():
-        problems.add("no mask", images[stem][0])
-    return [_make_pair(prefix + stem, images[stem], masks[stem], part, problems) for stem in masks]
-
-
-def _fits_flat(root: Path) -> bool:
-    return {"images", "masks"} <= _subfolders(root).keys()
-
-
-def _read_flat(root: Path, problems: Problems) -> Reading:
-    return Reading(_pair_up(root, "", None, problems))
-
-
-def _fits_parts(root: Path) -> bool:
-    return any(name in PART_WORDS and _fits_flat(path) for name, path in _subfolders(root).items())
-
-
-def _read_parts(root: Path, problems: Problems) -> Reading:
-    pairs: list[Pair] = []
-    seen: dict[Part, Path] = {}
-    for word, folder in _subfolders(root).items():
-        if part := PART_WORDS.get(word):
-            if part in seen:
-                problems.add("same part", f"{seen[part].name} + {folder.name}")
-            seen[part] = folder
-            pairs += _pair_up(folder, f"{part}/", part, problems)
-    return Reading(pairs)
-
-
-def _fits_pets(root: Path) -> bool:
-    return (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir()
-
-
-def _read_pets(root: Path, problems: Problems) -> Reading:
-    """The official lists decide which pairs there are."""
-    images = _index_files(root / "images", problems)
-    trimaps = _index_files(root / "annotations" / "trimaps", problems)
-    parts: dict[str, Part] = {}
-    lists: tuple[tuple[str, Part], ...] = (("trainval.txt", "train"), ("test.txt", "test"))
-    for file, part in lists:
-        path = root / "annotations" / file
-        if not path.is_file():
-            problems.add("no folder", path)
-            continue
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        for name in [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]:
-            if parts.setdefault(name, part) != part:
-                problems.add("both lists", name)
-    for name in parts.keys() - (images.keys() & trimaps.keys()):
-        problems.add("listed", name)
-        del parts[name]
-    pairs = [_make_pair(name, images[name], trimaps[name], part, problems) for name, part in parts.items()]
-    return Reading(pairs, ("pet", "background", "contour"), (1, 2, 3))
-
-
-_LAYOUTS = (
-    Layout(
-        lambda: _("Oxford-IIIT Pet: images/, annotations/trimaps/, trainval.txt and test.txt"),
-        _fits_pets,
-        _read_pets,
-    ),
-    Layout(lambda: _("train/, val/, test/, each with images/ and masks/"), _fits_parts, _read_parts),
-    Layout(lambda: _("images/ and masks/"), _fits_flat, _read_flat),
-)
+def _finish(
+    place: Path,
+    words: str,
+    reading: Reading,
+    tables: Iterable[Path],
+    problems: Problems,
+    split: Path | None,
+    look: _Look | None,
+) -> Folder:
+    """The folder of a reading with split file and class table; raises what is wrong."""
+    pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
+    if split is not None and pairs:
+        pairs = apply_split(pairs, split, problems)
+    classes, values, colors = reading.classes, reading.values, reading.colors
+    by_words = classes is not None and len(classes) > 2 and isinstance(pairs[0].mask, LayeredMask)
+    if not by_words and (table := read_class_table(tables, problems)):
+        classes, values, colors = table.names, table.values or values, table.colors or colors
+    problems.raise_any(look(pairs) if look and problems else [])
+    return Folder(place, words, tuple(pairs), classes, values, colors, reading.ignored, reading.remarks)
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:
@@ -199,76 +90,35 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
     for _depth in range(_LEVELS_DOWN + 1):
         # Backwards, so that of several layouts that fit a place the first one stays.
         found = {place: layout for place in level for layout in reversed(_LAYOUTS) if layout.fits(place)}
-        if len(found) == 1:
-            return found.popitem()
         if found:
-            names = enumerate_names([place.relative_to(root).as_posix() for place in found])
-            raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
-        level = [below for place in level for below in _subfolders(place).values()]
-    held = enumerate_names([path.name + "/" * path.is_dir() for path in _entries(root)]) or _("nothing")
-    raise DataError(
-        _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}").format(
-            root=root, held=held, layouts="; ".join(f"({i}) {x.words()}" for i, x in enumerate(_LAYOUTS, 1))
-        )
+            _refuse_several(root, list(found))
+            return found.popitem()
+        level = [below for place in level for below in subfolders(place).values()]
+    return root, TREE
+
+
+def _refuse_several(root: Path, places: list[Path]) -> None:
+    """Fail when a folder holds a data set, and another, or pictures beside it."""
+    outside = [found.path.parent for found in walk(root) if not any(found.path.is_relative_to(p) for p in places)]
+    several = [*places, *sorted(path for path in set(outside) if path != root)]
+    if len(several) > 1:
+        names = enumerate_names([place.relative_to(root).as_posix() for place in several])
+        raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
+
+
+def _single_below(root: Path) -> list[Path]:
+    """The folders that an archive was packed in: each the only one in the one above."""
+    below = []
+    while len(inside := list(subfolders(root).values())) == 1:
+        root = inside[0]
+        below.append(root)
+    return below
+
+
+def _describe_nothing(root: Path) -> str:
+    held = enumerate_names([entry.name + "/" * entry.is_dir() for entry in entries(root)]) or _("nothing")
+    return _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}").format(
+        root=root,
+        held=held,
+        layouts="; ".join(f"({i}) {layout.words()}" for i, layout in enumerate((*_LAYOUTS, TREE), 1)),
     )
-
-
-def _read_classes(places: Iterable[Path], problems: Problems) -> tuple[str, ...] | None:
-    """Class names of the first `classes.txt`: one per line, in the order of the mask values."""
-    path = next((place / "classes.txt" for place in places if (place / "classes.txt").is_file()), None)
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names or len(set(names)) < len(names):
-        problems.add("classes", path)
-    return names
-
-
-def _apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
-    """The pairs with the parts and groups of the split file."""
-    try:
-        lines = split.read_text(encoding="utf-8-sig").splitlines()
-        semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
-        rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=error))
-        return pairs
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if missing := [name for name in ("file", "split") if name not in header]:
-        lacks = _("{file} has no column {columns}").format(file=split, columns=", ".join(missing))
-        problems.add("split file", lacks)
-        return pairs
-    known: dict[str, set[int]] = {}
-    for number, pair in enumerate(pairs):
-        for spelling in _spellings(pair, problems.root):
-            known.setdefault(spelling, set()).add(number)
-    given: dict[int, tuple[Part | None, str | None]] = {}
-    for cells in filter(any, rows[1:]):
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-        name = unicodedata.normalize("NFC", row.get("file", "")).replace("\\", "/").removeprefix("./")
-        word, fitting = row.get("split", ""), known.get(name, set())
-        value = (PART_WORDS.get(word.lower()), row.get("group") or None)
-        if value[0] is None:
-            problems.add("split word", f"{name}: {word or '-'}")
-        if len(fitting) != 1:
-            problems.add("split unclear" if fitting else "split unknown", name or "-")
-        for number in fitting:
-            if given.setdefault(number, value) != value and len(fitting) == 1:
-                problems.add("split twice", name)
-    for number, pair in enumerate(pairs):
-        if number not in given:
-            problems.add("split missing", pair.name)
-    return [
-        replace(p, part=given[i][0], group=given[i][1] or p.group) if i in given else p for i, p in enumerate(pairs)
-    ]
-
-
-def _spellings(pair: Pair, root: Path) -> set[str]:
-    """All ways in which a split file may name a pair: `0001`, `0001.jpg`, `images/0001.jpg`, ..."""
-    pieces = unicodedata.normalize("NFC", pair.image.relative_to(root).as_posix()).split("/")
-    paths = {"/".join(pieces[start:]) for start in range(len(pieces))} | {pair.name + pair.image.suffix}
-    return paths | {path.removesuffix(pair.image.suffix) for path in paths}

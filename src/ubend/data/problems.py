@@ -76,6 +76,9 @@ def _sentences() -> dict[str, str]:
     return {
         "no pictures": _("no pictures in: {names}; pictures are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
         "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
+        "part without masks": _(
+            "parts without any mask ({count}): {names}; every part needs its own; add masks or move the part away"
+        ),
         "same part": _("two folders for one part: {names}; keep one of them"),
         "no mask": _(
             "pictures without a mask ({count}): {names}; a mask has its picture's name, perhaps with a word such "
@@ -84,7 +87,10 @@ def _sentences() -> dict[str, str]:
         "no image": _("masks without a picture ({count}): {names}; add the picture or take the mask away"),
         "listed": _("on a list of the data set, but without picture or mask ({count}): {names}; unpack them again"),
         "both lists": _("names on several lists ({count}): {names}; a picture belongs to one part"),
-        "two masks": _("several masks for one picture ({count}): {names}; keep one each"),
+        "two masks": _(
+            "several masks for one picture ({count}): {names}; keep one each, or name them alike for all pictures: "
+            "NAME_1, NAME_2, ... for objects, or NAME_CLASS or CLASS/NAME with the same classes for most"
+        ),
         "two images": _("several pictures of one name ({count}): {names}; keep one each, or rename"),
         "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
         "foreign": _("pictures of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
