@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "ubend"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # Our errors, and how many of their arguments, from the first on, are sentences.
-ERRORS = ("UbendError", "DataError", "SettingError", "OutputError", "ModelFileError", "TrainingError")
+ERRORS = ("UbendError", "DataError", "PairError", "SettingError", "OutputError", "ModelFileError", "TrainingError")
 
 
 def test_the_public_names() -> None:
