@@ -50,6 +50,7 @@ ORDER = [
     "jobs.info",
     "jobs.fit",
     "jobs.demo",
+    "translated",
     "cli",
     "__main__",
 ]
@@ -63,6 +64,7 @@ WITHOUT_TORCH = [
     "choices",
     "device",
     "teller",
+    "translated",
     "cli",
     "data.labels",
     "data.draws",

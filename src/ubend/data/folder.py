@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ubend.errors import DataError
+from ubend.errors import DataError, reason
 from ubend.language import _
 
 Part = Literal["train", "val", "test"]
@@ -173,7 +173,7 @@ def _entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
-                folder=folder, reason=error.strerror or error
+                folder=folder, reason=reason(error)
             )
         ) from error
     return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ubend.data.folder import Pair
 from ubend.data.images import Sizing, is_lossy, model_size, read_image, read_mask, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED
-from ubend.errors import DataError, OutputError, UbendError
+from ubend.errors import DataError, OutputError, UbendError, reason
 from ubend.language import _
 
 STORE_VERSION = 1
@@ -183,7 +183,7 @@ def open_store(
             raise OutputError(
                 _(
                     "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
-                ).format(path=cache, reason=error.strerror or error)
+                ).format(path=cache, reason=reason(error))
             ) from error
     return Store(final)
 
@@ -193,7 +193,7 @@ def _hash_files(pairs: Sequence[Pair]) -> list[list[str]]:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            raise DataError(_("{path}: {reason}").format(path=path, reason=error.strerror or error)) from error
+            raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error))) from error
 
     with ThreadPoolExecutor(_threads()) as pool:
         images = pool.map(digest, (pair.image for pair in pairs))
