@@ -10,7 +10,6 @@ import click
 
 from ubend.language import LANGUAGES, _, choose_language, later, now
 
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
