@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from ubend.errors import SettingError
+from ubend.errors import SettingError, reason
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -164,7 +164,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(_("cannot read settings from {path}: {reason}").format(path=path, reason=error)) from error
+        raise SettingError(
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+        ) from error
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -297,8 +299,8 @@ def _validate(values: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            reason = _reason(problem)
+            why = _reason(problem)
             if problem["loc"]:
-                reason = _("{reason} (is {value!r})").format(reason=reason, value=problem["input"])
-            lines.append(f"{key}: {reason}")
+                why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
+            lines.append(f"{key}: {why}")
         raise SettingError("; ".join(lines)) from error

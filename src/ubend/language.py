@@ -7,14 +7,12 @@
 
 import functools
 import gettext
-import logging
 import os
 from pathlib import Path
 
 LANGUAGES = ("en", "vi")
 LOCALE_FOLDER = Path(__file__).parent / "locale"
 
-_logger = logging.getLogger(__name__)
 _chosen: str | None = None  # by the command line
 
 
@@ -53,6 +51,10 @@ def _catalogue(language: str) -> gettext.NullTranslations:
     if language == "en":
         return gettext.NullTranslations()
     if language not in LANGUAGES:  # only from Python: the command line refuses it
-        _logger.warning("UBEND_LANG=%s: no such language, so English; there are: %s", language, ", ".join(LANGUAGES))
+        import logging
+
+        logging.getLogger(__name__).warning(
+            "UBEND_LANG=%s: no such language, so English; there are: %s", language, ", ".join(LANGUAGES)
+        )
         return gettext.NullTranslations()
     return gettext.translation("ubend", str(LOCALE_FOLDER), [language])

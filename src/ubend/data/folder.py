@@ -359,7 +359,7 @@ def _apply_split(pairs: list[Pair], split: Path, problems: _Problems) -> list[Pa
         semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
         rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=error))
+        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if missing := [name for name in ("file", "split") if name not in header]:

@@ -30,4 +30,5 @@ def describe_model(path: Path | str) -> list[str]:
     ]
     for index, (name, value, color) in enumerate(zip(labels.names, labels.values, labels.colors, strict=True)):
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
-    return lines + [f"{key}: {value}" for key, value in bundle.about.items()]
+    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures")}
+    return lines + [f"{titles.get(key, key)}: {value}" for key, value in bundle.about.items()]
