@@ -50,6 +50,8 @@ def main() -> None:
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
 @option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
 @option("--classes", help=later("Class names in the order of the mask values, by comma."))
+@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
@@ -81,8 +83,6 @@ def fit(
             raise click.UsageError(_("--resume takes the run's own folder and settings; give nothing else but --show"))
         _resume(resumed, show)
         return
-    if folder is None:
-        raise click.UsageError(_("name the FOLDER of pictures and masks"))
     settings = dict(parse_assignment(text) for text in assignments)
     out, recipe = flags.pop("out"), flags.pop("recipe")
     _prepare(bool(flags["deterministic"]))
@@ -98,10 +98,17 @@ def fit(
 @click.argument("folder", type=_PATH, required=False)
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--split", type=_PATH, help=later("CSV file,split for FOLDER."))
+@option("--values", help=later("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 @option("--out", type=_PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(
-    model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
+    model: Path,
+    folder: Path | None,
+    part: str | None,
+    split: Path | None,
+    values: str | None,
+    device: str | None,
+    out: Path | None,
 ) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
@@ -109,7 +116,7 @@ def evaluate(
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, part=part, split=split, values=values, device=device)  # type: ignore[arg-type]
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)
@@ -140,15 +147,39 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
     click.echo(draw_predictions(run, out, count=count, show=display, device=device))
 
 
+@main.command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
+@click.argument("folder", type=_PATH, required=False)
+@option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
+@option("--classes", help=later("Class names in the order of the mask values, by comma."))
+@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
+@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
+@option("--out", type=_PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
+@option("--show", "display", is_flag=True, help=later("Also display the pictures."))
+def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
+    from ubend.config import parse_assignment
+    from ubend.jobs.data import understand
+    from ubend.jobs.gather import gather_settings, source_name
+
+    settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
+    place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
+    with _teller() as teller:
+        understand(settings, place, show=display, teller=teller)
+
+
 @main.command(help=later("Draw pictures of FOLDER with their masks, before training."))
 @click.argument("folder", type=_PATH)
 @option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def samples(folder: Path, out: Path, count: int, display: bool) -> None:
+    from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(folder, out, count=count, show=display))
+    click.echo(draw_samples(gather_settings(folder), out, count=count, show=display))
 
 
 @main.command(help=later("Say what MODEL is: network, classes, size, how it came about."))
