@@ -5,8 +5,10 @@ import gettext
 import re
 import string
 
+from ubend import errors
+
 # Our errors, and the calls whose first argument people read.
-ERRORS = ("UbendError", "DataError", "SettingError", "OutputError", "ModelFileError", "TrainingError")
+ERRORS = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UbendError)]
 TELLERS = ("echo", "say", "begin", "print", "UsageError", "BadParameter", "warning", "set_title", "set_xlabel")
 LOOKUPS = ("_", "later")
 UNITS = ("MiB",)
