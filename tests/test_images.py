@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ubend.data.images import (
-    is_lossy,
     model_size,
     read_image,
     read_shape,
@@ -203,13 +202,6 @@ def test_reading_in_threads_leaves_the_warning_filters(tmp_path: Path, monkeypat
 
 
 # Masks
-
-
-def test_jpeg_is_known_by_its_content(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png", "JPEG")
-    Image.fromarray(GREY).save(tmp_path / "b.jpg", "PNG")
-    assert is_lossy(tmp_path / "a.png")
-    assert not is_lossy(tmp_path / "b.jpg")
 
 
 def test_written_mask(tmp_path: Path) -> None:

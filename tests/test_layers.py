@@ -56,6 +56,7 @@ ORDER = [
     "jobs.info",
     "jobs.fit",
     "jobs.demo",
+    "translated",
     "cli",
     "__main__",
 ]
@@ -69,6 +70,7 @@ WITHOUT_TORCH = [
     "choices",
     "device",
     "teller",
+    "translated",
     "cli",
     "data.codes",
     "data.labels",

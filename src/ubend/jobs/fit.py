@@ -20,7 +20,7 @@ from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
 from ubend.drawing.curves import draw_curves
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import write_json, write_text
 from ubend.inference.predictor import Predictor
@@ -99,10 +99,9 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
         began_with = (facts["device"], facts["threads"], facts["torch"])
         folder.data.stat()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise OutputError(
             _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
-                path=run, name=folder.facts.name, reason=reason
+                path=run, name=folder.facts.name, reason=reason(error)
             )
         ) from error
     chosen = make_settings(config=read_config(folder.settings))
