@@ -43,7 +43,7 @@ def main() -> None:
     """A folder of pictures and masks in; a trained, honestly scored U-Net out."""
 
 
-@main.command(help=_("Train on FOLDER of pictures and masks, and score the model."))
+@main.command(help=_("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--out", type=_PATH, help=_("Run folder to make  [runs/NAME-1, -2, ...]"))
 @click.option(
@@ -64,6 +64,8 @@ def main() -> None:
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=_("Any other setting; see docs/settings.md.")
 )
+@click.option("--from", "init_from", type=_PATH, metavar="MODEL", help=_("Begin with the weights of a trained model."))
+@click.option("--root", type=_PATH, help=_("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @click.option("--show", is_flag=True, help=_("Display the panel of each epoch."))
 @click.option("--resume", "resumed", type=_PATH, metavar="RUN", help=_("Go on with an interrupted run."))
 def fit(
@@ -99,18 +101,17 @@ def fit(
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))
 @click.option("--split", type=_PATH, help=_("CSV file,split for FOLDER."))
+@click.option("--root", type=_PATH, help=_("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
 @click.option("--out", type=_PATH, help=_("Also write the scores to this JSON file."))
-def evaluate(
-    model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
-) -> None:
+def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
     from ubend.jobs.evaluate import evaluate as call
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, **flags)
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)
@@ -145,11 +146,12 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 @click.argument("folder", type=_PATH)
 @click.option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=_("PNG to write."))
 @click.option("--count", type=click.IntRange(1), default=8, show_default=True, help=_("Pictures."))
+@click.option("--root", type=_PATH, help=_("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @click.option("--show", "display", is_flag=True, help=_("Also display it."))
-def samples(folder: Path, out: Path, count: int, display: bool) -> None:
+def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool) -> None:
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(folder, out, count=count, show=display))
+    click.echo(draw_samples(folder, out, count=count, root=root, show=display))
 
 
 @main.command(help=_("Say what MODEL is: network, classes, size, how it came about."))
@@ -184,19 +186,21 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@main.command(help=_("List, or clear, the decoded pictures kept between runs."))
+@main.command(help=_("List, or clear, the decoded pictures and downloaded data sets kept between runs."))
 @click.option("--clear", is_flag=True, help=_("Delete all of it."))
 def cache(clear: bool) -> None:
+    from ubend.data.named import clear_datasets, list_datasets
     from ubend.data.store import clear_stores, default_cache, list_stores
 
     where = default_cache()
     if clear:
-        click.echo(_("{size:.1f} MiB freed in {path}").format(size=clear_stores(where) / 2**20, path=where))
+        freed = clear_stores(where) + clear_datasets(where)
+        click.echo(_("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where))
         return
-    stores = list_stores(where)
-    for folder, size in stores:
-        click.echo(f"{size / 2**20:10.1f} MiB  {folder.name}")
-    total = sum(size for _folder, size in stores) / 2**20
+    held = [*list_stores(where), *list_datasets(where)]
+    for folder, size in held:
+        click.echo(f"{size / 2**20:10.1f} MiB  {folder.relative_to(where).as_posix()}")
+    total = sum(size for _folder, size in held) / 2**20
     click.echo(_("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where))
 
 

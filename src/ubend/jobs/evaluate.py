@@ -8,10 +8,12 @@ from typing import Any, cast
 import numpy as np
 
 from ubend.data.folder import Pair, Part, read_folder
+from ubend.data.named import find_dataset
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.language import _
+from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -23,25 +25,28 @@ def evaluate(
     *,
     part: Part | None = None,
     split: Path | str | None = None,
+    root: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a model.
 
     Args:
         model: a run folder or a model file.
-        folder: pictures with masks; None: those of the run (then `model` is a run folder).
+        folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
         split: a CSV `file,split` for `folder`.
+        root: where the named data set lies, or is to be put; None: the cache.
         device: None: the best one here.
     Returns:
         As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device)
-    pairs = (
-        read_run_pairs(Path(model))
-        if folder is None
-        else list(read_folder(Path(folder), Path(split) if split else None).pairs)
-    )
+    if folder is None:
+        pairs = read_run_pairs(Path(model))
+    else:
+        with Teller() as teller:
+            place = find_dataset(folder, root, teller)
+        pairs = list(read_folder(place, Path(split) if split else None).pairs)
     parts = {pair.part for pair in pairs}
     if part is None:
         part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)

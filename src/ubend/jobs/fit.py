@@ -15,8 +15,9 @@ import torch
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
+from ubend.config import Recipe, Settings, change_settings, dump_toml, flatten, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.named import class_names, find_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
 from ubend.drawing.curves import draw_curves
@@ -27,11 +28,12 @@ from ubend.inference.predictor import Predictor
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
-from ubend.training.checkpoint import TrainingState, load_state
+from ubend.training.checkpoint import TrainingState, load_state, save_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_state, refuse_lone_values
+from ubend.training.transfer import Start, begin_with, load_start, shape_settings
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -47,6 +49,7 @@ FLAGS = {
     "seed": "train.seed",
     "device": "device",
     "deterministic": "train.deterministic",
+    "init_from": "train.init_from",
 }
 
 
@@ -70,6 +73,7 @@ def fit(
     recipe: Recipe | None = None,
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
+    root: Path | str | None = None,
     show: bool = False,
     teller: Teller | None = None,
     **flags: Any,
@@ -77,15 +81,16 @@ def fit(
     """Train a U-Net on a folder of pictures and masks, score it, and write all of it to a run folder.
 
     Args:
-        folder: pictures and masks in any of the layouts of docs/formats.md.
+        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
         recipe: `modern` (unless `config` says otherwise), or `tutorial`: the course text's settings,
             its faults mended.
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
+        root: where the named data set lies, or is to be put; None: the cache.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic. `classes` may be one string with commas, `skips` a
+            patience, seed, device, deterministic, init_from (a model to begin with). `classes` may be one string with commas, `skips` a
             string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
@@ -94,18 +99,28 @@ def fit(
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
     if isinstance(changes.get("data.classes"), str):
         changes["data.classes"] = tuple(name.strip() for name in changes["data.classes"].split(","))
-    if isinstance(changes.get("data.split"), Path):
-        changes["data.split"] = str(changes["data.split"])
-    given = read_config(Path(config)) if config is not None else None
-    chosen = make_settings(recipe, given, changes | dict(settings or {}))
+    for key in ("data.split", "train.init_from"):
+        if isinstance(changes.get(key), Path):
+            changes[key] = str(changes[key])
+    given = dict(flatten(read_config(Path(config)))) if config is not None else {}
+    given |= changes | dict(settings or {})
+    start = load_start(Path(given["train.init_from"])) if given.get("train.init_from") else None
+    if start is not None:
+        if skips is not None:
+            given["model.skips"] = parse_skips(skips, start.bundle.model.depth)
+        given |= shape_settings(start, given)
+    chosen = make_settings(recipe, given)
     if skips is not None:
         chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
-    if chosen.data.split is not None:  # a resumed run may stand elsewhere
-        chosen = change_settings(chosen, {"data.split": str(Path(chosen.data.split).resolve())})
+    if chosen.data.classes is None:
+        chosen = change_settings(chosen, {"data.classes": class_names(folder)})
+    here = {"data.split": chosen.data.split, "train.init_from": chosen.train.init_from}
+    # a resumed run may stand elsewhere
+    chosen = change_settings(chosen, {key: str(Path(path).resolve()) for key, path in here.items() if path})
     run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
     run.refuse_taken()
     with teller or Teller() as voice:
-        return _fit(Path(folder), run, chosen, voice, show, resumed=False)
+        return _fit(find_dataset(folder, root, voice), run, chosen, voice, show, start)
 
 
 def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
@@ -154,10 +169,18 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                 )
             )
         folder.clear_leftovers()
-        return _fit(where, folder, chosen, voice, show, resumed=True)
+        return _fit(where, folder, chosen, voice, show, None, resumed=True)
 
 
-def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
+def _fit(
+    folder: Path,
+    run: RunFolder,
+    settings: Settings,
+    teller: Teller,
+    show: bool,
+    start: Start | None,
+    resumed: bool = False,
+) -> FitResult:
     prepare_process(settings.train.deterministic)
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
@@ -181,8 +204,13 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     if resumed:
         run.trim_timing(len(state.progress.history))
     if not resumed:
+        begun = begin_with(start, state, data.labels.names) if start else []
+        for line in begun:
+            teller.say(line)
         run.create()
-        _write_facts(run, folder, data, settings, choices, device)
+        if start:  # so that the run can go on from its first step without the other model
+            save_state(run.state, state)
+        _write_facts(run, folder, data, settings, choices, device, start, begun)
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -246,7 +274,14 @@ def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str
 
 
 def _write_facts(
-    run: RunFolder, folder: Path, data: Dataset, settings: Settings, choices: list[Choice], device: torch.device
+    run: RunFolder,
+    folder: Path,
+    data: Dataset,
+    settings: Settings,
+    choices: list[Choice],
+    device: torch.device,
+    start: Start | None,
+    begun: list[str],
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
@@ -256,6 +291,7 @@ def _write_facts(
         "classes": data.labels.to_json(),
         "remarks": data.remarks,
         "choices": [choice.line() for choice in [*data.choices, *choices]],
+        "begun_with": {"path": str(start.path.resolve()), "sha256": start.sha256, "kept": begun} if start else None,
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "ubend": ubend.__version__,

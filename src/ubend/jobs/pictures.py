@@ -8,35 +8,41 @@ import numpy as np
 from ubend.data.folder import Pair, read_folder
 from ubend.data.images import is_lossy, read_image, read_mask, resize_array, resize_mask
 from ubend.data.labels import LabelMap, background_class, detect_label_map
+from ubend.data.named import class_names, find_dataset
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import DataError, OutputError
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.language import _
+from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192
 
 
-def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
+def draw_samples(
+    folder: Path | str, out: Path | str, *, count: int = 8, root: Path | str | None = None, show: bool = False
+) -> Path:
     """A grid of pictures with their masks, evenly taken from a folder, before any training.
 
     Args:
-        folder: any layout that `fit` takes.
+        folder: any layout that `fit` takes, or a data set by name.
         out: the PNG to write.
         count: pictures.
+        root: where the named data set lies, or is to be put; None: the cache.
         show: also display it.
     """
     if Path(out).exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    found = read_folder(Path(folder))
+    with Teller() as teller:
+        found = read_folder(find_dataset(folder, root, teller))
     chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
     with ThreadPoolExecutor() as pool:  # all masks: a rare class may be in none of those that are drawn
         counts = pool.map(lambda pair: np.bincount(read_mask(pair.mask).reshape(-1), minlength=256), found.pairs)
         pixels = np.sum(list(counts), axis=0)
     lossy = any(is_lossy(pair.mask) for pair in found.pairs)
-    names = list(found.classes) if found.classes else None
+    names = list(found.classes or class_names(folder) or ()) or None
     known = list(found.values) if found.values else None
     labels, _remarks = detect_label_map(pixels, lossy, names, known)
     rows = []
