@@ -264,7 +264,7 @@ def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
         error.close()
         if error.code == 416:  # fewer bytes there than here
             part.drop()
-        said = _("HTTP {code} {reason}").format(code=error.code, reason=str(error.reason).splitlines()[0])
+        said = _("HTTP {code} {reason}").format(code=error.code, reason=_one_line(error.reason))
         raise (_BrokenError if error.code in {416, *_PASSING} else _RefusedError)(said) from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -277,7 +277,7 @@ def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
                 raise _RefusedError(
                     _("the server's certificate could not be verified ({reason})").format(reason=reason.verify_message)
                 ) from error
-        said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        said = getattr(reason, "strerror", None) or _one_line(reason) or type(reason).__name__
         raise _BrokenError(_("the connection failed ({reason})").format(reason=said)) from error
 
 
@@ -291,6 +291,11 @@ def _writing(path: Path) -> Iterator[None]:
                 path=path, reason=error.strerror or error
             )
         ) from error
+
+
+def _one_line(said: object) -> str:
+    """What a server says, fit to be a part of a sentence."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())[:120]
 
 
 def _stalled(patience: Patience) -> str:

@@ -104,7 +104,7 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
         OutputError: no room, or the place cannot be written.
     """
     folder, name = Path(name_or_folder), str(name_or_folder)
-    if root is None and (name not in NAMED_SETS or folder.exists()):
+    if root is None and not _is_named(name, root):
         near = [] if folder.exists() else difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
         if near:
             raise DataError(
@@ -123,10 +123,14 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
     return _bring(name, wanted, place, root is None, teller)
 
 
-def class_names(name_or_folder: str | Path) -> tuple[str, ...] | None:
-    """The classes of a named set, where its folder does not tell them."""
-    known = NAMED_SETS.get(str(name_or_folder))
-    return known.classes if known else None
+def class_names(name_or_folder: str | Path, root: str | Path | None) -> tuple[str, ...] | None:
+    """The classes of a named set, where its folder does not tell them; None for a folder."""
+    name = str(name_or_folder)
+    return NAMED_SETS[name].classes if _is_named(name, root) else None
+
+
+def _is_named(name: str, root: str | Path | None) -> bool:
+    return name in NAMED_SETS and (root is not None or not Path(name).exists())
 
 
 def list_datasets(cache: Path) -> list[tuple[Path, int]]:

@@ -151,6 +151,8 @@ def _tar_entries(packed: IO[bytes], most: int) -> Iterator[_Entry]:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _no_file(member.name)
             yield _Entry(member.name, archive.extractfile(member) if member.isreg() else None)
+        while stream.read(_COPIED_BYTES):  # to the checksum at its end
+            pass
 
 
 class _Counted(GzipFile):
@@ -189,7 +191,8 @@ def _telling_damage() -> Iterator[None]:
         tarfile.TarError,
         zipfile.BadZipFile,
     ) as error:
-        raise _UnsafeError(_("it is damaged ({reason})").format(reason=error)) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason)) from error
 
 
 @contextmanager

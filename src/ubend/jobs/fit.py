@@ -90,8 +90,8 @@ def fit(
         root: where the named data set lies, or is to be put; None: the cache.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic, init_from (a model to begin with). `classes` may be one string with commas, `skips` a
-            string such as "none" or "1,2".
+            patience, seed, device, deterministic, init_from (a trained model to begin with). `classes`
+            may be one string with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
@@ -104,16 +104,15 @@ def fit(
             changes[key] = str(changes[key])
     given = dict(flatten(read_config(Path(config)))) if config is not None else {}
     given |= changes | dict(settings or {})
-    start = load_start(Path(given["train.init_from"])) if given.get("train.init_from") else None
+    start = load_start(Path(str(given["train.init_from"]))) if given.get("train.init_from") else None
+    if skips is not None:
+        depth = start.bundle.model.depth if start else make_settings(recipe, given).model.depth
+        given["model.skips"] = parse_skips(skips, depth)
     if start is not None:
-        if skips is not None:
-            given["model.skips"] = parse_skips(skips, start.bundle.model.depth)
         given |= shape_settings(start, given)
     chosen = make_settings(recipe, given)
-    if skips is not None:
-        chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
     if chosen.data.classes is None:
-        chosen = change_settings(chosen, {"data.classes": class_names(folder)})
+        chosen = change_settings(chosen, {"data.classes": class_names(folder, root)})
     here = {"data.split": chosen.data.split, "train.init_from": chosen.train.init_from}
     # a resumed run may stand elsewhere
     chosen = change_settings(chosen, {key: str(Path(path).resolve()) for key, path in here.items() if path})
@@ -204,13 +203,16 @@ def _fit(
     if resumed:
         run.trim_timing(len(state.progress.history))
     if not resumed:
-        begun = begin_with(start, state, data.labels.names) if start else []
-        for line in begun:
-            teller.say(line)
         run.create()
-        if start:  # so that the run can go on from its first step without the other model
-            save_state(run.state, state)
-        _write_facts(run, folder, data, settings, choices, device, start, begun)
+        run.state.unlink(missing_ok=True)  # of a beginning that was killed
+        begun_with = None
+        if start is not None:
+            lines = begin_with(start, state, data.labels.names)
+            for line in lines:
+                teller.say(line)
+            begun_with = {"path": str(start.path.resolve()), "sha256": start.sha256, "kept": lines}
+            save_state(run.state, state)  # so that the run can go on from its first step without the other model
+        _write_facts(run, folder, data, settings, [*data.choices, *choices], device, begun_with)
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -280,8 +282,7 @@ def _write_facts(
     settings: Settings,
     choices: list[Choice],
     device: torch.device,
-    start: Start | None,
-    begun: list[str],
+    begun_with: dict[str, Any] | None,
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
@@ -290,8 +291,8 @@ def _write_facts(
         "layout": data.folder.layout,
         "classes": data.labels.to_json(),
         "remarks": data.remarks,
-        "choices": [choice.line() for choice in [*data.choices, *choices]],
-        "begun_with": {"path": str(start.path.resolve()), "sha256": start.sha256, "kept": begun} if start else None,
+        "choices": [choice.line() for choice in choices],
+        "begun_with": begun_with,
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "ubend": ubend.__version__,

@@ -42,7 +42,7 @@ def draw_samples(
         counts = pool.map(lambda pair: np.bincount(read_mask(pair.mask).reshape(-1), minlength=256), found.pairs)
         pixels = np.sum(list(counts), axis=0)
     lossy = any(is_lossy(pair.mask) for pair in found.pairs)
-    names = list(found.classes or class_names(folder) or ()) or None
+    names = list(found.classes or class_names(folder, root) or ()) or None
     known = list(found.values) if found.values else None
     labels, _remarks = detect_label_map(pixels, lossy, names, known)
     rows = []
