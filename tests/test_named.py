@@ -602,11 +602,12 @@ def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> N
     assert "Tiny (Nobody 2020), 0 MiB to download to" in result.output
     assert "its terms: for tests; see https://example.org" in result.output
     assert "0 -> ground, 255 -> disc" in result.output
-    assert (tmp_path / "runs" / "tiny-set-1" / "scores.json").exists()
+    assert (tmp_path / "runs" / "tiny-1" / "scores.json").exists()
     place = tmp_path / "cache" / "datasets" / "tiny-set"
     assert {path.name for path in place.iterdir()} == {".lock", "tiny-folder"}  # no archive, no part
     asked = len(site.asked)
-    for words in (["samples", "tiny-set"], ["evaluate", "runs/tiny-set-1", "tiny-set", "--device", "cpu"]):
+    every = (["samples", "tiny-set"], ["data", "tiny-set"], ["evaluate", "runs/tiny-1", "tiny-set", "--device", "cpu"])
+    for words in every:
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output
         assert "download" not in result.output

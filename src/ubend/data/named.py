@@ -104,7 +104,7 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
         OutputError: no room, or the place cannot be written.
     """
     folder, name = Path(name_or_folder), str(name_or_folder)
-    if root is None and not _is_named(name, root):
+    if root is None and not _is_named(name, None):
         near = [] if folder.exists() else difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
         if near:
             raise DataError(

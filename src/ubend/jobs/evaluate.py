@@ -7,13 +7,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from ubend.data.folder import Pair, Part, read_folder
-from ubend.data.named import find_dataset
+from ubend.data.dataset import find_folder
+from ubend.data.folder import Pair, Part
+from ubend.data.masks import mask_from_text
+from ubend.data.valuetable import parse_table
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
+from ubend.jobs.gather import gather_settings
 from ubend.language import _
-from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -25,6 +27,7 @@ def evaluate(
     *,
     part: Part | None = None,
     split: Path | str | None = None,
+    values: str | None = None,
     root: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -35,18 +38,22 @@ def evaluate(
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
         split: a CSV `file,split` for `folder`.
+        values: what the masks of `folder` hold, where that differs from the model's own masks, as of
+            `--values`; the names are the model's.
         root: where the named data set lies, or is to be put; None: the cache.
         device: None: the best one here.
     Returns:
         As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device)
+    labels = predictor.labels
     if folder is None:
         pairs = read_run_pairs(Path(model))
     else:
-        with Teller() as teller:
-            place = find_dataset(folder, root, teller)
-        pairs = list(read_folder(place, Path(split) if split else None).pairs)
+        settings = gather_settings(folder, flags={"split": split, "values": values, "root": root})
+        pairs = list(find_folder(settings).pairs)
+        if settings.data.values is not None:
+            labels = parse_table(settings.data.values).in_order_of(labels.names, labels.colors)
     parts = {pair.part for pair in pairs}
     if part is None:
         part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
@@ -54,7 +61,7 @@ def evaluate(
     if not chosen:
         found = ", ".join(sorted(str(name) for name in parts))
         raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
-    return {"part": part or "all", **evaluate_pairs(predictor, chosen)}
+    return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
@@ -67,7 +74,13 @@ def read_run_pairs(run: Path) -> list[Pair]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [
-                Pair(row["name"], Path(row["image"]), Path(row["mask"]), cast(Part, row["split"]), row["group"] or None)
+                Pair(
+                    row["name"],
+                    Path(row["image"]),
+                    mask_from_text(row["mask"]),
+                    cast(Part, row["split"]),
+                    row["group"] or None,
+                )
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError, TypeError) as error:

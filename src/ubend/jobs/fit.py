@@ -5,7 +5,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import torch
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, change_settings, dump_toml, flatten, make_settings, read_config, settled
+from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.named import class_names, find_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
 from ubend.drawing.curves import draw_curves
@@ -25,6 +24,8 @@ from ubend.errors import DataError, OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import write_json, write_text
 from ubend.inference.predictor import Predictor
+from ubend.jobs.data import introduce
+from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
@@ -33,24 +34,9 @@ from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_state, refuse_lone_values
-from ubend.training.transfer import Start, begin_with, load_start, shape_settings
+from ubend.training.transfer import begin_with, load_start
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
-
-# The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
-FLAGS = {
-    "split": "data.split",
-    "classes": "data.classes",
-    "size": "data.size",
-    "width": "model.width",
-    "epochs": "train.epochs",
-    "batch": "train.batch",
-    "patience": "train.patience",
-    "seed": "train.seed",
-    "device": "device",
-    "deterministic": "train.deterministic",
-    "init_from": "train.init_from",
-}
 
 
 @dataclass(frozen=True)
@@ -67,13 +53,12 @@ class FitResult:
 
 
 def fit(
-    folder: Path | str,
+    folder: Path | str | None,
     out: Path | str | None = None,
     *,
     recipe: Recipe | None = None,
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
-    root: Path | str | None = None,
     show: bool = False,
     teller: Teller | None = None,
     **flags: Any,
@@ -81,62 +66,28 @@ def fit(
     """Train a U-Net on a folder of pictures and masks, score it, and write all of it to a run folder.
 
     Args:
-        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set.
+        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set, or a
+            `data.toml` of `ubend data`;
+            None: `images` and `masks` name them.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
         recipe: `modern` (unless `config` says otherwise), or `tutorial`: the course text's settings,
             its faults mended.
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
-        root: where the named data set lies, or is to be put; None: the cache.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic, init_from (a trained model to begin with). `classes`
-            may be one string with commas, `skips` a string such as "none" or "1,2".
+            patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
+            with), root (where the named data set lies, or is to be put). `classes` and `values` may be
+            strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
-    skips = flags.pop("skips", None)
-    changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
-    if isinstance(changes.get("data.classes"), str):
-        changes["data.classes"] = tuple(name.strip() for name in changes["data.classes"].split(","))
-    for key in ("data.split", "train.init_from"):
-        if isinstance(changes.get(key), Path):
-            changes[key] = str(changes[key])
-    given = dict(flatten(read_config(Path(config)))) if config is not None else {}
-    given |= changes | dict(settings or {})
-    start = load_start(Path(str(given["train.init_from"]))) if given.get("train.init_from") else None
-    if skips is not None:
-        depth = start.bundle.model.depth if start else make_settings(recipe, given).model.depth
-        given["model.skips"] = parse_skips(skips, depth)
-    if start is not None:
-        given |= shape_settings(start, given)
-    chosen = make_settings(recipe, given)
-    if chosen.data.classes is None:
-        chosen = change_settings(chosen, {"data.classes": class_names(folder, root)})
-    here = {"data.split": chosen.data.split, "train.init_from": chosen.train.init_from}
-    # a resumed run may stand elsewhere
-    chosen = change_settings(chosen, {key: str(Path(path).resolve()) for key, path in here.items() if path})
-    run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
-    run.refuse_taken()
+    if out is not None:
+        RunFolder(Path(out)).refuse_taken()
     with teller or Teller() as voice:
-        return _fit(find_dataset(folder, root, voice), run, chosen, voice, show, start)
-
-
-def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
-    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level whether its skip stays."""
-    if not isinstance(skips, str):
-        return tuple(skips)
-    if skips in ("all", "none"):
-        return (skips == "all",) * depth
-    try:
-        levels = {int(word) for word in skips.split(",")}
-    except ValueError:
-        levels = {0}
-    if not levels <= set(range(1, depth + 1)):
-        raise SettingError(
-            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth)
-        )
-    return tuple(level in levels for level in range(1, depth + 1))
+        chosen = gather_settings(folder, recipe, config, settings, flags, voice)
+        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
+        return _fit(run, chosen, voice, show, resumed=False)
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
@@ -149,7 +100,7 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
     folder = RunFolder(Path(run))
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        where, began_with = Path(facts["folder"]), (facts["device"], facts["threads"], facts["torch"])
+        began_with = (facts["device"], facts["threads"], facts["torch"])
         folder.data.stat()
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -168,26 +119,22 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                 )
             )
         folder.clear_leftovers()
-        return _fit(where, folder, chosen, voice, show, None, resumed=True)
+        return _fit(folder, chosen, voice, show, resumed=True)
 
 
-def _fit(
-    folder: Path,
-    run: RunFolder,
-    settings: Settings,
-    teller: Teller,
-    show: bool,
-    start: Start | None,
-    resumed: bool = False,
-) -> FitResult:
+def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
     prepare_process(settings.train.deterministic)
+    start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
-    data = open_dataset(folder, settings, device.type, default_cache(), teller)
+    data = open_dataset(settings, device.type, default_cache(), teller)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
-    _introduce(teller, data, [*data.choices, *choices], describe_device(device))
+    introduce(teller, data)
+    for choice in [*data.choices, *choices]:
+        teller.say(_("chosen: {choice}").format(choice=choice.line()))
+    teller.say(_("device: {device}").format(device=describe_device(device)))
 
     bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
@@ -210,9 +157,9 @@ def _fit(
             lines = begin_with(start, state, data.labels.names)
             for line in lines:
                 teller.say(line)
-            begun_with = {"path": str(start.path.resolve()), "sha256": start.sha256, "kept": lines}
+            begun_with = {"path": str(start.path), "sha256": start.sha256, "kept": lines}
             save_state(run.state, state)  # so that the run can go on from its first step without the other model
-        _write_facts(run, folder, data, settings, [*data.choices, *choices], device, begun_with)
+        _write_facts(run, data, settings, [*data.choices, *choices], device, begun_with)
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -252,32 +199,8 @@ def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
         draw_curves(state.progress.history, data.labels.names, run.curves)
 
 
-def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str) -> None:
-    """Say what was understood and chosen, before anything slow happens."""
-    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
-    teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
-    teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
-    shares = data.store.mask_pixels.sum(axis=0)
-    total = max(1, int(shares.sum()))
-    index = data.labels.lookup()
-    teller.say(_("mask values: {mapping}").format(mapping=data.labels.describe()))
-    teller.say(
-        _("class shares: {shares}").format(
-            shares=", ".join(
-                f"{name} {shares[index == number].sum() / total:.1%}" for number, name in enumerate(data.labels.names)
-            )
-        )
-    )
-    for remark in data.remarks:
-        teller.say(_("note: {remark}").format(remark=remark))
-    for choice in choices:
-        teller.say(_("chosen: {choice}").format(choice=choice.line()))
-    teller.say(_("device: {device}").format(device=device))
-
-
 def _write_facts(
     run: RunFolder,
-    folder: Path,
     data: Dataset,
     settings: Settings,
     choices: list[Choice],
@@ -286,8 +209,9 @@ def _write_facts(
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
+    if data.skipped:
+        write_text(run.skipped, data.skipped_table())
     facts = {
-        "folder": str(folder.resolve()),
         "layout": data.folder.layout,
         "classes": data.labels.to_json(),
         "remarks": data.remarks,

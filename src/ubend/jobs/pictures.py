@@ -1,17 +1,19 @@
 """Pictures to look at: a data set before training, a model's answers after it."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ubend.data.folder import Pair, read_folder
-from ubend.data.images import is_lossy, read_image, read_mask, resize_array, resize_mask
-from ubend.data.labels import LabelMap, background_class, detect_label_map
-from ubend.data.named import class_names, find_dataset
+from ubend.config import Settings
+from ubend.data.dataset import find_folder, survey_folder
+from ubend.data.folder import Pair
+from ubend.data.images import read_image, resize_array, resize_mask
+from ubend.data.labels import LabelMap, background_class
+from ubend.data.store import default_cache, read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
+from ubend.errors import OutputError
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.language import _
@@ -21,30 +23,25 @@ from ubend.training.run_folder import RunFolder
 _CELL_PX = 192
 
 
-def draw_samples(
-    folder: Path | str, out: Path | str, *, count: int = 8, root: Path | str | None = None, show: bool = False
-) -> Path:
+def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
     """A grid of pictures with their masks, evenly taken from a folder, before any training.
 
     Args:
-        folder: any layout that `fit` takes, or a data set by name.
+        settings: of which only the section `data` matters.
         out: the PNG to write.
         count: pictures.
-        root: where the named data set lies, or is to be put; None: the cache.
         show: also display it.
     """
     if Path(out).exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    with Teller() as teller:
-        found = read_folder(find_dataset(folder, root, teller))
-    chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
-    with ThreadPoolExecutor() as pool:  # all masks: a rare class may be in none of those that are drawn
-        counts = pool.map(lambda pair: np.bincount(read_mask(pair.mask).reshape(-1), minlength=256), found.pairs)
-        pixels = np.sum(list(counts), axis=0)
-    lossy = any(is_lossy(pair.mask) for pair in found.pairs)
-    names = list(found.classes or class_names(folder, root) or ()) or None
-    known = list(found.values) if found.values else None
-    labels, _remarks = detect_label_map(pixels, lossy, names, known)
+    found = find_folder(settings)
+    labels = survey_folder(found, settings, default_cache(), Teller()).labels
+    return draw_pairs(found.pairs, labels, Path(out), count=count, show=show)
+
+
+def draw_pairs(pairs: Sequence[Pair], labels: LabelMap, out: Path, *, count: int = 8, show: bool = False) -> Path:
+    """A grid of pictures with their masks, evenly taken from `pairs`: picture, mask, both."""
+    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).astype(int))]
     rows = []
     for pair in chosen:
         image, truth = _read_small(pair, labels)
@@ -61,7 +58,7 @@ def draw_samples(
         [pair.name for pair in chosen],
         legend=list(zip(labels.names, labels.colors, strict=True)),
     )
-    return _finish(grid, Path(out), show)
+    return _finish(grid, out, show)
 
 
 def draw_predictions(
@@ -99,12 +96,11 @@ def _read_small(
     pair: Pair, labels: LabelMap, channels: int | None = None
 ) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
-    image, truth = read_image(pair.image, channels), read_mask(pair.mask)
-    if image.shape[:2] != truth.shape:
-        raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
+    image = read_image(pair.image, channels)
+    truth = read_class_map(pair, image.shape[:2], labels)
     factor = min(1.0, 2 * _CELL_PX / max(truth.shape))
     size = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
-    return to_rgb(resize_array(image, size)), resize_mask(labels.index(truth), size)
+    return to_rgb(resize_array(image, size)), resize_mask(truth, size)
 
 
 def _finish(grid: object, out: Path, show: bool) -> Path:

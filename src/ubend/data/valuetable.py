@@ -1,0 +1,103 @@
+"""What the user says of the codes: `--values 0=background,255=polyp` -> a label map."""
+
+import re
+from collections.abc import Sequence
+
+from PIL import ImageColor
+
+from ubend.data.codes import CodeKind
+from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, RESERVED_NAMES, ROUNDING_REACH, LabelMap, draw_colors
+from ubend.errors import SettingError
+from ubend.language import _
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def parse_table(texts: Sequence[str]) -> LabelMap:
+    """`0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest` -> labels.
+
+    `*` is every other code: a class, `ignored`, `nearest` (the nearest class), or `near` (of colours: the
+    nearest class if it is near, else ignored).
+
+    Raises:
+        SettingError: what cannot be read, with an example.
+    """
+    codes: dict[str, list[int]] = {}
+    kinds: set[CodeKind] = set()
+    rest = None
+    for text in texts:
+        word, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or not word or not name:
+            raise _unreadable(text)
+        if word == "*":
+            rest = name
+            continue
+        span = _RANGE.fullmatch(word)
+        try:
+            if word.isdigit() or span:
+                low, high = (int(word), int(word)) if span is None else (int(span[1]), int(span[2]))
+                found, kind = list(range(low, high + 1)), "value"
+            else:
+                r, g, b = ImageColor.getcolor(word, "RGB")  # type: ignore[misc]
+                found, kind = [r << 16 | g << 8 | b], "color"
+        except ValueError as error:
+            raise _unreadable(text) from error
+        if not found or found[-1] > (65535 if kind == "value" else 0xFFFFFF):
+            raise _unreadable(text)
+        kinds.add(kind)  # type: ignore[arg-type]
+        codes.setdefault(name, []).extend(found)
+    ignored = tuple(codes.pop("ignored", ()))
+    if rest is not None and rest not in RESERVED_NAMES:
+        codes.setdefault(str(rest), [])
+    every = [code for some in [*codes.values(), ignored] for code in some]
+    if len(kinds) != 1 or len(codes) < 2 or len(set(every)) < len(every):
+        raise SettingError(
+            _(
+                "--values {text}: name at least two classes, each code once, either all by values or all by colours"
+            ).format(text=",".join(texts))
+        )
+    kind = kinds.pop()
+    names = tuple(codes)
+    others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
+    table = tuple(tuple(some) for some in codes.values())
+    reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
+    return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
+
+
+def _unreadable(text: str) -> SettingError:
+    return SettingError(
+        _(
+            "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
+            "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
+        ).format(text=text)
+    )
+
+
+def write_table(labels: LabelMap) -> tuple[str, ...]:
+    """The words of `--values` that `parse_table` makes these labels of (colours to draw with apart)."""
+    spans = [
+        f"{span}={name}"
+        for codes, name in zip(labels.codes, labels.names, strict=True)
+        for span in _spans(codes, labels)
+    ]
+    spans += [f"{span}=ignored" for span in _spans(labels.ignored, labels)]
+    if labels.reach >= ANY_DISTANCE:
+        spans.append("*=nearest")
+    elif labels.others is not None and labels.others != IGNORED:
+        spans.append(f"*={labels.names[labels.others]}")
+    elif labels.others == IGNORED:
+        spans.append("*=near" if labels.reach else "*=ignored")
+    return tuple(spans)
+
+
+def _spans(codes: Sequence[int], labels: LabelMap) -> list[str]:
+    """Codes as words: colours one by one, numbers in a row as `3..7`."""
+    if labels.kind == "color":
+        return [f"#{code:06x}" for code in codes]
+    words: list[list[int]] = []
+    for code in codes:
+        if words and code == words[-1][1] + 1:
+            words[-1][1] = code
+        else:
+            words.append([code, code])
+    return [str(low) if low == high else f"{low}..{high}" for low, high in words]
