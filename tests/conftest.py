@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from refusal import TINY
+from remote_site import site as site
 from ubend.cli import main
 from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
