@@ -18,7 +18,6 @@ from conftest import open_folder as open_any
 from ubend.data.folder import Pair, read_folder
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
-from ubend.data.masks import FileMask
 from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store, read_shapes
 from ubend.errors import DataError, OutputError
 

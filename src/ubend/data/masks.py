@@ -147,7 +147,8 @@ def _read_file(path: Path) -> Codes:
                 if np.ptp(alpha) and (pixels[:, :, :3] == pixels[0, 0, :3]).all():
                     return Codes(alpha.copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
             height_width = file.height, file.width
-            packed = file.convert("RGB").tobytes("raw", "BGRX")
+            colors = file if file.mode == "RGB" else file.convert("RGB")
+            packed = colors.tobytes("raw", "BGRX")
     return _colored(np.frombuffer(packed, "<i4").reshape(height_width), lossy)
 
 

@@ -201,7 +201,11 @@ def open_store(
 
 
 def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents."""
+    """Digests of each pair's picture and mask, by their contents.
+
+    Raises:
+        PairError: files that cannot be read.
+    """
 
     def digest(path: Path) -> str:
         try:
@@ -213,6 +217,10 @@ def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
     files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
     with ThreadPoolExecutor(threads()) as pool:
         digest_of = dict(zip(files, pool.map(digest, files), strict=True))
+    if unreadable:
+        files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
+        bad = {name: [unreadable[path] for path in mine if path in unreadable] for name, mine in files_of.items()}
+        raise PairError({name: problems for name, problems in bad.items() if problems})
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
 
