@@ -268,7 +268,8 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     if -1 in tally.codes:
         raise DataError(
             _(
-                "{colored} masks are coloured, {deep} others hold values above 255, which are no colours; save all alike"
+                "{colored} masks are coloured, {deep} others hold values above 255, which are no colours; "
+                "save all alike"
             ).format(
                 colored=int(survey.colored.sum()), deep=len(np.unique(survey.mask_of[survey.entries("color") == -1]))
             )
@@ -316,8 +317,8 @@ def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
     if not known.all():
         raise DataError(
             _(
-                "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they coded "
-                "differently? Say what each code means with --values, or keep masks of one kind"
+                "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
+                "coded differently? Say what each code means with --values, or keep masks of one kind"
             ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED))
         )
 

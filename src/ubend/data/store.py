@@ -207,11 +207,14 @@ def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
         PairError: files that cannot be read.
     """
 
+    unreadable: dict[Path, str] = {}
+
     def digest(path: Path) -> str:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error))) from error
+            unreadable[path] = _("{path}: {reason}").format(path=path, reason=reason(error))
+            return ""
 
     files = [pair.image for pair in pairs]
     files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
