@@ -30,7 +30,7 @@ from ubend.data.images import Sizing, model_size, read_image, read_shape, resize
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.survey import SURVEY_SUFFIX, mask_size_problem, threads, unknown_codes_problem
-from ubend.errors import DataError, OutputError, PairError, UbendError, reason
+from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.language import _
 
 STORE_VERSION = 2
@@ -192,11 +192,7 @@ def open_store(
                         shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
         except OSError as error:
-            raise OutputError(
-                _(
-                    "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
-                ).format(path=cache, reason=reason(error))
-            ) from error
+            raise cache_error(cache, error) from error
     return Store(final)
 
 

@@ -20,7 +20,7 @@ from ubend.data.codes import CodeKind, code_words, count_codes, unpack_color
 from ubend.data.folder import Pair
 from ubend.data.labels import LabelMap
 from ubend.data.masks import read_codes
-from ubend.errors import DataError, PairError
+from ubend.errors import DataError, OutputError, PairError, reason
 from ubend.files import write_file
 from ubend.language import _
 
@@ -138,8 +138,22 @@ def survey_masks(
     with contextlib.suppress(*damage), np.load(path) as arrays:  # not there, or damaged: made anew
         return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
     survey = _survey(pairs, sizes_hw, report)
-    write_file(path, lambda temporary: _save(temporary, survey))
+    try:
+        write_file(path, lambda temporary: _save(temporary, survey))
+    except OutputError as error:
+        raise cache_error(cache, error) from error
     return survey
+
+
+def cache_error(cache: Path, error: Exception) -> OutputError:
+    """What to say when nothing can be written to the cache."""
+    if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return OutputError(
+        _("cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder").format(
+            path=cache, reason=reason(error)
+        )
+    )
 
 
 def _save(path: Path, survey: Survey) -> None:
