@@ -55,7 +55,7 @@ def test_tutorials_two_jobs() -> None:
             30,
             64,
         )
-        assert (job.train.optimizer, job.train.dice, job.train.precision) == ("adam", 0.0, "float32")
+        assert (job.train.optimizer, job.train.loss, job.train.precision) == ("adam", "ce", "float32")
     colour = chosen("tutorial", {"data.channels": 3})
     assert (colour.data.channels, len(colour.data.mean or ())) == (3, 3)
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ubend.data.labels import IGNORED
-from ubend.training.losses import LossSums, count_targets, mean_loss, one_hot, sum_losses
+from ubend.training.losses import Loss, LossSums, one_hot
+
+BOTH, PLAIN = Loss("dice+ce"), Loss("ce")
 
 
 def draw(
@@ -42,30 +44,31 @@ def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_against_references(seed: int, classes: int) -> None:
     logits, target = draw(seed, classes=classes)
-    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     expected = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
     dice, regions = naive_dice(logits.numpy(), target.numpy())
     assert float(counts.regions) == regions
     assert float(counts.pixels) == int((target != IGNORED).sum())
     assert float(sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
-    whole = mean_loss(sums, counts, 0.5)
-    assert float(whole) == pytest.approx(float(expected) + 0.5 * dice / regions, rel=1e-5)
-    assert float(mean_loss(sums, counts, 0.0)) == pytest.approx(float(expected), rel=1e-5)
+    whole = BOTH.mean(sums, counts)
+    assert float(whole) == pytest.approx(float(expected) + dice / regions, rel=1e-5)
+    plain = PLAIN.mean(PLAIN.sum(logits, target), PLAIN.count(target, classes))
+    assert float(plain) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("cuts", [(1, 4), (2, 3), (1, 1, 1, 1, 1)])
 def test_micro_batches_add_up(cuts: tuple[int, ...]) -> None:
     """However the batch is cut, loss and gradients are those of the whole batch."""
     logits, target = draw(7, n=5)
-    counts = count_targets(target, 3)
+    counts = BOTH.count(target, 3)
     whole = logits.clone().requires_grad_()
-    loss = mean_loss(sum_losses(whole, target), counts, 1.0)
+    loss = BOTH.mean(BOTH.sum(whole, target), counts)
     loss.backward()
     parts = logits.clone().requires_grad_()
     total = 0.0
     for some, truth in zip(parts.split(cuts), target.split(cuts), strict=True):
-        part = mean_loss(sum_losses(some, truth), counts, 1.0)
+        part = BOTH.mean(BOTH.sum(some, truth), counts)
         part.backward(retain_graph=True)
         total += float(part.detach())
     assert total == pytest.approx(float(loss.detach()), rel=1e-6)
@@ -79,7 +82,7 @@ def test_gradients_against_autograd(seed: int) -> None:
     """The gradients are those of the loss written out, in float64, one region after another."""
     logits, target = draw(seed, classes=4)
     mine = logits.clone().requires_grad_()
-    mean_loss(sum_losses(mine, target), count_targets(target, 4), 1.0).backward()
+    BOTH.mean(BOTH.sum(mine, target), BOTH.count(target, 4)).backward()
     naive = logits.double().requires_grad_()
     prob, terms = naive.softmax(1), []
     for n, c in np.ndindex(len(target), 4):
@@ -95,7 +98,7 @@ def test_gradients_against_autograd(seed: int) -> None:
 def test_ignored_pixels_have_no_gradient() -> None:
     logits, target = draw(3, ignored=0.5)
     logits.requires_grad_()
-    mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0).backward()
+    BOTH.mean(BOTH.sum(logits, target), BOTH.count(target, 3)).backward()
     assert logits.grad is not None
     ignored = (target == IGNORED)[:, None].expand_as(logits.grad)
     assert (logits.grad[ignored] == 0).all()
@@ -106,7 +109,7 @@ def test_nothing_to_score() -> None:
     """All pixels ignored: loss 0, gradients 0 and finite."""
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     target = torch.full((2, 4, 4), IGNORED, dtype=torch.uint8)
-    loss = mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0)
+    loss = BOTH.mean(BOTH.sum(logits, target), BOTH.count(target, 3))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert logits.grad is not None
@@ -124,10 +127,10 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
     """Cross entropy is not negative, 1 - Dice lies in 0..1, and both stay finite for large logits."""
     logits, target = draw(seed, classes=classes, ignored=ignored)
     logits = (scale * logits).requires_grad_()
-    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     assert float(sums.cross_entropy.detach()) >= 0
     assert -1e-5 <= float(sums.dice.detach()) <= float(counts.regions) + 1e-5
-    mean_loss(sums, counts, 1.0).backward()
+    BOTH.mean(sums, counts).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -135,7 +138,7 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
 def test_perfect_and_opposite() -> None:
     target = torch.tensor([[[0, 1], [1, 0]]], dtype=torch.uint8)
     sure = 100.0 * (2 * one_hot(target, 2).float() - 1)
-    right, wrong = sum_losses(sure, target), sum_losses(-sure, target)
+    right, wrong = BOTH.sum(sure, target), BOTH.sum(-sure, target)
     assert float(right.cross_entropy) == 0.0
     assert float(right.dice) == pytest.approx(0.0, abs=1e-6)
     assert float(wrong.dice) == pytest.approx(2.0)  # two regions, each missed whole
@@ -146,7 +149,7 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
     """A large picture's count and sum are beyond what bfloat16 can hold."""
     logits = torch.zeros(1, 2, 300, 300, dtype=torch.bfloat16)
     target = torch.zeros(1, 300, 300, dtype=torch.uint8)
-    sums, counts = sum_losses(logits, target), count_targets(target, 2)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, 2)
     assert sums.cross_entropy.dtype is torch.float32
     assert float(counts.pixels) == 90_000
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
@@ -154,6 +157,6 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
 
 def test_counts_are_at_least_one() -> None:
     target = torch.full((1, 2, 2), IGNORED, dtype=torch.uint8)
-    assert [float(count) for count in count_targets(target, 2)] == [1.0, 1.0]
+    assert [float(count) for count in BOTH.count(target, 2)] == [1.0, 1.0]
     nothing = LossSums(torch.tensor(0.0), torch.tensor(0.0))
-    assert float(mean_loss(nothing, count_targets(target, 2), 1.0)) == 0.0
+    assert float(BOTH.mean(nothing, BOTH.count(target, 2))) == 0.0

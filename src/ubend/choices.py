@@ -96,6 +96,8 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
         epochs = int(np.clip(round(shown / facts.training), 10, 400))
         reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * facts.training, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
+    if settings.train.loss is None:
+        choices.append(Choice("train.loss", "dice+ce", "x"))
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
     return _apply(settings, choices), choices

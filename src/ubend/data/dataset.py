@@ -90,6 +90,20 @@ class Dataset:
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
 
+    def class_shares(self) -> NDArray[np.float64]:
+        """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
+        lookup = self.labels.lookup()
+        pixels = self.store.mask_pixels[self.numbers("train")].sum(axis=0)
+        counts = np.array([pixels[lookup == number].sum() for number in range(self.labels.classes)], np.float64)
+        shares: NDArray[np.float64] = counts / max(1.0, counts.sum())
+        return shares
+
+    def foreground_classes(self) -> tuple[int, ...]:
+        """All classes but the background, or but the commonest where none is called that."""
+        background = background_class(self.labels.names)
+        skipped = int(self.class_shares().argmax()) if background is None else background
+        return tuple(number for number in range(self.labels.classes) if number != skipped)
+
     def facts(self, device: str, precision: tuple[str, str]) -> Facts:
         upright_t, upright_offset = self._upright()
         training = self.numbers("train")

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ubend.data.folder import Pair
 from ubend.data.images import is_lossy, read_mask, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class
+from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
-from ubend.inference.predictor import Predictor
+from ubend.inference.predictor import Predictor, too_large
 from ubend.language import _
 from ubend.metrics.overlap import (
     count_confusion_batch,
@@ -23,7 +24,7 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
-from ubend.training.losses import sum_losses
+from ubend.training.losses import Loss
 
 
 def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
     Raises:
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
-    labels = predictor.labels
+    labels, plain = predictor.labels, Loss("ce")
     sizes = ("native", "model_size")
     confusions = {size: np.zeros((len(pairs), labels.classes, labels.classes), np.int64) for size in sizes}
     losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
@@ -48,14 +49,15 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
             raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
         truth = _index(pair, truth, labels)
         h, w = logits.values.shape[-2:]
-        for size, values, target in (
-            ("native", logits.native(), truth),
-            ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
-        ):
-            on_device = torch.from_numpy(target).to(values.device)[None]
-            confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
-            confusions[size][logits.number] = confusion[0].cpu().numpy()
-            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), confusion.sum()
+        with tell_out_of_memory(too_large(logits.image)):
+            for size, values, target in (
+                ("native", logits.native(), truth),
+                ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
+            ):
+                on_device = torch.from_numpy(target).to(values.device)[None]
+                confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
+                confusions[size][logits.number] = confusion[0].cpu().numpy()
+                losses[size][logits.number] = float(plain.sum(values, on_device).cross_entropy), confusion.sum()
     return {
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),

@@ -18,7 +18,14 @@ from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
-from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
+from ubend.device import (
+    describe_device,
+    fastest_precision,
+    pick_device,
+    prepare_process,
+    settle,
+    tell_out_of_memory,
+)
 from ubend.drawing.curves import draw_curves
 from ubend.errors import DataError, OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
@@ -31,7 +38,7 @@ from ubend.training.checkpoint import TrainingState, load_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.setup import make_batches, make_state, refuse_lone_values
+from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -104,7 +111,7 @@ def fit(
         chosen = change_settings(chosen, {"data.split": str(Path(chosen.data.split).resolve())})
     run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
     run.refuse_taken()
-    with teller or Teller() as voice:
+    with teller or Teller() as voice, tell_out_of_memory(_no_memory()):
         return _fit(Path(folder), run, chosen, voice, show, resumed=False)
 
 
@@ -154,7 +161,13 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                 )
             )
         folder.clear_leftovers()
-        return _fit(where, folder, chosen, voice, show, resumed=True)
+        with tell_out_of_memory(_no_memory()):
+            return _fit(where, folder, chosen, voice, show, resumed=True)
+
+
+def _no_memory() -> str:
+    """Where a smaller micro-batch does not help."""
+    return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
 def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
@@ -167,6 +180,7 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
     _introduce(teller, data, [*data.choices, *choices], describe_device(device))
 
+    loss = make_loss(data, settings, device)
     bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
     refuse_lone_values(batches, settings)
@@ -188,6 +202,7 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
         batches,
         validation,
         data.labels.names,
+        loss,
         settings.train,
         steps_until(epochs, batches.items, settled(settings.train.batch)),
         run,
@@ -196,12 +211,6 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     )
     try:
         train(job, state, teller)
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            _(
-                "the device ran out of memory; use less of it: --set train.micro_batch={half}, or a smaller --size"
-            ).format(half=max(1, (settings.train.micro_batch or settled(settings.train.batch)) // 2))
-        ) from error
     except KeyboardInterrupt:
         if run.model.exists():
             said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")

@@ -11,13 +11,14 @@ import ubend
 from ubend.config import Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
+from ubend.data.foreground import Foreground
 from ubend.device import free_bytes
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState
-from ubend.training.losses import sums_dtype
+from ubend.training.losses import Loss, sums_dtype
 from ubend.training.schedule import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
@@ -76,23 +77,51 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
     training = Pictures(data.store, data.numbers("train"), lookup, device, room)
     taken = training.bytes if training.resident else 0
     validation = Pictures(data.store, data.numbers("val"), lookup, device, room - taken)
+    share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
+    if share:
+        classes = data.foreground_classes()
+        foreground = Foreground(training.mask, len(training), classes, share, seed)
     batches = TrainingBatches(
         training,
         settings.augment,
-        settings.train.seed,
+        seed,
         settled(settings.train.batch),
         window_size(training, settings),
         data.value_range(),
+        foreground,
     )
     return batches, validation
 
 
+def make_loss(data: Dataset, settings: Settings, device: torch.device) -> Loss:
+    """What training makes small.
+
+    Raises:
+        SettingError: as many class weights as classes are needed, and one of them above 0.
+    """
+    weights = settings.train.class_weights
+    if weights is None:
+        return Loss(settled(settings.train.loss))
+    if len(weights) != data.labels.classes:
+        raise SettingError(
+            _("train.class_weights has {count} numbers for {classes} classes: {names}").format(
+                count=len(weights), classes=data.labels.classes, names=", ".join(data.labels.names)
+            )
+        )
+    return Loss(settled(settings.train.loss), torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def has_lone_values(batches: TrainingBatches, depth: int, micro_batch: int) -> bool:
+    """Whether the smallest micro-batch is one value per channel at the deepest level: batch norm needs two."""
+    smallest = batches.batch % micro_batch or micro_batch
+    return bool(smallest * math.prod(math.ceil(side / 2**depth) for side in batches.window_hw) < 2)
+
+
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
-    """Batch norm needs two values per channel, also at the deepest level, where a picture is smallest."""
-    multiple, batch = 2**settings.model.depth, settled(settings.train.batch)
+    """Before anything slow happens; see `has_lone_values`."""
+    batch = settled(settings.train.batch)
     micro = min(settings.train.micro_batch or batch, batch)
-    smallest = batch % micro or micro
-    if smallest * math.prod(math.ceil(side / multiple) for side in batches.window_hw) < 2:
+    if has_lone_values(batches, settings.model.depth, micro):
         raise SettingError(
             _(
                 "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
