@@ -43,8 +43,7 @@ def make_store(folder: Path, gib: float) -> Store:
         offsets=np.arange(count + 1, dtype=np.int64) * pixels,
         shapes_hw=np.full((count, 2), SIDE, np.int64),
         native_hw=np.full((count, 2), SIDE, np.int64),
-        mask_pixels=np.zeros((count, 256), np.int64),
-        lossy=np.zeros(count, bool),
+        class_pixels=np.zeros((count, 256), np.int64),
         thumbnails=np.zeros((count, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8),
     )
     facts = {"channels": 3, "dtype": "uint8", "hashes": [["", ""]] * count}
@@ -69,9 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         store = make_store(Path(place) / "store", args.gib)
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
-        lookup = np.full(256, 255, np.uint8)
-        lookup[:2] = 0, 1
-        pictures = Pictures(store, np.arange(len(store)), lookup, device, room_bytes=2**30)
+        pictures = Pictures(store, np.arange(len(store)), device, room_bytes=2**30)
         settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180.0)
         batches = TrainingBatches(pictures, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
         model = UNet(3, 2, 8).to(memory_format=torch.channels_last)

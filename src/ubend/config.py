@@ -35,6 +35,8 @@ class DataSettings(_Section):
 
     split: str | None = None  # CSV `file,split[,group]`
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
+    values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
+    skip_bad: bool = False  # go on without pairs that cannot be used
     channels: Literal[1, 3] | None = None  # 1 reads grey, 3 reads colour; None: as the pictures are
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
     resize: Resize = "keep"  # keep the aspect, or squash to a square

@@ -2,13 +2,14 @@
 
 UbendError                the command line prints the message and exits with 2
 ├── DataError             pictures, masks, folders, splits; may hold many problems, all told at once
+│   └── PairError         pairs that cannot be used; `--skip-bad` goes on without them
 ├── SettingError          a setting or a flag: unknown, out of range, contradictory
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
 ├── ModelFileError        a model file that is truncated, not ours, or newer than this version
 └── TrainingError         a training that cannot go on (loss not finite, run changed under it)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ubend.language import _
 
@@ -27,6 +28,18 @@ class DataError(UbendError):
         else:
             heading = _("{count} problems:").format(count=len(self.problems))
             super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class PairError(DataError):
+    """Pairs of picture and mask that cannot be used.
+
+    Attributes:
+        bad: name of the pair -> its problems.
+    """
+
+    def __init__(self, bad: Mapping[str, Sequence[str]]) -> None:
+        self.bad = {name: list(problems) for name, problems in bad.items()}
+        super().__init__(list(dict.fromkeys(line for problems in self.bad.values() for line in problems)))
 
 
 class SettingError(UbendError):

@@ -41,7 +41,6 @@ class Pictures:
     Args:
         store: where the pictures are.
         numbers: (n,) which of them, in the order in which `take` counts them.
-        lookup: (256,) mask value -> class index.
         room_bytes: how much of the device's memory pictures may take.
     """
 
@@ -49,11 +48,10 @@ class Pictures:
         self,
         store: Store,
         numbers: NDArray[np.int64],
-        lookup: NDArray[np.uint8],
         device: torch.device,
         room_bytes: int,
     ) -> None:
-        self.store, self.numbers, self.lookup, self.device = store, numbers, lookup, device
+        self.store, self.numbers, self.device = store, numbers, device
         self.shapes_hw = store.shapes_hw[numbers]
         self.canvas_hw = (int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max()))
         area = self.canvas_hw[0] * self.canvas_hw[1]
@@ -70,7 +68,7 @@ class Pictures:
 
     def mask(self, item: int) -> NDArray[np.uint8]:
         """(h, w) class index or IGNORED of one picture, in main memory."""
-        return self.lookup[self.store.mask(int(self.numbers[item]))]
+        return self.store.mask(int(self.numbers[item]))
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, C, H, W) pictures, channels last, and (n, H, W) uint8 class indices, on the device."""
@@ -97,7 +95,7 @@ class Pictures:
         return images, masks
 
     def _to_device(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        images, masks = self.store.read(self.numbers[items], self.canvas_hw, self.lookup)
+        images, masks = self.store.read(self.numbers[items], self.canvas_hw)
         if images.dtype == np.uint16:  # torch can do little with it
             images = images.astype(np.float32)
         tensors = [torch.from_numpy(images), torch.from_numpy(masks)]

@@ -1,11 +1,11 @@
 """A folder, understood: pairs, store, class table, split, and what is known of the pictures.
 
-folder -> pairs -> headers -> size -> store (decoded once) -> class table -> split
+folder -> pairs -> headers -> survey of the masks -> class table -> size -> store (decoded once) -> split
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
+from ubend.data.classes import Told, find_classes, find_strangers
 from ubend.data.folder import Folder, Pair, Part, read_folder
-from ubend.data.images import Sizing, is_lossy, read_mask
-from ubend.data.labels import IGNORED, LabelMap, background_class, detect_label_map
+from ubend.data.images import Sizing
+from ubend.data.labels import IGNORED, LabelMap, background_class
+from ubend.data.masks import mask_to_text
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Store, find_damage, open_store, read_shapes
-from ubend.errors import DataError, TrainingError
+from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
+from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
+from ubend.errors import DataError, PairError, TrainingError
 from ubend.language import _
 from ubend.teller import Teller
 
-_PEEKED_MASKS = 24  # masks read to count the classes before the store is laid out
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -40,6 +42,7 @@ class Dataset:
         settings: with the choices that the pictures settle.
         choices: those, with reasons.
         remarks: what the user should know.
+        skipped: with `data.skip_bad`: name of a pair that was left out -> its problems.
     """
 
     folder: Folder
@@ -49,6 +52,7 @@ class Dataset:
     settings: Settings
     choices: list[Choice]
     remarks: list[str]
+    skipped: dict[str, list[str]]
 
     def numbers(self, part: Part) -> NDArray[np.int64]:
         """The pictures of a part, by their number in the store."""
@@ -92,10 +96,8 @@ class Dataset:
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
-        lookup = self.labels.lookup()
-        pixels = self.store.mask_pixels[self.numbers("train")].sum(axis=0)
-        counts = np.array([pixels[lookup == number].sum() for number in range(self.labels.classes)], np.float64)
-        shares: NDArray[np.float64] = counts / max(1.0, counts.sum())
+        counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
+        shares: NDArray[np.float64] = counts / max(1, int(counts.sum()))
         return shares
 
     def foreground_classes(self) -> tuple[int, ...]:
@@ -120,10 +122,10 @@ class Dataset:
     def _upright(self) -> tuple[float, float]:
         """How surely, and how far, objects of the training part lie off the middle vertically rather
         than sideways: photographs of the upright world do, microscope pictures do not."""
-        lookup, background = self.labels.lookup(), background_class(self.labels.names)
+        background = background_class(self.labels.names)
         offsets = []
         for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
-            index = lookup[self.store.mask(int(number))]
+            index = self.store.mask(int(number))
             objects = (index != (0 if background is None else background)) & (index != IGNORED)
             if objects.any():
                 h, w = objects.shape
@@ -142,8 +144,8 @@ class Dataset:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["name", "image", "mask", "split", "group", "image_hash", "mask_hash"])
         for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
-            files = (pair.image.resolve(), pair.mask.resolve())  # so that the run can be scored from anywhere
-            writer.writerow([pair.name, *files, part, pair.group or "", *hashes])
+            image, mask = pair.image.resolve(), mask_to_text(pair.mask)  # so that the run can be scored from anywhere
+            writer.writerow([pair.name, image, mask, part, pair.group or "", *hashes])
         return out.getvalue()
 
     def with_parts_of(self, table: str) -> "Dataset":
@@ -170,37 +172,108 @@ class Dataset:
 def open_dataset(root: Path, settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
+    With `data.skip_bad`, pairs that cannot be used are left out and recorded.
+
     Raises:
-        DataError: see `read_folder`, `open_store`, `detect_label_map`, `split_pairs`.
+        DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written.
     """
-    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, find_damage)
-    shapes, channels = read_shapes(folder.pairs)
-    native = np.array(shapes, np.int64)
-    names = list(settings.data.classes or folder.classes or ()) or None
-    classes = len(names) if names else _peek_classes(folder.pairs)
-    settings, choices = choose_pictures(settings, native, channels, classes, device)
-    teller.begin(_("reading pictures"), len(folder.pairs))
-    store = open_store(folder.pairs, shapes, _sizing(settings), cache, teller.count)
+    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, _find_all_damage)
+    skipped: dict[str, list[str]] = {}
+    while True:
+        try:
+            return _open_folder(folder, settings, device, cache, teller, skipped)
+        except PairError as error:
+            left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
+            if not settings.data.skip_bad or not left:
+                every = error.bad | _merge(find_damage(folder.pairs), error.bad)
+                raise PairError(every) from error
+            skipped |= error.bad
+            folder = replace(folder, pairs=left)
+
+
+def _open_folder(
+    folder: Folder, settings: Settings, device: str, cache: Path, teller: Teller, skipped: Mapping[str, list[str]]
+) -> Dataset:
+    """The data set of these pairs.
+
+    Raises:
+        PairError: pairs that cannot be used.
+    """
+    pairs = folder.pairs
+    found = survey_folder(folder, settings, cache, teller)
+    labels, remarks = found.labels, found.remarks
+    settings, choices = choose_pictures(
+        settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
+    )
+    teller.begin(_("reading pictures"), len(pairs))
+    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count)
     teller.end()
-    known = list(folder.values) if folder.values else None
-    if known is not None and not store.lossy.any():
-        _refuse_strangers(folder.pairs, store, known)
-    try:
-        labels, remarks = detect_label_map(store.mask_pixels.sum(axis=0), bool(store.lossy.any()), names, known)
-    except DataError as error:
-        raise DataError([*error.problems, *_busiest_masks(folder.pairs, store)]) from error
-    _refuse_unlabelled(folder.pairs, store, labels)
+    _refuse_unlabelled(pairs, store, labels)
     split = split_pairs(
-        [pair.name for pair in folder.pairs],
-        [pair.part for pair in folder.pairs],
-        [pair.group for pair in folder.pairs],
+        [pair.name for pair in pairs],
+        [pair.part for pair in pairs],
+        [pair.group for pair in pairs],
         find_near_duplicates(store.thumbnails),
         settings.train.seed,
         settings.data.val_share,
         settings.data.test_share,
     )
-    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks])
+    if skipped:
+        remarks.append(_("{count} bad pairs are left out; skipped.csv names them").format(count=len(skipped)))
+    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], dict(skipped))
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What headers and masks of a folder tell, before pictures are decoded.
+
+    Attributes:
+        shapes_hw: native (height, width) of each picture.
+        channels: of the pictures.
+        hashes: digests of each picture and mask.
+        labels: the class table.
+        remarks: what the user should know.
+    """
+
+    shapes_hw: list[tuple[int, int]]
+    channels: int
+    hashes: list[list[str]]
+    labels: LabelMap
+    remarks: list[str]
+
+
+def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Teller) -> Surveyed:
+    """Headers, masks and class table of a folder's pairs.
+
+    Raises:
+        PairError: pairs that cannot be used.
+        DataError: the masks do not tell the classes.
+    """
+    pairs = folder.pairs
+    shapes, channels = read_shapes(pairs)
+    hashes = hash_pairs(pairs)
+    teller.begin(_("reading masks"), len(pairs))
+    survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
+    teller.end()
+    told = Told(settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors)
+    try:
+        labels, remarks = find_classes(survey, told)
+    except DataError as error:
+        raise DataError([*error.problems, *_busiest_masks(pairs, survey)]) from error
+    strange = find_strangers(survey, labels)
+    if strange:
+        raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
+    return Surveyed(shapes, channels, hashes, labels, remarks)
+
+
+def _find_all_damage(pairs: Sequence[Pair]) -> list[str]:
+    return [problem for problems in find_damage(pairs).values() for problem in problems]
+
+
+def _merge(more: Mapping[str, list[str]], known: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The problems of both, each once."""
+    return {name: list(dict.fromkeys([*known.get(name, []), *problems])) for name, problems in more.items()}
 
 
 def _sizing(settings: Settings) -> Sizing:
@@ -208,48 +281,21 @@ def _sizing(settings: Settings) -> Sizing:
     return Sizing(settled(data.size), data.resize == "keep", settled(data.channels))
 
 
-def _peek_classes(pairs: Sequence[Pair]) -> int | None:
-    """The number of classes by a few masks; None when they do not tell."""
-    some = [pairs[int(i)] for i in _evenly(np.arange(len(pairs)), _PEEKED_MASKS)]
-    try:
-        counts = sum(np.bincount(read_mask(pair.mask).reshape(-1), minlength=256) for pair in some)
-        lossy = any(is_lossy(pair.mask) for pair in some)
-        return detect_label_map(np.asarray(counts), lossy)[0].classes
-    except DataError:
-        return None  # opening the store names the trouble
-
-
-def _refuse_strangers(pairs: Sequence[Pair], store: Store, known: list[int]) -> None:
-    """Fail when masks hold values that the layout of the folder does not know; each file is named."""
-    strange = store.mask_pixels.copy()
-    strange[:, known] = 0
-    problems = []
-    for number in np.flatnonzero(strange.any(axis=1)):
-        values = ", ".join(map(str, np.flatnonzero(strange[number])))
-        problems.append(
-            _("{path}: mask values beyond the classes: {values}; this layout knows {known}, so mend the mask").format(
-                path=pairs[int(number)].mask, values=values, known=", ".join(map(str, known))
-            )
-        )
-    if problems:
-        raise DataError(problems)
-
-
-def _busiest_masks(pairs: Sequence[Pair], store: Store) -> list[str]:
-    """The masks with the most values, where they differ: there the trouble is likely to be."""
-    values = (store.mask_pixels > 0).sum(axis=1)
-    if values.max() <= max(2, int(np.median(values))):
+def _busiest_masks(pairs: Sequence[Pair], survey: Survey) -> list[str]:
+    """The masks with the most codes, where they differ: there the trouble is likely to be."""
+    codes = np.diff(survey.starts)
+    if codes.max() <= max(2, int(np.median(codes))):
         return []
-    worst = np.argsort(-values, kind="stable")[:3]
-    return [_("{path}: holds {count} values").format(path=pairs[i].mask, count=values[i]) for i in worst]
+    worst = np.argsort(-codes, kind="stable")[:3]
+    return [_("{path}: holds {count} values").format(path=pairs[i].mask.path, count=codes[i]) for i in worst]
 
 
 def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:
     """Fail when no pixel of a mask belongs to any class."""
-    scored = store.mask_pixels[:, labels.lookup() != IGNORED].sum(axis=1)
-    empty = [pairs[int(i)].mask for i in np.flatnonzero(scored == 0)]
-    if empty:
-        raise DataError([_("{path}: no pixel of this mask has a class").format(path=path) for path in empty])
+    empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
+    if len(empty):
+        line = _("{path}: no pixel of this mask has a class")
+        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
 
 
 def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:

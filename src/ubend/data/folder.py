@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from ubend.data.masks import FileMask, Mask
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -44,14 +45,14 @@ class Pair:
     Attributes:
         name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
         image: the picture's file.
-        mask: the mask's file.
+        mask: where its mask comes from.
         part: the part given by the layout or by the split file; None when nothing gives one.
         group: pictures of one group (one patient, one video) must stay in one part; None: no group.
     """
 
     name: str
     image: Path
-    mask: Path
+    mask: Mask
     part: Part | None
     group: str | None
 
@@ -65,7 +66,8 @@ class Folder:
         layout: the layout in words.
         pairs: at least one, in the natural order of their names (`2` before `10`).
         classes: class names in the order of the mask values; None when nothing tells them.
-        values: the mask value of each class, 0..255; None when the layout does not tell them.
+        values: the mask value of each class; None when the layout does not tell them.
+        colors: the colour of each class, from a class table; None when there is none.
     """
 
     root: Path
@@ -73,6 +75,7 @@ class Folder:
     pairs: tuple[Pair, ...]
     classes: tuple[str, ...] | None
     values: tuple[int, ...] | None
+    colors: tuple[tuple[int, int, int], ...] | None = None
 
 
 def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair]], list[str]] | None = None) -> Folder:
@@ -208,7 +211,7 @@ def _make_pair(name: str, images: list[Path], masks: list[Path], part: Part | No
     for path in (images[0], masks[0]):
         if not path.is_file() or path.stat().st_size == 0:
             problems.add("empty", path)
-    return Pair(name, images[0], masks[0], part, None)
+    return Pair(name, images[0], FileMask(masks[0]), part, None)
 
 
 def _pair_up(folder: Path, prefix: str, part: Part | None, problems: _Problems) -> list[Pair]:

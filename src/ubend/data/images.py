@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _TIFF_SUFFIXES = (".tif", ".tiff")
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-_GREY_TOLERANCE = 24  # largest difference between the channels of a colour mask that is grey after all (JPEG)
 
 
 def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
@@ -41,9 +40,9 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
     Raises:
         DataError: missing, empty, truncated, or no picture.
     """
-    with _explained(path):
+    with explained(path):
         _refuse_deep_color(path)
-        image = _read_deep(path)
+        image = read_deep(path)
         if image is None:
             with Image.open(path) as file:
                 upright = ImageOps.exif_transpose(file)
@@ -64,43 +63,9 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
     return np.ascontiguousarray(image)
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """The values of a mask, (H, W) uint8: indices of a palette, bits as 0 and 255, grey levels as they are.
-
-    Raises:
-        DataError: unreadable, coloured, or with values above 255.
-    """
-    with _explained(path):
-        deep = _read_deep(path)
-        if deep is None:
-            with Image.open(path) as file:
-                upright = ImageOps.exif_transpose(file)
-                if upright.mode == "1":
-                    upright = upright.convert("L")
-                elif upright.mode == "LA":
-                    upright = upright.getchannel(0)
-                deep = np.asarray(upright if upright.mode in ("L", "P", "I", "I;16") else upright.convert("RGB"))
-    if deep.ndim == 3:
-        spread = int(np.ptp(deep[:, :, :3].astype(np.int32), axis=2).max(initial=0)) if deep.size else 0
-        if spread > _GREY_TOLERANCE:
-            raise DataError(
-                _("{path}: the mask is coloured; save it as a grey or palette picture, one value per class").format(
-                    path=path
-                )
-            )
-        deep = deep[:, :, 1]  # green: in JPEG the channel nearest to the luma
-    if deep.dtype.kind == "f" or (deep.size and int(deep.max()) > 255) or (deep.size and int(deep.min()) < 0):
-        raise DataError(
-            _("{path}: mask values must be whole numbers from 0 to 255, found {low} to {high}").format(
-                path=path, low=deep.min(), high=deep.max()
-            )
-        )
-    return np.ascontiguousarray(deep.astype(np.uint8))
-
-
 def read_shape(path: Path) -> tuple[int, int, int]:
     """(height, width, channels) of a picture as `read_image` would give it, from its header alone."""
-    with _explained(path):
+    with explained(path):
         if path.suffix.lower() in _TIFF_SUFFIXES:
             import tifffile
 
@@ -236,7 +201,7 @@ def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tu
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _read_deep(path: Path) -> NDArray[Any] | None:
+def read_deep(path: Path) -> NDArray[Any] | None:
     """Files of more than 8 bits a channel, as uint16 or float32; None for all others."""
     if path.suffix.lower() in _TIFF_SUFFIXES:
         import tifffile
@@ -281,7 +246,7 @@ def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file."""
     try:
         with _without_warnings():

@@ -1,18 +1,19 @@
-"""Class names and colours; mask value <-> class index; the ignored value.
+"""Class names and colours; mask code <-> class index; the ignored value.
 
-Masks on disk hold *values* (0..255); everything after the store works on the *class index*, 0..C-1 in
-the order of the class table, or IGNORED for pixels that no one scores.
+Masks on disk hold *codes*, values or colours (`codes.py`); everything after the store works on the
+*class index*, 0..C-1 in the order of the class table, or IGNORED for pixels that no one scores.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.data.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 
@@ -28,61 +29,108 @@ DEFAULT_COLORS = (
     (204, 121, 167),
 )  # Okabe & Ito 2008: told apart by colour-blind people too
 
-_TWO_ENDS_SHARE = 0.97  # lossy masks with this share of their pixels near 0 and near 255 are black and white
-_MOST_CLASSES = 64  # a picture of so many values is no mask
-_MANY_CLASSES = 12  # without names: more are rarely classes
-_MAIN_SHARE = 0.003  # a value of a lossy mask is a class of its own if it holds this share of all pixels
-_MAIN_DISTANCE = 24  # ... and no commoner value lies this near: JPEG's ringing stays well inside
+_NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
+          "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
+_FIELDS = ("names", "kind", "codes", "colors", "ignored", "reach", "others")
+
+ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class table, and what each mask value means.
+    """The class table, and what each code of a mask means.
 
     Attributes:
         names: class index -> name.
-        values: class index -> the value that masks hold for it.
-        colors: class index -> (red, green, blue), 0..255.
-        ignored: mask values whose pixels are not scored.
-        table: mask value (0..255) -> class index, or IGNORED.
+        kind: whether masks are read as values or as colours.
+        codes: class index -> the codes that masks hold for it, at least one.
+        colors: class index -> (red, green, blue), 0..255, to draw it.
+        ignored: codes whose pixels are not scored.
+        reach: an unknown code goes to the nearest known one if that is at most so far away (difference
+            of values, Euclidean distance of colours) and less than half as far as the next class; 0:
+            never; ANY_DISTANCE: always.
+        others: class index of all codes left, perhaps IGNORED; None: they are an error.
     """
 
     names: tuple[str, ...]
-    values: tuple[int, ...]
+    kind: CodeKind
+    codes: tuple[tuple[int, ...], ...]
     colors: tuple[tuple[int, int, int], ...]
-    ignored: tuple[int, ...]
-    table: tuple[int, ...] = field(repr=False)
+    ignored: tuple[int, ...] = ()
+    reach: int = 0
+    others: int | None = None
 
     @property
     def classes(self) -> int:
         return len(self.names)
 
-    def lookup(self) -> NDArray[np.uint8]:
-        """(256,) uint8: mask value -> class index or IGNORED."""
-        return np.array(self.table, dtype=np.uint8)
+    @cached_property
+    def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """All known codes, ascending, and their class index."""
+        index = {code: number for number, codes in enumerate(self.codes) for code in codes}
+        index |= dict.fromkeys(self.ignored, IGNORED)
+        codes = np.array(sorted(index), np.int32)
+        return codes, np.array([index[int(code)] for code in codes], np.uint8)
 
-    def index(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W) mask values -> (H, W) class index or IGNORED."""
-        return self.lookup()[mask]
+    def classify(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(K,) codes -> (K,) class index or IGNORED, and (K,) whether the table knows the code, or a near one."""
+        known, index = self._known
+        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        exact = known[place] == codes
+        out = np.where(exact, index[place], IGNORED if self.others is None else self.others).astype(np.uint8)
+        found = exact | (self.others is not None)
+        if self.reach and not exact.all():
+            strange = np.flatnonzero(~exact)
+            nearest, near = self._nearest(codes[strange])
+            out[strange[near]] = index[nearest[near]]
+            found[strange[near]] = True
+        return out, found
+
+    def _nearest(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """For each code the place of the nearest known one, and whether it counts as found by `reach`."""
+        known, index = self._known
+        nearest, near = np.zeros(len(codes), np.int64), np.zeros(len(codes), np.bool_)
+        points = self._points(known)
+        for start in range(0, len(codes), 4096):  # bounded memory
+            some = slice(start, start + 4096)
+            distance = np.linalg.norm(self._points(codes[some])[:, None] - points[None], axis=2)
+            first = distance.argmin(axis=1)
+            shortest = distance[np.arange(len(first)), first]
+            elsewhere = np.where(index[None] == index[first][:, None], np.inf, distance).min(axis=1)
+            nearest[some] = first
+            near[some] = (shortest <= self.reach) & ((2 * shortest < elsewhere) | (self.reach >= ANY_DISTANCE))
+        return nearest, near
+
+    def _points(self, codes: NDArray[np.int32]) -> NDArray[np.float64]:
+        if self.kind == "value":
+            return codes[:, None].astype(np.float64)
+        return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
+
+    def translate(self, codes: Codes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """A mask's codes -> (H, W) class index or IGNORED, and the codes that the table does not know.
+
+        Raises:
+            DataError: masks of colours hold a value that is no colour, or the other way round.
+        """
+        codes = codes.of_kind(self.kind)
+        present, _counts = count_codes(codes.values)
+        index, found = self.classify(present)
+        return replace_codes(codes.values, present, index), present[~found]
 
     def describe(self) -> str:
         """One line: `0 -> background, 255 -> polyp`."""
-        return ", ".join(f"{value} -> {name}" for value, name in zip(self.values, self.names, strict=True))
+        words = [code_words(codes, self.kind) for codes in self.codes]
+        return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "names": list(self.names),
-            "values": list(self.values),
-            "colors": [list(c) for c in self.colors],
-            "ignored": list(self.ignored),
-            "table": list(self.table),
-        }
+        return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "LabelMap":
         colors = tuple((int(r), int(g), int(b)) for r, g, b in value["colors"])
-        names, values, ignored = (tuple(value[key]) for key in ("names", "values", "ignored"))
-        return cls(names, values, colors, ignored, tuple(value["table"]))
+        codes = tuple(tuple(int(code) for code in some) for some in value["codes"])
+        ignored = tuple(int(code) for code in value["ignored"])
+        return cls(tuple(value["names"]), value["kind"], codes, colors, ignored, value["reach"], value["others"])
 
 
 def background_class(names: Sequence[str]) -> int | None:
@@ -108,150 +156,40 @@ def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(out)
 
 
+def draw_colors(
+    names: Sequence[str], table: Sequence[Sequence[int]], kind: CodeKind
+) -> tuple[tuple[int, int, int], ...]:
+    """The masks' own colours, or those that the names bring."""
+    plain = class_colors(names)
+    if kind == "value":
+        return plain
+    return tuple(unpack_color(codes[0]) if codes else color for codes, color in zip(table, plain, strict=True))
+
+
 def make_label_map(
-    values: list[int], names: list[str] | None = None, ignored: tuple[int, ...] = (), snap: bool = False
+    codes: Sequence[int],
+    names: Sequence[str] | None = None,
+    kind: CodeKind = "value",
+    *,
+    ignored: tuple[int, ...] = (),
+    reach: int = 0,
+    others: int | None = None,
+    colors: tuple[tuple[int, int, int], ...] | None = None,
 ) -> LabelMap:
-    """A label map from the value of each class.
-
-    Args:
-        values: the mask value of each class, in the order of the classes.
-        names: class names; made up (`background`, `class 1`, ...) when None.
-        ignored: values whose pixels are not scored.
-        snap: unknown values go to the nearest of `values` (JPEG masks); else they are IGNORED.
-    """
-    if names is None:
-        names = ["background", *(f"class {i}" for i in range(1, len(values)))]
-        if len(values) == 2:
-            names[1] = "foreground"
-    table = np.full(256, IGNORED, dtype=np.uint8)
-    if snap:
-        distance = np.abs(np.arange(256)[:, None] - np.array(values)[None, :])
-        table[:] = distance.argmin(axis=1)  # 127 -> 0, 128 -> 255: the tie cannot occur for 0 and 255
-    for index, value in enumerate(values):
-        table[value] = index
-    for value in ignored:
-        table[value] = IGNORED
-    colors = class_colors(names)
-    return LabelMap(tuple(names), tuple(values), colors, tuple(ignored), tuple(int(v) for v in table))
+    """A label map of one code per class; names and colours are made up where none are given."""
+    names = tuple(names) if names is not None else tuple(_made_up(codes, kind))
+    table = tuple((int(code),) for code in codes)
+    return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 
 
-def detect_label_map(
-    pixels: NDArray[np.int64], lossy: bool, names: list[str] | None = None, known: list[int] | None = None
-) -> tuple[LabelMap, list[str]]:
-    """What the mask values of a data set mean, and remarks for the user.
-
-    Args:
-        pixels: (256,) how many pixels of all masks hold each value.
-        lossy: some masks are JPEG, so that values near a main value are its noise.
-        names: class names in the order of the values, when the user or the folder gives them.
-        known: the value of each class, when the layout of the folder tells it.
-    Raises:
-        DataError: the values do not tell which classes there are.
-    """
-    remarks: list[str] = []
-    present = [int(v) for v in np.flatnonzero(pixels)]
-    ignored: tuple[int, ...] = ()
-    if known is not None:
-        values = known
-    else:
-        values = _main_values(pixels, present) if lossy else _exact_values(pixels, present)
-        all_named = names is not None and len(names) == len(values)
-        if not (lossy or all_named) and len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
-            values, ignored = values[:-1], (255,)
-            remarks.append(_("mask value 255 beside class numbers: its pixels are not scored"))
-        elif not lossy and names is None:
-            _refuse_unclear(pixels, values)
-    if len(values) < 2:
-        raise DataError(
-            _(
-                "all masks are empty: they hold the single value {value}; segmentation needs at least two "
-                "classes, so check that these are the right masks"
-            ).format(value=values[0] if values else "-")
-        )
-    if names is not None and len(names) != len(values):
-        raise DataError(
-            _(
-                "the masks hold {found} classes (values {values}) but {given} class names were given ({names}); "
-                "give one name per value with --classes"
-            ).format(
-                found=len(values),
-                values=", ".join(map(str, values)),
-                given=len(names),
-                names=", ".join(names),
-            )
-        )
-    if names is not None and len(set(names)) < len(names):
-        raise DataError(
-            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
-        )
-    if names is None and len(values) > _MANY_CLASSES:
-        remarks.append(
-            _(
-                "{count} classes: if these numbers count objects (instance masks), make all objects one value first"
-            ).format(count=len(values))
-        )
-    label_map = make_label_map(values, names, ignored, snap=lossy)
-    strangers = [v for v in present if v not in values and v not in ignored]
-    if strangers and lossy:
-        moved = int(pixels[strangers].sum())
-        remarks.append(
-            _("{count} pixels ({share:.2%}) with {kinds} in-between values went to the nearest main value").format(
-                count=moved, share=moved / pixels.sum(), kinds=len(strangers)
-            )
-        )
-    elif strangers:
-        raise DataError(
-            _("mask values beyond the classes: {values}; the classes are {classes}").format(
-                values=_value_table(pixels, strangers), classes=label_map.describe()
-            )
-        )
-    return label_map, remarks
+def _made_up(codes: Sequence[int], kind: CodeKind) -> list[str]:
+    if kind == "color":
+        return ["background" if code == 0 else name_color(unpack_color(int(code))) for code in codes]
+    names = ["background", *(f"class {i}" for i in range(1, len(codes)))]
+    return ["background", "foreground"] if len(codes) == 2 else names
 
 
-def _main_values(pixels: NDArray[np.int64], present: list[int]) -> list[int]:
-    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours."""
-    total = int(pixels.sum())
-    low, high = int(pixels[:_MAIN_DISTANCE].sum()), int(pixels[256 - _MAIN_DISTANCE :].sum())
-    if low and high and low + high >= _TWO_ENDS_SHARE * total:
-        return [0, 255]
-    main: list[int] = []
-    for value in sorted(present, key=lambda v: -int(pixels[v])):
-        around = pixels[max(0, value - _MAIN_DISTANCE // 2) : value + _MAIN_DISTANCE // 2 + 1]
-        if around.sum() >= _MAIN_SHARE * total and all(abs(value - other) >= _MAIN_DISTANCE for other in main):
-            main.append(value)
-    return sorted(main)
-
-
-def _exact_values(pixels: NDArray[np.int64], present: list[int]) -> list[int]:
-    """All values of masks without noise."""
-    if len(present) > _MOST_CLASSES:
-        raise DataError(
-            _(
-                "the masks hold {count} different values, too many to be classes ({values}, ...); "
-                "masks must hold one value per class: save them again as PNG without resampling"
-            ).format(count=len(present), values=_value_table(pixels, present[:6]))
-        )
-    return present
-
-
-def _is_run(values: list[int]) -> bool:
-    """Are these consecutive numbers?"""
-    return values == list(range(values[0], values[0] + len(values)))
-
-
-def _refuse_unclear(pixels: NDArray[np.int64], values: list[int]) -> None:
-    """Fail when exact values are neither consecutive nor evenly spaced: they come from resampling, or need names."""
-    steps = np.diff(values)
-    even = len(steps) == 0 or steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8)
-    if not even:  # 0, 128, 255 is even, but for the rounding
-        raise DataError(
-            _(
-                "the masks hold {count} values that do not tell the classes: {values}; resampled masks hold such "
-                "values (save them again, resized by nearest neighbour), and if each is a class, name them by --classes"
-            ).format(count=len(values), values=_value_table(pixels, values[:12]))
-        )
-
-
-def _value_table(pixels: NDArray[np.int64], values: list[int]) -> str:
-    total = max(1, int(pixels.sum()))
-    return ", ".join(f"{v} ({pixels[v] / total:.2%})" for v in values)
+def name_color(color: tuple[int, int, int]) -> str:
+    """`red`, or `#e6194b` for a colour without a plain name."""
+    plain = {ImageColor.getrgb(name)[:3]: name for name in reversed(_NAMES)}
+    return plain.get(color, "#{:02x}{:02x}{:02x}".format(*color))

@@ -4,14 +4,23 @@ A mask is one file of values or colours, several files of one class or object ea
 annotation file. All of them read as *codes*; `LabelMap` makes class indices of codes.
 """
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-CodeKind = Literal["value", "color"]
+from ubend.data.codes import Codes, pack_colors
+from ubend.data.images import explained, is_lossy, read_deep
+from ubend.errors import DataError
+from ubend.language import _
+
+_GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class FileMask:
 
 @dataclass(frozen=True)
 class Layer:
-    """A file whose pixels other than the darkest value belong to `value`."""
+    """A file whose pixels that are not 0 (of a JPEG: above 127) belong to `value`."""
 
     path: Path
     value: int
@@ -88,18 +97,154 @@ class DrawnMask:
 Mask = FileMask | LayeredMask | DrawnMask
 
 
-@dataclass(frozen=True)
-class Codes:
-    """What a mask says of each pixel.
+def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
+    """What a mask says of each pixel of its picture.
 
-    Attributes:
-        values: (H, W) int32: a grey value or id (0..65535) or palette index, or a colour as 0xRRGGBB.
-        kind: which of them.
-        palette: of a palette picture, (256, 3) uint8: index -> colour.
-        lossy: a JPEG: values are only about those that were saved.
+    Args:
+        mask: any kind of mask.
+        size_hw: (height, width) of the upright picture, to draw shapes in; files keep their own size.
+    Raises:
+        DataError: unreadable, no mask, or shapes for a picture of another size.
     """
+    if isinstance(mask, FileMask):
+        return _read_file(mask.path)
+    if isinstance(mask, LayeredMask):
+        return _read_layers(mask)
+    from ubend.data.shapes import draw_shapes
 
-    values: NDArray[np.int32]
-    kind: CodeKind
-    palette: NDArray[np.uint8] | None = None
-    lossy: bool = False
+    if mask.size_hw is not None and mask.size_hw != size_hw:
+        stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))
+        raise DataError(
+            _("{path}: written for a picture of {stated} px, but it is {real} px; export it again").format(
+                path=mask.path, stated=stated, real=real
+            )
+        )
+    return Codes(draw_shapes(mask.shapes, size_hw), "value")
+
+
+def _read_file(path: Path) -> Codes:
+    with explained(path):
+        if path.suffix.lower() == ".npy":
+            return _read_numpy(path)
+        lossy = is_lossy(path)
+        deep = read_deep(path)
+        if deep is not None:
+            return _whole(path, deep)
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode == "1":
+                upright = upright.convert("L")
+            if upright.mode == "L":
+                return Codes(np.array(upright), "value", None, lossy)
+            if upright.mode == "P":
+                return Codes(np.array(upright), "value", _palette(upright), lossy)
+            pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    return _colored(pixels, lossy)
+
+
+def _colored(pixels: NDArray[np.uint8], lossy: bool) -> Codes:
+    """(H, W, 3 or 4) uint8 -> grey values when all of it is grey, else colours."""
+    if pixels.shape[2] == 4 and np.ptp(pixels[:, :, 3]) and not np.ptp(pixels[:, :, :3].reshape(-1, 3), axis=0).any():
+        return Codes(pixels[:, :, 3].copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
+    green = pixels[:, :, 1]
+    if lossy:
+        spread = np.ptp(pixels[:, :, :3], axis=2).max(initial=0)
+        grey = bool(spread <= _GREY_TOLERANCE)
+    else:
+        grey = bool((pixels[:, :, 0] == green).all() and (pixels[:, :, 2] == green).all())
+    if grey:
+        return Codes(green.copy(), "value", None, lossy)  # in JPEG the channel nearest to the luma
+    return Codes(pack_colors(pixels), "color", None, lossy)
+
+
+def _palette(image: Image.Image) -> NDArray[np.uint8]:
+    """(256, 3) uint8: index -> colour; black beyond the palette's end."""
+    assert image.palette is not None
+    flat = image.getpalette() or []
+    table = np.zeros((256, 3), np.uint8)
+    table.reshape(-1)[: len(flat)] = flat
+    return table
+
+
+def _read_numpy(path: Path) -> Codes:
+    pixels = np.load(path, allow_pickle=False)
+    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return _colored(pixels, False)
+    return _whole(path, pixels)
+
+
+def _whole(path: Path, pixels: NDArray[Any]) -> Codes:
+    """Values of more than 8 bits -> codes, when they are whole numbers."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
+        raise DataError(
+            _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(
+                path=path, shape="x".join(map(str, pixels.shape)), dtype=pixels.dtype
+            )
+        )
+    low, high = (pixels.min(initial=0), pixels.max(initial=0)) if pixels.dtype != np.bool_ else (0, 1)
+    if not 0 <= low <= high <= 65535 or (pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all()):
+        raise DataError(
+            _("{path}: mask values must be whole numbers from 0 to 65535, found {low} to {high}").format(
+                path=path, low=pixels.min(), high=pixels.max()
+            )
+        )
+    return Codes(pixels.astype(np.uint8 if high <= 255 else np.uint16), "value")
+
+
+def _read_layers(mask: LayeredMask) -> Codes:
+    drawn: NDArray[np.uint8] | None = None
+    for layer in mask.layers:
+        codes = _read_file(layer.path)
+        on = codes.values > (127 if codes.lossy and codes.kind == "value" else 0)
+        if drawn is None:
+            drawn = np.zeros(on.shape, np.uint8)
+        if on.shape != drawn.shape:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, drawn.shape)]
+            raise DataError(
+                _("{path}: {size} px, but {first} is {first_size} px; masks of one picture are of its size").format(
+                    path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
+                )
+            )
+        drawn[on] = layer.value
+    assert drawn is not None
+    return Codes(drawn, "value")
+
+
+def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:
+    """A digest of what each mask is made of; `digest_of` has those of the files that are masks themselves."""
+    return [_hash_mask(mask, digest_of) for mask in masks]
+
+
+def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
+    if isinstance(mask, FileMask):
+        return digest_of[mask.path]
+    if isinstance(mask, LayeredMask):
+        parts: Any = [(digest_of[layer.path], layer.value) for layer in mask.layers]
+    else:  # of an annotation file only what is said of this picture
+        parts = [vars(shape) for shape in mask.shapes]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def mask_to_text(mask: Mask) -> str:
+    """One line that `mask_from_text` understands: the path of a file, JSON for all others."""
+    if isinstance(mask, FileMask):
+        return str(mask.path.resolve())
+    if isinstance(mask, LayeredMask):
+        return json.dumps({"layers": [[str(layer.path.resolve()), layer.value] for layer in mask.layers]})
+    shapes = [vars(shape) for shape in mask.shapes]
+    return json.dumps({"path": str(mask.path.resolve()), "size_hw": mask.size_hw, "shapes": shapes})
+
+
+def mask_from_text(text: str) -> Mask:
+    """The mask of a line of `mask_to_text`."""
+    if not text.startswith("{"):
+        return FileMask(Path(text))
+    facts = json.loads(text)
+    if "layers" in facts:
+        return LayeredMask(tuple(Layer(Path(path), value) for path, value in facts["layers"]))
+    shapes = tuple(
+        Shape(s["value"], tuple(tuple(p) for p in s["polygons"]), s["rle"], s["relative"]) for s in facts["shapes"]
+    )
+    return DrawnMask(Path(facts["path"]), shapes, tuple(facts["size_hw"]) if facts["size_hw"] else None)

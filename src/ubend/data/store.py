@@ -3,8 +3,8 @@
 A store is a folder in the cache, named by the content of the files in it and by what was done to them:
 
     images.bin   all pixels of all pictures, (P, C) uint8 | uint16 | float32, row by row, picture by picture
-    masks.bin    the same for the masks, (P,) uint8, values as in the files
-    index.npz    where each picture lies, its shapes, its mask's value counts at native size, a thumbnail
+    masks.bin    the same for the masks, (P,) uint8 class index
+    index.npz    where each picture lies, its shapes, the pixels of each class at native size, a thumbnail
     store.json   what it is
 
 It is built beside and renamed when whole; two runs that start at once build it once.
@@ -25,12 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
-from ubend.data.images import Sizing, is_lossy, model_size, read_image, read_mask, read_shape, resize_array, resize_mask
-from ubend.data.labels import IGNORED
-from ubend.errors import DataError, OutputError, UbendError
+from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
+from ubend.data.labels import IGNORED, LabelMap
+from ubend.data.masks import DrawnMask, hash_masks, read_codes
+from ubend.data.survey import mask_size_problem, threads, unknown_codes_problem
+from ubend.errors import DataError, OutputError, PairError, UbendError
 from ubend.language import _
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
 
@@ -48,8 +50,7 @@ class Store:
             self.offsets: NDArray[np.int64] = index["offsets"]
             self.shapes_hw: NDArray[np.int64] = index["shapes_hw"]
             self.native_hw: NDArray[np.int64] = index["native_hw"]
-            self.mask_pixels: NDArray[np.int64] = index["mask_pixels"]  # (N, 256) counts of mask values
-            self.lossy: NDArray[np.bool_] = index["lossy"]  # the mask is a JPEG
+            self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
         pixels = int(self.offsets[-1])
         self.images = np.memmap(folder / "images.bin", self.dtype, "r", shape=(pixels, self.channels))
@@ -65,7 +66,7 @@ class Store:
         return self.images[start : start + h * w].reshape(h, w, self.channels)
 
     def mask(self, number: int) -> NDArray[np.uint8]:
-        """(h, w) mask values at the stored size."""
+        """(h, w) class index or IGNORED, at the stored size."""
         h, w = self.shapes_hw[number]
         start = self.offsets[number]
         return self.masks[start : start + h * w].reshape(h, w)
@@ -74,14 +75,12 @@ class Store:
         self,
         numbers: Sequence[int] | NDArray[np.int64],
         canvas_hw: tuple[int, int],
-        lookup: NDArray[np.uint8],
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Pictures laid at the top left of one canvas size; the rest repeats the edge and is IGNORED.
 
         Args:
             numbers: n picture numbers.
             canvas_hw: at least as large as each of them.
-            lookup: (256,) mask value -> class index.
         Returns:
             (n, H, W, C) pictures and (n, H, W) class indices.
         """
@@ -92,7 +91,7 @@ class Store:
             images[slot, :h, :w] = self.image(int(number))
             images[slot, :h, w:] = images[slot, :h, w - 1 : w]
             images[slot, h:] = images[slot, h - 1]
-            masks[slot, :h, :w] = lookup[self.mask(int(number))]
+            masks[slot, :h, :w] = self.mask(int(number))
         return images, masks
 
 
@@ -130,20 +129,23 @@ def clear_stores(cache: Path) -> int:
 def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
     """Native (height, width) of each picture, and 1 or 3 channels (3 when any picture is coloured).
 
-    Headers only. When one is unreadable all are decoded, so that everything damaged is told at once.
+    Headers only.
+
+    Raises:
+        PairError: headers that cannot be read.
     """
     shapes: list[tuple[int, int]] = []
-    channels, problems = 1, []
+    channels, bad = 1, dict[str, list[str]]()
     for pair in pairs:
         try:
             height, width, found = read_shape(pair.image)
         except DataError as error:
-            problems += error.problems
+            bad[pair.name] = error.problems
             continue
         shapes.append((height, width))
         channels = max(channels, found)
-    if problems:
-        raise DataError(find_damage(pairs) or problems)
+    if bad:
+        raise PairError(bad)
     return shapes, channels
 
 
@@ -151,6 +153,8 @@ def open_store(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
     sizing: Sizing,
+    labels: LabelMap,
+    hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Store:
@@ -160,16 +164,19 @@ def open_store(
         pairs: pictures with masks.
         shapes_hw: native (height, width) of each, from `read_shapes`.
         sizing: size, aspect, channels.
+        labels: what the codes of the masks mean.
+        hashes: of each picture and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
     Raises:
-        DataError: pictures or masks that cannot be read, or whose sizes differ; all at once.
+        PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
     """
     from filelock import FileLock
 
-    hashes = _hash_files(pairs)
-    key = hashlib.blake2b(json.dumps([STORE_VERSION, vars(sizing), hashes]).encode(), digest_size=12).hexdigest()
+    meaning = [labels.kind, labels.codes, labels.ignored, labels.reach, labels.others]
+    contents = json.dumps([STORE_VERSION, vars(sizing), meaning, hashes])
+    key = hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()
     final = cache / key
     if not (final / "store.json").exists():
         try:
@@ -178,7 +185,7 @@ def open_store(
                 if not (final / "store.json").exists():
                     for rest in (final, *cache.glob(f".{key}-*")):  # of a process that was killed
                         shutil.rmtree(rest, ignore_errors=True)
-                    _build(pairs, shapes_hw, sizing, hashes, final, report)
+                    _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
         except OSError as error:
             raise OutputError(
                 _(
@@ -188,23 +195,28 @@ def open_store(
     return Store(final)
 
 
-def _hash_files(pairs: Sequence[Pair]) -> list[list[str]]:
+def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
+    """Digests of each pair's picture and mask, by their contents."""
+
     def digest(path: Path) -> str:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
             raise DataError(_("{path}: {reason}").format(path=path, reason=error.strerror or error)) from error
 
-    with ThreadPoolExecutor(_threads()) as pool:
-        images = pool.map(digest, (pair.image for pair in pairs))
-        masks = pool.map(digest, (pair.mask for pair in pairs))
-        return [list(both) for both in zip(images, masks, strict=True)]
+    files = [pair.image for pair in pairs]
+    files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
+    with ThreadPoolExecutor(threads()) as pool:
+        digest_of = dict(zip(files, pool.map(digest, files), strict=True))
+    masks = hash_masks((pair.mask for pair in pairs), digest_of)
+    return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
 
 
 def _build(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
     sizing: Sizing,
+    labels: LabelMap,
     hashes: list[list[str]],
     final: Path,
     report: Callable[[int, int], None],
@@ -216,13 +228,13 @@ def _build(
     try:
         images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), sizing.channels))
         masks = _reserve(temporary / "masks.bin", np.dtype(np.uint8), (int(offsets[-1]),))
-        counts = np.zeros((len(pairs), 256), np.int64)
+        class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
         def fill(number: int) -> list[str]:
             pair, span = pairs[number], slice(offsets[number], offsets[number + 1])
             try:
-                image, mask = read_pair(pair, sizing.channels)
+                image, mask = read_pair(pair, sizing.channels, labels)
             except DataError as error:
                 return error.problems
             except UbendError as error:
@@ -236,17 +248,18 @@ def _build(
             small = resize_array(image, stored_hw[number])
             images[span] = small.reshape(-1, sizing.channels)
             masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
-            counts[number] = np.bincount(mask.reshape(-1), minlength=256)
+            class_pixels[number] = np.bincount(mask.reshape(-1), minlength=256)
             thumbnails[number] = _thumbnail(small)
             return []
 
-        problems: list[str] = []
-        with ThreadPoolExecutor(_threads()) as pool:
+        bad: dict[str, list[str]] = {}
+        with ThreadPoolExecutor(threads()) as pool:
             for done, found in enumerate(pool.map(fill, range(len(pairs))), 1):
-                problems += found
+                if found:
+                    bad[pairs[done - 1].name] = found
                 report(done, len(pairs))
-        if problems:
-            raise DataError(problems)
+        if bad:
+            raise PairError(bad)
         images.flush()
         masks.flush()
         np.savez(
@@ -254,8 +267,7 @@ def _build(
             offsets=offsets,
             shapes_hw=np.array(stored_hw, np.int64),
             native_hw=np.array(shapes_hw, np.int64),
-            mask_pixels=counts,
-            lossy=np.array([is_lossy(pair.mask) for pair in pairs]),
+            class_pixels=class_pixels,
             thumbnails=thumbnails,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
@@ -275,51 +287,59 @@ def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
     return np.dtype(np.uint8)
 
 
-def read_pair(pair: Pair, channels: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Picture (H, W, C) and mask values (H, W) at native size.
+def read_pair(pair: Pair, channels: int, labels: LabelMap) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Picture (H, W, C) and class index (H, W) at native size.
 
     Raises:
-        DataError: one of them is unreadable, or their sizes differ.
+        DataError: one of them is unreadable, or their sizes differ, or the mask holds an unknown code.
     """
-    problems: list[str] = []
-    parts: list[NDArray[Any]] = []
-    for read in (lambda: read_image(pair.image, channels), lambda: read_mask(pair.mask)):
-        try:
-            parts.append(read())
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    image, mask = parts
-    if image.shape[:2] != mask.shape:
-        raise DataError(
-            _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
-                mask=pair.mask,
-                image=pair.image.name,
-                mask_size=f"{mask.shape[1]}x{mask.shape[0]}",
-                size=f"{image.shape[1]}x{image.shape[0]}",
-            )
-        )
-    return image, mask
+    image = read_image(pair.image, channels)
+    return image, read_class_map(pair, image.shape[:2], labels)
 
 
-def find_damage(pairs: Sequence[Pair]) -> list[str]:
-    """What is wrong with the files of these pairs, one line each; decodes them all.
+def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> NDArray[np.uint8]:
+    """(H, W) class index or IGNORED of a pair's mask at native size.
+
+    Raises:
+        DataError: unreadable, not of its picture's size, or it holds codes that have no class.
+    """
+    codes = read_codes(pair.mask, image_hw)
+    if codes.values.shape != tuple(image_hw):
+        raise DataError(mask_size_problem(pair, codes.values.shape, image_hw))
+    try:
+        index, strangers = labels.translate(codes)
+    except DataError as error:
+        raise DataError(f"{pair.mask.path}: {error}") from error
+    if len(strangers):
+        raise DataError(unknown_codes_problem(pair, strangers, labels))
+    return index
+
+
+def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Name of a pair -> what is wrong with its files; decodes them all.
 
     Empty files are passed over: `read_folder` tells them.
     """
 
     def look(pair: Pair) -> list[str]:
-        if not all(path.is_file() and path.stat().st_size for path in (pair.image, pair.mask)):
+        if not all(path.is_file() and path.stat().st_size for path in (pair.image, *pair.mask.files)):
             return []
+        problems: list[str] = []
+        shape: tuple[int, int] | None = None
         try:
-            read_pair(pair, 3)
+            shape = read_image(pair.image).shape[:2]
         except DataError as error:
-            return error.problems
-        return []
+            problems += error.problems
+        try:
+            codes = read_codes(pair.mask, shape or (1, 1))
+            if shape is not None and codes.values.shape != shape:
+                problems.append(mask_size_problem(pair, codes.values.shape, shape))
+        except DataError as error:
+            problems += error.problems
+        return problems
 
-    with ThreadPoolExecutor(_threads()) as pool:
-        return [problem for found in pool.map(look, pairs) for problem in found]
+    with ThreadPoolExecutor(threads()) as pool:
+        return {pair.name: found for pair, found in zip(pairs, pool.map(look, pairs), strict=True) if found}
 
 
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -341,7 +361,3 @@ def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.me
         else:
             file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape)
-
-
-def _threads() -> int:
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from ubend.data.folder import Pair
-from ubend.data.images import is_lossy, read_mask, resize_mask
+from ubend.data.images import resize_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class
+from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.inference.predictor import Predictor, too_large
@@ -44,10 +45,9 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
     losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
     for logits in predictor.run(pair.image for pair in pairs):
         pair = pairs[logits.number]
-        truth = read_mask(pair.mask)
-        if truth.shape != logits.image.shape[:2]:
-            raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
-        truth = _index(pair, truth, labels)
+        truth = read_class_map(pair, logits.image.shape[:2], labels)
+        if (truth == IGNORED).all():
+            raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
         h, w = logits.values.shape[-2:]
         with tell_out_of_memory(too_large(logits.image)):
             for size, values, target in (
@@ -62,20 +62,6 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),
     }
-
-
-def _index(pair: Pair, truth: NDArray[np.uint8], labels: LabelMap) -> NDArray[np.uint8]:
-    """Mask values -> class index; a value that the class table does not know is an error."""
-    index = labels.index(truth)
-    found = truth[index == IGNORED] if is_lossy(pair.mask) else truth  # noise is snapped only where there is noise
-    strangers = np.setdiff1d(found, [*labels.values, *labels.ignored])
-    if len(strangers) or (index == IGNORED).all():
-        raise DataError(
-            _(
-                "{mask}: holds the mask values {values}, but the model knows {known}; score it on masks like its own"
-            ).format(mask=pair.mask, values=", ".join(map(str, np.unique(truth))), known=labels.describe())
-        )
-    return index
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ubend.data.folder import Pair, Part, read_folder
+from ubend.data.masks import mask_from_text
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
@@ -62,7 +63,13 @@ def read_run_pairs(run: Path) -> list[Pair]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [
-                Pair(row["name"], Path(row["image"]), Path(row["mask"]), cast(Part, row["split"]), row["group"] or None)
+                Pair(
+                    row["name"],
+                    Path(row["image"]),
+                    mask_from_text(row["mask"]),
+                    cast(Part, row["split"]),
+                    row["group"] or None,
+                )
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError, TypeError) as error:

@@ -46,6 +46,8 @@ _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 FLAGS = {
     "split": "data.split",
     "classes": "data.classes",
+    "values": "data.values",
+    "skip_bad": "data.skip_bad",
     "size": "data.size",
     "width": "model.width",
     "epochs": "train.epochs",
@@ -92,15 +94,16 @@ def fit(
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic. `classes` may be one string with commas, `skips` a
-            string such as "none" or "1,2".
+            patience, seed, device, deterministic, values, skip_bad. `classes` and `values` may be
+            strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
     skips = flags.pop("skips", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
-    if isinstance(changes.get("data.classes"), str):
-        changes["data.classes"] = tuple(name.strip() for name in changes["data.classes"].split(","))
+    for key in ("data.classes", "data.values"):
+        if isinstance(changes.get(key), str):
+            changes[key] = tuple(word.strip() for word in changes[key].split(","))
     if isinstance(changes.get("data.split"), Path):
         changes["data.split"] = str(changes["data.split"])
     given = read_config(Path(config)) if config is not None else None
@@ -236,15 +239,12 @@ def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str
     counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
     teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
-    shares = data.store.mask_pixels.sum(axis=0)
+    shares = data.store.class_pixels.sum(axis=0)
     total = max(1, int(shares.sum()))
-    index = data.labels.lookup()
     teller.say(_("mask values: {mapping}").format(mapping=data.labels.describe()))
     teller.say(
         _("class shares: {shares}").format(
-            shares=", ".join(
-                f"{name} {shares[index == number].sum() / total:.1%}" for number, name in enumerate(data.labels.names)
-            )
+            shares=", ".join(f"{name} {shares[number] / total:.1%}" for number, name in enumerate(data.labels.names))
         )
     )
     for remark in data.remarks:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ubend.data.codes import code_words
 from ubend.language import _
 from ubend.model.bundle import load_bundle
 
@@ -28,6 +29,7 @@ def describe_model(path: Path | str) -> list[str]:
         ),
         _("classes:"),
     ]
-    for index, (name, value, color) in enumerate(zip(labels.names, labels.values, labels.colors, strict=True)):
+    for index, (name, codes, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
+        value = code_words(codes, labels.kind)
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
     return lines + [f"{key}: {value}" for key, value in bundle.about.items()]

@@ -1,19 +1,22 @@
 """Pictures to look at: a data set before training, a model's answers after it."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from ubend.config import make_settings
+from ubend.data.dataset import survey_folder
 from ubend.data.folder import Pair, read_folder
-from ubend.data.images import is_lossy, read_image, read_mask, resize_array, resize_mask
-from ubend.data.labels import LabelMap, background_class, detect_label_map
+from ubend.data.images import read_image, resize_array, resize_mask
+from ubend.data.labels import LabelMap, background_class
+from ubend.data.store import default_cache, read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
+from ubend.errors import OutputError
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.language import _
+from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192
@@ -31,14 +34,8 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
     if Path(out).exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
     found = read_folder(Path(folder))
+    labels = survey_folder(found, make_settings(), default_cache(), Teller()).labels
     chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
-    with ThreadPoolExecutor() as pool:  # all masks: a rare class may be in none of those that are drawn
-        counts = pool.map(lambda pair: np.bincount(read_mask(pair.mask).reshape(-1), minlength=256), found.pairs)
-        pixels = np.sum(list(counts), axis=0)
-    lossy = any(is_lossy(pair.mask) for pair in found.pairs)
-    names = list(found.classes) if found.classes else None
-    known = list(found.values) if found.values else None
-    labels, _remarks = detect_label_map(pixels, lossy, names, known)
     rows = []
     for pair in chosen:
         image, truth = _read_small(pair, labels)
@@ -93,12 +90,11 @@ def _read_small(
     pair: Pair, labels: LabelMap, channels: int | None = None
 ) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
-    image, truth = read_image(pair.image, channels), read_mask(pair.mask)
-    if image.shape[:2] != truth.shape:
-        raise DataError(_("{mask}: not the size of its picture").format(mask=pair.mask))
+    image = read_image(pair.image, channels)
+    truth = read_class_map(pair, image.shape[:2], labels)
     factor = min(1.0, 2 * _CELL_PX / max(truth.shape))
     size = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
-    return to_rgb(resize_array(image, size)), resize_mask(labels.index(truth), size)
+    return to_rgb(resize_array(image, size)), resize_mask(truth, size)
 
 
 def _finish(grid: object, out: Path, show: bool) -> Path:

@@ -22,7 +22,7 @@ from ubend.files import write_file
 from ubend.language import _
 from ubend.model.unet import UNet
 
-FORMAT = 1  # grows when an older ubend could not use the file rightly
+FORMAT = 2  # grows when an older ubend could not use the file rightly
 
 
 @dataclass
@@ -88,6 +88,12 @@ def load_bundle(path: Path) -> Bundle:
             if header["format"] > FORMAT:
                 raise ModelFileError(
                     _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`").format(
+                        path=path, format=header["format"]
+                    )
+                )
+            if header["format"] < FORMAT:
+                raise ModelFileError(
+                    _("{path}: made by an older ubend (format {format}); train it anew").format(
                         path=path, format=header["format"]
                     )
                 )

@@ -73,10 +73,9 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
 def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
     """The training part as batches, and the pictures of the validation part; on the device if they fit."""
     room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-    lookup = data.labels.lookup()
-    training = Pictures(data.store, data.numbers("train"), lookup, device, room)
+    training = Pictures(data.store, data.numbers("train"), device, room)
     taken = training.bytes if training.resident else 0
-    validation = Pictures(data.store, data.numbers("val"), lookup, device, room - taken)
+    validation = Pictures(data.store, data.numbers("val"), device, room - taken)
     share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
     if share:
         classes = data.foreground_classes()

@@ -1,0 +1,335 @@
+"""The class table of a data set, from what its masks hold and what is told.
+
+What is told goes before what is found: `--values` (codes and names), then `--classes` (names), then a
+class table in the folder. What cannot be read with certainty is an error that shows what the masks hold
+and the flag that settles it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.codes import CodeKind, code_words, unpack_color
+from ubend.data.labels import ANY_DISTANCE, IGNORED, LabelMap, make_label_map
+from ubend.data.survey import Survey, Tally
+from ubend.data.valuetable import parse_table
+from ubend.errors import DataError
+from ubend.language import _
+
+_TWO_ENDS_SHARE = 0.97  # lossy masks with this share of their pixels near 0 and near 255 are black and white
+_MOST_CLASSES = 64  # masks of more codes are resampled, lossy, or no masks
+_FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
+_MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
+_MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
+_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
+_NOISE_REACH = 64  # a noisy colour this near to a class is that class, when no other class is near
+_ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
+_LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
+_LISTED = 12  # codes shown in messages
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user or the folder says of the classes; None where nothing is said.
+
+    Attributes:
+        table: `code=name` each, as of `--values`.
+        names: class names in the order of the codes.
+        values: the code of each class, when the layout tells them.
+        colors: the colour of each class, from a table in the folder.
+    """
+
+    table: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    values: tuple[int, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+
+
+def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
+    """What the codes of a data set mean, and remarks for the user.
+
+    Raises:
+        DataError: the masks do not tell which classes there are, or contradict what is told.
+        SettingError: `--values` cannot be read.
+    """
+    remarks: list[str]
+    if told.table is not None:
+        labels, remarks = _allow_noise(parse_table(told.table), survey), []
+    elif told.colors is not None and told.names is not None and _shows(survey, told.colors):
+        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any()))
+    elif told.values is not None:
+        labels, remarks = _make(told.values, told.names, "value", reach=_reach(survey)), []
+    elif told.colors is not None and survey.kind() == "value":
+        labels, remarks = _make(range(len(told.colors)), told.names, "value", colors=told.colors), []
+    elif survey.kind() == "value":
+        labels, remarks = _find_values(survey, told.names)
+    else:
+        labels, remarks = _find_colors(survey, told.names)
+    if labels.classes < 2:
+        raise DataError(
+            _(
+                "all masks are empty: they hold the single value {value}; segmentation needs at least two "
+                "classes, so check that these are the right masks"
+            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-")
+        )
+    return labels, [*remarks, *_snapped(survey, labels)]
+
+
+def _make(
+    codes: Sequence[int],
+    names: Sequence[str] | None,
+    kind: CodeKind,
+    *,
+    ignored: tuple[int, ...] = (),
+    reach: int = 0,
+    others: int | None = None,
+    colors: tuple[tuple[int, int, int], ...] | None = None,
+) -> LabelMap:
+    """A label map of one code per class; names are made up when None.
+
+    Raises:
+        DataError: too many or too few names, or one twice.
+    """
+    if names is None:
+        return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
+    if len(names) != len(codes):
+        raise DataError(
+            _(
+                "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
+                "give one name per value with --classes"
+            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
+        )
+    if len(set(names)) < len(names):
+        raise DataError(
+            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
+        )
+    return make_label_map(codes, names, kind, ignored=ignored, reach=reach, others=others, colors=colors)
+
+
+def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
+    """Are the masks painted in the colours of a table? Grey ids and palettes of other colours are not."""
+    if survey.kind() == "color":
+        return True
+    known = [r << 16 | g << 8 | b for r, g, b in colors]
+    return bool(np.isin(survey.shown, known).all())
+
+
+def _by_color_table(
+    names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool
+) -> tuple[LabelMap, list[str]]:
+    codes = [r << 16 | g << 8 | b for r, g, b in colors]
+    if len(set(codes)) < len(codes):
+        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
+    if lossy:
+        return _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED, colors=colors), []
+    return _make(codes, names, "color", reach=_ROUNDING_REACH, colors=colors), []
+
+
+def _noise_reach(codes: Sequence[object]) -> int:
+    """Between two classes, every colour belongs to the nearer one; a blend of two of many may look like a third."""
+    return ANY_DISTANCE if len(codes) == 2 else _NOISE_REACH
+
+
+def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
+    """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
+    if not survey.lossy.any() or labels.reach or labels.others is not None:
+        return labels
+    if labels.kind == "value":
+        return replace(labels, reach=ANY_DISTANCE)
+    return replace(labels, reach=_noise_reach(labels.names), others=IGNORED)
+
+
+def _reach(survey: Survey) -> int:
+    return ANY_DISTANCE if survey.lossy.any() else 0
+
+
+def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
+    """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
+    tally = survey.tally("value")
+    if survey.lossy.any():
+        return _make(_main_values(tally), names, "value", reach=ANY_DISTANCE), []
+    values = tally.codes.tolist()
+    if names is not None and len(names) == len(values):
+        return _make(values, names, "value"), []
+    if len(values) > _MOST_CLASSES or _count_objects(survey, values):
+        raise DataError(
+            _(
+                "the masks hold {count} different values ({table}): objects counted up (--values "
+                "{objects}), a resampled mask (--values {resampled}), or a picture that is no mask"
+            ).format(
+                count=len(values),
+                table=value_table(tally, "value"),
+                objects="0=background,*=object",
+                resampled="0=background,255=object,*=nearest",
+            )
+        )
+    if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
+        _refuse_mixed(survey, tally)
+        remark = _("mask value 255 beside class numbers: its pixels are not scored")
+        return _make(values[:-1], names, "value", ignored=(255,)), [remark]
+    if names is None and not _is_even(values):
+        raise DataError(
+            _(
+                "the masks hold {count} values that do not tell the classes: {table}; if each is a class, name them: "
+                "--values {cure}; if they come from resampling, add *=nearest to the true ones"
+            ).format(
+                count=len(values),
+                table=value_table(tally, "value"),
+                cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:_LISTED], 1)),
+            )
+        )
+    return _make(values, names, "value"), []
+
+
+def _refuse_mixed(survey: Survey, tally: Tally) -> None:
+    """Fail when some masks are 0 and 1, and others 0 and 255: then 255 is no class of pixels to be ignored."""
+    if tally.codes.tolist() != [0, 1, 255]:
+        return
+    ones, whites = (set(survey.mask_of[survey.codes == value].tolist()) for value in (1, 255))
+    if not ones & whites:
+        raise DataError(
+            _(
+                "{ones} masks hold 0 and 1, {whites} hold 0 and 255, none all three: are both foreground (--values "
+                "0=background,1=foreground,255=foreground), or is 255 not to be scored (--values "
+                "0=background,1=foreground,255=ignored)?"
+            ).format(ones=len(ones), whites=len(whites))
+        )
+
+
+def _count_objects(survey: Survey, values: list[int]) -> bool:
+    """Do the values count objects up in each mask (1, 2, ..., k), with another k in each?"""
+    if len(values) <= _FEW_CLASSES or not _is_run(values):
+        return False
+    tops = []
+    for number in range(len(survey)):
+        mine = survey.codes[survey.starts[number] : survey.starts[number + 1]]
+        mine = mine[mine > 0]
+        if len(mine) and not _is_run([0, *mine.tolist()]):
+            return False
+        tops.append(len(mine))
+    return len(set(tops)) > 2
+
+
+def _main_values(tally: Tally) -> list[int]:
+    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours."""
+    pixels = np.zeros(65536, np.int64)
+    pixels[tally.codes] = tally.pixels
+    pixels, total = pixels[:256], int(tally.pixels.sum())
+    low, high = int(pixels[:_MAIN_DISTANCE].sum()), int(pixels[256 - _MAIN_DISTANCE :].sum())
+    if low and high and low + high >= _TWO_ENDS_SHARE * total:
+        return [0, 255]
+    main: list[int] = []
+    for value in sorted(np.flatnonzero(pixels).tolist(), key=lambda v: -int(pixels[v])):
+        around = pixels[max(0, value - _MAIN_DISTANCE // 2) : value + _MAIN_DISTANCE // 2 + 1]
+        if around.sum() >= _MAIN_SHARE * total and all(abs(value - other) >= _MAIN_DISTANCE for other in main):
+            main.append(value)
+    return sorted(main)
+
+
+def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
+    """Masks of colours: each a class, when they are few; else the main ones, with noise or blends around them."""
+    tally = survey.tally("color")
+    if -1 in tally.codes:
+        raise DataError(
+            _("some masks are coloured, others hold values above 255: {table}; save all alike").format(
+                table=value_table(tally, "color")
+            )
+        )
+    remarks = []
+    if not survey.colored.any():
+        remarks.append(_("the palettes of the masks differ, so their colours are read, not their indices"))
+    if survey.lossy.any() or len(tally.codes) > _MOST_CLASSES:
+        codes = _main_colors(tally)
+        labels = _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED)
+    else:
+        labels = _make(tally.codes.tolist(), names, "color")
+    if names is None:
+        remarks.append(
+            _("the classes are named by their colours; name them so: --values {table}").format(
+                table=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True))
+            )
+        )
+    return labels, remarks
+
+
+def _main_colors(tally: Tally) -> list[int]:
+    """The colours that stand for classes among noise and blends: common, far from commoner ones, and peaks."""
+    total = int(tally.pixels.sum())
+    points = np.stack(unpack_color(tally.codes), axis=1).astype(np.float64)
+    left, main = tally.pixels.copy(), list[int]()
+    while left.any() and len(main) <= _MOST_CLASSES:
+        top = int(left.argmax())
+        distance = np.linalg.norm(points - points[top], axis=1)
+        around, peak = (int(tally.pixels[distance <= d].sum()) for d in (_MAIN_DISTANCE, _PEAK_DISTANCE))
+        if left[top] < _MAIN_SHARE * total / 1000:
+            break  # the commonest that is left is a thousandth of a class: nothing but noise follows
+        if around >= _MAIN_SHARE * total and peak >= _PEAK_SHARE * around:
+            main.append(int(tally.codes[top]))
+        left[distance <= 2 * _MAIN_DISTANCE] = 0
+    return sorted(main)
+
+
+def _is_run(values: list[int]) -> bool:
+    """Are these consecutive numbers?"""
+    return values == list(range(values[0], values[0] + len(values)))
+
+
+def _is_even(values: list[int]) -> bool:
+    """Are these consecutive or evenly spaced? 0, 128, 255 is, but for the rounding."""
+    steps = np.diff(values)
+    return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
+
+
+def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
+    """What became of codes that are none of the classes'; an error when they are too many to be noise."""
+    tally = survey.tally(labels.kind)
+    exact = np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    index, found = labels.classify(tally.codes)
+    total, remarks = int(tally.pixels.sum()), []
+    moved = found & ~exact & (index != IGNORED)
+    lost = found & ~exact & (index == IGNORED)
+    if moved.any() and labels.reach:
+        remarks.append(
+            _("{count} pixels ({share:.2%}) with {kinds} in-between values went to the nearest class").format(
+                count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
+            )
+        )
+    share = tally.pixels[lost].sum() / total
+    if lost.any() and labels.reach and share > _LOST_SHARE:
+        raise DataError(
+            _(
+                "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
+                "--values {cure}"
+            ).format(
+                share=share,
+                classes=labels.describe(),
+                table=value_table(Tally(tally.codes[lost], tally.pixels[lost], tally.masks[lost]), labels.kind, total),
+                cure=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True)),
+            )
+        )
+    if lost.any() and labels.reach:
+        remarks.append(
+            _("{count} pixels ({share:.2%}) with in-between colours are not scored").format(
+                count=int(tally.pixels[lost].sum()), share=share
+            )
+        )
+    return remarks
+
+
+def find_strangers(survey: Survey, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
+    """Number of a mask -> its codes that the class table does not know (-1: of another kind)."""
+    entries = survey.entries(labels.kind)
+    unique, which = np.unique(entries, return_inverse=True)
+    _index, found = labels.classify(unique.astype(np.int32))
+    strange = ~found[which]
+    return {int(number): entries[strange & (survey.mask_of == number)] for number in np.unique(survey.mask_of[strange])}
+
+
+def value_table(tally: Tally, kind: CodeKind, total: int | None = None) -> str:
+    """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
+    whole = total or max(1, int(tally.pixels.sum()))
+    common = np.sort(np.argsort(-tally.pixels, kind="stable")[:_LISTED])
+    words = [f"{code_words([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
+    return ", ".join([*words, "..."] if len(tally.codes) > _LISTED else words)

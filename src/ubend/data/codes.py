@@ -1,0 +1,110 @@
+"""What masks say of each pixel: values or colours, counted and replaced.
+
+*Codes* are what a mask file holds: a grey value, an id, a palette index, or a colour as 0xRRGGBB. The
+label map (`labels.py`) makes class indices of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.errors import DataError
+from ubend.language import _
+
+CodeKind = Literal["value", "color"]
+
+_Code = TypeVar("_Code", int, NDArray[np.int32])
+_GREY = 0x010101  # times a grey value: its colour code
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a mask says of each pixel.
+
+    Attributes:
+        values: (H, W) uint8, uint16 or int32: a grey value or id (0..65535) or palette index, or a
+            colour as 0xRRGGBB.
+        kind: which of them.
+        palette: of a palette picture, (256, 3) uint8: index -> colour.
+        lossy: a JPEG: values are only about those that were saved.
+    """
+
+    values: NDArray[Any]
+    kind: CodeKind
+    palette: NDArray[np.uint8] | None = None
+    lossy: bool = False
+
+    def of_kind(self, kind: CodeKind) -> "Codes":
+        """The same as colours: grey values by their grey, palette indices by the palette.
+
+        Raises:
+            DataError: grey values above 255 asked for as colours, or colours asked for as values.
+        """
+        if self.kind == kind:
+            return self
+        if kind == "value":
+            raise DataError(_("the mask is coloured, among masks of values; save it like the others"))
+        if self.palette is not None:
+            return Codes(pack_colors(self.palette)[self.values], "color", None, self.lossy)
+        if self.values.size and int(self.values.max()) > 255:
+            raise DataError(
+                _("holds the value {value} among masks of colours; give it a colour").format(value=self.values.max())
+            )
+        return Codes(self.values.astype(np.int32) * _GREY, "color", None, self.lossy)
+
+
+def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(..., 3) uint8 red, green, blue -> (...) int32 0xRRGGBB."""
+    r, g, b = (colors[..., i].astype(np.int32) for i in range(3))
+    packed: NDArray[np.int32] = r << 16 | g << 8 | b
+    return packed
+
+
+def unpack_color(code: _Code) -> tuple[_Code, _Code, _Code]:
+    """0xRRGGBB -> (red, green, blue), of a number or of an array of them."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def count_codes(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The distinct codes of a mask, ascending, and how many pixels hold each.
+
+    Masks are runs of one code along their rows, so runs are sorted, not pixels.
+    """
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.reshape(-1), minlength=256)
+        present = np.flatnonzero(counts)
+        return present.astype(np.int32), counts[present].astype(np.int64)
+    starts, lengths = _runs(values)
+    codes, which = np.unique(values.reshape(-1)[starts], return_inverse=True)
+    return codes.astype(np.int32), np.bincount(which, lengths, len(codes)).astype(np.int64)
+
+
+def replace_codes(values: NDArray[Any], codes: NDArray[np.int32], replacements: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) with every code of `codes` (ascending, all that occur) replaced by its replacement."""
+    if values.dtype == np.uint8:
+        table = np.zeros(256, np.uint8)
+        table[codes] = replacements
+        replaced: NDArray[np.uint8] = table[values]
+        return replaced
+    starts, lengths = _runs(values)
+    which = np.searchsorted(codes, values.reshape(-1)[starts])
+    out: NDArray[np.uint8] = np.repeat(replacements[which], lengths).reshape(values.shape)
+    return out
+
+
+def _runs(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of equal values begin in the flattened array, and how long they are."""
+    flat = values.reshape(-1)
+    if not flat.size:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return starts, np.diff(np.append(starts, flat.size))
+
+
+def code_words(codes: Sequence[int], kind: CodeKind, most: int = 4) -> str:
+    """Codes as people write them, by comma; of a long list the first few."""
+    words = [f"#{code:06x}" if kind == "color" else str(code) for code in codes[:most]]
+    return ", ".join([*words, "..."] if len(codes) > most else words)
