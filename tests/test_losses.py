@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from ubend.config import LossKind
 from ubend.data.labels import IGNORED
 from ubend.training.losses import Loss, LossSums, one_hot
 
@@ -93,6 +94,75 @@ def test_gradients_against_autograd(seed: int) -> None:
     assert mine.grad is not None
     assert naive.grad is not None
     torch.testing.assert_close(mine.grad.double(), naive.grad, rtol=1e-4, atol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(2, 5),
+    ignored=st.sampled_from([0.0, 0.3, 0.95]),
+    weights=st.lists(st.floats(0.01, 100), min_size=5, max_size=5),
+)
+def test_class_weights_against_torch(seed: int, classes: int, ignored: float, weights: list[float]) -> None:
+    """The weighted mean is torch's: sum(w l) / sum(w) over the scored pixels; Dice is as without weights."""
+    logits, target = draw(seed, classes=classes, ignored=ignored)
+    given_weights = torch.tensor(weights[:classes])
+    loss = Loss("ce", given_weights)
+    if bool((target != IGNORED).any()):
+        expected = F.cross_entropy(logits, target.long(), given_weights, ignore_index=IGNORED)
+        mine = loss.mean(loss.sum(logits, target), loss.count(target, classes))
+        assert float(mine) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+    weighted = Loss("dice+ce", given_weights).sum(logits, target)
+    assert float(weighted.dice) == float(BOTH.sum(logits, target).dice)
+    assert float(weighted.cross_entropy) == float(loss.sum(logits, target).cross_entropy)
+
+
+@pytest.mark.parametrize("weights", [None, (0.2, 1.0, 7.0, 3.0)])
+def test_focal_against_its_formula(weights: tuple[float, ...] | None) -> None:
+    """-w (1 - p)^2 log p of the true class, in float64, pixel by pixel; Dice is as without focus."""
+    logits, target = draw(5, classes=4, ignored=0.2)
+    w = np.ones(4) if weights is None else np.array(weights)
+    prob = logits.double().softmax(1).numpy()
+    total = scale = 0.0
+    for n, y, x in np.ndindex(*target.shape):
+        c = int(target[n, y, x])
+        if c != IGNORED:
+            p = prob[n, c, y, x]
+            total += -w[c] * (1 - p) ** 2 * np.log(p)
+            scale += w[c]
+    loss = Loss("dice+focal", None if weights is None else torch.tensor(weights))
+    sums, counts = loss.sum(logits, target), loss.count(target, 4)
+    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(total / scale, rel=1e-5)
+    assert float(sums.dice) == float(BOTH.sum(logits, target).dice)
+    assert float(loss.mean(sums, counts)) == pytest.approx(total / scale + float(sums.dice / counts.regions), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ce", "dice+ce", "dice+focal"])
+@pytest.mark.parametrize("weights", [None, (0.1, 1.0, 20.0)])
+def test_every_loss_is_the_same_in_parts(kind: LossKind, weights: tuple[float, ...] | None) -> None:
+    """Also a weighted one, where one part holds nearly all of the weight; and gradients stay finite."""
+    logits, target = draw(7, n=5)
+    target[0] = 2
+    loss = Loss(kind, None if weights is None else torch.tensor(weights))
+    counts = loss.count(target, 3)
+    gradients = []
+    for cuts in ((5,), (1, 4), (2, 2, 1)):
+        given_logits = (30 * logits).requires_grad_()
+        for some, truth in zip(given_logits.split(cuts), target.split(cuts), strict=True):
+            loss.mean(loss.sum(some, truth), counts).backward(retain_graph=True)
+        assert given_logits.grad is not None
+        assert torch.isfinite(given_logits.grad).all()
+        gradients.append(given_logits.grad)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-7)
+
+
+def test_weights_that_leave_nothing() -> None:
+    """Only a class of weight 0 occurs: the cross entropy is 0, not 0 / 0."""
+    logits = torch.randn(1, 2, 4, 4)
+    loss = Loss("ce", torch.tensor([0.0, 1.0]))
+    target = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    assert float(loss.mean(loss.sum(logits, target), loss.count(target, 2))) == 0.0
 
 
 def test_ignored_pixels_have_no_gradient() -> None:

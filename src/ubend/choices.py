@@ -85,7 +85,7 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     gpu = facts.device != "cpu"
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
-        choices.append(Choice("model.width", 64 if gpu else 16, _("on {where}").format(where=where)))
+        choices.append(Choice("model.width", default_width(facts.device), _("on {where}").format(where=where)))
     batch = settings.train.batch
     if batch is None:
         batch = max(1, min(32 if gpu else 16, facts.training))
@@ -101,6 +101,11 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
     return _apply(settings, choices), choices
+
+
+def default_width(device: str) -> int:
+    """Channels of the network's first level, where nobody says."""
+    return 16 if device == "cpu" else 64
 
 
 def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:

@@ -24,6 +24,7 @@ from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.errors import DataError, PairError, TrainingError
+from ubend.files import Need
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -169,20 +170,23 @@ class Dataset:
         return replace(self, parts=tuple(cast(Part, row["split"]) for row in rows))
 
 
-def open_dataset(root: Path, settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
+def open_dataset(
+    root: Path, settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()
+) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
-    With `data.skip_bad`, pairs that cannot be used are left out and recorded.
+    With `data.skip_bad`, pairs that cannot be used are left out and recorded. `needs` is room on the disk
+    that the caller will want besides the store.
 
     Raises:
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
-        OutputError: the cache cannot be written.
+        OutputError: the cache cannot be written, or there is not enough room.
     """
     folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, _find_all_damage)
     skipped: dict[str, list[str]] = {}
     while True:
         try:
-            return _open_folder(folder, settings, device, cache, teller, skipped)
+            return _open_folder(folder, settings, device, cache, teller, skipped, needs)
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
@@ -193,7 +197,13 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
 
 
 def _open_folder(
-    folder: Folder, settings: Settings, device: str, cache: Path, teller: Teller, skipped: Mapping[str, list[str]]
+    folder: Folder,
+    settings: Settings,
+    device: str,
+    cache: Path,
+    teller: Teller,
+    skipped: Mapping[str, list[str]],
+    needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
 
@@ -207,7 +217,7 @@ def _open_folder(
         settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
     )
     teller.begin(_("reading pictures"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count)
+    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count, needs)
     teller.end()
     _refuse_unlabelled(pairs, store, labels)
     split = split_pairs(

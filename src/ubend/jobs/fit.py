@@ -29,7 +29,7 @@ from ubend.device import (
 from ubend.drawing.curves import draw_curves
 from ubend.errors import DataError, OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.files import write_json, write_text
+from ubend.files import Need, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
@@ -38,7 +38,7 @@ from ubend.training.checkpoint import TrainingState, load_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values
+from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -177,7 +177,9 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
     prepare_process(settings.train.deterministic)
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
-    data = open_dataset(folder, settings, device.type, default_cache(), teller)
+    needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
+    refuse_full(needs)
+    data = open_dataset(folder, settings, device.type, default_cache(), teller, needs)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))

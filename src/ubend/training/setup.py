@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import ubend
+from ubend.choices import default_width
 from ubend.config import Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
@@ -22,6 +23,7 @@ from ubend.training.losses import Loss, sums_dtype
 from ubend.training.schedule import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
+_PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
 _RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
 
 
@@ -90,6 +92,19 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
         foreground,
     )
     return batches, validation
+
+
+def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
+    """About what a run writes, the old files counted that stand while new ones are written beside them.
+
+    Weights are float32; the state holds them with two moments, the kept and the averaged ones.
+    """
+    width = settings.model.width or default_width(device)
+    with torch.device("meta"):
+        net = UNet(settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips)
+    model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
+    state = model * (5 if settings.train.average_decay else 4)
+    return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
 
 
 def make_loss(data: Dataset, settings: Settings, device: torch.device) -> Loss:
