@@ -68,6 +68,7 @@ def make_set(folder: Path, side: int, share: float, count: int = 224) -> None:
 def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str, Any]) -> tuple[float, float]:
     """Pooled Dice of squares and of discs after a short training."""
     given = {
+        "data.folder": str(folder),
         "data.split": str(folder / "split.csv"),
         "data.size": side,
         "model.width": 8,
@@ -83,7 +84,7 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
     }
     device = torch.device("cpu")
     settle(device, False)
-    data = open_dataset(folder, make_settings(changes=given), "cpu", folder.parent / "cache", Teller())
+    data = open_dataset(make_settings(changes=given), "cpu", folder.parent / "cache", Teller())
     settings, _choices = choose_training(data.settings, data.facts("cpu", ("float32", "")))
     batches, validation = make_batches(data, settings, device)
     _bundle, state = make_state(data, settings, device)

@@ -264,7 +264,9 @@ def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cp
         "device": device,
         **changes,
     }
-    data = open_dataset(folder, make_settings(changes=given), device, default_cache(), Listener())
+    data = open_dataset(
+        make_settings(changes={**given, "data.folder": str(folder)}), device, default_cache(), Listener()
+    )
     on = torch.device(device)
     _bundle, state = job.make_state(data, data.settings, on)
     batches, validation = job.make_batches(data, data.settings, on)
@@ -372,3 +374,28 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_step_never_waits_for_the_gpu(
+    recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def take(job: Job, state: TrainingState, network: nn.Module, teller: Teller) -> None:
+        if state.progress.step < 2:  # first steps may wait: algorithms are searched, workspaces made
+            take_step(job, state, network, teller)
+            return
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            take_step(job, state, network, teller)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(state.progress.step)
+
+    monkeypatch.setattr(loop, "take_step", take)
+    settings, count = RECIPES[recipe]
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
+    assert steps == list(range(2, count))

@@ -51,6 +51,8 @@ def main() -> None:
 )
 @click.option("--split", type=_PATH, help=_("CSV file,split[,group] that says which picture is in which part."))
 @click.option("--classes", help=_("Class names in the order of the mask values, by comma."))
+@click.option("--values", help=_("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@click.option("--skip-bad", is_flag=True, default=None, help=_("Go on without pairs that cannot be used."))
 @click.option("--size", type=int, help=_("Size in pixels at which pictures are learnt."))
 @click.option("--width", type=int, help=_("Channels of the network's first level."))
 @click.option("--epochs", type=int, help=_("How often all pictures are shown."))
@@ -82,8 +84,6 @@ def fit(
             raise click.UsageError(_("--resume takes the run's own folder and settings; give nothing else but --show"))
         _resume(resumed, show)
         return
-    if folder is None:
-        raise click.UsageError(_("name the FOLDER of pictures and masks"))
     settings = dict(parse_assignment(text) for text in assignments)
     out, recipe = flags.pop("out"), flags.pop("recipe")
     _prepare(bool(flags["deterministic"]))
@@ -99,10 +99,17 @@ def fit(
 @click.argument("folder", type=_PATH, required=False)
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))
 @click.option("--split", type=_PATH, help=_("CSV file,split for FOLDER."))
+@click.option("--values", help=_("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
 @click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
 @click.option("--out", type=_PATH, help=_("Also write the scores to this JSON file."))
 def evaluate(
-    model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
+    model: Path,
+    folder: Path | None,
+    part: str | None,
+    split: Path | None,
+    values: str | None,
+    device: str | None,
+    out: Path | None,
 ) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
@@ -110,7 +117,7 @@ def evaluate(
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, part=part, split=split, values=values, device=device)  # type: ignore[arg-type]
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)
@@ -141,15 +148,39 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
     click.echo(draw_predictions(run, out, count=count, show=display, device=device))
 
 
+@main.command(help=_("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
+@click.argument("folder", type=_PATH, required=False)
+@click.option("--split", type=_PATH, help=_("CSV file,split[,group] that says which picture is in which part."))
+@click.option("--classes", help=_("Class names in the order of the mask values, by comma."))
+@click.option("--values", help=_("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@click.option("--skip-bad", is_flag=True, default=None, help=_("Go on without pairs that cannot be used."))
+@click.option("--seed", type=int, help=_("Of every random draw  [0]"))
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=_("Any other setting; see docs/settings.md.")
+)
+@click.option("--out", type=_PATH, help=_("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
+@click.option("--show", "display", is_flag=True, help=_("Also display the pictures."))
+def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
+    from ubend.config import parse_assignment
+    from ubend.jobs.data import understand
+    from ubend.jobs.gather import gather_settings, source_name
+
+    settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
+    place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
+    with _teller() as teller:
+        understand(settings, place, show=display, teller=teller)
+
+
 @main.command(help=_("Draw pictures of FOLDER with their masks, before training."))
 @click.argument("folder", type=_PATH)
 @click.option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=_("PNG to write."))
 @click.option("--count", type=click.IntRange(1), default=8, show_default=True, help=_("Pictures."))
 @click.option("--show", "display", is_flag=True, help=_("Also display it."))
 def samples(folder: Path, out: Path, count: int, display: bool) -> None:
+    from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(folder, out, count=count, show=display))
+    click.echo(draw_samples(gather_settings(folder), out, count=count, show=display))
 
 
 @main.command(help=_("Say what MODEL is: network, classes, size, how it came about."))

@@ -9,7 +9,7 @@ Order of strength: the recipe's values < a `--config` file < flags < `--set key=
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +33,9 @@ class _Section(BaseModel):
 class DataSettings(_Section):
     """How pictures and masks are read and split."""
 
+    folder: str | None = None  # of pictures and masks
+    images: str | None = None  # folder or glob of the pictures, in place of `folder`
+    masks: str | None = None  # folder or glob of the masks
     split: str | None = None  # CSV `file,split[,group]`
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
@@ -215,12 +218,17 @@ def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     return _validate(_nest(dict(flatten(settings.model_dump())) | dict(changes)))
 
 
-def dump_toml(settings: Settings) -> str:
-    """The settings as TOML; what is None (nothing chosen) stands as a comment."""
-    lines = [f'recipe = "{settings.recipe}"']
-    if settings.device is not None:
-        lines.append(f"device = {_toml(settings.device)}")
-    for section in ("data", "augment", "model", "train"):
+SECTIONS = ("data", "augment", "model", "train")
+
+
+def dump_toml(settings: Settings, sections: Sequence[str] = SECTIONS) -> str:
+    """The settings, or some sections of them, as TOML; what is None (nothing chosen) stands as a comment."""
+    lines = []
+    if tuple(sections) == SECTIONS:
+        lines.append(f'recipe = "{settings.recipe}"')
+        if settings.device is not None:
+            lines.append(f"device = {_toml(settings.device)}")
+    for section in sections:
         lines += ["", f"[{section}]"]
         for key, value in getattr(settings, section).model_dump(mode="json").items():
             lines.append(f"# {key} =" if value is None else f"{key} = {_toml(value)}")

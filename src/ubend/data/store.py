@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.data.codes import count_codes
 from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
@@ -260,7 +261,8 @@ def _build(
             small = resize_array(image, stored_hw[number])
             images[span] = small.reshape(-1, sizing.channels)
             masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
-            class_pixels[number] = np.bincount(mask.reshape(-1), minlength=256)
+            classes, pixels = count_codes(mask)
+            class_pixels[number, classes] = pixels
             thumbnails[number] = _thumbnail(small)
             return []
 
@@ -356,11 +358,13 @@ def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
 
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
+    side = (THUMBNAIL_PX, THUMBNAIL_PX)
+    if image.dtype == np.uint8:
+        return resize_array(image, side).mean(axis=2).astype(np.uint8)
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
-    if image.dtype != np.uint8:
-        low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255.0 / max(high - low, 1e-12))
-    return resize_array(grey, (THUMBNAIL_PX, THUMBNAIL_PX))[:, :, 0].clip(0, 255).astype(np.uint8)
+    low, high = float(grey.min()), float(grey.max())
+    grey = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return resize_array(grey, side)[:, :, 0].clip(0, 255).astype(np.uint8)
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "data.csv"
 
     @property
+    def skipped(self) -> Path:
+        """`name,problem` of the pairs that `--skip-bad` left out; not there when there are none."""
+        return self.path / "skipped.csv"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line per epoch; nothing in it depends on the clock."""
         return self.path / "metrics.jsonl"
