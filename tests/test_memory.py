@@ -1,5 +1,6 @@
-"""Memory that runs out: smaller parts, the same training, one line where there is no smaller part."""
+"""Memory that runs out: smaller parts, the same training, one line where there is no smaller part; full disks."""
 
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +13,16 @@ from torch import Tensor
 
 from conftest import make_discs
 from test_loop import MODERN, TUTORIAL, Listener, contents, press_once
+from ubend.config import make_settings
 from ubend.device import attempt, is_out_of_memory
-from ubend.errors import SettingError
+from ubend.errors import OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.model.unet import UNet
 from ubend.training import loop
+from ubend.training.setup import run_bytes
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -222,6 +225,32 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
         with pytest.raises(SettingError, match=r"one picture of 48x40 px; try --device cpu") as caught:
             work()
         assert "\n" not in str(caught.value)
+
+
+def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Said before anything is written: too little for the run, then too little for run and store together;
+    with the store there, what the run needs is enough, and it was a fair guess."""
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    monkeypatch.setenv("UBEND_CACHE", str(cache))
+    needed = run_bytes(make_settings(changes=MODERN), "cpu", resumed=False)
+    free = needed - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**12, 10**12 - free, free))
+    with pytest.raises(OutputError, match=r"run: about .* MiB will be written.* choose another --out") as caught:
+        fit(folder, run)
+    assert str(cache) not in str(caught.value)
+    free = needed + 1
+    with pytest.raises(OutputError, match=r"UBEND_CACHE.* --size.* --out.* --width") as caught:
+        fit(folder, run)
+    assert "\n" not in str(caught.value)
+    assert not run.exists()
+    assert not list(cache.glob("*/store.json"))
+    free = 10**10
+    fit(folder, run)
+    free = needed
+    fit(folder, tmp_path / "again")
+    state, model = ((run / name).stat().st_size for name in ("resume.safetensors", "model.safetensors"))
+    panels = 3 * 2**19  # none is drawn here
+    assert 0.5 < (needed - panels) / (2 * state + model) < 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -55,6 +55,7 @@ def main() -> None:
 @click.option("--skip-bad", is_flag=True, default=None, help=_("Go on without pairs that cannot be used."))
 @click.option("--size", type=int, help=_("Size in pixels at which pictures are learnt."))
 @click.option("--width", type=int, help=_("Channels of the network's first level."))
+@click.option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=_("What is made small  [dice+ce]"))
 @click.option("--epochs", type=int, help=_("How often all pictures are shown."))
 @click.option("--batch", type=int, help=_("Pictures per step."))
 @click.option("--patience", type=int, help=_("Stop after so many epochs without a better validation score."))

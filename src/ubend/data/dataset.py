@@ -109,13 +109,14 @@ class Dataset:
 
     def facts(self, device: str, precision: tuple[str, str]) -> Facts:
         upright_t, upright_offset = self._upright()
-        training = self.numbers("train")
+        training, shares = self.numbers("train"), self.class_shares()
         return Facts(
             self.store.channels,
             self.labels.classes,
             len(training),
             device,
             precision,
+            {self.labels.names[number]: float(shares[number]) for number in self.foreground_classes()},
             upright_t,
             upright_offset,
         )
