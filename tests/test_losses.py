@@ -1,5 +1,8 @@
 """The losses against torch's cross entropy and a Dice written out picture by picture."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.config import LossKind
+from ubend.config import LossKind, make_settings
 from ubend.data.labels import IGNORED
+from ubend.errors import SettingError
 from ubend.training.losses import Loss, LossSums, one_hot
+from ubend.training.setup import make_loss
 
 BOTH, PLAIN = Loss("dice+ce"), Loss("ce")
 
@@ -230,3 +235,31 @@ def test_counts_are_at_least_one() -> None:
     assert [float(count) for count in BOTH.count(target, 2)] == [1.0, 1.0]
     nothing = LossSums(torch.tensor(0.0), torch.tensor(0.0))
     assert float(BOTH.mean(nothing, BOTH.count(target, 2))) == 0.0
+
+
+def test_class_weights_need_a_number_for_each_class() -> None:
+    labels = SimpleNamespace(classes=2, names=("background", "polyp"))
+    data: Any = SimpleNamespace(labels=labels)
+    told = make_settings(changes={"train.loss": "ce", "train.class_weights": (1.0, 4.0)})
+    weights = make_loss(data, told, torch.device("cpu")).class_weights
+    assert weights is not None
+    assert weights.tolist() == [1.0, 4.0]
+    labels.classes = 3
+    with pytest.raises(SettingError, match="class_weights has 2 numbers for 3 classes: background, polyp"):
+        make_loss(data, told, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.class_weights", ()),
+        ("train.class_weights", (1.0, -0.5)),
+        ("train.class_weights", (0.0, 0.0)),
+        ("train.loss", "dice"),
+        ("data.foreground_share", 0.5),  # without data.window
+        ("data.foreground_share", 1.5),
+    ],
+)
+def test_settings_that_do_not_fit(key: str, value: object) -> None:
+    with pytest.raises(SettingError, match=key):
+        make_settings(changes={key: value})

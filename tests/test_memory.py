@@ -121,8 +121,7 @@ def test_same_as_begun_smaller(folder: Path, tmp_path: Path, monkeypatch: Patch)
     assert results(tmp_path / "limited") == results(tmp_path / "smaller")
 
 
-@pytest.mark.parametrize("where", ["forward", "backward"])
-@pytest.mark.parametrize("call", [7, 8])
+@pytest.mark.parametrize(("where", "call"), [("forward", 7), ("backward", 8)])
 def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Memory runs out once, in the first or a later micro-batch of a step: to the bit the run whose
     micro-batches get smaller at that step. Nothing of the failed try is left, not in gradients, sums or
@@ -162,14 +161,13 @@ def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch
     fit(folder, tmp_path / "whole")
     said = fit(folder, tmp_path / "run", press_once(1))
     assert said.count("note: out of memory") == 1
-    for step in range(2, 12):
+    for step in (2, 3, 4, 7, 99):
         listener = Listener(press_once(step))
-        if step > 5:  # after the first validation
+        if step > 4:  # after the first validation
             monkeypatch.setattr(UNet, "forward", FORWARD)
         result = job.resume(tmp_path / "run", teller=listener)
         assert "out of memory with" not in listener.said
-        if result.scores is not None:
-            break
+    assert result.scores is not None
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
