@@ -50,7 +50,7 @@ def draw(generator: np.random.Generator, side: int, share: float) -> tuple[NDArr
     return image.clip(0, 255).astype(np.uint8), index
 
 
-def make_set(folder: Path, side: int, share: float, count: int = 224) -> None:
+def make_set(folder: Path, side: int, share: float, count: int) -> None:
     """A folder of images, masks and parts: the last 64 are the validation part."""
     generator = np.random.default_rng(1)
     for kind in ("images", "masks"):
@@ -114,10 +114,10 @@ def weights_of(share: float, power: float) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["losses", "windows"])
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, help="of 8 pictures  [losses 700, windows 320]")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
-    side = 64 if args.what == "losses" else 256
+    side, count, steps = (64, 320, 700) if args.what == "losses" else (256, 160, 320)
     for share in SHARES:
         if args.what == "losses":
             variants: dict[str, dict[str, Any]] = {
@@ -131,6 +131,8 @@ def main() -> None:
                 },
                 "dice+ce, weights 1/share": {"train.loss": "dice+ce", "train.class_weights": weights_of(share, 1.0)},
             }
+            for changes in variants.values():
+                changes["augment.kind"] = "none"
         else:
             variants = {
                 f"foreground share {part:.2f}": {"data.window": 64, "data.foreground_share": part}
@@ -138,9 +140,9 @@ def main() -> None:
             }
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "set"
-            make_set(folder, side, share)
+            make_set(folder, side, share, count)
             for name, changes in variants.items():
-                found = [train_one(folder, side, seed, args.steps, changes) for seed in range(args.seeds)]
+                found = [train_one(folder, side, seed, args.steps or steps, changes) for seed in range(args.seeds)]
                 squares, discs = (statistics.mean(column) for column in zip(*found, strict=True))
                 each = ", ".join(f"{disc:.3f}" for _square, disc in found)
                 print(f"discs {share:.2%}  {name:31} squares {squares:.3f}  discs {discs:.3f} ({each})", flush=True)

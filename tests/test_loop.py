@@ -258,15 +258,14 @@ def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cp
     """The parts of a training, to take steps by hand."""
     given = {
         **MODERN,
+        "data.folder": str(folder),
         "train.loss": "dice+ce",
         "augment.orientation": "free",
         "augment.rotation_deg": 180.0,
         "device": device,
         **changes,
     }
-    data = open_dataset(
-        make_settings(changes={**given, "data.folder": str(folder)}), device, default_cache(), Listener()
-    )
+    data = open_dataset(make_settings(changes=given), device, default_cache(), Listener())
     on = torch.device(device)
     _bundle, state = job.make_state(data, data.settings, on)
     batches, validation = job.make_batches(data, data.settings, on)
