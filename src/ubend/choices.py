@@ -14,7 +14,7 @@ from ubend.language import _
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
 _PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RARE = 0.05  # of the pixels: windows are laid over objects where a class is rarer
+_RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 
