@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ubend.errors import SettingError
+from ubend.errors import SettingError, reason
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -23,6 +24,7 @@ Recipe = Literal["modern", "tutorial"]
 Resize = Literal["keep", "squash"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+LossKind = Literal["ce", "dice+ce", "dice+focal"]
 
 
 class _Section(BaseModel):
@@ -43,6 +45,7 @@ class DataSettings(_Section):
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
     resize: Resize = "keep"  # keep the aspect, or squash to a square
     window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
+    foreground_share: float | None = Field(None, ge=0, le=1)  # of the windows: laid over an object of a drawn class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
     mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training part
@@ -95,10 +98,14 @@ class TrainSettings(_Section):
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
-    dice: float = Field(1.0, ge=0)  # weight of the Dice loss beside the cross entropy's 1
+    loss: LossKind | None = (
+        None  # ce: cross entropy; dice adds 1 - soft Dice; focal: pixels that are right count little
+    )
+    class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    init_from: str | None = None  # model file or run folder whose weights the training begins with
     precision: Precision | None = None
     compile: bool | None = None
     deterministic: bool = False
@@ -123,6 +130,11 @@ class Settings(_Section):
                     count=len(self.model.skips), depth=self.model.depth
                 )
             )
+        weights = self.train.class_weights
+        if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
+            raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
+        if self.data.foreground_share and self.data.window is None:
+            raise ValueError(_("data.foreground_share goes with data.window"))
         if self.data.window is not None and self.data.resize == "squash":
             raise ValueError(_("data.window goes with data.resize = keep"))
         mean, std = self.data.mean, self.data.std
@@ -147,7 +159,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
             "schedule": "constant",
-            "dice": 0.0,
+            "loss": "ce",
             "average_decay": 0.0,
             "select": "loss",
             "precision": "float32",
@@ -168,7 +180,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(_("cannot read settings from {path}: {reason}").format(path=path, reason=error)) from error
+        raise SettingError(
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+        ) from error
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -270,6 +284,35 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
 
 
+def _reason(problem: ErrorDetails) -> str:
+    """Why a value does not fit, in our words: pydantic's are English."""
+    kind, facts = problem["type"], problem.get("ctx", {})
+    match kind:
+        case "greater_than":
+            return _("must be greater than {gt}").format(**facts)
+        case "greater_than_equal":
+            return _("must be {ge} or more").format(**facts)
+        case "less_than":
+            return _("must be less than {lt}").format(**facts)
+        case "less_than_equal":
+            return _("must be {le} or less").format(**facts)
+        case "literal_error":
+            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
+        case "finite_number":
+            return _("must be a finite number")
+    if kind.startswith("int"):
+        return _("must be a whole number")
+    if kind.startswith("float"):
+        return _("must be a number")
+    if kind.startswith("bool"):
+        return _("must be true or false")
+    if kind.startswith("string"):
+        return _("must be text")
+    if kind.startswith("tuple"):
+        return _("must be a list")
+    return problem["msg"].removeprefix("Value error, ")
+
+
 def _validate(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
@@ -277,6 +320,8 @@ def _validate(values: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            reason = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {reason}" + (f" (is {problem['input']!r})" if problem["loc"] else ""))
+            why = _reason(problem)
+            if problem["loc"]:
+                why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
+            lines.append(f"{key}: {why}")
         raise SettingError("; ".join(lines)) from error

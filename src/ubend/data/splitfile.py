@@ -8,6 +8,7 @@ from pathlib import Path
 from ubend.data.naming import PART_WORDS
 from ubend.data.pairs import Pair, Part
 from ubend.data.problems import Problems
+from ubend.errors import reason
 from ubend.language import _
 
 
@@ -18,7 +19,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
         rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=error))
+        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if missing := [name for name in ("file", "split") if name not in header]:

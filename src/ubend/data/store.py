@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.data.codes import count_codes
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.pairs import Pair
-from ubend.data.survey import mask_size_problem, threads, unknown_codes_problem
-from ubend.errors import DataError, OutputError, PairError, UbendError
+from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.errors import DataError, PairError, UbendError, reason
+from ubend.files import Need, refuse_full
 from ubend.language import _
 
 STORE_VERSION = 2
@@ -104,19 +106,23 @@ def default_cache() -> Path:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """The stores of a cache, whole or left half built, with their sizes in bytes; oldest first.
+    """The stores and surveys of a cache, whole or left half built, with their sizes in bytes; oldest first.
 
-    Other folders are no stores, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
+    Other files and folders are none, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
     """
-    stores = [p for p in cache.glob("*") if p.is_dir() and _STORE_NAME.fullmatch(p.name)]
-    folders = sorted(stores, key=lambda p: p.stat().st_mtime)
-    return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
+    found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(p.name.removesuffix(SURVEY_SUFFIX))]
+    found = sorted(found, key=lambda p: p.stat().st_mtime)
+    return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in found]
 
 
 def clear_stores(cache: Path) -> int:
     """Delete all stores of a cache; returns the bytes that were freed."""
     freed = 0
     for folder, size in list_stores(cache):
+        if folder.is_file():
+            folder.unlink(missing_ok=True)
+            freed += size
+            continue
         (folder / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
         shutil.rmtree(folder, ignore_errors=True)
         freed += size
@@ -157,6 +163,7 @@ def open_store(
     hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    needs: Sequence[Need] = (),
 ) -> Store:
     """The store of these pairs; built first if it is not in the cache.
 
@@ -168,6 +175,7 @@ def open_store(
         hashes: of each picture and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
+        needs: room that others will want; before building, the disk is looked at for all together.
     Raises:
         PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
@@ -179,6 +187,8 @@ def open_store(
     key = hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()
     final = cache / key
     if not (final / "store.json").exists():
+        cure = _("set UBEND_CACHE to another disk or use a smaller --size")
+        refuse_full([Need(cache, _store_bytes(pairs, shapes_hw, sizing), cure), *needs])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
@@ -187,29 +197,43 @@ def open_store(
                         shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
         except OSError as error:
-            raise OutputError(
-                _(
-                    "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
-                ).format(path=cache, reason=error.strerror or error)
-            ) from error
+            raise cache_error(cache, error) from error
     return Store(final)
 
 
 def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents."""
+    """Digests of each pair's picture and mask, by their contents.
+
+    Raises:
+        PairError: files that cannot be read.
+    """
+
+    unreadable: dict[Path, str] = {}
 
     def digest(path: Path) -> str:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            raise DataError(_("{path}: {reason}").format(path=path, reason=error.strerror or error)) from error
+            unreadable[path] = _("{path}: {reason}").format(path=path, reason=reason(error))
+            return ""
 
     files = [pair.image for pair in pairs]
     files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
     with ThreadPoolExecutor(threads()) as pool:
         digest_of = dict(zip(files, pool.map(digest, files), strict=True))
+    if unreadable:
+        files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
+        bad = {name: [unreadable[path] for path in mine if path in unreadable] for name, mine in files_of.items()}
+        raise PairError({name: problems for name, problems in bad.items() if problems})
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
+
+
+def _store_bytes(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], sizing: Sizing) -> int:
+    """What a store takes on the disk: pixels and masks, thumbnails and class counts."""
+    stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
+    pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
+    return sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
 
 
 def _build(
@@ -248,7 +272,8 @@ def _build(
             small = resize_array(image, stored_hw[number])
             images[span] = small.reshape(-1, sizing.channels)
             masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
-            class_pixels[number] = np.bincount(mask.reshape(-1), minlength=256)
+            classes, pixels = count_codes(mask)
+            class_pixels[number, classes] = pixels
             thumbnails[number] = _thumbnail(small)
             return []
 
@@ -309,7 +334,7 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> N
     try:
         index, strangers = labels.translate(codes)
     except DataError as error:
-        raise DataError(f"{pair.mask.path}: {error}") from error
+        raise DataError(_("{path}: {reason}").format(path=pair.mask.path, reason=error)) from error
     if len(strangers):
         raise DataError(unknown_codes_problem(pair, strangers, labels))
     return index
@@ -344,11 +369,14 @@ def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
 
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
+    side = (THUMBNAIL_PX, THUMBNAIL_PX)
+    if image.dtype == np.uint8:
+        small: NDArray[np.uint8] = resize_array(image, side).mean(axis=2).astype(np.uint8)
+        return small
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
-    if image.dtype != np.uint8:
-        low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255.0 / max(high - low, 1e-12))
-    return resize_array(grey, (THUMBNAIL_PX, THUMBNAIL_PX))[:, :, 0].clip(0, 255).astype(np.uint8)
+    low, high = float(grey.min()), float(grey.max())
+    grey = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return resize_array(grey, side)[:, :, 0].clip(0, 255).astype(np.uint8)
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

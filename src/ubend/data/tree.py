@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubend.data.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
-from ubend.errors import DataError
+from ubend.errors import DataError, reason
 from ubend.language import _
 
 _JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))
@@ -42,7 +42,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
-                folder=folder, reason=error.strerror or error
+                folder=folder, reason=reason(error)
             )
         ) from error
 
