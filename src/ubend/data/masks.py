@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from ubend.data.codes import Codes, pack_colors
 from ubend.data.images import explained, is_lossy, read_deep
+from ubend.data.shapes import Shape, draw_shapes
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -56,23 +57,6 @@ class LayeredMask:
     @property
     def files(self) -> tuple[Path, ...]:
         return tuple(layer.path for layer in self.layers)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """An annotated region.
-
-    Attributes:
-        value: of its pixels, 1..254.
-        polygons: each (x0, y0, x1, y1, ...) in px of the upright picture, the pixel (0, 0) reaching from 0 to 1.
-        rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
-        relative: the polygons' numbers are shares of the picture's width and height.
-    """
-
-    value: int
-    polygons: tuple[tuple[float, ...], ...] = ()
-    rle: dict[str, Any] | None = None
-    relative: bool = False
 
 
 @dataclass(frozen=True)
