@@ -13,9 +13,9 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from conftest import make_discs
-from ubend.data.folder import Pair
 from ubend.data.images import read_image, read_mask, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
+from ubend.data.pairs import Pair
 from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import MASK_ENDINGS, _natural_key, read_folder
+from ubend.data.folder import MASK_ENDINGS, read_folder
+from ubend.data.masks import FileMask
+from ubend.data.problems import natural_key
 from ubend.errors import DataError
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -58,7 +60,7 @@ def test_flat_in_natural_order(tmp_path: Path) -> None:
     found = read_folder(draw_flat(tmp_path, "a10", "a2", "b1"))
     assert [pair.name for pair in found.pairs] == ["a2", "a10", "b1"]
     assert found.pairs[0].image == tmp_path / "images/a2.jpg"
-    assert found.pairs[0].mask == tmp_path / "masks/a2.png"
+    assert found.pairs[0].mask == FileMask(tmp_path / "masks/a2.png")
     assert {(pair.part, pair.group) for pair in found.pairs} == {(None, None)}
     assert (found.root, found.classes, found.values) == (tmp_path, None, None)
 
@@ -71,7 +73,7 @@ def test_mask_endings(tmp_path: Path, ending: str) -> None:
 
 def test_picture_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
     draw_flat(tmp_path, "x", "x_mask")
-    assert [pair.mask.stem for pair in read_folder(tmp_path).pairs] == ["x", "x_mask"]
+    assert [pair.mask.path.stem for pair in read_folder(tmp_path).pairs] == ["x", "x_mask"]
 
 
 def test_accents_composed_and_taken_apart_are_one_name(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
         ("several pictures of one name", "twice (twice.jpg, twice.png)"),
         ("0 bytes", "images/empty.jpg"),
         ("not read", "masks/moving.gif"),
-        ("subfolders", "images/deeper"),
+        ("with the pictures", "images/deeper"),
         ("class name", "classes.txt"),
     ]
     assert len(found) == len(expected)
@@ -292,12 +294,12 @@ def test_split_file_absent_is_told_with_the_folder_problems(tmp_path: Path) -> N
 @given(st.lists(st.text("ab01_", max_size=6), max_size=8, unique=True))
 def test_natural_order_is_total(names: list[str]) -> None:
     other_way = names[::-1]
-    assert sorted(names, key=_natural_key) == sorted(other_way, key=_natural_key)
+    assert sorted(names, key=natural_key) == sorted(other_way, key=natural_key)
 
 
 def test_natural_order() -> None:
     names = ["9", "10", "a2", "a02x", "a10", "b", "b1"]
-    assert sorted({*names}, key=_natural_key) == names
+    assert sorted({*names}, key=natural_key) == names
 
 
 # Real data
@@ -307,7 +309,7 @@ def test_natural_order() -> None:
 def test_real_kvasir() -> None:
     found = read_folder(DATA / "kvasir-seg", DATA / "kvasir-seg/splits.csv")
     assert Counter(pair.part for pair in found.pairs) == {"train": 800, "val": 100, "test": 100}
-    assert all(pair.image.stem == pair.mask.stem == pair.name for pair in found.pairs)
+    assert all(pair.image.stem == pair.mask.path.stem == pair.name for pair in found.pairs)
 
 
 @pytest.mark.skipif(not (DATA / "oxford-iiit-pet").is_dir(), reason="no oxford-iiit-pet under UBEND_DATA")

@@ -14,9 +14,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ubend.data.folder import Pair, read_folder
+from ubend.data.folder import read_folder
 from ubend.data.images import Sizing, model_size, read_image, read_mask, resize_array, resize_mask
 from ubend.data.labels import IGNORED, make_label_map
+from ubend.data.pairs import Pair
 from ubend.data.store import Store, clear_stores, default_cache, list_stores, open_store, read_shapes
 from ubend.errors import DataError, OutputError
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
 from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.folder import Folder, Pair, Part, read_folder
+from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
+from ubend.data.pairs import Folder, Pair, Part
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem

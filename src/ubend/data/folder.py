@@ -1,23 +1,20 @@
 """Any supported folder layout -> pairs of picture and mask; no pixels are decoded here.
 
-To add a layout: write `fits` and `read` for it and put a `_Layout` into `_LAYOUTS`, the particular before
+To add a layout: write `fits` and `read` for it and put a `Layout` into `_LAYOUTS`, the particular before
 the general. Problems are collected by kind while reading and raised together, worst first.
 """
 
 import csv
-import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
 
-from ubend.data.masks import FileMask, Mask
+from ubend.data.masks import FileMask
+from ubend.data.pairs import Folder, Layout, Pair, Part, Reading
+from ubend.data.problems import Problems, enumerate_names, natural_key
 from ubend.errors import DataError
 from ubend.language import _
-
-Part = Literal["train", "val", "test"]
-PART_NAMES: tuple[Part, ...] = get_args(Part)
 
 # What people call the parts, in folder names and in split files.
 PART_WORDS: dict[str, Part] = {
@@ -34,48 +31,7 @@ MASK_ENDINGS = ("_mask", "_cp_masks", "_masks", "_seg", "_segmentation", "_label
 _FOREIGN_SUFFIXES = frozenset(
     (".gif", ".dcm", ".nii", ".npy", ".npz", ".jp2", ".heic", ".jfif", ".pgm", ".ppm", ".svg", ".czi", ".nd2")
 )
-_SHOWN = 10  # names shown of a long list
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and its mask.
-
-    Attributes:
-        name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
-        image: the picture's file.
-        mask: where its mask comes from.
-        part: the part given by the layout or by the split file; None when nothing gives one.
-        group: pictures of one group (one patient, one video) must stay in one part; None: no group.
-    """
-
-    name: str
-    image: Path
-    mask: Mask
-    part: Part | None
-    group: str | None
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A data set on disk.
-
-    Attributes:
-        root: where the layout was found: the folder asked for, or one below it.
-        layout: the layout in words.
-        pairs: at least one, in the natural order of their names (`2` before `10`).
-        classes: class names in the order of the mask values; None when nothing tells them.
-        values: the mask value of each class; None when the layout does not tell them.
-        colors: the colour of each class, from a class table; None when there is none.
-    """
-
-    root: Path
-    layout: str
-    pairs: tuple[Pair, ...]
-    classes: tuple[str, ...] | None
-    values: tuple[int, ...] | None
-    colors: tuple[tuple[int, int, int], ...] | None = None
 
 
 def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair]], list[str]] | None = None) -> Folder:
@@ -90,83 +46,19 @@ def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair
         DataError: all problems at once, worst first.
     """
     place, layout = _find_layout(root)
-    problems = _Problems(root)
-    pairs = sorted(layout.read(place, problems), key=lambda pair: _natural_key(pair.name))
+    problems = Problems(root)
+    reading = layout.read(place, problems)
+    pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
     if split is not None and pairs:
         pairs = _apply_split(pairs, split, problems)
-    classes = _read_classes([place, root], problems) or layout.classes
-    if not pairs and not problems.names:
+    classes = _read_classes([place, root], problems) or reading.classes
+    if not pairs and not problems:
         problems.add("no pictures", place)
-    problems.raise_any(look(pairs) if look and problems.names else [])
-    words = layout.words()
+    problems.raise_any(look(pairs) if look and problems else [])
+    words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return Folder(place, words, tuple(pairs), classes, layout.values)
-
-
-def _sentences() -> dict[str, str]:
-    """Kind of problem -> its sentence; the worst kind comes first."""
-    return {
-        "no pictures": _("no pictures in: {names}; pictures are files ending in {suffixes}"),
-        "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
-        "same part": _("two folders for one part: {names}; keep one of them"),
-        "no mask": _(
-            "pictures without a mask ({count}): {names}; a mask has its picture's name, perhaps with "
-            "{endings} after it; add the mask or take the picture away"
-        ),
-        "no image": _("masks without a picture ({count}): {names}; add the picture or take the mask away"),
-        "listed": _("on an official list, but without picture or trimap ({count}): {names}; unpack them again"),
-        "both lists": _("names on both official lists ({count}): {names}; a picture belongs to one part"),
-        "two masks": _("several masks for one picture ({count}): {names}; keep one each"),
-        "two images": _("several pictures of one name ({count}): {names}; keep one each, or rename"),
-        "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
-        "foreign": _("pictures of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
-        "subfolder": _("subfolders that are not read ({count}): {names}; move their files up or away"),
-        "classes": _("unusable {names}; it needs one class name per line, each once, as UTF-8 text"),
-        "split file": _("{names}; a split file is CSV text (UTF-8) with the columns file,split[,group]"),
-        "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
-        "split twice": _("named twice in the split file, differently ({count}): {names}; keep one line"),
-        "split unclear": _("in the split file, but fits several pictures ({count}): {names}; write the path"),
-        "split unknown": _("in the split file, but not a pair of the folder ({count}): {names}"),
-        "split missing": _("pairs that the split file does not name ({count}): {names}; add a line for each"),
-    }
-
-
-@dataclass
-class _Problems:
-    """What is wrong with a folder: kind -> the names it concerns."""
-
-    root: Path
-    names: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, name: str | Path) -> None:
-        if isinstance(name, Path):
-            name = name.relative_to(self.root).as_posix() if name.is_relative_to(self.root) else str(name)
-        self.names.setdefault(kind, []).append(str(self.root) if name == "." else name)
-
-    def raise_any(self, more: list[str]) -> None:
-        lines = []
-        for kind, sentence in _sentences().items():
-            if found := self.names.get(kind):
-                names, count = _enumerate(sorted(found, key=_natural_key)), len(found)
-                suffixes, endings = " ".join(IMAGE_SUFFIXES), " ".join(MASK_ENDINGS)
-                lines.append(sentence.format(names=names, count=count, suffixes=suffixes, endings=endings))
-        if lines:
-            raise DataError(lines + more)
-
-
-def _enumerate(names: list[str]) -> str:
-    """`a, b, c`; of a long list the first ten and how many more there are."""
-    shown = ", ".join(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        shown = _("{names}, ... and {count} more").format(names=shown, count=len(names) - _SHOWN)
-    return shown
-
-
-def _natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Sorts numbers inside names by their size; the name itself settles `1` against `01`."""
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(False, int(p), "") if "0" <= p[0] <= "9" else (True, 0, p) for p in pieces], name
+    return Folder(place, words, tuple(pairs), classes, reading.values, reading.colors, reading.remarks)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -187,13 +79,13 @@ def _subfolders(folder: Path) -> dict[str, Path]:
     return {path.name.lower(): path for path in _entries(folder) if path.is_dir()}
 
 
-def _index_files(folder: Path, problems: _Problems) -> dict[str, list[Path]]:
+def _index_files(folder: Path, problems: Problems) -> dict[str, list[Path]]:
     """Stem -> the files with a picture's suffix; what would be lost unseen is a problem."""
     index: dict[str, list[Path]] = {}
     for path in _entries(folder):
         suffix = path.suffix.lower()
         if path.is_dir():
-            problems.add("subfolder", path)
+            problems.add("passed over", path)
         elif suffix in IMAGE_SUFFIXES:
             stem = unicodedata.normalize("NFC", path.stem)  # macOS takes accents apart
             index.setdefault(stem, []).append(path)
@@ -202,7 +94,7 @@ def _index_files(folder: Path, problems: _Problems) -> dict[str, list[Path]]:
     return index
 
 
-def _make_pair(name: str, images: list[Path], masks: list[Path], part: Part | None, problems: _Problems) -> Pair:
+def _make_pair(name: str, images: list[Path], masks: list[Path], part: Part | None, problems: Problems) -> Pair:
     """The pair of one picture and one mask; at least one file of each is there."""
     if len(images) > 1:
         problems.add("two images", f"{name} ({', '.join(path.name for path in images)})")
@@ -214,7 +106,7 @@ def _make_pair(name: str, images: list[Path], masks: list[Path], part: Part | No
     return Pair(name, images[0], FileMask(masks[0]), part, None)
 
 
-def _pair_up(folder: Path, prefix: str, part: Part | None, problems: _Problems) -> list[Pair]:
+def _pair_up(folder: Path, prefix: str, part: Part | None, problems: Problems) -> list[Pair]:
     """The pairs of `images/` and `masks/` in a folder."""
     folders = _subfolders(folder)
     if missing := [name for name in ("images", "masks") if name not in folders]:
@@ -238,37 +130,19 @@ def _pair_up(folder: Path, prefix: str, part: Part | None, problems: _Problems) 
     return [_make_pair(prefix + stem, images[stem], masks[stem], part, problems) for stem in masks]
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """A way to lay out a data set.
-
-    Attributes:
-        words: the layout in words.
-        fits: does a folder look like it? Subfolders only, quick.
-        read: the folder's pairs; what is wrong goes into the problems.
-        classes, values: see `Folder`.
-    """
-
-    words: Callable[[], str]
-    fits: Callable[[Path], bool]
-    read: Callable[[Path, _Problems], list[Pair]]
-    classes: tuple[str, ...] | None = None
-    values: tuple[int, ...] | None = None
-
-
 def _fits_flat(root: Path) -> bool:
     return {"images", "masks"} <= _subfolders(root).keys()
 
 
-def _read_flat(root: Path, problems: _Problems) -> list[Pair]:
-    return _pair_up(root, "", None, problems)
+def _read_flat(root: Path, problems: Problems) -> Reading:
+    return Reading(_pair_up(root, "", None, problems))
 
 
 def _fits_parts(root: Path) -> bool:
     return any(name in PART_WORDS and _fits_flat(path) for name, path in _subfolders(root).items())
 
 
-def _read_parts(root: Path, problems: _Problems) -> list[Pair]:
+def _read_parts(root: Path, problems: Problems) -> Reading:
     pairs: list[Pair] = []
     seen: dict[Part, Path] = {}
     for word, folder in _subfolders(root).items():
@@ -277,14 +151,14 @@ def _read_parts(root: Path, problems: _Problems) -> list[Pair]:
                 problems.add("same part", f"{seen[part].name} + {folder.name}")
             seen[part] = folder
             pairs += _pair_up(folder, f"{part}/", part, problems)
-    return pairs
+    return Reading(pairs)
 
 
 def _fits_pets(root: Path) -> bool:
     return (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir()
 
 
-def _read_pets(root: Path, problems: _Problems) -> list[Pair]:
+def _read_pets(root: Path, problems: Problems) -> Reading:
     """The official lists decide which pairs there are."""
     images = _index_files(root / "images", problems)
     trimaps = _index_files(root / "annotations" / "trimaps", problems)
@@ -302,23 +176,22 @@ def _read_pets(root: Path, problems: _Problems) -> list[Pair]:
     for name in parts.keys() - (images.keys() & trimaps.keys()):
         problems.add("listed", name)
         del parts[name]
-    return [_make_pair(name, images[name], trimaps[name], part, problems) for name, part in parts.items()]
+    pairs = [_make_pair(name, images[name], trimaps[name], part, problems) for name, part in parts.items()]
+    return Reading(pairs, ("pet", "background", "contour"), (1, 2, 3))
 
 
 _LAYOUTS = (
-    _Layout(
+    Layout(
         lambda: _("Oxford-IIIT Pet: images/, annotations/trimaps/, trainval.txt and test.txt"),
         _fits_pets,
         _read_pets,
-        ("pet", "background", "contour"),
-        (1, 2, 3),
     ),
-    _Layout(lambda: _("train/, val/, test/, each with images/ and masks/"), _fits_parts, _read_parts),
-    _Layout(lambda: _("images/ and masks/"), _fits_flat, _read_flat),
+    Layout(lambda: _("train/, val/, test/, each with images/ and masks/"), _fits_parts, _read_parts),
+    Layout(lambda: _("images/ and masks/"), _fits_flat, _read_flat),
 )
 
 
-def _find_layout(root: Path) -> tuple[Path, _Layout]:
+def _find_layout(root: Path) -> tuple[Path, Layout]:
     """The folder at or below `root` that is a data set, and its layout; level by level."""
     if root.is_file():
         raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root))
@@ -329,10 +202,10 @@ def _find_layout(root: Path) -> tuple[Path, _Layout]:
         if len(found) == 1:
             return found.popitem()
         if found:
-            names = _enumerate([place.relative_to(root).as_posix() for place in found])
+            names = enumerate_names([place.relative_to(root).as_posix() for place in found])
             raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
         level = [below for place in level for below in _subfolders(place).values()]
-    held = _enumerate([path.name + "/" * path.is_dir() for path in _entries(root)]) or _("nothing")
+    held = enumerate_names([path.name + "/" * path.is_dir() for path in _entries(root)]) or _("nothing")
     raise DataError(
         _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}").format(
             root=root, held=held, layouts="; ".join(f"({i}) {x.words()}" for i, x in enumerate(_LAYOUTS, 1))
@@ -340,7 +213,7 @@ def _find_layout(root: Path) -> tuple[Path, _Layout]:
     )
 
 
-def _read_classes(places: Iterable[Path], problems: _Problems) -> tuple[str, ...] | None:
+def _read_classes(places: Iterable[Path], problems: Problems) -> tuple[str, ...] | None:
     """Class names of the first `classes.txt`: one per line, in the order of the mask values."""
     path = next((place / "classes.txt" for place in places if (place / "classes.txt").is_file()), None)
     if path is None:
@@ -355,7 +228,7 @@ def _read_classes(places: Iterable[Path], problems: _Problems) -> tuple[str, ...
     return names
 
 
-def _apply_split(pairs: list[Pair], split: Path, problems: _Problems) -> list[Pair]:
+def _apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
     """The pairs with the parts and groups of the split file."""
     try:
         lines = split.read_text(encoding="utf-8-sig").splitlines()

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
+from ubend.data.pairs import Pair
 from ubend.data.survey import mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, OutputError, PairError, UbendError
 from ubend.language import _
