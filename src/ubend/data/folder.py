@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ubend.data import annotations
 from ubend.data.masks import FileMask
 from ubend.data.pairs import Folder, Layout, Pair, Part, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
@@ -51,7 +52,7 @@ def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
     if split is not None and pairs:
         pairs = _apply_split(pairs, split, problems)
-    classes = _read_classes([place, root], problems) or reading.classes
+    classes = reading.classes or _read_classes([place, root], problems)
     if not pairs and not problems:
         problems.add("no pictures", place)
     problems.raise_any(look(pairs) if look and problems else [])
@@ -186,6 +187,7 @@ _LAYOUTS = (
         _fits_pets,
         _read_pets,
     ),
+    *annotations.LAYOUTS,
     Layout(lambda: _("train/, val/, test/, each with images/ and masks/"), _fits_parts, _read_parts),
     Layout(lambda: _("images/ and masks/"), _fits_flat, _read_flat),
 )
