@@ -1,6 +1,5 @@
 """What the readers of annotation files share: files found, JSON checked, pictures matched, classes numbered."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +10,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ubend.data.labels import IGNORED, background_class
 from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES, IMAGE_WORDS, PART_WORDS, entries
+from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
 from ubend.data.pairs import Pair, Part, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
+from ubend.data.tree import entries, is_empty, subfolders, walk
 from ubend.language import _
 
-Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
 AnnotationKind = Literal["coco", "labelme", "labelstudio"]
 T = TypeVar("T")
@@ -37,15 +37,13 @@ def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
     """A folder and those below it that are called after pictures, parts or annotations."""
     yield root
     if depth:
-        for path in entries(root):
-            word = path.name.lower()
-            known = word in _FOLDER_WORDS or word in IMAGE_WORDS or part_of(path.name) is not None
-            if known and path.is_dir():
+        for name, path in subfolders(root).items():
+            if name in _FOLDER_WORDS or side_of(name) or part_of(name):
                 yield from annotation_folders(path, depth - 1)
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return [path for path in entries(folder) if path.suffix.lower() == ".json"]
+    return [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(".json")]
 
 
 def holds(root: Path, kind: AnnotationKind) -> bool:
@@ -97,14 +95,21 @@ def _spell(place: Sequence[int | str]) -> str:
 
 def part_of(word: str) -> Part | None:
     """The part that a folder's name says: `train`, `Valid`, `test2017`."""
-    return PART_WORDS.get(re.sub(r"[\d_-]*$", "", word.lower()))
+    meaning = folder_meaning(word.rstrip("0123456789_-"))
+    return meaning[1] if meaning else None
+
+
+def side_of(word: str) -> Side | None:
+    """Whether a folder's name says that pictures or masks are in it."""
+    meaning = folder_meaning(word.rstrip("0123456789_-"))
+    return meaning[0] if meaning else None
 
 
 def part_of_path(path: Path, root: Path) -> Part | None:
     """The part that a path below `root` says: a folder's name, else a word of the file's: `instances_train2017`."""
     *folders, _name = path.relative_to(root).parts
-    words = [*reversed(folders), *re.findall(r"[a-z]+", path.stem.lower())]
-    return next((part for part in map(part_of, words) if part is not None), None)
+    words = map(PART_WORDS.get, re.findall(r"[a-z]+", path.stem.lower()))
+    return next((part for part in (*map(part_of, reversed(folders)), *words) if part is not None), None)
 
 
 def is_polygon(polygon: Sequence[float]) -> bool:
@@ -147,13 +152,11 @@ class Collection:
         self._pairs: dict[Path, Pair] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_bare: dict[str, list[Path]] = {}
-        for place, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-            for file in sorted(files):
-                if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
-                    name = unicodedata.normalize("NFC", file).lower()
-                    self._by_name.setdefault(name, []).append(Path(place, file))
-                    self._by_bare.setdefault(_UPLOAD.sub("", name), []).append(Path(place, file))
+        for file in walk(root):
+            if file.suffix in IMAGE_SUFFIXES:
+                name = file.stem.lower() + file.suffix
+                self._by_name.setdefault(name, []).append(file.path)
+                self._by_bare.setdefault(_UPLOAD.sub("", name), []).append(file.path)
 
     @property
     def pictures(self) -> list[Path]:
@@ -194,16 +197,15 @@ class Collection:
     def _rank(self, path: Path, pieces: Sequence[str], part: Part | None) -> tuple[int, bool, bool]:
         backwards = zip(reversed(path.parts[:-1]), reversed(pieces[:-1]), strict=False)
         agreeing = next((n for n, (a, b) in enumerate(backwards) if a.lower() != b.lower()), len(pieces) - 1)
-        words = {word.lower() for word in path.relative_to(self.root).parts[:-1]}
         same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
-        return agreeing, same_part, bool(words & IMAGE_WORDS)
+        return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
 
     def add(self, image: Path, mask: DrawnMask) -> None:
         """A picture with its mask; its part is what the annotation file's path says, else its own."""
         if image in self._pairs:
             files = sorted({self.problems.shorten(path) for path in (mask.path, self._pairs[image].mask.path)})
             self.problems.add("annotated twice", f"{self.problems.shorten(image)} ({', '.join(files)})")
-        if not image.is_file() or image.stat().st_size == 0:
+        if is_empty(image):
             self.problems.add("empty", image)
         part = part_of_path(mask.path, self.root) or part_of_path(image.parent / "-", self.root)
         self._pairs[image] = Pair(self._name(image), image, mask, part, None)
@@ -211,7 +213,7 @@ class Collection:
     def _name(self, image: Path) -> str:
         """The relative stem, without folders such as `images`, the parts in plain words: `train/0001`."""
         *folders, _file = image.relative_to(self.root).parts
-        kept = [part_of(word) or word for word in folders if word.lower() not in IMAGE_WORDS]
+        kept = [part_of(word) or word for word in folders if part_of(word) or side_of(word) != "picture"]
         return "/".join([*kept, unicodedata.normalize("NFC", image.stem)])
 
     def reading(self, classes: tuple[str, ...]) -> Reading:
@@ -227,4 +229,7 @@ class Collection:
             sentence = _("pictures without annotations are left out ({count}): {names}")
             self.remarks.append(sentence.format(count=len(left), names=enumerate_names(sorted(left, key=natural_key))))
         values = tuple(range(len(classes)))
-        return Reading(list(self._pairs.values()), classes, values, remarks=tuple(self.remarks))
+        pairs = list(self._pairs.values())
+        drawn = {shape.value for pair in pairs if isinstance(pair.mask, DrawnMask) for shape in pair.mask.shapes}
+        ignored = (IGNORED,) if IGNORED in drawn else ()
+        return Reading(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)

@@ -261,7 +261,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
     teller.end()
-    told = Told(settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors)
+    told = Told(
+        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
+    )
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:

@@ -59,7 +59,7 @@ def read_folder(root: Path, split: Path | None = None, look: Callable[[list[Pair
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return Folder(place, words, tuple(pairs), classes, reading.values, reading.colors, reading.remarks)
+    return Folder(place, words, tuple(pairs), classes, reading.values, reading.colors, reading.remarks, reading.ignored)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -41,6 +41,7 @@ class Reading:
         values: the mask value of each class; None when the layout does not tell them.
         colors: the colour of each class; when given, masks are coded by colour, not by value.
         remarks: what the user should know.
+        ignored: mask values whose pixels are not scored.
         words: the layout, in words that tell more than `Layout.words`; "" when there is no more to tell.
     """
 
@@ -49,6 +50,7 @@ class Reading:
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
     remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
     words: str = ""
 
 
@@ -75,7 +77,7 @@ class Folder:
         root: where the layout was found: the folder asked for, or one below it.
         layout: the layout in words.
         pairs: at least one, in the natural order of their names (`2` before `10`).
-        classes, values, colors, remarks: as of `Reading`.
+        classes, values, colors, remarks, ignored: as of `Reading`.
     """
 
     root: Path
@@ -85,3 +87,4 @@ class Folder:
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
     remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()

@@ -60,8 +60,9 @@ def _fill(drawn: NDArray[np.uint8], points: NDArray[np.float64], value: int) -> 
     high = np.ceil(points.max(axis=0)).astype(int)
     width, height = (high - low).tolist()
     if width > 0 and height > 0:
-        inside = coco.decode(coco.frPyObjects([(points - low).ravel().tolist()], height, width))[:, :, 0]
-        np.copyto(drawn[low[1] : high[1], low[0] : high[0]], value, where=inside > 0)
+        rle = coco.frPyObjects([(points - low).ravel().tolist()], height, width)[0]
+        inside = decode_rle({"size": (height, width), "counts": rle["counts"].decode()})
+        drawn[low[1] : high[1], low[0] : high[0]][inside] = value
 
 
 def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
@@ -113,11 +114,11 @@ def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
         letters = np.frombuffer(rle["counts"].encode(), np.uint8).astype(np.int64) - 48
         last = (letters & 32) == 0
         if not len(letters) or not last[-1] or letters.min() < 0 or letters.max() > 63:
-            raise ValueError(rle["counts"])
+            raise ValueError("run lengths")
         starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
         place = np.arange(len(letters)) - np.repeat(starts, np.diff(starts, append=len(letters)))
         if place.max() > 6:  # 35 bits: no picture has as many pixels
-            raise ValueError(rle["counts"])
+            raise ValueError("run lengths")
         counts = np.add.reduceat((letters & 31) << 5 * place, starts)
         negative = (letters[last] & 16) > 0
         counts -= negative * (32 << 5 * place[last])
@@ -127,5 +128,5 @@ def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
         counts = np.array(rle["counts"], np.int64)
     height, width = rle["size"]
     if (counts < 0).any() or counts.sum() != height * width:
-        raise ValueError(rle["counts"])
+        raise ValueError("run lengths")
     return counts

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ubend.data.collection import Collection, is_polygon, number_classes, part_of
+from ubend.data.collection import Collection, is_polygon, number_classes, part_of, side_of
 from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES, IMAGE_WORDS, entries
+from ubend.data.naming import IMAGE_SUFFIXES
 from ubend.data.pairs import Reading
 from ubend.data.problems import Problems
 from ubend.data.shapes import Shape
+from ubend.data.tree import entries, subfolders
 from ubend.language import _
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
@@ -20,8 +21,8 @@ _ITEM = re.compile(r"""(?:(\d+)\s*:\s*)?("[^"]*"|'[^']*'|[^,"'\s][^,]*)""")  # `
 def fits_yolo(root: Path) -> bool:
     """Folders of text files called `labels` beside folders of pictures."""
     for _pictures, labels in _folders(root):
-        files = [path for place in [labels, *filter(Path.is_dir, entries(labels))] for path in entries(place)]
-        suffixes = {path.suffix.lower() for path in files}
+        files = [entry.name for place in [labels, *subfolders(labels).values()] for entry in entries(place)]
+        suffixes = {Path(name).suffix.lower() for name in files}
         if ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES):
             return True
     return False
@@ -29,9 +30,9 @@ def fits_yolo(root: Path) -> bool:
 
 def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
     """(pictures, labels) in the root, and in its parts."""
-    for place in [root, *(path for path in entries(root) if part_of(path.name) and path.is_dir())]:
-        below = {path.name.lower(): path for path in entries(place) if path.is_dir()}
-        images = [path for word, path in below.items() if word in IMAGE_WORDS]
+    for place in [root, *(path for name, path in subfolders(root).items() if part_of(name))]:
+        below = subfolders(place)
+        images = [path for name, path in below.items() if side_of(name) == "picture"]
         if images and "labels" in below:
             yield images[0], below["labels"]
 
@@ -100,7 +101,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
 
 def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
     """Class number -> name, of a YAML file in the root, else of `classes.txt` there or in `labels`."""
-    for path in entries(root):
+    for path in (Path(entry.path) for entry in entries(root)):
         if path.suffix.lower() in (".yaml", ".yml"):
             try:
                 names = parse_names(path.read_text(encoding="utf-8-sig"))
