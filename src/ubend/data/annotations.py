@@ -24,7 +24,7 @@ def _has_masks(root: Path) -> bool:
     for place in dict.fromkeys([*annotation_folders(root), *subfolders(root).values()]):
         names = [Path(entry.name) for entry in entries(place)]
         stems = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
-        if stems and place != root and side_of(place.name) == "mask":
+        if stems and "mask" in map(side_of, place.relative_to(root).parts):
             return True
         if any(bare_stem(stem, "mask") in stems - {stem} for stem in stems):
             return True
@@ -39,5 +39,5 @@ LAYOUTS = (
         _without_masks(fits_label_studio),
         read_label_studio,
     ),
-    Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), fits_yolo, read_yolo),
+    Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), _without_masks(fits_yolo), read_yolo),
 )

@@ -22,7 +22,7 @@ AnnotationKind = Literal["coco", "labelme", "labelstudio"]
 T = TypeVar("T")
 
 MOST_CLASSES = 254  # beside the background; 255 is not scored
-_FOLDER_WORDS = frozenset(("annotations", "annotation", "anns", "ann", "labels", "label", "json", "jsons", "labelme"))
+_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of pictures and masks
 _SNIFFED = 8  # files of a folder that are looked into, to know its kind
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
 _LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"')

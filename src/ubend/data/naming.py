@@ -55,6 +55,10 @@ _PATTERNS: dict[Side, tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]] 
 }
 
 
+def is_mask_word(word: str) -> bool:
+    return word in _MASK_WORDS
+
+
 def squeeze(name: str) -> str:
     """Small letters and digits only: `Ground Truth` and `ground_truth` become `groundtruth`."""
     return re.sub(r"[\W_]+", "", name.casefold())

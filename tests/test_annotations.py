@@ -1,0 +1,508 @@
+"""Polygon annotations: one truth written in each format reads as the same class maps; faults are named."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from ubend.data.annotations import LAYOUTS
+from ubend.data.folder import read_folder
+from ubend.data.masks import FileMask, read_codes
+from ubend.data.pairs import Folder
+from ubend.data.yolo import parse_names
+from ubend.errors import DataError
+
+SIZE = 30, 40  # height, width of all pictures
+# Picture -> (class, x0, y0, x1, y1) in px, larger before smaller, so that all formats draw them alike.
+TRUTH = {
+    "a": [("dog", 2, 3, 30, 25), ("cat", 10, 10, 20, 20), ("dog", 12, 12, 15, 16)],
+    "b c": [("cat", 0, 0, 40, 9)],
+    "ü": [],
+}
+NAMES = ("background", "cat", "dog")
+
+
+def truth(stem: str) -> np.ndarray:
+    drawn = np.zeros(SIZE, np.uint8)
+    for name, x0, y0, x1, y1 in TRUTH[stem]:
+        drawn[y0:y1, x0:x1] = NAMES.index(name)
+    return drawn
+
+
+def corners(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+
+
+def flat(points: list[list[float]]) -> list[float]:
+    return [c for point in points for c in point]
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def draw(folder: Path, *stems: str, suffix: str = ".jpg") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem in stems or TRUTH:
+        Image.new("RGB", SIZE[::-1]).save(folder / f"{stem}{suffix}")
+
+
+def as_polygon(box: tuple[int, ...]) -> Any:
+    return [flat(corners(*box))]
+
+
+def as_flat_polygon(box: tuple[int, ...]) -> Any:
+    return flat(corners(*box))
+
+
+def as_packed(box: tuple[int, ...]) -> Any:
+    drawn = np.zeros(SIZE, np.uint8, order="F")
+    drawn[box[1] : box[3], box[0] : box[2]] = 1
+    rle = coco.encode(drawn)
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def as_counts(box: tuple[int, ...]) -> Any:
+    drawn = np.zeros(SIZE, np.uint8)
+    drawn[box[1] : box[3], box[0] : box[2]] = 1
+    ends = np.flatnonzero(np.diff(drawn.T.ravel(), prepend=0, append=2))
+    return {"size": list(SIZE), "counts": np.diff(ends, prepend=0).tolist()}
+
+
+def coco_json(*stems: str, folder: str = "", region: Callable[[tuple[int, ...]], Any] = as_polygon) -> dict[str, Any]:
+    """Smaller objects first: COCO draws the larger first by itself."""
+    images, annotations = [], []
+    for number, stem in enumerate(stems or TRUTH, 7):
+        images.append({"id": number, "file_name": f"{folder}{stem}.jpg", "width": SIZE[1], "height": SIZE[0]})
+        for name, *box in reversed(TRUTH[stem]):
+            annotations.append(
+                {
+                    "id": 1 + len(annotations),
+                    "image_id": number,
+                    "category_id": {"cat": 3, "dog": 20}[name],
+                    "segmentation": region(tuple(box)),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": 20, "name": "dog"}, {"id": 3, "name": "cat"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def labelme_json(stem: str, **more: Any) -> dict[str, Any]:
+    shapes = [
+        {"label": name, "points": [[x0, y0], [x1, y1]], "shape_type": "rectangle"}
+        if name == "dog"
+        else {"label": name, "points": corners(x0, y0, x1, y1), "shape_type": "polygon"}
+        for name, x0, y0, x1, y1 in TRUTH[stem]
+    ]
+    facts = {"imagePath": f"..\\images\\{stem}.jpg", "imageHeight": SIZE[0], "imageWidth": SIZE[1], "imageData": None}
+    return {"version": "5.0", "shapes": shapes, **facts, **more}
+
+
+def task(stem: str, image: str) -> dict[str, Any]:
+    result = []
+    for name, x0, y0, x1, y1 in TRUTH[stem]:
+        value = {"points": [[100 * x / SIZE[1], 100 * y / SIZE[0]] for x, y in corners(x0, y0, x1, y1)]}
+        result.append(
+            {
+                "type": "polygonlabels",
+                "value": {**value, "polygonlabels": [name]},
+                "original_width": SIZE[1],
+                "original_height": SIZE[0],
+                "image_rotation": 0,
+            }
+        )
+    return {"id": 5, "data": {"image": image}, "annotations": [{"completed_by": 1, "result": result}]}
+
+
+def yolo_text(stem: str) -> str:
+    lines = []
+    for name, x0, y0, x1, y1 in TRUTH[stem]:
+        shares = [str(c / side) for point in corners(x0, y0, x1, y1) for c, side in zip(point, SIZE[::-1], strict=True)]
+        lines.append(" ".join([str(["cat", "dog"].index(name)), *shares]))
+    return "\n".join(lines) + "\n"
+
+
+def coco_in_annotations(root: Path) -> None:
+    draw(root / "images/train2017", "a", "b c")
+    draw(root / "images/val2017", "ü")
+    write(root / "annotations/instances_train2017.json", coco_json("a", "b c"))
+    write(root / "annotations/instances_val2017.json", coco_json("ü", region=as_counts))
+    write(root / "annotations/person_keypoints_val2017.json", coco_json("ü"))
+
+
+def coco_by_roboflow(root: Path) -> None:
+    for part, stem in (("train", "a"), ("valid", "b c"), ("test", "ü")):
+        draw(root / part, stem)
+        content = coco_json(stem, region=as_packed)
+        content["categories"] = [
+            {"id": 0, "name": "pets", "supercategory": "none"},
+            *({**category, "supercategory": "pets"} for category in content["categories"]),
+        ]
+        write(root / part / "_annotations.coco.json", content)
+
+
+def coco_result(root: Path) -> None:
+    draw(root / "images")
+    write(root / "result.json", coco_json(folder="../../data/media/upload/3/0123abcd-", region=as_flat_polygon))
+
+
+def coco_same_names(root: Path) -> None:
+    draw(root / "train", "a", "b c")
+    draw(root / "val", "ü", "a")
+    write(root / "train.json", coco_json("a", "b c"))
+    write(root / "val.json", coco_json("ü"))
+
+
+def labelme_beside(root: Path) -> None:
+    draw(root)
+    for stem in TRUTH:
+        write(root / f"{stem}.json", labelme_json(stem, imagePath="renamed since.jpg"))
+
+
+def labelme_apart(root: Path) -> None:
+    for part, stem in (("train", "a"), ("train", "b c"), ("val", "ü")):
+        draw(root / "images" / part, stem)
+        write(root / "labels" / part / f"{stem}.json", labelme_json(stem))
+
+
+def label_studio(root: Path) -> None:
+    draw(root / "images")
+    places = ("/data/upload/3/0123abcd-a.jpg", "/data/local-files/?d=x/b%20c.jpg", "s3://bucket/%C3%BC.jpg")
+    write(root / "export.json", [task(stem, place) for stem, place in zip(TRUTH, places, strict=True)])
+
+
+def label_studio_prefixed_pictures(root: Path) -> None:
+    draw(root, *(f"0123abcd-{stem}" for stem in TRUTH))
+    tasks = [task(stem, f"{stem}.jpg") for stem in TRUTH]
+    other = {"result": [], "was_cancelled": True, "ground_truth": True}
+    tasks[0]["annotations"] = [{"result": []}, *tasks[0]["annotations"], other]
+    write(root / "export.json", tasks)
+
+
+def yolo_parts(root: Path) -> None:
+    for part, stem in (("train", "a"), ("train", "b c"), ("val", "ü")):
+        draw(root / "images" / part, stem)
+        if TRUTH[stem]:
+            write(root / "labels" / part / f"{stem}.txt", yolo_text(stem))
+    write(root / "data.yaml", "path: .\ntrain: images/train\n\nnames:\n  0: cat  # grey\n  1: 'dog'\nnc: 2\n")
+
+
+def yolo_by_roboflow(root: Path) -> None:
+    for part, stem in (("train", "a"), ("valid", "b c"), ("test", "ü")):
+        draw(root / part / "images", stem)
+        write(root / part / "labels" / f"{stem}.txt", yolo_text(stem).strip())
+    write(root / "data.yaml", "train: ../train/images\nnc: 2\nnames: ['cat', \"dog\"]\n")
+
+
+def yolo_plain(root: Path) -> None:
+    draw(root / "images")
+    for stem in TRUTH:
+        write(root / "labels" / f"{stem}.txt", yolo_text(stem))
+    write(root / "labels/classes.txt", "cat\ndog\n")
+
+
+WRITERS = (
+    coco_in_annotations,
+    coco_by_roboflow,
+    coco_result,
+    coco_same_names,
+    labelme_beside,
+    labelme_apart,
+    label_studio,
+    label_studio_prefixed_pictures,
+    yolo_parts,
+    yolo_by_roboflow,
+    yolo_plain,
+)
+
+
+@pytest.mark.parametrize("write_all", WRITERS, ids=lambda writer: writer.__name__)
+@pytest.mark.parametrize("inside", ["", "unpacked/once"])
+def test_one_truth(tmp_path: Path, write_all: Callable[[Path], None], inside: str) -> None:
+    write_all(tmp_path / inside)
+    folder = read_folder(tmp_path)
+    assert folder.root == tmp_path / inside
+    assert folder.classes == NAMES
+    assert folder.values == (0, 1, 2)
+    found = {pair.image.stem.removeprefix("0123abcd-"): pair for pair in folder.pairs}
+    assert found.keys() == TRUTH.keys()
+    for stem, pair in found.items():
+        np.testing.assert_array_equal(read_codes(pair.mask, SIZE).values, truth(stem))
+
+
+def parts(folder: Folder) -> dict[str, str | None]:
+    return {pair.name: pair.part for pair in folder.pairs}
+
+
+def test_parts_and_names(tmp_path: Path) -> None:
+    coco_in_annotations(tmp_path / "coco")
+    assert parts(read_folder(tmp_path / "coco")) == {"train/a": "train", "train/b c": "train", "val/ü": "val"}
+    yolo_by_roboflow(tmp_path / "yolo")
+    assert parts(read_folder(tmp_path / "yolo")) == {"train/a": "train", "val/b c": "val", "test/ü": "test"}
+    labelme_beside(tmp_path / "labelme")
+    assert parts(read_folder(tmp_path / "labelme")) == {"a": None, "b c": None, "ü": None}
+
+
+def test_remarks(tmp_path: Path) -> None:
+    coco_in_annotations(tmp_path / "coco")
+    draw(tmp_path / "coco/images/val2017", "new")
+    said = "\n".join(read_folder(tmp_path / "coco").remarks)
+    assert "without any object, all background: 1" in said
+    assert "left out (1): images/val2017/new.jpg" in said
+    assert "person_keypoints_val2017.json" in said
+    label_studio_prefixed_pictures(tmp_path / "studio")
+    assert "several annotations: 1" in "\n".join(read_folder(tmp_path / "studio").remarks)
+    yolo_parts(tmp_path / "yolo")
+    assert "without a text file, all background: 1" in "\n".join(read_folder(tmp_path / "yolo").remarks)
+
+
+@pytest.mark.parametrize("write_all", [coco_result, label_studio, yolo_plain])
+def test_drawn_masks_go_before_annotations(tmp_path: Path, write_all: Callable[[Path], None]) -> None:
+    write_all(tmp_path)
+    (tmp_path / "masks").mkdir()
+    for stem in TRUTH:
+        Image.fromarray(truth(stem)).save(tmp_path / "masks" / f"{stem}.png")
+    assert [type(pair.mask) for pair in read_folder(tmp_path).pairs] == [FileMask] * 3
+
+
+@pytest.mark.parametrize("place", ["masks/train", "SegmentationClass", ""])
+def test_annotations_beside_drawn_masks_are_not_read(tmp_path: Path, place: str) -> None:
+    labelme_beside(tmp_path)
+    layout = next(layout for layout in LAYOUTS if "LabelMe" in layout.words())
+    assert layout.fits(tmp_path)
+    draw(tmp_path / place, "a_mask", suffix=".png")
+    assert not layout.fits(tmp_path)
+
+
+def test_names_of_the_background_and_of_what_is_not_scored(tmp_path: Path) -> None:
+    draw(tmp_path, "a")
+    labels = ("cat", "_background_", "__ignore__")
+    shapes = [{"label": n, "points": corners(8 * i, 0, 8 * i + 12, 9)} for i, n in enumerate(labels)]
+    write(tmp_path / "a.json", labelme_json("a", imagePath="a.jpg", shapes=shapes))
+    folder = read_folder(tmp_path)
+    assert (folder.classes, folder.values, folder.ignored) == (("background", "cat"), (0, 1), (255,))
+    row = read_codes(folder.pairs[0].mask, SIZE).values[0]
+    assert row.tolist() == [1] * 8 + [0] * 8 + [255] * 12 + [0] * 12
+
+
+def test_circles_and_turned_boxes(tmp_path: Path) -> None:
+    draw(tmp_path, "a")
+    circle = {"label": "cat", "points": [[20, 15], [20, 5]], "shape_type": "circle"}
+    write(tmp_path / "a.json", labelme_json("a", shapes=[circle]))
+    drawn = read_codes(read_folder(tmp_path).pairs[0].mask, SIZE).values
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    radius = np.hypot(x - 20, y - 15)
+    assert drawn[radius < 9.7].all()
+    assert not drawn[radius > 10.3].any()
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_folder(root)
+    assert "{" not in str(caught.value).replace("{count}", "")
+    return str(caught.value)
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    write(path, content)
+
+
+COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "category": (lambda c: c["annotations"][0].update(category_id=99), r"unknown class (1): train.json: 1 (99)"),
+    "picture": (lambda c: c["annotations"][1].update(image_id=99), r"unknown picture (1): train.json: 2 (99)"),
+    "box": (lambda c: c["annotations"][2].pop("segmentation"), "without a region (1): train.json: 3;"),
+    "no region": (lambda c: c["annotations"][2].update(segmentation=[]), "without a region (1): train.json: 3;"),
+    "two points": (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "3 points (1): train.json: 1;"),
+    "odd": (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "3 points (1): train.json: 1;"),
+    "not finite": (
+        lambda c: c["annotations"][0]["segmentation"][0].append(float("nan")),
+        "annotations[0].segmentation",
+    ),
+    "text": (lambda c: c["annotations"][3].update(segmentation="x"), "train.json: annotations[3].segmentation: "),
+    "run lengths": (
+        lambda c: c["annotations"][0].update(segmentation={"size": SIZE, "counts": [5]}),
+        "(RLE) that do not fill their picture (1): train.json: 1",
+    ),
+    "their size": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [5, 5], "counts": [25]}),
+        "train.json: 1 (5x5, 40x30)",
+    ),
+    "missing": (lambda c: c["images"][0].update(file_name="gone.jpg"), "not in the folder (1): gone.jpg (train.json)"),
+    "no name": (lambda c: c["images"][0].pop("file_name"), "train.json: images[0].file_name: Field required"),
+    "twice": (lambda c: c["images"].append({"id": 50, "file_name": "a.jpg"}), "annotated twice (1): images/a.jpg"),
+    "one id": (lambda c: c["images"].append({"id": 7, "file_name": "ü.jpg"}), "train.json: images: two have the id 7"),
+    "foreign": (lambda c: c["images"][0].update(file_name="a.gif"), "kind that is not read (1): a.gif"),
+    "classes": (
+        lambda c: c["categories"].extend({"id": 100 + i, "name": f"n{i}"} for i in range(253)),
+        "255 classes beside the background",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", COCO_FAULTS)
+def test_faults_of_coco(tmp_path: Path, fault: str) -> None:
+    draw(tmp_path / "images")
+    write(tmp_path / "train.json", coco_json())
+    change, words = COCO_FAULTS[fault]
+    edit(tmp_path / "train.json", change)
+    assert words in refusal(tmp_path)
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    draw(tmp_path / "images")
+    write(tmp_path / "one.json", coco_json("a", "b c"))
+    write(tmp_path / "two.json", json.dumps(coco_json("ü"), indent=1)[:-40])
+    for fault in ("category", "box", "missing"):
+        edit(tmp_path / "one.json", COCO_FAULTS[fault][0])
+    text = refusal(tmp_path)
+    assert "4 problems" in text
+    assert "two.json (Invalid JSON: EOF" in text
+    assert "line " in text
+    assert "column " in text
+
+
+def test_a_picture_of_another_size_than_stated(tmp_path: Path) -> None:
+    coco_result(tmp_path)
+    with pytest.raises(DataError, match=r"result.json: written for a picture of 40x30 px, but it is 30x40 px"):
+        read_codes(read_folder(tmp_path).pairs[0].mask, SIZE[::-1])
+
+
+def test_several_pictures_of_one_name(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        draw(tmp_path / place)
+    write(tmp_path / "all.json", coco_json("a"))
+    assert "of which there are several (1): a.jpg (one/a.jpg, two/a.jpg)" in refusal(tmp_path)
+
+
+def test_faults_of_labelme(tmp_path: Path) -> None:
+    labelme_beside(tmp_path)
+    edit(tmp_path / "a.json", lambda c: c["shapes"][0].update(shape_type="line"))
+    edit(tmp_path / "a.json", lambda c: c["shapes"][1].update(points=[[1, 1], [2, 2]]))
+    write(tmp_path / "b c.json", '{"shapes": [')
+    write(tmp_path / "far.json", labelme_json("a", imagePath="C:\\pictures\\far.jpg"))
+    text = refusal(tmp_path)
+    assert "kind that is not read (1): a.json: 1 (line)" in text
+    assert "fewer than 3 points (1): a.json: 2 (polygon)" in text
+    assert "cannot be read (1): b c.json (Invalid JSON: EOF while parsing a list at line 1 column 12)" in text
+    assert "not in the folder (1): C:\\pictures\\far.jpg (far.json)" in text
+
+
+STUDIO_FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "brush": (lambda r: r.update(type="brushlabels", value={"format": "rle", "rle": [1, 2]}), "Brush labels to PNG"),
+    "ellipse": (
+        lambda r: r.update(type="ellipselabels", value={"x": 1, "y": 2}),
+        "export.json: task 5 (ellipselabels)",
+    ),
+    "no label": (lambda r: r["value"].update(polygonlabels=[]), "without a label, or with several (1): export.json"),
+    "turned": (lambda r: r.update(image_rotation=90), "turned rectangles or pictures (1): export.json: task 5"),
+    "two points": (
+        lambda r: r["value"].update(points=[[1, 2], [3, 4]]),
+        "fewer than 3 points (1): export.json: task 5",
+    ),
+    "text": (lambda r: r["value"].update(points="x"), "export.json: [0].annotations[0]: "),
+}
+
+
+@pytest.mark.parametrize("fault", STUDIO_FAULTS)
+def test_faults_of_label_studio(tmp_path: Path, fault: str) -> None:
+    label_studio(tmp_path)
+    change, words = STUDIO_FAULTS[fault]
+    edit(tmp_path / "export.json", lambda tasks: change(tasks[0]["annotations"][0]["result"][0]))
+    assert words in refusal(tmp_path)
+
+
+def test_other_exports_of_label_studio(tmp_path: Path) -> None:
+    draw(tmp_path, "a")
+    small = [{"id": 1, "image": "/data/upload/1/a.jpg", "label": [{"points": [[1, 2]], "polygonlabels": ["cat"]}]}]
+    write(tmp_path / "min.json", small)
+    assert "JSON-MIN" in refusal(tmp_path)
+
+
+def test_label_studio_rectangles_and_unfinished_tasks(tmp_path: Path) -> None:
+    label_studio(tmp_path)
+
+    def change(tasks: list[dict[str, Any]]) -> None:
+        box = {"x": 25, "y": 50, "width": 50, "height": 50, "rectanglelabels": ["dog"]}
+        tasks[0]["annotations"][0]["result"] = [
+            {"type": "rectanglelabels", "value": box},
+            {"type": "choices", "value": {"choices": ["good"]}},
+        ]
+        tasks[1]["annotations"] = []
+
+    edit(tmp_path / "export.json", change)
+    folder = read_folder(tmp_path)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[15:, 10:30] = 1
+    np.testing.assert_array_equal(read_codes(folder.pairs[0].mask, SIZE).values, expected)
+    assert "tasks without an annotation are left out: 1" in folder.remarks
+
+
+YOLO_FAULTS = {
+    "0 .5 .5 .1 .1": "without a region (1): labels/a.txt, line 1; boxes do not say",
+    "0 .5 .5 .1": "fewer than 3 points (1): labels/a.txt, line 1",
+    "\n7 0 0 1 0 1 1": "unknown class (1): labels/a.txt, line 2 (7)",
+    "0 0 0 40 0 40 30": "no shares of the picture's width and height (1): labels/a.txt, line 1",
+    "0 0 0 nan 0 1 1": "labels/a.txt, line 1: not a class number and coordinates",
+    "cat 0 0 1 0 1 1": "labels/a.txt, line 1: not a class number and coordinates",
+}
+
+
+@pytest.mark.parametrize("line", YOLO_FAULTS)
+def test_faults_of_yolo(tmp_path: Path, line: str) -> None:
+    yolo_plain(tmp_path)
+    write(tmp_path / "labels/a.txt", line)
+    write(tmp_path / "labels/lost.txt", "")
+    text = refusal(tmp_path)
+    assert YOLO_FAULTS[line] in text
+    assert "masks without a picture (1): labels/lost.txt" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: [cat, 'big dog']",
+        "nc: 2\nnames: [ 'cat' , \"big dog\" ] # two\n",
+        "names: ['cat',\n  'big dog',\n]\nnc: 2",
+        "names:\n- cat\n- big dog\nnc: 2",
+        "names:\n  - cat\n\n  # next\n  - 'big dog'\n",
+        "names:\n  0: cat\n  1: big dog\ntrain: x",
+        "names: {0: cat, 1: 'big dog'}",
+        "x: y\r\nnames:\r\n  1: big dog\r\n  0: cat\r\n",
+    ],
+)
+def test_names_in_yaml(text: str) -> None:
+    assert parse_names(text) == {0: "cat", 1: "big dog"}
+
+
+def test_no_names_in_yaml() -> None:
+    assert parse_names("nc: 2\nother_names: [a]\n") == {}
+
+
+def test_ten_thousand_pictures_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    picture = tmp_path / "images/0.jpg"
+    Image.new("L", (8, 8)).save(picture)
+    polygon = np.random.default_rng(0).uniform(0, 400, 40).round(2).tolist()
+    images, annotations = [], []
+    for number in range(10_000):
+        if number:
+            (tmp_path / f"images/{number}.jpg").hardlink_to(picture)
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": 400, "height": 400})
+        for _object in range(3):
+            one = {"id": len(annotations), "image_id": number, "category_id": 1, "segmentation": [polygon]}
+            annotations.append(one)
+    categories = [{"id": 1, "name": "cat"}]
+    write(tmp_path / "all.json", {"images": images, "annotations": annotations, "categories": categories})
+    start = time.perf_counter()
+    assert len(read_folder(tmp_path).pairs) == 10_000
+    assert time.perf_counter() - start < 6  # s; 3 on a machine that does nothing else
