@@ -1,6 +1,8 @@
 """Polygon annotations: one truth written in each format reads as the same class maps; faults are named."""
 
 import json
+import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -486,6 +490,33 @@ def test_names_in_yaml(text: str) -> None:
 
 def test_no_names_in_yaml() -> None:
     assert parse_names("nc: 2\nother_names: [a]\n") == {}
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(WRITERS), st.randoms(use_true_random=False), st.integers(1, 4))
+def test_damaged_files_are_named_or_read(
+    tmp_path: Path, write_all: Callable[[Path], None], chance: random.Random, changes: int
+) -> None:
+    """Whatever is changed in an annotation file: either a problem is told, or masks are drawn."""
+    root = tmp_path / write_all.__name__
+    shutil.rmtree(root, ignore_errors=True)
+    write_all(root)
+    path = chance.choice([p for p in sorted(root.rglob("*.*")) if p.suffix in (".json", ".txt", ".yaml")])
+    content = bytearray(path.read_bytes())
+    for _change in range(changes):
+        place = chance.randrange(len(content) + 1)
+        junk = chance.choice([b"", b"9", b"e99", b"-", b"null", b"[]", b"{}", b'"', b"\xff", b"\0", b",", b"1e400"])
+        content[place : place + chance.choice([0, 1, 5, 10**6])] = junk
+    path.write_bytes(content)
+    try:
+        pairs = read_folder(root).pairs
+    except DataError:
+        return
+    for pair in pairs:
+        try:
+            assert read_codes(pair.mask, SIZE).values.shape == SIZE
+        except DataError as error:
+            assert "written for a picture of" in str(error)  # noqa: PT017
 
 
 def test_ten_thousand_pictures_in_one_file(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def _has_masks(root: Path) -> bool:
         stems = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
         if stems and "mask" in map(side_of, place.relative_to(root).parts):
             return True
-        if any(bare_stem(stem, "mask") in stems - {stem} for stem in stems):
+        if any((bare := bare_stem(stem, "mask")) != stem and bare in stems for stem in stems):
             return True
     return False
 

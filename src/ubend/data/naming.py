@@ -24,16 +24,20 @@ FOREIGN_SUFFIXES = frozenset(
 )
 
 _PICTURE_WORDS = frozenset(
-    ["image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "pic", "pics", "x", "original", "originals", "input", "inputs", "jpegimages"]
+    "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages".split()
 )
 _MASK_WORDS = frozenset(
-    ["mask", "masks", "label", "labels", "annotation", "annotations", "annot", "seg", "segs", "segmentation", "segmentations", "gt", "gts", "groundtruth", "groundtruths", "y", "target", "targets", "trimap", "trimaps", "segmentationclass", "segmentationmask", "segmentationmasks", "cpmasks", "labelids"]
+    (
+        "mask masks label labels annotation annotations annot seg segs segmentation segmentations gt gts groundtruth "
+        "groundtruths y target targets trimap trimaps segmentationclass segmentationmask segmentationmasks cpmasks "
+        "labelids"
+    ).split()
 )
 _SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(_MASK_WORDS, "mask")}
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
-OVERLAY_WORDS = frozenset(["overlay", "overlays", "blend", "blended", "vis", "visualization", "visualisation", "preview"])
+OVERLAY_WORDS = frozenset("overlay overlays blend blended vis visualization visualisation preview".split())
 OBJECT_WORDS = frozenset(
-    ["obj", "object", "objects", "inst", "instance", "instances", "cell", "cells", "nucleus", "nuclei", "lesion", "region", "roi", "part", "no", "nr"]
+    "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr".split()
 )
 
 

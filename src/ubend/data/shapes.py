@@ -87,7 +87,7 @@ def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64
 def measure_polygon(polygon: Sequence[float]) -> float:
     """The area of (x0, y0, x1, y1, ...), in squares of its unit (Gauss's formula)."""
     x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return float(abs(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
 
 
 def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
