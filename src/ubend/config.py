@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ubend.errors import SettingError
+from ubend.errors import SettingError, reason
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -99,6 +100,7 @@ class TrainSettings(_Section):
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    init_from: str | None = None  # model file or run folder whose weights the training begins with
     precision: Precision | None = None
     compile: bool | None = None
     deterministic: bool = False
@@ -168,7 +170,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(_("cannot read settings from {path}: {reason}").format(path=path, reason=error)) from error
+        raise SettingError(
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+        ) from error
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -270,6 +274,35 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
 
 
+def _reason(problem: ErrorDetails) -> str:
+    """Why a value does not fit, in our words: pydantic's are English."""
+    kind, facts = problem["type"], problem.get("ctx", {})
+    match kind:
+        case "greater_than":
+            return _("must be greater than {gt}").format(**facts)
+        case "greater_than_equal":
+            return _("must be {ge} or more").format(**facts)
+        case "less_than":
+            return _("must be less than {lt}").format(**facts)
+        case "less_than_equal":
+            return _("must be {le} or less").format(**facts)
+        case "literal_error":
+            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
+        case "finite_number":
+            return _("must be a finite number")
+    if kind.startswith("int"):
+        return _("must be a whole number")
+    if kind.startswith("float"):
+        return _("must be a number")
+    if kind.startswith("bool"):
+        return _("must be true or false")
+    if kind.startswith("string"):
+        return _("must be text")
+    if kind.startswith("tuple"):
+        return _("must be a list")
+    return problem["msg"].removeprefix("Value error, ")
+
+
 def _validate(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
@@ -277,6 +310,8 @@ def _validate(values: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            reason = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {reason}" + (f" (is {problem['input']!r})" if problem["loc"] else ""))
+            why = _reason(problem)
+            if problem["loc"]:
+                why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
+            lines.append(f"{key}: {why}")
         raise SettingError("; ".join(lines)) from error

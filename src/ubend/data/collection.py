@@ -14,6 +14,7 @@ from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
 from ubend.data.pairs import Pair, Part, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
 from ubend.data.tree import entries, is_empty, subfolders, walk
+from ubend.errors import reason
 from ubend.language import _
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
@@ -73,7 +74,7 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
     try:
         return shape.validate_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
-        problems.add("annotation file", f"{problems.shorten(path)} ({error.strerror or error})")
+        problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     except ValidationError as error:
         deepest: dict[tuple[int | str, ...], tuple[int, str]] = {}
         for one in error.errors(include_url=False, include_context=False, include_input=False):
@@ -83,8 +84,8 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
             place, depth = tuple(one["loc"][:3]), len(one["loc"])
             if depth > deepest.get(place, (-1, ""))[0]:  # of several readings of an entry, what went furthest
                 deepest[place] = depth, one["msg"]
-        for place, (_depth, reason) in deepest.items():
-            problems.add("annotation entry", f"{problems.shorten(path)}: {_spell(place)}: {reason}")
+        for place, (_depth, words) in deepest.items():
+            problems.add("annotation entry", f"{problems.shorten(path)}: {_spell(place)}: {words}")
     return None
 
 

@@ -12,6 +12,7 @@ from ubend.data.pairs import Reading
 from ubend.data.problems import Problems
 from ubend.data.shapes import Shape
 from ubend.data.tree import entries, subfolders
+from ubend.errors import reason
 from ubend.language import _
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
@@ -76,7 +77,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        problems.add("annotation file", f"{name} ({error})")
+        problems.add("annotation file", f"{name} ({reason(error)})")
         return []
     for count, line in enumerate(lines, 1):
         who, words = _("{file}, line {number}").format(file=name, number=count), line.split()
@@ -106,7 +107,7 @@ def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
             try:
                 names = parse_names(path.read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError) as error:
-                problems.add("annotation file", f"{problems.shorten(path)} ({error})")
+                problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
                 continue
             if names:
                 return names
