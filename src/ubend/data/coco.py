@@ -64,6 +64,7 @@ _FILE = TypeAdapter(_File)
 
 
 def fits_coco(root: Path) -> bool:
+    """Are there JSON files that look like COCO's?"""
     return holds(root, "coco")
 
 

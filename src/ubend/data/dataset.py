@@ -271,7 +271,7 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, remarks)
+    return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *remarks])
 
 
 def _find_all_damage(pairs: Sequence[Pair]) -> list[str]:

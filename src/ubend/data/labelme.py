@@ -42,6 +42,7 @@ _FILE = TypeAdapter(_File)
 
 
 def fits_labelme(root: Path) -> bool:
+    """Are there JSON files that look like LabelMe's?"""
     return holds(root, "labelme")
 
 

@@ -52,6 +52,7 @@ _FILE = TypeAdapter(list[_Task])
 
 
 def fits_label_studio(root: Path) -> bool:
+    """Are there JSON files that look like Label Studio's?"""
     return holds(root, "labelstudio")
 
 
