@@ -255,6 +255,21 @@ def test_parts_and_names(tmp_path: Path) -> None:
     assert parts(read_folder(tmp_path / "labelme")) == {"a": None, "b c": None, "ü": None}
 
 
+def test_names_of_pictures_are_no_parts(tmp_path: Path) -> None:
+    """A file called after a picture of a train or a test says nothing of parts, nor does the only file of a set."""
+    draw(tmp_path / "labelme", "train_1", "test_2")
+    for stem in ("train_1", "test_2"):
+        write(tmp_path / f"labelme/{stem}.json", labelme_json("a"))
+    assert set(parts(read_folder(tmp_path / "labelme")).values()) == {None}
+    yolo_plain(tmp_path / "yolo")
+    draw(tmp_path / "yolo/images", "train_1")
+    write(tmp_path / "yolo/labels/train_1.txt", yolo_text("a"))
+    assert set(parts(read_folder(tmp_path / "yolo")).values()) == {None}
+    draw(tmp_path / "coco")
+    write(tmp_path / "coco/my test.json", coco_json())
+    assert set(parts(read_folder(tmp_path / "coco")).values()) == {None}
+
+
 def test_remarks(tmp_path: Path) -> None:
     coco_in_annotations(tmp_path / "coco")
     draw(tmp_path / "coco/images/val2017", "new")

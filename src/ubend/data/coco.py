@@ -15,9 +15,10 @@ from ubend.data.collection import (
     is_polygon,
     load_json,
     number_classes,
+    part_of_path,
 )
 from ubend.data.masks import DrawnMask
-from ubend.data.pairs import Reading
+from ubend.data.pairs import Part, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
 from ubend.data.shapes import Shape, measure_polygon, read_counts
 from ubend.language import _
@@ -78,7 +79,10 @@ def read_coco(root: Path, problems: Problems) -> Reading:
     loaded = {path: load_json(path, _FILE, problems) for path in paths if path.name not in others}
     files = {path: file for path, file in loaded.items() if file is not None}
     classes, values = number_classes(_category_names(files.values()), problems)
-    empty = sum(_read_file(path, file, values, collection) for path, file in files.items())
+    empty = 0
+    for path, file in files.items():
+        part = part_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
+        empty += _read_file(path, file, values, collection, part)
     if empty:
         sentence = _("pictures of the annotation files without any object, all background: {count}")
         collection.remarks.append(sentence.format(count=empty))
@@ -95,7 +99,7 @@ def _category_names(files: Iterable[_File]) -> list[str]:
     return [name for _id, name in sorted(kept, key=lambda c: (natural_key(str(c[0])), c[1]))]
 
 
-def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection) -> int:
+def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, part: Part | None) -> int:
     """Add the pictures of a file; returns how many of them have no object."""
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
@@ -121,7 +125,7 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
     for picture in file.images:
         if (image := collection.find(picture.file_name, path)) is not None:
             shapes = sorted(drawn[picture.id], key=lambda pair: -pair[0])
-            collection.add(image, DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id]))
+            collection.add(image, DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id]), part)
     return sum(not shapes for shapes in drawn.values())
 
 

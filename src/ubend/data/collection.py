@@ -201,14 +201,15 @@ class Collection:
         same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
         return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
 
-    def add(self, image: Path, mask: DrawnMask) -> None:
-        """A picture with its mask; its part is what the annotation file's path says, else its own."""
+    def add(self, image: Path, mask: DrawnMask, part: Part | None = None) -> None:
+        """A picture with its mask; its part is the one given, else what the folders say of the two files."""
         if image in self._pairs:
             files = sorted({self.problems.shorten(path) for path in (mask.path, self._pairs[image].mask.path)})
             self.problems.add("annotated twice", f"{self.problems.shorten(image)} ({', '.join(files)})")
         if is_empty(image):
             self.problems.add("empty", image)
-        part = part_of_path(mask.path, self.root) or part_of_path(image.parent / "-", self.root)
+        for path in (mask.path, image):
+            part = part or part_of_path(path.parent / "-", self.root)
         self._pairs[image] = Pair(self._name(image), image, mask, part, None)
 
     def _name(self, image: Path) -> str:
