@@ -18,21 +18,7 @@ from ubend.errors import DataError
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 
 
-MASK_ENDINGS = [
-    "_mask",
-    "_Mask",
-    "_cp_masks",
-    "_masks",
-    "_seg",
-    "_segmentation",
-    "_label",
-    "_labels",
-    "_gt",
-    "-mask",
-    "_GT",
-    "_ground_truth",
-    "_L",
-]
+MASK_ENDINGS = ("_mask", "_Mask", "_cp_masks", "_masks", "_seg", "_segmentation", "_label", "_gt", "-mask", "_L")
 
 
 def draw(*paths: Path) -> None:
@@ -132,9 +118,11 @@ def test_nested(tmp_path: Path, below: str) -> None:
     assert found.pairs[0].name == "1"
 
 
-def test_three_levels_down_is_too_deep(tmp_path: Path) -> None:
+def test_a_wrapper_is_no_part_of_the_names(tmp_path: Path) -> None:
     draw_flat(tmp_path / "a/b/c", "1")
-    assert "no pictures with masks found" in problems(tmp_path)[0]
+    found = read_folder(tmp_path)
+    assert found.root == tmp_path / "a/b/c"
+    assert [pair.name for pair in found.pairs] == ["1"]
 
 
 @pytest.mark.parametrize("below", [".", "oxford-iiit-pet"])
@@ -156,12 +144,19 @@ def test_classes_file(tmp_path: Path, place: str) -> None:
 
 
 def test_nothing_found_shows_what_is_accepted(tmp_path: Path) -> None:
-    draw(tmp_path / "pictures/1.png")
+    (tmp_path / "notes").mkdir()
     (line,) = problems(tmp_path)
-    assert "pictures/" in line
+    assert "notes/" in line
     assert "images/ and masks/" in line
     assert "Oxford-IIIT Pet" in line
     assert "\n" not in line
+
+
+def test_pictures_alone_are_for_predict(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg")
+    (line,) = problems(tmp_path)
+    assert "2 pictures but no masks" in line
+    assert "ubend predict" in line
 
 
 def test_no_folder_or_a_file(tmp_path: Path) -> None:
@@ -179,7 +174,7 @@ def test_two_data_sets(tmp_path: Path) -> None:
 def test_empty_layout(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    assert "no pictures in: images" in problems(tmp_path)[0]
+    assert "images/, masks/" in problems(tmp_path)[0]
 
 
 def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
@@ -191,13 +186,12 @@ def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\na\n")
     found = problems(tmp_path)
     expected = [
-        ("without a mask (1)", "images/alone.png"),
+        ("without a mask (2)", "images/alone.png, images/deeper/1.png"),
         ("without a picture (1)", "masks/orphan.png"),
         ("several masks", "double (double.png, double_seg.png)"),
         ("several pictures of one name", "twice (twice.jpg, twice.png)"),
         ("0 bytes", "images/empty.jpg"),
         ("not read", "masks/moving.gif"),
-        ("with the pictures", "images/deeper"),
         ("class name", "classes.txt"),
     ]
     assert len(found) == len(expected)
@@ -216,7 +210,7 @@ def test_broken_link_and_empty_mask(tmp_path: Path) -> None:
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
-    (tmp_path / "masks").mkdir()
+    draw_flat(tmp_path, "x")
     draw(*(tmp_path / f"images/{i}.png" for i in range(13)))
     (line,) = problems(tmp_path)
     assert "(13)" in line
@@ -230,7 +224,7 @@ def test_part_without_masks_and_part_twice(tmp_path: Path) -> None:
     draw_flat(tmp_path / "valid", "2")
     draw(tmp_path / "test/images/1.png")
     missing, twice = problems(tmp_path)
-    assert "test/masks" in missing
+    assert "without any mask (1): test/images;" in missing
     assert "val + valid" in twice
 
 

@@ -50,7 +50,7 @@ class Told:
         names: class names in the order of the codes.
         values: the code of each class, when the layout tells them.
         colors: the colour of each class, from a table in the folder.
-        ignored: values beside `values` that are not scored.
+        ignored: values whose pixels are not scored, beside `values`.
     """
 
     table: tuple[str, ...] | None = None

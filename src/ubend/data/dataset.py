@@ -237,7 +237,7 @@ def _open_folder(
     """
     pairs = folder.pairs
     found = survey_folder(folder, settings, cache, teller)
-    labels, remarks = found.labels, [*folder.remarks, *found.remarks]
+    labels, remarks = found.labels, found.remarks
     settings, choices = choose_pictures(
         settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
     )
@@ -301,7 +301,7 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, remarks)
+    return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *remarks])
 
 
 def _find_all_damage(pairs: Sequence[Pair]) -> list[str]:

@@ -7,19 +7,22 @@ general. Problems are collected by kind while reading and raised together, worst
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ubend.data import annotations
 from ubend.data.classtable import read_class_table
 from ubend.data.layouts import TREE, list_root, read_lists
-from ubend.data.masks import LayeredMask
+from ubend.data.masks import FileMask
+from ubend.data.naming import folder_meaning
 from ubend.data.official import PETS, VOC
 from ubend.data.pairs import Folder, Layout, Pair, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
 from ubend.data.splitfile import apply_split
-from ubend.data.tree import entries, subfolders, walk
+from ubend.data.tree import as_found, entries, subfolders, walk
 from ubend.errors import DataError
 from ubend.language import _
 
-_LAYOUTS = (PETS, VOC)  # the tree of folders comes after all of them
+_LAYOUTS = (PETS, VOC, *annotations.LAYOUTS)  # the tree of folders comes after all of them
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
+_DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
 _Look = Callable[[list[Pair]], list[str]]
 
 
@@ -42,8 +45,7 @@ def read_folder(root: Path, split: Path | None = None, look: _Look | None = None
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    tables = [place, root] if layout != TREE else [root, *_single_below(root)]
-    return _finish(place, words, reading, tables, problems, split, look)
+    return _finish(place, words, reading, [place, root], problems, split, look)
 
 
 def read_pairs(images: str, masks: str, split: Path | None = None, look: _Look | None = None) -> Folder:
@@ -75,11 +77,11 @@ def _finish(
     if split is not None and pairs:
         pairs = apply_split(pairs, split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
-    by_words = classes is not None and len(classes) > 2 and isinstance(pairs[0].mask, LayeredMask)
-    if not by_words and (table := read_class_table(tables, problems)):
+    drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
+    if not drawn and (table := read_class_table(tables, problems)):
         classes, values, colors = table.names, table.values or values, table.colors or colors
     problems.raise_any(look(pairs) if look and problems else [])
-    return Folder(place, words, tuple(pairs), classes, values, colors, reading.ignored, reading.remarks)
+    return Folder(place, words, tuple(pairs), classes, values, colors, reading.remarks, reading.ignored)
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:
@@ -94,25 +96,28 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
             _refuse_several(root, list(found))
             return found.popitem()
         level = [below for place in level for below in subfolders(place).values()]
-    return root, TREE
+    return _unwrap(root), TREE
 
 
 def _refuse_several(root: Path, places: list[Path]) -> None:
     """Fail when a folder holds a data set, and another, or pictures beside it."""
     outside = [found.path.parent for found in walk(root) if not any(found.path.is_relative_to(p) for p in places)]
-    several = [*places, *sorted(path for path in set(outside) if path != root)]
+    beside = {root / path.relative_to(root).parts[0] for path in outside if path != root}
+    several = [*places, *(path for path in beside if not any(place.is_relative_to(path) for place in places))]
     if len(several) > 1:
-        names = enumerate_names([place.relative_to(root).as_posix() for place in several])
+        names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))
         raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
 
 
-def _single_below(root: Path) -> list[Path]:
-    """The folders that an archive was packed in: each the only one in the one above."""
-    below = []
-    while len(inside := list(subfolders(root).values())) == 1:
+def _unwrap(root: Path) -> Path:
+    """The folder within those that an archive was packed in, each the only one in the one above."""
+    for _depth in range(_DEEPEST_WRAPPER):
+        inside = list(subfolders(root).values())
+        loose = any(not entry.is_dir() and as_found(Path(entry.path), ()) for entry in entries(root))
+        if loose or len(inside) != 1 or folder_meaning(inside[0].name) is not None:
+            break
         root = inside[0]
-        below.append(root)
-    return below
+    return root
 
 
 def _describe_nothing(root: Path) -> str:

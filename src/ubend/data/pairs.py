@@ -40,8 +40,8 @@ class Reading:
         classes: class names in the order of `values`; None when nothing tells them.
         values: the mask value of each class; None when the layout does not tell them.
         colors: the colour of each class; when given, masks are coded by colour, not by value.
-        ignored: values that are not scored, beside `values`.
         remarks: what the user should know.
+        ignored: mask values whose pixels are not scored.
         words: the layout, in words that tell more than `Layout.words`; "" when there is no more to tell.
     """
 
@@ -49,8 +49,8 @@ class Reading:
     classes: tuple[str, ...] | None = None
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
-    ignored: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
     words: str = ""
 
 
@@ -77,7 +77,7 @@ class Folder:
         root: where the layout was found: the folder asked for, or one below it.
         layout: the layout in words.
         pairs: at least one, in the natural order of their names (`2` before `10`).
-        classes, values, colors, ignored, remarks: as of `Reading`.
+        classes, values, colors, remarks, ignored: as of `Reading`.
     """
 
     root: Path
@@ -86,5 +86,5 @@ class Folder:
     classes: tuple[str, ...] | None = None
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
-    ignored: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()

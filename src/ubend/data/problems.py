@@ -85,6 +85,36 @@ def _sentences() -> dict[str, str]:
             "as _mask, _gt or _label before or after it; add the mask or take the picture away"
         ),
         "no image": _("masks without a picture ({count}): {names}; add the picture or take the mask away"),
+        "annotation file": _("annotation files that cannot be read ({count}): {names}; export them again"),
+        "annotation entry": _("damaged entries of annotation files ({count}): {names}; mend them or export again"),
+        "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),
+        "brush": _(
+            "regions drawn with the brush ({count}): {names}; in Label Studio choose Export, then "
+            "Brush labels to PNG, and put these masks beside the pictures"
+        ),
+        "box only": _(
+            "bounding boxes without a region ({count}): {names}; boxes do not say which pixels are meant: export "
+            "polygons or masks (segmentation), or take them away"
+        ),
+        "many classes": _("{names} classes beside the background, but a mask holds at most 254; join some"),
+        "picture missing": _("annotated pictures that are not in the folder ({count}): {names}; copy them into it"),
+        "picture unclear": _("annotated pictures of which there are several ({count}): {names}; keep one each"),
+        "annotated twice": _("pictures annotated twice ({count}): {names}; keep one annotation of each"),
+        "unknown category": _(
+            "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
+        ),
+        "unknown picture": _("annotations of an unknown picture ({count}): {names}; export again"),
+        "shape kind": _(
+            "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"
+        ),
+        "rotated": _("turned rectangles or pictures ({count}): {names}; draw polygons on the upright picture"),
+        "one label": _("regions without a label, or with several ({count}): {names}; give each one label"),
+        "few points": _("polygons of fewer than 3 points ({count}): {names}; draw them again or take them away"),
+        "run lengths": _("run lengths (RLE) that do not fill their picture ({count}): {names}; export them again"),
+        "not normalised": _(
+            "coordinates that are no shares of the picture's width and height ({count}): {names}; divide x by the "
+            "width and y by the height"
+        ),
         "listed": _("on a list of the data set, but without picture or mask ({count}): {names}; unpack them again"),
         "both lists": _("names on several lists ({count}): {names}; a picture belongs to one part"),
         "two masks": _(

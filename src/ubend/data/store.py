@@ -355,6 +355,8 @@ def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
             shape = read_image(pair.image).shape[:2]
         except DataError as error:
             problems += error.problems
+            if isinstance(pair.mask, DrawnMask):
+                return problems  # it is drawn in the size of the picture
         try:
             codes = read_codes(pair.mask, shape or (1, 1))
             if shape is not None and codes.values.shape != shape:
