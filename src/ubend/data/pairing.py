@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.data.naming import bare_stem, bare_stems, pieces, speaks_of
+from ubend.data.naming import bare_stem, bare_stems, pieces, side_of_affix, speaks_of
 from ubend.data.pairs import Part
 from ubend.data.tree import Found
 
@@ -216,7 +216,8 @@ def _common_affixes(
     ours, theirs = _common_ends(pictures), _common_ends(masks)
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
     candidates = [(_BARE, theirs), (ours, _BARE)]
-    if sure or any(speaks_of(text, "picture") for text in ours) or any(speaks_of(text, "mask") for text in theirs):
+    spoken = any(speaks_of(text, "picture") or side_of_affix(text) == "picture" for text in ours)
+    if sure or spoken or any(speaks_of(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         candidates.append((ours, theirs))
     if told:
         (a, b), (c, d) = told
