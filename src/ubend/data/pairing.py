@@ -92,10 +92,10 @@ def match(
 
     normal_pictures, normal_masks = [normal(p) for p in pictures], [normal(m) for m in masks]
     before, after = _common_affixes(normal_pictures, normal_masks, affixes, fold, sure)
-    index = _Index([_cut(picture, before) for picture in normal_pictures])
+    index = _Index([replace(picture, stem=_cut(picture.stem, before)) for picture in normal_pictures])
     matching = Matching(list(pictures), {}, [], index.twins)
     for original, mask in zip(masks, normal_masks, strict=True):
-        if claim := index.find(_cut(mask, after)):
+        if claim := index.find(replace(mask, stem=_cut(mask.stem, after))):
             number, rest, folder, own = claim
             matching.claims.setdefault(number, []).append(Claim(original, rest, folder, own))
         else:
@@ -193,12 +193,12 @@ class _Index:
 _BETWEEN = " _-.,+()[]#~"
 
 
-def _cut(item: Item, affix: Affix) -> Item:
+def _cut(stem: str, affix: Affix) -> str:
+    """The stem without an affix, if it has it."""
     before, after = affix
-    stem = item.stem
     if not (stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)):
-        return item
-    return replace(item, stem=stem[len(before) : len(stem) - len(after)])
+        return stem
+    return stem[len(before) : len(stem) - len(after)]
 
 
 def _common_affixes(
@@ -241,8 +241,7 @@ def _count_common(pictures: Sequence[Item], masks: Sequence[Item], affixes: tupl
     """How many names both sides have without the affixes; 0 when a side has one of them twice."""
     names = []
     for items, affix in zip((pictures, masks), affixes, strict=True):
-        cut = [_cut(item, affix) for item in items]
-        names.append({(item.part, item.folders, item.stem) for item in cut})
+        names.append({(item.part, item.folders, _cut(item.stem, affix)) for item in items})
         if len(names[-1]) < len(items) and affixes != (_BARE, _BARE):
             return 0
     return len(names[0] & names[1])

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -35,14 +35,12 @@ class Sides:
 
 def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     """Pictures and masks among files that no folder tells apart; what is unclear goes into the problems."""
-    masks = [item for item in items if item.found.suffix == ".npy" or speaks_of(item.stem, "mask")]
-    pictures = [item for item in items if item not in set(masks)] if masks else []
+    masks, pictures = _divide(items, lambda item: item.found.suffix == ".npy" or speaks_of(item.stem, "mask"))
     if pictures and masks:
         return Sides(pictures, masks)
-    pictures = [item for item in items if speaks_of(item.stem, "picture")]
-    others = [item for item in items if item not in set(pictures)] if pictures else []
-    if pictures and others and len(pictures) <= len(others):
-        return Sides(pictures, others)
+    pictures, masks = _divide(items, lambda item: speaks_of(item.stem, "picture"))
+    if pictures and len(pictures) <= len(masks):
+        return Sides(pictures, masks)
     groups = _two_groups(items)
     if groups is None:
         problems.tell(
@@ -53,12 +51,13 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         )
         return Sides([], [])
     named = [side_of_affix("".join(group.affix)) for group in groups]
-    alike = (
-        [_look_like_masks(group.items) for group in groups] if named[0] == named[1] else [n == "mask" for n in named]
-    )
+    if named[0] == named[1]:
+        alike = [_look_like_masks(group.items) for group in groups]
+    else:
+        alike = [named[0] == "mask" or named[1] == "picture", named[1] == "mask" or named[0] == "picture"]
     if alike[0] != alike[1]:
-        pictures, masks = groups if alike[1] else groups[::-1]
-        return Sides(pictures.items, masks.items, (pictures.affix, masks.affix))
+        ours, theirs = groups if alike[1] else groups[::-1]
+        return Sides(ours.items, theirs.items, (ours.affix, theirs.affix))
     first, second = (_pattern(root, group.items) for group in groups)
     problems.tell(
         _(
@@ -67,6 +66,14 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         ).format(root=root, first=first, second=second)
     )
     return Sides([], [])
+
+
+def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+    """Those that pass the test, and the others."""
+    passed, others = list[Item](), list[Item]()
+    for item in items:
+        (passed if test(item) else others).append(item)
+    return passed, others
 
 
 @dataclass(frozen=True)
