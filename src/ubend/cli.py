@@ -51,6 +51,7 @@ def main() -> None:
 )
 @click.option("--split", type=_PATH, help=_("CSV file,split[,group] that says which picture is in which part."))
 @click.option("--classes", help=_("Class names in the order of the mask values, by comma."))
+@click.option("--channels", type=int, help=_("1 reads grey, 3 colour, others as many  [as the pictures are]"))
 @click.option("--size", type=int, help=_("Size in pixels at which pictures are learnt."))
 @click.option("--width", type=int, help=_("Channels of the network's first level."))
 @click.option("--epochs", type=int, help=_("How often all pictures are shown."))

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
+from ubend.data.channels import agree_channels, read_headers
 from ubend.data.classes import Told, find_classes, find_strangers
 from ubend.data.folder import Folder, Pair, Part, read_folder
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
+from ubend.data.store import Store, find_damage, hash_pairs, open_store
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.errors import DataError, PairError, TrainingError
 from ubend.language import _
@@ -166,7 +168,9 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written.
     """
-    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, _find_all_damage)
+    channels = settings.data.channels
+    split = Path(settings.data.split) if settings.data.split else None
+    folder = read_folder(root, split, partial(_find_all_damage, channels=channels))
     skipped: dict[str, list[str]] = {}
     while True:
         try:
@@ -174,7 +178,7 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
-                every = error.bad | _merge(find_damage(folder.pairs), error.bad)
+                every = error.bad | _merge(find_damage(folder.pairs, channels), error.bad)
                 raise PairError(every) from error
             skipped |= error.bad
             folder = replace(folder, pairs=left)
@@ -239,7 +243,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
         DataError: the masks do not tell the classes.
     """
     pairs = folder.pairs
-    shapes, channels = read_shapes(pairs)
+    headers = read_headers(pairs, settings.data.channels)
+    channels, notes = agree_channels(headers, pairs, settings.data.channels)
+    shapes = [header.size_hw for header in headers]
     hashes = hash_pairs(pairs)
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
@@ -252,11 +258,11 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, remarks)
+    return Surveyed(shapes, channels, hashes, labels, [*notes, *remarks])
 
 
-def _find_all_damage(pairs: Sequence[Pair]) -> list[str]:
-    return [problem for problems in find_damage(pairs).values() for problem in problems]
+def _find_all_damage(pairs: Sequence[Pair], channels: int | None) -> list[str]:
+    return [problem for problems in find_damage(pairs, channels).values() for problem in problems]
 
 
 def _merge(more: Mapping[str, list[str]], known: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ubend.data.codes import Codes, pack_colors
-from ubend.data.images import explained, is_lossy, read_deep
+from ubend.data.decode import explained, is_lossy, read_raster
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -123,53 +122,45 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
 
 
 def _read_file(path: Path) -> Codes:
-    with explained(path):
-        if path.suffix.lower() == ".npy":
+    if path.suffix.lower() == ".npy":
+        with explained(path):
             return _read_numpy(path)
-        lossy = is_lossy(path)
-        deep = read_deep(path)
-        if deep is not None:
-            return _whole(path, deep)
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode == "1":
-                upright = upright.convert("L")
-            if upright.mode == "L":
-                return Codes(np.array(upright), "value", None, lossy)
-            if upright.mode == "P":
-                return Codes(np.array(upright), "value", _palette(upright), lossy)
-            pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
-    return _colored(pixels, lossy)
+    raster = read_raster(path)
+    lossy = is_lossy(path)
+    pixels = raster.pixels
+    if raster.palette is not None:
+        return Codes(_only(pixels), "value", raster.palette[:, :3], lossy)
+    if pixels.dtype != np.uint8 or pixels.shape[2] - raster.alpha not in (1, 3):
+        return _whole(path, pixels[:, :, :-1] if raster.alpha else pixels)
+    return _shaded(pixels, raster.alpha, lossy)
 
 
-def _colored(pixels: NDArray[np.uint8], lossy: bool) -> Codes:
-    """(H, W, 3 or 4) uint8 -> grey values when all of it is grey, else colours."""
-    if pixels.shape[2] == 4 and np.ptp(pixels[:, :, 3]) and not np.ptp(pixels[:, :, :3].reshape(-1, 3), axis=0).any():
-        return Codes(pixels[:, :, 3].copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
-    green = pixels[:, :, 1]
+def _shaded(pixels: NDArray[np.uint8], alpha: bool, lossy: bool) -> Codes:
+    """(H, W, C) uint8, grey or colour, perhaps with alpha -> grey values when all of it is grey, else colours."""
+    shades = pixels[:, :, :-1] if alpha else pixels
+    if alpha and np.ptp(pixels[:, :, -1]) and not np.ptp(shades.reshape(-1, shades.shape[2]), axis=0).any():
+        return Codes(_only(pixels[:, :, -1:]), "value", None, lossy)  # a cut-out: only the alpha says anything
+    if shades.shape[2] == 1:
+        return Codes(_only(shades), "value", None, lossy)
+    green = shades[:, :, 1]
     if lossy:
-        spread = np.ptp(pixels[:, :, :3], axis=2).max(initial=0)
-        grey = bool(spread <= _GREY_TOLERANCE)
+        grey = bool(np.ptp(shades, axis=2).max(initial=0) <= _GREY_TOLERANCE)
     else:
-        grey = bool((pixels[:, :, 0] == green).all() and (pixels[:, :, 2] == green).all())
+        grey = bool((shades[:, :, 0] == green).all() and (shades[:, :, 2] == green).all())
     if grey:
         return Codes(green.copy(), "value", None, lossy)  # in JPEG the channel nearest to the luma
-    return Codes(pack_colors(pixels), "color", None, lossy)
+    return Codes(pack_colors(shades), "color", None, lossy)
 
 
-def _palette(image: Image.Image) -> NDArray[np.uint8]:
-    """(256, 3) uint8: index -> colour; black beyond the palette's end."""
-    assert image.palette is not None
-    flat = image.getpalette() or []
-    table = np.zeros((256, 3), np.uint8)
-    table.reshape(-1)[: len(flat)] = flat
-    return table
+def _only(pixels: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, 1) -> (H, W)."""
+    return np.ascontiguousarray(pixels[:, :, 0])
 
 
 def _read_numpy(path: Path) -> Codes:
     pixels = np.load(path, allow_pickle=False)
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return _colored(pixels, False)
+        return _shaded(pixels, False, False)
     return _whole(path, pixels)
 
 

@@ -41,6 +41,7 @@ FLAGS = {
     "classes": "data.classes",
     "values": "data.values",
     "skip_bad": "data.skip_bad",
+    "channels": "data.channels",
     "size": "data.size",
     "width": "model.width",
     "epochs": "train.epochs",
@@ -86,7 +87,7 @@ def fit(
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
+        flags: the words of the command line: split, classes, channels, size, width, skips, epochs, batch,
             patience, seed, device, deterministic, values, skip_bad. `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
