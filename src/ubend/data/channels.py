@@ -96,7 +96,7 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
     }
     parts = []
     for kind, count in Counter(kinds).most_common():
-        some = [names[i] for i, mine in enumerate(kinds) if mine == kind]
+        some: list[str] = [names[i] for i, mine in enumerate(kinds) if mine == kind]
         examples = ", ".join([*some[:_NAMED], "..."] if count > _NAMED else some)
         word = words.get(kind) or _("with {channels} channels").format(channels=kind)
         parts.append(_("{count} {kind} ({examples})").format(count=count, kind=word, examples=examples))
