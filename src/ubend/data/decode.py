@@ -43,17 +43,18 @@ def read_raster(path: Path, channels: int | None = None) -> Raster:
         stream = io.BytesIO(data)
         with Image.open(stream) as file:
             _refuse_frames(file, path)
+            start = stream.tell()
             alpha = file.has_transparency_data
             if file.mode == "P":
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
-                return Raster(turn_upright(pixels, _orientation(file)), alpha, palette)
+                return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
-                pixels = _decode_jpeg(data, stream.tell())
+                pixels = _decode_jpeg(data, start)
             elif file.format == "PNG" and _is_plain_png(data, file):
                 pixels = _decode_png(data)
             else:
                 pixels = np.asarray(_convert(file, alpha))
-            orientation = _orientation(file)
+            orientation = _orientation(file, stream)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return Raster(turn_upright(pixels, orientation), alpha)
 
@@ -68,7 +69,7 @@ def read_header(path: Path, channels: int | None = None) -> Header:
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             width, height = file.size
-            orientation = _orientation(file) if file.format != "PNG" or _may_be_turned(stream) else 1
+            orientation = _orientation(file, stream)
             deep = file.mode.startswith("I") or _png_depth(file, head) == 16
             return Header(
                 *((width, height) if orientation >= 5 else (height, width)),
@@ -94,24 +95,28 @@ def _refuse_frames(file: Image.Image, path: Path) -> None:
         )
 
 
-def _orientation(file: Image.Image) -> int:
-    """1 to 8. Of a PNG Pillow decodes the pixels to find out."""
+def _orientation(file: Image.Image, stream: BinaryIO) -> int:
+    """1 to 8, of an opened file."""
+    if file.format == "PNG" and not _may_be_turned(stream):
+        return 1
     value = file.getexif().get(_ORIENTATION, 1)
     return value if value in range(1, 9) else 1
 
 
 def _may_be_turned(stream: BinaryIO) -> bool:
     """Does a PNG hold EXIF or XMP? They may follow the pixels, so Pillow would decode them to find out."""
-    place = 8
-    while True:
+    before, place, found = stream.tell(), 8, False
+    while not found:
         stream.seek(place)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
-            return False
-        texts = (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick and Adobe put it
-        if head[4:] == b"eXIf" or (head[4:] in texts and stream.read(21).startswith((b"Raw profile type ", b"XML:"))):
-            return True
+            break
+        found = head[4:] == b"eXIf"
+        if head[4:] in (b"tEXt", b"zTXt", b"iTXt"):  # where ImageMagick and Adobe put it
+            found = stream.read(21).startswith((b"Raw profile type ", b"XML:"))
         place += 12 + int.from_bytes(head[:4], "big")
+    stream.seek(before)  # where Pillow reads on
+    return found
 
 
 def _png_depth(file: Image.Image, head: bytes) -> int:
