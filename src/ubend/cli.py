@@ -44,7 +44,7 @@ def main() -> None:
     """A folder of pictures and masks in; a trained, honestly scored U-Net out."""
 
 
-@main.command(help=later("Train on FOLDER of pictures and masks, and score the model."))
+@main.command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=_PATH, required=False)
 @option("--out", type=_PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
@@ -66,6 +66,8 @@ def main() -> None:
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
+@option("--from", "init_from", type=_PATH, metavar="MODEL", help=later("Begin with the weights of a trained model."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", is_flag=True, help=later("Display the panel of each epoch."))
 @option("--resume", "resumed", type=_PATH, metavar="RUN", help=later("Go on with an interrupted run."))
 def fit(
@@ -100,24 +102,17 @@ def fit(
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--split", type=_PATH, help=later("CSV file,split for FOLDER."))
 @option("--values", help=later("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 @option("--out", type=_PATH, help=later("Also write the scores to this JSON file."))
-def evaluate(
-    model: Path,
-    folder: Path | None,
-    part: str | None,
-    split: Path | None,
-    values: str | None,
-    device: str | None,
-    out: Path | None,
-) -> None:
+def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
     from ubend.jobs.evaluate import evaluate as call
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, values=values, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, **flags)
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)
@@ -159,6 +154,7 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--out", type=_PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
 @option("--show", "display", is_flag=True, help=later("Also display the pictures."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
@@ -177,12 +173,14 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path, out: Path, count: int, display: bool, channels: int | None) -> None:
+def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool, channels: int | None) -> None:
     from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(gather_settings(folder, flags={"channels": channels}), out, count=count, show=display))
+    settings = gather_settings(folder, flags={"root": root, "channels": channels})
+    click.echo(draw_samples(settings, out, count=count, show=display))
 
 
 @main.command(help=later("Say what MODEL is: network, classes, size, how it came about."))
@@ -217,19 +215,21 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@main.command(help=later("List, or clear, the decoded pictures kept between runs."))
+@main.command(help=later("List, or clear, the decoded pictures and downloaded data sets kept between runs."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
+    from ubend.data.named import clear_datasets, list_datasets
     from ubend.data.store import clear_stores, default_cache, list_stores
 
     where = default_cache()
     if clear:
-        click.echo(_("{size:.1f} MiB freed in {path}").format(size=clear_stores(where) / 2**20, path=where))
+        freed = clear_stores(where) + clear_datasets(where)
+        click.echo(_("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where))
         return
-    stores = list_stores(where)
-    for folder, size in stores:
-        click.echo(f"{size / 2**20:10.1f} MiB  {folder.name}")
-    total = sum(size for _folder, size in stores) / 2**20
+    held = [*list_stores(where), *list_datasets(where)]
+    for folder, size in held:
+        click.echo(f"{size / 2**20:10.1f} MiB  {folder.relative_to(where).as_posix()}")
+    total = sum(size for _folder, size in held) / 2**20
     click.echo(_("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where))
 
 

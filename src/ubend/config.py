@@ -100,6 +100,7 @@ class TrainSettings(_Section):
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    init_from: str | None = None  # model file or run folder whose weights the training begins with
     precision: Precision | None = None
     compile: bool | None = None
     deterministic: bool = False

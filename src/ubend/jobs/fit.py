@@ -29,11 +29,12 @@ from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
-from ubend.training.checkpoint import TrainingState, load_state
+from ubend.training.checkpoint import TrainingState, load_state, save_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_state, refuse_lone_values
+from ubend.training.transfer import begin_with, load_start
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -65,7 +66,8 @@ def fit(
     """Train a U-Net on a folder of pictures and masks, score it, and write all of it to a run folder.
 
     Args:
-        folder: pictures and masks in any of the layouts of docs/formats.md, or a `data.toml` of `ubend data`;
+        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set, or a
+            `data.toml` of `ubend data`;
             None: `images` and `masks` name them.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
         recipe: `modern` (unless `config` says otherwise), or `tutorial`: the course text's settings,
@@ -73,16 +75,18 @@ def fit(
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: the words of the command line: split, classes, channels, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic, values, skip_bad. `classes` and `values` may be
+        flags: the words of the command line: split, classes, channels, size, width, skips, epochs,
+            batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
+            with), root (where the named data set lies, or is to be put). `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
-    chosen = gather_settings(folder, recipe, config, settings, flags)
-    run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
-    run.refuse_taken()
+    if out is not None:
+        RunFolder(Path(out)).refuse_taken()
     with teller or Teller() as voice:
+        chosen = gather_settings(folder, recipe, config, settings, flags, voice)
+        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
         return _fit(run, chosen, voice, show, resumed=False)
 
 
@@ -119,6 +123,7 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
 
 def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
     prepare_process(settings.train.deterministic)
+    start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
     data = open_dataset(settings, device.type, default_cache(), teller)
@@ -145,7 +150,15 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
         run.trim_timing(len(state.progress.history))
     if not resumed:
         run.create()
-        _write_facts(run, data, settings, choices, device)
+        run.state.unlink(missing_ok=True)  # of a beginning that was killed
+        begun_with = None
+        if start is not None:
+            lines = begin_with(start, state, data.labels.names)
+            for line in lines:
+                teller.say(line)
+            begun_with = {"path": str(start.path), "sha256": start.sha256, "kept": lines}
+            save_state(run.state, state)  # so that the run can go on from its first step without the other model
+        _write_facts(run, data, settings, [*data.choices, *choices], device, begun_with)
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -186,7 +199,12 @@ def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
 
 
 def _write_facts(
-    run: RunFolder, data: Dataset, settings: Settings, choices: list[Choice], device: torch.device
+    run: RunFolder,
+    data: Dataset,
+    settings: Settings,
+    choices: list[Choice],
+    device: torch.device,
+    begun_with: dict[str, Any] | None,
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
@@ -196,7 +214,8 @@ def _write_facts(
         "layout": data.folder.layout,
         "classes": data.labels.to_json(),
         "remarks": data.remarks,
-        "choices": [choice.line() for choice in [*data.choices, *choices]],
+        "choices": [choice.line() for choice in choices],
+        "begun_with": begun_with,
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "ubend": ubend.__version__,

@@ -83,7 +83,7 @@ class RunFolder:
         if not self.path.exists():
             return
         # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        beginnings = (self.settings.name, self.data.name)
+        beginnings = (self.settings.name, self.data.name, self.state.name)
         if self.path.is_dir() and all(p.name in beginnings or p.name[0] == "." for p in self.path.iterdir()):
             return
         if self.facts.is_file():
