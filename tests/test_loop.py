@@ -257,7 +257,9 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
 def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cpu") -> tuple[Job, Any]:
     """The parts of a training, to take steps by hand."""
     given = {**MODERN, "augment.orientation": "free", "augment.rotation_deg": 180.0, "device": device, **changes}
-    data = open_dataset(folder, make_settings(changes=given), device, default_cache(), Listener())
+    data = open_dataset(
+        make_settings(changes={"data.folder": str(folder), **given}), device, default_cache(), Listener()
+    )
     on = torch.device(device)
     _bundle, state = job.make_state(data, data.settings, on)
     batches, validation = job.make_batches(data, data.settings, on)

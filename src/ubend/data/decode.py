@@ -44,10 +44,10 @@ def read_raster(path: Path, channels: int | None = None) -> Raster:
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             start = stream.tell()
-            alpha = file.has_transparency_data
+            alpha, lossy = file.has_transparency_data, _is_lossy(file, data)
             if file.mode == "P":
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
-                return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette)
+                return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
                 pixels = _decode_jpeg(data, start)
             elif file.format == "PNG" and _is_plain_png(data, file):
@@ -56,7 +56,7 @@ def read_raster(path: Path, channels: int | None = None) -> Raster:
                 pixels = np.asarray(_convert(file, alpha))
             orientation = _orientation(file, stream)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    return Raster(turn_upright(pixels, orientation), alpha)
+    return Raster(turn_upright(pixels, orientation), alpha, None, lossy)
 
 
 def read_header(path: Path, channels: int | None = None) -> Header:
@@ -81,18 +81,18 @@ def read_header(path: Path, channels: int | None = None) -> Header:
             )
 
 
-def is_lossy(path: Path) -> bool:
-    """Is the file a JPEG, whatever it is called? Then the values of a mask are only about those that were saved."""
-    with path.open("rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
-
-
 def _refuse_frames(file: Image.Image, path: Path) -> None:
     count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP") else 1  # JPEG: a preview beside it
     if count > 1:
         raise DataError(
             _("{path}: holds {count} pictures, an animation; save the one that counts").format(path=path, count=count)
         )
+
+
+def _is_lossy(file: Image.Image, data: bytes) -> bool:
+    if file.format == "WEBP":
+        return b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
+    return file.format in ("JPEG", "MPO")
 
 
 def _orientation(file: Image.Image, stream: BinaryIO) -> int:

@@ -43,7 +43,8 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
         image = raster.palette[image[:, :, 0]][:, :, : 4 if raster.alpha else 3]
     if raster.alpha and image.shape[2] != channels:
         image = image[:, :, :-1]
-    image = _with_channels(image, channels, path).astype(depth_name(image.dtype), copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
+        image = _with_channels(image, channels, path).astype(depth_name(image.dtype), copy=False)
     if image.dtype.kind == "f":
         bad = image.size - int(np.count_nonzero(np.isfinite(image)))
         if bad:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import Codes, pack_colors
-from ubend.data.decode import explained, is_lossy, read_raster
+from ubend.data.codes import Codes, pack_colors, unpack_color
+from ubend.data.decode import explained, read_raster
+from ubend.data.raster import Raster
 from ubend.errors import DataError
 from ubend.language import _
 
+_HALF = 127  # in a JPEG layer, brighter pixels belong to it
 _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
 
 
@@ -124,50 +126,41 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
 def _read_file(path: Path) -> Codes:
     if path.suffix.lower() == ".npy":
         with explained(path):
-            return _read_numpy(path)
-    raster = read_raster(path)
-    lossy = is_lossy(path)
-    pixels = raster.pixels
-    if raster.palette is not None:
-        return Codes(_only(pixels), "value", raster.palette[:, :3], lossy)
-    if pixels.dtype != np.uint8 or pixels.shape[2] - raster.alpha not in (1, 3):
-        return _whole(path, pixels[:, :, :-1] if raster.alpha else pixels)
-    return _shaded(pixels, raster.alpha, lossy)
-
-
-def _shaded(pixels: NDArray[np.uint8], alpha: bool, lossy: bool) -> Codes:
-    """(H, W, C) uint8, grey or colour, perhaps with alpha -> grey values when all of it is grey, else colours."""
-    shades = pixels[:, :, :-1] if alpha else pixels
-    if alpha and np.ptp(pixels[:, :, -1]) and not np.ptp(shades.reshape(-1, shades.shape[2]), axis=0).any():
-        return Codes(_only(pixels[:, :, -1:]), "value", None, lossy)  # a cut-out: only the alpha says anything
-    if shades.shape[2] == 1:
-        return Codes(_only(shades), "value", None, lossy)
-    green = shades[:, :, 1]
-    if lossy:
-        grey = bool(np.ptp(shades, axis=2).max(initial=0) <= _GREY_TOLERANCE)
+            pixels = np.load(path, allow_pickle=False)
+        raster = Raster(pixels[:, :, None] if pixels.ndim == 2 else pixels)
     else:
-        grey = bool((shades[:, :, 0] == green).all() and (shades[:, :, 2] == green).all())
+        raster = read_raster(path)
+    pixels, lossy = raster.pixels, raster.lossy
+    if raster.palette is not None:
+        return Codes(np.ascontiguousarray(pixels[:, :, 0]), "value", raster.palette[:, :3], lossy)
+    if raster.alpha:
+        pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+        if np.ptp(alpha) and (pixels == pixels[0, 0]).all():  # a cut-out: only the alpha says anything
+            return _whole(path, alpha)
+    if pixels.shape[2:] == (3,) and pixels.dtype == np.uint8:
+        return _colored(pack_colors(pixels), lossy)
+    return _whole(path, pixels, lossy)
+
+
+def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
+    """(H, W) 0xRRGGBB -> grey values when all of it is grey, else colours."""
+    if lossy:
+        r, g, b = unpack_color(colors)
+        spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
+        grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
+    else:
+        grey = not ((colors >> 8 ^ colors) & 0xFFFF).any()  # red is green, and green is blue
     if grey:
-        return Codes(green.copy(), "value", None, lossy)  # in JPEG the channel nearest to the luma
-    return Codes(pack_colors(shades), "color", None, lossy)
+        return Codes((colors >> 8 & 255).astype(np.uint8), "value", None, lossy)  # in JPEG green is nearest to the luma
+    return Codes(colors, "color", None, lossy)
 
 
-def _only(pixels: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, 1) -> (H, W)."""
-    return np.ascontiguousarray(pixels[:, :, 0])
-
-
-def _read_numpy(path: Path) -> Codes:
-    pixels = np.load(path, allow_pickle=False)
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return _shaded(pixels, False, False)
-    return _whole(path, pixels)
-
-
-def _whole(path: Path, pixels: NDArray[Any]) -> Codes:
-    """Values of more than 8 bits -> codes, when they are whole numbers."""
+def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
+    """(H, W) or (H, W, 1) values of any type -> codes, when they are whole numbers."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
+    if pixels.ndim == 2 and pixels.dtype == np.uint8:
+        return Codes(np.ascontiguousarray(pixels), "value", None, lossy)
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
         raise DataError(
             _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(
@@ -188,7 +181,10 @@ def _read_layers(mask: LayeredMask) -> Codes:
     drawn: NDArray[np.uint8] | None = None
     for layer in mask.layers:
         codes = _read_file(layer.path)
-        on = codes.values > (127 if codes.lossy and codes.kind == "value" else 0)
+        if codes.lossy and codes.kind == "color":
+            on = np.maximum.reduce(unpack_color(codes.values)) > _HALF
+        else:
+            on = codes.values > (_HALF if codes.lossy else 0)
         if drawn is None:
             drawn = np.zeros(on.shape, np.uint8)
         if on.shape != drawn.shape:

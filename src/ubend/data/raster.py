@@ -50,11 +50,14 @@ class Raster:
         alpha: the last of several channels is alpha.
         palette: (256, 4) uint8 red, green, blue, alpha of a palette picture, whose pixels are (H, W, 1)
             indices; black beyond its end.
+        lossy: saved as JPEG, as lossy WebP, or as TIFF with JPEG in it, whatever the file is called: the
+            values are only about those that were saved.
     """
 
     pixels: NDArray[Any]
     alpha: bool = False
     palette: NDArray[np.uint8] | None = None
+    lossy: bool = False
 
 
 def depth_name(dtype: np.dtype[Any]) -> str:

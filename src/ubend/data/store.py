@@ -293,7 +293,7 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> N
     try:
         index, strangers = labels.translate(codes)
     except DataError as error:
-        raise DataError(f"{pair.mask.path}: {error}") from error
+        raise DataError(_("{path}: {reason}").format(path=pair.mask.path, reason=error)) from error
     if len(strangers):
         raise DataError(unknown_codes_problem(pair, strangers, labels))
     return index

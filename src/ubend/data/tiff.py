@@ -98,7 +98,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
             pixels = np.concatenate([_mix_inks(pixels[:, :, :4]), pixels[:, :, 4 : 4 + alpha]], axis=2)
         elif pixels.dtype.kind in "bu":
             pixels = _stretch(pixels, plan.page)
-    return Raster(turn_upright(pixels, plan.orientation), alpha, palette)
+    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
 
 
 def _open(stream: Any) -> "tifffile.TiffFile":
