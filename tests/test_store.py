@@ -19,7 +19,6 @@ from ubend.data.channels import read_headers
 from ubend.data.folder import Pair, read_folder
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
-from ubend.data.masks import FileMask
 from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
 
@@ -145,7 +144,8 @@ from ubend.data.channels import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
 store = open_store(
-    pairs, [header.size_hw for header in read_headers(pairs)], Sizing(24, True, 3), make_label_map([0, 255]), hash_pairs(pairs), Path(sys.argv[2]),
+    pairs, [h.size_hw for h in read_headers(pairs)], Sizing(24, True, 3), make_label_map([0, 255]),
+    hash_pairs(pairs), Path(sys.argv[2]),
     lambda d, t: told.append(d),
 )
 print(store.folder.name, bool(told), int(store.images.astype("int64").sum()))

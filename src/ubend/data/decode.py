@@ -23,7 +23,7 @@ from ubend.language import _
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
-_INK_MODES = ("CMYK",)
+_PNG_GREY_ALPHA = 4
 _HEAD_BYTES = 32
 
 
@@ -63,20 +63,24 @@ def read_header(path: Path, channels: int | None = None) -> Header:
     """What `read_image` would give, told from the file's header alone; arguments and errors as there."""
     with explained(path), path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-        if is_tiff(head):
-            return read_tiff_header(path, channels)
         stream.seek(0)
+        if is_tiff(head):
+            return read_tiff_header(stream, path, channels)
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             width, height = file.size
             orientation = _orientation(file, stream)
-            deep = file.mode.startswith("I") or _png_depth(file, head) == 16
+            png = (
+                file.format == "PNG"
+            )  # Pillow calls its 16-bit colours 8-bit ones, and its 16-bit grey with alpha RGBA
+            deep = file.mode.startswith("I") or (png and head[24] == 16)
+            grey = file.mode in _GREY_MODES or (png and head[25] == _PNG_GREY_ALPHA)
             return Header(
                 *((width, height) if orientation >= 5 else (height, width)),
-                1 if file.mode in _GREY_MODES else 3,
+                1 if grey else 3,
                 "uint16" if deep else "float32" if file.mode == "F" else "uint8",
                 file.has_transparency_data,
-                file.mode in _INK_MODES,
+                file.mode == "CMYK",
                 orientation != 1,
             )
 
@@ -117,10 +121,6 @@ def _may_be_turned(stream: BinaryIO) -> bool:
         place += 12 + int.from_bytes(head[:4], "big")
     stream.seek(before)  # where Pillow reads on
     return found
-
-
-def _png_depth(file: Image.Image, head: bytes) -> int:
-    return head[24] if file.format == "PNG" else 8
 
 
 def _is_plain_png(data: bytes, file: Image.Image) -> bool:

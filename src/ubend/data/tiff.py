@@ -4,7 +4,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,9 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_tiff_header(path: Path, channels: int | None) -> Header:
-    """The header of a TIFF; arguments and errors as of `read_tiff`."""
-    with _open(path.open("rb")) as tiff:
+def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
+    """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
+    with _open(stream) as tiff:
         plan = _make_plan(tiff, path, channels)
         height, width = (plan.shape[plan.axes.index(axis)] for axis in "YX")
         if plan.orientation >= 5:
@@ -101,7 +101,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
     return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
 
 
-def _open(stream: Any) -> "tifffile.TiffFile":
+def _open(stream: BinaryIO) -> "tifffile.TiffFile":
     import tifffile
 
     logger = logging.getLogger("tifffile")  # tells of odd tags; what matters raises
