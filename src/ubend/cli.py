@@ -55,6 +55,7 @@ def main() -> None:
 @option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option("--width", type=int, help=later("Channels of the network's first level."))
+@option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("What is made small  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
 @option("--batch", type=int, help=later("Pictures per step."))
 @option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))
