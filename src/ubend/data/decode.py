@@ -70,15 +70,13 @@ def read_header(path: Path, channels: int | None = None) -> Header:
             _refuse_frames(file, path)
             width, height = file.size
             orientation = _orientation(file, stream)
-            png = (
-                file.format == "PNG"
-            )  # Pillow calls its 16-bit colours 8-bit ones, and its 16-bit grey with alpha RGBA
-            deep = file.mode.startswith("I") or (png and head[24] == 16)
+            png = file.format == "PNG"  # of 16 bits: Pillow's mode says 8 for colours, and RGBA for grey with alpha
+            deep = file.mode.startswith("I;16") or (png and head[24] == 16)
             grey = file.mode in _GREY_MODES or (png and head[25] == _PNG_GREY_ALPHA)
             return Header(
                 *((width, height) if orientation >= 5 else (height, width)),
                 1 if grey else 3,
-                "uint16" if deep else "float32" if file.mode == "F" else "uint8",
+                "uint16" if deep else "float32" if file.mode in ("I", "F") else "uint8",
                 file.has_transparency_data,
                 file.mode == "CMYK",
                 orientation != 1,
