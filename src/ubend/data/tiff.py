@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -87,6 +88,8 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
     with _open(io.BytesIO(data)) as tiff:
         plan = _make_plan(tiff, path, channels)
         pixels = plan.source.asarray(maxworkers=1)  # several files are read at once already
+        if pixels.shape != plan.shape:
+            raise _damaged(path, _("its header contradicts itself"))
         pixels = pixels[:, :, None] if plan.axes == "YX" else pixels
         pixels = np.moveaxis(pixels, 0, 2) if plan.axes == "CYX" else pixels
         palette, alpha = None, plan.alpha
@@ -171,16 +174,18 @@ def _refuse_unreadable(path: Path, plan: _Plan) -> None:
 
 
 def _refuse_truncated(tiff: "tifffile.TiffFile", path: Path) -> None:
-    """tifffile fills what is missing at the end of a file with zeros."""
+    """tifffile fills what is missing with zeros."""
     size, end = tiff.filehandle.size, 0
     for page in tiff.pages:
-        end = max(end, *(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)), 0)
+        if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
+            raise _damaged(path, _("its header contradicts itself"))
+        end = max(end, *(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)))
     if end > size:
-        raise DataError(
-            _("{path}: damaged or truncated ({reason})").format(
-                path=path, reason=_("{size} bytes, but its pixels reach to {end}").format(size=size, end=end)
-            )
-        )
+        raise _damaged(path, _("{size} bytes, but its pixels reach to {end}").format(size=size, end=end))
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason))
 
 
 def _stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
