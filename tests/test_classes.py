@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ubend.data.classes import Told, find_classes, find_strangers
 from ubend.data.codes import Codes, count_codes, pack_colors
@@ -296,15 +296,36 @@ def test_jpeg_of_four_colours() -> None:
     assert any("not scored" in remark for remark in remarks)
 
 
-def test_a_class_in_thin_lines_is_not_lost() -> None:
-    """In JPEG a line of one pixel keeps no colour of its own; two classes would be a silent mistake."""
-    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
-    index = shapes(2, 3)
-    index[::24] = 2
-    says = refused(jpeg(index, palette, 75))
+@pytest.mark.parametrize("quality", [60, 75, 90])
+@pytest.mark.parametrize("third", [(0, 255, 0), (0, 0, 255)])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_class_in_thin_lines_is_not_lost(third: tuple[int, int, int], width: int, quality: int) -> None:
+    """In JPEG a thin line keeps no colour of its own; two classes would be a silent mistake."""
+    says = refused(
+        *(jpeg(scribble(seed, width), np.array([(0, 0, 0), (255, 0, 0), third]), quality) for seed in (0, 1))
+    )
     assert "name every class" in says
     assert "--values #" in says
-    assert says.rstrip(")").endswith("*=nearest")
+    assert says.endswith("*=nearest")
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90])
+def test_a_class_between_two_others_is_not_lost(quality: int) -> None:
+    """Half a red between black and red: found, or asked for; never blends of the two."""
+    masks = [jpeg(scribble(seed, 8), np.array([(0, 0, 0), (255, 0, 0), (128, 0, 0)]), quality) for seed in (0, 1)]
+    if quality == 90:
+        assert find(*masks)[0].names == ("background", "maroon", "red")
+    else:
+        assert "--values #" in refused(*masks)
+
+
+def scribble(seed: int, width: int) -> NDArray[np.uint8]:
+    """A disc of class 1 under eight lines of class 2."""
+    picture = Image.fromarray(shapes(2, seed))
+    rng = np.random.default_rng(seed)
+    for _ in range(8):
+        ImageDraw.Draw(picture).line(rng.uniform(0, 160, 4).tolist(), fill=2, width=width)
+    return np.asarray(picture)
 
 
 def test_masks_of_two_codings_beside_each_other() -> None:
@@ -350,7 +371,7 @@ def test_colours_that_are_nearly_alike() -> None:
     labels, remarks = find(colors({0: 900, 0xFF0000: 500, 0xFE0101: 3}))
     assert codes_of(labels) == [0, 0xFF0000]
     assert labels.reach == ROUNDING_REACH
-    assert remarks[0].startswith("3 pixels")
+    assert remarks[1].startswith("3 pixels")
     says = refused(colors({0: 900, 0xFF0000: 500, 0xFE0101: 300}))
     assert "#fe0101, #ff0000" in says
     assert "--values #000000=name1,#fe0101=name2,#ff0000=name3" in says
