@@ -27,6 +27,10 @@ def ubend(*words: object) -> str:
     return result.output
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def open_settings(settings: Settings) -> Dataset:
     return open_dataset(settings, "cpu", default_cache(), Teller())
 
@@ -60,7 +64,8 @@ def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:
     assert "(in 24 pictures)" in said
     assert f"ubend fit {tmp_path / 'out' / 'data.toml'}" in said
     assert sorted(contents(tmp_path / "out")) == ["data.toml", "samples.png", "split.csv"]
-    assert Image.open(tmp_path / "out" / "samples.png").size[0] > 300
+    with Image.open(tmp_path / "out" / "samples.png") as grid:
+        assert grid.size[0] > 300
 
 
 @pytest.mark.parametrize("kind", ["values", "colors", "jpeg", "told", "named"])
@@ -162,17 +167,17 @@ def test_every_bad_pair_is_told(bad: Path, tmp_path: Path) -> None:
     assert ["disc05" in line for line in told[1:]] == [True, False]
     assert "holds 9, beyond the classes 0 -> ground, 255 -> disc" in told[1]
     assert "coloured" in told[2]
-    assert "-1" not in told[2]
+    assert "holds -1" not in told[2]
 
 
 def test_bad_pairs_are_left_out(bad: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = ubend("fit", bad, "--out", run, *TINY, *TABLE, "--skip-bad")
     assert "6 bad pairs are left out" in said
-    rows = list(csv.DictReader((run / "skipped.csv").open()))
+    rows = read_rows(run / "skipped.csv")
     assert {row["name"] for row in rows} == BAD
     assert all(row["problem"] for row in rows)
-    used = {row["name"] for row in csv.DictReader((run / "data.csv").open())}
+    used = {row["name"] for row in read_rows(run / "data.csv")}
     assert used == {f"disc{number:02d}" for number in range(24)} - BAD
     before = contents(run)
     (run / "scores.json").unlink()
@@ -186,9 +191,13 @@ def test_bad_pairs_are_left_out(bad: Path, tmp_path: Path) -> None:
 def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
     said = ubend("data", bad, "--out", tmp_path / "out", *TABLE, "--skip-bad")
     assert "6 bad pairs are left out" in said
-    with (tmp_path / "out" / "split.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 18
-    assert len(open_folder(tmp_path / "out" / "data.toml").folder.pairs) == 18
+    rows = read_rows(tmp_path / "out" / "split.csv")
+    assert len(rows) == 24
+    data = open_folder(tmp_path / "out" / "data.toml")
+    assert len(data.folder.pairs) == 18
+    assert {pair.name: part for pair, part in zip(data.folder.pairs, data.parts, strict=True)} == {
+        row["file"]: row["split"] for row in rows if row["file"] not in BAD
+    }
 
 
 def test_nothing_is_left_out_unasked(discs: Path, tmp_path: Path) -> None:
