@@ -220,7 +220,7 @@ def _open_folder(
     device: str,
     cache: Path,
     teller: Teller,
-    skipped: Mapping[str, list[str]],
+    skipped: Sequence[tuple[Pair, list[str]]],
     needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
