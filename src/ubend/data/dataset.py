@@ -45,7 +45,7 @@ class Dataset:
         settings: with the choices that the pictures settle.
         choices: those, with reasons.
         remarks: what the user should know.
-        skipped: with `data.skip_bad`: name of a pair that was left out -> its problems.
+        skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
     """
 
     folder: Folder
@@ -55,7 +55,7 @@ class Dataset:
     settings: Settings
     choices: list[Choice]
     remarks: list[str]
-    skipped: dict[str, list[str]]
+    skipped: tuple[tuple[Pair, list[str]], ...]
 
     def numbers(self, part: Part) -> NDArray[np.int64]:
         """The pictures of a part, by their number in the store."""
@@ -152,12 +152,15 @@ class Dataset:
 
     def skipped_table(self) -> str:
         """The pairs that were left out, as CSV: name, problem."""
-        rows = [(name, problem) for name, problems in self.skipped.items() for problem in problems]
+        rows = [(pair.name, problem) for pair, problems in self.skipped for problem in problems]
         return _to_csv([("name", "problem"), *rows])
 
     def split_table(self) -> str:
-        """The split as `--split` takes it back: file, split, group."""
-        pairs = zip(self.folder.pairs, self.parts, strict=True)
+        """The split as `--split` takes it back: file, split, group; a pair that was left out is named too."""
+        pairs = [
+            *zip(self.folder.pairs, self.parts, strict=True),
+            *((p, p.part or "train") for p, _why in self.skipped),
+        ]
         return _to_csv([("file", "split", "group"), *((pair.name, part, pair.group or "") for pair, part in pairs)])
 
     def with_parts_of(self, table: str) -> "Dataset":
@@ -201,7 +204,7 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
         OutputError: the cache cannot be written, or there is not enough room.
     """
     folder = find_folder(settings)
-    skipped: dict[str, list[str]] = {}
+    skipped: list[tuple[Pair, list[str]]] = []
     while True:
         try:
             return _open_folder(folder, settings, device, cache, teller, skipped, needs)
@@ -210,7 +213,7 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
             if not settings.data.skip_bad or not left:
                 every = error.bad | _merge(find_damage(folder.pairs, settings.data.channels), error.bad)
                 raise PairError(every) from error
-            skipped |= error.bad
+            skipped += [(pair, error.bad[pair.name]) for pair in folder.pairs if pair.name in error.bad]
             folder = replace(folder, pairs=left)
 
 
@@ -220,7 +223,7 @@ def _open_folder(
     device: str,
     cache: Path,
     teller: Teller,
-    skipped: Mapping[str, list[str]],
+    skipped: Sequence[tuple[Pair, list[str]]],
     needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
@@ -249,7 +252,7 @@ def _open_folder(
     )
     if skipped:
         remarks.append(_("{count} bad pairs are left out; skipped.csv names them").format(count=len(skipped)))
-    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], dict(skipped))
+    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], tuple(skipped))
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,8 @@ def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
         spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
         grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
     else:
-        grey = not ((colors >> 8 ^ colors) & 0xFFFF).any()  # red is green, and green is blue
+        # red is green, and green is blue; a few pixels mostly tell
+        grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
     if grey:
         return Codes((colors >> 8 & 255).astype(np.uint8), "value", None, lossy)  # in JPEG green is nearest to the luma
     return Codes(colors, "color", None, lossy)
