@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test lint messages bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/ubend demo --out ubend-demo
@@ -12,6 +12,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+messages: .venv/installed-dev
+	$(BIN)/python tools/messages.py
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/training_speed.py

@@ -34,6 +34,7 @@ def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **
     """One step of `ubend fit` on the drawn sample."""
     base = {
         "device": str(device),
+        "data.folder": str(folder),
         "data.size": args.size,
         "model.width": args.width,
         "train.batch": args.batch,
@@ -41,7 +42,7 @@ def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **
         **changes,
     }
     settings = make_settings("modern", None, base)
-    data = open_dataset(folder, settings, device.type, folder.parent / "cache", Teller())
+    data = open_dataset(settings, device.type, folder.parent / "cache", Teller())
     settings, _choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
     _bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)

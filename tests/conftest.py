@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from refusal import TINY
+from remote_site import site as site
 from ubend.cli import main
 
 ROOT = Path(__file__).parent.parent

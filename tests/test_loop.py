@@ -365,3 +365,28 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_step_never_waits_for_the_gpu(
+    recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def take(job: Job, state: TrainingState, network: nn.Module) -> None:
+        if state.progress.step < 2:  # first steps may wait: algorithms are searched, workspaces made
+            take_step(job, state, network)
+            return
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            take_step(job, state, network)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(state.progress.step)
+
+    monkeypatch.setattr(loop, "take_step", take)
+    settings, count = RECIPES[recipe]
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
+    assert steps == list(range(2, count))

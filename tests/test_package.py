@@ -42,6 +42,7 @@ def test_contents(wheel: Path) -> None:
         names = set(archive.namelist())
         metadata = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert "ubend/py.typed" in names
+    assert "ubend/locale/vi/LC_MESSAGES/ubend.mo" in names
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in names)
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"ubend"}, "tests or other things came along"
@@ -73,6 +74,7 @@ def test_installed(scripts: Path, tmp_path: Path) -> None:
     version = _run(scripts / "ubend", "--version", cwd=tmp_path).stdout
     assert version.strip() == "ubend, version 0.1.0"
     assert "fit" in _run(scripts / "ubend", "--help", cwd=tmp_path).stdout
+    assert "Huấn luyện" in _run(scripts / "ubend", "--help", "--lang", "vi", cwd=tmp_path).stdout
     done = _run(scripts / "python", "-m", "ubend", "info", "nowhere", cwd=tmp_path, status=2)
     assert done.stderr.strip() == "error: nowhere: no such model file"
     assert not any(tmp_path.iterdir())

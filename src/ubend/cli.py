@@ -8,7 +8,8 @@ import click
 
 from ubend import __version__
 from ubend.errors import UbendError
-from ubend.language import _
+from ubend.language import _, later
+from ubend.translated import Group, Option, option
 
 if TYPE_CHECKING:
     from ubend.teller import Teller
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Turns our errors into one clear line and exit code 2; lists subcommands in the order of use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -35,37 +36,39 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    help=_("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
+    help=later("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="ubend")
+@click.version_option(__version__, prog_name="ubend", cls=Option, help=later("Show the version and exit."))
 def main() -> None:
     """A folder of pictures and masks in; a trained, honestly scored U-Net out."""
 
 
-@main.command(help=_("Train on FOLDER of pictures and masks, and score the model."))
+@main.command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--out", type=_PATH, help=_("Run folder to make  [runs/NAME-1, -2, ...]"))
-@click.option(
-    "--recipe", type=click.Choice(["modern", "tutorial"]), help=_("Group of settings to start from  [modern]")
+@option("--out", type=_PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
+@option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
+@option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
+@option("--classes", help=later("Class names in the order of the mask values, by comma."))
+@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
+@option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
+@option("--width", type=int, help=later("Channels of the network's first level."))
+@option("--epochs", type=int, help=later("How often all pictures are shown."))
+@option("--batch", type=int, help=later("Pictures per step."))
+@option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))
+@option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
+@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
+@option("--deterministic", is_flag=True, default=None, help=later("The same to the bit every time on a GPU; slower."))
+@option("--config", type=_PATH, help=later("TOML file of settings, such as a run's settings.toml."))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
-@click.option("--split", type=_PATH, help=_("CSV file,split[,group] that says which picture is in which part."))
-@click.option("--classes", help=_("Class names in the order of the mask values, by comma."))
-@click.option("--size", type=int, help=_("Size in pixels at which pictures are learnt."))
-@click.option("--width", type=int, help=_("Channels of the network's first level."))
-@click.option("--epochs", type=int, help=_("How often all pictures are shown."))
-@click.option("--batch", type=int, help=_("Pictures per step."))
-@click.option("--patience", type=int, help=_("Stop after so many epochs without a better validation score."))
-@click.option("--skips", help=_("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
-@click.option("--seed", type=int, help=_("Of every random draw  [0]"))
-@click.option("--device", help=_("cuda, cuda:1, mps or cpu  [the fastest here]"))
-@click.option("--deterministic", is_flag=True, default=None, help=_("The same to the bit every time on a GPU; slower."))
-@click.option("--config", type=_PATH, help=_("TOML file of settings, such as a run's settings.toml."))
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=_("Any other setting; see docs/settings.md.")
-)
-@click.option("--show", is_flag=True, help=_("Display the panel of each epoch."))
-@click.option("--resume", "resumed", type=_PATH, metavar="RUN", help=_("Go on with an interrupted run."))
+@option("--from", "init_from", type=_PATH, metavar="MODEL", help=later("Begin with the weights of a trained model."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
+@option("--show", is_flag=True, help=later("Display the panel of each epoch."))
+@option("--resume", "resumed", type=_PATH, metavar="RUN", help=later("Go on with an interrupted run."))
 def fit(
     folder: Path | None,
     config: Path | None,
@@ -82,8 +85,6 @@ def fit(
             raise click.UsageError(_("--resume takes the run's own folder and settings; give nothing else but --show"))
         _resume(resumed, show)
         return
-    if folder is None:
-        raise click.UsageError(_("name the FOLDER of pictures and masks"))
     settings = dict(parse_assignment(text) for text in assignments)
     out, recipe = flags.pop("out"), flags.pop("recipe")
     _prepare(bool(flags["deterministic"]))
@@ -94,33 +95,33 @@ def fit(
         _tell_result(teller, result.run, result.scores)
 
 
-@main.command(help=_("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
+@main.command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
 @click.argument("model", type=_PATH)
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--part", type=click.Choice(["train", "val", "test"]), help=_("Part to score  [test]"))
-@click.option("--split", type=_PATH, help=_("CSV file,split for FOLDER."))
-@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
-@click.option("--out", type=_PATH, help=_("Also write the scores to this JSON file."))
-def evaluate(
-    model: Path, folder: Path | None, part: str | None, split: Path | None, device: str | None, out: Path | None
-) -> None:
+@option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
+@option("--split", type=_PATH, help=later("CSV file,split for FOLDER."))
+@option("--values", help=later("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+@option("--out", type=_PATH, help=later("Also write the scores to this JSON file."))
+def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
     from ubend.jobs.evaluate import evaluate as call
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, part=part, split=split, device=device)  # type: ignore[arg-type]
+    scores = call(model, folder, **flags)
     _tell_scores(scores)
     if out is not None:
         write_json(out, scores)
 
 
-@main.command(help=_("Write masks and overlays for PATHS: pictures, or folders of them."))
+@main.command(help=later("Write masks and overlays for PATHS: pictures, or folders of them."))
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
-@click.option("--out", type=_PATH, required=True, help=_("Folder for masks, overlays and shares.csv."))
-@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
+@option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None) -> None:
     from ubend.jobs.predict import predict_files
 
@@ -129,30 +130,56 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None)
         click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
 
 
-@main.command(help=_("Draw RUN's first test pictures: input, truth, prediction."))
+@main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
 @click.argument("run", type=_PATH)
-@click.option("--out", type=_PATH, help=_("PNG to write  [RUN/predictions.png]"))
-@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help=_("Pictures."))
-@click.option("--show", "display", is_flag=True, help=_("Also display it."))
-@click.option("--device", help=_("cuda, mps or cpu  [the fastest here]"))
+@option("--out", type=_PATH, help=later("PNG to write  [RUN/predictions.png]"))
+@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Pictures."))
+@option("--show", "display", is_flag=True, help=later("Also display it."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
     from ubend.jobs.pictures import draw_predictions
 
     click.echo(draw_predictions(run, out, count=count, show=display, device=device))
 
 
-@main.command(help=_("Draw pictures of FOLDER with their masks, before training."))
+@main.command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
+@click.argument("folder", type=_PATH, required=False)
+@option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
+@option("--classes", help=later("Class names in the order of the mask values, by comma."))
+@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
+@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
+@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
+@option("--out", type=_PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
+@option("--show", "display", is_flag=True, help=later("Also display the pictures."))
+def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
+    from ubend.config import parse_assignment
+    from ubend.jobs.data import understand
+    from ubend.jobs.gather import gather_settings, source_name
+
+    settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
+    place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
+    with _teller() as teller:
+        understand(settings, place, show=display, teller=teller)
+
+
+@main.command(help=later("Draw pictures of FOLDER with their masks, before training."))
 @click.argument("folder", type=_PATH)
-@click.option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=_("PNG to write."))
-@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help=_("Pictures."))
-@click.option("--show", "display", is_flag=True, help=_("Also display it."))
-def samples(folder: Path, out: Path, count: int, display: bool) -> None:
+@option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
+@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
+@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
+@option("--show", "display", is_flag=True, help=later("Also display it."))
+def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool) -> None:
+    from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(folder, out, count=count, show=display))
+    click.echo(draw_samples(gather_settings(folder, flags={"root": root}), out, count=count, show=display))
 
 
-@main.command(help=_("Say what MODEL is: network, classes, size, how it came about."))
+@main.command(help=later("Say what MODEL is: network, classes, size, how it came about."))
 @click.argument("model", type=_PATH)
 def info(model: Path) -> None:
     from ubend.jobs.info import describe_model
@@ -161,11 +188,11 @@ def info(model: Path) -> None:
         click.echo(line)
 
 
-@main.command(help=_("Draw microscope pictures with masks into FOLDER."))
+@main.command(help=later("Draw microscope pictures with masks into FOLDER."))
 @click.argument("folder", type=_PATH)
-@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help=_("Pictures."))
-@click.option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=_("Side in pixels."))
-@click.option("--seed", type=int, default=0, show_default=True, help=_("Of the drawing."))
+@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Pictures."))
+@option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Of the drawing."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.data.sample import draw_sample
 
@@ -173,9 +200,9 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     click.echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
 
 
-@main.command(help=_("Draw a sample, fit, evaluate, predict, and say where to look."))
-@click.option("--out", type=_PATH, default=Path("ubend-demo"), show_default=True, help=_("Folder to make."))
-@click.option("--seed", type=int, default=0, show_default=True, help=_("Of every random draw."))
+@main.command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
+@option("--out", type=_PATH, default=Path("ubend-demo"), show_default=True, help=later("Folder to make."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Of every random draw."))
 def demo(out: Path, seed: int) -> None:
     _prepare(False)
     from ubend.jobs.demo import run_demo
@@ -184,19 +211,21 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@main.command(help=_("List, or clear, the decoded pictures kept between runs."))
-@click.option("--clear", is_flag=True, help=_("Delete all of it."))
+@main.command(help=later("List, or clear, the decoded pictures and downloaded data sets kept between runs."))
+@option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
+    from ubend.data.named import clear_datasets, list_datasets
     from ubend.data.store import clear_stores, default_cache, list_stores
 
     where = default_cache()
     if clear:
-        click.echo(_("{size:.1f} MiB freed in {path}").format(size=clear_stores(where) / 2**20, path=where))
+        freed = clear_stores(where) + clear_datasets(where)
+        click.echo(_("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where))
         return
-    stores = list_stores(where)
-    for folder, size in stores:
-        click.echo(f"{size / 2**20:10.1f} MiB  {folder.name}")
-    total = sum(size for _folder, size in stores) / 2**20
+    held = [*list_stores(where), *list_datasets(where)]
+    for folder, size in held:
+        click.echo(f"{size / 2**20:10.1f} MiB  {folder.relative_to(where).as_posix()}")
+    total = sum(size for _folder, size in held) / 2**20
     click.echo(_("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where))
 
 

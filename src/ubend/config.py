@@ -9,13 +9,14 @@ Order of strength: the recipe's values < a `--config` file < flags < `--set key=
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ubend.errors import SettingError
+from ubend.errors import SettingError, reason
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -32,6 +33,9 @@ class _Section(BaseModel):
 class DataSettings(_Section):
     """How pictures and masks are read and split."""
 
+    folder: str | None = None  # of pictures and masks
+    images: str | None = None  # folder or glob of the pictures, in place of `folder`
+    masks: str | None = None  # folder or glob of the masks
     split: str | None = None  # CSV `file,split[,group]`
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
@@ -96,6 +100,7 @@ class TrainSettings(_Section):
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    init_from: str | None = None  # model file or run folder whose weights the training begins with
     precision: Precision | None = None
     compile: bool | None = None
     deterministic: bool = False
@@ -165,7 +170,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(_("cannot read settings from {path}: {reason}").format(path=path, reason=error)) from error
+        raise SettingError(
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+        ) from error
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -205,12 +212,17 @@ def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     return _validate(_nest(dict(flatten(settings.model_dump())) | dict(changes)))
 
 
-def dump_toml(settings: Settings) -> str:
-    """The settings as TOML; what is None (nothing chosen) stands as a comment."""
-    lines = [f'recipe = "{settings.recipe}"']
-    if settings.device is not None:
-        lines.append(f"device = {_toml(settings.device)}")
-    for section in ("data", "augment", "model", "train"):
+SECTIONS = ("data", "augment", "model", "train")
+
+
+def dump_toml(settings: Settings, sections: Sequence[str] = SECTIONS) -> str:
+    """The settings, or some sections of them, as TOML; what is None (nothing chosen) stands as a comment."""
+    lines = []
+    if tuple(sections) == SECTIONS:
+        lines.append(f'recipe = "{settings.recipe}"')
+        if settings.device is not None:
+            lines.append(f"device = {_toml(settings.device)}")
+    for section in sections:
         lines += ["", f"[{section}]"]
         for key, value in getattr(settings, section).model_dump(mode="json").items():
             lines.append(f"# {key} =" if value is None else f"{key} = {_toml(value)}")
@@ -262,6 +274,35 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
 
 
+def _reason(problem: ErrorDetails) -> str:
+    """Why a value does not fit, in our words: pydantic's are English."""
+    kind, facts = problem["type"], problem.get("ctx", {})
+    match kind:
+        case "greater_than":
+            return _("must be greater than {gt}").format(**facts)
+        case "greater_than_equal":
+            return _("must be {ge} or more").format(**facts)
+        case "less_than":
+            return _("must be less than {lt}").format(**facts)
+        case "less_than_equal":
+            return _("must be {le} or less").format(**facts)
+        case "literal_error":
+            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
+        case "finite_number":
+            return _("must be a finite number")
+    if kind.startswith("int"):
+        return _("must be a whole number")
+    if kind.startswith("float"):
+        return _("must be a number")
+    if kind.startswith("bool"):
+        return _("must be true or false")
+    if kind.startswith("string"):
+        return _("must be text")
+    if kind.startswith("tuple"):
+        return _("must be a list")
+    return problem["msg"].removeprefix("Value error, ")
+
+
 def _validate(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
@@ -269,6 +310,8 @@ def _validate(values: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            reason = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {reason}" + (f" (is {problem['input']!r})" if problem["loc"] else ""))
+            why = _reason(problem)
+            if problem["loc"]:
+                why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
+            lines.append(f"{key}: {why}")
         raise SettingError("; ".join(lines)) from error

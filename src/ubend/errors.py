@@ -11,7 +11,7 @@ UbendError                the command line prints the message and exits with 2
 
 from collections.abc import Mapping, Sequence
 
-from ubend.language import _
+from ubend.language import _, now
 
 
 class UbendError(Exception):
@@ -56,3 +56,8 @@ class ModelFileError(UbendError):
 
 class TrainingError(UbendError):
     """Training cannot go on."""
+
+
+def reason(error: Exception) -> str:
+    """What the system says of a file, such as "No such file or directory"; else the error's own words."""
+    return now(getattr(error, "strerror", None) or str(error))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ubend.errors import OutputError
+from ubend.errors import OutputError, reason
 from ubend.language import _
 
 
@@ -32,7 +32,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise OutputError(
             _("cannot write {path}: {reason}; free some space or choose another place").format(
-                path=path, reason=error.strerror or error
+                path=path, reason=reason(error)
             )
         ) from error
     finally:

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.codes import CodeKind, code_words, unpack_color
-from ubend.data.labels import ANY_DISTANCE, IGNORED, LabelMap, make_label_map
+from ubend.data.labels import (
+    ANY_DISTANCE,
+    IGNORED,
+    NOISE_REACH,
+    ROUNDING_REACH,
+    LabelMap,
+    make_label_map,
+    refuse_reserved,
+)
 from ubend.data.survey import Survey, Tally
 from ubend.data.valuetable import parse_table
 from ubend.errors import DataError
@@ -24,8 +32,8 @@ _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
 _MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
 _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
-_NOISE_REACH = 64  # a noisy colour this near to a class is that class, when no other class is near
-_ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
+_BLEND_DISTANCE = 64  # a colour this near to the line between two classes is a blend of them
+_UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
 _LISTED = 12  # codes shown in messages
 
@@ -92,6 +100,7 @@ def _make(
     Raises:
         DataError: too many or too few names, or one twice.
     """
+    refuse_reserved(names or ())
     if names is None:
         return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
     if len(names) != len(codes):
@@ -124,17 +133,17 @@ def _by_color_table(
         raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
     if lossy:
         return _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED, colors=colors), []
-    return _make(codes, names, "color", reach=_ROUNDING_REACH, colors=colors), []
+    return _make(codes, names, "color", reach=ROUNDING_REACH, colors=colors), []
 
 
 def _noise_reach(codes: Sequence[object]) -> int:
     """Between two classes, every colour belongs to the nearer one; a blend of two of many may look like a third."""
-    return ANY_DISTANCE if len(codes) == 2 else _NOISE_REACH
+    return ANY_DISTANCE if len(codes) == 2 else NOISE_REACH
 
 
 def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
     """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
-    if not survey.lossy.any() or labels.reach or labels.others is not None:
+    if not survey.lossy.any() or labels.reach > ROUNDING_REACH or labels.others is not None:
         return labels
     if labels.kind == "value":
         return replace(labels, reach=ANY_DISTANCE)
@@ -242,6 +251,7 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         remarks.append(_("the palettes of the masks differ, so their colours are read, not their indices"))
     if survey.lossy.any() or len(tally.codes) > _MOST_CLASSES:
         codes = _main_colors(tally)
+        _refuse_unexplained(tally, codes)
         labels = _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED)
     else:
         labels = _make(tally.codes.tolist(), names, "color")
@@ -269,6 +279,44 @@ def _main_colors(tally: Tally) -> list[int]:
             main.append(int(tally.codes[top]))
         left[distance <= 2 * _MAIN_DISTANCE] = 0
     return sorted(main)
+
+
+def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
+    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say."""
+    points = np.stack(unpack_color(tally.codes), axis=1).astype(np.float64)
+    ends = [np.array(unpack_color(code), np.float64) for code in main]
+    explained = np.zeros(len(points), np.bool_)
+    for number, end in enumerate(ends):
+        for other in ends[number:]:
+            along = other - end
+            place = ((points - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
+            explained |= np.linalg.norm(points - end - place[:, None] * along, axis=1) <= _BLEND_DISTANCE
+    share = tally.pixels[~explained].sum() / tally.pixels.sum()
+    if len(main) >= 2 and share <= _UNEXPLAINED_SHARE:
+        return
+    rest = Tally(tally.codes[~explained], tally.pixels[~explained], tally.masks[~explained])
+    known = [f"#{code:06x}={name}" for code, name in zip(main, _made_up_names(main), strict=True)]
+    raise DataError(
+        _(
+            "the masks hold {count} colours; {known} are common, but {share:.1%} of the pixels hold others ({table}), "
+            "which noise and resampling do not explain; name every class, such as --values {cure},*=nearest"
+        ).format(
+            count=len(tally.codes),
+            known=code_words(main, "color", _LISTED),
+            share=share,
+            table=value_table(rest, "color", int(tally.pixels.sum())),
+            cure=",".join([*known, *(f"#{code:06x}=name" for code in _most_common(rest, main))]),
+        )
+    )
+
+
+def _made_up_names(codes: list[int]) -> tuple[str, ...]:
+    return make_label_map(codes, None, "color").names
+
+
+def _most_common(tally: Tally, besides: list[int]) -> list[int]:
+    """The commonest colour of a tally, if there is one; for an example."""
+    return [int(tally.codes[tally.pixels.argmax()])] if len(tally.codes) and len(besides) < _MOST_CLASSES else []
 
 
 def _is_run(values: list[int]) -> bool:

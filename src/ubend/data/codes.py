@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ubend.errors import DataError
 from ubend.language import _
@@ -73,10 +74,10 @@ def count_codes(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int
 
     Masks are runs of one code along their rows, so runs are sorted, not pixels.
     """
-    if values.dtype == np.uint8:
-        counts = np.bincount(values.reshape(-1), minlength=256)
+    if values.dtype == np.uint8 and values.size:
+        counts = np.array(Image.fromarray(values.reshape(1, -1)).histogram(), np.int64)  # faster than bincount
         present = np.flatnonzero(counts)
-        return present.astype(np.int32), counts[present].astype(np.int64)
+        return present.astype(np.int32), counts[present]
     starts, lengths = _runs(values)
     codes, which = np.unique(values.reshape(-1)[starts], return_inverse=True)
     return codes.astype(np.int32), np.bincount(which, lengths, len(codes)).astype(np.int64)
@@ -87,7 +88,7 @@ def replace_codes(values: NDArray[Any], codes: NDArray[np.int32], replacements: 
     if values.dtype == np.uint8:
         table = np.zeros(256, np.uint8)
         table[codes] = replacements
-        replaced: NDArray[np.uint8] = table[values]
+        replaced: NDArray[np.uint8] = table.take(values)  # faster than table[values]
         return replaced
     starts, lengths = _runs(values)
     which = np.searchsorted(codes, values.reshape(-1)[starts])

@@ -5,7 +5,7 @@ folder -> pairs -> headers -> survey of the masks -> class table -> size -> stor
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from ubend.data.masks import mask_to_text
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
-from ubend.errors import DataError, PairError, TrainingError
+from ubend.errors import DataError, PairError, SettingError, TrainingError
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -128,13 +128,21 @@ class Dataset:
 
     def table(self) -> str:
         """The data list as CSV: name, files, part, group, hashes."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["name", "image", "mask", "split", "group", "image_hash", "mask_hash"])
+        rows = [("name", "image", "mask", "split", "group", "image_hash", "mask_hash")]
         for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
             image, mask = pair.image.resolve(), mask_to_text(pair.mask)  # so that the run can be scored from anywhere
-            writer.writerow([pair.name, image, mask, part, pair.group or "", *hashes])
-        return out.getvalue()
+            rows.append((pair.name, str(image), mask, part, pair.group or "", hashes[0], hashes[1]))
+        return _to_csv(rows)
+
+    def skipped_table(self) -> str:
+        """The pairs that were left out, as CSV: name, problem."""
+        rows = [(name, problem) for name, problems in self.skipped.items() for problem in problems]
+        return _to_csv([("name", "problem"), *rows])
+
+    def split_table(self) -> str:
+        """The split as `--split` takes it back: file, split, group."""
+        pairs = zip(self.folder.pairs, self.parts, strict=True)
+        return _to_csv([("file", "split", "group"), *((pair.name, part, pair.group or "") for pair, part in pairs)])
 
     def with_parts_of(self, table: str) -> "Dataset":
         """The same data with the split of a saved data list.
@@ -157,7 +165,15 @@ class Dataset:
         return replace(self, parts=tuple(cast(Part, row["split"]) for row in rows))
 
 
-def open_dataset(root: Path, settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
+def find_folder(settings: Settings) -> Folder:
+    """The pairs that the settings name; see `read_folder`."""
+    data = settings.data
+    if data.folder is None:
+        raise SettingError(_("name the FOLDER of pictures and masks"))
+    return read_folder(Path(data.folder), Path(data.split) if data.split else None, _find_all_damage)
+
+
+def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
     With `data.skip_bad`, pairs that cannot be used are left out and recorded.
@@ -166,7 +182,7 @@ def open_dataset(root: Path, settings: Settings, device: str, cache: Path, telle
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written.
     """
-    folder = read_folder(root, Path(settings.data.split) if settings.data.split else None, _find_all_damage)
+    folder = find_folder(settings)
     skipped: dict[str, list[str]] = {}
     while True:
         try:
@@ -284,6 +300,12 @@ def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) ->
     if len(empty):
         line = _("{path}: no pixel of this mask has a class")
         raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
+
+
+def _to_csv(rows: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
 
 
 def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ubend.data.masks import FileMask, Mask
-from ubend.errors import DataError
+from ubend.errors import DataError, reason
 from ubend.language import _
 
 Part = Literal["train", "val", "test"]
@@ -176,7 +176,7 @@ def _entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
-                folder=folder, reason=error.strerror or error
+                folder=folder, reason=reason(error)
             )
         ) from error
     return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
@@ -362,7 +362,7 @@ def _apply_split(pairs: list[Pair], split: Path, problems: _Problems) -> list[Pa
         semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
         rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=error))
+        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if missing := [name for name in ("file", "split") if name not in header]:

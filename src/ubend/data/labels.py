@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from ubend.data.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
+from ubend.errors import DataError, SettingError
+from ubend.language import _
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 
@@ -33,6 +35,9 @@ _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "m
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
 _FIELDS = ("names", "kind", "codes", "colors", "ignored", "reach", "others")
 
+RESERVED_NAMES = ("ignored", "nearest", "near")  # what `--values` says of codes that are no class
+ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
+NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
 ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
 
 
@@ -43,7 +48,7 @@ class LabelMap:
     Attributes:
         names: class index -> name.
         kind: whether masks are read as values or as colours.
-        codes: class index -> the codes that masks hold for it, at least one.
+        codes: class index -> the codes that masks hold for it; none when they never hold it.
         colors: class index -> (red, green, blue), 0..255, to draw it.
         ignored: codes whose pixels are not scored.
         reach: an unknown code goes to the nearest known one if that is at most so far away (difference
@@ -117,9 +122,26 @@ class LabelMap:
         index, found = self.classify(present)
         return replace_codes(codes.values, present, index), present[~found]
 
+    def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
+        """The same codes for the class table of a model; classes are matched by name.
+
+        Raises:
+            SettingError: a class that the model does not know.
+        """
+        unknown = [name for name in self.names if name not in names]
+        if unknown:
+            raise SettingError(
+                _("--values names {unknown}, but the model's classes are {known}; use their names").format(
+                    unknown=", ".join(unknown), known=", ".join(names)
+                )
+            )
+        codes = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
+        others = self.others if self.others in (None, IGNORED) else names.index(self.names[self.others])
+        return LabelMap(names, self.kind, codes, colors, self.ignored, self.reach, others)
+
     def describe(self) -> str:
         """One line: `0 -> background, 255 -> polyp`."""
-        words = [code_words(codes, self.kind) for codes in self.codes]
+        words = [code_words(codes, self.kind) or "-" for codes in self.codes]
         return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
 
     def to_json(self) -> dict[str, Any]:
@@ -166,6 +188,21 @@ def draw_colors(
     return tuple(unpack_color(codes[0]) if codes else color for codes, color in zip(table, plain, strict=True))
 
 
+def refuse_reserved(names: Sequence[str]) -> None:
+    """Fail when a class has a name that `--values` uses for something else.
+
+    Raises:
+        DataError: such a name.
+    """
+    taken = [name for name in names if name in RESERVED_NAMES]
+    if taken:
+        raise DataError(
+            _("a class cannot be called {names}: the word means something else here; rename it").format(
+                names=", ".join(taken)
+            )
+        )
+
+
 def make_label_map(
     codes: Sequence[int],
     names: Sequence[str] | None = None,
@@ -184,12 +221,14 @@ def make_label_map(
 
 def _made_up(codes: Sequence[int], kind: CodeKind) -> list[str]:
     if kind == "color":
-        return ["background" if code == 0 else name_color(unpack_color(int(code))) for code in codes]
+        plain = [name_color(unpack_color(int(code))).replace("black", "background") for code in codes]
+        return [n if plain.count(n) == 1 else f"#{int(code):06x}" for n, code in zip(plain, codes, strict=True)]
     names = ["background", *(f"class {i}" for i in range(1, len(codes)))]
     return ["background", "foreground"] if len(codes) == 2 else names
 
 
 def name_color(color: tuple[int, int, int]) -> str:
-    """`red`, or `#e6194b` for a colour without a plain name."""
-    plain = {ImageColor.getrgb(name)[:3]: name for name in reversed(_NAMES)}
-    return plain.get(color, "#{:02x}{:02x}{:02x}".format(*color))
+    """`red`, also of a colour that is nearly red; `#e6194b` of one that has no plain name."""
+    points = np.array([ImageColor.getrgb(name)[:3] for name in _NAMES], np.float64)
+    distance = np.linalg.norm(points - np.array(color), axis=1)
+    return _NAMES[distance.argmin()] if distance.min() <= ROUNDING_REACH else "#{:02x}{:02x}{:02x}".format(*color)

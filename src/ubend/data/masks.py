@@ -110,7 +110,7 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
         return _read_file(mask.path)
     if isinstance(mask, LayeredMask):
         return _read_layers(mask)
-    from ubend.data.shapes import draw_shapes
+    from ubend.data.shapes import draw_shapes  # type: ignore[import-not-found,unused-ignore]
 
     if mask.size_hw is not None and mask.size_hw != size_hw:
         stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))

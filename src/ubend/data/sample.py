@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ubend.data.labels import default_colors
-from ubend.errors import OutputError, SettingError
+from ubend.errors import OutputError, SettingError, reason
 from ubend.files import write_file, write_text
 from ubend.language import _
 
@@ -348,9 +348,7 @@ def _refuse_full(folder: Path) -> None:
             return
     except OSError as error:
         raise OutputError(
-            _("cannot draw into {folder}: {reason}; choose another folder").format(
-                folder=folder, reason=error.strerror or error
-            )
+            _("cannot draw into {folder}: {reason}; choose another folder").format(folder=folder, reason=reason(error))
         ) from error
     raise OutputError(
         _("{folder} is not empty; choose a folder that is new or empty, nothing was written").format(folder=folder)

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.data.codes import count_codes
 from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.survey import mask_size_problem, threads, unknown_codes_problem
-from ubend.errors import DataError, OutputError, PairError, UbendError
+from ubend.errors import DataError, OutputError, PairError, UbendError, reason
 from ubend.language import _
 
 STORE_VERSION = 2
@@ -190,7 +191,7 @@ def open_store(
             raise OutputError(
                 _(
                     "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
-                ).format(path=cache, reason=error.strerror or error)
+                ).format(path=cache, reason=reason(error))
             ) from error
     return Store(final)
 
@@ -202,7 +203,7 @@ def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            raise DataError(_("{path}: {reason}").format(path=path, reason=error.strerror or error)) from error
+            raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error))) from error
 
     files = [pair.image for pair in pairs]
     files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
@@ -248,7 +249,8 @@ def _build(
             small = resize_array(image, stored_hw[number])
             images[span] = small.reshape(-1, sizing.channels)
             masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
-            class_pixels[number] = np.bincount(mask.reshape(-1), minlength=256)
+            classes, pixels = count_codes(mask)
+            class_pixels[number, classes] = pixels
             thumbnails[number] = _thumbnail(small)
             return []
 
@@ -344,11 +346,13 @@ def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
 
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
+    side = (THUMBNAIL_PX, THUMBNAIL_PX)
+    if image.dtype == np.uint8:
+        return resize_array(image, side).mean(axis=2).astype(np.uint8)
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
-    if image.dtype != np.uint8:
-        low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255.0 / max(high - low, 1e-12))
-    return resize_array(grey, (THUMBNAIL_PX, THUMBNAIL_PX))[:, :, 0].clip(0, 255).astype(np.uint8)
+    low, high = float(grey.min()), float(grey.max())
+    grey = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return resize_array(grey, side)[:, :, 0].clip(0, 255).astype(np.uint8)
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

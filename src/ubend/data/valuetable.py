@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from PIL import ImageColor
 
 from ubend.data.codes import CodeKind
-from ubend.data.labels import ANY_DISTANCE, IGNORED, LabelMap, draw_colors
+from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, RESERVED_NAMES, ROUNDING_REACH, LabelMap, draw_colors
 from ubend.errors import SettingError
 from ubend.language import _
 
@@ -15,6 +15,9 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def parse_table(texts: Sequence[str]) -> LabelMap:
     """`0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest` -> labels.
+
+    `*` is every other code: a class, `ignored`, `nearest` (the nearest class), or `near` (of colours: the
+    nearest class if it is near, else ignored).
 
     Raises:
         SettingError: what cannot be read, with an example.
@@ -44,7 +47,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         kinds.add(kind)  # type: ignore[arg-type]
         codes.setdefault(name, []).extend(found)
     ignored = tuple(codes.pop("ignored", ()))
-    if rest not in (None, "ignored", "nearest"):
+    if rest is not None and rest not in RESERVED_NAMES:
         codes.setdefault(str(rest), [])
     every = [code for some in [*codes.values(), ignored] for code in some]
     if len(kinds) != 1 or len(codes) < 2 or len(set(every)) < len(every):
@@ -55,9 +58,9 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         )
     kind = kinds.pop()
     names = tuple(codes)
-    others = {None: None, "ignored": IGNORED, "nearest": None}.get(rest, names.index(rest) if rest in names else None)
+    others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
     table = tuple(tuple(some) for some in codes.values())
-    reach = ANY_DISTANCE if rest == "nearest" else 0
+    reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
     return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
 
 
@@ -68,3 +71,33 @@ def _unreadable(text: str) -> SettingError:
             "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
         ).format(text=text)
     )
+
+
+def write_table(labels: LabelMap) -> tuple[str, ...]:
+    """The words of `--values` that `parse_table` makes these labels of (colours to draw with apart)."""
+    spans = [
+        f"{span}={name}"
+        for codes, name in zip(labels.codes, labels.names, strict=True)
+        for span in _spans(codes, labels)
+    ]
+    spans += [f"{span}=ignored" for span in _spans(labels.ignored, labels)]
+    if labels.reach >= ANY_DISTANCE:
+        spans.append("*=nearest")
+    elif labels.others is not None and labels.others != IGNORED:
+        spans.append(f"*={labels.names[labels.others]}")
+    elif labels.others == IGNORED:
+        spans.append("*=near" if labels.reach else "*=ignored")
+    return tuple(spans)
+
+
+def _spans(codes: Sequence[int], labels: LabelMap) -> list[str]:
+    """Codes as words: colours one by one, numbers in a row as `3..7`."""
+    if labels.kind == "color":
+        return [f"#{code:06x}" for code in codes]
+    words: list[list[int]] = []
+    for code in codes:
+        if words and code == words[-1][1] + 1:
+            words[-1][1] = code
+        else:
+            words.append([code, code])
+    return [str(low) if low == high else f"{low}..{high}" for low, high in words]

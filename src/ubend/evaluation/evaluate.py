@@ -27,8 +27,13 @@ from ubend.metrics.overlap import (
 from ubend.training.losses import sum_losses
 
 
-def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any]:
+def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap | None = None) -> dict[str, Any]:
     """Scores of a model on pictures with masks.
+
+    Args:
+        predictor: the model.
+        pairs: pictures with masks.
+        labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -38,7 +43,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
     Raises:
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
-    labels = predictor.labels
+    labels = labels or predictor.labels
     sizes = ("native", "model_size")
     confusions = {size: np.zeros((len(pairs), labels.classes, labels.classes), np.int64) for size in sizes}
     losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
@@ -55,7 +60,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Any
             on_device = torch.from_numpy(target).to(values.device)[None]
             confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
             confusions[size][logits.number] = confusion[0].cpu().numpy()
-            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), confusion.sum()
+            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), int(confusion.sum())
     return {
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),

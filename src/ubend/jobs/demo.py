@@ -6,6 +6,7 @@ from ubend.data.sample import draw_sample
 from ubend.errors import OutputError
 from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
+from ubend.jobs.gather import gather_settings
 from ubend.jobs.pictures import draw_predictions, draw_samples
 from ubend.jobs.predict import predict_files
 from ubend.language import _
@@ -28,7 +29,7 @@ def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
     sample, run, masks = out / "sample", out / "run", out / "predictions"
     teller.say(_("drawing microscope pictures into {path}").format(path=sample))
     draw_sample(sample, seed=seed)
-    grid = draw_samples(sample, out / "samples.png", count=4)
+    grid = draw_samples(gather_settings(sample), out / "samples.png", count=4)
     result = fit(sample, run, settings=_SETTINGS, seed=seed, teller=teller)
     if result.scores is None:
         return out

@@ -7,11 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from ubend.data.folder import Pair, Part, read_folder
+from ubend.data.dataset import find_folder
+from ubend.data.folder import Pair, Part
 from ubend.data.masks import mask_from_text
+from ubend.data.valuetable import parse_table
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
+from ubend.jobs.gather import gather_settings
 from ubend.language import _
 from ubend.training.run_folder import RunFolder
 
@@ -24,25 +27,33 @@ def evaluate(
     *,
     part: Part | None = None,
     split: Path | str | None = None,
+    values: str | None = None,
+    root: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a model.
 
     Args:
         model: a run folder or a model file.
-        folder: pictures with masks; None: those of the run (then `model` is a run folder).
+        folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
         split: a CSV `file,split` for `folder`.
+        values: what the masks of `folder` hold, where that differs from the model's own masks, as of
+            `--values`; the names are the model's.
+        root: where the named data set lies, or is to be put; None: the cache.
         device: None: the best one here.
     Returns:
         As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device)
-    pairs = (
-        read_run_pairs(Path(model))
-        if folder is None
-        else list(read_folder(Path(folder), Path(split) if split else None).pairs)
-    )
+    labels = predictor.labels
+    if folder is None:
+        pairs = read_run_pairs(Path(model))
+    else:
+        settings = gather_settings(folder, flags={"split": split, "values": values, "root": root})
+        pairs = list(find_folder(settings).pairs)
+        if settings.data.values is not None:
+            labels = parse_table(settings.data.values).in_order_of(labels.names, labels.colors)
     parts = {pair.part for pair in pairs}
     if part is None:
         part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
@@ -50,7 +61,7 @@ def evaluate(
     if not chosen:
         found = ", ".join(sorted(str(name) for name in parts))
         raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
-    return {"part": part or "all", **evaluate_pairs(predictor, chosen)}
+    return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
 
 
 def read_run_pairs(run: Path) -> list[Pair]:

@@ -5,7 +5,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +15,28 @@ import torch
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
+from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
 from ubend.drawing.curves import draw_curves
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import write_json, write_text
 from ubend.inference.predictor import Predictor
+from ubend.jobs.data import introduce
+from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
-from ubend.training.checkpoint import TrainingState, load_state
+from ubend.training.checkpoint import TrainingState, load_state, save_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_state, refuse_lone_values
+from ubend.training.transfer import begin_with, load_start
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
-
-# The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
-FLAGS = {
-    "split": "data.split",
-    "classes": "data.classes",
-    "values": "data.values",
-    "skip_bad": "data.skip_bad",
-    "size": "data.size",
-    "width": "model.width",
-    "epochs": "train.epochs",
-    "batch": "train.batch",
-    "patience": "train.patience",
-    "seed": "train.seed",
-    "device": "device",
-    "deterministic": "train.deterministic",
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class FitResult:
 
 
 def fit(
-    folder: Path | str,
+    folder: Path | str | None,
     out: Path | str | None = None,
     *,
     recipe: Recipe | None = None,
@@ -79,7 +66,9 @@ def fit(
     """Train a U-Net on a folder of pictures and masks, score it, and write all of it to a run folder.
 
     Args:
-        folder: pictures and masks in any of the layouts of docs/formats.md.
+        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set, or a
+            `data.toml` of `ubend data`;
+            None: `images` and `masks` name them.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
         recipe: `modern` (unless `config` says otherwise), or `tutorial`: the course text's settings,
             its faults mended.
@@ -87,45 +76,18 @@ def fit(
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
         flags: the words of the command line: split, classes, size, width, skips, epochs, batch,
-            patience, seed, device, deterministic, values, skip_bad. `classes` and `values` may be
+            patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
+            with), root (where the named data set lies, or is to be put). `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
-    skips = flags.pop("skips", None)
-    changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
-    for key in ("data.classes", "data.values"):
-        if isinstance(changes.get(key), str):
-            changes[key] = tuple(word.strip() for word in changes[key].split(","))
-    if isinstance(changes.get("data.split"), Path):
-        changes["data.split"] = str(changes["data.split"])
-    given = read_config(Path(config)) if config is not None else None
-    chosen = make_settings(recipe, given, changes | dict(settings or {}))
-    if skips is not None:
-        chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
-    if chosen.data.split is not None:  # a resumed run may stand elsewhere
-        chosen = change_settings(chosen, {"data.split": str(Path(chosen.data.split).resolve())})
-    run = RunFolder(Path(out) if out is not None else free_run_name(Path(folder)))
-    run.refuse_taken()
+    if out is not None:
+        RunFolder(Path(out)).refuse_taken()
     with teller or Teller() as voice:
-        return _fit(Path(folder), run, chosen, voice, show, resumed=False)
-
-
-def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
-    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level whether its skip stays."""
-    if not isinstance(skips, str):
-        return tuple(skips)
-    if skips in ("all", "none"):
-        return (skips == "all",) * depth
-    try:
-        levels = {int(word) for word in skips.split(",")}
-    except ValueError:
-        levels = {0}
-    if not levels <= set(range(1, depth + 1)):
-        raise SettingError(
-            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth)
-        )
-    return tuple(level in levels for level in range(1, depth + 1))
+        chosen = gather_settings(folder, recipe, config, settings, flags, voice)
+        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
+        return _fit(run, chosen, voice, show, resumed=False)
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
@@ -138,13 +100,12 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
     folder = RunFolder(Path(run))
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        where, began_with = Path(facts["folder"]), (facts["device"], facts["threads"], facts["torch"])
+        began_with = (facts["device"], facts["threads"], facts["torch"])
         folder.data.stat()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise OutputError(
             _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
-                path=run, name=folder.facts.name, reason=reason
+                path=run, name=folder.facts.name, reason=reason(error)
             )
         ) from error
     chosen = make_settings(config=read_config(folder.settings))
@@ -157,18 +118,22 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                 )
             )
         folder.clear_leftovers()
-        return _fit(where, folder, chosen, voice, show, resumed=True)
+        return _fit(folder, chosen, voice, show, resumed=True)
 
 
-def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
+def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
     prepare_process(settings.train.deterministic)
+    start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
-    data = open_dataset(folder, settings, device.type, default_cache(), teller)
+    data = open_dataset(settings, device.type, default_cache(), teller)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
-    _introduce(teller, data, [*data.choices, *choices], describe_device(device))
+    introduce(teller, data)
+    for choice in [*data.choices, *choices]:
+        teller.say(_("chosen: {choice}").format(choice=choice.line()))
+    teller.say(_("device: {device}").format(device=describe_device(device)))
 
     bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
@@ -185,7 +150,15 @@ def _fit(folder: Path, run: RunFolder, settings: Settings, teller: Teller, show:
         run.trim_timing(len(state.progress.history))
     if not resumed:
         run.create()
-        _write_facts(run, folder, data, settings, choices, device)
+        run.state.unlink(missing_ok=True)  # of a beginning that was killed
+        begun_with = None
+        if start is not None:
+            lines = begin_with(start, state, data.labels.names)
+            for line in lines:
+                teller.say(line)
+            begun_with = {"path": str(start.path), "sha256": start.sha256, "kept": lines}
+            save_state(run.state, state)  # so that the run can go on from its first step without the other model
+        _write_facts(run, data, settings, [*data.choices, *choices], device, begun_with)
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -225,37 +198,24 @@ def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
         draw_curves(state.progress.history, data.labels.names, run.curves)
 
 
-def _introduce(teller: Teller, data: Dataset, choices: list[Choice], device: str) -> None:
-    """Say what was understood and chosen, before anything slow happens."""
-    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
-    teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
-    teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
-    shares = data.store.class_pixels.sum(axis=0)
-    total = max(1, int(shares.sum()))
-    teller.say(_("mask values: {mapping}").format(mapping=data.labels.describe()))
-    teller.say(
-        _("class shares: {shares}").format(
-            shares=", ".join(f"{name} {shares[number] / total:.1%}" for number, name in enumerate(data.labels.names))
-        )
-    )
-    for remark in data.remarks:
-        teller.say(_("note: {remark}").format(remark=remark))
-    for choice in choices:
-        teller.say(_("chosen: {choice}").format(choice=choice.line()))
-    teller.say(_("device: {device}").format(device=device))
-
-
 def _write_facts(
-    run: RunFolder, folder: Path, data: Dataset, settings: Settings, choices: list[Choice], device: torch.device
+    run: RunFolder,
+    data: Dataset,
+    settings: Settings,
+    choices: list[Choice],
+    device: torch.device,
+    begun_with: dict[str, Any] | None,
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
+    if data.skipped:
+        write_text(run.skipped, data.skipped_table())
     facts = {
-        "folder": str(folder.resolve()),
         "layout": data.folder.layout,
         "classes": data.labels.to_json(),
         "remarks": data.remarks,
-        "choices": [choice.line() for choice in [*data.choices, *choices]],
+        "choices": [choice.line() for choice in choices],
+        "begun_with": begun_with,
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "ubend": ubend.__version__,

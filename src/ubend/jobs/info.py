@@ -32,4 +32,5 @@ def describe_model(path: Path | str) -> list[str]:
     for index, (name, codes, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
         value = code_words(codes, labels.kind)
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
-    return lines + [f"{key}: {value}" for key, value in bundle.about.items()]
+    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures")}
+    return lines + [f"{titles.get(key, key)}: {value}" for key, value in bundle.about.items()]

@@ -1,12 +1,13 @@
 """Pictures to look at: a data set before training, a model's answers after it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ubend.config import make_settings
-from ubend.data.dataset import survey_folder
-from ubend.data.folder import Pair, read_folder
+from ubend.config import Settings
+from ubend.data.dataset import find_folder, survey_folder
+from ubend.data.folder import Pair
 from ubend.data.images import read_image, resize_array, resize_mask
 from ubend.data.labels import LabelMap, background_class
 from ubend.data.store import default_cache, read_class_map
@@ -22,20 +23,25 @@ from ubend.training.run_folder import RunFolder
 _CELL_PX = 192
 
 
-def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
+def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
     """A grid of pictures with their masks, evenly taken from a folder, before any training.
 
     Args:
-        folder: any layout that `fit` takes.
+        settings: of which only the section `data` matters.
         out: the PNG to write.
         count: pictures.
         show: also display it.
     """
     if Path(out).exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    found = read_folder(Path(folder))
-    labels = survey_folder(found, make_settings(), default_cache(), Teller()).labels
-    chosen = [found.pairs[i] for i in np.unique(np.linspace(0, len(found.pairs) - 1, count).astype(int))]
+    found = find_folder(settings)
+    labels = survey_folder(found, settings, default_cache(), Teller()).labels
+    return draw_pairs(found.pairs, labels, Path(out), count=count, show=show)
+
+
+def draw_pairs(pairs: Sequence[Pair], labels: LabelMap, out: Path, *, count: int = 8, show: bool = False) -> Path:
+    """A grid of pictures with their masks, evenly taken from `pairs`: picture, mask, both."""
+    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).astype(int))]
     rows = []
     for pair in chosen:
         image, truth = _read_small(pair, labels)
@@ -52,7 +58,7 @@ def draw_samples(folder: Path | str, out: Path | str, *, count: int = 8, show: b
         [pair.name for pair in chosen],
         legend=list(zip(labels.names, labels.colors, strict=True)),
     )
-    return _finish(grid, Path(out), show)
+    return _finish(grid, out, show)
 
 
 def draw_predictions(

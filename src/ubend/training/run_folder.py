@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ubend.errors import OutputError
+from ubend.errors import OutputError, reason
 from ubend.files import write_text
 from ubend.language import _
 
@@ -32,6 +32,11 @@ class RunFolder:
     def data(self) -> Path:
         """`name,image,mask,split,group,image_hash,mask_hash` of every pair."""
         return self.path / "data.csv"
+
+    @property
+    def skipped(self) -> Path:
+        """`name,problem` of the pairs that `--skip-bad` left out; not there when there are none."""
+        return self.path / "skipped.csv"
 
     @property
     def metrics(self) -> Path:
@@ -78,7 +83,7 @@ class RunFolder:
         if not self.path.exists():
             return
         # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        beginnings = (self.settings.name, self.data.name)
+        beginnings = (self.settings.name, self.data.name, self.state.name)
         if self.path.is_dir() and all(p.name in beginnings or p.name[0] == "." for p in self.path.iterdir()):
             return
         if self.facts.is_file():
@@ -105,9 +110,7 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise OutputError(
-                _("cannot write {path}: {reason}; choose another --out").format(
-                    path=self.path, reason=error.strerror or error
-                )
+                _("cannot write {path}: {reason}; choose another --out").format(path=self.path, reason=reason(error))
             ) from error
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
@@ -128,7 +131,7 @@ class RunFolder:
         except OSError as error:
             raise OutputError(
                 _("cannot write {path}: {reason}; free some space, then go on by --resume {run}").format(
-                    path=self.timing, reason=error.strerror or error, run=self.path
+                    path=self.timing, reason=reason(error), run=self.path
                 )
             ) from error
 

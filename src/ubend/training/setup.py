@@ -55,7 +55,7 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
         "ubend": ubend.__version__,
         "data": data.folder.root.name,
         "recipe": settings.recipe,
-        "trained_on": f"{len(data.numbers('train'))} pictures",
+        "training_pictures": len(data.numbers("train")),
     }
     state = TrainingState(
         model,

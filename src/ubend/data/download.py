@@ -1,0 +1,310 @@
+"""Download one file over HTTP: resumed where it broke off, checked, whole or not at all.
+
+The bytes go to NAME.part; NAME.part.json beside it says where they come from, so that a later process can
+ask for the rest (RFC 9110: Range, If-Range, Content-Range). A part is only added to when the server says
+that its file is still the same one; the whole is checked before it gets its name.
+"""
+
+import hashlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import IO, Any
+
+from ubend import __version__
+from ubend.errors import DataError, OutputError
+from ubend.files import write_json
+from ubend.language import _
+from ubend.teller import Teller
+
+_CHUNK_BYTES = 2**18
+_LEAST_BYTES_S = 128  # slower than this for as long as a stall lasts is a stall
+_LONGEST_PAUSE_S = 30.0
+_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP answers that may be another one soon
+_MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file elsewhere.
+
+    Attributes:
+        name: of the file here.
+        urls: where it lies; the later ones are asked when the earlier ones fail.
+        size: in bytes; exact when there is a digest, else about (twice as much is refused).
+        md5: hexadecimal, where it was published.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    size: int
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to bear with a bad connection.
+
+    Attributes:
+        tries: connections in a row that bring nothing new.
+        pause_s: before the second; doubled each time.
+        stall_s: without (almost) any byte, until a connection counts as broken.
+    """
+
+    tries: int = 4
+    pause_s: float = 1.0
+    stall_s: float = 30.0
+
+
+PATIENCE = Patience()
+
+
+class _BrokenError(Exception):
+    """This connection failed; another may not."""
+
+
+class _RefusedError(Exception):
+    """This address will not give the file."""
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from an encrypted connection to an open one."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise _RefusedError(_("it points to {url}, which is not encrypted").format(url=newurl))
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@dataclass
+class _Part:
+    """What has come of a file so far."""
+
+    path: Path
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def origin(self) -> dict[str, Any]:
+        """url, validator, total of the bytes that are here; empty when unknown."""
+        try:
+            origin = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return origin if isinstance(origin, dict) else {}
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+def download(remote: Remote, target: Path, teller: Teller, patience: Patience | None = None) -> None:
+    """Bring a file to `target`; what came of it before is used, and kept when this ends early.
+
+    Raises:
+        DataError: no address gave the file; each with what happened.
+        OutputError: the disk is full, or the place cannot be written.
+    """
+    patience = patience or PATIENCE
+    part = _Part(target.with_name(target.name + ".part"))
+    problems = []
+    for url in remote.urls:
+        try:
+            _download_from(url, remote, part, teller, patience)
+        except _RefusedError as refusal:
+            problems.append(f"{url}: {refusal}")
+            continue
+        finally:
+            teller.end()
+        with _writing(target):
+            part.path.replace(target)
+        part.note.unlink(missing_ok=True)
+        return
+    raise DataError(
+        _(
+            "cannot download {name}: {problems}; try again (it goes on where it stopped), or bring the file by other "
+            "means and name its folder by --root DIR"
+        ).format(name=remote.name, problems="; ".join(problems))
+    )
+
+
+def check_file(path: Path, remote: Remote) -> str | None:
+    """What is wrong with a file that should be `remote`; None: nothing."""
+    with path.open("rb") as file:
+        start = file.read(16)
+        file.seek(0)
+        if not start.startswith(_MAGIC.get(Path(remote.name).suffix, b"")):
+            return _("it is no archive but begins with {start}").format(start=repr(start)[1:])
+        if remote.md5 is None:
+            return None
+        if path.stat().st_size != remote.size:
+            return _wrong_size(path.stat().st_size, remote)
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != remote.md5:
+        return _("its MD5 is {found}, but {published} was published").format(found=found, published=remote.md5)
+    return None
+
+
+def _download_from(url: str, remote: Remote, part: _Part, teller: Teller, patience: Patience) -> None:
+    """Fill the part from one address, over as many connections as that takes."""
+    failures, furthest = 0, part.size()
+    while True:
+        resumed = part.size() > 0
+        try:
+            if not resumed or part.size() != part.origin().get("total"):  # else it was killed before the check
+                _connect(url, remote, part, teller, patience)
+            if (wrong := check_file(part.path, remote)) is None:
+                return
+            part.drop()
+            raise _BrokenError(wrong) if resumed else _RefusedError(wrong)
+        except _BrokenError as broken:
+            failures = 0 if part.size() > furthest else failures + 1
+            furthest = max(furthest, part.size())
+            if failures >= patience.tries:
+                raise _RefusedError(str(broken)) from broken
+            time.sleep(min(_LONGEST_PAUSE_S, patience.pause_s * 2**failures))
+
+
+def _connect(url: str, remote: Remote, part: _Part, teller: Teller, patience: Patience) -> None:
+    """One connection; returns when the server has given all of the file."""
+    origin, have = part.origin(), part.size()
+    validator = origin.get("validator") if origin.get("url") == url else None
+    if have and not (validator or remote.md5):  # the rest might be of another file, and nothing would tell
+        part.drop()
+        have = 0
+    request = urllib.request.Request(url, headers={"User-Agent": f"ubend/{__version__}", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if validator:
+            request.add_header("If-Range", validator)
+    with _telling_failures(part, patience):
+        answer = urllib.request.build_opener(_SafeRedirects).open(request, timeout=patience.stall_s)
+    with answer:
+        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise _RefusedError(_("a web page came instead of the file"))
+        start, total, now = *_position(answer), _validator(answer.headers)
+        if start is not None and (
+            start != have or origin.get("total") not in (None, total) or (validator and now and validator != now)
+        ):
+            part.drop()
+            raise _BrokenError(_("the file there is not the one whose first part came before"))
+        if remote.md5 is not None and total not in (None, remote.size):
+            raise _RefusedError(_wrong_size(total or 0, remote))
+        with _writing(part.path):
+            write_json(part.note, {"url": url, "validator": now, "total": total})
+        _receive(answer, part, start or 0, total, remote, teller, patience)
+
+
+def _position(answer: Any) -> tuple[int | None, int | None]:
+    """(first byte of an answer that goes on with a file, None when it begins anew; bytes of the whole, if told)."""
+    if answer.status == 200:
+        length = answer.headers.get("Content-Length", "")
+        return None, int(length) if length.isdecimal() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+    if answer.status != 206 or found is None:
+        raise _RefusedError(_("HTTP {code} instead of the file").format(code=answer.status))
+    return int(found[1]), int(found[2])
+
+
+def _receive(
+    answer: Any, part: _Part, have: int, total: int | None, remote: Remote, teller: Teller, patience: Patience
+) -> None:
+    """The bytes of an answer, added to the first `have` bytes of the part."""
+    most = 2 * remote.size
+    teller.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
+    with _writing(part.path), part.path.open("r+b" if have else "wb") as file:
+        file.seek(have)
+        since, came = time.monotonic(), 0
+        while total is None or have < total:
+            if max(have, total or 0) > most:
+                raise _RefusedError(_wrong_size(max(have, total or 0), remote))
+            with _telling_failures(part, patience):
+                data = answer.read1(_CHUNK_BYTES if total is None else min(_CHUNK_BYTES, total - have))
+            if not data:
+                break
+            file.write(data)
+            have, came = have + len(data), came + len(data)
+            teller.count(_mib(have))
+            if time.monotonic() - since > patience.stall_s:
+                if came < _LEAST_BYTES_S * patience.stall_s:
+                    raise _BrokenError(_stalled(patience))
+                since, came = time.monotonic(), 0
+    if total is not None and have < total:
+        raise _BrokenError(_("the connection broke off after {have} of {total} bytes").format(have=have, total=total))
+
+
+def _validator(headers: Message) -> str | None:
+    """What tells one version of the file from another; weak tags do not (RFC 9110, 13.1.5)."""
+    tag = headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+@contextmanager
+def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
+    """Errors of the network as one of ours."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # fewer bytes there than here
+            part.drop()
+        said = _("HTTP {code} {reason}").format(code=error.code, reason=_one_line(error.reason))
+        raise (_BrokenError if error.code in {416, *_PASSING} else _RefusedError)(said) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        match reason:
+            case TimeoutError():
+                raise _BrokenError(_stalled(patience)) from error
+            case socket.gaierror():
+                raise _RefusedError(_("the name of the server was not found; is there a network?")) from error
+            case ssl.SSLCertVerificationError():
+                raise _RefusedError(
+                    _("the server's certificate could not be verified ({reason})").format(reason=reason.verify_message)
+                ) from error
+        said = getattr(reason, "strerror", None) or _one_line(reason) or type(reason).__name__
+        raise _BrokenError(_("the connection failed ({reason})").format(reason=said)) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            _("cannot write {path}: {reason}; free some space or choose another place").format(
+                path=path, reason=error.strerror or error
+            )
+        ) from error
+
+
+def _one_line(said: object) -> str:
+    """What a server says, fit to be a part of a sentence."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())[:120]
+
+
+def _stalled(patience: Patience) -> str:
+    return _("nothing came for {seconds:g} s").format(seconds=patience.stall_s)
+
+
+def _wrong_size(size: int, remote: Remote) -> str:
+    return _("the file has {size} bytes instead of {expected}").format(size=size, expected=remote.size)
+
+
+def _mib(size: int) -> int:
+    return round(size / 2**20)

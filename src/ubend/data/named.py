@@ -1,0 +1,274 @@
+"""Data sets that are known by name: downloaded once, checked, unpacked into the cache.
+
+To add a set: an entry in `NAMED_SETS`. Only sets that may be had without an account, with their terms.
+"""
+
+import difflib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ubend.data.download import Remote, check_file, download
+from ubend.data.store import default_cache
+from ubend.data.unpack import unpack
+from ubend.errors import DataError, OutputError
+from ubend.language import _
+from ubend.teller import Teller
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A data set that others give away.
+
+    Attributes:
+        title: with its source.
+        page: where its makers tell of it.
+        terms: under which they give it away; in words.
+        files: what has to be downloaded.
+        folder: the name that it is usually unpacked under.
+        top: the archives' own outermost folder, "" when they have none.
+        contents: folder -> suffix and number of the files that have to be in it, at least.
+        classes: their names, where the layout of the folder does not tell them.
+    """
+
+    title: str
+    page: str
+    terms: Callable[[], str]
+    files: tuple[Remote, ...]
+    folder: str
+    top: str
+    contents: Mapping[str, tuple[str, int]]
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.size for file in self.files)
+
+
+NAMED_SETS: dict[str, NamedSet] = {
+    "oxford-pet": NamedSet(
+        "Oxford-IIIT Pet (Parkhi et al., CVPR 2012)",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        lambda: _("CC BY-SA 4.0; the pictures remain their owners'"),
+        (  # sizes and digests as torchvision and others publish them
+            Remote(
+                "annotations.tar.gz",
+                (
+                    "https://thor.robots.ox.ac.uk/pets/annotations.tar.gz",
+                    "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz",
+                ),
+                19_173_078,
+                "95a8c909bbe2e81eed6a22bccdf3f68f",
+            ),
+            Remote(
+                "images.tar.gz",
+                (
+                    "https://thor.robots.ox.ac.uk/pets/images.tar.gz",
+                    "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
+                ),
+                791_918_971,
+                "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+            ),
+        ),
+        "oxford-iiit-pet",
+        "",
+        {"images": (".jpg", 7349), "annotations/trimaps": (".png", 7349), "annotations": (".txt", 2)},
+    ),
+    "kvasir-seg": NamedSet(
+        "Kvasir-SEG (Jha et al., MMM 2020)",
+        "https://datasets.simula.no/kvasir-seg/",
+        lambda: _("for research and education; ask its makers for any other use"),
+        (Remote("kvasir-seg.zip", ("https://datasets.simula.no/downloads/kvasir-seg.zip",), 46_200_000),),
+        "kvasir-seg",
+        "Kvasir-SEG",
+        {"images": (".jpg", 1000), "masks": (".jpg", 1000)},
+        ("background", "polyp"),
+    ),
+}
+_UNPACKED = 1.2  # bytes of the unpacked pictures for each that is downloaded, at most
+
+
+def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Teller) -> Path:
+    """The folder that is meant: an existing one, or that of a named data set, which is downloaded if need be.
+
+    Args:
+        name_or_folder: a folder that exists is taken as it is.
+        root: where a named set lies (unpacked, or its archives), or is to be put; None: the cache.
+        teller: told what is downloaded, and under which terms.
+    Raises:
+        DataError: the set cannot be had, or a copy of it is not whole.
+        OutputError: no room, or the place cannot be written.
+    """
+    folder, name = Path(name_or_folder), str(name_or_folder)
+    if root is None and not _is_named(name, None):
+        near = [] if folder.exists() else difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
+        if near:
+            raise DataError(
+                _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0])
+            )
+        return folder
+    if name not in NAMED_SETS:
+        raise DataError(
+            _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
+                names=", ".join(NAMED_SETS), folder=folder
+            )
+        )
+    wanted, place = NAMED_SETS[name], (default_cache() / "datasets" if root is None else Path(root)) / name
+    if found := _find_copy(wanted, place, name):
+        return found
+    return _bring(name, wanted, place, root is None, teller)
+
+
+def class_names(name_or_folder: str | Path, root: str | Path | None) -> tuple[str, ...] | None:
+    """The classes of a named set, where its folder does not tell them; None for a folder."""
+    name = str(name_or_folder)
+    return NAMED_SETS[name].classes if _is_named(name, root) else None
+
+
+def _is_named(name: str, root: str | Path | None) -> bool:
+    return name in NAMED_SETS and (root is not None or not Path(name).exists())
+
+
+def list_datasets(cache: Path) -> list[tuple[Path, int]]:
+    """The named sets in a cache, whole or in part, with their sizes in bytes."""
+    places = [path for name in NAMED_SETS if (path := cache / "datasets" / name).is_dir()]
+    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in places]
+
+
+def clear_datasets(cache: Path) -> int:
+    """Delete the named sets of a cache; returns the bytes that were freed."""
+    found = list_datasets(cache)
+    for path, _size in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return sum(size for _path, size in found)
+
+
+def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
+    """Where the set lies unpacked: where we put it, or in any of the usual places beside and above.
+
+    Raises:
+        DataError: there is a part of it.
+    """
+    root = place.parent
+    tops = [place / wanted.folder, place, root / wanted.folder, root]
+    for folder in [inner for top in tops for inner in (top / wanted.top, top)]:
+        if all((folder / part).is_dir() for part in wanted.contents):
+            if missing := _missing(wanted, folder):
+                raise DataError(
+                    _(
+                        "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
+                        "as it is: ubend fit {folder}"
+                    ).format(folder=folder, name=name, missing=", ".join(missing))
+                )
+            return folder
+    return None
+
+
+def _missing(wanted: NamedSet, folder: Path) -> list[str]:
+    """What a folder lacks of the set; it may hold more."""
+    lacking = []
+    for part, (suffix, count) in wanted.contents.items():
+        found = sum(path.suffix == suffix and path.name[0] != "." for path in (folder / part).glob("*"))
+        if found < count:
+            what = _("{found} of {count} files {kind} in {part}/")
+            lacking.append(what.format(found=found, count=count, kind=suffix, part=part))
+    return lacking
+
+
+def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Teller) -> Path:
+    """Download what is not at hand, unpack it, and give it its place when it is whole."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            teller.say(_("waiting for another process that is bringing {name}").format(name=name))
+            lock.acquire()
+        try:
+            if found := _find_copy(wanted, place, name):  # by the other one
+                return found
+            archives = _gather(name, wanted, place, teller)
+            try:
+                _unpack_all(wanted, archives, place, teller)
+            except DataError:  # useless, and the next time begins anew
+                _drop_own(archives, place, in_cache)
+                raise
+            _drop_own(archives, place, in_cache)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise OutputError(
+            _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
+                path=place, reason=error.strerror or error
+            )
+        ) from error
+    found = _find_copy(wanted, place, name)
+    assert found is not None  # it was whole when it got its place
+    return found
+
+
+def _drop_own(archives: list[Path], place: Path, in_cache: bool) -> None:
+    """In the cache archives only take room; under --root they may be somebody's."""
+    for archive in archives:
+        if in_cache and archive.parent == place:
+            archive.unlink(missing_ok=True)
+
+
+def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Path]:
+    """The archives of a set: those at hand, checked, and the others downloaded."""
+    archives, absent = [], []
+    for file in wanted.files:
+        places = (place, place.parent, place.parent / wanted.folder)
+        at_hand = next((path for folder in places if (path := folder / file.name).is_file()), None)
+        if at_hand is not None and (wrong := check_file(at_hand, file)):
+            raise DataError(_("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong))
+        archives.append(at_hand or place / file.name)
+        if at_hand is None:
+            absent.append(file)
+    free = shutil.disk_usage(place).free
+    needed = round(sum(file.size for file in absent) + _UNPACKED * wanted.size)
+    if free < needed:
+        raise OutputError(
+            _("{name} needs {needed:.0f} MiB in {place}, but {free:.0f} are free; free some, or use --root DIR").format(
+                name=name, needed=needed / 2**20, place=place, free=free / 2**20
+            )
+        )
+    if absent:
+        teller.say(
+            _("{name}: {title}, {size:.0f} MiB to download to {place}").format(
+                name=name, title=wanted.title, size=sum(file.size for file in absent) / 2**20, place=place
+            )
+        )
+        teller.say(_("its terms: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))
+    for file in absent:
+        download(file, place / file.name, teller)
+    return archives
+
+
+def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Teller) -> None:
+    """Unpack into a hidden folder, look whether all is there, and only then give it its name."""
+    hidden = place / ".unpacking"
+    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
+    try:
+        hidden.mkdir()
+        for archive in archives:
+            size = archive.stat().st_size
+            teller.begin(_("unpacking {name} (MiB)").format(name=archive.name), round(size / 2**20))
+            unpack(archive, hidden, lambda done: teller.count(round(done / 2**20)))
+            teller.end()
+        inner = hidden / wanted.top
+        if missing := _missing(wanted, inner if inner.is_dir() else hidden):
+            raise DataError(
+                _("{files}: not the data set that was expected ({missing}); see {page}").format(
+                    files=", ".join(map(str, archives)), missing=", ".join(missing), page=wanted.page
+                )
+            )
+        hidden.rename(place / wanted.folder)
+    finally:
+        teller.end()
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Understand a folder before training: say what it is, draw it, write it down so that it can be edited."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ubend.config import Settings, change_settings, dump_toml
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.store import default_cache
+from ubend.data.valuetable import write_table
+from ubend.errors import OutputError
+from ubend.files import write_text
+from ubend.jobs.pictures import draw_pairs
+from ubend.language import _
+from ubend.teller import Teller
+
+_STAMP = "# as written by ubend: "  # the digest of all lines below it; another one: somebody has edited them
+
+
+def introduce(teller: Teller, data: Dataset) -> None:
+    """Say what was understood of a folder."""
+    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
+    teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
+    teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
+    teller.say(_describe_pictures(data))
+    teller.say(_("mask values: {mapping}").format(mapping=data.labels.describe()))
+    pixels = data.store.class_pixels[:, : data.labels.classes]
+    total = max(1, int(pixels.sum()))
+    shares = [
+        _("{name} {share:.1%} (in {count} pictures)").format(name=name, share=all_pixels / total, count=pictures)
+        for name, all_pixels, pictures in zip(
+            data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
+        )
+    ]
+    teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
+    for remark in data.remarks:
+        teller.say(_("note: {remark}").format(remark=remark))
+
+
+def _describe_pictures(data: Dataset) -> str:
+    sizes = data.store.native_hw
+    low, middle, high = (np.quantile(sizes, q, axis=0, method="nearest") for q in (0, 0.5, 1))
+    words = [f"{w}x{h}" for h, w in (low, middle, high)]
+    size = (
+        words[0]
+        if len(set(words)) == 1
+        else _("{low} to {high}, middle {middle}").format(low=words[0], high=words[2], middle=words[1])
+    )
+    return _("sizes: {size} px (width x height); {channels} channels of {dtype}").format(
+        size=size, channels=data.store.channels, dtype=data.store.dtype
+    )
+
+
+def understand(
+    settings: Settings, out: Path, *, count: int = 8, show: bool = False, teller: Teller | None = None
+) -> Path:
+    """Read a folder as `fit` would, say what was understood, and write it down.
+
+    Args:
+        settings: of which only the section `data` and the seed matter; `data.folder` names the folder.
+        out: the folder to write: `data.toml`, which `fit` takes in place of the folder, `split.csv`, and
+            `samples.png`, a grid of pictures with masks.
+        count: pictures in the grid.
+        show: also display it.
+    Raises:
+        DataError: what cannot be understood.
+        OutputError: `data.toml` is there and was edited.
+    """
+    path = out / "data.toml"
+    _refuse_edited(path)
+    with teller or Teller() as voice:
+        data = open_dataset(settings, "cpu", default_cache(), voice)
+        introduce(voice, data)
+        draw_pairs(data.folder.pairs, data.labels, out / "samples.png", count=count, show=show)
+        write_text(out / "split.csv", data.split_table())
+        write_text(path, _stamped(_write_down(settings, data, out)))
+        voice.say(
+            _("look at {picture}; edit {file} if anything is wrong, and train with `ubend fit {file}`").format(
+                picture=out / "samples.png", file=path
+            )
+        )
+    return path
+
+
+def _write_down(settings: Settings, data: Dataset, out: Path) -> str:
+    """The settings with what was found in the place of what was left open."""
+    found: Mapping[str, Any] = {
+        "data.split": str((out / "split.csv").resolve()),
+        "data.values": write_table(data.labels),
+        "data.channels": data.store.channels,
+    }
+    return dump_toml(change_settings(settings, found), ("data",))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _stamped(text: str) -> str:
+    return f"{_STAMP}{_digest(text)}\n{text}"
+
+
+def _refuse_edited(path: Path) -> None:
+    if not path.exists():
+        return
+    stamp, _newline, rest = path.read_text(encoding="utf-8").partition("\n")
+    if stamp != f"{_STAMP}{_digest(rest)}":
+        raise OutputError(
+            _("{path} was edited; train with `ubend fit {path}`, or choose another --out").format(path=path)
+        )

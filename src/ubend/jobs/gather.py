@@ -1,0 +1,119 @@
+"""The words of the command line and of the Python functions -> settings."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ubend.config import Recipe, Settings, change_settings, flatten, make_settings, read_config
+from ubend.data.named import class_names, find_dataset
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.teller import Teller
+
+# The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
+FLAGS = {
+    "images": "data.images",
+    "masks": "data.masks",
+    "split": "data.split",
+    "classes": "data.classes",
+    "values": "data.values",
+    "skip_bad": "data.skip_bad",
+    "size": "data.size",
+    "width": "model.width",
+    "epochs": "train.epochs",
+    "batch": "train.batch",
+    "patience": "train.patience",
+    "seed": "train.seed",
+    "device": "device",
+    "deterministic": "train.deterministic",
+    "init_from": "train.init_from",
+}
+# made absolute: a resumed run may stand elsewhere
+_PATHS = ("data.folder", "data.images", "data.masks", "data.split", "train.init_from")
+
+
+def gather_settings(
+    folder: Path | str | None,
+    recipe: Recipe | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    teller: Teller | None = None,
+) -> Settings:
+    """All that is told, as settings: `data.toml` < a `config` file < flags < `settings`.
+
+    A data set that is named is downloaded if need be, after all else was found right.
+
+    Args:
+        folder: pictures and masks, or the name of a data set, or a `data.toml` written by `ubend data`, or None.
+        recipe, config, settings, flags: as of `ubend.fit`.
+        teller: told of a download.
+    Raises:
+        SettingError: an unknown word, or a value that does not fit.
+        ModelFileError: the model to begin with cannot be used.
+        DataError: see `find_dataset`.
+    """
+    given: dict[str, Any] = {}
+    if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
+        given |= dict(flatten(read_config(Path(folder))))
+    elif folder is not None:
+        given["data.folder"] = str(folder)
+    if config is not None:
+        given |= dict(flatten(read_config(Path(config))))
+    flags = dict(flags or {})
+    skips, root = flags.pop("skips", None), flags.pop("root", None)
+    changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
+    for key in ("data.classes", "data.values"):
+        if isinstance(changes.get(key), str):
+            changes[key] = tuple(word.strip() for word in changes[key].split(","))
+    given |= changes | dict(settings or {})
+    given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
+    shape = _shape(Path(given["train.init_from"]), given, skips) if given.get("train.init_from") else {}
+    chosen = make_settings(recipe, given | shape)
+    if skips is not None and not shape:
+        chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
+    if root is not None or chosen.data.folder is not None:
+        chosen = _with_dataset(chosen, root, teller or Teller())
+    paths = {key: path for key, path in flatten(chosen.model_dump()) if key in _PATHS and path is not None}
+    absolute = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
+    return change_settings(chosen, absolute)
+
+
+def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -> Settings:
+    """The settings with the folder of a named data set, and its classes where nothing else tells them."""
+    name = settings.data.folder or ""
+    classes = settings.data.classes or (class_names(name, root) if settings.data.values is None else None)
+    with teller:
+        folder = find_dataset(name, root, teller)
+    return change_settings(settings, {"data.folder": str(folder), "data.classes": classes})
+
+
+def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | None) -> dict[str, Any]:
+    """The settings that give a network the shape of the model to begin with."""
+    from ubend.training.transfer import load_start, shape_settings
+
+    start = load_start(model)
+    asked = {} if skips is None else {"model.skips": parse_skips(skips, start.bundle.model.depth)}
+    return shape_settings(start, {**given, **asked})
+
+
+def source_name(settings: Settings) -> str:
+    """What the pictures are called, for names of new folders: the folder, or the place of the pictures."""
+    return settings.data.folder or settings.data.images or "pictures"
+
+
+def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
+    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level whether its skip stays."""
+    if not isinstance(skips, str):
+        return tuple(skips)
+    if skips in ("all", "none"):
+        return (skips == "all",) * depth
+    try:
+        levels = {int(word) for word in skips.split(",")}
+    except ValueError:
+        levels = {0}
+    if not levels <= set(range(1, depth + 1)):
+        raise SettingError(
+            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth)
+        )
+    return tuple(level in levels for level in range(1, depth + 1))

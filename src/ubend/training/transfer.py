@@ -1,0 +1,140 @@
+"""Begin with the weights of a trained model: of other classes, or of another number of channels."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.model.bundle import Bundle, load_bundle
+from ubend.training.checkpoint import TrainingState
+
+_FIRST = "stem.0.weight"
+_HEAD = ("head.weight", "head.bias")
+_NORMALISATION = ("mean", "std")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to begin with.
+
+    Attributes:
+        path: its file or run folder, as it was named.
+        sha256: of the model file.
+        bundle: what is in it.
+    """
+
+    path: Path
+    sha256: str
+    bundle: Bundle
+
+
+def load_start(path: Path) -> Start:
+    """Read the model to begin with.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, not ours, or newer than this version.
+    """
+    bundle = load_bundle(path)
+    with (path / "model.safetensors" if path.is_dir() else path).open("rb") as file:
+        return Start(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
+
+
+def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a network of the model's shape.
+
+    Args:
+        given: what the user set, by dotted key.
+    Raises:
+        SettingError: one of them asks for another shape.
+    """
+    net = start.bundle.model
+    shape = {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips}
+    for key, theirs in shape.items():
+        mine = given.get(key)
+        if mine is not None and (tuple(mine) if isinstance(mine, list) else mine) != theirs:
+            raise SettingError(
+                _("{key} = {mine}, but the model {path} has {theirs}; leave it out, or train without --from").format(
+                    key=key, mine=mine, path=start.path, theirs=theirs
+                )
+            )
+    return shape
+
+
+@torch.no_grad()
+def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> list[str]:
+    """Copy what fits into a fresh state; returns lines that say what was kept and what is new.
+
+    The network has the model's width, depth and skip connections. Every tensor is copied, except:
+    the first convolution, where the number of channels differs (`fit_channels`); the head, of which the
+    rows of classes with the same name are copied; and the normalisation, which stays the new pictures'.
+    Averaged weights begin alike. The optimiser is not touched.
+
+    Args:
+        classes: names of the new classes, in their order.
+    """
+    theirs, labels = start.bundle.model.state_dict(), start.bundle.labels
+    rows = match_classes(labels.names, classes)
+    for net in (state.model, state.average):
+        for name, mine in net.state_dict().items():
+            if name in _HEAD:
+                for row, source in enumerate(rows):
+                    if source is not None:
+                        mine[row].copy_(theirs[name][source])
+            elif name == _FIRST:
+                mine.copy_(fit_channels(theirs[name], mine.shape[1]))
+            elif name not in _NORMALISATION:
+                mine.copy_(theirs[name])
+    return _tell(start, classes, rows, theirs[_FIRST].shape[1], int(state.model.state_dict()[_FIRST].shape[1]))
+
+
+def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """For each wanted class the number of the known one of that name, in capitals or not; None: there is none."""
+    plain = [name.strip().casefold() for name in known]
+    rows: list[int | None] = []
+    for name in wanted:
+        if name in known:  # to the letter, where two differ in capitals only
+            rows.append(list(known).index(name))
+        else:
+            key = name.strip().casefold()
+            rows.append(plain.index(key) if key in plain else None)
+    return rows
+
+
+def fit_channels(kernels: Tensor, channels: int) -> Tensor:
+    """The kernels of a first convolution for another number of channels.
+
+    Each new channel gets the sum over the old ones, divided by the number of new ones. So a picture whose
+    channels are all alike gets the same response: 3 -> 1 is the sum, 1 -> 3 a third each.
+
+    Args:
+        kernels: (outputs, inputs, 3, 3).
+    Returns:
+        (outputs, channels, 3, 3); `kernels` itself when the numbers are equal.
+    """
+    if kernels.shape[1] == channels:
+        return kernels
+    return (kernels.sum(dim=1, keepdim=True) / channels).expand(-1, channels, -1, -1)
+
+
+def _tell(start: Start, classes: Sequence[str], rows: Sequence[int | None], before: int, now: int) -> list[str]:
+    kept = [name for name, row in zip(classes, rows, strict=True) if row is not None]
+    new = [name for name, row in zip(classes, rows, strict=True) if row is None]
+    gone = [name for number, name in enumerate(start.bundle.labels.names) if number not in rows]
+    none = _("none")
+    lines = [
+        _("begun with {path}: all weights between the first convolution and the head are kept").format(path=start.path),
+        _("classes kept: {kept}; new: {new}; no more: {gone}").format(
+            kept=", ".join(kept) or none, new=", ".join(new) or none, gone=", ".join(gone) or none
+        ),
+    ]
+    if before == now:
+        lines.append(_("first convolution: kept, {channels} channels").format(channels=now))
+    else:
+        lines.append(_("first convolution: {before} channels spread evenly over {now}").format(before=before, now=now))
+    return [*lines, _("new: the normalisation (of these pictures), the optimiser's state")]

@@ -1,0 +1,100 @@
+"""click's commands and options with help that is looked up when it is shown: then `--lang` has been read."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ubend.language import LANGUAGES, _, choose_language, later, now
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Translated:
+    """`help` holds the English sentence and gives it in the chosen language."""
+
+    _help: str | None = None
+
+    @property
+    def help(self) -> str | None:
+        return now(self._help) if self._help else self._help
+
+    @help.setter
+    def help(self, sentence: str | None) -> None:
+        self._help = sentence
+
+
+class Option(_Translated, click.Option):
+    """An option; its help is marked by `later`."""
+
+
+class Command(_Translated, click.Command):
+    """A subcommand; its help is marked by `later`."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """click's, which would keep the language in which it was first asked for."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = _("Show this message and exit.")
+        return option
+
+
+class Group(Command, click.Group):
+    """A group of such subcommands that takes `--lang` anywhere on the command line."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        says = later("Language of all that is said, English or Vietnamese (tiếng Việt)  [UBEND_LANG, else en]")
+        self.params.append(Option(["--lang"], metavar="[en|vi]", expose_value=False, help=says))  # for the help
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """A letter or a file name that the terminal cannot write is written as its code; it ends no command."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`--lang` is read and taken out before anything else is looked at or said.
+
+        Raises:
+            click.UsageError: there is no such language.
+        """
+        rest, language = _take_language(args)
+        choose_language(language if language in LANGUAGES else "en")
+        if language not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
+            raise click.UsageError(
+                _("no language '{language}'; --lang or UBEND_LANG may be: {known}").format(
+                    language=language, known=known
+                )
+            )
+        return super().parse_args(ctx, rest)
+
+
+def option(*words: str, **attributes: Any) -> Callable[[_F], _F]:
+    """`click.option` with help that is translated when it is shown."""
+    return click.option(*words, cls=Option, **attributes)
+
+
+def _take_language(args: list[str]) -> tuple[list[str], str]:
+    """The command line without `--lang` (`fit cells --lang vi`, `--lang=vi fit cells`), and the language.
+
+    What follows `--` stays. A last `--lang` without a value is the language "", which does not exist.
+    """
+    language = os.environ.get("UBEND_LANG") or "en"
+    end = args.index("--") if "--" in args else len(args)
+    rest: list[str] = []
+    words = iter(args[:end])
+    for word in words:
+        if word.startswith("--lang="):
+            language = word.removeprefix("--lang=")
+        elif word == "--lang":
+            language = next(words, "")
+        else:
+            rest.append(word)
+    return [*rest, *args[end:]], language

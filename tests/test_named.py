@@ -1,0 +1,197 @@
+"""Data sets by name: from a name to a model; copies at hand; what is wrong in one line. Only from 127.0.0.1."""
+
+import hashlib
+import io
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+from PIL import Image
+
+from conftest import draw_disc
+from refusal import TINY, contents, refused_once
+from remote_site import Listener, Site, answer, make_zip
+from ubend.cli import main
+from ubend.data import named
+from ubend.data.download import Remote
+from ubend.data.named import NAMED_SETS, NamedSet, find_dataset
+from ubend.errors import DataError
+
+
+def tiny_files(count: int = 12) -> list[tuple[str, bytes]]:
+    files = []
+    for number in range(count):
+        for kind, pixels in zip(("images", "masks"), draw_disc(number), strict=True):
+            out = io.BytesIO()
+            Image.fromarray(pixels).save(out, "PNG")
+            files.append((f"Tiny/{kind}/{number:02d}.png", out.getvalue()))
+    return files
+
+
+@pytest.fixture
+def tiny(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NamedSet:
+    """A named set `tiny-set` on the local server; the cache is the test's own."""
+    data = make_zip(tiny_files())
+    site.files["/tiny.zip"] = data
+    tiny = NamedSet(
+        "Tiny (Nobody 2020)",
+        "https://example.org",
+        lambda: "for tests",
+        (Remote("tiny.zip", (f"{site.url}/tiny.zip",), len(data), hashlib.md5(data).hexdigest()),),
+        "tiny-folder",
+        "Tiny",
+        {"images": (".png", 12), "masks": (".png", 12)},
+        ("ground", "disc"),
+    )
+    monkeypatch.setitem(NAMED_SETS, "tiny-set", tiny)
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tiny
+
+
+def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["fit", "tiny-set", *TINY, "--epochs", "1"])
+    assert result.exit_code == 0, result.output
+    assert "Tiny (Nobody 2020), 0 MiB to download to" in result.output
+    assert "its terms: for tests; see https://example.org" in result.output
+    assert "0 -> ground, 255 -> disc" in result.output
+    assert (tmp_path / "runs" / "tiny-1" / "scores.json").exists()
+    place = tmp_path / "cache" / "datasets" / "tiny-set"
+    assert {path.name for path in place.iterdir()} == {".lock", "tiny-folder"}  # no archive, no part
+    asked = len(site.asked)
+    every = (["samples", "tiny-set"], ["data", "tiny-set"], ["evaluate", "runs/tiny-1", "tiny-set", "--device", "cpu"])
+    for words in every:
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        assert "download" not in result.output
+    assert len(site.asked) == asked
+    listed = CliRunner().invoke(main, ["cache"]).output
+    assert "datasets/tiny-set" in listed
+    CliRunner().invoke(main, ["cache", "--clear"])
+    assert not place.exists()
+
+
+def test_a_folder_of_that_name_is_a_folder(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "tiny-set").mkdir()
+    assert find_dataset("tiny-set", None, Listener()) == Path("tiny-set")
+    assert named.class_names("tiny-set", None) is None
+    assert site.asked == []
+
+
+def test_other_folders_are_taken_as_they_are(tiny: NamedSet) -> None:
+    assert find_dataset("nowhere", None, Listener()) == Path("nowhere")
+    for near in ("Tiny-Set", "tiny_set", "tinyset"):
+        with pytest.raises(DataError, match="did you mean the data set tiny-set"):
+            find_dataset(near, None, Listener())
+    with pytest.raises(DataError, match="--root goes with a data set by name"):
+        find_dataset("nowhere", "there", Listener())
+
+
+@pytest.mark.parametrize("below", ["", "Tiny", "tiny-folder", "tiny-set", "tiny-set/Tiny", "tiny-folder/Tiny"])
+def test_a_copy_at_hand_is_used(below: str, tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for name, data in tiny_files():
+        path = root / below / name.removeprefix("Tiny/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    before = contents(root)
+    assert find_dataset("tiny-set", root, Listener()) == root / below
+    assert contents(root) == before
+    assert site.asked == []
+
+
+@pytest.mark.parametrize("below", ["", "tiny-folder", "tiny-set"])
+def test_archives_at_hand_are_used(below: str, tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    (root / below).mkdir(parents=True)
+    (root / below / "tiny.zip").write_bytes(site.files["/tiny.zip"])
+    found = find_dataset("tiny-set", root, Listener())
+    assert found == root / "tiny-set" / "tiny-folder" / "Tiny"
+    assert contents(found) == {name.removeprefix("Tiny/"): data for name, data in tiny_files()}
+    assert (root / below / "tiny.zip").exists()
+    assert site.asked == []
+
+
+def test_a_damaged_archive_at_hand(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "tiny.zip").write_bytes(site.files["/tiny.zip"][:-1] + b"x")
+    line = refused_once("fit", "tiny-set", "--root", tmp_path, *TINY)
+    assert str(tmp_path / "tiny.zip") in line
+    assert "MD5" in line
+    assert (tmp_path / "tiny.zip").exists()
+
+
+def test_a_part_of_the_set(tiny: NamedSet, tmp_path: Path) -> None:
+    found = find_dataset("tiny-set", None, Listener())
+    next((found / "masks").iterdir()).unlink()
+    line = refused_once("fit", "tiny-set", *TINY)
+    assert f"{found} is not the whole of tiny-set: 11 of 12 files .png in masks/" in line
+    assert f"ubend fit {found}" in line
+
+
+def test_another_archive_than_expected(tiny: NamedSet, site: Site, tmp_path: Path, monkeypatch: Any) -> None:
+    """Where no digest was published, the structure tells; what came is deleted, so that the next time is new."""
+    url = tiny.files[0].urls
+    for data, words in ((make_zip(tiny_files(3)), "3 of 12 files"), (make_zip([("../x", b"x")]), "leads out")):
+        site.files["/tiny.zip"] = data
+        monkeypatch.setitem(
+            NAMED_SETS, "tiny-set", NamedSet(**{**vars(tiny), "files": (Remote("tiny.zip", url, len(data)),)})
+        )
+        assert words in refused_once("fit", "tiny-set", *TINY)
+        place = tmp_path / "cache" / "datasets" / "tiny-set"
+        assert {path.name for path in place.iterdir()} <= {".lock"}
+
+
+def test_an_error_of_the_server_is_one_line(tiny: NamedSet, site: Site) -> None:
+    site.behave["/tiny.zip"] = answer(500)
+    line = refused_once("fit", "tiny-set", *TINY)
+    assert line.startswith("cannot download tiny.zip: http://127.0.0.1:")
+    assert "HTTP 500" in line
+    assert line.endswith("--root DIR")
+
+
+def test_too_little_room(tiny: NamedSet, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    assert "needs 0 MiB" in refused_once("fit", "tiny-set", *TINY)
+    assert site.asked == []
+
+
+def test_two_processes_at_once(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "datasets" / "tiny-set"
+    place.mkdir(parents=True)
+    other, found = Listener(), []
+    lock = FileLock(place / ".lock")
+    with lock:
+        thread = threading.Thread(target=lambda: found.append(find_dataset("tiny-set", None, other)), daemon=True)
+        thread.start()
+        until = time.monotonic() + 5
+        while "waiting" not in other.said and time.monotonic() < until:
+            time.sleep(0.01)
+        assert site.asked == []
+    thread.join(10)
+    assert found == [place / "tiny-folder" / "Tiny"]
+    assert "waiting for another process" in other.said
+
+
+def test_the_table() -> None:
+    """Addresses, digests and sizes have their forms, and no two files of a set one name."""
+    for name, known in NAMED_SETS.items():
+        assert re.fullmatch("[a-z-]+", name)
+        assert known.terms()
+        assert len({file.name for file in known.files}) == len(known.files)
+        for file in known.files:
+            assert all(url.startswith("https://") for url in file.urls)
+            assert file.md5 is None or re.fullmatch("[0-9a-f]{32}", file.md5)
+            assert file.size > 10**7
+
+
+def test_real_copies_at_hand(real_data: Path) -> None:
+    """Kvasir-SEG as its archive unpacks; of the pets there is a subset, which is no named set."""
+    found = find_dataset("kvasir-seg", real_data, Listener())
+    assert found == real_data / "kvasir-seg" / "Kvasir-SEG"
+    with pytest.raises(DataError, match="of 7349 files"):
+        find_dataset("oxford-pet", real_data, Listener())
