@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.data.store import read_class_map
-from ubend.jobs.fit import FLAGS
+from ubend.jobs.gather import gather_settings
 from ubend.teller import Teller
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48
@@ -227,13 +226,10 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
     Raises:
         UbendError: what the user would see.
     """
-    changes = {FLAGS.get(key, key): value for key, value in flags.items()}
-    for key in ("data.classes", "data.values"):
-        if isinstance(changes.get(key), str):
-            changes[key] = tuple(changes[key].split(","))
+    size = {"data.size": round(scale * (HEIGHT * WIDTH) ** 0.5)}
     told = io.StringIO()
-    settings = make_settings(changes={"data.size": round(scale * (HEIGHT * WIDTH) ** 0.5)} | changes)
-    data = open_dataset(root, settings, "cpu", cache, Teller(Console(file=told, width=1000)))
+    settings = gather_settings(root, settings=size, flags=flags)
+    data = open_dataset(settings, "cpu", cache, Teller(Console(file=told, width=1000)))
     pairs, store = data.folder.pairs, data.store
     assert len({pair.name for pair in pairs}) == len(pairs), "names of pairs must differ"
     maps = {}
