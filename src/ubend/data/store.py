@@ -29,7 +29,7 @@ from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
-from ubend.data.survey import mask_size_problem, threads, unknown_codes_problem
+from ubend.data.survey import SURVEY_SUFFIX, mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, OutputError, PairError, UbendError, reason
 from ubend.language import _
 
@@ -105,19 +105,23 @@ def default_cache() -> Path:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """The stores of a cache, whole or left half built, with their sizes in bytes; oldest first.
+    """The stores and surveys of a cache, whole or left half built, with their sizes in bytes; oldest first.
 
-    Other folders are no stores, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
+    Other files and folders are none, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
     """
-    stores = [p for p in cache.glob("*") if p.is_dir() and _STORE_NAME.fullmatch(p.name)]
-    folders = sorted(stores, key=lambda p: p.stat().st_mtime)
-    return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
+    found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(p.name.removesuffix(SURVEY_SUFFIX))]
+    found = sorted(found, key=lambda p: p.stat().st_mtime)
+    return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in found]
 
 
 def clear_stores(cache: Path) -> int:
     """Delete all stores of a cache; returns the bytes that were freed."""
     freed = 0
     for folder, size in list_stores(cache):
+        if folder.is_file():
+            folder.unlink(missing_ok=True)
+            freed += size
+            continue
         (folder / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
         shutil.rmtree(folder, ignore_errors=True)
         freed += size
@@ -348,7 +352,8 @@ def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
     if image.dtype == np.uint8:
-        return resize_array(image, side).mean(axis=2).astype(np.uint8)
+        small: NDArray[np.uint8] = resize_array(image, side).mean(axis=2).astype(np.uint8)
+        return small
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     low, high = float(grey.min()), float(grey.max())
     grey = (grey - low) * (255.0 / max(high - low, 1e-12))

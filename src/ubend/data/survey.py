@@ -23,6 +23,7 @@ from ubend.files import write_file
 from ubend.language import _
 
 SURVEY_VERSION = 1
+SURVEY_SUFFIX = ".survey.npz"
 _MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
 
@@ -110,7 +111,7 @@ def survey_masks(
         OutputError: the cache cannot be written.
     """
     contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
-    path = cache / f"{hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()}.survey.npz"
+    path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
     if path.exists():
         with np.load(path) as arrays:
             return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
