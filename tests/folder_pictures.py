@@ -118,7 +118,7 @@ def _write_some_grey(make: Maker) -> None:
         make.picture(f"images/cell_{number}.png", number, pixels)
 
 
-@FILES.add(says=("cell_2.png", "--channels"))
+@FILES.add(says=("cell_2", "--channels"))
 def some_grey_some_colour(make: Maker) -> None:
     _write_some_grey(make)
 
@@ -133,7 +133,7 @@ def some_grey_told_1(make: Maker) -> None:
     _write_some_grey(make)
 
 
-@FILES.add(says=("cell_4.tif", "uint16", "depth"))
+@FILES.add(says=("cell_4", "depth"))
 def some_of_another_depth(make: Maker) -> None:
     make.masks()
     for number in range(COUNT):
