@@ -21,7 +21,7 @@ from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.store import THUMBNAIL_PX, Store
 from ubend.device import describe_device, settle
 from ubend.model.unet import UNet
-from ubend.training.losses import count_targets, mean_loss, sum_losses
+from ubend.training.losses import Loss
 
 SIDE = 512
 
@@ -73,11 +73,12 @@ def main() -> None:
         batches = TrainingBatches(pictures, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
         model = UNet(3, 2, 8).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        loss = Loss("dice+ce")
         peak, began = 0.0, time.perf_counter()
         for step in range(args.steps):
             batch = batches.draw(step)
-            loss = mean_loss(sum_losses(model(batch.image), batch.target), count_targets(batch.target, 2), 1.0)
-            loss.backward()  # type: ignore[no-untyped-call]
+            sums, counts = loss.sum(model(batch.image), batch.target), loss.count(batch.target, 2)
+            loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             peak = max(peak, anonymous_mib())

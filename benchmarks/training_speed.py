@@ -27,7 +27,7 @@ from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training.loop import Job, take_step
 from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_state
+from ubend.training.setup import make_batches, make_loss, make_state
 
 
 def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **changes: object) -> Callable[[], None]:
@@ -46,11 +46,13 @@ def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **
     settings, _choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
     _bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
-    job = Job(batches, validation, data.labels.names, settings.train, 10**6, RunFolder(folder), print, print)
+    loss, names = make_loss(data, settings, device), data.labels.names
+    job = Job(batches, validation, names, loss, settings.train, 10**6, RunFolder(folder), print, print)
     network = torch.compile(state.model) if settings.train.compile else state.model
+    teller = Teller()
 
     def step() -> None:
-        take_step(job, state, network)
+        take_step(job, state, network, teller)
         state.progress.step += 1
 
     return step

@@ -18,6 +18,7 @@ def facts(**changes: Any) -> Facts:
         "training": 700,
         "device": "cuda",
         "precision": ("bfloat16", "fast there"),
+        "foreground": {"polyp": 0.153},
         "upright_t": 0.0,
         "upright_offset": 0.0,
     }
@@ -55,7 +56,7 @@ def test_tutorials_two_jobs() -> None:
             30,
             64,
         )
-        assert (job.train.optimizer, job.train.dice, job.train.precision) == ("adam", 0.0, "float32")
+        assert (job.train.optimizer, job.train.loss, job.train.precision) == ("adam", "ce", "float32")
     colour = chosen("tutorial", {"data.channels": 3})
     assert (colour.data.channels, len(colour.data.mean or ())) == (3, 3)
 
@@ -123,6 +124,7 @@ def test_what_is_set_is_not_chosen() -> None:
         "train.batch": 3,
         "train.epochs": 2,
         "train.precision": "float32",
+        "train.loss": "dice+focal",
         "augment.kind": "none",
         "data.mean": (0.1, 0.2, 0.3),
         "data.std": (1.0, 1.0, 1.0),
@@ -134,3 +136,32 @@ def test_what_is_set_is_not_chosen() -> None:
         twice, second = choose_training(once, there)
         assert (first, second) == ([], [])
         assert twice == settings
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.153, "15.3%"), (0.0025, "0.25%"), (4e-6, "0.0004%"), (0.0, "0.0%")])
+def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
+    """With the figure of the rarest class; the recipe `tutorial` keeps its own."""
+    there = facts(foreground={"nerve": 0.4, "polyp": share})
+    settings, _pictures = choose_pictures(make_settings(), np.array([[352, 352]]), 3, 3, "cuda")
+    settings, choices = choose_training(settings, there)
+    line = next(choice.line() for choice in choices if choice.key == "train.loss")
+    assert line.startswith("train.loss = dice+ce: ")
+    assert f"polyp, has {shown} of the pixels" in line
+    assert settings.train.class_weights is None
+    assert chosen("tutorial").train.loss == "ce"
+
+
+@pytest.mark.parametrize(
+    ("changes", "share", "wanted"),
+    [
+        ({"data.window": 64}, 0.01, 0.33),
+        ({"data.window": 64}, 0.2, 0.0),
+        ({"data.window": 64, "data.foreground_share": 0.9}, 0.2, 0.9),
+        ({"data.window": 256}, 0.01, None),  # as large as the pictures
+        ({}, 0.01, None),
+        ({"data.window": 64, "augment.kind": "none"}, 0.01, None),
+    ],
+)
+def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: float | None) -> None:
+    settings = chosen(changes=changes, foreground={"nerve": 0.5, "polyp": share})
+    assert settings.data.foreground_share == wanted

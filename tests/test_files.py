@@ -3,12 +3,13 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ubend.errors import OutputError
-from ubend.files import write_file, write_json, write_text
+from ubend.files import Need, refuse_full, write_file, write_json, write_text
 
 
 def test_written_and_replaced(tmp_path: Path) -> None:
@@ -63,3 +64,27 @@ def test_place_under_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another place"):
         write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted on one disk counts together, also in folders that are not there yet."""
+    cache, run = Need(tmp_path / "a" / "cache", 60 * 2**20, "move it"), Need(tmp_path / "run", 50 * 2**20, "shrink it")
+    asked = []
+
+    def usage(path: Path) -> shutil._ntuple_diskusage:
+        asked.append(path)
+        return shutil._ntuple_diskusage(10**12, 10**12 - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    free = 110 * 2**20
+    refuse_full([cache, run])
+    refuse_full([])
+    free -= 1
+    refuse_full([cache])
+    with pytest.raises(OutputError) as caught:
+        refuse_full([cache, run])
+    for part in (str(cache.folder), str(run.folder), "110.0 MiB will be written", "move it, shrink it"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert set(asked) == {tmp_path}
+    assert list(tmp_path.iterdir()) == []

@@ -235,8 +235,8 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     figures = iter([3.0, 1.0, 2.0, 1.0, 0.5])
     seen: list[dict[str, Tensor]] = []
 
-    def scripted(model: nn.Module, *_args: Any) -> tuple[float, np.ndarray]:
-        seen.append({name: t.clone() for name, t in model.state_dict().items()})
+    def scripted(_job: Job, state: TrainingState, _teller: Teller) -> tuple[float, np.ndarray]:
+        seen.append({name: t.clone() for name, t in state.average.state_dict().items()})
         return next(figures), np.array([0.5, 0.5])
 
     monkeypatch.setattr(loop, "validate", scripted)
@@ -256,13 +256,21 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
 
 def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cpu") -> tuple[Job, Any]:
     """The parts of a training, to take steps by hand."""
-    given = {**MODERN, "augment.orientation": "free", "augment.rotation_deg": 180.0, "device": device, **changes}
-    data = open_dataset(folder, make_settings(changes=given), device, default_cache(), Listener())
+    given = {
+        **MODERN,
+        "data.folder": str(folder),
+        "train.loss": "dice+ce",
+        "augment.orientation": "free",
+        "augment.rotation_deg": 180.0,
+        "device": device,
+        **changes,
+    }
+    data = open_dataset(make_settings(changes=given), device, default_cache(), Listener())
     on = torch.device(device)
     _bundle, state = job.make_state(data, data.settings, on)
     batches, validation = job.make_batches(data, data.settings, on)
-    names, train = data.labels.names, data.settings.train
-    return Job(batches, validation, names, train, 10, RunFolder(run), lambda _: None, lambda _: None), state
+    names, train, loss = data.labels.names, data.settings.train, job.make_loss(data, data.settings, on)
+    return Job(batches, validation, names, loss, train, 10, RunFolder(run), lambda _: None, lambda _: None), state
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -276,7 +284,7 @@ def test_micro_batches_are_the_whole_batch(
         changes = {"train.micro_batch": size} if size else {}
         work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
         monkeypatch.setattr(state.optimizer, "zero_grad", lambda set_to_none=True: None)
-        take_step(work, state, state.model)
+        take_step(work, state, state.model, Listener())
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found
     assert sum(float(g.abs().sum()) for g in whole) > 0
@@ -290,7 +298,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "reflected"})
     before = [p.detach().clone() for p in state.model.parameters()]
     average = [p.detach().clone() for p in state.average.parameters()]
-    take_step(work, state, state.model)
+    take_step(work, state, state.model, Listener())
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     for old, mean, new in zip(average, state.average.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
@@ -302,16 +310,16 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
 def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
 
-    def pretend(_job: Job, state: TrainingState, _network: object) -> None:
+    def pretend(_job: Job, state: TrainingState, *_others: object) -> None:
         n = state.progress.step + 1
         state.sums += torch.tensor([10.0 * n, 10.0, 3.0, 2.0], dtype=torch.float64)
 
     monkeypatch.setattr(loop, "take_step", pretend)
-    job.fit(folder, tmp_path / "run", settings={**MODERN, "train.dice": 0.5}, device="cpu", teller=Listener())
+    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
     for row in rows:
-        assert row["train_loss"] == pytest.approx(np.mean(range(began + 1, row["step"] + 1)) + 0.5 * 3 / 2)
+        assert row["train_loss"] == pytest.approx(np.mean(range(began + 1, row["step"] + 1)) + 3 / 2)
         began = row["step"]
 
 
@@ -327,18 +335,18 @@ def test_steps_until() -> None:
 
 def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and Dice picture by picture, however many pictures share a forward pass."""
-    work, state = make_job(folder, tmp_path, {"train.dice": 0.7})
+    work, state = make_job(folder, tmp_path, {})
     for _ in range(3):
-        take_step(work, state, state.model)
-    loss, dice = loop.validate(state.model, work.validation, work.settings, 2)
+        take_step(work, state, state.model, Listener())
+    loss, dice = loop.validate(work, state, Listener())
     monkeypatch.setattr(loop, "_VALIDATION_PIXELS", 1)
-    one_by_one, same_dice = loop.validate(state.model, work.validation, work.settings, 2)
+    one_by_one, same_dice = loop.validate(work, state, Listener())
     assert loss == pytest.approx(one_by_one, rel=1e-5)
     np.testing.assert_allclose(dice, same_dice, rtol=1e-6)
 
     image, target = work.validation.take(np.arange(len(work.validation)))
     with torch.no_grad():
-        logits = state.model.eval()(image.float())
+        logits = state.average.eval()(image.float())
     truth, guess, prob = target.numpy(), logits.argmax(1).numpy(), logits.softmax(1).double().numpy()
     scores = np.full((len(truth), 2), np.nan)
     soft = []
@@ -350,7 +358,7 @@ def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypat
             soft.append(1 - 2 * prob[n, c][t].sum() / (prob[n, c][truth[n] != 255].sum() + t.sum()))
     np.testing.assert_allclose(dice, np.nanmean(scores, axis=0), rtol=1e-9)
     cross_entropy = torch.nn.functional.cross_entropy(logits, target.long(), ignore_index=255)
-    assert loss == pytest.approx(float(cross_entropy) + 0.7 * np.mean(soft), rel=1e-5)
+    assert loss == pytest.approx(float(cross_entropy) + np.mean(soft), rel=1e-5)
 
 
 @pytest.mark.usefixtures("plain")
@@ -375,13 +383,13 @@ def test_a_step_never_waits_for_the_gpu(
 ) -> None:
     steps: list[int] = []
 
-    def take(job: Job, state: TrainingState, network: nn.Module) -> None:
+    def take(job: Job, state: TrainingState, network: nn.Module, teller: Teller) -> None:
         if state.progress.step < 2:  # first steps may wait: algorithms are searched, workspaces made
-            take_step(job, state, network)
+            take_step(job, state, network, teller)
             return
         try:
             torch.cuda.set_sync_debug_mode("error")
-            take_step(job, state, network)
+            take_step(job, state, network, teller)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         steps.append(state.progress.step)

@@ -1,5 +1,8 @@
 """The losses against torch's cross entropy and a Dice written out picture by picture."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from ubend.config import LossKind, make_settings
 from ubend.data.labels import IGNORED
-from ubend.training.losses import LossSums, count_targets, mean_loss, one_hot, sum_losses
+from ubend.errors import SettingError
+from ubend.training.losses import Loss, LossSums, one_hot
+from ubend.training.setup import make_loss
+
+BOTH, PLAIN = Loss("dice+ce"), Loss("ce")
 
 
 def draw(
@@ -42,30 +50,31 @@ def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_against_references(seed: int, classes: int) -> None:
     logits, target = draw(seed, classes=classes)
-    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     expected = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
     dice, regions = naive_dice(logits.numpy(), target.numpy())
     assert float(counts.regions) == regions
     assert float(counts.pixels) == int((target != IGNORED).sum())
     assert float(sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
-    whole = mean_loss(sums, counts, 0.5)
-    assert float(whole) == pytest.approx(float(expected) + 0.5 * dice / regions, rel=1e-5)
-    assert float(mean_loss(sums, counts, 0.0)) == pytest.approx(float(expected), rel=1e-5)
+    whole = BOTH.mean(sums, counts)
+    assert float(whole) == pytest.approx(float(expected) + dice / regions, rel=1e-5)
+    plain = PLAIN.mean(PLAIN.sum(logits, target), PLAIN.count(target, classes))
+    assert float(plain) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("cuts", [(1, 4), (2, 3), (1, 1, 1, 1, 1)])
 def test_micro_batches_add_up(cuts: tuple[int, ...]) -> None:
     """However the batch is cut, loss and gradients are those of the whole batch."""
     logits, target = draw(7, n=5)
-    counts = count_targets(target, 3)
+    counts = BOTH.count(target, 3)
     whole = logits.clone().requires_grad_()
-    loss = mean_loss(sum_losses(whole, target), counts, 1.0)
+    loss = BOTH.mean(BOTH.sum(whole, target), counts)
     loss.backward()
     parts = logits.clone().requires_grad_()
     total = 0.0
     for some, truth in zip(parts.split(cuts), target.split(cuts), strict=True):
-        part = mean_loss(sum_losses(some, truth), counts, 1.0)
+        part = BOTH.mean(BOTH.sum(some, truth), counts)
         part.backward(retain_graph=True)
         total += float(part.detach())
     assert total == pytest.approx(float(loss.detach()), rel=1e-6)
@@ -79,7 +88,7 @@ def test_gradients_against_autograd(seed: int) -> None:
     """The gradients are those of the loss written out, in float64, one region after another."""
     logits, target = draw(seed, classes=4)
     mine = logits.clone().requires_grad_()
-    mean_loss(sum_losses(mine, target), count_targets(target, 4), 1.0).backward()
+    BOTH.mean(BOTH.sum(mine, target), BOTH.count(target, 4)).backward()
     naive = logits.double().requires_grad_()
     prob, terms = naive.softmax(1), []
     for n, c in np.ndindex(len(target), 4):
@@ -92,10 +101,79 @@ def test_gradients_against_autograd(seed: int) -> None:
     torch.testing.assert_close(mine.grad.double(), naive.grad, rtol=1e-4, atol=1e-7)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(2, 5),
+    ignored=st.sampled_from([0.0, 0.3, 0.95]),
+    weights=st.lists(st.floats(0.01, 100), min_size=5, max_size=5),
+)
+def test_class_weights_against_torch(seed: int, classes: int, ignored: float, weights: list[float]) -> None:
+    """The weighted mean is torch's: sum(w l) / sum(w) over the scored pixels; Dice is as without weights."""
+    logits, target = draw(seed, classes=classes, ignored=ignored)
+    given_weights = torch.tensor(weights[:classes])
+    loss = Loss("ce", given_weights)
+    if bool((target != IGNORED).any()):
+        expected = F.cross_entropy(logits, target.long(), given_weights, ignore_index=IGNORED)
+        mine = loss.mean(loss.sum(logits, target), loss.count(target, classes))
+        assert float(mine) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+    weighted = Loss("dice+ce", given_weights).sum(logits, target)
+    assert float(weighted.dice) == float(BOTH.sum(logits, target).dice)
+    assert float(weighted.cross_entropy) == float(loss.sum(logits, target).cross_entropy)
+
+
+@pytest.mark.parametrize("weights", [None, (0.2, 1.0, 7.0, 3.0)])
+def test_focal_against_its_formula(weights: tuple[float, ...] | None) -> None:
+    """-w (1 - p)^2 log p of the true class, in float64, pixel by pixel; Dice is as without focus."""
+    logits, target = draw(5, classes=4, ignored=0.2)
+    w = np.ones(4) if weights is None else np.array(weights)
+    prob = logits.double().softmax(1).numpy()
+    total = scale = 0.0
+    for n, y, x in np.ndindex(*target.shape):
+        c = int(target[n, y, x])
+        if c != IGNORED:
+            p = prob[n, c, y, x]
+            total += -w[c] * (1 - p) ** 2 * np.log(p)
+            scale += w[c]
+    loss = Loss("dice+focal", None if weights is None else torch.tensor(weights))
+    sums, counts = loss.sum(logits, target), loss.count(target, 4)
+    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(total / scale, rel=1e-5)
+    assert float(sums.dice) == float(BOTH.sum(logits, target).dice)
+    assert float(loss.mean(sums, counts)) == pytest.approx(total / scale + float(sums.dice / counts.regions), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ce", "dice+ce", "dice+focal"])
+@pytest.mark.parametrize("weights", [None, (0.1, 1.0, 20.0)])
+def test_every_loss_is_the_same_in_parts(kind: LossKind, weights: tuple[float, ...] | None) -> None:
+    """Also a weighted one, where one part holds nearly all of the weight; and gradients stay finite."""
+    logits, target = draw(7, n=5)
+    target[0] = 2
+    loss = Loss(kind, None if weights is None else torch.tensor(weights))
+    counts = loss.count(target, 3)
+    gradients = []
+    for cuts in ((5,), (1, 4), (2, 2, 1)):
+        given_logits = (30 * logits).requires_grad_()
+        for some, truth in zip(given_logits.split(cuts), target.split(cuts), strict=True):
+            loss.mean(loss.sum(some, truth), counts).backward(retain_graph=True)
+        assert given_logits.grad is not None
+        assert torch.isfinite(given_logits.grad).all()
+        gradients.append(given_logits.grad)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-7)
+
+
+def test_weights_that_leave_nothing() -> None:
+    """Only a class of weight 0 occurs: the cross entropy is 0, not 0 / 0."""
+    logits = torch.randn(1, 2, 4, 4)
+    loss = Loss("ce", torch.tensor([0.0, 1.0]))
+    target = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    assert float(loss.mean(loss.sum(logits, target), loss.count(target, 2))) == 0.0
+
+
 def test_ignored_pixels_have_no_gradient() -> None:
     logits, target = draw(3, ignored=0.5)
     logits.requires_grad_()
-    mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0).backward()
+    BOTH.mean(BOTH.sum(logits, target), BOTH.count(target, 3)).backward()
     assert logits.grad is not None
     ignored = (target == IGNORED)[:, None].expand_as(logits.grad)
     assert (logits.grad[ignored] == 0).all()
@@ -106,7 +184,7 @@ def test_nothing_to_score() -> None:
     """All pixels ignored: loss 0, gradients 0 and finite."""
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     target = torch.full((2, 4, 4), IGNORED, dtype=torch.uint8)
-    loss = mean_loss(sum_losses(logits, target), count_targets(target, 3), 1.0)
+    loss = BOTH.mean(BOTH.sum(logits, target), BOTH.count(target, 3))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert logits.grad is not None
@@ -124,10 +202,10 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
     """Cross entropy is not negative, 1 - Dice lies in 0..1, and both stay finite for large logits."""
     logits, target = draw(seed, classes=classes, ignored=ignored)
     logits = (scale * logits).requires_grad_()
-    sums, counts = sum_losses(logits, target), count_targets(target, classes)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     assert float(sums.cross_entropy.detach()) >= 0
     assert -1e-5 <= float(sums.dice.detach()) <= float(counts.regions) + 1e-5
-    mean_loss(sums, counts, 1.0).backward()
+    BOTH.mean(sums, counts).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -135,7 +213,7 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
 def test_perfect_and_opposite() -> None:
     target = torch.tensor([[[0, 1], [1, 0]]], dtype=torch.uint8)
     sure = 100.0 * (2 * one_hot(target, 2).float() - 1)
-    right, wrong = sum_losses(sure, target), sum_losses(-sure, target)
+    right, wrong = BOTH.sum(sure, target), BOTH.sum(-sure, target)
     assert float(right.cross_entropy) == 0.0
     assert float(right.dice) == pytest.approx(0.0, abs=1e-6)
     assert float(wrong.dice) == pytest.approx(2.0)  # two regions, each missed whole
@@ -146,7 +224,7 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
     """A large picture's count and sum are beyond what bfloat16 can hold."""
     logits = torch.zeros(1, 2, 300, 300, dtype=torch.bfloat16)
     target = torch.zeros(1, 300, 300, dtype=torch.uint8)
-    sums, counts = sum_losses(logits, target), count_targets(target, 2)
+    sums, counts = BOTH.sum(logits, target), BOTH.count(target, 2)
     assert sums.cross_entropy.dtype is torch.float32
     assert float(counts.pixels) == 90_000
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
@@ -154,6 +232,34 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
 
 def test_counts_are_at_least_one() -> None:
     target = torch.full((1, 2, 2), IGNORED, dtype=torch.uint8)
-    assert [float(count) for count in count_targets(target, 2)] == [1.0, 1.0]
+    assert [float(count) for count in BOTH.count(target, 2)] == [1.0, 1.0]
     nothing = LossSums(torch.tensor(0.0), torch.tensor(0.0))
-    assert float(mean_loss(nothing, count_targets(target, 2), 1.0)) == 0.0
+    assert float(BOTH.mean(nothing, BOTH.count(target, 2))) == 0.0
+
+
+def test_class_weights_need_a_number_for_each_class() -> None:
+    labels = SimpleNamespace(classes=2, names=("background", "polyp"))
+    data: Any = SimpleNamespace(labels=labels)
+    told = make_settings(changes={"train.loss": "ce", "train.class_weights": (1.0, 4.0)})
+    weights = make_loss(data, told, torch.device("cpu")).class_weights
+    assert weights is not None
+    assert weights.tolist() == [1.0, 4.0]
+    labels.classes = 3
+    with pytest.raises(SettingError, match="class_weights has 2 numbers for 3 classes: background, polyp"):
+        make_loss(data, told, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.class_weights", ()),
+        ("train.class_weights", (1.0, -0.5)),
+        ("train.class_weights", (0.0, 0.0)),
+        ("train.loss", "dice"),
+        ("data.foreground_share", 0.5),  # without data.window
+        ("data.foreground_share", 1.5),
+    ],
+)
+def test_settings_that_do_not_fit(key: str, value: object) -> None:
+    with pytest.raises(SettingError, match=key):
+        make_settings(changes={key: value})

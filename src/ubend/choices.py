@@ -1,5 +1,6 @@
 """What a recipe leaves open, chosen from the pictures and the device; every choice with its reason."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ubend.language import _
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
 _PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 
@@ -27,6 +29,7 @@ class Facts:
         training: pictures in the training part.
         device: "cuda", "cpu" or "mps".
         precision: the fastest one of the device, and why.
+        foreground: name of each class but the background -> its share of the training part's pixels, 0..1.
         upright_t: how surely objects lie off the middle vertically (t value), and
         upright_offset: how far, in standard deviations; less what they do sideways.
     """
@@ -36,6 +39,7 @@ class Facts:
     training: int
     device: str
     precision: tuple[str, str]
+    foreground: Mapping[str, float]
     upright_t: float
     upright_offset: float
 
@@ -85,7 +89,7 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     gpu = facts.device != "cpu"
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
-        choices.append(Choice("model.width", 64 if gpu else 16, _("on {where}").format(where=where)))
+        choices.append(Choice("model.width", default_width(facts.device), _("on {where}").format(where=where)))
     batch = settings.train.batch
     if batch is None:
         batch = max(1, min(32 if gpu else 16, facts.training))
@@ -96,9 +100,15 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
         epochs = int(np.clip(round(shown / facts.training), 10, 400))
         reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * facts.training, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
+    choices += _imbalance(settings, facts)
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
     return _apply(settings, choices), choices
+
+
+def default_width(device: str) -> int:
+    """Channels of the network's first level, where nobody says."""
+    return 16 if device == "cpu" else 64
 
 
 def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
@@ -115,6 +125,31 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
         choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
         choices.append(Choice("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)")))
     return choices
+
+
+def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
+    """Loss and windows, from how rare the rarest class is; measured in docs/experiments.md."""
+    choices = []
+    name, share = min(facts.foreground.items(), key=lambda item: item[1])
+    rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
+    if settings.train.loss is None:
+        reason = _("{rarest}; Dice counts every class alike, so no class is weighted").format(rarest=rarest)
+        choices.append(Choice("train.loss", "dice+ce", reason))
+    data = settings.data
+    windowed = data.window is not None and data.size is not None and data.window < data.size
+    if data.foreground_share is None and windowed and settings.augment.kind == "warp":
+        if share < _RARE:
+            reason = _("{rarest}; this share of the windows is laid over an object").format(rarest=rarest)
+            choices.append(Choice("data.foreground_share", 0.33, reason))
+        else:
+            reason = _("{rarest}, so most windows show it as they come").format(rarest=rarest)
+            choices.append(Choice("data.foreground_share", 0.0, reason))
+    return choices
+
+
+def percent(share: float) -> str:
+    """0..1 -> `15.3%`, `0.25%`, `0.0004%`."""
+    return f"{share:.1%}" if share >= 0.01 or share == 0 else f"{100 * share:.2g}%"
 
 
 def _orientation(settings: Settings, facts: Facts) -> list[Choice]:

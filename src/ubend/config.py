@@ -24,6 +24,7 @@ Recipe = Literal["modern", "tutorial"]
 Resize = Literal["keep", "squash"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+LossKind = Literal["ce", "dice+ce", "dice+focal"]
 
 
 class _Section(BaseModel):
@@ -44,6 +45,7 @@ class DataSettings(_Section):
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
     resize: Resize = "keep"  # keep the aspect, or squash to a square
     window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
+    foreground_share: float | None = Field(None, ge=0, le=1)  # of the windows: laid over an object of a drawn class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
     mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training part
@@ -96,7 +98,10 @@ class TrainSettings(_Section):
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
-    dice: float = Field(1.0, ge=0)  # weight of the Dice loss beside the cross entropy's 1
+    loss: LossKind | None = (
+        None  # ce: cross entropy; dice adds 1 - soft Dice; focal: pixels that are right count little
+    )
+    class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
@@ -125,6 +130,11 @@ class Settings(_Section):
                     count=len(self.model.skips), depth=self.model.depth
                 )
             )
+        weights = self.train.class_weights
+        if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
+            raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
+        if self.data.foreground_share and self.data.window is None:
+            raise ValueError(_("data.foreground_share goes with data.window"))
         if self.data.window is not None and self.data.resize == "squash":
             raise ValueError(_("data.window goes with data.resize = keep"))
         mean, std = self.data.mean, self.data.std
@@ -149,7 +159,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
             "schedule": "constant",
-            "dice": 0.0,
+            "loss": "ce",
             "average_decay": 0.0,
             "select": "loss",
             "precision": "float32",

@@ -5,8 +5,10 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ubend.errors import SettingError
 from ubend.language import _
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     import torch
 
     from ubend.config import Precision
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+# What the allocators of torch's devices and libraries say; only CUDA's own has an exception of its own.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "could not create a memory",
+)
 
 
 def prepare_process(deterministic: bool) -> None:
@@ -119,6 +132,39 @@ def free_bytes(device: "torch.device") -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return 4 * 2**30  # a laptop's worth, where the system does not say
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+    """What `work(...)` returns; None where memory ran out, and then all that it took is free again."""
+    import torch
+
+    try:
+        return work(*args, **kwargs)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, behind the handler, are the error, its frames and the tensors in them gone.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+@contextmanager
+def tell_out_of_memory(sentence: str) -> Iterator[None]:
+    """Where memory runs out inside, a SettingError with this sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SettingError(sentence) from error
 
 
 def _keep_freed_memory() -> None:

@@ -1,15 +1,61 @@
-"""Files written whole or not at all: beside the target, synced, then renamed over it."""
+"""Files written whole or not at all: beside the target, synced, then renamed over it. Room for them."""
 
 import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ubend.errors import OutputError, reason
 from ubend.language import _
+
+
+@dataclass(frozen=True)
+class Need:
+    """Room that will be wanted on a disk.
+
+    Attributes:
+        folder: where; it need not exist yet.
+        size: bytes.
+        cure: what a person can do to want less of it there; a part of a sentence.
+    """
+
+    folder: Path
+    size: int
+    cure: str
+
+
+def refuse_full(needs: Sequence[Need]) -> None:
+    """Fail where the disks have less room than all of this wants together; nothing is written.
+
+    Raises:
+        OutputError: one line for each disk that is too full.
+    """
+    together: dict[int, list[Need]] = {}
+    for need in needs:
+        together.setdefault(_standing(need.folder).stat().st_dev, []).append(need)
+    lines = []
+    for group in together.values():
+        free, size = shutil.disk_usage(_standing(group[0].folder)).free, sum(need.size for need in group)
+        if size > free:
+            said = _(
+                "{folders}: about {size:.1f} MiB will be written, but {free:.1f} MiB are free; free some, or {cure}"
+            )
+            folders = ", ".join(str(need.folder) for need in group)
+            cure = ", ".join(dict.fromkeys(need.cure for need in group))
+            lines.append(said.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
+    if lines:
+        raise OutputError("\n".join(lines))
+
+
+def _standing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -22,6 +22,8 @@ from ubend.data.labels import IGNORED
 
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default
+_SHOWN_WITHIN = 0.5  # of the window: where the pixel that it must show is put,
+_SHOWN_AT_MOST = 0.75  # and how far out at the picture's border; beyond is left to the elastic field
 _NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
 
 
@@ -105,6 +107,7 @@ def draw_warps(
     shapes_hw: NDArray[np.int64],
     canvas_hw: tuple[int, int],
     channels: int,
+    shown: NDArray[np.float64] | None = None,
 ) -> Draws:
     """The modern augmentation: drawn anew for each position of the endless order.
 
@@ -113,6 +116,8 @@ def draw_warps(
         positions: (N,) places in the order.
         shapes_hw: (N, 2) stored size of the picture at each.
         canvas_hw: size of the output; a picture larger than it is seen through a window.
+        shown: (N, 4) the pixel (y, x) that the window must show, and where in the window, from
+            `Foreground.draw`; NaN where it may lie anywhere.
     """
     n = len(positions)
     u = draw_uniform(seed, "warp", positions, 20)
@@ -128,8 +133,13 @@ def draw_warps(
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
 
-    room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0  # where the window's centre may lie
-    offset = signed[:, 5:7] * (room + settings.shift * side[:, None])
+    room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
+    offset = signed[:, 5:7] * room  # the window's centre, from the picture's
+    if shown is not None:
+        forced = ~np.isnan(shown[:, 0])
+        offset[forced] = _offset_to_show(
+            shown[forced], affine[forced], shapes_hw[forced], room[forced], np.array(canvas_hw)
+        )
 
     grid = draw_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
     grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * (settings.elastic * side)[:, None, None, None]
@@ -148,6 +158,26 @@ def draw_warps(
         noise=(settings.noise * u[:, 14] * (u[:, 15] < settings.noise_share)).astype(np.float32),
         noise_yx=np.floor(_NOISE_SIDE * u[:, 16:18]).astype(np.float32),
     )
+
+
+def _offset_to_show(
+    shown: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shapes_hw: NDArray[np.int64],
+    room: NDArray[np.float64],
+    canvas_hw: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """(n, 2) the window's centre, from the picture's, so that it shows a pixel at about the place drawn.
+
+    The centre keeps to where the centres of all windows lie (`room`), unless that would push the pixel out.
+    """
+    pixel = shown[:, :2] - (shapes_hw - 1) / 2
+    place = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
+    centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, place), -room, room)
+    place = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
+    reach = _SHOWN_AT_MOST * canvas_hw / 2
+    moved: NDArray[np.float64] = pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach))
+    return moved
 
 
 FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips

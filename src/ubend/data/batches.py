@@ -25,6 +25,7 @@ from ubend.data.augment import (
     warp,
 )
 from ubend.data.draws import shuffled_item
+from ubend.data.foreground import Foreground
 from ubend.data.store import Store
 
 _SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
@@ -64,6 +65,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def mask(self, item: int) -> NDArray[np.uint8]:
+        """(h, w) class index or IGNORED of one picture, in main memory."""
+        return self.store.mask(int(self.numbers[item]))
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, C, H, W) pictures, channels last, and (n, H, W) uint8 class indices, on the device."""
@@ -123,6 +128,7 @@ class TrainingBatches:
         batch: B, pictures per step.
         window_hw: (H, W) of a training picture.
         value_range: (low, high), each (C,), of the channels.
+        foreground: the windows that are laid over objects; None: all lie anywhere.
     """
 
     def __init__(
@@ -133,9 +139,10 @@ class TrainingBatches:
         batch: int,
         window_hw: tuple[int, int],
         value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
+        foreground: Foreground | None = None,
     ) -> None:
         self.pictures, self.settings, self.seed, self.batch = pictures, settings, seed, batch
-        self.window_hw = window_hw
+        self.window_hw, self._foreground = window_hw, foreground
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self.items = len(pictures) * self.copies  # what one epoch shows
         device = pictures.device
@@ -174,7 +181,8 @@ class TrainingBatches:
         numbers = items // self.copies
         shapes, channels = self.pictures.shapes_hw[numbers], self.pictures.store.channels
         if self.settings.kind == "warp":
-            return draw_warps(self.settings, self.seed, positions, shapes, self.window_hw, channels)
+            shown = self._foreground.draw(numbers, positions) if self._foreground else None
+            return draw_warps(self.settings, self.seed, positions, shapes, self.window_hw, channels, shown)
         native = self.pictures.store.native_hw[self.pictures.numbers[numbers]]
         return draw_frozen(self.settings, self.seed, numbers, items % self.copies, (shapes, native), channels)
 

@@ -24,6 +24,7 @@ from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.errors import DataError, PairError, SettingError, TrainingError
+from ubend.files import Need
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -94,15 +95,28 @@ class Dataset:
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
 
+    def class_shares(self) -> NDArray[np.float64]:
+        """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
+        counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
+        shares: NDArray[np.float64] = counts / max(1, int(counts.sum()))
+        return shares
+
+    def foreground_classes(self) -> tuple[int, ...]:
+        """All classes but the background, or but the commonest where none is called that."""
+        background = background_class(self.labels.names)
+        skipped = int(self.class_shares().argmax()) if background is None else background
+        return tuple(number for number in range(self.labels.classes) if number != skipped)
+
     def facts(self, device: str, precision: tuple[str, str]) -> Facts:
         upright_t, upright_offset = self._upright()
-        training = self.numbers("train")
+        training, shares = self.numbers("train"), self.class_shares()
         return Facts(
             self.store.channels,
             self.labels.classes,
             len(training),
             device,
             precision,
+            {self.labels.names[number]: float(shares[number]) for number in self.foreground_classes()},
             upright_t,
             upright_offset,
         )
@@ -173,20 +187,21 @@ def find_folder(settings: Settings) -> Folder:
     return read_folder(Path(data.folder), Path(data.split) if data.split else None, _find_all_damage)
 
 
-def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
+def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
-    With `data.skip_bad`, pairs that cannot be used are left out and recorded.
+    With `data.skip_bad`, pairs that cannot be used are left out and recorded. `needs` is room on the disk
+    that the caller will want besides the store.
 
     Raises:
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
-        OutputError: the cache cannot be written.
+        OutputError: the cache cannot be written, or there is not enough room.
     """
     folder = find_folder(settings)
     skipped: dict[str, list[str]] = {}
     while True:
         try:
-            return _open_folder(folder, settings, device, cache, teller, skipped)
+            return _open_folder(folder, settings, device, cache, teller, skipped, needs)
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
@@ -197,7 +212,13 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -
 
 
 def _open_folder(
-    folder: Folder, settings: Settings, device: str, cache: Path, teller: Teller, skipped: Mapping[str, list[str]]
+    folder: Folder,
+    settings: Settings,
+    device: str,
+    cache: Path,
+    teller: Teller,
+    skipped: Mapping[str, list[str]],
+    needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
 
@@ -211,7 +232,7 @@ def _open_folder(
         settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
     )
     teller.begin(_("reading pictures"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count)
+    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count, needs)
     teller.end()
     _refuse_unlabelled(pairs, store, labels)
     split = split_pairs(

@@ -31,6 +31,7 @@ from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.survey import SURVEY_SUFFIX, mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, OutputError, PairError, UbendError, reason
+from ubend.files import Need, refuse_full
 from ubend.language import _
 
 STORE_VERSION = 2
@@ -162,6 +163,7 @@ def open_store(
     hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    needs: Sequence[Need] = (),
 ) -> Store:
     """The store of these pairs; built first if it is not in the cache.
 
@@ -173,6 +175,7 @@ def open_store(
         hashes: of each picture and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
+        needs: room that others will want; before building, the disk is looked at for all together.
     Raises:
         PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
@@ -184,6 +187,8 @@ def open_store(
     key = hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()
     final = cache / key
     if not (final / "store.json").exists():
+        cure = _("set UBEND_CACHE to another disk or use a smaller --size")
+        refuse_full([Need(cache, _store_bytes(pairs, shapes_hw, sizing), cure), *needs])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
@@ -215,6 +220,13 @@ def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
         digest_of = dict(zip(files, pool.map(digest, files), strict=True))
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
+
+
+def _store_bytes(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], sizing: Sizing) -> int:
+    """What a store takes on the disk: pixels and masks, thumbnails and class counts."""
+    stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
+    pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
+    return sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
 
 
 def _build(

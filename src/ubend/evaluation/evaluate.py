@@ -15,8 +15,9 @@ from ubend.data.folder import Pair
 from ubend.data.images import resize_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.store import read_class_map
+from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
-from ubend.inference.predictor import Predictor
+from ubend.inference.predictor import Predictor, too_large
 from ubend.language import _
 from ubend.metrics.overlap import (
     count_confusion_batch,
@@ -24,7 +25,7 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
-from ubend.training.losses import sum_losses
+from ubend.training.losses import Loss
 
 
 def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap | None = None) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap
     Raises:
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
-    labels = labels or predictor.labels
+    labels, plain = labels or predictor.labels, Loss("ce")
     sizes = ("native", "model_size")
     confusions = {size: np.zeros((len(pairs), labels.classes, labels.classes), np.int64) for size in sizes}
     losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
@@ -53,14 +54,15 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap
         if (truth == IGNORED).all():
             raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
         h, w = logits.values.shape[-2:]
-        for size, values, target in (
-            ("native", logits.native(), truth),
-            ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
-        ):
-            on_device = torch.from_numpy(target).to(values.device)[None]
-            confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
-            confusions[size][logits.number] = confusion[0].cpu().numpy()
-            losses[size][logits.number] = float(sum_losses(values, on_device).cross_entropy), int(confusion.sum())
+        with tell_out_of_memory(too_large(logits.image)):
+            for size, values, target in (
+                ("native", logits.native(), truth),
+                ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
+            ):
+                on_device = torch.from_numpy(target).to(values.device)[None]
+                confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
+                confusions[size][logits.number] = confusion[0].cpu().numpy()
+                losses[size][logits.number] = float(plain.sum(values, on_device).cross_entropy), int(confusion.sum())
     return {
         **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
         "per_picture": _per_picture(confusions["native"], pairs, labels),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ubend.data.images import model_size, read_image, resize_array, resize_image
 from ubend.data.labels import LabelMap
-from ubend.device import fastest_precision, pick_device
+from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle, load_bundle
@@ -77,6 +77,7 @@ class Predictor:
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
+        self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
 
     @property
     def labels(self) -> LabelMap:
@@ -96,9 +97,11 @@ class Predictor:
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
         for logits in self.run(images):
-            prob = logits.native().softmax(dim=1)[0]
-            mask = prob.argmax(dim=0).to(torch.uint8)
-            yield logits.number, Prediction(mask.cpu().numpy(), prob.cpu().numpy(), self.labels)
+            with tell_out_of_memory(too_large(logits.image)):
+                prob = logits.native().softmax(dim=1)[0]
+                mask = prob.argmax(dim=0).to(torch.uint8)
+                prediction = Prediction(mask.cpu().numpy(), prob.cpu().numpy(), self.labels)
+            yield logits.number, prediction
 
     def run(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[Logits]:
         """Logits of pictures; those of one model size share a forward pass, files are read ahead."""
@@ -109,7 +112,9 @@ class Predictor:
             group = waiting.setdefault(size, [])
             group.append((number, image, small))
             held_bytes += image.nbytes
-            full = len(group) * size[0] * size[1] >= _BATCH_PIXELS or len(group) >= _BATCH_PICTURES
+            full = (
+                len(group) * size[0] * size[1] >= (self._batch_pixels or _BATCH_PIXELS) or len(group) >= _BATCH_PICTURES
+            )
             if full or held_bytes >= _HELD_BYTES:
                 # where nothing is full, the size with the most pictures goes first
                 ready = waiting.pop(size if full else max(waiting, key=lambda held: len(waiting[held])))
@@ -128,11 +133,22 @@ class Predictor:
         return logits.float()
 
     def _forward(self, group: list[tuple[int, NDArray[Any], NDArray[Any]]]) -> Iterator[Logits]:
-        stacked = np.stack([small for _number, _image, small in group])
-        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype == np.uint16 else stacked)
-        logits = self.forward(batch.permute(0, 3, 1, 2))
+        logits = attempt(self._forward_stacked, [small for _number, _image, small in group])
+        if logits is None:
+            if len(group) == 1:
+                raise SettingError(too_large(group[0][1]))
+            half = len(group) // 2
+            self._batch_pixels = half * group[0][2].shape[0] * group[0][2].shape[1]
+            yield from self._forward(group[:half])
+            yield from self._forward(group[half:])
+            return
         for slot, (number, image, _small) in enumerate(group):
             yield Logits(number, image, logits[slot : slot + 1])
+
+    def _forward_stacked(self, pictures: list[NDArray[Any]]) -> Tensor:
+        stacked = np.stack(pictures)
+        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype == np.uint16 else stacked)
+        return self.forward(batch.permute(0, 3, 1, 2))
 
     def _prepare(self, image: NDArray[Any] | Path | str) -> tuple[NDArray[Any], NDArray[Any]]:
         sizing, dtype = self.bundle.sizing, self.bundle.dtype
@@ -170,10 +186,15 @@ def load(path: Path | str, device: str | None = None) -> Predictor:
         ModelFileError: the file is missing, truncated, not ours, or newer than this version.
         SettingError: there is no such device.
     """
-    try:
+    with tell_out_of_memory(_("no memory is left for the model; try --device cpu")):
         return Predictor(load_bundle(Path(path)), device)
-    except torch.OutOfMemoryError as error:
-        raise SettingError(_("the model does not fit on {device}; try --device cpu").format(device=device)) from error
+
+
+def too_large(image: NDArray[Any]) -> str:
+    """The sentence for an (H, W, channels) picture that memory does not suffice for."""
+    return _("out of memory with one picture of {width}x{height} px; try --device cpu, or a smaller picture").format(
+        width=image.shape[1], height=image.shape[0]
+    )
 
 
 @contextmanager

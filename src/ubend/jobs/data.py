@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ubend.choices import percent
 from ubend.config import Settings, change_settings, dump_toml
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
@@ -30,7 +31,7 @@ def introduce(teller: Teller, data: Dataset) -> None:
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
-        _("{name} {share:.1%} (in {count} pictures)").format(name=name, share=all_pixels / total, count=pictures)
+        _("{name} {share} (in {count} pictures)").format(name=name, share=percent(all_pixels / total), count=pictures)
         for name, all_pixels, pictures in zip(
             data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
         )

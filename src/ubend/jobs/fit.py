@@ -18,11 +18,18 @@ from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
-from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
+from ubend.device import (
+    describe_device,
+    fastest_precision,
+    pick_device,
+    prepare_process,
+    settle,
+    tell_out_of_memory,
+)
 from ubend.drawing.curves import draw_curves
-from ubend.errors import DataError, OutputError, SettingError, reason
+from ubend.errors import DataError, OutputError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.files import write_json, write_text
+from ubend.files import Need, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
@@ -33,7 +40,7 @@ from ubend.training.checkpoint import TrainingState, load_state, save_state
 from ubend.training.loop import Job, steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.setup import make_batches, make_state, refuse_lone_values
+from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.transfer import begin_with, load_start
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
@@ -84,7 +91,7 @@ def fit(
     """
     if out is not None:
         RunFolder(Path(out)).refuse_taken()
-    with teller or Teller() as voice:
+    with teller or Teller() as voice, tell_out_of_memory(_no_memory()):
         chosen = gather_settings(folder, recipe, config, settings, flags, voice)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
         return _fit(run, chosen, voice, show, resumed=False)
@@ -118,7 +125,13 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                 )
             )
         folder.clear_leftovers()
-        return _fit(folder, chosen, voice, show, resumed=True)
+        with tell_out_of_memory(_no_memory()):
+            return _fit(folder, chosen, voice, show, resumed=True)
+
+
+def _no_memory() -> str:
+    """Where a smaller micro-batch does not help."""
+    return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
 def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
@@ -126,7 +139,9 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
     start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
     device = pick_device(settings.device)
     settle(device, settings.train.deterministic)
-    data = open_dataset(settings, device.type, default_cache(), teller)
+    needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
+    refuse_full(needs)
+    data = open_dataset(settings, device.type, default_cache(), teller, needs)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
@@ -135,6 +150,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
         teller.say(_("chosen: {choice}").format(choice=choice.line()))
     teller.say(_("device: {device}").format(device=describe_device(device)))
 
+    loss = make_loss(data, settings, device)
     bundle, state = make_state(data, settings, device)
     batches, validation = make_batches(data, settings, device)
     refuse_lone_values(batches, settings)
@@ -164,6 +180,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
         batches,
         validation,
         data.labels.names,
+        loss,
         settings.train,
         steps_until(epochs, batches.items, settled(settings.train.batch)),
         run,
@@ -172,12 +189,6 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
     )
     try:
         train(job, state, teller)
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            _(
-                "the device ran out of memory; use less of it: --set train.micro_batch={half}, or a smaller --size"
-            ).format(half=max(1, (settings.train.micro_batch or settled(settings.train.batch)) // 2))
-        ) from error
     except KeyboardInterrupt:
         if run.model.exists():
             said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")

@@ -20,6 +20,7 @@ FLAGS = {
     "skip_bad": "data.skip_bad",
     "size": "data.size",
     "width": "model.width",
+    "loss": "train.loss",
     "epochs": "train.epochs",
     "batch": "train.batch",
     "patience": "train.patience",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
+from ubend.model.unet import UNet
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 
@@ -34,6 +35,8 @@ class Progress:
         best_value: validation figure of the kept weights, greater is better; None before the first.
         best_epoch: its epoch.
         stopped: why training ended before its last step; None while it goes on.
+        micro_batch: pictures in memory at once, since memory ran out; None: as the settings say.
+        validation_batch: likewise, while validating.
     """
 
     step: int = 0
@@ -41,6 +44,8 @@ class Progress:
     best_value: float | None = None
     best_epoch: int = 0
     stopped: str | None = None
+    micro_batch: int | None = None
+    validation_batch: int | None = None
 
 
 @dataclass
@@ -55,7 +60,7 @@ class TrainingState:
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
     """
 
-    model: nn.Module
+    model: UNet
     average: nn.Module
     optimizer: torch.optim.Adam
     best: dict[str, Tensor]

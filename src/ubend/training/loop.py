@@ -3,8 +3,9 @@
     for each step: draw a batch -> U-Net -> loss -> gradients -> optimiser -> average
     at the end of each epoch: validate -> keep the best weights -> tell, draw, save
 
-Nothing that changes a result depends on the clock: when a state is saved does not matter, since a
-resumed run draws the same batches from the same positions.
+Where memory runs out, the step (or the validation's forward pass) begins again in smaller parts. Nothing
+that changes a result depends on the clock: when a state is saved does not matter, since a resumed run
+draws the same batches from the same positions.
 """
 
 import math
@@ -23,15 +24,16 @@ from torch import Tensor, nn
 
 from ubend.config import TrainSettings, settled
 from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.device import has_compiler
-from ubend.errors import TrainingError
+from ubend.device import attempt, has_compiler
+from ubend.errors import SettingError, TrainingError
 from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.losses import count_targets, mean_loss, sum_losses, sums_dtype
+from ubend.training.losses import Loss, LossCounts, LossSums
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
+from ubend.training.setup import has_lone_values
 
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
@@ -45,6 +47,7 @@ class Job:
         batches: the training part.
         validation: the pictures that choose the weights.
         class_names: of the class table.
+        loss: what is made small.
         settings: resolved; no None is left.
         steps: of the whole training.
         run: where it is written.
@@ -55,6 +58,7 @@ class Job:
     batches: TrainingBatches
     validation: Pictures
     class_names: tuple[str, ...]
+    loss: Loss
     settings: TrainSettings
     steps: int
     run: RunFolder
@@ -72,6 +76,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
 
     Raises:
         TrainingError: the loss is not finite.
+        SettingError: there is not even memory for one picture at a time.
     """
     settings, progress = job.settings, state.progress
     network = _compiled(state.model, teller) if settings.compile else state.model
@@ -85,14 +90,14 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                 end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
                 while progress.step < end and not interrupted.is_set():
-                    take_step(job, state, network)
+                    take_step(job, state, network, teller)
                     progress.step += 1
                     teller.count(progress.step)
                     if saver.is_due(after_s=_SAVE_AFTER_S):
                         saver.save(state)
                 if interrupted.is_set():
                     break
-                train_s = _finish_epoch(job, state, began)
+                train_s = _finish_epoch(job, state, teller, began)
                 _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
                 job.run.write_metrics(progress.history)
                 job.after_epoch(state)
@@ -114,20 +119,19 @@ def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor]
     return model
 
 
-def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> None:
-    """One optimiser step on one effective batch, in micro-batches; no host sync."""
+def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor], teller: Teller) -> None:
+    """One optimiser step on one effective batch, in micro-batches; no host sync.
+
+    Until all gradients are there, nothing has changed but batch norm's running statistics, so a step that
+    memory did not suffice for can begin again.
+    """
     settings, step = job.settings, state.progress.step
-    batch = job.batches.draw(step)
-    counts = count_targets(batch.target, len(job.class_names))
-    state.model.train()
-    for image, target in _micro_batches(batch, settings.micro_batch or len(batch.image)):
-        with autocast(image.device, settings):
-            logits = network(image)
-        sums = sum_losses(logits, target)
-        mean_loss(sums, counts, settings.dice).backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            state.sums[0::2] += torch.stack([sums.cross_entropy, sums.dice])
-    state.sums[1::2] += torch.stack(counts)
+    statistics = _copy_statistics(state.model)
+    while (sums := attempt(_find_gradients, job, state, network)) is None:
+        state.optimizer.zero_grad(set_to_none=True)
+        _restore_statistics(state.model, statistics)
+        _halve_micro_batch(job, state, teller)
+    state.sums += sums
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(step, job.steps, settings)
     state.optimizer.step()
@@ -136,13 +140,68 @@ def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Ten
         update_average(state.average, state.model, averaging_decay(step, settings.average_decay))
 
 
-def _finish_epoch(job: Job, state: TrainingState, began: float) -> float:
+def _find_gradients(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradients of the step's batch in the parameters; returns its sums, as in `TrainingState.sums`."""
+    batch = job.batches.draw(state.progress.step)
+    counts = job.loss.count(batch.target, len(job.class_names))
+    found = torch.zeros_like(state.sums)
+    state.model.train()
+    for image, target in _micro_batches(batch, _micro_batch(job, state)):
+        with autocast(image.device, job.settings):
+            logits = network(image)
+        sums = job.loss.sum(logits, target)
+        job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            found[0::2] += torch.stack(sums)
+    found[1::2] += torch.stack(counts)
+    return found
+
+
+def _micro_batch(job: Job, state: TrainingState) -> int:
+    return state.progress.micro_batch or min(job.settings.micro_batch or job.batches.batch, job.batches.batch)
+
+
+def _halve_micro_batch(job: Job, state: TrainingState, teller: Teller) -> None:
+    before = _micro_batch(job, state)
+    size = before // 2
+    while size and has_lone_values(job.batches, state.model.depth, size):
+        size -= 1
+    if size == 0:
+        raise SettingError(
+            _(
+                "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; use a "
+                "smaller --size, --width or data.window, or --device cpu"
+            ).format(count=before)
+        )
+    state.progress.micro_batch = size
+    teller.say(
+        _(
+            "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, with "
+            "{size} at a time (the steps stay those of {batch} pictures)"
+        ).format(before=before, size=size, batch=job.batches.batch)
+    )
+
+
+def _copy_statistics(model: nn.Module) -> list[Tensor]:
+    """Copies of batch norm's running statistics, in few launches."""
+    buffers = list(model.buffers())
+    floats = torch._foreach_mul([b for b in buffers if b.is_floating_point()], 1.0)
+    return [*floats, *torch._foreach_mul([b for b in buffers if not b.is_floating_point()], 1)]
+
+
+def _restore_statistics(model: nn.Module, copies: list[Tensor]) -> None:
+    buffers = list(model.buffers())
+    ordered = [b for b in buffers if b.is_floating_point()] + [b for b in buffers if not b.is_floating_point()]
+    for buffer, copy in zip(ordered, copies, strict=True):
+        buffer.copy_(copy)
+
+
+def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) -> float:
     """Validate, keep the best weights, add the epoch's row; returns the seconds that training alone took."""
     settings, progress = job.settings, state.progress
-    cross_entropy, pixels, dice, regions = state.sums.tolist()  # waits for the device
+    train_loss = _mean_loss(job, state.sums)  # waits for the device
     train_s = time.monotonic() - began
-    train_loss = cross_entropy / pixels + settings.dice * dice / regions
-    val_loss, val_dice = validate(state.average, job.validation, settings, len(job.class_names))
+    val_loss, val_dice = validate(job, state, teller)
     if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
         raise TrainingError(
             _(
@@ -180,27 +239,55 @@ def _finish_epoch(job: Job, state: TrainingState, began: float) -> float:
     return train_s
 
 
-@torch.inference_mode()
-def validate(
-    model: nn.Module, pictures: Pictures, settings: TrainSettings, classes: int
-) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Loss, and Dice of each class as per-image mean (NaN where a class never occurs), at model size."""
-    model.eval()
-    area = pictures.canvas_hw[0] * pictures.canvas_hw[1]
-    count = max(1, _VALIDATION_PIXELS // area)
-    confusions, sums = [], torch.zeros(4, dtype=sums_dtype(pictures.device), device=pictures.device)
-    for start in range(0, len(pictures), count):
-        image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
-        with autocast(image.device, settings):
-            logits = model(image.float())
-        sums[0::2] += torch.stack(sum_losses(logits, target))
-        sums[1::2] += torch.stack(count_targets(target, classes))
-        confusions.append(count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, classes))
-    cross_entropy, pixels, dice, regions = sums.tolist()
+def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Loss, and Dice of each class as per-image mean (NaN where a class never occurs), at model size, of the
+    averaged weights."""
+    pictures, progress = job.validation, state.progress
+    state.average.eval()
+    confusions, sums, start = [], torch.zeros_like(state.sums), 0
+    while start < len(pictures):
+        count = progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
+        items = np.arange(start, min(start + count, len(pictures)))
+        found = attempt(_validate_some, job, state.average, items)
+        if found is None:
+            _halve_validation_batch(state, len(items), teller)
+            continue
+        sums += found[0]
+        confusions.append(found[1])
+        start += len(items)
     per_image = dice_from_confusion(torch.cat(confusions).cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
-    return cross_entropy / pixels + settings.dice * dice / regions, means
+    return _mean_loss(job, sums), means
+
+
+@torch.inference_mode()
+def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Tensor, Tensor]:
+    """(4,) sums as in `TrainingState.sums`, and (n, C, C) confusions of these validation pictures."""
+    image, target = job.validation.take(items)
+    with autocast(image.device, job.settings):
+        logits = model(image.float())
+    sums, counts = job.loss.sum(logits, target), job.loss.count(target, len(job.class_names))
+    both = torch.stack([sums.cross_entropy, counts.pixels, sums.dice, counts.regions])
+    return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))
+
+
+def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:
+    if before == 1:
+        raise SettingError(
+            _("the device ran out of memory while validating one picture; use a smaller --size, or --device cpu")
+        )
+    state.progress.validation_batch = before // 2
+    teller.say(
+        _("note: out of memory while validating {before} pictures at a time; it goes on with {size}").format(
+            before=before, size=before // 2
+        )
+    )
+
+
+def _mean_loss(job: Job, sums: Tensor) -> float:
+    cross_entropy, pixels, dice, regions = sums.cpu()
+    return float(job.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, regions)))
 
 
 def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps: int, all_s: float) -> None:

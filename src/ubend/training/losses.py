@@ -6,25 +6,101 @@ the batch is cut into micro-batches or spread over processes.
 N pictures, C classes, H x W pixels.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ubend.config import LossKind
+
+_FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
+
 
 class LossCounts(NamedTuple):
-    """Denominators: scored pixels, and (picture, class) regions that occur; float32 scalars, at least 1."""
+    """Denominators: the class weights of all scored pixels, added up (their number where there are no
+    weights), and (picture, class) regions that occur; float32 scalars, 1 where there is nothing to count."""
 
     pixels: Tensor
     regions: Tensor
 
 
 class LossSums(NamedTuple):
-    """Numerators: cross entropy summed over pixels, 1 - Dice summed over regions; float32 scalars."""
+    """Numerators: cross entropy (weighted, or focal) summed over pixels, 1 - Dice summed over regions;
+    float32 scalars."""
 
     cross_entropy: Tensor
     dice: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What training makes small.
+
+    ce           cross entropy, mean per scored pixel
+    dice+ce      that, plus 1 - soft Dice, mean over the classes that occur in each picture
+    dice+focal   the same with (1 - p)^2 times the cross entropy: pixels that are right already count little
+
+    With class weights w the mean over pixels is a weighted one, sum(w l) / sum(w); Dice is not weighted,
+    since it counts every class alike.
+
+    Attributes:
+        kind: as above.
+        class_weights: (C,) float32 on the device of the targets; None: all classes weigh the same.
+    Sources: Milletari et al. 2016, V-Net, arXiv:1606.04797 (Dice; plain sums where the paper squares); Lin
+        et al. 2017, Focal loss, arXiv:1708.02002.
+    """
+
+    kind: LossKind
+    class_weights: Tensor | None = None
+
+    def count(self, target: Tensor, classes: int) -> LossCounts:
+        """The counts by which `sum` of the same targets is divided.
+
+        Args:
+            target: (N, H, W) uint8 class index or IGNORED.
+        """
+        hot = one_hot(target, classes)
+        if self.class_weights is None:
+            pixels = hot.sum().float()
+        else:
+            pixels = hot.sum(dim=(0, 2, 3)).float() @ self.class_weights
+        regions = hot.flatten(2).any(dim=2).sum().float().clamp_min(1)
+        return LossCounts(torch.where(pixels > 0, pixels, 1.0), regions)
+
+    def sum(self, logits: Tensor, target: Tensor) -> LossSums:
+        """Cross entropy of every pixel, and soft Dice of every class of every picture, as sums.
+
+        The Dice of class c in a picture is 2 sum(p t) / (sum(p) + sum(t)) over the scored pixels; a class
+        that does not occur in the picture's target is left to the cross entropy. Cross entropy is
+        log-softmax times a one-hot target: no scatter, so it is deterministic on CUDA.
+
+        Args:
+            logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
+            target: (N, H, W) uint8 class index or IGNORED.
+        """
+        hot = one_hot(target, logits.shape[1])
+        log_prob = F.log_softmax(logits.float(), dim=1)
+        prob = log_prob.exp()
+        pixelwise = log_prob * (1.0 - prob) ** _FOCUS if self.kind == "dice+focal" else log_prob
+        pixelwise = torch.where(hot, pixelwise, 0.0)
+        if self.class_weights is None:
+            cross_entropy = -pixelwise.sum()
+        else:
+            cross_entropy = -(pixelwise.sum(dim=(0, 2, 3)) @ self.class_weights)
+        if self.kind == "ce":
+            return LossSums(cross_entropy, torch.zeros_like(cross_entropy))
+        prob = torch.where(hot.any(dim=1, keepdim=True), prob, 0.0)
+        overlap = torch.where(hot, prob, 0.0).sum(dim=(2, 3))
+        truth = hot.sum(dim=(2, 3))
+        dice = 2.0 * overlap / (prob.sum(dim=(2, 3)) + truth).clamp_min(1e-6)
+        return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
+
+    def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
+        """Scalar: the loss of everything that was summed and counted."""
+        loss = sums.cross_entropy / counts.pixels
+        return loss if self.kind == "ce" else loss + sums.dice / counts.regions
 
 
 def sums_dtype(device: torch.device) -> torch.dtype:
@@ -36,43 +112,3 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     """(N, H, W) uint8 class index -> (N, C, H, W) bool; all False where the pixel is ignored."""
     index = torch.arange(classes, device=target.device, dtype=target.dtype)
     return target[:, None] == index[:, None, None]
-
-
-def count_targets(target: Tensor, classes: int) -> LossCounts:
-    """The counts by which `sum_losses` of the same targets is divided.
-
-    Args:
-        target: (N, H, W) uint8 class index or IGNORED.
-    """
-    hot = one_hot(target, classes)
-    pixels = hot.sum().float().clamp_min(1)
-    return LossCounts(pixels, hot.flatten(2).any(dim=2).sum().float().clamp_min(1))
-
-
-def sum_losses(logits: Tensor, target: Tensor) -> LossSums:
-    """Cross entropy of every pixel, and soft Dice of every class of every picture, as sums.
-
-    The Dice of class c in a picture is 2 sum(p t) / (sum(p) + sum(t)) over the scored pixels; a class
-    that does not occur in the picture's target is left to the cross entropy. Cross entropy is
-    log-softmax times a one-hot target: no scatter, so it is deterministic on CUDA.
-
-    Args:
-        logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
-        target: (N, H, W) uint8 class index or IGNORED.
-    Source: Milletari et al. 2016, V-Net, arXiv:1606.04797 (plain sums where the paper squares).
-    """
-    hot = one_hot(target, logits.shape[1])
-    log_prob = F.log_softmax(logits.float(), dim=1)
-    cross_entropy = -torch.where(hot, log_prob, 0.0).sum()
-    scored = hot.any(dim=1, keepdim=True)
-    prob = torch.where(scored, log_prob.exp(), 0.0)
-    overlap = torch.where(hot, prob, 0.0).sum(dim=(2, 3))
-    truth = hot.sum(dim=(2, 3))
-    dice = 2.0 * overlap / (prob.sum(dim=(2, 3)) + truth).clamp_min(1e-6)
-    return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
-
-
-def mean_loss(sums: LossSums, counts: LossCounts, dice_weight: float) -> Tensor:
-    """Mean cross entropy per pixel, plus `dice_weight` times the mean of 1 - Dice per region; scalar."""
-    loss = sums.cross_entropy / counts.pixels
-    return loss + dice_weight * sums.dice / counts.regions if dice_weight else loss

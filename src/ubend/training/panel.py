@@ -24,8 +24,9 @@ def draw_panel(
     items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
     image, target = validation.take(items)
     state.average.eval()
-    with torch.inference_mode(), autocast(image.device, settings):
-        index = state.average(image.float()).argmax(dim=1).to(torch.uint8).cpu().numpy()
+    with torch.inference_mode(), autocast(image.device, settings):  # one by one: validation may have had to, too
+        guesses = [state.average(one.float()).argmax(dim=1).to(torch.uint8) for one in torch.split(image, 1)]
+    index = torch.cat(guesses).cpu().numpy()
     colors, rows, labels = data.labels.colors, [], []
     for slot, item in enumerate(items):
         h, w = validation.shapes_hw[item]

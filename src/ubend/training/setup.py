@@ -8,19 +8,22 @@ import torch
 from torch import nn
 
 import ubend
+from ubend.choices import default_width
 from ubend.config import Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
+from ubend.data.foreground import Foreground
 from ubend.device import free_bytes
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState
-from ubend.training.losses import sums_dtype
+from ubend.training.losses import Loss, sums_dtype
 from ubend.training.schedule import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
+_PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
 _RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
 
 
@@ -75,23 +78,64 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
     training = Pictures(data.store, data.numbers("train"), device, room)
     taken = training.bytes if training.resident else 0
     validation = Pictures(data.store, data.numbers("val"), device, room - taken)
+    share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
+    if share:
+        classes = data.foreground_classes()
+        foreground = Foreground(training.mask, len(training), classes, share, seed)
     batches = TrainingBatches(
         training,
         settings.augment,
-        settings.train.seed,
+        seed,
         settled(settings.train.batch),
         window_size(training, settings),
         data.value_range(),
+        foreground,
     )
     return batches, validation
 
 
+def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
+    """About what a run writes, the old files counted that stand while new ones are written beside them.
+
+    Weights are float32; the state holds them with two moments, the kept and the averaged ones.
+    """
+    width = settings.model.width or default_width(device)
+    with torch.device("meta"):
+        net = UNet(settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips)
+    model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
+    state = model * (5 if settings.train.average_decay else 4)
+    return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
+
+
+def make_loss(data: Dataset, settings: Settings, device: torch.device) -> Loss:
+    """What training makes small.
+
+    Raises:
+        SettingError: as many class weights as classes are needed, and one of them above 0.
+    """
+    weights = settings.train.class_weights
+    if weights is None:
+        return Loss(settled(settings.train.loss))
+    if len(weights) != data.labels.classes:
+        raise SettingError(
+            _("train.class_weights has {count} numbers for {classes} classes: {names}").format(
+                count=len(weights), classes=data.labels.classes, names=", ".join(data.labels.names)
+            )
+        )
+    return Loss(settled(settings.train.loss), torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def has_lone_values(batches: TrainingBatches, depth: int, micro_batch: int) -> bool:
+    """Whether the smallest micro-batch is one value per channel at the deepest level: batch norm needs two."""
+    smallest = batches.batch % micro_batch or micro_batch
+    return bool(smallest * math.prod(math.ceil(side / 2**depth) for side in batches.window_hw) < 2)
+
+
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
-    """Batch norm needs two values per channel, also at the deepest level, where a picture is smallest."""
-    multiple, batch = 2**settings.model.depth, settled(settings.train.batch)
+    """Before anything slow happens; see `has_lone_values`."""
+    batch = settled(settings.train.batch)
     micro = min(settings.train.micro_batch or batch, batch)
-    smallest = batch % micro or micro
-    if smallest * math.prod(math.ceil(side / multiple) for side in batches.window_hw) < 2:
+    if has_lone_values(batches, settings.model.depth, micro):
         raise SettingError(
             _(
                 "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "

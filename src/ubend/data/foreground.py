@@ -1,0 +1,68 @@
+"""Pixels of rare classes, for training windows to be laid over.
+
+Where windows are smaller than the pictures, a window drawn anywhere seldom shows a small object. So a
+share of the windows is laid so that it shows a pixel of an object: first the class is drawn, each that the
+picture holds as likely as another, then a pixel of it. Every draw is a function of (seed, purpose,
+position) or (seed, purpose, picture).
+
+The share drawn in this way goes back to Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.draws import draw_uniform
+
+_MOST_CANDIDATES = 256  # pixels kept of each class of each picture
+_MOST_BYTES = 2**26  # of all candidates together
+
+
+class Foreground:
+    """Draws pixels of the foreground: of all classes but one.
+
+    Args:
+        mask: item -> (h, w) uint8 class index or IGNORED, at the stored size.
+        items: number of pictures.
+        classes: class indices that windows are laid over.
+        share: of the windows.
+        seed: of the whole run.
+    """
+
+    def __init__(
+        self, mask: Callable[[int], NDArray[np.uint8]], items: int, classes: tuple[int, ...], share: float, seed: int
+    ) -> None:
+        self._mask, self._classes, self.share, self._seed = mask, classes, share, seed
+        self._count = int(np.clip(_MOST_BYTES // (8 * max(1, items * len(classes))), 1, _MOST_CANDIDATES))
+        self._known: dict[int, list[NDArray[np.int32]]] = {}
+
+    def draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 4): the pixel (y, x), and where it is to lie in the window, each -1..1 from its middle.
+
+        NaN where the window may lie anywhere: outside the share, or in a picture without foreground.
+        """
+        drawn = draw_uniform(self._seed, "foreground", positions, 5)
+        out = np.full((len(items), 4), np.nan)
+        for slot in np.flatnonzero(drawn[:, 0] < self.share):
+            there = self._candidates(int(items[slot]))
+            if there:
+                pixels = there[int(drawn[slot, 1] * len(there))]
+                out[slot, :2] = pixels[int(drawn[slot, 2] * len(pixels))]
+                out[slot, 2:] = 2.0 * drawn[slot, 3:] - 1.0
+        return out
+
+    def _candidates(self, item: int) -> list[NDArray[np.int32]]:
+        """For each foreground class that a picture holds, (k, 2) pixels of it, found when first asked for."""
+        if item not in self._known:
+            mask = self._mask(item)
+            found = []
+            for number in self._classes:
+                places = np.flatnonzero(mask == number)
+                if len(places) > self._count:
+                    chosen = draw_uniform(self._seed, f"candidates {number}", np.array([item]), self._count)[0]
+                    places = places[(chosen * len(places)).astype(np.int64)]
+                if len(places):
+                    found.append(np.stack(np.divmod(places, mask.shape[1]), axis=1).astype(np.int32))
+            self._known[item] = found
+        return self._known[item]

@@ -1,0 +1,269 @@
+"""Memory that runs out: smaller parts, the same training, one line where there is no smaller part; full disks."""
+
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import make_discs
+from test_loop import MODERN, TUTORIAL, Listener, contents, press_once
+from ubend.config import make_settings
+from ubend.device import attempt, is_out_of_memory
+from ubend.errors import OutputError, SettingError
+from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.inference.predictor import load
+from ubend.jobs import fit as job
+from ubend.jobs.evaluate import read_run_pairs
+from ubend.model.unet import UNet
+from ubend.training import loop
+from ubend.training.setup import run_bytes
+
+Patch = pytest.MonkeyPatch
+FORWARD = UNet.forward
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: Patch) -> None:
+    """No panels and curves, for speed."""
+    monkeypatch.setattr(job, "draw_panel", lambda *_args: None)
+    monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory") / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+def limit(monkeypatch: Patch, training: int = 99, other: int = 99) -> None:
+    """A device on which at most so many pictures fit, while training and else."""
+
+    def forward(self: UNet, image: Tensor) -> Tensor:
+        logits = FORWARD(self, image)  # batch norm has counted by then
+        if len(image) > (training if self.training else other):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return logits
+
+    monkeypatch.setattr(UNet, "forward", forward)
+
+
+def fit(folder: Path, run: Path, at_step: Callable[[int], None] = lambda done: None, **changes: Any) -> str:
+    listener = Listener(at_step)
+    job.fit(folder, run, settings={**MODERN, **changes}, device="cpu", teller=listener)
+    return listener.said
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(run).items() if name not in ("settings.toml", "resume.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (np._core._exceptions._ArrayMemoryError((9,), np.dtype(float)), True),  # type: ignore[attr-defined]
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_is_out_of_memory(error: BaseException, wanted: bool) -> None:
+    assert is_out_of_memory(error) is wanted
+
+
+def test_a_real_allocation_that_fails() -> None:
+    """torch's and numpy's own errors for more than any machine has, and then nothing is kept alive."""
+    kept = []
+
+    def work(take: Callable[[], object]) -> object:
+        tensor = torch.ones(1000)
+        kept.append(weakref.ref(tensor))
+        return take(), tensor
+
+    assert attempt(work, lambda: torch.empty(2**50)) is None
+    assert attempt(work, lambda: np.empty(2**50)) is None
+    assert [tensor() for tensor in kept] == [None, None]
+    assert attempt(lambda a, b: a + b, 2, b=3) == 5
+    with pytest.raises(ValueError, match="another"):
+        attempt(lambda: (_ for _ in ()).throw(ValueError("another")))
+
+
+def test_same_as_begun_smaller(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Batches of 5, of which 2 fit: to the bit the run with micro_batch 2; said once."""
+    fit(folder, tmp_path / "smaller", **{"train.micro_batch": 2})
+    limit(monkeypatch, training=2)
+    said = fit(folder, tmp_path / "limited")
+    assert said.count("note: out of memory with") == 1
+    assert "with 5 pictures at a time; the step is repeated, and training goes on, with 2 at a time" in said
+    assert results(tmp_path / "limited") == results(tmp_path / "smaller")
+
+
+@pytest.mark.parametrize(("where", "call"), [("forward", 7), ("backward", 8)])
+def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Memory runs out once, in the first or a later micro-batch of a step: to the bit the run whose
+    micro-batches get smaller at that step. Nothing of the failed try is left, not in gradients, sums or
+    running statistics."""
+    changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 pictures a step, 8 at a time: three parts
+    at = (call - 1) // 3
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_micro_batch", lambda _job, state: 8 if state.progress.step < at else 4)
+        job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", teller=Listener())
+    calls = 0
+
+    def forward(self: UNet, image: Tensor) -> Tensor:
+        nonlocal calls
+        logits = FORWARD(self, image)
+        calls += self.training
+        if self.training and calls == call:
+            if where == "forward":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            logits.register_hook(fail)  # type: ignore[no-untyped-call]
+            calls += 1
+        return logits
+
+    def fail(_gradient: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(UNet, "forward", forward)
+    listener = Listener()
+    job.fit(folder, tmp_path / "halved", settings=changes, device="cpu", teller=listener)
+    assert "with 8 pictures at a time; the step is repeated, and training goes on, with 4" in listener.said
+    assert results(tmp_path / "halved") == results(tmp_path / "planned")
+
+
+def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Stopped after every step and resumed, even where memory has grown since: the same to the bit, and
+    what was said is not said again."""
+    limit(monkeypatch, training=2, other=3)
+    fit(folder, tmp_path / "whole")
+    said = fit(folder, tmp_path / "run", press_once(1))
+    assert said.count("note: out of memory") == 1
+    for step in (2, 3, 4, 7, 99):
+        listener = Listener(press_once(step))
+        if step > 4:  # after the first validation
+            monkeypatch.setattr(UNet, "forward", FORWARD)
+        result = job.resume(tmp_path / "run", teller=listener)
+        assert "out of memory with" not in listener.said
+    assert result.scores is not None
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_validation(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Its pictures are taken fewer at a time, said once; the figures stay."""
+    fit(folder, tmp_path / "whole")
+    limit(monkeypatch, other=1)
+    said = fit(folder, tmp_path / "limited")
+    assert said.count("note: out of memory while validating") == 2, "4 pictures -> 2 -> 1, in the first epoch"
+    for name in ("model.safetensors", "data.csv"):
+        assert (tmp_path / "limited" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{}, {"data.size": 32, "model.depth": 5, "train.batch": 4}])
+def test_no_smaller_part(changes: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """One picture at a time, or two where batch norm needs two (one pixel at the deepest level): one line."""
+    limit(monkeypatch, training=0)
+    least = 2 if changes else 1
+    with pytest.raises(SettingError, match=f"out of memory with {least} pictures at a time.*--device cpu") as caught:
+        fit(folder, tmp_path / "run", **{"data.resize": "squash", **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Fewer pictures in a pass where memory runs out; one picture too many is one line with its size."""
+    fit(folder, tmp_path / "run")
+    pairs = read_run_pairs(tmp_path / "run")
+    pictures = [pair.image for pair in pairs]
+    wanted = {n: p.prob for n, p in load(tmp_path / "run", "cpu").predict(pictures)}
+    scores = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
+    sizes = []
+
+    def forward(self: UNet, image: Tensor) -> Tensor:
+        sizes.append(len(image))
+        if len(image) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return FORWARD(self, image)
+
+    monkeypatch.setattr(UNet, "forward", forward)
+    predictor = load(tmp_path / "run", "cpu")
+    found = {n: p.prob for n, p in predictor.predict(pictures)}
+    assert set(found) == set(wanted)
+    for n, prob in wanted.items():
+        np.testing.assert_allclose(found[n], prob, atol=1e-5)
+    sizes.clear()
+    assert len(list(predictor.predict(pictures))) == len(pictures)
+    assert max(sizes) <= 3, "what was learnt about the memory is kept"
+    again = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
+    assert again["native"]["cross_entropy"] == pytest.approx(scores["native"]["cross_entropy"], rel=1e-4)
+
+    limit(monkeypatch, other=0)
+    for work in (lambda: list(load(tmp_path / "run", "cpu").predict(pictures)), lambda: job.resume(tmp_path / "run")):
+        with pytest.raises(SettingError, match=r"one picture of 48x40 px; try --device cpu") as caught:
+            work()
+        assert "\n" not in str(caught.value)
+
+
+def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Said before anything is written: too little for the run, then too little for run and store together;
+    with the store there, what the run needs is enough, and it was a fair guess."""
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    monkeypatch.setenv("UBEND_CACHE", str(cache))
+    needed = run_bytes(make_settings(changes=MODERN), "cpu", resumed=False)
+    free = needed - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**12, 10**12 - free, free))
+    with pytest.raises(OutputError, match=r"run: about .* MiB will be written.* choose another --out") as caught:
+        fit(folder, run)
+    assert str(cache) not in str(caught.value)
+    free = needed + 1
+    with pytest.raises(OutputError, match=r"UBEND_CACHE.* --size.* --out.* --width") as caught:
+        fit(folder, run)
+    assert "\n" not in str(caught.value)
+    assert not run.exists()
+    assert not list(cache.glob("*/store.json"))
+    free = 10**10
+    fit(folder, run)
+    free = needed
+    fit(folder, tmp_path / "again")
+    state, model = ((run / name).stat().st_size for name in ("resume.safetensors", "model.safetensors"))
+    panels = 3 * 2**19  # none is drawn here
+    assert 0.5 < (needed - panels) / (2 * state + model) < 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_cuda(folder: Path, tmp_path: Path) -> None:
+    """A real allocator with little to give: training goes on in smaller parts, and resumes to the bit."""
+    given = {"data.size": 256, "model.width": 32, "train.batch": 32, "train.epochs": 3, "train.precision": "float32"}
+    given["train.deterministic"] = True
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(3 * 2**30 / total)
+    try:
+        for run, listener in (("whole", Listener()), ("cut", Listener(press_once(1)))):
+            job.fit(folder, tmp_path / run, settings=given, device="cuda", teller=listener)
+            assert "note: out of memory with 32 pictures at a time" in listener.said
+        job.resume(tmp_path / "cut", teller=Listener())
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
