@@ -182,7 +182,7 @@ def palette_adaptive(make: Maker) -> None:
         make.save(f"masks/cell_{number}.png", _palette(order.astype(np.uint8)[make.maps[number]], table))
 
 
-_add("colors", _paint, notes=("--values",))
+_add("colors", _paint, notes=('--values "#',))  # unquoted, a shell takes it for a comment
 _add("colors-alpha", lambda m: np.dstack([_paint(m), np.full((HEIGHT, WIDTH), 255, np.uint8)]))
 _add("colors-values", _paint, flags={"values": COLOR_VALUES}, classes=CLASSES)
 _add("colors-tiff", _paint, "tif")
