@@ -12,6 +12,10 @@ from PIL import Image
 from refusal import TINY
 from remote_site import site as site
 from ubend.cli import main
+from ubend.data.folder import read_folder
+from ubend.data.images import Sizing
+from ubend.data.labels import LabelMap, make_label_map
+from ubend.data.store import Store, hash_pairs, open_store, read_shapes
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +43,14 @@ def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray,
     disc = (y - cy) ** 2 + (x - cx) ** 2 < r**2
     image = generator.normal(60, 12, (height, width, 3)) + 110 * disc[..., None]
     return image.clip(0, 255).astype(np.uint8), (255 * disc).astype(np.uint8)
+
+
+def open_folder(root: Path, cache: Path, sizing: Sizing, labels: LabelMap | None = None) -> Store:
+    """The store of a folder; its masks hold 0 and 255 unless `labels` say otherwise."""
+    pairs = read_folder(root).pairs
+    return open_store(
+        pairs, read_shapes(pairs)[0], sizing, labels or make_label_map([0, 255]), hash_pairs(pairs), cache
+    )
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ FAULTS: list[tuple[Callable[[Path], None], list[str]]] = [
     (_truncated_mask, ["masks/disc03.png", "truncated"]),
     (_empty, ["images/disc03.png", "0 bytes", "copy them again"]),
     (_no_image, ["images/disc03.png", "not a picture"]),
-    (_coloured_mask, ["masks/disc03.png", "coloured", "save it as"]),
+    (_coloured_mask, ["masks/disc03.png: 19", "colours", "#000000, #ffffff are common", "--values"]),
     (_empty_masks, ["all masks are empty", "check"]),
     (_few, ["only 2 independent", "add pictures"]),
     (_two_of_one_name, ["disc03.bmp, disc03.png", "rename"]),
@@ -165,11 +165,11 @@ def test_mask_values_beyond_the_classes(command: str, tmp_path: Path, good: Path
     if command == "fit":
         told = refused("fit", pets, "--out", tmp_path / "out", *TINY)
         assert [("cat_3.png" in line, "cat_8.png" in line) for line in told[1:]] == [(True, False), (False, True)]
-        assert all("beyond the classes: 7; this layout knows 1, 2, 3" in line for line in told[1:])
+        assert all("holds 7, beyond the classes 1 -> pet, 2 -> background, 3 -> contour" in line for line in told[1:])
     else:  # a model of 0 and 255 must not be scored on other values as if they did not count
         line = refused_once("evaluate", good / "run", pets, "--device", "cpu")
         assert "trimaps/cat_" in line
-        assert "the model knows 0 -> background, 255 -> foreground" in line
+        assert "beyond the classes 0 -> background, 255 -> foreground" in line
 
 
 # -------------------------------------------------------------------------------------- settings and flags

@@ -272,8 +272,9 @@ def _take_pair(data: Path) -> None:
 def test_resume_with_changed_pictures(change: Callable[[Path], None], run: Path, good: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(good / "data", data)
-    facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(facts | {"folder": str(data)}))
+    settings = (run / "settings.toml").read_text()
+    assert str(good / "data") in settings
+    (run / "settings.toml").write_text(settings.replace(str(good / "data"), str(data)))
     change(data)
     before = contents(run)
     line = refused_once("fit", "--resume", run)

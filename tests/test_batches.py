@@ -9,16 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import open_folder
 from ubend.config import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item
-from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
-from ubend.data.labels import IGNORED, make_label_map
-from ubend.data.store import Store, open_store, read_shapes
+from ubend.data.labels import IGNORED
+from ubend.data.store import Store
 
 CPU = torch.device("cpu")
-LABELS = make_label_map([0, 255])
 KINDS = {
     "none": AugmentSettings(kind="none"),
     "frozen": AugmentSettings(kind="frozen", anchor_shift_px=3),
@@ -40,15 +39,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         size = (30 + 2 * k, 52 - 2 * k)
         Image.fromarray((20 * k + rng.integers(0, 10, (*size, 3))).astype(np.uint8)).save(root / f"images/{k}.png")
         Image.fromarray((255 * (rng.random(size) < 0.3)).astype(np.uint8)).save(root / f"masks/{k}.png")
-    pairs = read_folder(root).pairs
-    return open_store(pairs, read_shapes(pairs)[0], Sizing(32, True, 3), root / "cache")
+    return open_folder(root, root / "cache", Sizing(32, True, 3))
 
 
 NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training part: not all, not in order
 
 
 def make(store: Store, kind: str, resident: bool = True, batch: int = 3, seed: int = 4) -> TrainingBatches:
-    pictures = Pictures(store, NUMBERS, LABELS.lookup(), CPU, 2**30 if resident else 0)
+    pictures = Pictures(store, NUMBERS, CPU, 2**30 if resident else 0)
     assert pictures.resident == resident
     window = pictures.canvas_hw if KINDS[kind].kind != "warp" else (32, 32)
     return TrainingBatches(pictures, KINDS[kind], seed, batch, window, (np.zeros(3), np.full(3, 255.0)))
@@ -86,10 +84,9 @@ def test_shapes_and_ranges(store: Store, kind: str) -> None:
 def test_steps_take_their_positions(store: Store) -> None:
     """Step k shows what stands at positions k B to (k + 1) B of the endless order."""
     batches = make(store, "none")
-    lookup = LABELS.lookup()
     for step in range(8):
         items = shuffled_item(4, len(NUMBERS), np.arange(3 * step, 3 * step + 3))
-        images, masks = store.read(NUMBERS[items], batches.pictures.canvas_hw, lookup)
+        images, masks = store.read(NUMBERS[items], batches.pictures.canvas_hw)
         batch = batches.draw(step)
         np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), images)
         np.testing.assert_array_equal(batch.target.numpy(), masks)
@@ -141,12 +138,12 @@ def test_padding_is_never_seen_by_a_warp(store: Store) -> None:
 
 
 def test_pictures(store: Store) -> None:
-    resident, ahead = (Pictures(store, NUMBERS, LABELS.lookup(), CPU, room) for room in (2**30, 0))
+    resident, ahead = (Pictures(store, NUMBERS, CPU, room) for room in (2**30, 0))
     assert len(resident) == len(NUMBERS)
     assert resident.canvas_hw == tuple(store.shapes_hw[NUMBERS].max(axis=0))
     assert resident.bytes == len(NUMBERS) * resident.canvas_hw[0] * resident.canvas_hw[1] * 4
-    assert Pictures(store, NUMBERS, LABELS.lookup(), CPU, resident.bytes).resident
-    assert not Pictures(store, NUMBERS, LABELS.lookup(), CPU, resident.bytes - 1).resident
+    assert Pictures(store, NUMBERS, CPU, resident.bytes).resident
+    assert not Pictures(store, NUMBERS, CPU, resident.bytes - 1).resident
     items = np.array([6, 0, 0, 3])
     for one, other in zip(resident.take(items), ahead.take(items), strict=True):
         assert torch.equal(one, other)
@@ -182,13 +179,12 @@ def test_deep_pictures(tmp_path: Path, dtype: Any) -> None:
     for k in range(4):
         tifffile.imwrite(tmp_path / f"images/{k}.tif", rng.integers(0, 60_000, (20, 24)).astype(dtype))
         Image.fromarray((255 * (rng.random((20, 24)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
-    pairs = read_folder(tmp_path).pairs
-    store = open_store(pairs, read_shapes(pairs)[0], Sizing(16, False, 1), tmp_path / "cache")
+    store = open_folder(tmp_path, tmp_path / "cache", Sizing(16, False, 1))
     assert store.dtype == dtype
     ends = (np.zeros(1), np.full(1, 60_000.0))
     drawn = []
     for room in (2**30, 0):
-        pictures = Pictures(store, np.arange(4), LABELS.lookup(), CPU, room)
+        pictures = Pictures(store, np.arange(4), CPU, room)
         drawn.append(TrainingBatches(pictures, KINDS["warp"], 0, 4, (16, 16), ends).draw(3))
     assert same(*drawn)
     assert drawn[0].image.max() > 30_000

@@ -14,8 +14,10 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from conftest import make_discs
 from ubend.data.folder import Pair
-from ubend.data.images import read_image, read_mask, resize_mask
+from ubend.data.images import read_image, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
+from ubend.data.masks import FileMask
+from ubend.data.store import read_class_map
 from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
@@ -33,7 +35,7 @@ class Oracle:
 
     def run(self, images: Iterable[Path]) -> Iterator[Logits]:
         for number, path in reversed(list(enumerate(images))):
-            index = self.labels.index(read_mask(self.pairs[number].mask)) % self.labels.classes
+            index = read_class_map(self.pairs[number], read_image(path).shape[:2], self.labels) % self.labels.classes
             if self.wrong:
                 index = (index + 1) % self.labels.classes
             hot = np.arange(self.labels.classes)[:, None, None] == index
@@ -46,7 +48,7 @@ def write_pairs(folder: Path, masks: list[np.ndarray]) -> list[Pair]:
         image, target = folder / f"{number}.png", folder / f"{number}_mask.png"
         Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(image)
         Image.fromarray(mask).save(target)
-        pairs.append(Pair(str(number), image, target, None, None))
+        pairs.append(Pair(str(number), image, FileMask(target), None, None))
     return pairs
 
 
@@ -58,7 +60,7 @@ def test_perfect_answers(tmp_path: Path) -> None:
     """1 for every class that occurs, None for one that never does, at native size and odd shapes."""
     generator = np.random.default_rng(0)
     masks = [generator.integers(0, 3, size, dtype=np.uint8) for size in ((17, 31), (40, 48), (1, 1))]
-    labels = make_label_map([0, 1, 2, 3], ["background", "b", "c", "never"], (255,))
+    labels = make_label_map([0, 1, 2, 3], ["background", "b", "c", "never"], ignored=(255,))
     masks[0][:3] = 255
     scores = score(labels, write_pairs(tmp_path, masks))
     for size in ("native", "model_size"):
@@ -96,7 +98,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
         score(make_label_map([0, 255]), pairs)
     pairs = write_pairs(tmp_path, [np.array([[0, 255]], np.uint8)])
     Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(pairs[0].image)
-    with pytest.raises(DataError, match=r"0_mask\.png: not the size"):
+    with pytest.raises(DataError, match=r"0_mask\.png: the mask is 2x1 px but its picture 0\.png is 5x5 px"):
         score(make_label_map([0, 255]), pairs)
 
 
@@ -126,11 +128,11 @@ def pairs(trained: Path) -> list[Pair]:
     changed.mkdir()
     out = []
     for number, image in enumerate(table):
-        mask = read_mask(trained / "discs" / "masks" / image.name)
+        mask = np.array(Image.open(trained / "discs" / "masks" / image.name))
         if number == 1:
             mask = np.zeros_like(mask)
         Image.fromarray(mask).save(changed / image.name)
-        out.append(Pair(image.stem, image, changed / image.name, None, None))
+        out.append(Pair(image.stem, image, FileMask(changed / image.name), None, None))
     return out
 
 
@@ -141,7 +143,7 @@ def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> 
     names = predictor.labels.names
     truths, guesses, probs = [], [], []
     for pair in pairs:
-        truth = (read_mask(pair.mask) == 255).astype(np.uint8)
+        truth = (np.asarray(Image.open(pair.mask.path)) == 255).astype(np.uint8)
         if size == "native":
             prob = predictor(pair.image).prob
         else:
@@ -184,8 +186,8 @@ def test_the_two_sizes_differ(predictor: Predictor, pairs: list[Pair]) -> None:
 
 def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], tmp_path: Path) -> None:
     """Where the mask says "not scored", the answer does not matter."""
-    labels = make_label_map([0, 100], ["background", "foreground"], (255,))
-    mask = read_mask(pairs[0].mask)
+    labels = make_label_map([0, 100], ["background", "foreground"], ignored=(255,))
+    mask = np.asarray(Image.open(pairs[0].mask.path))
     guess = predictor(pairs[0].image).mask
     wrong = guess != (mask == 255)
     assert wrong.any()
@@ -195,7 +197,7 @@ def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], 
     bundle = predictor.bundle
     other = Predictor(type(bundle)(bundle.model, labels, bundle.sizing), "cpu")
     other.precision = torch.float32
-    scores = evaluate_pairs(other, [Pair("a", pairs[0].image, tmp_path / "m.png", None, None)])
+    scores = evaluate_pairs(other, [Pair("a", pairs[0].image, FileMask(tmp_path / "m.png"), None, None)])
     assert scores["native"]["pixel_accuracy"] == 1.0
     assert scores["native"]["dice"]["pooled"]["mean"] == 1.0
 

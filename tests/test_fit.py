@@ -11,7 +11,7 @@ import ubend
 from conftest import make_discs
 from ubend.errors import DataError, OutputError, SettingError
 from ubend.jobs.evaluate import warn_one_class
-from ubend.jobs.fit import parse_skips
+from ubend.jobs.gather import parse_skips
 from ubend.training.run_folder import RunFolder
 
 TINY = {"size": 32, "width": 2, "epochs": 1, "device": "cpu"}
@@ -59,7 +59,7 @@ def test_masks_of_another_coding_are_refused(discs: Path, tmp_path: Path) -> Non
     make_discs(other, 4)
     for path in (other / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
-    with pytest.raises(DataError, match="the model knows 0 -> background, 255 -> foreground"):
+    with pytest.raises(DataError, match="holds 1, beyond the classes 0 -> background, 255 -> foreground"):
         ubend.evaluate(tmp_path / "run", other, device="cpu")
 
 

@@ -1,193 +1,151 @@
-"""What mask values mean: class numbers, ignored borders, JPEG noise, and what is refused."""
-
-import io
+"""The class table: codes to class indices, near codes, all other codes; colours and names."""
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image
 
+from ubend.data.codes import CodeKind, Codes, pack_colors, unpack_color
 from ubend.data.labels import (
+    ANY_DISTANCE,
     IGNORED,
+    RESERVED_NAMES,
     LabelMap,
     background_class,
     default_colors,
-    detect_label_map,
     make_label_map,
+    name_color,
+    refuse_reserved,
 )
-from ubend.errors import DataError
+from ubend.errors import DataError, SettingError
 
 
-def count(**values: int) -> NDArray[np.int64]:
-    """count(v0=10, v255=3) -> (256,) pixels per value."""
-    pixels = np.zeros(256, np.int64)
-    for name, number in values.items():
-        pixels[int(name[1:])] = number
-    return pixels
-
-
-def refused(pixels: NDArray[np.int64], lossy: bool = False, **others: list[str] | list[int]) -> str:
-    with pytest.raises(DataError) as caught:
-        detect_label_map(pixels, lossy, **others)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-    assert "{" not in str(caught.value)
-    return str(caught.value)
+def values(*rows: list[int], dtype: type = np.uint8) -> Codes:
+    return Codes(np.array(rows, dtype), "value")
 
 
 def test_black_and_white() -> None:
-    labels, remarks = detect_label_map(count(v0=90, v255=10), lossy=False)
-    assert labels.values == (0, 255)
+    labels = make_label_map([0, 255])
     assert labels.names == ("background", "foreground")
-    assert remarks == []
-    index = labels.index(np.array([[0, 255, 7]], np.uint8))
+    index, strangers = labels.translate(values([0, 255, 7]))
     assert index.tolist() == [[0, 1, IGNORED]]
+    assert strangers.tolist() == [7]
     assert labels.describe() == "0 -> background, 255 -> foreground"
 
 
-@given(st.integers(0, 200), st.integers(2, 50))
-def test_class_numbers_from_anywhere(first: int, classes: int) -> None:
-    pixels = np.zeros(256, np.int64)
-    pixels[first : first + classes] = 5
-    labels, remarks = detect_label_map(pixels, lossy=False)
-    assert labels.values == tuple(range(first, first + classes))
-    assert labels.classes == classes == len(labels.colors) == len(labels.names)
-    assert len(remarks) == (classes > 12)  # so many are perhaps objects
-    assert labels.index(np.arange(first, first + classes, dtype=np.uint8)[None]).tolist() == [list(range(classes))]
+# A naive reading of what LabelMap's docstring promises, one code at a time.
 
 
-@given(st.integers(2, 40))
-def test_255_beside_class_numbers_is_ignored(classes: int) -> None:
-    pixels = np.zeros(256, np.int64)
-    pixels[:classes] = pixels[255] = 9
-    labels, remarks = detect_label_map(pixels, lossy=False)
-    assert labels.values == tuple(range(classes))
-    assert labels.index(np.array([[255]], np.uint8)).item() == IGNORED
-    assert len(remarks) == 1 + (classes > 12)
-    assert "255" in remarks[0]
-    assert labels.ignored == (255,)
+def naive(labels: LabelMap, code: int) -> tuple[int, bool]:
+    known = [(c, index) for index, codes in enumerate(labels.codes) for c in codes]
+    known += [(c, IGNORED) for c in labels.ignored]
+    for c, index in known:
+        if c == code:
+            return index, True
+
+    def distance(c: int) -> float:
+        if labels.kind == "value":
+            return abs(c - code)
+        return sum((a - b) ** 2 for a, b in zip(unpack_color(c), unpack_color(code), strict=True)) ** 0.5
+
+    if labels.reach:
+        nearest, index = min(known, key=lambda one: (distance(one[0]), one[0]))
+        elsewhere = [distance(c) for c, other in known if other != index]
+        clear = all(2 * distance(nearest) < d for d in elsewhere)
+        if labels.reach >= ANY_DISTANCE or (distance(nearest) <= labels.reach and clear):
+            return index, True
+    return (IGNORED, False) if labels.others is None else (labels.others, True)
 
 
-@pytest.mark.parametrize("values", [(0, 85, 170, 255), (0, 128, 255), (0, 127, 255), (0, 2, 4), (3, 90)])
-def test_evenly_spaced_values_are_classes(values: tuple[int, ...]) -> None:
-    labels, _remarks = detect_label_map(count(**{f"v{value}": 5 for value in values}), lossy=False)
-    assert labels.values == values
-    assert labels.ignored == ()
+@st.composite
+def tables(draw: st.DrawFn) -> LabelMap:
+    kind: CodeKind = draw(st.sampled_from(["value", "color"]))
+    top = 300 if kind == "value" else 0xFFFFFF
+    codes = draw(st.lists(st.integers(0, top), min_size=2, max_size=12, unique=True))
+    ignored = draw(st.integers(0, min(2, len(codes) - 2)))
+    own, left = codes[ignored:], tuple(codes[:ignored])
+    cuts = sorted(draw(st.sets(st.integers(1, len(own)), max_size=4)) | {len(own)})
+    table = tuple(tuple(own[a:b]) for a, b in zip([0, *cuts], cuts, strict=False))
+    names = tuple(f"class {i}" for i in range(len(table)))
+    reach = draw(st.sampled_from([0, 3, 8, 64, ANY_DISTANCE]))
+    others = draw(st.sampled_from([None, IGNORED, 0]))
+    return LabelMap(names, kind, table, default_colors(len(names)), left, reach, others)
 
 
-def test_resampled_mask_is_refused() -> None:
-    """One bilinearly resized mask among good ones: its in-between values are no classes, and 255 still is one."""
-    pixels = count(v0=900, v255=90, v13=1, v64=2, v200=1)
-    assert "do not tell the classes" in refused(pixels)
-    labels, _remarks = detect_label_map(pixels, lossy=False, names=["a", "b", "c", "d", "e"])
-    assert labels.values == (0, 13, 64, 200, 255)
+@given(tables(), st.data())
+def test_every_code_goes_where_the_rules_say(labels: LabelMap, data: st.DataObject) -> None:
+    known = [c for codes in labels.codes for c in codes] + list(labels.ignored)
+    top = 400 if labels.kind == "value" else 0xFFFFFF
+    near = st.builds(lambda c, d: min(max(c + d, 0), top), st.sampled_from(known), st.integers(-6, 6))
+    codes = data.draw(st.lists(st.integers(0, top) | near, min_size=1, max_size=30))
+    index, found = labels.classify(np.array(codes, np.int32))
+    for code, one, is_found in zip(codes, index.tolist(), found.tolist(), strict=True):
+        assert (one, is_found) == naive(labels, code), code
 
 
-def test_names_for_all_values_make_255_a_class() -> None:
-    labels, _remarks = detect_label_map(count(v0=5, v1=5, v255=5), lossy=False, names=["a", "b", "c"])
-    assert labels.values == (0, 1, 255)
-
-
-def test_small_spread_foreground_of_jpeg_is_found() -> None:
-    pixels = count(v0=100_000)
-    pixels[250:256] = 30  # 0.2 % in all
-    assert detect_label_map(pixels, lossy=True)[0].values == (0, 255)
-
-
-def test_255_with_two_values_is_a_class() -> None:
-    assert detect_label_map(count(v1=5, v255=5), lossy=False)[0].values == (1, 255)
-
-
-@pytest.mark.parametrize("quality", [60, 90])
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_jpeg_mask_has_exactly_two_classes(quality: int, mode: str) -> None:
-    y, x = np.mgrid[:120, :160]
-    disc = ((y - 60) ** 2 + (x - 80) ** 2 < 35**2).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(disc * 255).convert(mode).save(file, "JPEG", quality=quality)
-    saved = np.asarray(Image.open(file).convert("L"))
-    pixels = np.bincount(saved.reshape(-1), minlength=256).astype(np.int64)
-    assert np.count_nonzero(pixels) > 10  # or this is no test
-    labels, remarks = detect_label_map(pixels, lossy=True)
-    assert labels.values == (0, 255)
-    index = labels.index(saved)
-    assert set(np.unique(index)) == {0, 1}
-    assert (index != disc).mean() < 0.005
-    moved, kinds = int(pixels[1:255].sum()), np.count_nonzero(pixels[1:255])
-    assert len(remarks) == 1
-    assert remarks[0].startswith(f"{moved} pixels")
-    assert f"with {kinds} in-between values" in remarks[0]
-
-
-@given(st.sets(st.integers(0, 8), min_size=2, max_size=6), st.integers(0, 2**32))
-def test_jpeg_noise_goes_to_the_nearest_of_many_classes(steps: set[int], seed: int) -> None:
-    values = sorted(30 * step for step in steps)
+@given(tables(), st.integers(0, 2**32))
+def test_translation_is_pixel_by_pixel(labels: LabelMap, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    assume(any(24 <= value < 232 for value in values))  # else black and white
-    pixels = np.zeros(256, np.int64)
-    pixels[values] = 10_000
-    strangers = [v for v in range(256) if v not in values]
-    noise = rng.choice(strangers, 20)
-    pixels[noise] += 1
-    labels, _remarks = detect_label_map(pixels, lossy=True)
-    assert list(labels.values) == values
-    index = labels.index(noise.astype(np.uint8)[None])[0]
-    distance = np.abs(noise[:, None] - np.array(labels.values)[None])
-    assert (distance[np.arange(20), index] == distance.min(axis=1)).all()
+    known = [c for codes in labels.codes for c in codes] + list(labels.ignored)
+    pixels = rng.choice([*known, known[0] ^ 1, 0], (5, 9)).astype(np.int32)
+    index, strangers = labels.translate(Codes(pixels, labels.kind))
+    assert index.dtype == np.uint8
+    wanted = [naive(labels, int(code)) for code in pixels.reshape(-1)]
+    assert index.reshape(-1).tolist() == [one for one, _found in wanted]
+    assert strangers.tolist() == sorted({int(c) for c, w in zip(pixels.reshape(-1), wanted, strict=True) if not w[1]})
 
 
-def test_empty_masks() -> None:
-    assert "single value 0" in refused(count(v0=100))
-    assert "single value 0" in refused(count(v0=10_000, v1=3), lossy=True)
-    assert "all masks are empty" in refused(np.zeros(256, np.int64))
+@given(tables())
+def test_tables_survive_json(labels: LabelMap) -> None:
+    import json
+
+    assert LabelMap.from_json(json.loads(json.dumps(labels.to_json()))) == labels
 
 
-def test_too_many_values() -> None:
-    says = refused(np.full(256, 4, np.int64))
-    assert "256 different values" in says
-    assert "PNG" in says
-    pixels = np.zeros(256, np.int64)
-    pixels[:64] = 1
-    assert detect_label_map(pixels, lossy=False)[0].classes == 64
-    pixels[64] = 1
-    assert "65 different values" in refused(pixels)
+def test_thousands_of_codes_in_bounded_memory() -> None:
+    codes = tuple(range(0, 60_000, 2))
+    labels = LabelMap(("a", "b"), "value", (codes, (65_535,)), default_colors(2), (), ANY_DISTANCE)
+    index, found = labels.classify(np.arange(1, 65_000, 2, dtype=np.int32))
+    assert found.all()
+    assert index[:29_999].max() == 0
+    assert index[-1] == 1
 
 
-def test_wrong_number_of_names() -> None:
-    says = refused(count(v0=5, v255=5), names=["a", "b", "c"])
-    assert "2 classes (values 0, 255)" in says
-    assert "3 class names" in says
-    assert "--classes" in says
-    assert "differ" in refused(count(v0=5, v255=5), names=["a", "a"])
-    assert detect_label_map(count(v0=5, v255=5), False, ["a", "b"])[0].names == ("a", "b")
+# Colours and values
 
 
-def test_known_values() -> None:
-    labels, remarks = detect_label_map(count(v1=5, v2=5), False, ["pet", "background", "contour"], [1, 2, 3])
-    assert labels.values == (1, 2, 3)  # a class that no mask holds is a class all the same
-    assert remarks == []
-    says = refused(count(v1=5, v2=5, v7=10), names=["pet", "background", "contour"], known=[1, 2, 3])
-    assert "7 (50.00%)" in says
-    assert "1 -> pet" in says
+def test_greys_and_palettes_as_colours() -> None:
+    labels = make_label_map([0, 0xFF0000, 0xFFFFFF], kind="color")
+    index, strangers = labels.translate(values([0, 255, 7]))
+    assert (index.tolist(), strangers.tolist()) == ([[0, 2, IGNORED]], [0x070707])
+    palette = np.zeros((256, 3), np.uint8)
+    palette[1] = 255, 0, 0
+    index, strangers = labels.translate(Codes(np.array([[1, 0]], np.uint8), "value", palette))
+    assert (index.tolist(), strangers.tolist()) == ([[1, 0]], [])
 
 
-@given(
-    st.lists(st.integers(0, 255), min_size=1, max_size=60, unique=True),
-    st.booleans(),
-    st.lists(st.integers(0, 255), max_size=3),
-)
-def test_tables_are_whole_and_survive_json(values: list[int], snap: bool, ignored: list[int]) -> None:
-    labels = make_label_map(values, ignored=tuple(ignored), snap=snap)
-    assert LabelMap.from_json(labels.to_json()) == labels
-    table = labels.lookup()
-    assert table.shape == (256,)
-    assert table.dtype == np.uint8
-    assert set(table.tolist()) <= {*range(len(values)), IGNORED}
-    for index, value in enumerate(values):
-        assert table[value] == (IGNORED if value in ignored else index)
-    if not snap:
-        assert (np.delete(table, values) == IGNORED).all()
+def test_masks_of_the_other_kind() -> None:
+    with pytest.raises(DataError, match="coloured, among masks of values"):
+        make_label_map([0, 255]).translate(Codes(np.array([[0xFF0000]], np.int32), "color"))
+    with pytest.raises(DataError, match="holds the value 300 among masks of colours"):
+        make_label_map([0, 255], kind="color").translate(values([0, 300], dtype=np.uint16))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=20))
+def test_packed_colours(colors: list[tuple[int, int, int]]) -> None:
+    packed = pack_colors(np.array(colors, np.uint8))
+    assert [f"{code:06x}" for code in packed.tolist()] == ["{:02x}{:02x}{:02x}".format(*color) for color in colors]
+    assert [unpack_color(code) for code in packed.tolist()] == colors
+
+
+def test_colour_names() -> None:
+    assert name_color((255, 0, 0)) == "red"
+    assert name_color((252, 3, 2)) == "red"
+    assert name_color((90, 30, 75)) == "#5a1e4b"
+    labels = make_label_map([0, 0xFE0000, 0xFF0000, 0x123456], kind="color")
+    assert labels.names == ("background", "#fe0000", "#ff0000", "#123456")
+    assert labels.colors == ((0, 0, 0), (254, 0, 0), (255, 0, 0), (18, 52, 86))
+    assert labels.describe().startswith("#000000 -> background, #fe0000 -> ")
 
 
 @settings(max_examples=30)
@@ -210,3 +168,25 @@ def test_the_background_is_black_wherever_it_stands() -> None:
     assert colors[1] == (0, 0, 0)
     assert len(set(colors)) == 3
     assert make_label_map([0, 1], ["a", "b"]).colors[0] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", RESERVED_NAMES)
+def test_reserved_names(name: str) -> None:
+    refuse_reserved(["background", "object"])
+    with pytest.raises(DataError, match=name):
+        refuse_reserved(["background", name])
+
+
+# A model's table and another coding
+
+
+def test_in_order_of_a_model() -> None:
+    model = make_label_map([0, 1, 2], ["background", "cell", "edge"])
+    other = LabelMap(("cell", "background"), "color", ((0xFF0000,), ()), default_colors(2), (7,), 8, 1)
+    mine = other.in_order_of(model.names, model.colors)
+    assert mine.names == model.names
+    assert mine.codes == ((), (0xFF0000,), ())
+    assert (mine.colors, mine.ignored, mine.reach, mine.others) == (model.colors, (7,), 8, 0)
+    assert mine.classify(np.array([0xFF0000, 0x00FF00, 7], np.int32))[0].tolist() == [1, 0, IGNORED]
+    with pytest.raises(SettingError, match=r"moon.*background, cell, edge"):
+        make_label_map([0, 1], ["background", "moon"]).in_order_of(model.names, model.colors)

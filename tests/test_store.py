@@ -14,13 +14,15 @@ import pytest
 import tifffile
 from PIL import Image
 
+from conftest import open_folder as open_any
 from ubend.data.folder import Pair, read_folder
-from ubend.data.images import Sizing, model_size, read_image, read_mask, resize_array, resize_mask
-from ubend.data.labels import IGNORED, make_label_map
-from ubend.data.store import Store, clear_stores, default_cache, list_stores, open_store, read_shapes
+from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
+from ubend.data.labels import IGNORED, LabelMap, make_label_map
+from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store, read_shapes
 from ubend.errors import DataError, OutputError
 
 LAYOUT = Sizing(24, True, 3)
+LABELS = make_label_map([0, 255])
 
 
 @pytest.fixture
@@ -42,9 +44,8 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def open_folder(root: Path, cache: Path, sizing: Sizing = LAYOUT) -> Store:
-    pairs = read_folder(root).pairs
-    return open_store(pairs, read_shapes(pairs)[0], sizing, cache)
+def open_folder(root: Path, cache: Path, sizing: Sizing = LAYOUT, labels: LabelMap = LABELS) -> Store:
+    return open_any(root, cache, sizing, labels)
 
 
 def stores(cache: Path) -> list[str]:
@@ -55,14 +56,14 @@ def test_holds_what_the_files_hold(folder: Path, cache: Path) -> None:
     store = open_folder(folder, cache)
     assert len(store) == 6
     for number, pair in enumerate(read_folder(folder).pairs):
-        image, mask = read_image(pair.image), read_mask(pair.mask)
+        image = read_image(pair.image)
+        mask = (np.asarray(Image.open(pair.mask.path)) // 255).astype(np.uint8)
         size = model_size(mask.shape, 24, True)  # type: ignore[arg-type]
         assert tuple(store.native_hw[number]) == mask.shape
         assert tuple(store.shapes_hw[number]) == size
         np.testing.assert_array_equal(store.image(number), resize_array(image, size))
         np.testing.assert_array_equal(store.mask(number), resize_mask(mask, size))
-        np.testing.assert_array_equal(store.mask_pixels[number], np.bincount(mask.reshape(-1), minlength=256))
-    assert not store.lossy.any()
+        np.testing.assert_array_equal(store.class_pixels[number], np.bincount(mask.reshape(-1), minlength=256))
     assert store.thumbnails.shape == (6, 32, 32)
     assert store.thumbnails.std() > 5
     with pytest.raises(ValueError, match="read-only"):
@@ -84,18 +85,16 @@ def test_keeps_the_depth(folder: Path, cache: Path, dtype: type, top: float) -> 
 
 def test_canvas(folder: Path, cache: Path) -> None:
     store = open_folder(folder, cache)
-    lookup = make_label_map([0, 255]).lookup()
     canvas = (int(store.shapes_hw[:, 0].max()) + 2, int(store.shapes_hw[:, 1].max()) + 1)
     numbers = np.array([4, 0, 5, 0])
-    images, masks = store.read(numbers, canvas, lookup)
+    images, masks = store.read(numbers, canvas)
     assert images.shape == (4, *canvas, 3)
     assert masks.dtype == np.uint8
     for image, mask, number in zip(images, masks, numbers, strict=True):
         h, w = store.shapes_hw[number]
         padding = ((0, canvas[0] - h), (0, canvas[1] - w))
         np.testing.assert_array_equal(image, np.pad(store.image(number), (*padding, (0, 0)), mode="edge"))
-        index = (store.mask(number) // 255).astype(np.uint8)
-        np.testing.assert_array_equal(mask, np.pad(index, padding, constant_values=IGNORED))
+        np.testing.assert_array_equal(mask, np.pad(store.mask(number), padding, constant_values=IGNORED))
 
 
 def test_second_opening_builds_nothing(folder: Path, cache: Path) -> None:
@@ -103,7 +102,8 @@ def test_second_opening_builds_nothing(folder: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
     told: list[int] = []
     pairs = read_folder(folder).pairs
-    second = open_store(pairs, read_shapes(pairs)[0], LAYOUT, cache, lambda done, total: told.append(done))
+    shapes, hashes = read_shapes(pairs)[0], hash_pairs(pairs)
+    second = open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache, lambda done, total: told.append(done))
     assert second.folder == first.folder
     assert told == []
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
@@ -119,18 +119,17 @@ def test_named_by_content(folder: Path, cache: Path) -> None:
         open_folder(folder, cache, replace(LAYOUT, size_px=25)),
         open_folder(folder, cache, replace(LAYOUT, keep_aspect=False)),
         open_folder(folder, cache, replace(LAYOUT, channels=1)),
+        open_folder(folder, cache, labels=make_label_map([255, 0])),
+        open_folder(folder, cache, labels=make_label_map([0], ["background"], ignored=(255,))),
     ]
     path = folder / "masks/3.png"
     path.write_bytes(path.read_bytes() + b"\0")  # after PNG's end: the same picture, other bytes
     others.append(open_folder(folder, cache))
-    assert len({first, *(store.folder for store in others)}) == 5
-    assert len(stores(cache)) == 5
-
-
-def test_jpeg_masks_are_lossy_whatever_they_are_called(folder: Path, cache: Path) -> None:
-    path = folder / "masks/2.png"
-    Image.open(path).copy().save(path, "JPEG")
-    assert open_folder(folder, cache).lossy.tolist() == [False, False, True, False, False, False]
+    assert len({first, *(store.folder for store in others)}) == 7
+    assert len(stores(cache)) == 7
+    same = make_label_map([0, 255], ["ground", "object"])  # names are no part of what is stored
+    assert len(stores(cache)) == 7
+    assert open_folder(folder, cache, labels=same).folder in {store.folder for store in others}
 
 
 OPEN = """
@@ -138,10 +137,14 @@ import sys
 from pathlib import Path
 from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
-from ubend.data.store import open_store, read_shapes
+from ubend.data.labels import make_label_map
+from ubend.data.store import hash_pairs, open_store, read_shapes
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
-store = open_store(pairs, read_shapes(pairs)[0], Sizing(24, True, 3), Path(sys.argv[2]), lambda d, t: told.append(d))
+store = open_store(
+    pairs, read_shapes(pairs)[0], Sizing(24, True, 3), make_label_map([0, 255]), hash_pairs(pairs), Path(sys.argv[2]),
+    lambda d, t: told.append(d),
+)
 print(store.folder.name, bool(told), int(store.images.astype("int64").sum()))
 """
 
@@ -170,7 +173,7 @@ def test_killed_while_building(folder: Path, cache: Path) -> None:
     store = open_folder(folder, cache)
     assert stores(cache) == [store.folder.name]
     assert [path for path, _size in list_stores(cache)] == [store.folder]  # what was left is gone
-    assert store.mask_pixels.sum() == store.native_hw.prod(axis=1).sum()
+    assert store.class_pixels.sum() == store.native_hw.prod(axis=1).sum()
 
 
 def test_half_deleted_store_is_built_again(folder: Path, cache: Path) -> None:
@@ -272,10 +275,12 @@ def test_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
 
 def test_missing_file_between(folder: Path, cache: Path) -> None:
     pairs: list[Pair] = list(read_folder(folder).pairs)
-    shapes = read_shapes(pairs)[0]
-    pairs[2].mask.unlink()
-    with pytest.raises(DataError, match=r"2\.png"):
-        open_store(pairs, shapes, LAYOUT, cache)
+    shapes, hashes = read_shapes(pairs)[0], hash_pairs(pairs)
+    pairs[2].mask.path.unlink()
+    with pytest.raises(DataError, match=r"masks/2\.png: no such file"):
+        open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache)
+    with pytest.raises(DataError, match=r"masks/2\.png"):
+        hash_pairs(pairs)
 
 
 def test_list_and_clear(folder: Path, cache: Path) -> None:

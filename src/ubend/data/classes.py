@@ -7,35 +7,38 @@ and the flag that settles it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import CodeKind, code_words, unpack_color
+from ubend.data.codes import CodeKind, code_words
 from ubend.data.labels import (
     ANY_DISTANCE,
     IGNORED,
+    MOST_CLASSES,
     NOISE_REACH,
     ROUNDING_REACH,
     LabelMap,
     make_label_map,
     refuse_reserved,
 )
-from ubend.data.survey import Survey, Tally
+from ubend.data.maincolors import MAIN_DISTANCE, MAIN_SHARE, MOST_FOUND, find_main_colors
+from ubend.data.survey import LISTED, Survey, Tally, value_table
 from ubend.data.valuetable import parse_table
 from ubend.errors import DataError
 from ubend.language import _
 
 _TWO_ENDS_SHARE = 0.97  # lossy masks with this share of their pixels near 0 and near 255 are black and white
-_MOST_CLASSES = 64  # masks of more codes are resampled, lossy, or no masks
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
-_MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
-_MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
-_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
-_BLEND_DISTANCE = 64  # a colour this near to the line between two classes is a blend of them
-_UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
-_LISTED = 12  # codes shown in messages
+
+
+class _Noise(TypedDict):
+    """What becomes of codes that are none of the classes'; see `LabelMap`."""
+
+    reach: int
+    others: int | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     elif told.values is not None:
         labels, remarks = _make(told.values, told.names, "value", reach=_reach(survey)), []
     elif told.colors is not None and survey.kind() == "value":
-        labels, remarks = _make(range(len(told.colors)), told.names, "value", colors=told.colors), []
+        labels, remarks = _by_number(survey, told.names, told.colors)
     elif survey.kind() == "value":
         labels, remarks = _find_values(survey, told.names)
     else:
@@ -82,6 +85,8 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
                 "classes, so check that these are the right masks"
             ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-")
         )
+    if told.table is None:
+        _refuse_other_lossless(survey, labels)
     return labels, [*remarks, *_snapped(survey, labels)]
 
 
@@ -101,6 +106,12 @@ def _make(
         DataError: too many or too few names, or one twice.
     """
     refuse_reserved(names or ())
+    if len(codes) > MOST_CLASSES:
+        raise DataError(
+            _("the masks hold {count} classes; at most {most} can be learnt").format(
+                count=len(codes), most=MOST_CLASSES
+            )
+        )
     if names is None:
         return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
     if len(names) != len(codes):
@@ -132,13 +143,28 @@ def _by_color_table(
     if len(set(codes)) < len(codes):
         raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
     if lossy:
-        return _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED, colors=colors), []
+        return _make(codes, names, "color", **_noise(codes), colors=colors), []
     return _make(codes, names, "color", reach=ROUNDING_REACH, colors=colors), []
 
 
-def _noise_reach(codes: Sequence[object]) -> int:
-    """Between two classes, every colour belongs to the nearer one; a blend of two of many may look like a third."""
-    return ANY_DISTANCE if len(codes) == 2 else NOISE_REACH
+def _by_number(
+    survey: Survey, names: Sequence[str] | None, colors: tuple[tuple[int, int, int], ...]
+) -> tuple[LabelMap, list[str]]:
+    """A class table with colours, and masks that hold the numbers of its lines; 255 beside them is ignored."""
+    ignored = (255,) if 255 in survey.codes and len(colors) <= 255 else ()
+    labels = _make(range(len(colors)), names, "value", ignored=ignored, reach=_reach(survey), colors=colors)
+    return labels, [_remark_255()] if ignored else []
+
+
+def _remark_255() -> str:
+    return _("mask value 255 beside class numbers: its pixels are not scored")
+
+
+def _noise(classes: Sequence[object]) -> _Noise:
+    """Between two colours, each pixel belongs to the nearer one; a blend of two of many may look like a third."""
+    if len(classes) == 2:
+        return {"reach": ANY_DISTANCE, "others": None}
+    return {"reach": NOISE_REACH, "others": IGNORED}
 
 
 def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
@@ -147,7 +173,7 @@ def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
         return labels
     if labels.kind == "value":
         return replace(labels, reach=ANY_DISTANCE)
-    return replace(labels, reach=_noise_reach(labels.names), others=IGNORED)
+    return replace(labels, **_noise(labels.names))
 
 
 def _reach(survey: Survey) -> int:
@@ -162,7 +188,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
         return _make(values, names, "value"), []
-    if len(values) > _MOST_CLASSES or _count_objects(survey, values):
+    if len(values) > MOST_FOUND or _count_objects(survey, values):
         raise DataError(
             _(
                 "the masks hold {count} different values ({table}): objects counted up (--values "
@@ -176,8 +202,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
         _refuse_mixed(survey, tally)
-        remark = _("mask value 255 beside class numbers: its pixels are not scored")
-        return _make(values[:-1], names, "value", ignored=(255,)), [remark]
+        return _make(values[:-1], names, "value", ignored=(255,)), [_remark_255()]
     if names is None and not _is_even(values):
         raise DataError(
             _(
@@ -186,7 +211,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
-                cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:_LISTED], 1)),
+                cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
             )
         )
     return _make(values, names, "value"), []
@@ -226,13 +251,13 @@ def _main_values(tally: Tally) -> list[int]:
     pixels = np.zeros(65536, np.int64)
     pixels[tally.codes] = tally.pixels
     pixels, total = pixels[:256], int(tally.pixels.sum())
-    low, high = int(pixels[:_MAIN_DISTANCE].sum()), int(pixels[256 - _MAIN_DISTANCE :].sum())
+    low, high = int(pixels[:MAIN_DISTANCE].sum()), int(pixels[256 - MAIN_DISTANCE :].sum())
     if low and high and low + high >= _TWO_ENDS_SHARE * total:
         return [0, 255]
     main: list[int] = []
     for value in sorted(np.flatnonzero(pixels).tolist(), key=lambda v: -int(pixels[v])):
-        around = pixels[max(0, value - _MAIN_DISTANCE // 2) : value + _MAIN_DISTANCE // 2 + 1]
-        if around.sum() >= _MAIN_SHARE * total and all(abs(value - other) >= _MAIN_DISTANCE for other in main):
+        around = pixels[max(0, value - MAIN_DISTANCE // 2) : value + MAIN_DISTANCE // 2 + 1]
+        if around.sum() >= MAIN_SHARE * total and all(abs(value - other) >= MAIN_DISTANCE for other in main):
             main.append(value)
     return sorted(main)
 
@@ -242,19 +267,25 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     tally = survey.tally("color")
     if -1 in tally.codes:
         raise DataError(
-            _("some masks are coloured, others hold values above 255: {table}; save all alike").format(
-                table=value_table(tally, "color")
+            _(
+                "{colored} masks are coloured, {deep} others hold values above 255, which are no colours; "
+                "save all alike"
+            ).format(
+                colored=int(survey.colored.sum()), deep=len(np.unique(survey.mask_of[survey.entries("color") == -1]))
             )
         )
     remarks = []
     if not survey.colored.any():
-        remarks.append(_("the palettes of the masks differ, so their colours are read, not their indices"))
-    if survey.lossy.any() or len(tally.codes) > _MOST_CLASSES:
-        codes = _main_colors(tally)
-        _refuse_unexplained(tally, codes)
-        labels = _make(codes, names, "color", reach=_noise_reach(codes), others=IGNORED)
+        remarks.append(
+            _("the palettes of the masks differ, so their colours are read, not their indices")
+            if survey.palettes_differ()
+            else _("the palettes of the masks run from light to dark, so their greys are read, not their indices")
+        )
+    codes, noisy = find_main_colors(tally, bool(survey.lossy.any()))
+    if noisy:
+        labels = _make(codes, names, "color", **_noise(codes))
     else:
-        labels = _make(tally.codes.tolist(), names, "color")
+        labels = _make(codes, names, "color", reach=ROUNDING_REACH)
     if names is None:
         remarks.append(
             _("the classes are named by their colours; name them so: --values {table}").format(
@@ -262,61 +293,6 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             )
         )
     return labels, remarks
-
-
-def _main_colors(tally: Tally) -> list[int]:
-    """The colours that stand for classes among noise and blends: common, far from commoner ones, and peaks."""
-    total = int(tally.pixels.sum())
-    points = np.stack(unpack_color(tally.codes), axis=1).astype(np.float64)
-    left, main = tally.pixels.copy(), list[int]()
-    while left.any() and len(main) <= _MOST_CLASSES:
-        top = int(left.argmax())
-        distance = np.linalg.norm(points - points[top], axis=1)
-        around, peak = (int(tally.pixels[distance <= d].sum()) for d in (_MAIN_DISTANCE, _PEAK_DISTANCE))
-        if left[top] < _MAIN_SHARE * total / 1000:
-            break  # the commonest that is left is a thousandth of a class: nothing but noise follows
-        if around >= _MAIN_SHARE * total and peak >= _PEAK_SHARE * around:
-            main.append(int(tally.codes[top]))
-        left[distance <= 2 * _MAIN_DISTANCE] = 0
-    return sorted(main)
-
-
-def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
-    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say."""
-    points = np.stack(unpack_color(tally.codes), axis=1).astype(np.float64)
-    ends = [np.array(unpack_color(code), np.float64) for code in main]
-    explained = np.zeros(len(points), np.bool_)
-    for number, end in enumerate(ends):
-        for other in ends[number:]:
-            along = other - end
-            place = ((points - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
-            explained |= np.linalg.norm(points - end - place[:, None] * along, axis=1) <= _BLEND_DISTANCE
-    share = tally.pixels[~explained].sum() / tally.pixels.sum()
-    if len(main) >= 2 and share <= _UNEXPLAINED_SHARE:
-        return
-    rest = Tally(tally.codes[~explained], tally.pixels[~explained], tally.masks[~explained])
-    known = [f"#{code:06x}={name}" for code, name in zip(main, _made_up_names(main), strict=True)]
-    raise DataError(
-        _(
-            "the masks hold {count} colours; {known} are common, but {share:.1%} of the pixels hold others ({table}), "
-            "which noise and resampling do not explain; name every class, such as --values {cure},*=nearest"
-        ).format(
-            count=len(tally.codes),
-            known=code_words(main, "color", _LISTED),
-            share=share,
-            table=value_table(rest, "color", int(tally.pixels.sum())),
-            cure=",".join([*known, *(f"#{code:06x}=name" for code in _most_common(rest, main))]),
-        )
-    )
-
-
-def _made_up_names(codes: list[int]) -> tuple[str, ...]:
-    return make_label_map(codes, None, "color").names
-
-
-def _most_common(tally: Tally, besides: list[int]) -> list[int]:
-    """The commonest colour of a tally, if there is one; for an example."""
-    return [int(tally.codes[tally.pixels.argmax()])] if len(tally.codes) and len(besides) < _MOST_CLASSES else []
 
 
 def _is_run(values: list[int]) -> bool:
@@ -328,6 +304,23 @@ def _is_even(values: list[int]) -> bool:
     """Are these consecutive or evenly spaced? 0, 128, 255 is, but for the rounding."""
     steps = np.diff(values)
     return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
+
+
+def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
+    """Fail when JPEG masks settled the classes, but masks beside them hold other codes, saved exactly: no noise."""
+    if not survey.lossy.any():
+        return
+    entries, count = survey.entries(labels.kind), np.diff(survey.starts)
+    exact = ~survey.lossy[survey.mask_of] & (count[survey.mask_of] <= _FEW_CLASSES)
+    codes = np.unique(entries[exact | (survey.codes > 255) & ~survey.colored[survey.mask_of]])
+    _index, known = replace(labels, reach=ROUNDING_REACH if labels.kind == "color" else 0, others=None).classify(codes)
+    if not known.all():
+        raise DataError(
+            _(
+                "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
+                "coded differently? Say what each code means with --values, or keep masks of one kind"
+            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED))
+        )
 
 
 def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
@@ -372,12 +365,6 @@ def find_strangers(survey: Survey, labels: LabelMap) -> dict[int, NDArray[np.int
     unique, which = np.unique(entries, return_inverse=True)
     _index, found = labels.classify(unique.astype(np.int32))
     strange = ~found[which]
-    return {int(number): entries[strange & (survey.mask_of == number)] for number in np.unique(survey.mask_of[strange])}
-
-
-def value_table(tally: Tally, kind: CodeKind, total: int | None = None) -> str:
-    """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
-    whole = total or max(1, int(tally.pixels.sum()))
-    common = np.sort(np.argsort(-tally.pixels, kind="stable")[:_LISTED])
-    words = [f"{code_words([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
-    return ", ".join([*words, "..."] if len(tally.codes) > _LISTED else words)
+    mine = survey.mask_of[strange]
+    numbers, first = np.unique(mine, return_index=True)
+    return dict(zip(numbers.tolist(), np.split(entries[strange], first[1:]), strict=True)) if len(numbers) else {}

@@ -285,7 +285,7 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:
-        raise DataError([*error.problems, *_busiest_masks(pairs, survey)]) from error
+        raise DataError(f"{error}{_busiest_masks(pairs, survey)}") from error
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
@@ -306,13 +306,12 @@ def _sizing(settings: Settings) -> Sizing:
     return Sizing(settled(data.size), data.resize == "keep", settled(data.channels))
 
 
-def _busiest_masks(pairs: Sequence[Pair], survey: Survey) -> list[str]:
-    """The masks with the most codes, where they differ: there the trouble is likely to be."""
+def _busiest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
+    """What to add to a message: the masks with the most codes, where they differ; the trouble is likely to be there."""
     codes = np.diff(survey.starts)
-    if codes.max() <= max(2, int(np.median(codes))):
-        return []
-    worst = np.argsort(-codes, kind="stable")[:3]
-    return [_("{path}: holds {count} values").format(path=pairs[i].mask.path, count=codes[i]) for i in worst]
+    worst = [i for i in np.argsort(-codes, kind="stable")[:3] if codes[i] > max(2, int(np.median(codes)))]
+    named = ", ".join(_("{path}: {count}").format(path=pairs[i].mask.path, count=codes[i]) for i in worst)
+    return _(" (most codes: {masks})").format(masks=named) if named else ""
 
 
 def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:

@@ -25,7 +25,7 @@ from ubend.language import _
 if TYPE_CHECKING:
     import torch
 
-_TIFF_SUFFIXES = (".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff")
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 
@@ -41,7 +41,7 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
         DataError: missing, empty, truncated, or no picture.
     """
     with explained(path):
-        _refuse_deep_color(path)
+        refuse_deep_color(path)
         image = read_deep(path)
         if image is None:
             with Image.open(path) as file:
@@ -66,7 +66,7 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
 def read_shape(path: Path) -> tuple[int, int, int]:
     """(height, width, channels) of a picture as `read_image` would give it, from its header alone."""
     with explained(path):
-        if path.suffix.lower() in _TIFF_SUFFIXES:
+        if path.suffix.lower() in TIFF_SUFFIXES:
             import tifffile
 
             with tifffile.TiffFile(path) as tiff:
@@ -84,7 +84,7 @@ def read_shape(path: Path) -> tuple[int, int, int]:
             deep = False
         if not deep:
             with Image.open(path) as file:
-                if path.suffix.lower() not in _TIFF_SUFFIXES:  # of TIFF, newer Pillows tell the turned size
+                if path.suffix.lower() not in TIFF_SUFFIXES:  # of TIFF, newer Pillows tell the turned size
                     width, height = file.size
                     tells = file.format != "PNG" or _has_exif(path)
                     turned = tells and file.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 lie on their side
@@ -107,18 +107,12 @@ def _has_exif(path: Path) -> bool:
             place += 12 + int.from_bytes(head[:4], "big")
 
 
-def _refuse_deep_color(path: Path) -> None:
+def refuse_deep_color(path: Path) -> None:
     """Pillow would cut a colour PNG of 16 bits a channel to 8 without a word."""
     with path.open("rb") as file:
         head = file.read(26)
     if head.startswith(b"\x89PNG") and head[24:26] in (b"\x10\x02", b"\x10\x06"):  # depth 16, colour or with alpha
         raise DataError(_("{path}: colour PNG of 16 bits a channel cannot be read; save it as TIFF").format(path=path))
-
-
-def is_lossy(path: Path) -> bool:
-    """Is the file a JPEG, whatever it is called? Then the values of a mask are only about those that were saved."""
-    with path.open("rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
@@ -203,7 +197,7 @@ def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tu
 
 def read_deep(path: Path) -> NDArray[Any] | None:
     """Files of more than 8 bits a channel, as uint16 or float32; None for all others."""
-    if path.suffix.lower() in _TIFF_SUFFIXES:
+    if path.suffix.lower() in TIFF_SUFFIXES:
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(path.read_bytes())) as tiff:

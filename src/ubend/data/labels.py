@@ -18,6 +18,7 @@ from ubend.errors import DataError, SettingError
 from ubend.language import _
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
+MOST_CLASSES = 254  # that a table can hold: a class index is one byte
 
 # Colours of the class table when a folder brings none: background black, then well-separated hues.
 DEFAULT_COLORS = (
@@ -96,8 +97,9 @@ class LabelMap:
         known, index = self._known
         nearest, near = np.zeros(len(codes), np.int64), np.zeros(len(codes), np.bool_)
         points = self._points(known)
-        for start in range(0, len(codes), 4096):  # bounded memory
-            some = slice(start, start + 4096)
+        step = max(1, 2**20 // len(known))  # bounded memory
+        for start in range(0, len(codes), step):
+            some = slice(start, start + step)
             distance = np.linalg.norm(self._points(codes[some])[:, None] - points[None], axis=2)
             first = distance.argmin(axis=1)
             shortest = distance[np.arange(len(first)), first]

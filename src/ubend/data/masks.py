@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ubend.data.codes import Codes, pack_colors
-from ubend.data.images import explained, is_lossy, read_deep
+from ubend.data.codes import Codes, pack_colors, unpack_color
+from ubend.data.images import TIFF_SUFFIXES, explained, read_deep, refuse_deep_color
 from ubend.errors import DataError
 from ubend.language import _
 
+_HALF = 127  # in a JPEG layer, brighter pixels belong to it
 _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
 
 
@@ -126,35 +127,53 @@ def _read_file(path: Path) -> Codes:
     with explained(path):
         if path.suffix.lower() == ".npy":
             return _read_numpy(path)
-        lossy = is_lossy(path)
-        deep = read_deep(path)
-        if deep is not None:
-            return _whole(path, deep)
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            deep = read_deep(path)
+            if deep is not None:
+                return _whole(path, deep)
+        refuse_deep_color(path)
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode == "1":
-                upright = upright.convert("L")
-            if upright.mode == "L":
-                return Codes(np.array(upright), "value", None, lossy)
-            if upright.mode == "P":
-                return Codes(np.array(upright), "value", _palette(upright), lossy)
-            pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
-    return _colored(pixels, lossy)
+            lossy = _is_lossy(file, path)
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode.startswith(("I", "F")):
+                return _whole(path, np.asarray(file))
+            if file.mode in ("1", "L"):
+                return Codes(np.array(file.convert("L")), "value", None, lossy)
+            if file.mode == "P":
+                return Codes(np.array(file), "value", _palette(file), lossy)
+            if file.has_transparency_data:
+                pixels = np.array(file.convert("RGBA"))
+                alpha = pixels[:, :, 3]
+                if np.ptp(alpha) and (pixels[:, :, :3] == pixels[0, 0, :3]).all():
+                    return Codes(alpha.copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
+            height_width = file.height, file.width
+            colors = file if file.mode == "RGB" else file.convert("RGB")
+            packed = colors.tobytes("raw", "BGRX")
+    return _colored(np.frombuffer(packed, "<i4").reshape(height_width), lossy)
 
 
-def _colored(pixels: NDArray[np.uint8], lossy: bool) -> Codes:
-    """(H, W, 3 or 4) uint8 -> grey values when all of it is grey, else colours."""
-    if pixels.shape[2] == 4 and np.ptp(pixels[:, :, 3]) and not np.ptp(pixels[:, :, :3].reshape(-1, 3), axis=0).any():
-        return Codes(pixels[:, :, 3].copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
-    green = pixels[:, :, 1]
+def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
+    """(H, W) 0xRRGGBB -> grey values when all of it is grey, else colours."""
     if lossy:
-        spread = np.ptp(pixels[:, :, :3], axis=2).max(initial=0)
-        grey = bool(spread <= _GREY_TOLERANCE)
+        r, g, b = unpack_color(colors)
+        spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
+        grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
     else:
-        grey = bool((pixels[:, :, 0] == green).all() and (pixels[:, :, 2] == green).all())
+        grey = not ((colors >> 8 ^ colors) & 0xFFFF).any()  # red is green, and green is blue
     if grey:
-        return Codes(green.copy(), "value", None, lossy)  # in JPEG the channel nearest to the luma
-    return Codes(pack_colors(pixels), "color", None, lossy)
+        return Codes((colors >> 8 & 255).astype(np.uint8), "value", None, lossy)  # in JPEG green is nearest to the luma
+    return Codes(colors, "color", None, lossy)
+
+
+def _is_lossy(file: Image.Image, path: Path) -> bool:
+    """Was the picture saved as JPEG or as lossy WebP, whatever it is called, or as TIFF with JPEG in it?
+
+    Then its values are only about those that were saved.
+    """
+    if file.format == "WEBP":
+        with path.open("rb") as stream:
+            return b"VP8 " in stream.read(4096)  # the chunk of lossy pixels; VP8L holds lossless ones
+    return file.format in ("JPEG", "MPO") or "jpeg" in str(file.info.get("compression", ""))
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
@@ -169,7 +188,7 @@ def _palette(image: Image.Image) -> NDArray[np.uint8]:
 def _read_numpy(path: Path) -> Codes:
     pixels = np.load(path, allow_pickle=False)
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return _colored(pixels, False)
+        return _colored(pack_colors(pixels), False)
     return _whole(path, pixels)
 
 
@@ -197,7 +216,10 @@ def _read_layers(mask: LayeredMask) -> Codes:
     drawn: NDArray[np.uint8] | None = None
     for layer in mask.layers:
         codes = _read_file(layer.path)
-        on = codes.values > (127 if codes.lossy and codes.kind == "value" else 0)
+        if codes.lossy and codes.kind == "color":
+            on = np.maximum.reduce(unpack_color(codes.values)) > _HALF
+        else:
+            on = codes.values > (_HALF if codes.lossy else 0)
         if drawn is None:
             drawn = np.zeros(on.shape, np.uint8)
         if on.shape != drawn.shape:

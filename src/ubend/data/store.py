@@ -29,8 +29,8 @@ from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
-from ubend.data.survey import SURVEY_SUFFIX, mask_size_problem, threads, unknown_codes_problem
-from ubend.errors import DataError, OutputError, PairError, UbendError, reason
+from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.files import Need, refuse_full
 from ubend.language import _
 
@@ -197,27 +197,34 @@ def open_store(
                         shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
         except OSError as error:
-            raise OutputError(
-                _(
-                    "cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder"
-                ).format(path=cache, reason=reason(error))
-            ) from error
+            raise cache_error(cache, error) from error
     return Store(final)
 
 
 def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents."""
+    """Digests of each pair's picture and mask, by their contents.
+
+    Raises:
+        PairError: files that cannot be read.
+    """
+
+    unreadable: dict[Path, str] = {}
 
     def digest(path: Path) -> str:
         try:
             return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error))) from error
+            unreadable[path] = _("{path}: {reason}").format(path=path, reason=reason(error))
+            return ""
 
     files = [pair.image for pair in pairs]
     files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
     with ThreadPoolExecutor(threads()) as pool:
         digest_of = dict(zip(files, pool.map(digest, files), strict=True))
+    if unreadable:
+        files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
+        bad = {name: [unreadable[path] for path in mine if path in unreadable] for name, mine in files_of.items()}
+        raise PairError({name: problems for name, problems in bad.items() if problems})
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
 
@@ -327,7 +334,7 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> N
     try:
         index, strangers = labels.translate(codes)
     except DataError as error:
-        raise DataError(f"{pair.mask.path}: {error}") from error
+        raise DataError(_("{path}: {reason}").format(path=pair.mask.path, reason=error)) from error
     if len(strangers):
         raise DataError(unknown_codes_problem(pair, strangers, labels))
     return index

@@ -3,8 +3,10 @@
 The survey of a set is kept in the cache, named by the content of its masks, so that it is made once.
 """
 
+import contextlib
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,16 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import CodeKind, code_words, count_codes
+from ubend.data.codes import CodeKind, code_words, count_codes, unpack_color
 from ubend.data.folder import Pair
 from ubend.data.labels import LabelMap
 from ubend.data.masks import read_codes
-from ubend.errors import DataError, PairError
+from ubend.errors import DataError, OutputError, PairError, reason
 from ubend.files import write_file
 from ubend.language import _
 
 SURVEY_VERSION = 1
 SURVEY_SUFFIX = ".survey.npz"
+LISTED = 12  # codes shown in messages
 _MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
 
@@ -60,13 +63,24 @@ class Survey:
 
     def palettes_differ(self) -> bool:
         """Does one palette index stand for different colours in different files?"""
+        index, _shown = self._palette_entries()
+        return bool((np.diff(index) == 0).any())
+
+    def palettes_invert(self) -> bool:
+        """Are the palettes grey, with a darker grey after a lighter one? Then index 0 is not the background."""
+        _index, shown = self._palette_entries()
+        r, g, b = unpack_color(shown)
+        return bool((r == g).all() and (g == b).all() and (np.diff(shown) < 0).any())
+
+    def _palette_entries(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The distinct pairs of palette index and colour that occur, ascending."""
         inside = self.with_palette[self.mask_of]
-        both = np.unique(np.stack([self.codes[inside], self.shown[inside]]), axis=1)
-        return bool(len(np.unique(both[0])) < both.shape[1])
+        both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.shown[inside])
+        return (both >> 24).astype(np.int32), (both & 0xFFFFFF).astype(np.int32)
 
     def kind(self) -> CodeKind:
-        """Colours if any mask is coloured, or if palettes differ; else values."""
-        return "color" if self.colored.any() or self.palettes_differ() else "value"
+        """Colours if any mask is coloured, or if palettes differ or run from light to dark; else values."""
+        return "color" if self.colored.any() or self.palettes_differ() or self.palettes_invert() else "value"
 
     def entries(self, kind: CodeKind) -> NDArray[np.int32]:
         """(M,) the codes read as values or as colours; -1 where that cannot be."""
@@ -91,6 +105,14 @@ class Tally:
     masks: NDArray[np.int64]
 
 
+def value_table(tally: Tally, kind: CodeKind, total: int | None = None) -> str:
+    """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
+    whole = total or max(1, int(tally.pixels.sum()))
+    common = np.sort(np.argsort(-tally.pixels, kind="stable")[:LISTED])
+    words = [f"{code_words([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
+    return ", ".join([*words, "..."] if len(tally.codes) > LISTED else words)
+
+
 def survey_masks(
     pairs: Sequence[Pair],
     sizes_hw: Sequence[tuple[int, int]],
@@ -112,12 +134,26 @@ def survey_masks(
     """
     contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
     path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
-    if path.exists():
-        with np.load(path) as arrays:
-            return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
+    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damage), np.load(path) as arrays:  # not there, or damaged: made anew
+        return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
     survey = _survey(pairs, sizes_hw, report)
-    write_file(path, lambda temporary: _save(temporary, survey))
+    try:
+        write_file(path, lambda temporary: _save(temporary, survey))
+    except OutputError as error:
+        raise cache_error(cache, error) from error
     return survey
+
+
+def cache_error(cache: Path, error: Exception) -> OutputError:
+    """What to say when nothing can be written to the cache."""
+    if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return OutputError(
+        _("cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder").format(
+            path=cache, reason=reason(error)
+        )
+    )
 
 
 def _save(path: Path, survey: Survey) -> None:
@@ -183,7 +219,14 @@ def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int,
 
 
 def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap) -> str:
-    """The line for a mask that holds codes beyond the class table."""
+    """The line for a mask that holds codes beyond the class table; -1: of another kind than the table's."""
+    if -1 in codes:
+        other = (
+            _("{mask}: the mask is coloured, but the classes are values: {known}; name its colours with --values")
+            if labels.kind == "value"
+            else _("{mask}: holds values above 255, but the classes are colours: {known}; save all masks alike")
+        )
+        return other.format(mask=pair.mask.path, known=labels.describe())
     return _(
         "{mask}: holds {codes}, beyond the classes {known}; mend the mask, or say what they are with --values"
     ).format(mask=pair.mask.path, codes=code_words(codes.tolist(), labels.kind, 8), known=labels.describe())

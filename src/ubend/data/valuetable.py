@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from PIL import ImageColor
 
 from ubend.data.codes import CodeKind
-from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, RESERVED_NAMES, ROUNDING_REACH, LabelMap, draw_colors
+from ubend.data.labels import (
+    ANY_DISTANCE,
+    IGNORED,
+    MOST_CLASSES,
+    NOISE_REACH,
+    RESERVED_NAMES,
+    ROUNDING_REACH,
+    LabelMap,
+    draw_colors,
+)
 from ubend.errors import SettingError
 from ubend.language import _
 
+_MOST_VALUE = 65535
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -30,19 +40,23 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         if not equals or not word or not name:
             raise _unreadable(text)
         if word == "*":
+            if rest is not None:
+                raise _unreadable(text)
             rest = name
             continue
+        if name in RESERVED_NAMES and name != "ignored":
+            raise _unreadable(text)
         span = _RANGE.fullmatch(word)
         try:
             if word.isdigit() or span:
                 low, high = (int(word), int(word)) if span is None else (int(span[1]), int(span[2]))
-                found, kind = list(range(low, high + 1)), "value"
+                found, kind = list(range(low, min(high, _MOST_VALUE + 1) + 1)), "value"
             else:
                 r, g, b = ImageColor.getcolor(word, "RGB")  # type: ignore[misc]
                 found, kind = [r << 16 | g << 8 | b], "color"
         except ValueError as error:
             raise _unreadable(text) from error
-        if not found or found[-1] > (65535 if kind == "value" else 0xFFFFFF):
+        if not found or found[-1] > (_MOST_VALUE if kind == "value" else 0xFFFFFF):
             raise _unreadable(text)
         kinds.add(kind)  # type: ignore[arg-type]
         codes.setdefault(name, []).extend(found)
@@ -55,6 +69,12 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
             _(
                 "--values {text}: name at least two classes, each code once, either all by values or all by colours"
             ).format(text=",".join(texts))
+        )
+    if len(codes) > MOST_CLASSES:
+        raise SettingError(
+            _("--values names {count} classes; at most {most} can be learnt").format(
+                count=len(codes), most=MOST_CLASSES
+            )
         )
     kind = kinds.pop()
     names = tuple(codes)

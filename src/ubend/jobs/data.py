@@ -18,7 +18,9 @@ from ubend.jobs.pictures import draw_pairs
 from ubend.language import _
 from ubend.teller import Teller
 
-_STAMP = "# as written by ubend: "  # the digest of all lines below it; another one: somebody has edited them
+_STAMP = (
+    "# as written by ubend: "  # the digest of all lines below and of split.csv; another one: somebody has edited them
+)
 
 
 def introduce(teller: Teller, data: Dataset) -> None:
@@ -68,16 +70,17 @@ def understand(
         show: also display it.
     Raises:
         DataError: what cannot be understood.
-        OutputError: `data.toml` is there and was edited.
+        OutputError: `data.toml` or `split.csv` is there and was edited.
     """
     path = out / "data.toml"
-    _refuse_edited(path)
+    _refuse_edited(path, out / "split.csv")
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
         draw_pairs(data.folder.pairs, data.labels, out / "samples.png", count=count, show=show)
-        write_text(out / "split.csv", data.split_table())
-        write_text(path, _stamped(_write_down(settings, data, out)))
+        split, text = data.split_table(), _write_down(settings, data, out)
+        write_text(out / "split.csv", split)
+        write_text(path, f"{_STAMP}{_digest(text + split)}\n{text}")
         voice.say(
             _("look at {picture}; edit {file} if anything is wrong, and train with `ubend fit {file}`").format(
                 picture=out / "samples.png", file=path
@@ -100,15 +103,24 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _stamped(text: str) -> str:
-    return f"{_STAMP}{_digest(text)}\n{text}"
+def _refuse_edited(path: Path, split: Path) -> None:
+    """Fail when the files of an earlier call were changed since.
 
-
-def _refuse_edited(path: Path) -> None:
+    Raises:
+        OutputError: they were.
+    """
     if not path.exists():
         return
-    stamp, _newline, rest = path.read_text(encoding="utf-8").partition("\n")
-    if stamp != f"{_STAMP}{_digest(rest)}":
+    try:
+        stamp, _newline, rest = path.read_text(encoding="utf-8").partition("\n")
+        written = rest + (split.read_text(encoding="utf-8") if split.exists() else "")
+    except (OSError, UnicodeDecodeError) as error:
         raise OutputError(
-            _("{path} was edited; train with `ubend fit {path}`, or choose another --out").format(path=path)
+            _("cannot read {path}: {reason}; choose another --out").format(path=path, reason=error)
+        ) from error
+    if stamp != f"{_STAMP}{_digest(written)}":
+        raise OutputError(
+            _("{path} or {split} was edited; train with `ubend fit {path}`, or choose another --out").format(
+                path=path, split=split.name
+            )
         )

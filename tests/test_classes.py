@@ -1,0 +1,497 @@
+"""What mask codes mean: found from all masks together, told, or refused with the flag that settles it."""
+
+import io
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.data.classes import Told, find_classes, find_strangers
+from ubend.data.codes import Codes, count_codes, pack_colors
+from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH, LabelMap
+from ubend.data.survey import Survey
+from ubend.data.valuetable import parse_table, write_table
+from ubend.errors import DataError
+
+
+def survey(*masks: Codes) -> Survey:
+    """What `survey_masks` would make of these masks."""
+    entries = [count_codes(mask.values) for mask in masks]
+    shown = []
+    for mask, (codes, _pixels) in zip(masks, entries, strict=True):
+        if mask.kind == "color":
+            shown.append(codes)
+        elif mask.palette is not None:
+            shown.append(pack_colors(mask.palette)[codes])
+        else:
+            shown.append(np.where(codes > 255, -1, codes * 0x010101))
+    return Survey(
+        np.array([mask.kind == "color" for mask in masks]),
+        np.array([mask.palette is not None for mask in masks]),
+        np.array([mask.lossy for mask in masks]),
+        np.concatenate([[0], np.cumsum([len(codes) for codes, _pixels in entries])]),
+        np.concatenate([codes for codes, _pixels in entries]),
+        np.concatenate([pixels for _codes, pixels in entries]),
+        np.concatenate(shown).astype(np.int32),
+    )
+
+
+def values(counts: dict[int, int], **facts: Any) -> Codes:
+    """A mask that holds each value so often."""
+    pixels = np.repeat(list(counts), list(counts.values()))
+    return Codes(pixels[None].astype(np.uint8 if pixels.max() < 256 else np.uint16), "value", **facts)
+
+
+def colors(counts: dict[int, int], lossy: bool = False) -> Codes:
+    return Codes(np.repeat(list(counts), list(counts.values())).astype(np.int32)[None], "color", None, lossy)
+
+
+def find(*masks: Codes, **told: Any) -> tuple[LabelMap, list[str]]:
+    found = find_classes(survey(*masks), Told(**told))
+    again, _remarks = find_classes(survey(*masks), Told(table=write_table(found[0])))
+    assert (again.names, again.kind, again.codes, again.ignored) == (
+        found[0].names,
+        found[0].kind,
+        found[0].codes,
+        found[0].ignored,
+    )
+    every = np.unique(survey(*masks).entries(found[0].kind))  # data.toml given back means the same for each code
+    for one, other in zip(again.classify(every), found[0].classify(every), strict=True):
+        np.testing.assert_array_equal(one, other)
+    return found
+
+
+def refused(*masks: Codes, **told: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        find_classes(survey(*masks), Told(**told))
+    says = str(caught.value)
+    assert "\n" not in says
+    assert "{" not in says
+    assert "#-" not in says
+    return says
+
+
+def codes_of(labels: LabelMap) -> list[int]:
+    assert all(len(some) == 1 for some in labels.codes)
+    return [some[0] for some in labels.codes]
+
+
+# Values
+
+
+def test_black_and_white() -> None:
+    labels, remarks = find(values({0: 90, 255: 10}), values({0: 5}))
+    assert codes_of(labels) == [0, 255]
+    assert labels.names == ("background", "foreground")
+    assert (labels.reach, labels.others, remarks) == (0, None, [])
+
+
+@given(st.integers(0, 200), st.integers(2, 50))
+def test_class_numbers_from_anywhere(first: int, classes: int) -> None:
+    numbers = range(first, first + classes)
+    labels, remarks = find(*(values({a: 5, b: 5}) for a, b in pairwise(numbers)))
+    assert codes_of(labels) == list(numbers)
+    assert labels.classes == classes == len(labels.colors) == len(set(labels.names))
+    assert remarks == []
+
+
+@given(st.integers(2, 40))
+def test_255_beside_class_numbers_is_ignored(classes: int) -> None:
+    masks = [values({0: 9, i: 9, 255: 2}) for i in range(1, classes)]
+    labels, remarks = find(*masks)
+    assert codes_of(labels) == list(range(classes))
+    assert labels.ignored == (255,)
+    assert len(remarks) == 1
+    assert "255" in remarks[0]
+
+
+@pytest.mark.parametrize("numbers", [(0, 85, 170, 255), (0, 128, 255), (0, 127, 255), (0, 2, 4), (3, 90), (1, 255)])
+def test_evenly_spaced_values_are_classes(numbers: tuple[int, ...]) -> None:
+    labels, _remarks = find(values(dict.fromkeys(numbers, 5)))
+    assert codes_of(labels) == list(numbers)
+    assert labels.ignored == ()
+
+
+def test_a_resampled_mask_is_refused() -> None:
+    """Its in-between values are no classes, and 255 still is one; names for all of them settle it."""
+    masks = values({0: 900, 255: 90}), values({0: 90, 13: 1, 64: 2, 200: 1, 255: 9})
+    says = refused(*masks)
+    assert "do not tell the classes" in says
+    assert "0=name1,13=name2,64=name3" in says
+    assert "*=nearest" in says
+    assert codes_of(find(*masks, names=("a", "b", "c", "d", "e"))[0]) == [0, 13, 64, 200, 255]
+    labels, remarks = find(*masks, table=("0=ground", "255=object", "*=nearest"))
+    assert labels.classify(np.array([13, 64, 200], np.int32))[0].tolist() == [0, 0, 1]
+    assert "4 pixels" in remarks[0]
+
+
+def test_a_bilinear_set_is_refused() -> None:
+    disc = Image.fromarray((255 * (np.hypot(*np.mgrid[-32:32, -32:32]) < 20)).astype(np.uint8))
+    masks = [Codes(np.asarray(disc.resize((k, k), Image.Resampling.BILINEAR)), "value") for k in (100, 91, 77)]
+    says = refused(*masks)
+    assert "--values 0=background,255=object,*=nearest" in says or "*=nearest" in says
+    labels, _remarks = find(*masks, table=("0=a", "255=b", "*=nearest"))
+    assert codes_of(labels) == [0, 255]
+
+
+def test_names_for_all_values_make_255_a_class() -> None:
+    assert codes_of(find(values({0: 5, 1: 5, 255: 5}), names=("a", "b", "c"))[0]) == [0, 1, 255]
+
+
+def test_two_codings_of_one_thing() -> None:
+    """0 and 1 in some masks, 0 and 255 in others: is 255 the foreground, or not scored? Nobody knows."""
+    masks = values({0: 9, 1: 3}), values({0: 9, 255: 3}), values({0: 7})
+    says = refused(*masks)
+    assert "1 masks hold 0 and 1, 1 hold 0 and 255" in says
+    for flag in ("--values 0=background,1=foreground,255=foreground", "--values 0=background,1=foreground,255=ignored"):
+        assert flag.removesuffix("255=ignored") in says
+        assert find(*masks, table=tuple(flag.removeprefix("--values ").split(",")))[0].classes == 2
+    assert find(*masks, values({0: 1, 1: 1, 255: 1}))[0].ignored == (255,)  # a border tells
+
+
+def test_objects_counted_up() -> None:
+    masks = [values(dict.fromkeys(range(k + 1), 9)) for k in (3, 20, 7, 15, 40)]
+    says = refused(*masks)
+    assert "41 different values" in says
+    assert "--values 0=background,*=object" in says
+    labels, _remarks = find(*masks, table=("0=background", "*=object"))
+    assert labels.classify(np.arange(300, dtype=np.int32))[0].tolist() == [0] + [1] * 299
+
+
+def test_many_classes_are_no_objects() -> None:
+    """Of 21 classes each picture shows some, not the first ones."""
+    labels, _remarks = find(*(values({0: 9, i: 9}) for i in range(1, 21)))
+    assert codes_of(labels) == list(range(21))
+
+
+@pytest.mark.parametrize("top", [300, 40_000])
+def test_deep_ids(top: int) -> None:
+    says = refused(values({0: 9, **dict.fromkeys(range(top - 100, top), 2)}))
+    assert "101 different values" in says
+    assert "*=object" in says
+    labels, _remarks = find(values({0: 9, top: 2}))
+    assert codes_of(labels) == [0, top]
+
+
+def test_empty_masks() -> None:
+    assert "single value 0" in refused(values({0: 100}))
+    assert "single value 0" in refused(values({0: 10_000, 1: 3}, lossy=True))
+    assert "single value #ff0000" in refused(colors({0xFF0000: 9}))
+
+
+def test_more_classes_than_can_be_learnt() -> None:
+    names = tuple(f"c{i}" for i in range(300))
+    assert "300 classes; at most 254" in refused(values(dict.fromkeys(range(300), 1)), names=names)
+
+
+# Names
+
+
+def test_wrong_names() -> None:
+    mask = values({0: 5, 255: 5})
+    says = refused(mask, names=("a", "b", "c"))
+    assert "2 classes (0, 255)" in says
+    assert "3 class names" in says
+    assert "--classes" in says
+    assert "differ" in refused(mask, names=("a", "a"))
+    assert "cannot be called near:" in refused(mask, names=("a", "near"))
+    assert find(mask, names=("a", "b"))[0].names == ("a", "b")
+
+
+def test_a_layout_that_knows_its_values() -> None:
+    told = {"names": ("pet", "background", "contour"), "values": (1, 2, 3)}
+    labels, remarks = find(values({1: 5, 2: 5}), **told)
+    assert codes_of(labels) == [1, 2, 3]  # a class that no mask holds is a class all the same
+    assert remarks == []
+    masks = survey(values({1: 5, 2: 5}), values({1: 2, 7: 10, 9: 1}), values({3: 1}))
+    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [7, 9]}
+
+
+# JPEG
+
+
+def jpeg(index: NDArray[Any], palette: NDArray[Any] | None, quality: int) -> Codes:
+    file = io.BytesIO()
+    Image.fromarray((index if palette is None else palette[index]).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    pixels = np.asarray(Image.open(file))
+    return Codes(
+        pixels if palette is None else pack_colors(pixels), "value" if palette is None else "color", None, True
+    )
+
+
+def shapes(classes: int, seed: int, size: int = 160) -> NDArray[np.uint8]:
+    """(size, size) of discs of all classes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    index = np.zeros((size, size), np.uint8)
+    for number in range(1, classes):
+        cy, cx, r = *rng.uniform(0.2 * size, 0.8 * size, 2), rng.uniform(0.15, 0.25) * size
+        index[(y - cy) ** 2 + (x - cx) ** 2 < r**2] = number
+    return index
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_jpeg_of_black_and_white(quality: int) -> None:
+    index = shapes(2, 0)
+    mask = jpeg(255 * index, None, quality)
+    pixels = np.bincount(mask.values.reshape(-1), minlength=256)
+    assert np.count_nonzero(pixels) > 10  # or this is no test
+    labels, remarks = find(mask)
+    assert codes_of(labels) == [0, 255]
+    out, strangers = labels.translate(mask)
+    assert strangers.size == 0
+    assert set(np.unique(out)) == {0, 1}
+    assert (out != index).mean() < 0.005
+    assert remarks == [
+        f"{pixels[1:255].sum()} pixels ({pixels[1:255].sum() / pixels.sum():.2%}) with "
+        f"{np.count_nonzero(pixels[1:255])} in-between values went to the nearest class"
+    ]
+
+
+def test_a_small_foreground_of_jpeg_is_found() -> None:
+    assert codes_of(find(values({0: 100_000, **dict.fromkeys(range(250, 256), 30)}, lossy=True))[0]) == [0, 255]
+
+
+@given(st.sets(st.integers(0, 8), min_size=2, max_size=6), st.integers(0, 2**32))
+def test_jpeg_noise_goes_to_the_nearest_of_many_classes(steps: set[int], seed: int) -> None:
+    numbers = sorted(30 * step for step in steps)
+    rng = np.random.default_rng(seed)
+    assume(any(24 <= value < 232 for value in numbers))  # else black and white
+    noise = rng.choice([v for v in range(256) if v not in numbers], 20)
+    labels, _remarks = find(values(dict.fromkeys(numbers, 10_000) | dict.fromkeys(noise.tolist(), 1), lossy=True))
+    assert codes_of(labels) == numbers
+    index = labels.classify(noise.astype(np.int32))[0]
+    distance = np.abs(noise[:, None] - np.array(numbers)[None])
+    assert (distance[np.arange(20), index] == distance.min(axis=1)).all()
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+@pytest.mark.parametrize("second", [(255, 0, 0), (255, 255, 0), (0, 0, 255), (60, 180, 75)])
+def test_jpeg_of_two_colours(second: tuple[int, int, int], quality: int) -> None:
+    palette = np.array([(0, 0, 0), second])
+    index = shapes(2, 1)
+    mask = jpeg(index, palette, quality)
+    labels, _remarks = find(mask)
+    assert (labels.kind, labels.classes, labels.reach) == ("color", 2, ANY_DISTANCE)
+    out, strangers = labels.translate(mask)
+    assert strangers.size == 0
+    assert (out != index).mean() < 0.02  # chroma is saved at half the size
+
+
+def test_jpeg_of_four_colours() -> None:
+    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    index = shapes(4, 2)
+    labels, remarks = find(jpeg(index, palette, 90))
+    assert (labels.classes, labels.reach, labels.others) == (4, NOISE_REACH, IGNORED)
+    out, _strangers = labels.translate(jpeg(index, palette, 90))
+    scored = out != IGNORED
+    assert scored.mean() > 0.9
+    order = [int(labels.classify(pack_colors(color.astype(np.uint8))[None])[0][0]) for color in palette]
+    assert (out[scored] == np.array(order)[index][scored]).mean() > 0.99
+    assert any("not scored" in remark for remark in remarks)
+
+
+def test_a_class_in_thin_lines_is_not_lost() -> None:
+    """In JPEG a line of one pixel keeps no colour of its own; two classes would be a silent mistake."""
+    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
+    index = shapes(2, 3)
+    index[::24] = 2
+    says = refused(jpeg(index, palette, 75))
+    assert "name every class" in says
+    assert "--values #" in says
+    assert says.rstrip(")").endswith("*=nearest")
+
+
+def test_masks_of_two_codings_beside_each_other() -> None:
+    """Some JPEG of 0 and 255, others PNG of 0, 1, 2: those would all be background."""
+    says = refused(jpeg(255 * shapes(2, 0), None, 80), values({0: 900, 1: 50, 2: 50}))
+    assert "saved without loss, hold 1, 2" in says
+    assert "--values" in says
+    labels, _remarks = find(jpeg(255 * shapes(2, 0), None, 80), values({0: 900, 255: 50}))
+    assert codes_of(labels) == [0, 255]
+    assert "hold 300" in refused(jpeg(255 * shapes(2, 0), None, 80), values({0: 900, 300: 50}))
+
+
+def test_jpeg_beside_a_told_table() -> None:
+    mask = jpeg(255 * shapes(2, 0), None, 80)
+    labels, _remarks = find(mask, table=("0=ground", "255=polyp"))
+    assert labels.reach == ANY_DISTANCE
+    assert not labels.translate(mask)[1].size
+    strict = find_classes(survey(mask), Told(table=("0=ground", "255=polyp", "*=ignored")))[0]
+    assert set(np.unique(strict.translate(mask)[0])) == {0, 1, IGNORED}
+
+
+# Colours
+
+
+def test_colours_are_classes() -> None:
+    labels, remarks = find(colors({0: 90, 0xFF0000: 10}), colors({0: 5, 0x00FF00: 5, 0x123456: 1}))
+    assert (labels.kind, codes_of(labels)) == ("color", [0, 0x00FF00, 0x123456, 0xFF0000])
+    assert labels.names == ("background", "lime", "#123456", "red")
+    assert "--values #000000=background,#00ff00=lime,#123456=#123456,#ff0000=red" in remarks[0]
+    table = remarks[0].partition("--values ")[2].split(",")
+    assert parse_table(table).codes == labels.codes
+    assert find(colors({0: 90, 0xFF0000: 10}), names=("ground", "road"))[1] == []
+
+
+def test_grey_masks_among_coloured_ones() -> None:
+    labels, _remarks = find(values({0: 9}), values({0: 3, 255: 2}), colors({0: 90, 0xFF0000: 10}))
+    assert codes_of(labels) == [0, 0xFF0000, 0xFFFFFF]
+    assert "values above 255" in refused(values({0: 9, 256: 1}), colors({0: 90, 0xFF0000: 10}))
+
+
+def test_colours_that_are_nearly_alike() -> None:
+    """A slip of a few pixels is the colour beside it; a common one is a question."""
+    labels, remarks = find(colors({0: 900, 0xFF0000: 500, 0xFE0101: 3}))
+    assert codes_of(labels) == [0, 0xFF0000]
+    assert labels.reach == ROUNDING_REACH
+    assert remarks[0].startswith("3 pixels")
+    says = refused(colors({0: 900, 0xFF0000: 500, 0xFE0101: 300}))
+    assert "#fe0101, #ff0000" in says
+    assert "--values #000000=name1,#fe0101=name2,#ff0000=name3" in says
+    both = find(colors({0: 900, 0xFF0000: 500, 0xFE0101: 300}), table=("black=ground", "#ff0000=road", "#fe0101=road"))
+    assert both[0].codes == ((0,), (0xFF0000, 0xFE0101))
+
+
+def test_ids_in_the_red_channel_are_asked_about() -> None:
+    assert "nearly alike" in refused(colors({0: 900, 0x010000: 500, 0x020000: 300}))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_resampled_colours(classes: int) -> None:
+    """Few colours, but most are blends: those are no classes."""
+    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[:classes]
+    index = shapes(classes, 5, 300)
+    small = np.asarray(Image.fromarray(palette[index]).resize((290, 290), Image.Resampling.BILINEAR))
+    mask = Codes(pack_colors(small), "color")
+    assert len(np.unique(mask.values)) > 2 * classes
+    labels, remarks = find(mask)
+    assert codes_of(labels) == sorted(pack_colors(palette).tolist())
+    assert len(remarks) >= 2
+
+
+def test_a_few_blends_are_no_classes_either() -> None:
+    blends = {k << 16: 3 for k in range(20, 240, 20)}
+    labels, _remarks = find(colors({0: 9000, 0xFF0000: 3000, **blends}))
+    assert codes_of(labels) == [0, 0xFF0000]
+
+
+def test_a_real_table_of_rare_colours_keeps_them_all() -> None:
+    """CamVid's 32 colours, many exactly between others, most of them rare."""
+    steps = (0, 64, 128, 192)
+    table = [r << 16 | g << 8 | b for r in steps for g in steps for b in steps][::2]
+    shares = [max(2, int(200_000 * 0.75**i)) for i in range(32)]
+    labels, _remarks = find(colors(dict(zip(table, shares, strict=True))))
+    assert codes_of(labels) == sorted(table)
+
+
+def test_photographs_are_no_masks() -> None:
+    rng = np.random.default_rng(0)
+    says = refused(Codes(rng.integers(0, 2**24, (300, 300)).astype(np.int32), "color"))
+    assert "--values" in says
+    says = refused(*(Codes(rng.integers(0, 256, (60, 60)).astype(np.uint8), "value") for _ in range(3)))
+    assert "256 different values" in says
+    assert "no mask" in says
+
+
+# Palettes
+
+
+def palette_mask(index: dict[int, int], *table: tuple[int, int, int]) -> Codes:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(table)] = table
+    return values(index, palette=palette)
+
+
+BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
+
+
+def test_one_palette_is_read_as_indices() -> None:
+    masks = [palette_mask({0: 9, 1: 3, 2: 1}, BLACK, RED, WHITE), palette_mask({0: 9, 2: 3}, BLACK, RED, WHITE)]
+    labels, remarks = find(*masks)
+    assert (labels.kind, codes_of(labels), remarks) == ("value", [0, 1, 2], [])
+
+
+def test_palettes_that_differ_are_read_as_colours() -> None:
+    masks = [palette_mask({0: 9, 1: 3}, BLACK, RED), palette_mask({0: 3, 1: 9}, RED, BLACK)]
+    labels, remarks = find(*masks)
+    assert (labels.kind, codes_of(labels)) == ("color", [0, 0xFF0000])
+    assert "palettes of the masks differ" in remarks[0]
+    for mask in masks:
+        assert np.bincount(labels.translate(mask)[0].reshape(-1)).tolist() == [9, 3]
+
+
+def test_a_palette_from_white_to_black() -> None:
+    """Index 0 is white: it is not the background."""
+    labels, remarks = find(palette_mask({0: 3, 1: 9}, WHITE, BLACK))
+    assert codes_of(labels) == [0, 0xFFFFFF]
+    assert labels.names == ("background", "white")
+    assert "from light to dark" in remarks[0]
+    labels, _remarks = find(palette_mask({0: 3, 1: 9}, BLACK, WHITE))
+    assert (labels.kind, codes_of(labels)) == ("value", [0, 1])
+    labels, _remarks = find(palette_mask({0: 3, 1: 9, 2: 2}, BLACK, BLACK, BLACK))  # no colours at all
+    assert (labels.kind, codes_of(labels)) == ("value", [0, 1, 2])
+
+
+# A class table in the folder
+
+TABLE: dict[str, Any] = {"names": ("void", "road", "sky"), "colors": (BLACK, (128, 64, 128), (70, 130, 180))}
+
+
+def test_a_table_of_colours() -> None:
+    labels, remarks = find(colors({0: 9, 0x804080: 3}), **TABLE)
+    assert labels.names == ("void", "road", "sky")
+    assert labels.colors == TABLE["colors"]
+    assert remarks == []
+    labels, remarks = find(colors({0: 9, 0x804080: 3, 0x83427D: 1}), **TABLE)  # off by a few
+    assert labels.classify(np.array([0x83427D], np.int32))[0].tolist() == [1]
+    assert remarks[0].startswith("1 pixels")
+
+
+def test_a_wholly_unknown_colour_is_found() -> None:
+    masks = survey(colors({0: 9, 0x804080: 3}), colors({0: 9, 0x00FF00: 3}))
+    labels, _remarks = find_classes(masks, Told(**TABLE))
+    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [0x00FF00]}
+
+
+def test_a_table_and_masks_of_numbers() -> None:
+    labels, remarks = find(values({0: 9, 2: 3}), values({1: 3, 255: 1}), **TABLE)
+    assert (labels.kind, codes_of(labels), labels.ignored) == ("value", [0, 1, 2], (255,))
+    assert labels.colors == TABLE["colors"]
+    assert "255" in remarks[0]
+    masks = survey(values({0: 9, 7: 3}))
+    assert find_strangers(masks, find_classes(masks, Told(**TABLE))[0])[0].tolist() == [7]
+
+
+def test_a_table_and_palettes_in_its_colours() -> None:
+    """Read by colour, whatever the index."""
+    labels, _remarks = find(palette_mask({0: 9, 1: 3}, BLACK, (70, 130, 180)), **TABLE)
+    assert labels.kind == "color"
+    assert labels.translate(palette_mask({0: 9, 1: 3}, BLACK, (70, 130, 180)))[0].max() == 2
+
+
+def test_a_table_with_one_colour_twice() -> None:
+    assert "one colour to two classes" in refused(colors({0: 9, 1: 2}), names=("a", "b"), colors=(BLACK, BLACK))
+
+
+# Strangers
+
+
+def test_strangers_of_the_other_kind() -> None:
+    masks = survey(values({0: 9, 255: 3}), colors({0: 9, 0xFF0000: 3}))
+    labels, _remarks = find_classes(masks, Told(table=("0=a", "255=b")))
+    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [-1, -1]}
+
+
+@given(st.lists(st.sets(st.integers(0, 12), min_size=1), min_size=1, max_size=20))
+def test_strangers_are_named_by_mask(held: list[set[int]]) -> None:
+    masks = survey(*(values(dict.fromkeys(sorted(mine), 1)) for mine in held))
+    labels = parse_table(["0=a", "1..4=b", "9=ignored"])
+    known = {0, 1, 2, 3, 4, 9}
+    want = {number: sorted(mine - known) for number, mine in enumerate(held) if mine - known}
+    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == want
