@@ -79,7 +79,7 @@ BASES = {
     "objects": Base(folder_layouts.mask_per_object, True, unknowable=frozenset({"delete", "rename", "dangle"})),
     "coco": Base(folder_annotations.coco_polygons, unknowable=_FLIP),
     "labelme": Base(folder_annotations.labelme, unknowable=_FLIP),
-    "yolo": Base(folder_annotations.yolo, parts=True, unknowable=_TEXT | {"delete", "suffix"}),
+    "yolo": Base(folder_annotations.yolo, parts=True, unknowable=_TEXT | {"delete", "suffix", "copy", "empty"}),
 }
 
 
