@@ -299,13 +299,6 @@ def two_pictures_of_one_name(make: Maker) -> None:
     make.save("images/cell_3.bmp", LABELS[0])
 
 
-@LAYOUTS.add(says=("first", "second"))
-def two_data_sets(make: Maker) -> None:
-    for name in ("first", "second"):
-        make.pictures(name + "/images/cell_{}.png")
-        make.masks(pattern=name + "/masks/cell_{}.png")
-
-
 @LAYOUTS.add(says=("pictures",))
 def no_masks_at_all(make: Maker) -> None:
     make.pictures("cell_{}.png")

@@ -162,6 +162,15 @@ def some_0_1_some_0_255_told(make: Maker) -> None:
     _write_two_people(make)
 
 
+@MASKS.add(says=("255", "--values"))
+def some_0_to_n_some_0_255(make: Maker) -> None:
+    """Two sets in one folder: no mask says whether 255 is an object or not scored."""
+    make.pictures()
+    for number in range(COUNT):
+        index = make.maps[number]
+        make.save(f"masks/cell_{number}.png", index if number % 2 else (index > 0).astype(np.uint8) * 255)
+
+
 def _write_two_people(make: Maker) -> None:
     make.pictures()
     for number in range(COUNT):

@@ -228,7 +228,7 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
     """
     size = {"data.size": round(scale * (HEIGHT * WIDTH) ** 0.5)}
     told = io.StringIO()
-    settings = gather_settings(root, settings=size, flags=flags)
+    settings = gather_settings(None if "images" in flags else root, settings=size, flags=flags)
     data = open_dataset(settings, "cpu", cache, Teller(Console(file=told, width=1000)))
     pairs, store = data.folder.pairs, data.store
     assert len({pair.name for pair in pairs}) == len(pairs), "names of pairs must differ"

@@ -62,8 +62,9 @@ def attempt(case: Case, make: Maker, cache: Path) -> tuple[Understood | None, st
 
 def read_written(case: Case, make: Maker, out: Path, cache: Path) -> Understood:
     """`ubend data` writes down what it understood; this reads what it wrote."""
+    folder = [] if "images" in case.flags else [str(make.root)]
     told = [word for key, value in case.flags.items() for word in (f"--{key}", str(value))]
-    result = CliRunner().invoke(main, ["data", str(make.root), "--out", str(out), *told])
+    result = CliRunner().invoke(main, ["data", *folder, "--out", str(out), *told])
     assert result.exit_code == 0, result.output
     assert (out / "samples.png").stat().st_size > 1000
     return read_class_maps(out / "data.toml", cache, {}, case.scale)
