@@ -76,7 +76,9 @@ BASES = {
     "arrays": Base(_arrays, unknowable=_FLIP),
     "parts": Base(folder_layouts.parts_outside, parts=True),
     "flat": Base(next(case.write for case in folder_layouts.LAYOUTS if case.key == "flat-suffix")),
-    "objects": Base(folder_layouts.mask_per_object, True, unknowable=frozenset({"delete", "rename", "dangle", "suffix", "folder"})),
+    "objects": Base(
+        folder_layouts.mask_per_object, True, unknowable=frozenset({"delete", "rename", "dangle", "suffix", "folder"})
+    ),
     "coco": Base(folder_annotations.coco_polygons, unknowable=_FLIP),
     "labelme": Base(folder_annotations.labelme, unknowable=_FLIP),
     "yolo": Base(folder_annotations.yolo, parts=True, unknowable=_TEXT | {"delete", "suffix", "copy", "empty"}),
