@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_blocks_are_found() -> None:
-    assert len(BASH) == 2
+    assert len(BASH) == 3
     assert len(PYTHON) == 1
 
 
@@ -55,6 +56,24 @@ def test_own_pictures(place: Path) -> None:
     assert (place / "look.png").exists()
 
 
+def test_painted_masks(place: Path) -> None:
+    """The cells with the colours that their masks show, as a painting program would save them."""
+    for path in sorted((place / "cells" / "images").iterdir()):
+        mask = Image.open(place / "cells" / "masks" / path.name).convert("RGB")
+        for kind, picture in (("images", Image.open(path)), ("masks", mask)):
+            (place / "painted" / kind).mkdir(parents=True, exist_ok=True)
+            picture.save(place / "painted" / kind / path.name)
+    said = [ubend(words, place) for words in BASH[1]]
+    assert "#e69f00" in said[0]
+    assert "#e69f00 -> cell" in said[1]
+    assert len(list((place / "seen").glob("*.png"))) == 2 * 64
+    mask = Image.open(place / "seen" / "cell_000.png")
+    assert mask.getpalette()[:9] == [0, 0, 0, 230, 159, 0, 86, 180, 233]
+    info = ubend(["ubend", "info", "runs/painted"], place)
+    assert "1 cell  mask value #e69f00" in info
+    assert "2 contour  mask value #56b4e9" in info
+
+
 def test_python(place: Path) -> None:
     (block,) = PYTHON
     checks = "\nassert prediction.mask.shape == prediction.prob.shape[1:] == (256, 256)\nassert result.scores\n"
@@ -63,7 +82,7 @@ def test_python(place: Path) -> None:
 
 def test_two_jobs(place: Path, real_data: Path) -> None:
     (place / "data").symlink_to(real_data.resolve())
-    for words in BASH[1]:
+    for words in BASH[2]:
         out = ubend(words, place)
         assert "at model size" in out
 

@@ -1,0 +1,158 @@
+"""The truth's pictures in every kind of file that people bring; masks are grey indices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from folders import COUNT, PICTURES, Case, Cases, Maker
+
+FILES = Cases()
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _add(key: str, draw: Callable[[NDArray[np.uint8]], Any], suffix: str = "png", **facts: Any) -> None:
+    options = facts.pop("options", {})
+
+    def write(make: Maker) -> None:
+        make.masks()
+        for number in range(COUNT):
+            make.picture(f"images/cell_{number}.{suffix}", number, draw(PICTURES[number]), **options)
+
+    FILES.append(Case(key, write, **facts))
+
+
+def _tiff(key: str, draw: Callable[[NDArray[np.uint8]], NDArray[Any]], **facts: Any) -> None:
+    options = facts.pop("options", {})
+
+    def write(make: Maker) -> None:
+        make.masks()
+        for number in range(COUNT):
+            tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), draw(PICTURES[number]), **options)
+
+    FILES.append(Case(key, write, **facts))
+
+
+def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
+
+
+def _bands(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """(H, W, 5): the three colours, their mean, and its inverse."""
+    mean = pixels.mean(axis=2, keepdims=True)
+    return np.concatenate([pixels, mean, 255 - mean], axis=2).astype(np.uint16) * 16
+
+
+_add("picture-png", _same)
+_add("picture-jpeg", _same, "jpg")
+_add("picture-jpeg-other-suffix", _same, "JPEG")
+_add("picture-bmp", _same, "bmp")
+_add("picture-webp", _same, "webp")
+_add("picture-tiff", _same, "tiff")
+_add("picture-grey", _grey, picture=(1, "uint8"))
+_add("picture-grey-jpeg", _grey, "jpg", picture=(1, "uint8"))
+_add("picture-grey-alpha", lambda p: Image.fromarray(_grey(p)).convert("LA"), picture=(1, "uint8"), notes=("alpha",))
+_add("picture-palette", lambda p: Image.fromarray(p).quantize(200))
+_add("picture-rgba", lambda p: Image.fromarray(p).convert("RGBA"), notes=("alpha",))
+_add("picture-cmyk-jpeg", lambda p: Image.fromarray(p).convert("CMYK"), "jpg", options={"quality": 95})
+_add("picture-cmyk-tiff", lambda p: Image.fromarray(p).convert("CMYK"), "tif")
+_add("picture-png-16-bit", lambda p: _grey(p).astype(np.uint16) * 200, picture=(1, "uint16"))
+_tiff("picture-tiff-16-bit", lambda p: p.astype(np.uint16) * 200, picture=(3, "uint16"))
+_tiff("picture-tiff-16-bit-lzw", lambda p: _grey(p).astype(np.uint16) * 200, picture=(1, "uint16"),
+      options={"compression": "lzw"})  # fmt: skip
+_tiff("picture-tiff-float", lambda p: _grey(p).astype(np.float32) / 255, picture=(1, "float32"))
+_tiff("picture-five-bands", _bands, picture=(5, "uint16"),
+      options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
+_tiff("picture-five-planes", lambda p: np.moveaxis(_bands(p), 2, 0), picture=(5, "uint16"),
+      options={"photometric": "minisblack", "planarconfig": "separate"})  # fmt: skip
+_tiff("picture-two-bands", lambda p: _bands(p)[:, :, :2], picture=(2, "uint16"),
+      options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
+_tiff("picture-stack", lambda p: np.stack([_grey(p)] * 6), says=("cell_0.tif", "6"),
+      options={"photometric": "minisblack"})  # fmt: skip
+_add("channels-1", _same, flags={"channels": 1}, picture=(1, "uint8"))
+_add("channels-3", _grey, flags={"channels": 3})
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """As a camera stores an upright picture, by the table of the EXIF standard: which side row 0 and column 0 are."""
+    rows = {1: _same, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud}
+    sides = {5: _same, 6: np.flipud, 7: lambda p: np.rot90(p, 2), 8: np.fliplr}
+    if orientation in rows:
+        return np.ascontiguousarray(rows[orientation](pixels))
+    return np.ascontiguousarray(sides[orientation](pixels.swapaxes(0, 1)))
+
+
+def _write_exif(make: Maker, suffix: str) -> None:
+    make.masks()
+    for number in range(COUNT):
+        exif = Image.Exif()
+        exif[0x0112] = number + 1
+        make.picture(f"images/cell_{number}.{suffix}", number, _turned(PICTURES[number], number + 1), exif=exif)
+
+
+@FILES.add()
+def exif_jpeg(make: Maker) -> None:
+    _write_exif(make, "jpg")
+
+
+@FILES.add()
+def exif_png(make: Maker) -> None:
+    _write_exif(make, "png")
+
+
+@FILES.add()
+def exif_webp(make: Maker) -> None:
+    _write_exif(make, "webp")
+
+
+def _write_some_grey(make: Maker) -> None:
+    make.masks()
+    for number in range(COUNT):
+        pixels = PICTURES[number] if number not in (2, 5) else _grey(PICTURES[number])
+        make.picture(f"images/cell_{number}.png", number, pixels)
+
+
+@FILES.add(says=("cell_2", "--channels"))
+def some_grey_some_colour(make: Maker) -> None:
+    _write_some_grey(make)
+
+
+@FILES.add(flags={"channels": 3})
+def some_grey_told_3(make: Maker) -> None:
+    _write_some_grey(make)
+
+
+@FILES.add(flags={"channels": 1}, picture=(1, "uint8"))
+def some_grey_told_1(make: Maker) -> None:
+    _write_some_grey(make)
+
+
+@FILES.add(says=("cell_4", "depth"))
+def some_of_another_depth(make: Maker) -> None:
+    make.masks()
+    for number in range(COUNT):
+        pixels = PICTURES[number].astype(np.uint16 if number == 4 else np.uint8)
+        tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels)
+
+
+@FILES.add(says=("cell_1.tif",))
+def not_finite(make: Maker) -> None:
+    make.masks()
+    for number in range(COUNT):
+        pixels = _grey(PICTURES[number]).astype(np.float32)
+        if number == 1:
+            pixels[3, 4] = np.nan
+        tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels)
+
+
+@FILES.add(says=("cell_4.heic", "PNG"))
+def a_kind_that_is_not_read(make: Maker) -> None:
+    make.pictures()
+    make.masks()
+    (make.root / "images/cell_4.png").rename(make.root / "images/cell_4.heic")

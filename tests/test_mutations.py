@@ -1,0 +1,135 @@
+"""Folders spoilt at random are read right or refused by name: no traceback, no silently wrong pair.
+
+`UBEND_MUTATIONS=2000 python -m pytest tests/test_mutations.py` spoils so many files (minutes).
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
+from mutations import BASES, Spoilt, spoil
+from ubend.cli import main
+
+FILES = int(os.environ.get("UBEND_MUTATIONS", 240))  # that are spoilt, at least
+FITS = 16  # of 100 folders are also trained on
+MOST_SECONDS = 60  # for one folder
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
+    """The command line, in the folder, with a cache of its own, and no more than a minute."""
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    def call(*words: object, flags: tuple[tuple[str, str], ...]) -> Result:
+        monkeypatch.chdir(tmp_path / "set")
+        signal.alarm(MOST_SECONDS)
+        try:
+            told = [word for key, value in flags for word in (f"--{key}", value)]
+            return CliRunner().invoke(main, [*map(str, words), *told])
+        finally:
+            signal.alarm(0)
+
+    old = signal.signal(signal.SIGALRM, stop)
+    yield call
+    signal.signal(signal.SIGALRM, old)
+
+
+def seeds() -> list[range]:
+    """About ten folders a test, so that a failure says its seed and the others go on."""
+    folders = FILES * 10 // 19  # 1.9 files are spoilt in a folder, on the average
+    return [range(first, min(first + 10, folders)) for first in range(0, folders, 10)]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_good_folders_are_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = BASES[name]
+    make = Maker(tmp_path / "set", base.binary)
+    base.write(make)
+    monkeypatch.chdir(make.root)
+    found = read_class_maps(make.root, tmp_path / "cache", dict(base.flags))
+    assert wrong_pairs(Spoilt(base, make), found) == []
+    assert len(found.maps) == COUNT
+
+
+@pytest.mark.parametrize("some", seeds(), ids=lambda some: f"{some.start}-{some.stop - 1}")
+def test_spoilt_folders(some: range, tmp_path: Path, invoke: Invoke) -> None:
+    problems = []
+    for seed in some:
+        root = tmp_path / "set"
+        spoilt = spoil(root, seed)
+        command: list[Any] = ["data", root, "--out", tmp_path / "said"]
+        if seed % 100 < FITS:
+            command = ["fit", root, "--out", tmp_path / "run", "--size", 32, "--width", 2, "--epochs", 1]
+            command += ["--batch", 4, "--device", "cpu"]
+        result = invoke(*command, flags=spoilt.base.flags)
+        problems += [f"seed {seed} ({spoilt.describe()}): {problem}" for problem in judge(spoilt, result, tmp_path)]
+        for left in tmp_path.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def judge(spoilt: Spoilt, result: Result, place: Path) -> list[str]:
+    """What is wrong with the outcome of a command."""
+    if isinstance(result.exception, TimeoutError):
+        return [f"not done after {MOST_SECONDS} s"]
+    if not isinstance(result.exception, SystemExit | None):
+        return [f"traceback: {result.exception!r}"]
+    problems = []
+    if leftovers := [path.name for path in (place / "cache").rglob(".*") if not path.name.endswith(".lock")]:
+        problems.append(f"left in the cache: {leftovers}")
+    if result.exit_code == 0:
+        found = read_class_maps(spoilt.make.root, place / "cache", dict(spoilt.base.flags))
+        return problems + wrong_pairs(spoilt, found)
+    said = result.stderr
+    if result.exit_code != 2 or "error: " not in said:
+        problems.append(f"exit code {result.exit_code}: {result.output}")
+    if not any(name in said for name in spoilt.names):
+        problems.append(f"no spoilt file is named: {said}")
+    if (place / "run").exists():
+        problems.append("an error, but a run folder")
+    return problems
+
+
+def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
+    """Pairs whose mask, picture or part is another's. Classes may have other names, but one each."""
+    problems = []
+    class_of: dict[int, int] = {}
+    for path, (part, index) in found.maps.items():
+        number = spoilt.make.numbers.get(path)
+        content = likeness(found.pictures[path])
+        if number is None or (not spoilt.touched(path) and content[number] < 0.9):
+            number = int(np.argmax(content))
+        if not spoilt.touched(path) and content[number] < 0.9:
+            problems.append(f"{path.name}: the picture is another")
+        truth = spoilt.make.maps[number]
+        if spoilt.base.parts and part != PARTS[number]:
+            problems.append(f"{path.name}: in the part {part}")
+        if index.shape != truth.shape:
+            problems.append(f"{path.name}: a mask of shape {index.shape}")
+        elif spoilt.knowable:
+            pairs = {(int(a), int(b)) for a, b in np.unique(np.stack([truth, index]).reshape(2, -1), axis=1).T}
+            if any(class_of.setdefault(a, b) != b for a, b in pairs):
+                problems.append(f"{path.name}: {np.mean(truth != index):.1%} of its class map are wrong")
+    return problems
+
+
+def likeness(pixels: np.ndarray[Any, Any]) -> list[float]:
+    """Correlation of a stored picture with each of the truth."""
+    grey = pixels.astype(float).mean(axis=2)
+    if grey.shape != PICTURES[0].shape[:2] or not np.ptp(grey):
+        return [0.0] * COUNT
+    return [float(np.corrcoef(grey.reshape(-1), other.mean(axis=2).reshape(-1))[0, 1]) for other in PICTURES]
