@@ -48,6 +48,8 @@ def main() -> None:
 @click.argument("folder", type=_PATH, required=False)
 @option("--out", type=_PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
+@option("--images", help=later("Folder or quoted pattern of the pictures; with --masks, in FOLDER's place."))
+@option("--masks", help=later("Folder or quoted pattern of the masks."))
 @option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
 @option("--classes", help=later("Class names in the order of the mask values, by comma."))
 @option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
@@ -101,6 +103,8 @@ def fit(
 @click.argument("model", type=_PATH)
 @click.argument("folder", type=_PATH, required=False)
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
+@option("--images", help=later("Folder or quoted pattern of the pictures; with --masks, in FOLDER's place."))
+@option("--masks", help=later("Folder or quoted pattern of the masks."))
 @option("--split", type=_PATH, help=later("CSV file,split for FOLDER."))
 @option("--values", help=later("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
 @option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
@@ -146,6 +150,8 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 
 @main.command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
 @click.argument("folder", type=_PATH, required=False)
+@option("--images", help=later("Folder or quoted pattern of the pictures; with --masks, in FOLDER's place."))
+@option("--masks", help=later("Folder or quoted pattern of the masks."))
 @option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
 @option("--classes", help=later("Class names in the order of the mask values, by comma."))
 @option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
@@ -170,17 +176,19 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 
 
 @main.command(help=later("Draw pictures of FOLDER with their masks, before training."))
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=_PATH, required=False)
+@option("--images", help=later("Folder or quoted pattern of the pictures; with --masks, in FOLDER's place."))
+@option("--masks", help=later("Folder or quoted pattern of the masks."))
 @option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool, channels: int | None) -> None:
+def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    settings = gather_settings(folder, flags={"root": root, "channels": channels})
+    settings = gather_settings(folder, flags=flags)
     click.echo(draw_samples(settings, out, count=count, show=display))
 
 

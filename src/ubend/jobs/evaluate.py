@@ -25,6 +25,8 @@ def evaluate(
     model: Path | str,
     folder: Path | str | None = None,
     *,
+    images: str | None = None,
+    masks: str | None = None,
     part: Part | None = None,
     split: Path | str | None = None,
     values: str | None = None,
@@ -36,6 +38,7 @@ def evaluate(
     Args:
         model: a run folder or a model file.
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
+        images, masks: folders or globs of pictures and masks, in the place of `folder`.
         part: which part of them; None: test where there is one, else validation, else all.
         split: a CSV `file,split` for `folder`.
         values: what the masks of `folder` hold, where that differs from the model's own masks, as of
@@ -47,10 +50,11 @@ def evaluate(
     """
     predictor = load(model, device)
     labels = predictor.labels
-    if folder is None:
+    if folder is None and images is None and masks is None:
         pairs = read_run_pairs(Path(model))
     else:
-        settings = gather_settings(folder, flags={"split": split, "values": values, "root": root})
+        flags = {"images": images, "masks": masks, "split": split, "values": values, "root": root}
+        settings = gather_settings(folder, flags=flags)
         pairs = list(find_folder(settings).pairs)
         if settings.data.values is not None:
             labels = parse_table(settings.data.values).in_order_of(labels.names, labels.colors)
