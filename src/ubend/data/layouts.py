@@ -54,6 +54,7 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     _refuse_two_words([item for items in sides.values() for item in items], problems)
     pictures, masks, others = sides["picture"], sides["mask"], sides[None]
     remarks: list[str] = []
+    affixes: tuple[Affix, Affix] | None = None
     layout = _("folders of pictures and of masks")
     by_folders = bool(masks) and bool(pictures or others)
     if pictures and masks:
@@ -67,7 +68,8 @@ def read_tree(root: Path, problems: Problems) -> Reading:
         together = [*pictures, *masks, *others]
         if not together and not foreign:
             return Reading([])
-        pictures, masks = tell_sides(root, together, problems)
+        sides_told = tell_sides(root, together, problems)
+        pictures, masks, affixes = sides_told.pictures, sides_told.masks, sides_told.affixes
         layout = _("pictures and masks in one folder, told apart by their names")
     for side, item in foreign:
         if side or not by_folders:
@@ -75,7 +77,7 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     if not pictures or not masks:
         return Reading([])
     pictures, masks = _without_wrapper(pictures, masks)
-    reading = read_matching(match(pictures, masks), problems)
+    reading = read_matching(match(pictures, masks, affixes, sure=affixes is not None), problems)
     words = "; ".join(filter(None, (layout, reading.words)))
     return replace(reading, remarks=(*remarks, *reading.remarks), words=words)
 
