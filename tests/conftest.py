@@ -12,10 +12,11 @@ from PIL import Image
 from refusal import TINY
 from remote_site import site as site
 from ubend.cli import main
+from ubend.data.channels import read_headers
 from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
 from ubend.data.labels import LabelMap, make_label_map
-from ubend.data.store import Store, hash_pairs, open_store, read_shapes
+from ubend.data.store import Store, hash_pairs, open_store
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,9 +49,8 @@ def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray,
 def open_folder(root: Path, cache: Path, sizing: Sizing, labels: LabelMap | None = None) -> Store:
     """The store of a folder; its masks hold 0 and 255 unless `labels` say otherwise."""
     pairs = read_folder(root).pairs
-    return open_store(
-        pairs, read_shapes(pairs)[0], sizing, labels or make_label_map([0, 255]), hash_pairs(pairs), cache
-    )
+    shapes = [header.size_hw for header in read_headers(pairs)]
+    return open_store(pairs, shapes, sizing, labels or make_label_map([0, 255]), hash_pairs(pairs), cache)
 
 
 @pytest.fixture

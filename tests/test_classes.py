@@ -1,6 +1,5 @@
 """What mask codes mean: found from all masks together, told, or refused with the flag that settles it."""
 
-import io
 from itertools import pairwise
 from typing import Any
 
@@ -8,78 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
+from codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
 from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.codes import Codes, count_codes, pack_colors
-from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH, LabelMap
-from ubend.data.survey import Survey
-from ubend.data.valuetable import parse_table, write_table
-from ubend.errors import DataError
-
-
-def survey(*masks: Codes) -> Survey:
-    """What `survey_masks` would make of these masks."""
-    entries = [count_codes(mask.values) for mask in masks]
-    shown = []
-    for mask, (codes, _pixels) in zip(masks, entries, strict=True):
-        if mask.kind == "color":
-            shown.append(codes)
-        elif mask.palette is not None:
-            shown.append(pack_colors(mask.palette)[codes])
-        else:
-            shown.append(np.where(codes > 255, -1, codes * 0x010101))
-    return Survey(
-        np.array([mask.kind == "color" for mask in masks]),
-        np.array([mask.palette is not None for mask in masks]),
-        np.array([mask.lossy for mask in masks]),
-        np.concatenate([[0], np.cumsum([len(codes) for codes, _pixels in entries])]),
-        np.concatenate([codes for codes, _pixels in entries]),
-        np.concatenate([pixels for _codes, pixels in entries]),
-        np.concatenate(shown).astype(np.int32),
-    )
-
-
-def values(counts: dict[int, int], **facts: Any) -> Codes:
-    """A mask that holds each value so often."""
-    pixels = np.repeat(list(counts), list(counts.values()))
-    return Codes(pixels[None].astype(np.uint8 if pixels.max() < 256 else np.uint16), "value", **facts)
-
-
-def colors(counts: dict[int, int], lossy: bool = False) -> Codes:
-    return Codes(np.repeat(list(counts), list(counts.values())).astype(np.int32)[None], "color", None, lossy)
-
-
-def find(*masks: Codes, **told: Any) -> tuple[LabelMap, list[str]]:
-    found = find_classes(survey(*masks), Told(**told))
-    again, _remarks = find_classes(survey(*masks), Told(table=write_table(found[0])))
-    assert (again.names, again.kind, again.codes, again.ignored) == (
-        found[0].names,
-        found[0].kind,
-        found[0].codes,
-        found[0].ignored,
-    )
-    every = np.unique(survey(*masks).entries(found[0].kind))  # data.toml given back means the same for each code
-    for one, other in zip(again.classify(every), found[0].classify(every), strict=True):
-        np.testing.assert_array_equal(one, other)
-    return found
-
-
-def refused(*masks: Codes, **told: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        find_classes(survey(*masks), Told(**told))
-    says = str(caught.value)
-    assert "\n" not in says
-    assert "{" not in says
-    assert "#-" not in says
-    return says
-
-
-def codes_of(labels: LabelMap) -> list[int]:
-    assert all(len(some) == 1 for some in labels.codes)
-    return [some[0] for some in labels.codes]
-
+from ubend.data.codes import Codes
+from ubend.data.labels import ANY_DISTANCE, IGNORED
+from ubend.data.valuetable import parse_table
 
 # Values
 
@@ -215,26 +149,6 @@ def test_a_layout_that_knows_its_values() -> None:
 # JPEG
 
 
-def jpeg(index: NDArray[Any], palette: NDArray[Any] | None, quality: int) -> Codes:
-    file = io.BytesIO()
-    Image.fromarray((index if palette is None else palette[index]).astype(np.uint8)).save(file, "JPEG", quality=quality)
-    pixels = np.asarray(Image.open(file))
-    return Codes(
-        pixels if palette is None else pack_colors(pixels), "value" if palette is None else "color", None, True
-    )
-
-
-def shapes(classes: int, seed: int, size: int = 160) -> NDArray[np.uint8]:
-    """(size, size) of discs of all classes."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
-    index = np.zeros((size, size), np.uint8)
-    for number in range(1, classes):
-        cy, cx, r = *rng.uniform(0.2 * size, 0.8 * size, 2), rng.uniform(0.15, 0.25) * size
-        index[(y - cy) ** 2 + (x - cx) ** 2 < r**2] = number
-    return index
-
-
 @pytest.mark.parametrize("quality", [30, 60, 90])
 def test_jpeg_of_black_and_white(quality: int) -> None:
     index = shapes(2, 0)
@@ -270,43 +184,6 @@ def test_jpeg_noise_goes_to_the_nearest_of_many_classes(steps: set[int], seed: i
     assert (distance[np.arange(20), index] == distance.min(axis=1)).all()
 
 
-@pytest.mark.parametrize("quality", [60, 75, 95])
-@pytest.mark.parametrize("second", [(255, 0, 0), (255, 255, 0), (0, 0, 255), (60, 180, 75)])
-def test_jpeg_of_two_colours(second: tuple[int, int, int], quality: int) -> None:
-    palette = np.array([(0, 0, 0), second])
-    index = shapes(2, 1)
-    mask = jpeg(index, palette, quality)
-    labels, _remarks = find(mask)
-    assert (labels.kind, labels.classes, labels.reach) == ("color", 2, ANY_DISTANCE)
-    out, strangers = labels.translate(mask)
-    assert strangers.size == 0
-    assert (out != index).mean() < 0.02  # chroma is saved at half the size
-
-
-def test_jpeg_of_four_colours() -> None:
-    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)])
-    index = shapes(4, 2)
-    labels, remarks = find(jpeg(index, palette, 90))
-    assert (labels.classes, labels.reach, labels.others) == (4, NOISE_REACH, IGNORED)
-    out, _strangers = labels.translate(jpeg(index, palette, 90))
-    scored = out != IGNORED
-    assert scored.mean() > 0.9
-    order = [int(labels.classify(pack_colors(color.astype(np.uint8))[None])[0][0]) for color in palette]
-    assert (out[scored] == np.array(order)[index][scored]).mean() > 0.99
-    assert any("not scored" in remark for remark in remarks)
-
-
-def test_a_class_in_thin_lines_is_not_lost() -> None:
-    """In JPEG a line of one pixel keeps no colour of its own; two classes would be a silent mistake."""
-    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
-    index = shapes(2, 3)
-    index[::24] = 2
-    says = refused(jpeg(index, palette, 75))
-    assert "name every class" in says
-    assert "--values #" in says
-    assert says.rstrip(")").endswith("*=nearest")
-
-
 def test_masks_of_two_codings_beside_each_other() -> None:
     """Some JPEG of 0 and 255, others PNG of 0, 1, 2: those would all be background."""
     says = refused(jpeg(255 * shapes(2, 0), None, 80), values({0: 900, 1: 50, 2: 50}))
@@ -324,118 +201,6 @@ def test_jpeg_beside_a_told_table() -> None:
     assert not labels.translate(mask)[1].size
     strict = find_classes(survey(mask), Told(table=("0=ground", "255=polyp", "*=ignored")))[0]
     assert set(np.unique(strict.translate(mask)[0])) == {0, 1, IGNORED}
-
-
-# Colours
-
-
-def test_colours_are_classes() -> None:
-    labels, remarks = find(colors({0: 90, 0xFF0000: 10}), colors({0: 5, 0x00FF00: 5, 0x123456: 1}))
-    assert (labels.kind, codes_of(labels)) == ("color", [0, 0x00FF00, 0x123456, 0xFF0000])
-    assert labels.names == ("background", "lime", "#123456", "red")
-    assert "--values #000000=background,#00ff00=lime,#123456=#123456,#ff0000=red" in remarks[0]
-    table = remarks[0].partition("--values ")[2].split(",")
-    assert parse_table(table).codes == labels.codes
-    assert find(colors({0: 90, 0xFF0000: 10}), names=("ground", "road"))[1] == []
-
-
-def test_grey_masks_among_coloured_ones() -> None:
-    labels, _remarks = find(values({0: 9}), values({0: 3, 255: 2}), colors({0: 90, 0xFF0000: 10}))
-    assert codes_of(labels) == [0, 0xFF0000, 0xFFFFFF]
-    assert "values above 255" in refused(values({0: 9, 256: 1}), colors({0: 90, 0xFF0000: 10}))
-
-
-def test_colours_that_are_nearly_alike() -> None:
-    """A slip of a few pixels is the colour beside it; a common one is a question."""
-    labels, remarks = find(colors({0: 900, 0xFF0000: 500, 0xFE0101: 3}))
-    assert codes_of(labels) == [0, 0xFF0000]
-    assert labels.reach == ROUNDING_REACH
-    assert remarks[0].startswith("3 pixels")
-    says = refused(colors({0: 900, 0xFF0000: 500, 0xFE0101: 300}))
-    assert "#fe0101, #ff0000" in says
-    assert "--values #000000=name1,#fe0101=name2,#ff0000=name3" in says
-    both = find(colors({0: 900, 0xFF0000: 500, 0xFE0101: 300}), table=("black=ground", "#ff0000=road", "#fe0101=road"))
-    assert both[0].codes == ((0,), (0xFF0000, 0xFE0101))
-
-
-def test_ids_in_the_red_channel_are_asked_about() -> None:
-    assert "nearly alike" in refused(colors({0: 900, 0x010000: 500, 0x020000: 300}))
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_resampled_colours(classes: int) -> None:
-    """Few colours, but most are blends: those are no classes."""
-    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[:classes]
-    index = shapes(classes, 5, 300)
-    small = np.asarray(Image.fromarray(palette[index]).resize((290, 290), Image.Resampling.BILINEAR))
-    mask = Codes(pack_colors(small), "color")
-    assert len(np.unique(mask.values)) > 2 * classes
-    labels, remarks = find(mask)
-    assert codes_of(labels) == sorted(pack_colors(palette).tolist())
-    assert len(remarks) >= 2
-
-
-def test_a_few_blends_are_no_classes_either() -> None:
-    blends = {k << 16: 3 for k in range(20, 240, 20)}
-    labels, _remarks = find(colors({0: 9000, 0xFF0000: 3000, **blends}))
-    assert codes_of(labels) == [0, 0xFF0000]
-
-
-def test_a_real_table_of_rare_colours_keeps_them_all() -> None:
-    """CamVid's 32 colours, many exactly between others, most of them rare."""
-    steps = (0, 64, 128, 192)
-    table = [r << 16 | g << 8 | b for r in steps for g in steps for b in steps][::2]
-    shares = [max(2, int(200_000 * 0.75**i)) for i in range(32)]
-    labels, _remarks = find(colors(dict(zip(table, shares, strict=True))))
-    assert codes_of(labels) == sorted(table)
-
-
-def test_photographs_are_no_masks() -> None:
-    rng = np.random.default_rng(0)
-    says = refused(Codes(rng.integers(0, 2**24, (300, 300)).astype(np.int32), "color"))
-    assert "--values" in says
-    says = refused(*(Codes(rng.integers(0, 256, (60, 60)).astype(np.uint8), "value") for _ in range(3)))
-    assert "256 different values" in says
-    assert "no mask" in says
-
-
-# Palettes
-
-
-def palette_mask(index: dict[int, int], *table: tuple[int, int, int]) -> Codes:
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(table)] = table
-    return values(index, palette=palette)
-
-
-BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
-
-
-def test_one_palette_is_read_as_indices() -> None:
-    masks = [palette_mask({0: 9, 1: 3, 2: 1}, BLACK, RED, WHITE), palette_mask({0: 9, 2: 3}, BLACK, RED, WHITE)]
-    labels, remarks = find(*masks)
-    assert (labels.kind, codes_of(labels), remarks) == ("value", [0, 1, 2], [])
-
-
-def test_palettes_that_differ_are_read_as_colours() -> None:
-    masks = [palette_mask({0: 9, 1: 3}, BLACK, RED), palette_mask({0: 3, 1: 9}, RED, BLACK)]
-    labels, remarks = find(*masks)
-    assert (labels.kind, codes_of(labels)) == ("color", [0, 0xFF0000])
-    assert "palettes of the masks differ" in remarks[0]
-    for mask in masks:
-        assert np.bincount(labels.translate(mask)[0].reshape(-1)).tolist() == [9, 3]
-
-
-def test_a_palette_from_white_to_black() -> None:
-    """Index 0 is white: it is not the background."""
-    labels, remarks = find(palette_mask({0: 3, 1: 9}, WHITE, BLACK))
-    assert codes_of(labels) == [0, 0xFFFFFF]
-    assert labels.names == ("background", "white")
-    assert "from light to dark" in remarks[0]
-    labels, _remarks = find(palette_mask({0: 3, 1: 9}, BLACK, WHITE))
-    assert (labels.kind, codes_of(labels)) == ("value", [0, 1])
-    labels, _remarks = find(palette_mask({0: 3, 1: 9, 2: 2}, BLACK, BLACK, BLACK))  # no colours at all
-    assert (labels.kind, codes_of(labels)) == ("value", [0, 1, 2])
 
 
 # A class table in the folder

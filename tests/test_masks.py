@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from test_decode import encode_png
 from ubend.data.codes import Codes, unpack_color
 from ubend.data.masks import (
     DrawnMask,
@@ -251,10 +252,8 @@ def test_values_that_are_refused(tmp_path: Path) -> None:
 
 def test_a_deep_colour_png_is_refused(tmp_path: Path) -> None:
     """Pillow would give its upper bytes: 1, 2, 3 would all be 0."""
-    size = (8).to_bytes(4, "big")
-    header = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + size + size + b"\x10\x02\x00\x00\x00"
-    (tmp_path / "a.png").write_bytes(header)
-    with pytest.raises(DataError, match="16 bits"):
+    (tmp_path / "a.png").write_bytes(encode_png(np.full((8, 8, 3), 3, np.uint16), 2))
+    with pytest.raises(DataError, match="8x8x3 and type uint16; save one whole number per pixel"):
         read(tmp_path / "a.png")
 
 

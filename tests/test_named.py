@@ -79,7 +79,7 @@ def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> N
 def test_a_folder_of_that_name_is_a_folder(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
     (tmp_path / "tiny-set").mkdir()
     assert find_dataset("tiny-set", None, Listener()) == Path("tiny-set")
-    assert named.class_names("tiny-set", None) is None
+    assert named.named_set("tiny-set", None) is None
     assert site.asked == []
 
 

@@ -15,10 +15,11 @@ import tifffile
 from PIL import Image
 
 from conftest import open_folder as open_any
+from ubend.data.channels import read_headers
 from ubend.data.folder import Pair, read_folder
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
-from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store, read_shapes
+from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
 
 LAYOUT = Sizing(24, True, 3)
@@ -102,7 +103,7 @@ def test_second_opening_builds_nothing(folder: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
     told: list[int] = []
     pairs = read_folder(folder).pairs
-    shapes, hashes = read_shapes(pairs)[0], hash_pairs(pairs)
+    shapes, hashes = [header.size_hw for header in read_headers(pairs)], hash_pairs(pairs)
     second = open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache, lambda done, total: told.append(done))
     assert second.folder == first.folder
     assert told == []
@@ -138,11 +139,13 @@ from pathlib import Path
 from ubend.data.folder import read_folder
 from ubend.data.images import Sizing
 from ubend.data.labels import make_label_map
-from ubend.data.store import hash_pairs, open_store, read_shapes
+from ubend.data.store import hash_pairs, open_store
+from ubend.data.channels import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
 store = open_store(
-    pairs, read_shapes(pairs)[0], Sizing(24, True, 3), make_label_map([0, 255]), hash_pairs(pairs), Path(sys.argv[2]),
+    pairs, [h.size_hw for h in read_headers(pairs)], Sizing(24, True, 3), make_label_map([0, 255]),
+    hash_pairs(pairs), Path(sys.argv[2]),
     lambda d, t: told.append(d),
 )
 print(store.folder.name, bool(told), int(store.images.astype("int64").sum()))
@@ -210,25 +213,6 @@ def test_all_problems_at_once(folder: Path, cache: Path) -> None:
     assert list_stores(cache) == []
 
 
-def test_unreadable_headers_are_told_at_once(folder: Path) -> None:
-    for number in (1, 4):
-        (folder / f"images/{number}.png").write_bytes(b"nothing")
-    with pytest.raises(DataError) as caught:
-        read_shapes(read_folder(folder).pairs)
-    assert len(caught.value.problems) == 2
-
-
-def test_headers(folder: Path) -> None:
-    pairs = read_folder(folder).pairs
-    shapes, channels = read_shapes(pairs)
-    assert shapes == [(20 + 3 * n, 40 - 4 * n) for n in range(6)]
-    assert channels == 3
-    for pair in pairs[:5]:
-        Image.open(pair.image).convert("L").save(pair.image)
-    assert read_shapes(pairs)[1] == 3
-    assert read_shapes(pairs[:5])[1] == 1
-
-
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
 def test_no_room(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: int) -> None:
@@ -275,7 +259,7 @@ def test_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
 
 def test_missing_file_between(folder: Path, cache: Path) -> None:
     pairs: list[Pair] = list(read_folder(folder).pairs)
-    shapes, hashes = read_shapes(pairs)[0], hash_pairs(pairs)
+    shapes, hashes = [header.size_hw for header in read_headers(pairs)], hash_pairs(pairs)
     pairs[2].mask.path.unlink()
     with pytest.raises(DataError, match=r"masks/2\.png: no such file"):
         open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache)

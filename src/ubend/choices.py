@@ -24,7 +24,7 @@ class Facts:
     """What is known before training.
 
     Attributes:
-        channels: of the files: 1 when all are grey, else 3.
+        channels: of the pictures.
         classes: number of classes.
         training: pictures in the training part.
         device: "cuda", "cpu" or "mps".
@@ -62,11 +62,12 @@ def choose_pictures(
     """The choices that the store needs: channels and size. `classes` is None when not yet known."""
     choices: list[Choice] = []
     data = settings.data
-    if settings.recipe == "tutorial" and classes is not None and data.channels is None and classes == 2:
+    if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
-        kind = _("the pictures are grey") if channels == 1 else _("the pictures are in colour")
-        choices.append(Choice("data.channels", channels, kind))
+        kinds = {1: _("all {count} pictures are grey"), 3: _("all {count} pictures are in colour")}
+        reason = kinds.get(channels) or _("all {count} pictures have so many")
+        choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
         most = 128 if device == "cpu" else 256
@@ -120,8 +121,8 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
             choices.append(Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job makes copies")))
         else:
             choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
-    if settings.data.mean is None and settings.data.std is None:
-        channels = settings.data.channels or facts.channels
+    channels = settings.data.channels or facts.channels
+    if settings.data.mean is None and settings.data.std is None and channels in (1, 3):
         choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
         choices.append(Choice("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)")))
     return choices

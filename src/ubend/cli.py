@@ -52,6 +52,7 @@ def main() -> None:
 @option("--classes", help=later("Class names in the order of the mask values, by comma."))
 @option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
 @option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
+@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("What is made small  [dice+ce]"))
@@ -149,6 +150,7 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 @option("--classes", help=later("Class names in the order of the mask values, by comma."))
 @option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
 @option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
+@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--seed", type=int, help=later("Of every random draw  [0]"))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
@@ -169,15 +171,17 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 
 @main.command(help=later("Draw pictures of FOLDER with their masks, before training."))
 @click.argument("folder", type=_PATH)
+@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool) -> None:
+def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool, channels: int | None) -> None:
     from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    click.echo(draw_samples(gather_settings(folder, flags={"root": root}), out, count=count, show=display))
+    settings = gather_settings(folder, flags={"root": root, "channels": channels})
+    click.echo(draw_samples(settings, out, count=count, show=display))
 
 
 @main.command(help=later("Say what MODEL is: network, classes, size, how it came about."))

@@ -41,7 +41,7 @@ class DataSettings(_Section):
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
     skip_bad: bool = False  # go on without pairs that cannot be used
-    channels: Literal[1, 3] | None = None  # 1 reads grey, 3 reads colour; None: as the pictures are
+    channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the pictures are, if alike
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
     resize: Resize = "keep"  # keep the aspect, or squash to a square
     window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
@@ -70,7 +70,7 @@ class AugmentSettings(_Section):
     out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the picture is reflected
     brightness: float = Field(0.15, ge=0, le=1)  # of the value range
     contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
-    color: float = Field(0.1, ge=0, le=1)  # gain of each channel, natural logarithm
+    color: float = Field(0.1, ge=0, le=1)  # gain of each of several channels, natural logarithm
     saturation: float = Field(0.3, ge=0, le=2)  # natural logarithm; only with three channels
     gamma: float = Field(0.25, ge=0, le=2)  # natural logarithm
     blur_px: float = Field(1.0, ge=0, le=2)  # greatest standard deviation

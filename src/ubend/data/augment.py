@@ -145,6 +145,7 @@ def draw_warps(
     grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * (settings.elastic * side)[:, None, None, None]
     grid *= (u[:, 7] < settings.elastic_share)[:, None, None, None]
 
+    gain = 2.0 * draw_uniform(seed, "gain", positions, channels) - 1.0
     return Draws(
         affine=affine.astype(np.float32),
         offset_yx=offset.astype(np.float32),
@@ -152,7 +153,7 @@ def draw_warps(
         gamma=np.exp(settings.gamma * signed[:, 8]).astype(np.float32),
         contrast=np.exp(settings.contrast * signed[:, 9]).astype(np.float32),
         brightness=(settings.brightness * signed[:, 10]).astype(np.float32),
-        gain=np.exp(settings.color * (2 * draw_uniform(seed, "gain", positions, channels) - 1)).astype(np.float32),
+        gain=np.exp(settings.color * (channels > 1) * gain).astype(np.float32),
         saturation=np.exp(settings.saturation * signed[:, 11]).astype(np.float32),
         blur_px=(settings.blur_px * u[:, 12] * (u[:, 13] < settings.blur_share)).astype(np.float32),
         noise=(settings.noise * u[:, 14] * (u[:, 15] < settings.noise_share)).astype(np.float32),

@@ -59,9 +59,10 @@ class Codes:
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(..., 3) uint8 red, green, blue -> (...) int32 0xRRGGBB."""
-    r, g, b = (colors[..., i].astype(np.int32) for i in range(3))
-    packed: NDArray[np.int32] = r << 16 | g << 8 | b
-    return packed
+    bytes_of = np.zeros((*colors.shape[:-1], 4), np.uint8)  # of little-endian numbers
+    for i in range(3):
+        bytes_of[..., 2 - i] = colors[..., i]
+    return bytes_of.view("<i4")[..., 0].astype(np.int32, copy=False)
 
 
 def unpack_color(code: _Code) -> tuple[_Code, _Code, _Code]:

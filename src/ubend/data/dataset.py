@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
+from ubend.data.channels import agree_channels, read_headers
 from ubend.data.classes import Told, find_classes, find_strangers
 from ubend.data.folder import Folder, Pair, Part, read_folder
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Store, find_damage, hash_pairs, open_store, read_shapes
+from ubend.data.store import Store, find_damage, hash_pairs, open_store
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.errors import DataError, PairError, SettingError, TrainingError
 from ubend.files import Need
@@ -43,7 +45,7 @@ class Dataset:
         settings: with the choices that the pictures settle.
         choices: those, with reasons.
         remarks: what the user should know.
-        skipped: with `data.skip_bad`: name of a pair that was left out -> its problems.
+        skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
     """
 
     folder: Folder
@@ -53,7 +55,7 @@ class Dataset:
     settings: Settings
     choices: list[Choice]
     remarks: list[str]
-    skipped: dict[str, list[str]]
+    skipped: tuple[tuple[Pair, list[str]], ...]
 
     def numbers(self, part: Part) -> NDArray[np.int64]:
         """The pictures of a part, by their number in the store."""
@@ -150,12 +152,15 @@ class Dataset:
 
     def skipped_table(self) -> str:
         """The pairs that were left out, as CSV: name, problem."""
-        rows = [(name, problem) for name, problems in self.skipped.items() for problem in problems]
+        rows = [(pair.name, problem) for pair, problems in self.skipped for problem in problems]
         return _to_csv([("name", "problem"), *rows])
 
     def split_table(self) -> str:
-        """The split as `--split` takes it back: file, split, group."""
-        pairs = zip(self.folder.pairs, self.parts, strict=True)
+        """The split as `--split` takes it back: file, split, group; a pair that was left out is named too."""
+        pairs = [
+            *zip(self.folder.pairs, self.parts, strict=True),
+            *((p, p.part or "train") for p, _why in self.skipped),
+        ]
         return _to_csv([("file", "split", "group"), *((pair.name, part, pair.group or "") for pair, part in pairs)])
 
     def with_parts_of(self, table: str) -> "Dataset":
@@ -184,7 +189,8 @@ def find_folder(settings: Settings) -> Folder:
     data = settings.data
     if data.folder is None:
         raise SettingError(_("name the FOLDER of pictures and masks"))
-    return read_folder(Path(data.folder), Path(data.split) if data.split else None, _find_all_damage)
+    find = partial(_find_all_damage, channels=data.channels)
+    return read_folder(Path(data.folder), Path(data.split) if data.split else None, find)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()) -> Dataset:
@@ -198,16 +204,16 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
         OutputError: the cache cannot be written, or there is not enough room.
     """
     folder = find_folder(settings)
-    skipped: dict[str, list[str]] = {}
+    skipped: list[tuple[Pair, list[str]]] = []
     while True:
         try:
             return _open_folder(folder, settings, device, cache, teller, skipped, needs)
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
-                every = error.bad | _merge(find_damage(folder.pairs), error.bad)
+                every = error.bad | _merge(find_damage(folder.pairs, settings.data.channels), error.bad)
                 raise PairError(every) from error
-            skipped |= error.bad
+            skipped += [(pair, error.bad[pair.name]) for pair in folder.pairs if pair.name in error.bad]
             folder = replace(folder, pairs=left)
 
 
@@ -217,7 +223,7 @@ def _open_folder(
     device: str,
     cache: Path,
     teller: Teller,
-    skipped: Mapping[str, list[str]],
+    skipped: Sequence[tuple[Pair, list[str]]],
     needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
@@ -246,7 +252,7 @@ def _open_folder(
     )
     if skipped:
         remarks.append(_("{count} bad pairs are left out; skipped.csv names them").format(count=len(skipped)))
-    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], dict(skipped))
+    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -276,7 +282,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
         DataError: the masks do not tell the classes.
     """
     pairs = folder.pairs
-    shapes, channels = read_shapes(pairs)
+    headers = read_headers(pairs, settings.data.channels)
+    channels, notes = agree_channels(headers, pairs, settings.data.channels)
+    shapes = [header.size_hw for header in headers]
     hashes = hash_pairs(pairs)
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
@@ -289,11 +297,11 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, remarks)
+    return Surveyed(shapes, channels, hashes, labels, [*notes, *remarks])
 
 
-def _find_all_damage(pairs: Sequence[Pair]) -> list[str]:
-    return [problem for problems in find_damage(pairs).values() for problem in problems]
+def _find_all_damage(pairs: Sequence[Pair], channels: int | None) -> list[str]:
+    return [problem for problems in find_damage(pairs, channels).values() for problem in problems]
 
 
 def _merge(more: Mapping[str, list[str]], known: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -1,23 +1,20 @@
-"""Read and write pictures and masks; the one resize.
+"""Pictures as arrays; written masks; the one resize.
 
-Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8,
-values as in the file until `LabelMap.index` makes class indices of them.
+Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8
+class index.
 """
 
-import io
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ubend.data.decode import read_raster
 from ubend.data.labels import LabelMap
+from ubend.data.raster import depth_name
 from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
@@ -25,94 +22,54 @@ from ubend.language import _
 if TYPE_CHECKING:
     import torch
 
-TIFF_SUFFIXES = (".tif", ".tiff")
-_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-
 
 def read_image(path: Path, channels: int | None = None) -> NDArray[Any]:
-    """A picture, upright (EXIF orientation applied), alpha dropped.
+    """A picture, upright (EXIF orientation applied).
+
+    Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue.
 
     Args:
         path: PNG, JPEG, BMP, WebP or TIFF.
-        channels: 1 gives grey (ITU-R 601 luma), 3 gives colour; None: 1 or 3, as the file is.
+        channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number
+            only files that have so many; None: as the file is.
     Returns:
-        (H, W, C) uint8, or uint16 / float32 when the file has that depth.
+        (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
     Raises:
-        DataError: missing, empty, truncated, or no picture.
+        DataError: missing, empty, truncated, no picture, other channels, or numbers that are not finite.
     """
-    with explained(path):
-        refuse_deep_color(path)
-        image = read_deep(path)
-        if image is None:
-            with Image.open(path) as file:
-                upright = ImageOps.exif_transpose(file)
-                grey = upright.mode in ("1", "L", "LA", "I", "I;16", "F")
-                mode = "L" if channels == 1 or (channels is None and grey) else "RGB"
-                image = np.asarray(
-                    upright.convert("RGB").convert(mode) if upright.mode == "P" else upright.convert(mode)
-                )
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise DataError(_("{path}: holds values that are no finite numbers; replace them").format(path=path))
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if channels == 3 and image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
-    if channels == 1 and image.shape[2] == 3:
-        luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        image = (luma if image.dtype == np.float32 else np.rint(luma)).astype(image.dtype)[:, :, None]
+    raster = read_raster(path, channels)
+    image = raster.pixels
+    if raster.palette is not None:
+        image = raster.palette[image[:, :, 0]][:, :, : 4 if raster.alpha else 3]
+    if raster.alpha and image.shape[2] != channels:
+        image = image[:, :, :-1]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
+        image = _with_channels(image, channels, path).astype(depth_name(image.dtype), copy=False)
+    if image.dtype.kind == "f":
+        bad = image.size - int(np.count_nonzero(np.isfinite(image)))
+        if bad:
+            raise DataError(
+                _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad)
+            )
     return np.ascontiguousarray(image)
 
 
-def read_shape(path: Path) -> tuple[int, int, int]:
-    """(height, width, channels) of a picture as `read_image` would give it, from its header alone."""
-    with explained(path):
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            import tifffile
-
-            with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages.first
-                if page.samplesperpixel > 4:
-                    raise DataError(
-                        _("{path}: has {count} channels; only 1 or 3 can be read").format(
-                            path=path, count=page.samplesperpixel
-                        )
-                    )
-                width, height, grey = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel) < 3
-                turned = page.tags.valueof(_ORIENTATION, 1) >= 5
-                deep = page.dtype not in (np.dtype(np.uint8), np.dtype(bool))
-        else:
-            deep = False
-        if not deep:
-            with Image.open(path) as file:
-                if path.suffix.lower() not in TIFF_SUFFIXES:  # of TIFF, newer Pillows tell the turned size
-                    width, height = file.size
-                    tells = file.format != "PNG" or _has_exif(path)
-                    turned = tells and file.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 lie on their side
-                grey = file.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-    return (width, height, 1 if grey else 3) if turned else (height, width, 1 if grey else 3)
-
-
-def _has_exif(path: Path) -> bool:
-    """Does a PNG hold EXIF? It may follow the pixels, so Pillow would decode the whole picture to find out."""
-    with path.open("rb") as file:
-        place = 8
-        while True:
-            file.seek(place)
-            head = file.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
-                return False
-            texts = (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick puts it
-            if head[4:] == b"eXIf" or (head[4:] in texts and file.read(21) == b"Raw profile type exif"):
-                return True
-            place += 12 + int.from_bytes(head[:4], "big")
-
-
-def refuse_deep_color(path: Path) -> None:
-    """Pillow would cut a colour PNG of 16 bits a channel to 8 without a word."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if head.startswith(b"\x89PNG") and head[24:26] in (b"\x10\x02", b"\x10\x06"):  # depth 16, colour or with alpha
-        raise DataError(_("{path}: colour PNG of 16 bits a channel cannot be read; save it as TIFF").format(path=path))
+def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
+    found = image.shape[2]
+    if channels in (None, found):
+        return image
+    if (found, channels) == (1, 3):
+        return np.repeat(image, 3, axis=2)
+    if (found, channels) == (3, 1):
+        if image.dtype == np.uint8:
+            return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
+        luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        return (np.rint(luma) if image.dtype.kind == "u" else luma).astype(image.dtype)[:, :, None]
+    raise DataError(
+        _("{path}: has {found} channels, but {channels} are asked for").format(
+            path=path, found=found, channels=channels
+        )
+    )
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
@@ -193,101 +150,3 @@ def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tu
     height, width = shape_hw
     factor = size_px / (height * width) ** 0.5
     return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def read_deep(path: Path) -> NDArray[Any] | None:
-    """Files of more than 8 bits a channel, as uint16 or float32; None for all others."""
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        import tifffile
-
-        with tifffile.TiffFile(io.BytesIO(path.read_bytes())) as tiff:
-            if len(tiff.series[0].pages) > 1:
-                raise DataError(
-                    _("{path}: a stack of {count} pictures; save each as a file of its own").format(
-                        path=path, count=len(tiff.series[0].pages)
-                    )
-                )
-            if tiff.pages[0].dtype in (np.dtype(np.uint8), np.dtype(bool)):
-                return None
-            page = tiff.pages.first
-            image = page.asarray()
-            if page.axes == "SYX":  # one plane per channel
-                image = np.moveaxis(image, 0, 2)
-            image = _turn(image, page.tags.valueof(_ORIENTATION, 1))
-    else:
-        with Image.open(path) as file:
-            if not file.mode.startswith(("I", "F")):
-                return None
-            image = np.asarray(ImageOps.exif_transpose(file))
-    if image.ndim > 3 or (image.ndim == 3 and image.shape[2] > 4):
-        raise DataError(
-            _("{path}: a picture of shape {shape}; save it with 1 or 3 channels").format(path=path, shape=image.shape)
-        )
-    if image.ndim == 3:
-        image = image[:, :, :3] if image.shape[2] > 2 else image[:, :, 0]  # without alpha
-    if image.dtype.kind in "iu" and (not image.size or (image.min() >= 0 and image.max() <= 65535)):
-        return image.astype(np.uint16)
-    return image.astype(np.float32)
-
-
-def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """(H, W, ...) as stored -> upright; EXIF's orientations 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the decoders raise into one line that names the file."""
-    try:
-        with _without_warnings():
-            yield
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(_("{path}: no such file").format(path=path)) from error
-    except UnidentifiedImageError as error:
-        reason = _("the file is empty") if _is_empty(path) else _("not a picture, or a kind that is not read")
-        raise DataError(_("{path}: {reason}").format(path=path, reason=reason)) from error
-    except Image.DecompressionBombError as error:
-        raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=error)) from error
-    except Exception as error:
-        # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
-        if _is_empty(path):
-            raise DataError(_("{path}: {reason}").format(path=path, reason=_("the file is empty"))) from error
-        reason = " ".join(str(error).split())
-        raise DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason)) from error
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
-
-
-_readers = 0
-_readers_lock = threading.Lock()
-_readers_filters = ExitStack()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """No warnings meanwhile: decoders warn of harmless metadata; damage raises.
-
-    The filters are the process's, not the thread's: of the threads that read at once, the first sets
-    them and the last one restores them.
-    """
-    global _readers
-    with _readers_lock:
-        if not _readers:
-            _readers_filters.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _readers_lock:
-            _readers -= 1
-            if not _readers:
-                _readers_filters.close()

@@ -16,6 +16,7 @@ _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it ar
 _BLEND_DISTANCE = 64  # of noisy masks: a colour this near to the line between two classes is a blend of them
 _CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without loss
 _UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
+_BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
 _STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
 _MOST_POINTS = 20_000  # colours, the commonest, among which classes are looked for
 
@@ -105,15 +106,39 @@ def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDAr
     return found
 
 
+def _near(points: NDArray[np.float64], codes: list[int], reach: float) -> NDArray[np.bool_]:
+    """(K,) whether each of (K, 3) colours lies at most `reach` from one of the codes."""
+    near = [np.linalg.norm(points - _points(np.array(code, np.int32)), axis=1) <= reach for code in codes]
+    return np.any(near, axis=0) if near else np.zeros(len(points), np.bool_)
+
+
 def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
-    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say."""
+    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say.
+
+    So is a class that lies between two others: JPEG makes the like of two.
+    """
     bins, which = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)  # in steps of 4: photographs hold millions
-    explained = _between(_points(bins) + 2, main, _BLEND_DISTANCE)[which]
-    share = tally.pixels[~explained].sum() / tally.pixels.sum()
-    if len(main) >= 2 and share <= _UNEXPLAINED_SHARE:
-        return
+    points, pixels = _points(bins) + 2, np.bincount(which, tally.pixels, len(bins))
+    total = float(pixels.sum())
+    doubtful = []
+    for code in main:
+        others, own = [other for other in main if other != code], _near(points, [code], MAIN_DISTANCE)
+        if (
+            _between(_points(np.array([code])), others, _BLEND_DISTANCE)[0]
+            and pixels[own].sum() < _BLENDS_SHARE * total
+        ):
+            doubtful.append(code)
+    main = [code for code in main if code not in doubtful]
+    explained = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
+    if len(main) >= 2 and pixels[~explained].sum() <= _UNEXPLAINED_SHARE * total:
+        explained = _near(points, main, _BLEND_DISTANCE)
+        if pixels[~explained].sum() <= _BLENDS_SHARE * total:
+            return
+    explained = explained[which]
+    share = tally.pixels[~explained].sum() / total
     rest = Tally(tally.codes[~explained], tally.pixels[~explained], tally.masks[~explained])
-    known = [f"#{code:06x}={name}" for code, name in zip(main, make_label_map(main, None, "color").names, strict=True)]
+    names = make_label_map(main, None, "color").names if main else ()
+    known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
     extra = [int(rest.codes[rest.pixels.argmax()])] if len(rest.codes) and len(main) < LISTED else []
     raise DataError(
         _(
@@ -123,7 +148,7 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             count=len(tally.codes),
             known=code_words(main, "color", LISTED) or "-",
             share=share,
-            table=value_table(rest, "color", int(tally.pixels.sum())),
+            table=value_table(rest, "color", int(total)),
             cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),
         )
     )

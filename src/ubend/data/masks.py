@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ubend.data.codes import Codes, pack_colors, unpack_color
-from ubend.data.images import TIFF_SUFFIXES, explained, read_deep, refuse_deep_color
+from ubend.data.decode import explained, read_raster
+from ubend.data.raster import Raster
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -124,32 +124,22 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
 
 
 def _read_file(path: Path) -> Codes:
-    with explained(path):
-        if path.suffix.lower() == ".npy":
-            return _read_numpy(path)
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            deep = read_deep(path)
-            if deep is not None:
-                return _whole(path, deep)
-        refuse_deep_color(path)
-        with Image.open(path) as file:
-            lossy = _is_lossy(file, path)
-            ImageOps.exif_transpose(file, in_place=True)
-            if file.mode.startswith(("I", "F")):
-                return _whole(path, np.asarray(file))
-            if file.mode in ("1", "L"):
-                return Codes(np.array(file.convert("L")), "value", None, lossy)
-            if file.mode == "P":
-                return Codes(np.array(file), "value", _palette(file), lossy)
-            if file.has_transparency_data:
-                pixels = np.array(file.convert("RGBA"))
-                alpha = pixels[:, :, 3]
-                if np.ptp(alpha) and (pixels[:, :, :3] == pixels[0, 0, :3]).all():
-                    return Codes(alpha.copy(), "value", None, lossy)  # a cut-out: only the alpha says anything
-            height_width = file.height, file.width
-            colors = file if file.mode == "RGB" else file.convert("RGB")
-            packed = colors.tobytes("raw", "BGRX")
-    return _colored(np.frombuffer(packed, "<i4").reshape(height_width), lossy)
+    if path.suffix.lower() == ".npy":
+        with explained(path):
+            pixels = np.load(path, allow_pickle=False)
+        raster = Raster(pixels[:, :, None] if pixels.ndim == 2 else pixels)
+    else:
+        raster = read_raster(path)
+    pixels, lossy = raster.pixels, raster.lossy
+    if raster.palette is not None:
+        return Codes(np.ascontiguousarray(pixels[:, :, 0]), "value", raster.palette[:, :3], lossy)
+    if raster.alpha:
+        pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+        if np.ptp(alpha) and (pixels == pixels[0, 0]).all():  # a cut-out: only the alpha says anything
+            return _whole(path, alpha)
+    if pixels.shape[2:] == (3,) and pixels.dtype == np.uint8:
+        return _colored(pack_colors(pixels), lossy)
+    return _whole(path, pixels, lossy)
 
 
 def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
@@ -159,43 +149,19 @@ def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
         spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
         grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
     else:
-        grey = not ((colors >> 8 ^ colors) & 0xFFFF).any()  # red is green, and green is blue
+        # red is green, and green is blue; a few pixels mostly tell
+        grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
     if grey:
         return Codes((colors >> 8 & 255).astype(np.uint8), "value", None, lossy)  # in JPEG green is nearest to the luma
     return Codes(colors, "color", None, lossy)
 
 
-def _is_lossy(file: Image.Image, path: Path) -> bool:
-    """Was the picture saved as JPEG or as lossy WebP, whatever it is called, or as TIFF with JPEG in it?
-
-    Then its values are only about those that were saved.
-    """
-    if file.format == "WEBP":
-        with path.open("rb") as stream:
-            return b"VP8 " in stream.read(4096)  # the chunk of lossy pixels; VP8L holds lossless ones
-    return file.format in ("JPEG", "MPO") or "jpeg" in str(file.info.get("compression", ""))
-
-
-def _palette(image: Image.Image) -> NDArray[np.uint8]:
-    """(256, 3) uint8: index -> colour; black beyond the palette's end."""
-    assert image.palette is not None
-    flat = image.getpalette() or []
-    table = np.zeros((256, 3), np.uint8)
-    table.reshape(-1)[: len(flat)] = flat
-    return table
-
-
-def _read_numpy(path: Path) -> Codes:
-    pixels = np.load(path, allow_pickle=False)
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return _colored(pack_colors(pixels), False)
-    return _whole(path, pixels)
-
-
-def _whole(path: Path, pixels: NDArray[Any]) -> Codes:
-    """Values of more than 8 bits -> codes, when they are whole numbers."""
+def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
+    """(H, W) or (H, W, 1) values of any type -> codes, when they are whole numbers."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
+    if pixels.ndim == 2 and pixels.dtype == np.uint8:
+        return Codes(np.ascontiguousarray(pixels), "value", None, lossy)
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
         raise DataError(
             _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(

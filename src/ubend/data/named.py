@@ -32,6 +32,7 @@ class NamedSet:
         top: the archives' own outermost folder, "" when they have none.
         contents: folder -> suffix and number of the files that have to be in it, at least.
         classes: their names, where the layout of the folder does not tell them.
+        channels: in which its pictures are read, where not all files have the same.
     """
 
     title: str
@@ -42,6 +43,7 @@ class NamedSet:
     top: str
     contents: Mapping[str, tuple[str, int]]
     classes: tuple[str, ...] | None = None
+    channels: int | None = None
 
     @property
     def size(self) -> int:
@@ -77,6 +79,7 @@ NAMED_SETS: dict[str, NamedSet] = {
         "oxford-iiit-pet",
         "",
         {"images": (".jpg", 7349), "annotations/trimaps": (".png", 7349), "annotations": (".txt", 2)},
+        channels=3,
     ),
     "kvasir-seg": NamedSet(
         "Kvasir-SEG (Jha et al., MMM 2020)",
@@ -123,10 +126,10 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
     return _bring(name, wanted, place, root is None, teller)
 
 
-def class_names(name_or_folder: str | Path, root: str | Path | None) -> tuple[str, ...] | None:
-    """The classes of a named set, where its folder does not tell them; None for a folder."""
+def named_set(name_or_folder: str | Path, root: str | Path | None) -> NamedSet | None:
+    """What is known of a named set; None for a folder."""
     name = str(name_or_folder)
-    return NAMED_SETS[name].classes if _is_named(name, root) else None
+    return NAMED_SETS[name] if _is_named(name, root) else None
 
 
 def _is_named(name: str, root: str | Path | None) -> bool:

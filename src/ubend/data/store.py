@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.codes import count_codes
+from ubend.data.decode import read_header
 from ubend.data.folder import Pair
-from ubend.data.images import Sizing, model_size, read_image, read_shape, resize_array, resize_mask
+from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
@@ -132,29 +133,6 @@ def clear_stores(cache: Path) -> int:
     return freed
 
 
-def read_shapes(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], int]:
-    """Native (height, width) of each picture, and 1 or 3 channels (3 when any picture is coloured).
-
-    Headers only.
-
-    Raises:
-        PairError: headers that cannot be read.
-    """
-    shapes: list[tuple[int, int]] = []
-    channels, bad = 1, dict[str, list[str]]()
-    for pair in pairs:
-        try:
-            height, width, found = read_shape(pair.image)
-        except DataError as error:
-            bad[pair.name] = error.problems
-            continue
-        shapes.append((height, width))
-        channels = max(channels, found)
-    if bad:
-        raise PairError(bad)
-    return shapes, channels
-
-
 def open_store(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
@@ -169,7 +147,7 @@ def open_store(
 
     Args:
         pairs: pictures with masks.
-        shapes_hw: native (height, width) of each, from `read_shapes`.
+        shapes_hw: native (height, width) of each, from `read_headers`.
         sizing: size, aspect, channels.
         labels: what the codes of the masks mean.
         hashes: of each picture and mask, from `hash_pairs`.
@@ -303,10 +281,10 @@ def _build(
 
 
 def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
-    """The depth of the first picture that can be read; all that cannot are told later, together."""
+    """The depth of the first picture whose header can be read; all that cannot are told later, together."""
     for pair in pairs:
         try:
-            return read_image(pair.image, channels).dtype
+            return np.dtype(read_header(pair.image, channels).dtype)
         except DataError:
             continue
     return np.dtype(np.uint8)
@@ -340,8 +318,8 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> N
     return index
 
 
-def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """Name of a pair -> what is wrong with its files; decodes them all.
+def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:
+    """Name of a pair -> what is wrong with its files; decodes them all. `channels` as in the settings.
 
     Empty files are passed over: `read_folder` tells them.
     """
@@ -352,7 +330,7 @@ def find_damage(pairs: Sequence[Pair]) -> dict[str, list[str]]:
         problems: list[str] = []
         shape: tuple[int, int] | None = None
         try:
-            shape = read_image(pair.image).shape[:2]
+            shape = read_image(pair.image, channels).shape[:2]
         except DataError as error:
             problems += error.problems
         try:

@@ -135,7 +135,11 @@ def survey_masks(
     contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
     path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*damage), np.load(path) as arrays:  # not there, or damaged: made anew
+    with (
+        contextlib.suppress(*damage),
+        path.open("rb") as file,
+        np.load(file) as arrays,
+    ):  # not there, or damaged: made anew
         return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
     survey = _survey(pairs, sizes_hw, report)
     try:

@@ -75,9 +75,10 @@ def overlay_mask(
 def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Any picture, for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
 
-    uint8 is shown as it is; everything else is stretched, all shown channels alike so that the hue stays,
-    from its 1st..99th percentile to 0..255 (from its minimum..maximum where these two are equal; a flat
-    picture is black). NaN is black. One channel is grey; two are red and green; of more the first three.
+    One channel is grey; two are red and green; of more the first three are red, green, blue. uint8 is shown as
+    it is; everything else is stretched from its 1st..99th percentile to 0..255 (from its minimum..maximum
+    where these two are equal; a flat picture is black). Three channels are stretched alike, so that the hue
+    stays; other numbers are bands whose units may differ: each by itself. NaN is black.
 
     Raises:
         ValueError: neither two nor three axes, or no channel.
@@ -88,7 +89,8 @@ def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"a picture has the axes (H, W, C), not the shape {image.shape}")
     shown = image[:, :, :3]
     if shown.dtype != np.uint8:
-        shown = _stretch(shown)
+        apart = 1 if image.shape[2] != 3 else 3
+        shown = np.concatenate([_stretch(shown[:, :, i : i + apart]) for i in range(0, shown.shape[2], apart)], axis=2)
     if shown.shape[2] == 1:
         return np.repeat(shown, 3, axis=2)
     if shown.shape[2] == 2:

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ubend.data.decode import read_header
 from ubend.data.images import model_size, read_image, resize_array, resize_image
 from ubend.data.labels import LabelMap
+from ubend.data.raster import Header
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
 from ubend.language import _
@@ -87,8 +89,8 @@ class Predictor:
         """Predict one picture.
 
         Args:
-            image: a file, or (H, W), (H, W, 1) or (H, W, 3) values in the units that the model was
-                trained on (0..255 for 8 bit), of its dtype or float.
+            image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
+                (0..255 for 8 bit), of its dtype or float.
         Raises:
             DataError: unreadable, empty, or with other channels or another depth than the model's.
         """
@@ -153,13 +155,9 @@ class Predictor:
     def _prepare(self, image: NDArray[Any] | Path | str) -> tuple[NDArray[Any], NDArray[Any]]:
         sizing, dtype = self.bundle.sizing, self.bundle.dtype
         if isinstance(image, str | Path):
-            path, image = image, read_image(Path(image), sizing.channels)
-            if image.dtype != dtype:
-                raise DataError(
-                    _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
-                        path=path, found=image.dtype, dtype=dtype
-                    )
-                )
+            path = Path(image)
+            refuse_other_kind(path, read_header(path, sizing.channels), self.bundle)
+            image = read_image(path, sizing.channels)
         image = np.asarray(image)  # of Pillow pictures and lists too
         if image.dtype != dtype and image.dtype.kind != "f":
             raise DataError(
@@ -177,6 +175,25 @@ class Predictor:
             )
         size = model_size((image.shape[0], image.shape[1]), sizing.size_px, sizing.keep_aspect)
         return image, resize_array(image, size)
+
+
+def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
+    """Fail when a picture has other channels than the model takes, or another depth."""
+    problems = []
+    if not header.gives(bundle.sizing.channels):
+        problems.append(
+            _("{path}: has {found} channels, but the model takes {channels}").format(
+                path=path, found=header.channels, channels=bundle.sizing.channels
+            )
+        )
+    if header.dtype != bundle.dtype:
+        problems.append(
+            _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
+                path=path, found=header.dtype, dtype=bundle.dtype
+            )
+        )
+    if problems:
+        raise DataError(problems)
 
 
 def load(path: Path | str, device: str | None = None) -> Predictor:

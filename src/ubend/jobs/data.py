@@ -77,7 +77,7 @@ def understand(
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
-        draw_pairs(data.folder.pairs, data.labels, out / "samples.png", count=count, show=show)
+        draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)
         split, text = data.split_table(), _write_down(settings, data, out)
         write_text(out / "split.csv", split)
         write_text(path, f"{_STAMP}{_digest(text + split)}\n{text}")

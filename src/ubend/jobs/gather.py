@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ubend.config import Recipe, Settings, change_settings, flatten, make_settings, read_config
-from ubend.data.named import class_names, find_dataset
+from ubend.data.named import find_dataset, named_set
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.teller import Teller
@@ -18,6 +18,7 @@ FLAGS = {
     "classes": "data.classes",
     "values": "data.values",
     "skip_bad": "data.skip_bad",
+    "channels": "data.channels",
     "size": "data.size",
     "width": "model.width",
     "loss": "train.loss",
@@ -81,12 +82,15 @@ def gather_settings(
 
 
 def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -> Settings:
-    """The settings with the folder of a named data set, and its classes where nothing else tells them."""
-    name = settings.data.folder or ""
-    classes = settings.data.classes or (class_names(name, root) if settings.data.values is None else None)
+    """The settings with the folder of a named data set, and what is known of it where nothing else tells it."""
+    name, classes, channels = settings.data.folder or "", settings.data.classes, settings.data.channels
+    known = named_set(name, root)
+    if known is not None:
+        classes = classes or (known.classes if settings.data.values is None else None)
+        channels = channels or known.channels
     with teller:
         folder = find_dataset(name, root, teller)
-    return change_settings(settings, {"data.folder": str(folder), "data.classes": classes})
+    return change_settings(settings, {"data.folder": str(folder), "data.classes": classes, "data.channels": channels})
 
 
 def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | None) -> dict[str, Any]:

@@ -35,16 +35,18 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
     if Path(out).exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
     found = find_folder(settings)
-    labels = survey_folder(found, settings, default_cache(), Teller()).labels
-    return draw_pairs(found.pairs, labels, Path(out), count=count, show=show)
+    survey = survey_folder(found, settings, default_cache(), Teller())
+    return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
 
 
-def draw_pairs(pairs: Sequence[Pair], labels: LabelMap, out: Path, *, count: int = 8, show: bool = False) -> Path:
-    """A grid of pictures with their masks, evenly taken from `pairs`: picture, mask, both."""
+def draw_pairs(
+    pairs: Sequence[Pair], labels: LabelMap, channels: int, out: Path, *, count: int = 8, show: bool = False
+) -> Path:
+    """A grid of pictures, read with `channels`, and their masks, evenly taken from `pairs`: picture, mask, both."""
     chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).astype(int))]
     rows = []
     for pair in chosen:
-        image, truth = _read_small(pair, labels)
+        image, truth = _read_small(pair, labels, channels)
         rows.append(
             [
                 image,
@@ -93,7 +95,7 @@ def draw_predictions(
 
 
 def _read_small(
-    pair: Pair, labels: LabelMap, channels: int | None = None
+    pair: Pair, labels: LabelMap, channels: int
 ) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
     image = read_image(pair.image, channels)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from PIL import Image
 
+from ubend.data.decode import read_header
 from ubend.data.folder import IMAGE_SUFFIXES
-from ubend.data.images import read_image, read_shape, write_mask
+from ubend.data.images import read_image, write_mask
 from ubend.data.labels import background_class
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
 from ubend.files import write_text
-from ubend.inference.predictor import load
+from ubend.inference.predictor import load, refuse_other_kind
 from ubend.language import _
+from ubend.model.bundle import Bundle
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"
@@ -43,14 +45,14 @@ def predict_files(
     out = Path(out)
     targets = [out / f"{picture.stem}.png" for picture in pictures]
     _refuse_collisions(pictures, targets)
-    _refuse_unreadable(pictures)
+    _refuse_unfit(pictures, predictor.bundle)
     labels = predictor.labels
     teller.begin(_("predicting"), len(pictures))
     shares: dict[int, dict[str, float]] = {}
     for number, prediction in predictor.predict(pictures):
         shares[number] = prediction.shares()
         write_mask(targets[number], prediction.mask, labels)
-        image = to_rgb(read_image(pictures[number]))
+        image = to_rgb(read_image(pictures[number], predictor.bundle.sizing.channels))
         overlay = overlay_mask(image, prediction.mask, labels.colors, background=background_class(labels.names))
         save_png(Image.fromarray(overlay), _overlay_path(targets[number]))
         teller.count(len(shares))
@@ -82,12 +84,12 @@ def _overlay_path(target: Path) -> Path:
     return target.with_name(f"{target.stem}_overlay.png")
 
 
-def _refuse_unreadable(pictures: list[Path]) -> None:
-    """All pictures whose headers cannot be read, at once, before anything is written."""
+def _refuse_unfit(pictures: list[Path], bundle: Bundle) -> None:
+    """All pictures that cannot be read, or are not of the model's kind, at once, before anything is written."""
     problems: list[str] = []
     for picture in pictures:
         try:
-            read_shape(picture)
+            refuse_other_kind(picture, read_header(picture, bundle.sizing.channels), bundle)
         except DataError as error:
             problems += error.problems
     if problems:

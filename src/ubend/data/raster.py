@@ -1,0 +1,76 @@
+"""What a picture file holds, before anything is made of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_CHANNELS = 16  # of a picture that a network is made for
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a picture tells; as `read_image` would give it.
+
+    Attributes:
+        height, width: px, upright.
+        channels: without alpha; 3 for a palette and for CMYK.
+        dtype: "uint8", "uint16" or "float32".
+        alpha: an alpha channel, or a transparent colour.
+        cmyk: printing inks, converted to red, green, blue.
+        turned: EXIF or TIFF orientation is other than upright.
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: str
+    alpha: bool = False
+    cmyk: bool = False
+    turned: bool = False
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def gives(self, channels: int) -> bool:
+        """Can the picture be read with so many channels? Grey and colour become each other."""
+        if self.channels == channels or {self.channels, channels} == {1, 3}:
+            return True
+        return self.alpha and self.channels + 1 == channels
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A decoded file, upright.
+
+    Attributes:
+        pixels: (H, W, C) values as stored, of the file's own type; of fewer than 8 bits: stretched to 0..255.
+        alpha: the last of several channels is alpha.
+        palette: (256, 4) uint8 red, green, blue, alpha of a palette picture, whose pixels are (H, W, 1)
+            indices; black beyond its end.
+        lossy: saved as JPEG, as lossy WebP, or as TIFF with JPEG in it, whatever the file is called: the
+            values are only about those that were saved.
+    """
+
+    pixels: NDArray[Any]
+    alpha: bool = False
+    palette: NDArray[np.uint8] | None = None
+    lossy: bool = False
+
+
+def depth_name(dtype: np.dtype[Any]) -> str:
+    """The type in which pictures of a stored type are used: by type, not by values, so that sets are alike."""
+    if dtype in (np.dtype(np.uint8), np.dtype(np.bool_)):
+        return "uint8"
+    return "uint16" if dtype == np.dtype(np.uint16) else "float32"
+
+
+def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, ...) as stored -> upright; orientations 1 to 8 of EXIF and TIFF."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels

@@ -1,0 +1,208 @@
+"""TIFF through tifffile: bands in any order, alpha, palettes, inks; stacks are refused."""
+
+import io
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
+from ubend.errors import DataError
+from ubend.language import _
+
+if TYPE_CHECKING:
+    import tifffile
+
+_MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
+_CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
+_JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
+_BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
+_UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is said
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the one picture of a file is to be read.
+
+    Attributes:
+        page: the first page; all tags are taken from it.
+        source: that page, or a series of several pages.
+        axes: of the array that `source` gives: YX, YXC or CYX.
+        shape: of that array.
+        alpha: the last channel is alpha.
+        orientation: 1 to 8.
+    """
+
+    page: "tifffile.TiffPage"
+    source: Any
+    axes: str
+    shape: tuple[int, ...]
+    alpha: bool
+    orientation: int
+
+    @property
+    def stored(self) -> int:
+        """Channels in the file."""
+        return self.shape[self.axes.index("C")] if "C" in self.axes else 1
+
+
+def is_tiff(head: bytes) -> bool:
+    """Do these first bytes begin a TIFF or BigTIFF file?"""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
+    """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
+    with _open(stream) as tiff:
+        plan = _make_plan(tiff, path, channels)
+        height, width = (plan.shape[plan.axes.index(axis)] for axis in "YX")
+        if plan.orientation >= 5:
+            height, width = width, height
+        color = plan.page.photometric in (_PALETTE, _INKS)
+        return Header(
+            height,
+            width,
+            3 if color else plan.stored - plan.alpha,
+            depth_name(np.dtype(np.uint8) if plan.page.photometric == _PALETTE else plan.source.dtype),
+            plan.alpha,
+            plan.page.photometric == _INKS,
+            plan.orientation != 1,
+        )
+
+
+def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
+    """The one picture of a TIFF file.
+
+    Args:
+        data: the file's content.
+        path: for messages.
+        channels: what the user says of the pictures: pages of one size, of which the file does not say what
+            they are, are bands if there are so many of them.
+    Raises:
+        DataError: a stack, colours that cannot be read, or pixels that are missing.
+    """
+    with _open(io.BytesIO(data)) as tiff:
+        plan = _make_plan(tiff, path, channels)
+        pixels = plan.source.asarray(maxworkers=1)  # several files are read at once already
+        if pixels.shape != plan.shape:
+            raise _damaged(path, _("its header contradicts itself"))
+        pixels = pixels[:, :, None] if plan.axes == "YX" else pixels
+        pixels = np.moveaxis(pixels, 0, 2) if plan.axes == "CYX" else pixels
+        palette, alpha = None, plan.alpha
+        if plan.page.photometric == _PALETTE:
+            palette = np.full((256, 4), (0, 0, 0, 255), np.uint8)
+            colors = (np.asarray(plan.page.colormap) >> 8).T
+            palette[: len(colors), :3] = colors
+        elif plan.page.photometric == _INKS:
+            pixels = np.concatenate([_mix_inks(pixels[:, :, :4]), pixels[:, :, 4 : 4 + alpha]], axis=2)
+        elif pixels.dtype.kind in "bu":
+            pixels = _stretch(pixels, plan.page)
+    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
+
+
+def _open(stream: BinaryIO) -> "tifffile.TiffFile":
+    import tifffile
+
+    logger = logging.getLogger("tifffile")  # tells of odd tags; what matters raises
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return tifffile.TiffFile(stream)
+
+
+def _make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> _Plan:
+    page = tiff.pages.first
+    several = len(tiff.pages) > 1 or tiff.is_imagej or tiff.is_ome
+    source = _only_series(tiff, path) if several else page
+    axes, shape = source.axes, source.shape
+    if axes in _UNNAMED and channels in (shape[0], shape[2]):
+        axes = "CYX" if channels == shape[0] else "YXC"  # an array (H, W, C) written as H pages
+    if axes not in _BANDS:
+        _refuse_stack(path, axes, shape)
+    alpha = bool(page.extrasamples) and "S" in axes and int(page.extrasamples[-1]) in (1, 2)
+    plan = _Plan(page, source, _BANDS[axes], shape, alpha, int(page.tags.valueof(274, 1)))
+    _refuse_unreadable(path, plan)
+    _refuse_truncated(tiff, path)
+    return plan
+
+
+def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
+    """The series of the full picture; smaller copies of it are passed over."""
+    full = [series for series in tiff.series if not series.keyframe.is_reduced]
+    if len(full) > 1:
+        raise DataError(
+            _("{path}: holds {count} pictures of different kinds; save each as a file of its own").format(
+                path=path, count=len(full)
+            )
+        )
+    return (full or tiff.series)[0]
+
+
+def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
+    names = {"Z": _("focal planes"), "T": _("times"), "C": _("channels")}
+    if axes in _UNNAMED:
+        bands = min(shape[0], shape[2])
+        cure = _("save each as a file of its own")
+        if bands <= MOST_CHANNELS:
+            cure = _("{cure}, or say --channels {bands} if they are the channels of one").format(cure=cure, bands=bands)
+        raise DataError(
+            _("{path}: a stack of {count} pictures of {size} px; {cure}").format(
+                path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", cure=cure
+            )
+        )
+    sides = ", ".join(
+        f"{count} {names.get(axis, axis)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
+    )
+    raise DataError(
+        _("{path}: a stack ({sides}); save each picture of it as a file of its own").format(path=path, sides=sides)
+    )
+
+
+def _refuse_unreadable(path: Path, plan: _Plan) -> None:
+    kind, dtype = plan.page.photometric, plan.source.dtype
+    coded = kind in _CODED_COLORS or (kind == _YCBCR and plan.page.compression not in _JPEG_COMPRESSIONS)
+    inks = kind == _INKS and (plan.stored - plan.alpha != 4 or dtype.kind != "u")
+    if dtype is None or dtype.kind not in "biuf" or coded or inks or (kind == _PALETTE and dtype != np.uint8):
+        raise DataError(
+            _("{path}: a TIFF of {kind} in {dtype} is not read; save it in red, green, blue or in grey").format(
+                path=path, kind=getattr(kind, "name", kind), dtype=dtype
+            )
+        )
+
+
+def _refuse_truncated(tiff: "tifffile.TiffFile", path: Path) -> None:
+    """tifffile fills what is missing with zeros."""
+    size, end = tiff.filehandle.size, 0
+    for page in tiff.pages:
+        if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
+            raise _damaged(path, _("its header contradicts itself"))
+        end = max(end, *(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)))
+    if end > size:
+        raise _damaged(path, _("{size} bytes, but its pixels reach to {end}").format(size=size, end=end))
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason))
+
+
+def _stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
+    """Black is 0; fewer than 8 bits reach to 255."""
+    bits = int(page.bitspersample)
+    white = 2**bits - 1
+    # tifffile calls one-bit arrays white where they are False, and means nothing by it
+    if page.photometric == _MIN_IS_WHITE and not (bits == 1 and page.is_shaped):
+        pixels = ~pixels if pixels.dtype == np.bool_ else (white - pixels).astype(pixels.dtype)
+    if bits in (1, 2, 4):
+        return pixels.astype(np.uint8) * np.uint8(255 // white)
+    return pixels
+
+
+def _mix_inks(inks: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, 4) cyan, magenta, yellow, black -> (H, W, 3) red, green, blue; no colour profile is applied."""
+    white = np.iinfo(inks.dtype).max
+    light = (white - inks).astype(np.float32)
+    mixed: NDArray[Any] = np.rint(light[:, :, :3] * light[:, :, 3:] / white).astype(inks.dtype)
+    return mixed

@@ -1,0 +1,223 @@
+"""`ubend data`: what is said, drawn and written down; data.toml given back; --skip-bad."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from conftest import make_discs
+from refusal import TINY, contents, refused, refused_once
+from ubend.cli import main
+from ubend.config import Settings
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.store import default_cache
+from ubend.jobs.gather import gather_settings
+from ubend.teller import Teller
+
+
+def ubend(*words: object) -> str:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.output
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def open_settings(settings: Settings) -> Dataset:
+    return open_dataset(settings, "cpu", default_cache(), Teller())
+
+
+def open_folder(folder: Path, **flags: Any) -> Dataset:
+    return open_settings(gather_settings(folder, settings={"data.size": 32}, flags=flags))
+
+
+def recolor(folder: Path, colors: list[tuple[int, int, int]]) -> None:
+    """The masks of discs in two colours."""
+    for path in (folder / "masks").iterdir():
+        index = np.asarray(Image.open(path)) // 255
+        Image.fromarray(np.array(colors, np.uint8)[index]).save(path)
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    """The same pictures, class maps and parts."""
+    assert one.parts == other.parts
+    assert [pair.name for pair in one.folder.pairs] == [pair.name for pair in other.folder.pairs]
+    assert one.labels.names == other.labels.names
+    np.testing.assert_array_equal(one.store.images, other.store.images)
+    np.testing.assert_array_equal(one.store.masks, other.store.masks)
+
+
+def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:
+    said = ubend("data", discs, "--out", tmp_path / "out")
+    assert "images/ and masks/" in said
+    assert "24" in said or "16 training" in said
+    assert "mask values: 0 -> background, 255 -> foreground" in said
+    assert "48x40 px" in said
+    assert "(in 24 pictures)" in said
+    assert f"ubend fit {tmp_path / 'out' / 'data.toml'}" in said
+    assert sorted(contents(tmp_path / "out")) == ["data.toml", "samples.png", "split.csv"]
+    with Image.open(tmp_path / "out" / "samples.png") as grid:
+        assert grid.size[0] > 300
+
+
+@pytest.mark.parametrize("kind", ["values", "colors", "jpeg", "told", "named"])
+def test_data_toml_given_back(discs: Path, tmp_path: Path, kind: str) -> None:
+    flags: dict[str, Any] = {}
+    if kind in ("colors", "named"):
+        recolor(discs, [(0, 0, 0), (10, 200, 30)])
+    if kind == "jpeg":
+        for path in (discs / "masks").iterdir():
+            Image.open(path).copy().save(path.with_suffix(".jpg"), quality=60)
+            path.unlink()
+    if kind == "told":
+        flags["values"] = "0=ground,255=disc,*=ignored"
+    if kind == "named":
+        flags["classes"] = "ground, disc"
+    words = [word for key, value in flags.items() for word in (f"--{key}", value)]
+    ubend("data", discs, "--out", tmp_path / "out", *words)
+    first, again = open_folder(discs, **flags), open_folder(tmp_path / "out" / "data.toml")
+    same(first, again)
+    assert first.store.folder == again.store.folder  # nothing is decoded twice
+
+
+def test_data_toml_in_place_of_the_folder(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is edited in it counts; flags are stronger; from anywhere."""
+    monkeypatch.chdir(discs.parent)
+    ubend("data", discs.name, "--out", "out")
+    path = tmp_path / "out" / "data.toml"
+    path.write_text(path.read_text().replace('"255=foreground"', '"255=disc"'))
+    split = tmp_path / "out" / "split.csv"
+    text = split.read_text()
+    assert "disc00,test" not in text
+    rows = text.replace("disc00,train", "disc00,test").replace("disc00,val", "disc00,test")
+    split.write_text(rows)
+    monkeypatch.chdir("/")
+    data = open_folder(path)
+    assert data.labels.names == ("background", "disc")
+    assert "disc00" in {pair.name for pair in data.pairs("test")}
+    assert open_folder(path, values="0=a,255=b").labels.names == ("a", "b")
+    said = ubend("fit", path, "--out", tmp_path / "run", *TINY, "--epochs", 1)
+    assert "255 -> disc" in said
+    classes = json.loads((tmp_path / "run" / "run.json").read_text())["classes"]
+    assert classes["names"] == ["background", "disc"]
+
+
+def test_edited_files_are_kept(discs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ubend("data", discs, "--out", out)
+    first = contents(out)
+    ubend("data", discs, "--out", out)
+    assert contents(out) == first
+    ubend("data", discs, "--out", out, "--classes", "a,b")  # unedited: written anew
+    assert contents(out) != first
+    for name in ("data.toml", "split.csv"):
+        shutil.rmtree(out)
+        ubend("data", discs, "--out", out)
+        (out / name).write_text((out / name).read_text() + "\n")
+        edited = contents(out)
+        line = refused_once("data", discs, "--out", out)
+        assert "was edited" in line
+        assert "choose another --out" in line
+        assert contents(out) == edited
+    (out / "data.toml").write_bytes(b"\xff\xfe not text")
+    assert "choose another --out" in refused_once("data", discs, "--out", out)
+
+
+# --skip-bad
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A set with one pair for each way to be bad."""
+    folder = tmp_path / "bad"
+    make_discs(folder, 24)
+    images, masks = folder / "images", folder / "masks"
+    (masks / "disc01.png").write_bytes(b"no picture")
+    (images / "disc02.png").write_bytes(b"no picture")
+    path = images / "disc03.png"
+    path.write_bytes(path.read_bytes()[:-2000])  # only decoding tells
+    Image.new("L", (9, 7)).save(masks / "disc04.png")
+    strange = np.array(Image.open(masks / "disc05.png"))
+    strange[:3] = 9
+    Image.fromarray(strange).save(masks / "disc05.png")
+    Image.fromarray(np.full((40, 48, 3), (255, 0, 0), np.uint8)).save(masks / "disc06.png")
+    return folder
+
+
+BAD = {f"disc0{number}" for number in range(1, 7)}
+TABLE = ["--values", "0=ground,255=disc"]
+
+
+def test_every_bad_pair_is_told(bad: Path, tmp_path: Path) -> None:
+    told = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE)
+    for name in BAD - {"disc05", "disc06"}:  # codes are known when all masks can be read
+        assert sum(name in line for line in told) == 1, name
+    for name in BAD - {"disc05", "disc06"}:
+        for kind in ("images", "masks"):
+            (bad / kind / f"{name}.png").unlink()
+    told = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE)
+    assert ["disc05" in line for line in told[1:]] == [True, False]
+    assert "holds 9, beyond the classes 0 -> ground, 255 -> disc" in told[1]
+    assert "coloured" in told[2]
+    assert "holds -1" not in told[2]
+
+
+def test_bad_pairs_are_left_out(bad: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = ubend("fit", bad, "--out", run, *TINY, *TABLE, "--skip-bad")
+    assert "6 bad pairs are left out" in said
+    rows = read_rows(run / "skipped.csv")
+    assert {row["name"] for row in rows} == BAD
+    assert all(row["problem"] for row in rows)
+    used = {row["name"] for row in read_rows(run / "data.csv")}
+    assert used == {f"disc{number:02d}" for number in range(24)} - BAD
+    before = contents(run)
+    (run / "scores.json").unlink()
+    ubend("fit", "--resume", run)
+    assert contents(run).keys() == before.keys()
+    for name in ("skipped.csv", "data.csv", "scores.json", "model.safetensors"):
+        assert contents(run)[name] == before[name], name
+    ubend("evaluate", run, "--device", "cpu")
+
+
+def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
+    said = ubend("data", bad, "--out", tmp_path / "out", *TABLE, "--skip-bad")
+    assert "6 bad pairs are left out" in said
+    rows = read_rows(tmp_path / "out" / "split.csv")
+    assert len(rows) == 24
+    data = open_folder(tmp_path / "out" / "data.toml")
+    assert len(data.folder.pairs) == 18
+    assert {pair.name: part for pair, part in zip(data.folder.pairs, data.parts, strict=True)} == {
+        row["file"]: row["split"] for row in rows if row["file"] not in BAD
+    }
+
+
+def test_nothing_is_left_out_unasked(discs: Path, tmp_path: Path) -> None:
+    ubend("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
+    assert not (tmp_path / "run" / "skipped.csv").exists()
+
+
+def test_when_all_pairs_are_bad(discs: Path, tmp_path: Path) -> None:
+    for path in (discs / "masks").iterdir():
+        path.write_bytes(b"no picture")
+    told = refused("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
+    assert told[0] == "24 problems:"
+
+
+def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
+    """--skip-bad leaves out what cannot be read, never what is not understood."""
+    path = discs / "masks" / "disc00.png"
+    mask = np.array(Image.open(path))
+    mask[:2] = 77
+    Image.fromarray(mask).save(path)
+    line = refused_once("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
+    assert "do not tell the classes" in line
+    assert "disc00.png: 3" in line

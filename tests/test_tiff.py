@@ -1,0 +1,238 @@
+"""TIFF of every kind: what was written is what is read, and what the header tells; stacks are refused."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from test_decode import DEEP, GREY, RGB, SMOOTH, check, turned
+from ubend.data.decode import read_header, read_raster
+from ubend.data.images import read_image
+from ubend.errors import DataError
+
+DEEP_RGB = RGB.astype(np.uint16) * 257
+BANDS = np.random.default_rng(3).integers(0, 65_536, (21, 34, 5)).astype(np.uint16)
+BIT = np.asarray(GREY > 127)
+SHOWN = (255 * BIT).astype(np.uint8)[..., None]
+COLORMAP = np.random.default_rng(4).integers(0, 256, (3, 256)).astype(np.uint16) * 257
+GREY_SAMPLES = {"photometric": "minisblack", "planarconfig": "contig"}
+PLANES = {"photometric": "minisblack", "planarconfig": "separate"}
+
+# name: what is written, how, what is to be read
+KINDS: dict[str, tuple[NDArray[Any], dict[str, Any], NDArray[Any]]] = {
+    "grey8": (GREY, {}, GREY[..., None]),
+    "rgb8": (RGB, {"photometric": "rgb"}, RGB),
+    "planes8": (RGB.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, RGB),
+    "grey16": (DEEP, {}, DEEP[..., None]),
+    "rgb16": (DEEP_RGB, {"photometric": "rgb"}, DEEP_RGB),
+    "planes16": (DEEP_RGB.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, DEEP_RGB),
+    "float": (GREY / np.float32(7) - 3, {}, (GREY / np.float32(7) - 3)[..., None]),
+    "double": (GREY / 8, {}, (GREY / 8)[..., None].astype(np.float32)),
+    "half": (GREY.astype(np.float16), {}, GREY[..., None].astype(np.float32)),
+    "signed": (GREY.astype(np.int16) - 100, {}, (GREY.astype(np.float32) - 100)[..., None]),
+    "long": (GREY.astype(np.uint32) * 257, {}, (GREY.astype(np.float32) * 257)[..., None]),
+    "bits": (BIT, {"photometric": "minisblack"}, SHOWN),
+    "bits, by tifffile": (BIT, {}, SHOWN),
+    "bits, black is 1": (BIT, {"photometric": "miniswhite", "metadata": None}, 255 - SHOWN),
+    "4 bits": (GREY // 16, {"bitspersample": 4}, (GREY // 16 * 17)[..., None]),
+    "12 bits": (DEEP // 16, {"bitspersample": 12}, (DEEP // 16)[..., None]),
+    "white is 0": (GREY, {"photometric": "miniswhite"}, 255 - GREY[..., None]),
+    "white is 0, 16 bits": (DEEP, {"photometric": "miniswhite"}, 65_535 - DEEP[..., None]),
+    "palette": (GREY, {"photometric": "palette", "colormap": COLORMAP}, (COLORMAP >> 8).T[GREY].astype(np.uint8)),
+    "two bands": (BANDS[..., :2], GREY_SAMPLES, BANDS[..., :2]),
+    "four bands": (BANDS[..., :4], GREY_SAMPLES, BANDS[..., :4]),
+    "five bands": (BANDS, GREY_SAMPLES, BANDS),
+    "five planes": (BANDS.transpose(2, 0, 1), PLANES, BANDS),
+    "colour and two more": (BANDS, {"photometric": "rgb", "planarconfig": "contig"}, BANDS),
+    "ImageJ channels": (BANDS.transpose(2, 0, 1), {"imagej": True, "metadata": {"axes": "CYX"}}, BANDS),
+    "OME channels": (BANDS.transpose(2, 0, 1), {"ome": True, "metadata": {"axes": "CYX"}}, BANDS),
+    "OME grey": (DEEP, {"ome": True}, DEEP[..., None]),
+    "ImageJ colour": (RGB, {"imagej": True}, RGB),
+    "named axes": (BANDS, {"photometric": "minisblack", "metadata": {"axes": "YXC"}}, BANDS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds(tmp_path: Path, kind: str) -> None:
+    stored, options, want = KINDS[kind]
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    check(tmp_path / "a.tif", want)
+
+
+@pytest.mark.parametrize("name", ["unassalpha", "assocalpha"])
+@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_alpha(tmp_path: Path, name: str, count: int, dtype: Any) -> None:
+    """Dropped, unless it is counted."""
+    stored = np.random.default_rng(count).integers(0, 256, (9, 14, count + 1)).astype(dtype)
+    kind = "rgb" if count == 3 else "minisblack"
+    extra = [name] if count < 5 else [0] * (count - 1) + [name]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=kind, planarconfig="contig", extrasamples=extra)
+    check(tmp_path / "a.tif", stored[:, :, :-1], alpha=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", count + 1), stored)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "packbits", "jpeg2000", "lzma", "png"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressions(tmp_path: Path, compression: str, tile: tuple[int, int] | None) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", compression=compression, tile=tile)
+    check(tmp_path / "a.tif", RGB)
+    tifffile.imwrite(tmp_path / "b.tif", DEEP, compression=compression if compression != "png" else "zstd", tile=tile)
+    check(tmp_path / "b.tif", DEEP[..., None])
+
+
+def test_jpeg_in_tiff(tmp_path: Path) -> None:
+    """As Pillow's libtiff decodes it; the values are only about those that were saved."""
+    tifffile.imwrite(tmp_path / "a.tif", SMOOTH, photometric="rgb", compression="jpeg")
+    with Image.open(tmp_path / "a.tif") as file:
+        want = np.asarray(file.convert("RGB"))
+    check(tmp_path / "a.tif", want, 2)
+    assert read_raster(tmp_path / "a.tif").lossy
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 17)),
+    st.sampled_from(["uint8", "uint16", "float32", "int16", "float64"]),
+    st.booleans(),
+    st.sampled_from([None, "lzw", "zlib", "zstd"]),
+    st.sampled_from("<>"),
+    st.sampled_from([None, (16, 16), (32, 16)]),
+    st.booleans(),
+)
+def test_bands(
+    tmp_path_factory: pytest.TempPathFactory,
+    shape: tuple[int, int, int],
+    dtype: str,
+    planes: bool,
+    compression: str | None,
+    byteorder: Any,
+    tile: tuple[int, int] | None,
+    big: bool,
+) -> None:
+    pixels = np.random.default_rng(shape).integers(0, 256, shape).astype(dtype)
+    path = tmp_path_factory.getbasetemp() / "bands.tif"
+    stored = pixels[..., 0] if shape[2] == 1 else np.moveaxis(pixels, 2, 0) if planes else pixels
+    options = {} if shape[2] == 1 else PLANES if planes else GREY_SAMPLES
+    tifffile.imwrite(path, stored, compression=compression, byteorder=byteorder, tile=tile, bigtiff=big, **options)
+    check(path, pixels if dtype in ("uint8", "uint16") else pixels.astype(np.float32))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(tmp_path: Path, orientation: int) -> None:
+    tag = [(0x0112, 3, 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "grey.tif", DEEP, extratags=tag)
+    check(tmp_path / "grey.tif", turned(DEEP, orientation), turned=orientation != 1)
+    tifffile.imwrite(tmp_path / "bands.tif", BANDS.transpose(2, 0, 1), extratags=tag, **PLANES)
+    want = np.concatenate([turned(BANDS[..., i], orientation) for i in range(5)], axis=2)
+    check(tmp_path / "bands.tif", want, turned=orientation != 1)
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_written_by_pillow(tmp_path: Path, kind: str) -> None:
+    if kind == "I;16":
+        picture = Image.fromarray(DEEP)
+    else:
+        picture = Image.fromarray(SMOOTH).convert("L" if kind == "F" else kind).convert(kind)
+    picture.save(tmp_path / "a.tif", compression="raw" if kind in ("I;16", "F") else "tiff_lzw")
+    pixels = np.asarray(picture if kind in ("I;16", "F") else picture.convert("L" if kind in "1L" else "RGB"))
+    want = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    check(tmp_path / "a.tif", want, 1 if kind == "CMYK" else 0, alpha=kind == "RGBA", cmyk=kind == "CMYK")
+
+
+def write_pages(path: Path, pages: list[NDArray[Any]], **options: Any) -> None:
+    with tifffile.TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(page, metadata=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"photometric": "minisblack"}, "a stack of 5 pictures of 34x21 px; .* --channels 5"),
+        ({"imagej": True, "metadata": {"axes": "ZYX"}}, r"\(5 focal planes\)"),
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, r"\(5 times\)"),
+        ({"ome": True, "metadata": {"axes": "ZYX"}}, r"\(5 focal planes\)"),
+    ],
+)
+def test_stacks_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", BANDS.transpose(2, 0, 1), **options)
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match=says) as caught:
+            read(tmp_path / "a.tif")
+        assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ")
+
+
+def test_pages_are_bands_where_the_user_says_so(tmp_path: Path) -> None:
+    """Arrays (C, H, W) and (H, W, C), written by tifffile without a word what they are; and plain pages."""
+    tifffile.imwrite(tmp_path / "chw.tif", BANDS.transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "hwc.tif", BANDS)
+    write_pages(tmp_path / "pages.tif", list(BANDS.transpose(2, 0, 1)))
+    for name in ("chw.tif", "hwc.tif", "pages.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name, 5), BANDS)
+        header = read_header(tmp_path / name, 5)
+        assert (*header.size_hw, header.channels, header.dtype) == (21, 34, 5, "uint16")
+        for other in (None, 1, 3, 4):
+            with pytest.raises(DataError, match="stack of"):
+                read_image(tmp_path / name, other)
+
+
+def test_smaller_copies_are_passed_over(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(DEEP, subifds=1)
+        writer.write(DEEP[::2, ::2], subfiletype=1)
+        writer.write(DEEP[::4, ::4], subfiletype=1)
+    check(tmp_path / "a.tif", DEEP[..., None])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "says"),
+    [
+        (GREY.astype(np.complex64), {}, "complex64"),
+        (RGB, {"photometric": "cielab", "planarconfig": "contig"}, "CIELAB"),
+        (np.zeros((3, 21, 34, 3), np.uint8), {"photometric": "rgb"}, "stack"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path: Path, pixels: Any, options: dict[str, Any], says: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match=says):
+            read(tmp_path / "a.tif")
+
+
+def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    write_pages(tmp_path / "a.tif", [DEEP, DEEP[:9]])
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match="holds 2 pictures"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    pixels = np.zeros((8, 9), np.float32)
+    pixels[2, 3:6] = value
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    with pytest.raises(DataError, match=r"a\.tif: holds 3 values that are no finite numbers"):
+        read_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", np.full((2, 2), 1e300))
+    with pytest.raises(DataError, match="holds 4 values"):
+        read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "lzw"}, {"compression": "zlib", "tile": (16, 16)}, PLANES])
+def test_cut_anywhere(tmp_path: Path, options: dict[str, Any]) -> None:
+    """tifffile itself would fill what is missing with zeros."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, BANDS.transpose(2, 0, 1) if options is PLANES else DEEP, **options)
+    whole = buffer.getvalue()
+    for length in range(5, len(whole), max(1, len(whole) // 40)):
+        (tmp_path / "a.tif").write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"a\.tif: "):
+            read_image(tmp_path / "a.tif")
