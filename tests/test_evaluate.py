@@ -13,10 +13,10 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from conftest import make_discs
-from ubend.data.folder import Pair
 from ubend.data.images import read_image, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
 from ubend.data.masks import FileMask
+from ubend.data.pairs import Pair
 from ubend.data.store import read_class_map
 from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs

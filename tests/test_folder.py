@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import MASK_ENDINGS, _natural_key, read_folder
+from ubend.data.folder import read_folder
+from ubend.data.masks import FileMask
+from ubend.data.problems import natural_key
 from ubend.errors import DataError
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
+
+
+MASK_ENDINGS = ("_mask", "_Mask", "_cp_masks", "_masks", "_seg", "_segmentation", "_label", "_gt", "-mask", "_L")
 
 
 def draw(*paths: Path) -> None:
@@ -58,12 +63,12 @@ def test_flat_in_natural_order(tmp_path: Path) -> None:
     found = read_folder(draw_flat(tmp_path, "a10", "a2", "b1"))
     assert [pair.name for pair in found.pairs] == ["a2", "a10", "b1"]
     assert found.pairs[0].image == tmp_path / "images/a2.jpg"
-    assert found.pairs[0].mask == tmp_path / "masks/a2.png"
+    assert found.pairs[0].mask == FileMask(tmp_path / "masks/a2.png")
     assert {(pair.part, pair.group) for pair in found.pairs} == {(None, None)}
     assert (found.root, found.classes, found.values) == (tmp_path, None, None)
 
 
-@pytest.mark.parametrize("ending", [*MASK_ENDINGS, "_Mask"])
+@pytest.mark.parametrize("ending", MASK_ENDINGS)
 def test_mask_endings(tmp_path: Path, ending: str) -> None:
     draw(tmp_path / "images/x.PNG", tmp_path / f"masks/x{ending}.tif")
     assert [pair.name for pair in read_folder(tmp_path).pairs] == ["x"]
@@ -71,7 +76,7 @@ def test_mask_endings(tmp_path: Path, ending: str) -> None:
 
 def test_picture_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
     draw_flat(tmp_path, "x", "x_mask")
-    assert [pair.mask.stem for pair in read_folder(tmp_path).pairs] == ["x", "x_mask"]
+    assert [pair.mask.path.stem for pair in read_folder(tmp_path).pairs] == ["x", "x_mask"]
 
 
 def test_accents_composed_and_taken_apart_are_one_name(tmp_path: Path) -> None:
@@ -113,9 +118,11 @@ def test_nested(tmp_path: Path, below: str) -> None:
     assert found.pairs[0].name == "1"
 
 
-def test_three_levels_down_is_too_deep(tmp_path: Path) -> None:
+def test_a_wrapper_is_no_part_of_the_names(tmp_path: Path) -> None:
     draw_flat(tmp_path / "a/b/c", "1")
-    assert "no pictures with masks found" in problems(tmp_path)[0]
+    found = read_folder(tmp_path)
+    assert found.root == tmp_path / "a/b/c"
+    assert [pair.name for pair in found.pairs] == ["1"]
 
 
 @pytest.mark.parametrize("below", [".", "oxford-iiit-pet"])
@@ -137,12 +144,19 @@ def test_classes_file(tmp_path: Path, place: str) -> None:
 
 
 def test_nothing_found_shows_what_is_accepted(tmp_path: Path) -> None:
-    draw(tmp_path / "pictures/1.png")
+    (tmp_path / "notes").mkdir()
     (line,) = problems(tmp_path)
-    assert "pictures/" in line
+    assert "notes/" in line
     assert "images/ and masks/" in line
     assert "Oxford-IIIT Pet" in line
     assert "\n" not in line
+
+
+def test_pictures_alone_are_for_predict(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg")
+    (line,) = problems(tmp_path)
+    assert "2 pictures but no masks" in line
+    assert "ubend predict" in line
 
 
 def test_no_folder_or_a_file(tmp_path: Path) -> None:
@@ -160,7 +174,7 @@ def test_two_data_sets(tmp_path: Path) -> None:
 def test_empty_layout(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    assert "no pictures in: images" in problems(tmp_path)[0]
+    assert "images/, masks/" in problems(tmp_path)[0]
 
 
 def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
@@ -172,13 +186,12 @@ def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\na\n")
     found = problems(tmp_path)
     expected = [
-        ("without a mask (1)", "images/alone.png"),
+        ("without a mask (2)", "images/alone.png, images/deeper/1.png"),
         ("without a picture (1)", "masks/orphan.png"),
         ("several masks", "double (double.png, double_seg.png)"),
         ("several pictures of one name", "twice (twice.jpg, twice.png)"),
         ("0 bytes", "images/empty.jpg"),
         ("not read", "masks/moving.gif"),
-        ("subfolders", "images/deeper"),
         ("class name", "classes.txt"),
     ]
     assert len(found) == len(expected)
@@ -197,7 +210,7 @@ def test_broken_link_and_empty_mask(tmp_path: Path) -> None:
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
-    (tmp_path / "masks").mkdir()
+    draw_flat(tmp_path, "x")
     draw(*(tmp_path / f"images/{i}.png" for i in range(13)))
     (line,) = problems(tmp_path)
     assert "(13)" in line
@@ -211,7 +224,7 @@ def test_part_without_masks_and_part_twice(tmp_path: Path) -> None:
     draw_flat(tmp_path / "valid", "2")
     draw(tmp_path / "test/images/1.png")
     missing, twice = problems(tmp_path)
-    assert "test/masks" in missing
+    assert "without any mask (1): test/images;" in missing
     assert "val + valid" in twice
 
 
@@ -292,12 +305,12 @@ def test_split_file_absent_is_told_with_the_folder_problems(tmp_path: Path) -> N
 @given(st.lists(st.text("ab01_", max_size=6), max_size=8, unique=True))
 def test_natural_order_is_total(names: list[str]) -> None:
     other_way = names[::-1]
-    assert sorted(names, key=_natural_key) == sorted(other_way, key=_natural_key)
+    assert sorted(names, key=natural_key) == sorted(other_way, key=natural_key)
 
 
 def test_natural_order() -> None:
     names = ["9", "10", "a2", "a02x", "a10", "b", "b1"]
-    assert sorted({*names}, key=_natural_key) == names
+    assert sorted({*names}, key=natural_key) == names
 
 
 # Real data
@@ -307,7 +320,7 @@ def test_natural_order() -> None:
 def test_real_kvasir() -> None:
     found = read_folder(DATA / "kvasir-seg", DATA / "kvasir-seg/splits.csv")
     assert Counter(pair.part for pair in found.pairs) == {"train": 800, "val": 100, "test": 100}
-    assert all(pair.image.stem == pair.mask.stem == pair.name for pair in found.pairs)
+    assert all(pair.image.stem == pair.mask.path.stem == pair.name for pair in found.pairs)
 
 
 @pytest.mark.skipif(not (DATA / "oxford-iiit-pet").is_dir(), reason="no oxford-iiit-pet under UBEND_DATA")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.folder import Part, read_folder
+from ubend.data.folder import read_folder
+from ubend.data.pairs import Part
 from ubend.data.splits import Split, find_near_duplicates, split_pairs
 from ubend.errors import DataError, SettingError
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from conftest import open_folder as open_any
 from ubend.data.channels import read_headers
-from ubend.data.folder import Pair, read_folder
+from ubend.data.folder import read_folder
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap, make_label_map
+from ubend.data.pairs import Pair
 from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
 

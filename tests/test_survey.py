@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.data.folder import Pair
 from ubend.data.masks import FileMask, Layer, LayeredMask, Mask
+from ubend.data.pairs import Pair
 from ubend.data.store import hash_pairs
 from ubend.data.survey import Survey, survey_masks, value_table
 from ubend.errors import OutputError, PairError

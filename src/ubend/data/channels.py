@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from ubend.data.decode import read_header
-from ubend.data.folder import Pair
+from ubend.data.pairs import Pair
 from ubend.data.raster import MOST_CHANNELS, Header
 from ubend.errors import DataError, PairError
 from ubend.language import _

@@ -50,12 +50,14 @@ class Told:
         names: class names in the order of the codes.
         values: the code of each class, when the layout tells them.
         colors: the colour of each class, from a table in the folder.
+        ignored: values whose pixels are not scored, beside `values`.
     """
 
     table: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
+    ignored: tuple[int, ...] = ()
 
 
 def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
@@ -71,7 +73,7 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     elif told.colors is not None and told.names is not None and _shows(survey, told.colors):
         labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any()))
     elif told.values is not None:
-        labels, remarks = _make(told.values, told.names, "value", reach=_reach(survey)), []
+        labels, remarks = _make(told.values, told.names, "value", ignored=told.ignored, reach=_reach(survey)), []
     elif told.colors is not None and survey.kind() == "value":
         labels, remarks = _by_number(survey, told.names, told.colors)
     elif survey.kind() == "value":

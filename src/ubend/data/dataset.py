@@ -18,10 +18,11 @@ from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
 from ubend.data.channels import agree_channels, read_headers
 from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.folder import Folder, Pair, Part, read_folder
+from ubend.data.folder import read_folder, read_pairs
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
+from ubend.data.pairs import Folder, Pair, Part
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store
 from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
@@ -185,12 +186,21 @@ class Dataset:
 
 
 def find_folder(settings: Settings) -> Folder:
-    """The pairs that the settings name; see `read_folder`."""
+    """The pairs that the settings name; see `read_folder` and `read_pairs`.
+
+    Raises:
+        SettingError: they name none, or both a folder and lists.
+    """
     data = settings.data
-    if data.folder is None:
-        raise SettingError(_("name the FOLDER of pictures and masks"))
+    split = Path(data.split) if data.split else None
     find = partial(_find_all_damage, channels=data.channels)
-    return read_folder(Path(data.folder), Path(data.split) if data.split else None, find)
+    if data.images is not None and data.masks is not None and data.folder is None:
+        return read_pairs(data.images, data.masks, split, find)
+    if data.images is not None or data.masks is not None:
+        raise SettingError(_("--images and --masks go together, and without FOLDER"))
+    if data.folder is None:
+        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"))
+    return read_folder(Path(data.folder), split, find)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()) -> Dataset:
@@ -289,7 +299,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
     teller.end()
-    told = Told(settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors)
+    told = Told(
+        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
+    )
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:
@@ -297,7 +309,7 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, [*notes, *remarks])
+    return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
 
 
 def _find_all_damage(pairs: Sequence[Pair], channels: int | None) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ubend.data.codes import Codes, pack_colors, unpack_color
 from ubend.data.decode import explained, read_raster
 from ubend.data.raster import Raster
+from ubend.data.shapes import Shape, draw_shapes
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -60,23 +61,6 @@ class LayeredMask:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """An annotated region.
-
-    Attributes:
-        value: of its pixels, 1..254.
-        polygons: each (x0, y0, x1, y1, ...) in px of the upright picture, the pixel (0, 0) reaching from 0 to 1.
-        rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
-        relative: the polygons' numbers are shares of the picture's width and height.
-    """
-
-    value: int
-    polygons: tuple[tuple[float, ...], ...] = ()
-    rle: dict[str, Any] | None = None
-    relative: bool = False
-
-
-@dataclass(frozen=True)
 class DrawnMask:
     """Shapes of an annotation file; later ones lie on earlier ones, 0 where none is.
 
@@ -111,8 +95,6 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
         return _read_file(mask.path)
     if isinstance(mask, LayeredMask):
         return _read_layers(mask)
-    from ubend.data.shapes import draw_shapes  # type: ignore[import-not-found,unused-ignore]
-
     if mask.size_hw is not None and mask.size_hw != size_hw:
         stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))
         raise DataError(

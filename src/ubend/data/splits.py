@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ubend.data.folder import Part
+from ubend.data.pairs import Part
 from ubend.errors import DataError, SettingError
 from ubend.language import _
 

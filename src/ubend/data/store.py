@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from ubend.data.codes import count_codes
 from ubend.data.decode import read_header
-from ubend.data.folder import Pair
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.data.labels import IGNORED, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
+from ubend.data.pairs import Pair
 from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.files import Need, refuse_full
@@ -333,6 +333,8 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
             shape = read_image(pair.image, channels).shape[:2]
         except DataError as error:
             problems += error.problems
+            if isinstance(pair.mask, DrawnMask):
+                return problems  # it is drawn in the size of the picture
         try:
             codes = read_codes(pair.mask, shape or (1, 1))
             if shape is not None and codes.values.shape != shape:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.data.codes import CodeKind, code_words, count_codes, unpack_color
-from ubend.data.folder import Pair
 from ubend.data.labels import LabelMap
 from ubend.data.masks import read_codes
+from ubend.data.pairs import Pair
 from ubend.errors import DataError, OutputError, PairError, reason
 from ubend.files import write_file
 from ubend.language import _

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.data.folder import Pair
 from ubend.data.images import resize_mask
 from ubend.data.labels import IGNORED, LabelMap, background_class
+from ubend.data.pairs import Pair
 from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError

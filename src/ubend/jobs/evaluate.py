@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from ubend.data.dataset import find_folder
-from ubend.data.folder import Pair, Part
 from ubend.data.masks import mask_from_text
+from ubend.data.pairs import Pair, Part
 from ubend.data.valuetable import parse_table
 from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs

@@ -7,9 +7,9 @@ import numpy as np
 
 from ubend.config import Settings
 from ubend.data.dataset import find_folder, survey_folder
-from ubend.data.folder import Pair
 from ubend.data.images import read_image, resize_array, resize_mask
 from ubend.data.labels import LabelMap, background_class
+from ubend.data.pairs import Pair
 from ubend.data.store import default_cache, read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture

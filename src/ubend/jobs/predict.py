@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from ubend.data.decode import read_header
-from ubend.data.folder import IMAGE_SUFFIXES
 from ubend.data.images import read_image, write_mask
 from ubend.data.labels import background_class
+from ubend.data.naming import IMAGE_SUFFIXES
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError

@@ -1,0 +1,113 @@
+"""Class tables beside pictures: names, values and colours of the classes.
+
+Understood are `class_dict.csv` (as of CamVid: columns name, r, g, b in any order), `labelmap.txt` (as of
+CVAT: `name:r,g,b:parts:actions`) and lists of names (`classes.txt`, `_classes.txt`, `label_names.txt`).
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ubend.data.problems import Problems
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Names, and perhaps codes, of the classes.
+
+    Attributes:
+        names: of the classes.
+        values: the mask value of each; None: not told.
+        colors: (red, green, blue) of each, 0..255; None: not told.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+
+
+def read_class_table(places: Iterable[Path], problems: Problems) -> ClassTable | None:
+    """The first class table of some folders; an unusable one is a problem."""
+    for place in dict.fromkeys(places):
+        for name, kind, parse in _KINDS:
+            path = place / name
+            if not path.is_file():
+                continue
+            try:
+                table = parse(path.read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError, csv.Error):
+                table = None
+            if table is None or not _is_sound(table):
+                problems.add(kind, path)
+            else:
+                return table
+    return None
+
+
+def _is_sound(table: ClassTable) -> bool:
+    """Each name and each code once."""
+    names = bool(table.names) and all(table.names) and len(set(table.names)) == len(table.names)
+    return names and all(codes is None or len(set(codes)) == len(codes) for codes in (table.values, table.colors))
+
+
+def _parse_names(text: str) -> ClassTable:
+    """`name` per line in the order of the values, or `value name`, `value,name`, `value: name` in all lines."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    numbered = [re.fullmatch(r"(\d{1,5})\s*[\s,;:=]\s*(\S.*)", line) for line in lines]
+    if lines and all(numbered):
+        return ClassTable(tuple(n[2] for n in numbered if n), tuple(int(n[1]) for n in numbered if n))
+    return ClassTable(tuple(lines))
+
+
+def _parse_labelmap(text: str) -> ClassTable:
+    """Lines `name:r,g,b:parts:actions`; `#` begins a comment.
+
+    Raises:
+        ValueError: a line is none such.
+    """
+    names, colors = [], []
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, color, *_more = line.split(":")
+        names.append(name.strip())
+        colors.append(_color(color.split(",")))
+    return ClassTable(tuple(names), None, tuple(colors))
+
+
+def _parse_class_dict(text: str) -> ClassTable:
+    """CSV with a head that names the columns name, r, g, b.
+
+    Raises:
+        ValueError: there is no such head, or a row lacks a cell.
+    """
+    first = text.partition("\n")[0]
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",") if any(row)]
+    head = [cell.strip().casefold() for cell in rows[0]] if rows else []
+    columns = [
+        next((number for number, cell in enumerate(head) if cell in words), -1)
+        for words in (("name", "class", "label", "class_name"), ("r", "red"), ("g", "green"), ("b", "blue"))
+    ]
+    if -1 in columns or any(len(row) <= max(columns) for row in rows):
+        raise ValueError("a column is missing")
+    names = tuple(row[columns[0]].strip() for row in rows[1:])
+    return ClassTable(names, None, tuple(_color([row[number] for number in columns[1:]]) for row in rows[1:]))
+
+
+def _color(cells: list[str]) -> tuple[int, int, int]:
+    r, g, b = (int(cell) for cell in cells)
+    if not 0 <= min(r, g, b) <= max(r, g, b) <= 255:
+        raise ValueError("not 0..255")
+    return r, g, b
+
+
+_KINDS: tuple[tuple[str, str, Callable[[str], ClassTable]], ...] = (
+    ("class_dict.csv", "class table", _parse_class_dict),
+    ("labelmap.txt", "class table", _parse_labelmap),
+    ("classes.txt", "classes", _parse_names),
+    ("_classes.txt", "classes", _parse_names),
+    ("label_names.txt", "classes", _parse_names),
+)

@@ -1,0 +1,160 @@
+"""COCO: JSON files with images, annotations and categories."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from ubend.data.collection import (
+    Collection,
+    Coordinate,
+    Polygon,
+    find_jsons,
+    guess_kind,
+    holds,
+    is_polygon,
+    load_json,
+    number_classes,
+    part_of_path,
+)
+from ubend.data.masks import DrawnMask
+from ubend.data.pairs import Part, Reading
+from ubend.data.problems import Problems, enumerate_names, natural_key
+from ubend.data.shapes import Shape, measure_polygon, read_counts
+from ubend.language import _
+
+_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
+
+Id = int | str
+
+
+class _Picture(BaseModel):
+    id: Id
+    file_name: str
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+
+
+class _Category(BaseModel):
+    id: Id
+    name: str = Field(min_length=1)
+    supercategory: str | None = None
+
+
+class _RunLengths(BaseModel):
+    size: tuple[int, int]
+    counts: list[int] | str
+
+
+class _Annotation(BaseModel):
+    id: Id | None = None
+    image_id: Id
+    category_id: Id
+    segmentation: list[list[Coordinate]] | list[Coordinate] | _RunLengths | None = Field(
+        None, union_mode="left_to_right"
+    )
+
+
+class _File(BaseModel):
+    images: list[_Picture]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+_FILE = TypeAdapter(_File)
+
+
+def fits_coco(root: Path) -> bool:
+    """Are there JSON files that look like COCO's?"""
+    return holds(root, "coco")
+
+
+def read_coco(root: Path, problems: Problems) -> Reading:
+    """The pairs of all COCO files of a folder; in each picture the larger objects are drawn first."""
+    collection = Collection(root, problems)
+    paths = [path for path in find_jsons(root) if guess_kind(path) == "coco"]
+    if others := [path.name for path in paths if path.name.startswith(_OTHER_TASKS)]:
+        sentence = _("annotation files of other tasks are passed over: {names}")
+        collection.remarks.append(sentence.format(names=enumerate_names(others)))
+    loaded = {path: load_json(path, _FILE, problems) for path in paths if path.name not in others}
+    files = {path: file for path, file in loaded.items() if file is not None}
+    classes, values = number_classes(_category_names(files.values()), problems)
+    empty = 0
+    for path, file in files.items():
+        part = part_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
+        empty += _read_file(path, file, values, collection, part)
+    if empty:
+        sentence = _("pictures of the annotation files without any object, all background: {count}")
+        collection.remarks.append(sentence.format(count=empty))
+    return collection.reading(classes)
+
+
+def _category_names(files: Iterable[_File]) -> list[str]:
+    """The names in the order of their ids, without the class of all classes that Roboflow puts before them."""
+    files = list(files)
+    used = {annotation.category_id for file in files for annotation in file.annotations}
+    above = {category.supercategory for file in files for category in file.categories}
+    categories = {(c.id, c.name) for file in files for c in file.categories}
+    kept = [c for c in categories if c[0] != 0 or c[0] in used or c[1] not in above]
+    return [name for _id, name in sorted(kept, key=lambda c: (natural_key(str(c[0])), c[1]))]
+
+
+def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, part: Part | None) -> int:
+    """Add the pictures of a file; returns how many of them have no object."""
+    problems, name = collection.problems, collection.problems.shorten(path)
+    names = {category.id: category.name for category in file.categories}
+    drawn: dict[Id, list[tuple[float, Shape]]] = {}
+    for picture in file.images:
+        if picture.id in drawn:
+            problems.add("annotation entry", f"{name}: images: {_('two have the id {id}').format(id=picture.id)}")
+        drawn[picture.id] = []
+    sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
+    for annotation in file.annotations:
+        who = f"{name}: {annotation.id if annotation.id is not None else '-'}"
+        if annotation.category_id not in names:
+            problems.add("unknown category", f"{who} ({annotation.category_id})")
+        elif annotation.image_id not in drawn:
+            problems.add("unknown picture", f"{who} ({annotation.image_id})")
+        else:
+            value = values.get(names[annotation.category_id], 0)
+            size = sizes[annotation.image_id]
+            if (one := _make_shape(annotation, value, size, who, problems)) is not None:
+                drawn[annotation.image_id].append(one)
+                if one[1].rle is not None and size is None:
+                    sizes[annotation.image_id] = one[1].rle["size"]
+    for picture in file.images:
+        if (image := collection.find(picture.file_name, path)) is not None:
+            shapes = sorted(drawn[picture.id], key=lambda pair: -pair[0])
+            collection.add(image, DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id]), part)
+    return sum(not shapes for shapes in drawn.values())
+
+
+def _make_shape(
+    annotation: _Annotation, value: int, size_hw: tuple[int, int] | None, who: str, problems: Problems
+) -> tuple[float, Shape] | None:
+    """(area in px, shape) of an annotation; None when it is no region, a problem then."""
+    region = annotation.segmentation
+    if not region:
+        problems.add("box only", who)
+        return None
+    if isinstance(region, _RunLengths):
+        rle = region.model_dump()
+        try:
+            counts = read_counts(rle)
+        except (ValueError, OverflowError):
+            problems.add("run lengths", who)
+            return None
+        if size_hw is not None and tuple(region.size) != tuple(size_hw):
+            problems.add("run lengths", f"{who} ({region.size[1]}x{region.size[0]}, {size_hw[1]}x{size_hw[0]})")
+            return None
+        return float(counts[1::2].sum()), Shape(value, rle=rle)
+    polygons = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list)) or (_flat(region),)
+    if not all(map(is_polygon, polygons)):
+        problems.add("few points", who)
+        return None
+    return sum(map(measure_polygon, polygons)), Shape(value, polygons)
+
+
+def _flat(region: Sequence[object]) -> Polygon:
+    """A polygon that some exporters do not put into a list of polygons."""
+    return tuple(c for c in region if isinstance(c, float))

@@ -1,0 +1,237 @@
+"""What the readers of annotation files share: files found, JSON checked, pictures matched, classes numbered."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ubend.data.labels import IGNORED, background_class
+from ubend.data.masks import DrawnMask
+from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
+from ubend.data.pairs import Pair, Part, Reading
+from ubend.data.problems import Problems, enumerate_names, natural_key
+from ubend.data.tree import entries, is_empty, subfolders, walk
+from ubend.errors import reason
+from ubend.language import _
+
+Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
+AnnotationKind = Literal["coco", "labelme", "labelstudio"]
+T = TypeVar("T")
+
+MOST_CLASSES = 254  # beside the background; 255 is not scored
+_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of pictures and masks
+_SNIFFED = 8  # files of a folder that are looked into, to know its kind
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
+_LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"')
+
+
+def find_jsons(root: Path) -> list[Path]:
+    """The `.json` files in a folder and in those of its subfolders that are called after parts or annotations."""
+    return [file for folder in annotation_folders(root) for file in _jsons(folder)]
+
+
+def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
+    """A folder and those below it that are called after pictures, parts or annotations."""
+    yield root
+    if depth:
+        for name, path in subfolders(root).items():
+            if name in _FOLDER_WORDS or side_of(name) or part_of(name):
+                yield from annotation_folders(path, depth - 1)
+
+
+def _jsons(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(".json")]
+
+
+def holds(root: Path, kind: AnnotationKind) -> bool:
+    """Are there annotation files of a kind among the first of each folder?"""
+    return any(guess_kind(path) == kind for folder in annotation_folders(root) for path in _jsons(folder)[:_SNIFFED])
+
+
+def guess_kind(path: Path) -> AnnotationKind | None:
+    """The kind of a JSON file, from the words in it, so that damaged files are known too."""
+    try:
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:
+        return None
+    if text.startswith(b"["):
+        return "labelstudio" if any(word in text for word in _LABEL_STUDIO) else None
+    if not text.startswith(b"{"):
+        return None
+    if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageHeight"' in text):
+        return "labelme"
+    if b'"images"' in text and b'"annotations"' in text and (b'"categories"' in text or b'"file_name"' in text):
+        return "coco"
+    return None
+
+
+def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None:
+    """The content of a JSON file; None when it is damaged, which goes into the problems."""
+    try:
+        return shape.validate_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
+    except ValidationError as error:
+        deepest: dict[tuple[int | str, ...], tuple[int, str]] = {}
+        for one in error.errors(include_url=False, include_context=False, include_input=False):
+            if one["type"] == "json_invalid":
+                problems.add("annotation file", f"{problems.shorten(path)} ({one['msg']})")
+                return None
+            place, depth = tuple(one["loc"][:3]), len(one["loc"])
+            if depth > deepest.get(place, (-1, ""))[0]:  # of several readings of an entry, what went furthest
+                deepest[place] = depth, one["msg"]
+        for place, (_depth, words) in deepest.items():
+            problems.add("annotation entry", f"{problems.shorten(path)}: {_spell(place)}: {words}")
+    return None
+
+
+def _spell(place: Sequence[int | str]) -> str:
+    """`annotations[17].segmentation`"""
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
+
+
+def part_of(word: str) -> Part | None:
+    """The part that a folder's name says: `train`, `Valid`, `test2017`."""
+    meaning = folder_meaning(word.rstrip("0123456789_-"))
+    return meaning[1] if meaning else None
+
+
+def side_of(word: str) -> Side | None:
+    """Whether a folder's name says that pictures or masks are in it."""
+    meaning = folder_meaning(word.rstrip("0123456789_-"))
+    return meaning[0] if meaning else None
+
+
+def part_of_path(path: Path, root: Path) -> Part | None:
+    """The part that a path below `root` says: a folder's name, else a word of the file's: `instances_train2017`."""
+    *folders, _name = path.relative_to(root).parts
+    words = map(PART_WORDS.get, re.findall(r"[a-z]+", path.stem.lower()))
+    return next((part for part in (*map(part_of, reversed(folders)), *words) if part is not None), None)
+
+
+def is_polygon(polygon: Sequence[float]) -> bool:
+    """Pairs of x and y, three at least."""
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
+
+
+def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, the background first, and the mask value of each name, in the order given.
+
+    The names of the background (`background`, `_background_`, ...) have value 0, `__ignore__` has IGNORED.
+    """
+    values: dict[str, int] = {}
+    classes = ["background"]
+    for name in dict.fromkeys(names):
+        if name == "__ignore__":
+            values[name] = IGNORED
+        elif name == "_background_" or background_class([name]) == 0:
+            values[name] = 0
+        else:
+            values[name] = len(classes)
+            classes.append(name)
+    if len(classes) > MOST_CLASSES + 1:
+        problems.add("many classes", f"{len(classes) - 1}")
+    return tuple(classes), {name: min(value, IGNORED) for name, value in values.items()}
+
+
+class Collection:
+    """What annotation files say of each picture of a folder.
+
+    Attributes:
+        root: the folder.
+        problems: where problems go.
+        remarks: what the user should know.
+    """
+
+    def __init__(self, root: Path, problems: Problems) -> None:
+        self.root, self.problems = root, problems
+        self.remarks: list[str] = []
+        self._pairs: dict[Path, Pair] = {}
+        self._by_name: dict[str, list[Path]] = {}
+        self._by_bare: dict[str, list[Path]] = {}
+        for file in walk(root):
+            if file.suffix in IMAGE_SUFFIXES:
+                name = file.stem.lower() + file.suffix
+                self._by_name.setdefault(name, []).append(file.path)
+                self._by_bare.setdefault(_UPLOAD.sub("", name), []).append(file.path)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """All pictures of the folder, annotated or not."""
+        return [path for paths in self._by_name.values() for path in paths]
+
+    def pictures_in(self, folder: Path) -> list[Path]:
+        """Those in a folder and below."""
+        return [path for path in self.pictures if path.is_relative_to(folder)]
+
+    def find(self, stated: str, source: Path) -> Path | None:
+        """The picture that an annotation file means; None when there is none or several, a problem then.
+
+        It is looked for by name, with and without the prefix of an upload. Of several, the one at the stated
+        place beside the annotation file or in the root is meant, else the one whose path agrees furthest,
+        whose part is the file's, and which lies among pictures.
+        """
+        pieces = [p for p in unicodedata.normalize("NFC", stated).replace("\\", "/").split("/") if p.strip(". ")]
+        name = pieces[-1].lower() if pieces else ""
+        bare = _UPLOAD.sub("", name)
+        found = self._by_name.get(name) or self._by_name.get(bare) or self._by_bare.get(bare, [])
+        if len(found) > 1:
+            exact = {source.parent.joinpath(*pieces), self.root.joinpath(*pieces)} & set(found)
+            part = part_of_path(source, self.root)
+            ranks = {path: self._rank(path, pieces, part) for path in exact or found}
+            found = [path for path, rank in ranks.items() if rank == max(ranks.values())]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(self.problems.shorten(path) for path in found)
+            self.problems.add("picture unclear", f"{stated} ({names})")
+        elif name and not name.endswith(IMAGE_SUFFIXES) and "." in name:
+            self.problems.add("foreign", stated)
+        else:
+            self.problems.add("picture missing", f"{stated or '-'} ({self.problems.shorten(source)})")
+        return None
+
+    def _rank(self, path: Path, pieces: Sequence[str], part: Part | None) -> tuple[int, bool, bool]:
+        backwards = zip(reversed(path.parts[:-1]), reversed(pieces[:-1]), strict=False)
+        agreeing = next((n for n, (a, b) in enumerate(backwards) if a.lower() != b.lower()), len(pieces) - 1)
+        same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
+        return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
+
+    def add(self, image: Path, mask: DrawnMask, part: Part | None = None) -> None:
+        """A picture with its mask; its part is the one given, else what the folders say of the two files."""
+        if image in self._pairs:
+            files = sorted({self.problems.shorten(path) for path in (mask.path, self._pairs[image].mask.path)})
+            self.problems.add("annotated twice", f"{self.problems.shorten(image)} ({', '.join(files)})")
+        if is_empty(image):
+            self.problems.add("empty", image)
+        for path in (mask.path, image):
+            part = part or part_of_path(path.parent / "-", self.root)
+        self._pairs[image] = Pair(self._name(image), image, mask, part, None)
+
+    def _name(self, image: Path) -> str:
+        """The relative stem, without folders such as `images`, the parts in plain words: `train/0001`."""
+        *folders, _file = image.relative_to(self.root).parts
+        kept = [part_of(word) or word for word in folders if part_of(word) or side_of(word) != "picture"]
+        return "/".join([*kept, unicodedata.normalize("NFC", image.stem)])
+
+    def reading(self, classes: tuple[str, ...]) -> Reading:
+        """All pairs; pictures that no annotation file names are left out, and said."""
+        owners: dict[str, Path] = {}
+        for image, pair in self._pairs.items():
+            first = owners.setdefault(pair.name, image)
+            if first != image:
+                both = ", ".join(self.problems.shorten(path) for path in (first, image))
+                self.problems.add("two images", f"{pair.name} ({both})")
+        left = [self.problems.shorten(path) for path in self.pictures if path not in self._pairs]
+        if left:
+            sentence = _("pictures without annotations are left out ({count}): {names}")
+            self.remarks.append(sentence.format(count=len(left), names=enumerate_names(sorted(left, key=natural_key))))
+        values = tuple(range(len(classes)))
+        pairs = list(self._pairs.values())
+        drawn = {shape.value for pair in pairs if isinstance(pair.mask, DrawnMask) for shape in pair.mask.shapes}
+        ignored = (IGNORED,) if IGNORED in drawn else ()
+        return Reading(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)

@@ -1,0 +1,95 @@
+"""LabelMe: one JSON file of shapes for each picture."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from ubend.data.collection import (
+    Collection,
+    Coordinate,
+    Polygon,
+    find_jsons,
+    guess_kind,
+    holds,
+    load_json,
+    number_classes,
+)
+from ubend.data.masks import DrawnMask
+from ubend.data.pairs import Reading
+from ubend.data.problems import Problems, natural_key
+from ubend.data.shapes import Shape
+
+_CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    label: str = Field(min_length=1)
+    points: list[tuple[Coordinate, Coordinate]]
+    shape_type: str | None = None
+
+
+class _File(BaseModel):
+    shapes: list[_Shape]
+    imagePath: str | None = None
+    imageHeight: int | None = Field(None, ge=1)
+    imageWidth: int | None = Field(None, ge=1)
+
+
+_FILE = TypeAdapter(_File)
+
+
+def fits_labelme(root: Path) -> bool:
+    """Are there JSON files that look like LabelMe's?"""
+    return holds(root, "labelme")
+
+
+def read_labelme(root: Path, problems: Problems) -> Reading:
+    """The pairs of all LabelMe files of a folder; later shapes lie on earlier ones."""
+    collection = Collection(root, problems)
+    stems = {path.stem for path in collection.pictures}
+    # A file that is named as a picture, but is no LabelMe file, is a damaged one.
+    paths = [path for path in find_jsons(root) if path.stem in stems or guess_kind(path) == "labelme"]
+    loaded = {path: load_json(path, _FILE, problems) for path in paths}
+    files = {path: file for path, file in loaded.items() if file is not None}
+    labels = {shape.label for file in files.values() for shape in file.shapes}
+    classes, values = number_classes(sorted(labels, key=natural_key), problems)
+    beside: dict[Path, list[Path]] = {}
+    for picture in collection.pictures:
+        beside.setdefault(picture.with_suffix(""), []).append(picture)
+    for path, file in files.items():
+        shapes = []
+        for number, shape in enumerate(file.shapes, 1):
+            outline = _outline(shape)
+            if isinstance(outline, str):
+                problems.add(outline, f"{problems.shorten(path)}: {number} ({shape.shape_type or 'polygon'})")
+            else:
+                shapes.append(Shape(values[shape.label], (outline,)))
+        # The picture of its name beside it, since both are renamed together; else the stated one.
+        own = beside.get(path.with_suffix(""), [])
+        image = own[0] if len(own) == 1 else collection.find(file.imagePath or path.stem, path)
+        if image is not None:
+            height, width = file.imageHeight, file.imageWidth
+            collection.add(image, DrawnMask(path, tuple(shapes), (height, width) if height and width else None))
+    return collection.reading(classes)
+
+
+def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
+    """The shape as a polygon, or the kind of problem."""
+    points = shape.points
+    match shape.shape_type or "polygon":
+        case "rectangle" if len(points) == 2:
+            (x0, y0), (x1, y1) = points
+            return (x0, y0, x1, y0, x1, y1, x0, y1)
+        case "circle" if len(points) == 2:
+            (x, y), edge = points
+            radius = math.dist((x, y), edge)
+            angles = [2 * math.pi * i / _CIRCLE_POINTS for i in range(_CIRCLE_POINTS)]
+            return tuple(c for a in angles for c in (x + radius * math.cos(a), y + radius * math.sin(a)))
+        case "polygon" | "rectangle":  # newer rectangles have four corners
+            return tuple(c for point in points for c in point) if len(points) >= 3 else "few points"
+        case "circle":
+            return "few points"
+    return "shape kind"

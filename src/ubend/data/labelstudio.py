@@ -1,0 +1,139 @@
+"""Label Studio: a JSON list of tasks with their annotations, coordinates in percent."""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
+
+from ubend.data.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
+from ubend.data.masks import DrawnMask
+from ubend.data.naming import IMAGE_SUFFIXES
+from ubend.data.pairs import Reading
+from ubend.data.problems import Problems, natural_key
+from ubend.data.shapes import Shape
+from ubend.language import _
+
+
+class _Value(BaseModel):
+    points: list[tuple[Coordinate, Coordinate]] | None = None
+    x: Coordinate | None = None
+    y: Coordinate | None = None
+    width: Coordinate | None = None
+    height: Coordinate | None = None
+    rotation: Coordinate = 0
+    rle: Any = None
+    polygonlabels: list[str] = []
+    rectanglelabels: list[str] = []
+
+
+class _Region(BaseModel):
+    type: str = ""
+    value: _Value = _Value()
+    original_width: int | None = Field(None, ge=1)
+    original_height: int | None = Field(None, ge=1)
+    image_rotation: Coordinate = 0
+
+
+class _Annotation(BaseModel):
+    result: list[_Region]
+    was_cancelled: bool | None = False
+    ground_truth: bool | None = False
+
+
+class _Task(BaseModel):
+    id: int | str | None = None
+    data: dict[str, Any] | None = None
+    annotations: list[_Annotation] = Field([], validation_alias=AliasChoices("annotations", "completions"))
+
+
+_FILE = TypeAdapter(list[_Task])
+
+
+def fits_label_studio(root: Path) -> bool:
+    """Are there JSON files that look like Label Studio's?"""
+    return holds(root, "labelstudio")
+
+
+def read_label_studio(root: Path, problems: Problems) -> Reading:
+    """The pairs of all tasks of a folder's exports; later regions lie on earlier ones."""
+    collection = Collection(root, problems)
+    paths = [path for path in find_jsons(root) if guess_kind(path) == "labelstudio"]
+    tasks: list[tuple[Path, _Task, _Annotation]] = []
+    several = bare = 0
+    for path in paths:
+        for task in load_json(path, _FILE, problems) or []:
+            if task.data is None:
+                problems.add("small json", path)
+                break
+            usable = [annotation for annotation in task.annotations if not annotation.was_cancelled]
+            several += len(usable) > 1
+            bare += not usable
+            if usable:
+                chosen = next((annotation for annotation in usable if annotation.ground_truth), usable[-1])
+                tasks.append((path, task, chosen))
+    if several:
+        sentence = _("tasks with several annotations: {count}; of each the ground truth is read, else the last")
+        collection.remarks.append(sentence.format(count=several))
+    if bare:
+        collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))
+    names = {name for _path, _task, chosen in tasks for region in chosen.result for name in _labels(region)}
+    classes, values = number_classes(sorted(names, key=natural_key), problems)
+    for path, task, chosen in tasks:
+        who = f"{problems.shorten(path)}: {_('task {id}').format(id=task.id)}"
+        shapes = [_make_shape(region, values, who, problems) for region in chosen.result]
+        if (image := collection.find(_file_name(task.data or {}), path)) is not None:
+            drawn = tuple(shape for shape in shapes if shape is not None)
+            collection.add(image, DrawnMask(path, drawn, _size_hw(chosen)))
+    return collection.reading(classes)
+
+
+def _labels(region: _Region) -> list[str]:
+    return region.value.polygonlabels or region.value.rectanglelabels
+
+
+def _size_hw(annotation: _Annotation) -> tuple[int, int] | None:
+    sizes = ((region.original_height, region.original_width) for region in annotation.result)
+    return next(((height, width) for height, width in sizes if height and width), None)
+
+
+def _file_name(data: dict[str, Any]) -> str:
+    """The picture's path: `/data/upload/3/NAME`, `/data/local-files/?d=PATH`, `s3://BUCKET/NAME`, quoted or not."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    pictures = [text for text in texts.values() if re.search(rf"({'|'.join(IMAGE_SUFFIXES)})\b", text.lower())]
+    stated = texts.get("image") or next(iter(pictures), "")
+    try:
+        url = urlsplit(stated)
+    except ValueError:
+        return stated
+    if local := parse_qs(url.query).get("d"):
+        return local[0]
+    return unquote(url.path) if url.scheme or url.path.startswith("/data/") else unquote(stated)
+
+
+def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Problems) -> Shape | None:
+    """The region as a shape; None when it is none, or cannot be read, a problem then."""
+    value, labels = region.value, _labels(region)
+    if value.rle is not None or region.type.startswith("brush"):
+        problems.add("brush", who)
+        return None
+    box = (value.x, value.y, value.width, value.height)
+    if region.type not in ("polygonlabels", "rectanglelabels"):
+        if value.points is not None or value.x is not None:  # else no region, but an answer, a remark, ...
+            problems.add("shape kind", f"{who} ({region.type or '-'})")
+        return None
+    if len(labels) != 1:
+        problems.add("one label", f"{who} ({', '.join(labels) or '-'})")
+    elif value.rotation or region.image_rotation:
+        problems.add("rotated", who)
+    elif region.type == "polygonlabels" and value.points is not None and len(value.points) >= 3:
+        outline = tuple(c / 100 for point in value.points for c in point)
+        return Shape(values[labels[0]], (outline,), relative=True)
+    elif region.type == "rectanglelabels" and None not in box:
+        x0, y0, width, height = (c / 100 for c in box if c is not None)
+        x1, y1 = x0 + width, y0 + height
+        return Shape(values[labels[0]], ((x0, y0, x1, y0, x1, y1, x0, y1),), relative=True)
+    else:
+        problems.add("few points", who)
+    return None

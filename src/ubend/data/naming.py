@@ -1,0 +1,138 @@
+"""What people call things: words for pictures, masks and parts, in the names of folders and files."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
+
+from ubend.data.pairs import Part
+
+Side = Literal["picture", "mask"]
+
+# What people call the parts, in folder names and in split files.
+PART_WORDS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+# Pictures that are not read: named as a problem, since passing over them would lose data unseen. All other
+# suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are passed over.
+FOREIGN_SUFFIXES = frozenset(
+    (".gif", ".dcm", ".nii", ".npy", ".npz", ".jp2", ".heic", ".jfif", ".pgm", ".ppm", ".svg", ".czi", ".nd2")
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PICTURE_WORDS = _words(
+    "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
+)
+_MASK_WORDS = _words(
+    "mask masks label labels labelids annotation annotations annot seg segs segmentation segmentations "
+    "segmentationclass segmentationmask segmentationmasks gt gts groundtruth groundtruths y target targets "
+    "trimap trimaps cpmasks"
+)
+_SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(_MASK_WORDS, "mask")}
+_NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
+OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
+OBJECT_WORDS = _words(
+    "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
+)
+
+
+def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Patterns of a word alone, before, and after a name; a letter alone needs something between."""
+    spelled = {*words, *({"ground[ _-]truth", "cp[ _-]masks?"} if "mask" in words else ())}
+    every = "|".join(sorted(spelled, key=len, reverse=True))
+    long = "|".join(sorted((word for word in spelled if len(word) > 1), key=len, reverse=True))
+    return (
+        re.compile(f"(?:{every})", re.IGNORECASE),
+        re.compile(rf"(?:(?:{every})[\W_]+|(?:{long})(?=[0-9]))", re.IGNORECASE),
+        re.compile(rf"(?:[\W_]+(?:{every})|(?<=[0-9])(?:{long}))$", re.IGNORECASE),
+    )
+
+
+_PATTERNS: dict[Side, tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]] = {
+    "picture": _pattern(_PICTURE_WORDS),
+    "mask": _pattern(_MASK_WORDS),
+}
+
+
+def is_mask_word(word: str) -> bool:
+    """Is it, in small letters, one of the words for masks?"""
+    return word in _MASK_WORDS
+
+
+def squeeze(name: str) -> str:
+    """Small letters and digits only: `Ground Truth` and `ground_truth` become `groundtruth`."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+@lru_cache(maxsize=4096)
+def folder_meaning(name: str) -> tuple[Side | None, Part | None, str] | None:
+    """What a folder's name says: side, part, and the word for the part; None: a name like any other.
+
+    `("picture", None, "")` of `Images`, `("mask", "train", "train")` of `train_labels`, and
+    `(None, None, "")` of a name without a meaning, such as `png`.
+    """
+    bare = squeeze(name)
+    if bare in _NEUTRAL_FOLDERS:
+        return None, None, ""
+    if bare in _SIDES:
+        return _SIDES[bare], None, ""
+    if bare in PART_WORDS:
+        return None, PART_WORDS[bare], bare
+    for word in sorted(PART_WORDS, key=len, reverse=True):
+        for rest in (bare.removeprefix(word), bare.removesuffix(word)):
+            if rest != bare and rest in _SIDES and (len(rest) > 1 or rest in pieces(name)[0]):
+                return _SIDES[rest], PART_WORDS[word], word
+    return None
+
+
+def pieces(stem: str) -> tuple[list[str], list[int]]:
+    """The words of a name in small letters, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
+    found = list(re.finditer(r"[^\W_]+", stem))
+    return [word.group().casefold() for word in found], [word.start() for word in found]
+
+
+def bare_stems(stem: str, side: Side) -> Iterator[str]:
+    """The stem, and what is left when words of its side are taken off its ends, one after the other.
+
+    `mask_1_gt` -> `mask_1_gt`, `1_gt`, `1`; of a stem that is such a word nothing (`""`) is left.
+    """
+    alone, before, after = _PATTERNS[side]
+    while True:
+        yield stem
+        if alone.fullmatch(stem):
+            yield ""
+            return
+        shorter = stem[found.end() :] if (found := before.match(stem)) else after.sub("", stem)
+        if shorter == stem:
+            return
+        stem = shorter
+
+
+def bare_stem(stem: str, side: Side) -> str:
+    """The stem without words of its side at its ends."""
+    *_longer, last = bare_stems(stem, side)
+    return last
+
+
+def speaks_of(stem: str, side: Side) -> bool:
+    """Does a word of the side stand in the name? A letter alone only at an end; `gtFine` holds `gt`."""
+    words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", stem))
+    whole = _PICTURE_WORDS if side == "picture" else _MASK_WORDS
+    ends = {*words[:1], *words[-1:]}
+    return any(word in whole and (len(word) > 1 or word in ends) for word in words)
+
+
+def loosened(stem: str) -> str:
+    """Equal for names that differ by case, spaces, underscores, leading zeros or a suffix within."""
+    stem = stem.casefold()
+    for suffix in IMAGE_SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return re.sub(r"[\W_]+", "", re.sub(r"(?<![0-9])0+(?=[0-9])", "", stem))

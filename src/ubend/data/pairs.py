@@ -1,0 +1,90 @@
+"""Pairs of picture and mask, and what the reader of a layout returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ubend.data.masks import Mask
+from ubend.data.problems import Problems
+
+Part = Literal["train", "val", "test"]
+PART_NAMES: tuple[Part, ...] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its mask.
+
+    Attributes:
+        name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
+        image: the picture's file.
+        mask: where its mask comes from.
+        part: the part given by the layout or by the split file; None when nothing gives one.
+        group: pictures of one group (one patient, one video) must stay in one part; None: no group.
+    """
+
+    name: str
+    image: Path
+    mask: Mask
+    part: Part | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the reader of a layout found.
+
+    Attributes:
+        pairs: in any order; names are unique.
+        classes: class names in the order of `values`; None when nothing tells them.
+        values: the mask value of each class; None when the layout does not tell them.
+        colors: the colour of each class; when given, masks are coded by colour, not by value.
+        remarks: what the user should know.
+        ignored: mask values whose pixels are not scored.
+        words: the layout, in words that tell more than `Layout.words`; "" when there is no more to tell.
+    """
+
+    pairs: list[Pair]
+    classes: tuple[str, ...] | None = None
+    values: tuple[int, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+    remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay out a data set.
+
+    Attributes:
+        words: the layout in words.
+        fits: does a folder look like it? Quick, for it is asked of many.
+        read: the folder's pairs; what is wrong goes into the problems.
+    """
+
+    words: Callable[[], str]
+    fits: Callable[[Path], bool]
+    read: Callable[[Path, Problems], Reading]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data set on disk.
+
+    Attributes:
+        root: where the layout was found: the folder asked for, or one below it.
+        layout: the layout in words.
+        pairs: at least one, in the natural order of their names (`2` before `10`).
+        classes, values, colors, remarks, ignored: as of `Reading`.
+    """
+
+    root: Path
+    layout: str
+    pairs: tuple[Pair, ...]
+    classes: tuple[str, ...] | None = None
+    values: tuple[int, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+    remarks: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()

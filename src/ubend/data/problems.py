@@ -1,0 +1,141 @@
+"""What is wrong with a folder: collected while it is read, told at once, worst first, one line per kind."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ubend.errors import DataError
+from ubend.language import _
+
+_SHOWN = 10  # names shown of a long list
+
+
+@dataclass
+class Problems:
+    """What is wrong with a folder.
+
+    Attributes:
+        root: the folder asked for; names are told relative to it.
+        names: kind -> the names it concerns; each kind has a sentence below.
+        lines: whole lines that no kind is made for.
+    """
+
+    root: Path
+    names: dict[str, list[str]] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.lines)
+
+    def add(self, kind: str, name: str | Path) -> None:
+        """A name with a problem of a kind of `_sentences`."""
+        self.names.setdefault(kind, []).append(name if isinstance(name, str) else self.shorten(name))
+
+    def tell(self, line: str) -> None:
+        """A problem that no kind is made for; such lines are told first."""
+        if line not in self.lines:
+            self.lines.append(line)
+
+    def shorten(self, path: Path) -> str:
+        """A path as messages name it: relative to the root, when it lies below."""
+        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return str(self.root) if name == "." else name
+
+    def raise_any(self, more: Iterable[str] = ()) -> None:
+        """Tell everything, and then `more`.
+
+        Raises:
+            DataError: there is a problem.
+        """
+        lines = list(self.lines)
+        for kind, sentence in _sentences().items():
+            if found := self.names.get(kind):
+                names = enumerate_names(sorted(dict.fromkeys(found), key=natural_key))
+                lines.append(sentence.format(names=names, count=len(set(found))))
+        if lines:
+            raise DataError([*lines, *more])
+
+
+def enumerate_names(names: list[str]) -> str:
+    """`a, b, c`; of a long list the first ten and how many more there are."""
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown = _("{names}, ... and {count} more").format(names=shown, count=len(names) - _SHOWN)
+    return shown
+
+
+def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorts numbers inside names by their size; the name itself settles `1` against `01`."""
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(False, int(p), "") if "0" <= p[0] <= "9" else (True, 0, p) for p in pieces], name
+
+
+def _sentences() -> dict[str, str]:
+    """Kind of problem -> its sentence; the worst kind comes first."""
+    return {
+        "no pictures": _("no pictures in: {names}; pictures are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
+        "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
+        "part without masks": _(
+            "parts without any mask ({count}): {names}; every part needs its own; add masks or move the part away"
+        ),
+        "same part": _("two folders for one part: {names}; keep one of them"),
+        "no mask": _(
+            "pictures without a mask ({count}): {names}; a mask has its picture's name, perhaps with a word such "
+            "as _mask, _gt or _label before or after it; add the mask or take the picture away"
+        ),
+        "no image": _("masks without a picture ({count}): {names}; add the picture or take the mask away"),
+        "annotation file": _("annotation files that cannot be read ({count}): {names}; export them again"),
+        "annotation entry": _("damaged entries of annotation files ({count}): {names}; mend them or export again"),
+        "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),
+        "brush": _(
+            "regions drawn with the brush ({count}): {names}; in Label Studio choose Export, then "
+            "Brush labels to PNG, and put these masks beside the pictures"
+        ),
+        "box only": _(
+            "bounding boxes without a region ({count}): {names}; boxes do not say which pixels are meant: export "
+            "polygons or masks (segmentation), or take them away"
+        ),
+        "many classes": _("{names} classes beside the background, but a mask holds at most 254; join some"),
+        "picture missing": _("annotated pictures that are not in the folder ({count}): {names}; copy them into it"),
+        "picture unclear": _("annotated pictures of which there are several ({count}): {names}; keep one each"),
+        "annotated twice": _("pictures annotated twice ({count}): {names}; keep one annotation of each"),
+        "unknown category": _(
+            "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
+        ),
+        "unknown picture": _("annotations of an unknown picture ({count}): {names}; export again"),
+        "shape kind": _(
+            "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"
+        ),
+        "rotated": _("turned rectangles or pictures ({count}): {names}; draw polygons on the upright picture"),
+        "one label": _("regions without a label, or with several ({count}): {names}; give each one label"),
+        "few points": _("polygons of fewer than 3 points ({count}): {names}; draw them again or take them away"),
+        "run lengths": _("run lengths (RLE) that do not fill their picture ({count}): {names}; export them again"),
+        "not normalised": _(
+            "coordinates that are no shares of the picture's width and height ({count}): {names}; divide x by the "
+            "width and y by the height"
+        ),
+        "listed": _("on a list of the data set, but without picture or mask ({count}): {names}; unpack them again"),
+        "both lists": _("names on several lists ({count}): {names}; a picture belongs to one part"),
+        "two masks": _(
+            "several masks for one picture ({count}): {names}; keep one each, or name them alike for all pictures: "
+            "NAME_1, NAME_2, ... for objects, or NAME_CLASS or CLASS/NAME with the same classes for most"
+        ),
+        "two images": _("several pictures of one name ({count}): {names}; keep one each, or rename"),
+        "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
+        "foreign": _("pictures of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
+        "passed over": _(
+            "folders with pictures that are neither with the pictures nor with the masks ({count}): {names}; move "
+            "them away, or name both sides with --images and --masks"
+        ),
+        "classes": _("unusable {names}; it needs one class name per line, each once, as UTF-8 text"),
+        "class table": _(
+            "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"
+        ),
+        "split file": _("{names}; a split file is CSV text (UTF-8) with the columns file,split[,group]"),
+        "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
+        "split twice": _("named twice in the split file, differently ({count}): {names}; keep one line"),
+        "split unclear": _("in the split file, but fits several pictures ({count}): {names}; write the path"),
+        "split unknown": _("in the split file, but not a pair of the folder ({count}): {names}"),
+        "split missing": _("pairs that the split file does not name ({count}): {names}; add a line for each"),
+    }

@@ -1,0 +1,132 @@
+"""Shapes of annotation files -> masks: one rasteriser, COCO's, draws them all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An annotated region.
+
+    Attributes:
+        value: of its pixels, 0..255.
+        polygons: each (x0, y0, x1, y1, ...) in px of the upright picture, the pixel (0, 0) reaching from 0 to 1;
+            at least 3 points; the region is the union of all.
+        rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
+        relative: the polygons' numbers are shares of the picture's width and height.
+    """
+
+    value: int
+    polygons: tuple[tuple[float, ...], ...] = ()
+    rle: dict[str, Any] | None = None
+    relative: bool = False
+
+
+def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The mask that shapes make: a pixel whose centre lies in a shape has its value.
+
+    Polygons are rounded to 1/5 px (as COCO does); where one crosses itself, its regions count in turns (even-odd).
+
+    Args:
+        shapes: run lengths must be of this size; polygons may reach out of the picture.
+        size_hw: (height, width) of the picture.
+    Returns:
+        (H, W) uint8: the value of the last shape that holds the pixel, 0 where none does.
+    """
+    drawn = np.zeros(size_hw, np.uint8)
+    for shape in shapes:
+        if shape.rle is not None:
+            drawn[decode_rle(shape.rle)] = shape.value
+        scale = np.array(size_hw[::-1] if shape.relative else (1, 1), np.float64)
+        for polygon in shape.polygons:
+            _fill(drawn, np.array(polygon, np.float64).reshape(-1, 2) * scale, shape.value)
+    return drawn
+
+
+def _fill(drawn: NDArray[np.uint8], points: NDArray[np.float64], value: int) -> None:
+    """Set the pixels inside a polygon, (N, 2) x and y; only its own box is looked at."""
+    from pycocotools import mask as coco
+
+    size = np.array(drawn.shape[::-1])
+    if (points < 0).any() or (points > size).any():
+        points = _clip(points, size)
+    if len(points) < 3:
+        return
+    low = np.floor(points.min(axis=0)).astype(int)
+    high = np.ceil(points.max(axis=0)).astype(int)
+    width, height = (high - low).tolist()
+    if width > 0 and height > 0:
+        rle = coco.frPyObjects([(points - low).ravel().tolist()], height, width)[0]
+        inside = decode_rle({"size": (height, width), "counts": rle["counts"].decode()})
+        drawn[low[1] : high[1], low[0] : high[0]][inside] = value
+
+
+def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
+    """The part of a polygon, (N, 2), in the box from (0, 0) to `size`; perhaps no points.
+
+    Edge by edge of the box (Sutherland and Hodgman 1974): points within stay, lines that cross the edge
+    get a point on it. Parts that fall apart stay joined along the edge, where no pixel's centre lies.
+    """
+    for axis, sign, bound in ((0, 1, 0), (0, -1, -size[0]), (1, 1, 0), (1, -1, -size[1])):
+        within = sign * points[:, axis] - bound  # below 0: outside
+        following = np.roll(points, -1, axis=0)
+        beyond = np.roll(within, -1)
+        crosses = (within < 0) != (beyond < 0)
+        share = within / np.where(crosses, within - beyond, 1)
+        crossings = points + share[:, None] * (following - points)
+        crossings[:, axis] = sign * bound
+        both = np.stack([points, crossings], axis=1).reshape(-1, 2)
+        points = both[np.stack([within >= 0, crosses], axis=1).ravel()]
+    return points
+
+
+def measure_polygon(polygon: Sequence[float]) -> float:
+    """The area of (x0, y0, x1, y1, ...), in squares of its unit (Gauss's formula)."""
+    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
+    return float(abs(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
+
+
+def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
+    """(H, W) bool of run lengths: down the columns, first the run of pixels that are off.
+
+    Raises:
+        ValueError: the run lengths are broken, or do not fill the size.
+    """
+    counts = read_counts(rle)
+    height, width = rle["size"]
+    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(width, height).T
+
+
+def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
+    """The run lengths, which a str holds compressed as in the COCO API.
+
+    There each number is 5 bits per letter (48 added), the lowest first; bit 5 says that more follow, bit 4 of
+    the last is the sign; from the third number on, differences to the last but one.
+
+    Raises:
+        ValueError: they are broken, or do not fill the size.
+    """
+    if isinstance(rle["counts"], str):
+        letters = np.frombuffer(rle["counts"].encode(), np.uint8).astype(np.int64) - 48
+        last = (letters & 32) == 0
+        if not len(letters) or not last[-1] or letters.min() < 0 or letters.max() > 63:
+            raise ValueError("run lengths")
+        starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+        place = np.arange(len(letters)) - np.repeat(starts, np.diff(starts, append=len(letters)))
+        if place.max() > 6:  # 35 bits: no picture has as many pixels
+            raise ValueError("run lengths")
+        counts = np.add.reduceat((letters & 31) << 5 * place, starts)
+        negative = (letters[last] & 16) > 0
+        counts -= negative * (32 << 5 * place[last])
+        for first in (1, 2):
+            counts[first::2] = counts[first::2].cumsum()
+    else:
+        counts = np.array(rle["counts"], np.int64)
+    height, width = rle["size"]
+    if (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError("run lengths")
+    return counts

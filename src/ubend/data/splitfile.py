@@ -1,0 +1,58 @@
+"""Split files: CSV with the columns `file,split` and perhaps `group`."""
+
+import csv
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+from ubend.data.naming import PART_WORDS
+from ubend.data.pairs import Pair, Part
+from ubend.data.problems import Problems
+from ubend.errors import reason
+from ubend.language import _
+
+
+def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
+    """The pairs with the parts and groups of the split file."""
+    try:
+        lines = split.read_text(encoding="utf-8-sig").splitlines()
+        semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
+        rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
+        return pairs
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if missing := [name for name in ("file", "split") if name not in header]:
+        lacks = _("{file} has no column {columns}").format(file=split, columns=", ".join(missing))
+        problems.add("split file", lacks)
+        return pairs
+    known: dict[str, set[int]] = {}
+    for number, pair in enumerate(pairs):
+        for spelling in _spellings(pair, problems.root):
+            known.setdefault(spelling, set()).add(number)
+    given: dict[int, tuple[Part | None, str | None]] = {}
+    for cells in filter(any, rows[1:]):
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+        name = unicodedata.normalize("NFC", row.get("file", "")).replace("\\", "/").removeprefix("./")
+        word, fitting = row.get("split", ""), known.get(name, set())
+        value = (PART_WORDS.get(word.lower()), row.get("group") or None)
+        if value[0] is None:
+            problems.add("split word", f"{name}: {word or '-'}")
+        if len(fitting) != 1:
+            problems.add("split unclear" if fitting else "split unknown", name or "-")
+        for number in fitting:
+            if given.setdefault(number, value) != value and len(fitting) == 1:
+                problems.add("split twice", name)
+    for number, pair in enumerate(pairs):
+        if number not in given:
+            problems.add("split missing", pair.name)
+    return [
+        replace(p, part=given[i][0], group=given[i][1] or p.group) if i in given else p for i, p in enumerate(pairs)
+    ]
+
+
+def _spellings(pair: Pair, root: Path) -> set[str]:
+    """All ways in which a split file may name a pair: `0001`, `0001.jpg`, `images/0001.jpg`, ..."""
+    pieces = unicodedata.normalize("NFC", pair.image.relative_to(root).as_posix()).split("/")
+    paths = {"/".join(pieces[start:]) for start in range(len(pieces))} | {pair.name + pair.image.suffix}
+    return paths | {path.removesuffix(pair.image.suffix) for path in paths}

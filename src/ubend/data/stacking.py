@@ -1,0 +1,185 @@
+"""One or several masks of each picture -> pairs: as they are, one object each, or one class each."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ubend.data.masks import FileMask, Layer, LayeredMask, Mask
+from ubend.data.naming import OBJECT_WORDS, OVERLAY_WORDS, is_mask_word, loosened
+from ubend.data.pairing import Claim, Item, Matching
+from ubend.data.pairs import Pair, Reading
+from ubend.data.problems import Problems, natural_key
+from ubend.data.tree import is_empty
+from ubend.language import _
+
+_BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
+
+
+@dataclass(frozen=True)
+class _Label:
+    """What the name of a mask says beyond its picture's: a word for a class, a number for an object."""
+
+    word: str
+    number: str
+
+
+def read_matching(matching: Matching, problems: Problems, *, sure: bool = False) -> Reading:
+    """The pairs of a matching; what is unclear goes into the problems.
+
+    Args:
+        sure: the user says that these belong together: a rest that not all masks have does not matter.
+    """
+    claims, remarks = _without_overlays(matching.claims)
+    labels = {number: [_label(claim) for claim in some] for number, some in claims.items()}
+    orphans = list(matching.orphans)
+    if all(len(some) == 1 for some in claims.values()):
+        for number in set() if sure else _strangers(claims):
+            orphans.append(claims.pop(number)[0].mask)
+        reading = Reading(_pairs(matching, _single_masks(claims)))
+    elif words := _class_words(labels):
+        reading = _by_class(matching, claims, labels, words)
+    elif _are_objects(claims, labels):
+        reading = _by_object(matching, claims)
+    else:
+        for number, some in claims.items():
+            if len(some) > 1:
+                names = sorted((claim.mask.found.path.name for claim in some), key=natural_key)
+                problems.add("two masks", f"{matching.pictures[number].name} ({', '.join(names)})")
+        reading = Reading(_pairs(matching, _single_masks(claims)))
+    _tell_twins(matching, problems)
+    _tell_orphans(matching, claims, orphans, problems)
+    for number, some in claims.items():
+        for path in (matching.pictures[number].found.path, *(claim.mask.found.path for claim in some)):
+            if is_empty(path):
+                problems.add("empty", path)
+    return replace(reading, remarks=(*remarks, *reading.remarks))
+
+
+def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
+    pairs = []
+    for number, mask in masks.items():
+        item = matching.pictures[number]
+        part = item.part or matching.claims[number][0].mask.part
+        pairs.append(Pair(item.name, item.found.path, mask, part, None))
+    return pairs
+
+
+def _single_masks(claims: Mapping[int, Sequence[Claim]]) -> dict[int, Mask]:
+    return {number: FileMask(some[0].mask.found.path) for number, some in claims.items()}
+
+
+def _label(claim: Claim) -> _Label:
+    words, numbers = [], []
+    for word in re.findall(r"[^\W_]+", claim.rest):
+        split = re.fullmatch(r"([^\W\d]*)(\d*)", word)
+        letters, digits = (split[1].casefold(), split[2]) if split else (word, "")
+        general = letters in OBJECT_WORDS or is_mask_word(letters)
+        if digits and (general or not letters):
+            numbers.append(digits)
+        elif not general:
+            words.append(word)
+    return _Label(claim.folder or "_".join(words), "_".join(numbers))
+
+
+def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
+    """Without files such as `NAME_overlay.png`, when every picture has another mask."""
+    kept = {
+        number: [claim for claim in some if _label(claim).word.casefold() not in OVERLAY_WORDS]
+        for number, some in claims.items()
+    }
+    dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
+    if not dropped or not all(kept.values()):
+        return dict(claims), []
+    return kept, [_("{count} overlays beside the masks are passed over").format(count=dropped)]
+
+
+def _strangers(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
+    """Numbers of pictures whose mask has a rest that is not the others'; it may be another picture's."""
+    rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
+    if len(set(rests.values())) < 2:
+        return set()
+    usual = ("", "") if ("", "") in rests.values() else Counter(rests.values()).most_common(1)[0][0]
+    return {number for number, rest in rests.items() if rest != usual}
+
+
+def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
+    """The words for classes, when the same ones come back in most pictures; else none."""
+    found = Counter(word for some in labels.values() for word in {label.word for label in some})
+    several = sum(len({label.word for label in some}) > 1 for some in labels.values())
+    if len(found) < 2 or "" in found or min(found.values()) < 2 or 2 * several <= len(labels):
+        return []
+    if any(len(set(some)) < len(some) for some in labels.values()):
+        return []
+    return sorted(found, key=natural_key)
+
+
+def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
+    """Are the masks of a picture numbered, or in a folder of their own under names that do not come back?"""
+    flat = [label for some in labels.values() for label in some]
+    if any(len(set(some)) < len(some) for some in labels.values()):
+        return False
+    if all(label.number for label in flat) and len({label.word for label in flat}) == 1:
+        return True
+    words = Counter(label.word for label in flat if not label.number)
+    return all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
+
+
+def _by_object(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> Reading:
+    masks = {
+        number: LayeredMask(tuple(Layer(path, 1) for path in sorted(claim.mask.found.path for claim in some)))
+        for number, some in claims.items()
+    }
+    words = _("several masks for one picture, one per object ({count} in all)").format(
+        count=sum(map(len, claims.values()))
+    )
+    return Reading(_pairs(matching, masks), ("background", "foreground"), (0, 1), words=words)
+
+
+def _by_class(
+    matching: Matching,
+    claims: Mapping[int, Sequence[Claim]],
+    labels: Mapping[int, Sequence[_Label]],
+    words: Sequence[str],
+) -> Reading:
+    names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
+    value = {word: names.index(word) + 1 if word in names else 0 for word in words}
+    masks = {}
+    for number, some in claims.items():
+        layers = [
+            Layer(claim.mask.found.path, value[label.word]) for claim, label in zip(some, labels[number], strict=True)
+        ]
+        masks[number] = LayeredMask(tuple(sorted(layers, key=lambda layer: (layer.value, layer.path))))
+    told = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
+    return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), words=told)
+
+
+def _tell_twins(matching: Matching, problems: Problems) -> None:
+    for number, first in matching.twins:
+        names = [matching.pictures[i].found.path.name for i in (first, number)]
+        problems.add("two images", f"{matching.pictures[first].name} ({', '.join(names)})")
+
+
+def _tell_orphans(
+    matching: Matching, claims: Mapping[int, Sequence[Claim]], orphans: Sequence[Item], problems: Problems
+) -> None:
+    """Pictures without masks and masks without pictures, with those that nearly have their name."""
+    twins = {number for number, _first in matching.twins}
+    lonely = [p for number, p in enumerate(matching.pictures) if number not in claims and number not in twins]
+    parts = {matching.pictures[number].part for number in claims}
+    for item in lonely:
+        near = _near(item, orphans, problems)
+        if claims and item.part and item.part not in parts and not near:
+            problems.add("part without masks", item.found.path.parent)
+        else:
+            problems.add("no mask", problems.shorten(item.found.path) + near)
+    for item in orphans:
+        problems.add("no image", problems.shorten(item.found.path) + _near(item, lonely, problems))
+
+
+def _near(item: Item, others: Sequence[Item], problems: Problems) -> str:
+    """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
+    near = [other for other in others if loosened(other.stem) == loosened(item.stem)]
+    if len(near) != 1:
+        return ""
+    return _(" (did you mean {name}?)").format(name=problems.shorten(near[0].found.path))

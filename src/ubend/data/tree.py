@@ -1,0 +1,95 @@
+"""The files below a folder, without what systems and notebooks leave behind."""
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ubend.data.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
+from ubend.errors import DataError, reason
+from ubend.language import _
+
+_JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that may be a picture or a mask.
+
+    Attributes:
+        path: the file.
+        folders: the names of the folders between the root and the file.
+        stem: its name without suffix. Both are in Unicode's composed form (macOS takes accents apart).
+        suffix: in small letters.
+    """
+
+    path: Path
+    folders: tuple[str, ...]
+    stem: str
+    suffix: str
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted, without junk.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not is_junk(e.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
+                folder=folder, reason=reason(error)
+            )
+        ) from error
+
+
+def is_junk(name: str) -> bool:
+    """Hidden files (`.DS_Store`, `._x`, `.ipynb_checkpoints`) and what systems write."""
+    return name.startswith(".") or name.casefold() in _JUNK
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Name in small letters -> subfolder."""
+    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
+
+
+def walk(root: Path) -> list[Found]:
+    """All files below a folder that have the suffix of a picture or a mask, read or not, sorted."""
+    return list(_walk(root, (), frozenset()))
+
+
+def _walk(folder: Path, folders: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Iterator[Found]:
+    identity = folder.stat()
+    here = (identity.st_dev, identity.st_ino)
+    if here in above:
+        return  # a link to a folder above
+    for entry in entries(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), (*folders, _composed(entry.name)), above | {here})
+        elif found := as_found(Path(entry.path), folders):
+            yield found
+
+
+def as_found(path: Path, folders: tuple[str, ...]) -> Found | None:
+    """The file, when it has the suffix of a picture or a mask."""
+    stem, suffix = os.path.splitext(path.name)
+    suffix = suffix.lower()
+    if suffix not in MASK_SUFFIXES and suffix not in FOREIGN_SUFFIXES:
+        return None
+    return Found(path, folders, _composed(stem), suffix)
+
+
+def is_empty(path: Path) -> bool:
+    """A file of 0 bytes, or a link to nothing."""
+    try:
+        return not os.stat(path).st_size
+    except OSError:
+        return True
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
