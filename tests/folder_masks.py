@@ -314,7 +314,7 @@ def objects_counted_up_told(make: Maker) -> None:
     _count_up(make)
 
 
-@MASKS.add(says=("photo", "--values"), or_error=("masks",))
+@MASKS.add(says=("colours", "cell_1.png", "--values"))
 def pictures_as_masks(make: Maker) -> None:
     """The same folder given twice."""
     make.pictures()

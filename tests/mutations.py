@@ -202,10 +202,12 @@ class Spoilt:
 
     @property
     def names(self) -> set[str]:
-        """What an error may call the spoilt files: by their stem, which their partners share."""
+        """What an error may call the spoilt files: by their stem, which their partners share. Of a list that
+        is not there any more, nothing can be said but that there are no masks."""
         stems = {path.name.split(".")[0] for _kind, paths in self.done for path in paths}
         bare = {stem.removesuffix("_mask") for stem in stems}
-        return stems | bare | {f"{path.parent.name}/" for _kind, paths in self.done for path in paths}
+        gone = {"no masks" for kind, paths in self.done if paths[0].suffix == ".json" and kind in ("delete", "suffix")}
+        return gone | stems | bare | {f"{path.parent.name}/" for _kind, paths in self.done for path in paths}
 
     @property
     def knowable(self) -> bool:

@@ -57,7 +57,7 @@ def same(one: Dataset, other: Dataset) -> None:
 
 def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:
     said = ubend("data", discs, "--out", tmp_path / "out")
-    assert "images/ and masks/" in said
+    assert "folders of pictures and of masks" in said
     assert "24" in said or "16 training" in said
     assert "mask values: 0 -> background, 255 -> foreground" in said
     assert "48x40 px" in said

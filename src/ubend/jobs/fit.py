@@ -219,7 +219,7 @@ def _write_facts(
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
-    if data.skipped:
+    if data.skipped or data.folder.skipped:
         write_text(run.skipped, data.skipped_table())
     facts = {
         "layout": data.folder.layout,
