@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.data.naming import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Side, folder_meaning
+from ubend.data.naming import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Side, folder_meaning, speaks_of
 from ubend.data.pairing import Affix, Item, match
 from ubend.data.pairs import Layout, Part, Reading
 from ubend.data.problems import Problems, enumerate_names
@@ -67,6 +67,9 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     else:
         together = [*pictures, *masks, *others]
         if not together and not foreign:
+            return Reading([])
+        if masks and all(speaks_of(item.stem, "mask") for item in masks):
+            problems.add("no pictures", root)
             return Reading([])
         sides_told = tell_sides(root, together, problems)
         pictures, masks, affixes = sides_told.pictures, sides_told.masks, sides_told.affixes

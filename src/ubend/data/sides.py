@@ -114,7 +114,7 @@ def _by_affix(items: Sequence[Item], end: int) -> tuple[_Group, _Group] | None:
     if len(groups) != 2:
         return None
     (one, first), (two, second) = sorted(groups.items())
-    if first.keys() != second.keys() or 2 * len(first) != len(items):
+    if len(first) < 2 or first.keys() != second.keys() or 2 * len(first) != len(items):
         return None
     affixes: list[Affix] = [(one, ""), (two, "")] if end == 0 else [("", one), ("", two)]
     return _Group(list(first.values()), affixes[0]), _Group(list(second.values()), affixes[1])
