@@ -38,8 +38,8 @@ class _Group(Group):
 
 # Where pictures and masks are, and what they mean: the same words in every command that reads them.
 _FOLDER_OPTIONS = {
-    "images": option("--images", help=later("Folder or pattern of the pictures, in place of FOLDER.")),
-    "masks": option("--masks", help=later("Folder or pattern of the masks, with --images.")),
+    "images": option("--images", help=later("Folder or quoted pattern of the pictures, in place of FOLDER.")),
+    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
     "split": option("--split", type=_PATH, help=later("CSV file,split[,group]: which picture is in which part.")),
     "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
     "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
