@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import read_folder, read_pairs
+from ubend.data.folder import Asked, read_folder, read_pairs
 from ubend.data.masks import FileMask, LayeredMask
 from ubend.data.pairs import Folder
 from ubend.errors import DataError
@@ -72,6 +72,7 @@ def problems(read: Callable[[], object]) -> list[str]:
         ("images/{}_leftImg8bit.png", "masks/{}_gtFine_labelIds.png"),
         ("images/{}.png", "masks/{}_L.png"),
         ("images/{}.png", "masks/drawn by anna-{}.png"),
+        ("images/{}_sat.jpg", "masks/{}_lulc.png"),
         ("images/{}.jpg", "masks/{}.jpg.png"),
         ("{}/image.png", "{}/mask.png"),
         ("{}/images/{}.png", "{}/masks/0f3e.png"),
@@ -136,7 +137,8 @@ def test_subfolders(tmp_path: Path, image: str, mask: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "mask"), [("{}_raw.png", "{}_manual1.png"), ("{}.jpg", "{}.png"), ("a_{}.png", "b_{}.png")]
+    ("image", "mask"),
+    [("{}_raw.png", "{}_manual1.png"), ("{}.png", "{}-by_anna v2.png"), ("{}.jpg", "{}.png"), ("a_{}.png", "b_{}.png")],
 )
 def test_looks_decide_where_names_do_not(tmp_path: Path, image: str, mask: str) -> None:
     for stem in STEMS:
@@ -246,6 +248,23 @@ def test_an_unknown_folder_beside_the_pictures(tmp_path: Path) -> None:
 
 
 # Near misses
+
+
+def test_a_mask_that_may_be_of_either_picture_is_of_none(tmp_path: Path) -> None:
+    touch(tmp_path / "images/x.png", tmp_path / "images/x_mask.png", tmp_path / "masks/x_mask.png")
+    touch(tmp_path / "images/y.png", tmp_path / "masks/y.png")
+    first, second = problems(lambda: read_folder(tmp_path))
+    assert "(2): images/x.png, images/x_mask.png (did" in first
+    assert "(1): masks/x_mask.png (did" in second
+    found = read_folder(tmp_path, Asked(skip_bad=True))
+    assert [pair.name for pair in found.pairs] == ["y"]
+
+
+def test_other_things_with_the_same_numbers(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"images/cat_{i}.png" for i in range(3)), *(tmp_path / f"masks/dog_{i}.png" for i in range(3)))
+    first, second = problems(lambda: read_folder(tmp_path))
+    assert "images/cat_0.png" in first
+    assert "masks/dog_0.png" in second
 
 
 @pytest.mark.parametrize(("image", "mask"), [("cell 1", "cell_1"), ("cell_01", "cell_1"), ("cell-1", "Cell1")])

@@ -1,5 +1,6 @@
 """What the readers of annotation files share: files found, JSON checked, pictures matched, classes numbered."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,15 @@ def guess_kind(path: Path) -> AnnotationKind | None:
         return "labelme"
     if b'"images"' in text and b'"annotations"' in text and (b'"categories"' in text or b'"file_name"' in text):
         return "coco"
-    return None
+    return "coco" if b'"images"' in text and not _is_json(text) else None
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None:

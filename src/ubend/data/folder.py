@@ -17,7 +17,7 @@ from ubend.data.official import PETS, VOC
 from ubend.data.pairs import Folder, Layout, Pair, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
 from ubend.data.splitfile import apply_split
-from ubend.data.tree import as_found, entries, subfolders, walk
+from ubend.data.tree import as_found, entries, name_held, subfolders, walk
 from ubend.errors import DataError
 from ubend.language import _
 
@@ -134,9 +134,8 @@ def _unwrap(root: Path) -> Path:
 
 
 def _describe_nothing(root: Path) -> str:
-    held = enumerate_names([entry.name + "/" * entry.is_dir() for entry in entries(root)]) or _("nothing")
     return _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}").format(
         root=root,
-        held=held,
+        held=name_held(root),
         layouts="; ".join(f"({i}) {layout.words()}" for i, layout in enumerate((*_LAYOUTS, TREE), 1)),
     )

@@ -94,12 +94,18 @@ def match(
     before, after = _common_affixes(normal_pictures, normal_masks, affixes, fold, sure)
     index = _Index([replace(picture, stem=_cut(picture.stem, before)) for picture in normal_pictures])
     matching = Matching(list(pictures), {}, [], index.twins)
-    for original, mask in zip(masks, normal_masks, strict=True):
-        if claim := index.find(replace(mask, stem=_cut(mask.stem, after))):
+    rivals: dict[int, set[int]] = {}
+    for original, normal_mask in zip(masks, normal_masks, strict=True):
+        mask = replace(normal_mask, stem=_cut(normal_mask.stem, after))
+        if claim := index.find(mask):
             number, rest, folder, own = claim
             matching.claims.setdefault(number, []).append(Claim(original, rest, folder, own))
+            rivals.setdefault(number, set()).update(index.rivals(mask, number))
         else:
             matching.orphans.append(original)
+    for number, others in rivals.items():
+        if others - matching.claims.keys():  # `x_mask` may be the mask of `x`, which has no other
+            matching.orphans += [claim.mask for claim in matching.claims.pop(number)]
     return matching
 
 
@@ -160,6 +166,11 @@ class _Index:
                 claims.append((*found, folder, False))
         return claims[0] if len(claims) == 1 else None
 
+    def rivals(self, mask: Item, number: int) -> set[int]:
+        """The other pictures whose name is that of a mask but for words around it."""
+        names = self.exact.get((mask.part, mask.folders), {})
+        return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {number}
+
     def _named(self, key: _Key, stem: str) -> int | None:
         """The picture of this name, perhaps with words for masks and pictures around it."""
         exact, bare = self.exact.get(key), self.bare.get(key)
@@ -215,18 +226,20 @@ def _common_affixes(
         return nothing
     ours, theirs = _common_ends(pictures), _common_ends(masks)
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
-    candidates = [(_BARE, theirs), (ours, _BARE)]
+    needs_all = {(_BARE, theirs): False, (ours, _BARE): False}  # affixes -> only if they make all names equal
     spoken = any(speaks_of(text, "picture") or side_of_affix(text) == "picture" for text in ours)
     if sure or spoken or any(speaks_of(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
-        candidates.append((ours, theirs))
+        needs_all[ours, theirs] = False
+    elif not ours[0] and not theirs[0]:  # `1_sat` and `1_lulc`, but not `cat_1` and `dog_1`
+        needs_all[ours, theirs] = True
     if told:
         (a, b), (c, d) = told
-        candidates.append(((fold(a), fold(b)), (fold(c), fold(d))))
+        needs_all[(fold(a), fold(b)), (fold(c), fold(d))] = False
     best = nothing
-    for candidate in candidates:
+    for candidate, need in needs_all.items():
         count = _count_common(pictures, masks, candidate)
-        complete = count == len(pictures) == len(masks)
-        if count > most and (complete or 2 * count >= max(len(pictures), len(masks))):
+        enough = count == len(pictures) == len(masks) or (not need and 2 * count >= max(len(pictures), len(masks)))
+        if count > most and enough:
             best, most = candidate, count
     return best
 

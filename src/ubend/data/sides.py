@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ubend.data.naming import side_of_affix, speaks_of
+from ubend.data.naming import side_of_affix, speaks_of, squeeze
 from ubend.data.pairing import Affix, Item
 from ubend.data.problems import Problems
+from ubend.data.tree import name_held
 from ubend.language import _
 
 _LOOKED_AT = 3  # files of each group
@@ -45,9 +46,10 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     if groups is None:
         problems.tell(
             _(
-                "{root} holds {count} pictures but no masks; to train, put masks of the same names into a folder "
-                "masks/ beside them, or name them NAME_mask.png; to use a model on pictures: ubend predict MODEL {root}"
-            ).format(root=root, count=len(items))
+                "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
+                "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
+                "pictures: ubend predict MODEL {root}"
+            ).format(root=root, count=len(items), held=name_held(root))
         )
         return Sides([], [])
     named = [side_of_affix("".join(group.affix)) for group in groups]
@@ -86,8 +88,11 @@ class _Group:
 
 def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
-    found = [split for split in (_by_suffix(items), _by_affix(items, 0), _by_affix(items, -1)) if split]
-    return found[0] if len(found) == 1 else None
+    ways = [_by_suffix(items), *(_by_affix(items, words, end) for words in (1, 2, 3) for end in (0, -1))]
+    ways += [_by_extension(items, end) for end in (0, -1)]
+    found = [groups for groups in ways if groups]
+    divisions = {frozenset(frozenset(item.found.path for item in group.items) for group in groups) for groups in found}
+    return found[0] if len(divisions) == 1 else None
 
 
 def _by_suffix(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
@@ -101,23 +106,46 @@ def _by_suffix(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     return (_Group(first), _Group(second)) if names[0] == names[1] else None
 
 
-def _by_affix(items: Sequence[Item], end: int) -> tuple[_Group, _Group] | None:
-    """Two groups that differ by the first (end 0) or last (end -1) word of the stem, or by having none."""
+def _by_affix(items: Sequence[Item], count: int, end: int) -> tuple[_Group, _Group] | None:
+    """Two groups that differ by the first (end 0) or last (end -1) words of the stem."""
     groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
     for item in items:
         words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
+        cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
+        affix, core = (words[:cut], words[cut:]) if end == 0 else (words[cut:], words[:cut])
+        if not core or any(word.isdigit() for word in affix):
+            return None
+        groups["".join(affix)][item.part, item.folders, "".join(core)] = item
+    return _as_groups(groups, end, len(items))
+
+
+def _by_extension(items: Sequence[Item], end: int) -> tuple[_Group, _Group] | None:
+    """Two groups of which one has the stems of the other with something before (end 0) or after (end -1) them."""
+    stems = {(item.part, item.folders, item.stem) for item in items}
+    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
+    for item in items:
         affix, core = "", item.stem
-        if len(words) > 2 and not words[end].isdigit():
-            affix = "".join(words[:2] if end == 0 else words[-2:])
-            core = "".join(words[2:] if end == 0 else words[:-2])
+        for between in re.finditer(r"[\W_]+", item.stem):
+            cut = between.end() if end == 0 else between.start()
+            rest, short = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
+            if (item.part, item.folders, short) in stems and not squeeze(rest).isdigit():
+                affix, core = rest, short
+                break
         groups[affix][item.part, item.folders, core] = item
+    return _as_groups(groups, end, len(items))
+
+
+def _as_groups(
+    groups: Mapping[str, Mapping[tuple[object, ...], Item]], end: int, count: int
+) -> tuple[_Group, _Group] | None:
+    """Affix -> its files by what else they are called; None unless these are two groups of the same names."""
     if len(groups) != 2:
         return None
     (one, first), (two, second) = sorted(groups.items())
-    if len(first) < 2 or first.keys() != second.keys() or 2 * len(first) != len(items):
+    if len(first) < 2 or first.keys() != second.keys() or 2 * len(first) != count:
         return None
     affixes: list[Affix] = [(one, ""), (two, "")] if end == 0 else [("", one), ("", two)]
-    return _Group(list(first.values()), affixes[0]), _Group(list(second.values()), affixes[1])
+    return _Group(list(first.values()), affixes[0]), _Group([second[core] for core in first], affixes[1])
 
 
 def _look_like_masks(items: Sequence[Item]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubend.data.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
+from ubend.data.problems import enumerate_names
 from ubend.errors import DataError, reason
 from ubend.language import _
 
@@ -59,6 +60,12 @@ def is_junk(name: str) -> bool:
 def subfolders(folder: Path) -> dict[str, Path]:
     """Name in small letters -> subfolder."""
     return {entry.name.casefold(): Path(entry.path) for entry in entries(folder, folders=True)}
+
+
+def name_held(folder: Path) -> str:
+    """What lies in a folder, in words: `images/, notes.txt`; folders and what is no picture first."""
+    found = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
+    return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
 
 
 def walk(root: Path) -> list[Found]:
