@@ -19,7 +19,7 @@ from folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
 from mutations import BASES, Spoilt, spoil
 from ubend.cli import main
 
-FILES = int(os.environ.get("UBEND_MUTATIONS", 300))  # that are spoilt, at least
+FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least
 FITS = 16  # of 100 folders are also trained on
 MOST_SECONDS = 60  # for one folder
 
