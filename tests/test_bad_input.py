@@ -27,6 +27,7 @@ def _nothing(data: Path) -> None:
 
 def _strange(data: Path) -> None:
     (data / "images").rename(data / "photos")
+    (data / "masks").rename(data / "regions")
 
 
 def _archive(data: Path) -> None:
@@ -92,7 +93,7 @@ def _bad_names(data: Path) -> None:
 FAULTS: list[tuple[Callable[[Path], None], list[str]]] = [
     (_no_folder, ["data", "cannot read the folder", "check the name"]),
     (_nothing, ["data", "nothing", "accepted layouts"]),
-    (_strange, ["photos/", "accepted layouts"]),
+    (_strange, ["photos/", "regions/", "--images", "--masks"]),
     (_archive, ["is a file", "unpack"]),
     (_no_mask, ["without a mask", "images/disc03.png", "add the mask"]),
     (_no_picture, ["without a picture", "masks/disc03.png", "add the picture"]),

@@ -57,7 +57,7 @@ def same(one: Dataset, other: Dataset) -> None:
 
 def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:
     said = ubend("data", discs, "--out", tmp_path / "out")
-    assert "images/ and masks/" in said
+    assert "folders of pictures and of masks" in said
     assert "24" in said or "16 training" in said
     assert "mask values: 0 -> background, 255 -> foreground" in said
     assert "48x40 px" in said
@@ -152,6 +152,19 @@ def bad(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def incomplete(bad: Path) -> Path:
+    """The same with files that have no partner, and an empty one."""
+    (bad / "masks" / "disc07.png").unlink()
+    (bad / "images" / "disc08.png").unlink()
+    (bad / "images" / "disc09.png").write_bytes(b"")
+    Image.fromarray(np.zeros((40, 48), np.uint8)).save(bad / "images" / "disc10.gif")
+    return bad
+
+
+LOST = {"images/disc07.png", "masks/disc08.png", "images/disc09.png", "images/disc10.gif"}
+
+
 BAD = {f"disc0{number}" for number in range(1, 7)}
 TABLE = ["--values", "0=ground,255=disc"]
 
@@ -170,15 +183,20 @@ def test_every_bad_pair_is_told(bad: Path, tmp_path: Path) -> None:
     assert "holds -1" not in told[2]
 
 
-def test_bad_pairs_are_left_out(bad: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_files_without_a_partner_are_told(incomplete: Path, tmp_path: Path) -> None:
+    told = "\n".join(refused("fit", incomplete, "--out", tmp_path / "run", *TINY, *TABLE))
+    assert all(name in told for name in LOST)
+
+
+def test_bad_pairs_are_left_out(incomplete: Path, tmp_path: Path) -> None:
+    run, bad = tmp_path / "run", incomplete
     said = ubend("fit", bad, "--out", run, *TINY, *TABLE, "--skip-bad")
-    assert "6 bad pairs are left out" in said
+    assert "11 bad files or pairs are left out" in said  # the empty one as a file, and as half of a pair
     rows = read_rows(run / "skipped.csv")
-    assert {row["name"] for row in rows} == BAD
+    assert {row["name"] for row in rows} == BAD | LOST | {"disc09"}
     assert all(row["problem"] for row in rows)
     used = {row["name"] for row in read_rows(run / "data.csv")}
-    assert used == {f"disc{number:02d}" for number in range(24)} - BAD
+    assert used == {f"disc{number:02d}" for number in range(24)} - BAD - {"disc07", "disc08", "disc09"}
     before = contents(run)
     (run / "scores.json").unlink()
     ubend("fit", "--resume", run)
@@ -190,7 +208,8 @@ def test_bad_pairs_are_left_out(bad: Path, tmp_path: Path) -> None:
 
 def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
     said = ubend("data", bad, "--out", tmp_path / "out", *TABLE, "--skip-bad")
-    assert "6 bad pairs are left out" in said
+    assert "6 bad files or pairs are left out" in said
+    assert {row["name"] for row in read_rows(tmp_path / "out" / "skipped.csv")} == BAD
     rows = read_rows(tmp_path / "out" / "split.csv")
     assert len(rows) == 24
     data = open_folder(tmp_path / "out" / "data.toml")

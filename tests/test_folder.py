@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import read_folder
+from ubend.data.folder import Asked, read_folder
 from ubend.data.masks import FileMask
 from ubend.data.problems import natural_key
 from ubend.errors import DataError
@@ -45,7 +45,7 @@ def draw_pets(root: Path) -> Path:
 
 def problems(root: Path, split: Path | None = None) -> list[str]:
     with pytest.raises(DataError) as caught:
-        read_folder(root, split)
+        read_folder(root, Asked(split))
     assert "{" not in str(caught.value)
     return caught.value.problems
 
@@ -82,7 +82,7 @@ def test_picture_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
 def test_accents_composed_and_taken_apart_are_one_name(tmp_path: Path) -> None:
     name = "ảnh"
     draw(tmp_path / "images" / (unicodedata.normalize("NFD", name) + ".png"), tmp_path / f"masks/{name}.png")
-    assert read_folder(tmp_path, write_split(tmp_path, f"{name}.png,train")).pairs[0].name == name
+    assert read_folder(tmp_path, Asked(write_split(tmp_path, f"{name}.png,train"))).pairs[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_split_spellings_groups_and_words(tmp_path: Path) -> None:
         "4,train,p1",
         header="\ufeffFile,Split,Group",
     )
-    found = [(pair.part, pair.group) for pair in read_folder(tmp_path, split).pairs]
+    found = [(pair.part, pair.group) for pair in read_folder(tmp_path, Asked(split)).pairs]
     assert found == [("train", "p1"), ("val", None), ("test", "p2"), ("train", "p1")]
 
 
@@ -262,7 +262,7 @@ def test_split_with_semicolons_replaces_the_parts_of_the_layout(tmp_path: Path) 
     for part in ("train", "val"):
         draw_flat(tmp_path / part, "1")
     split = write_split(tmp_path, "train/1;test", "val/images/1.jpg;train", header="file;split")
-    assert [pair.part for pair in read_folder(tmp_path, split).pairs] == ["test", "train"]
+    assert [pair.part for pair in read_folder(tmp_path, Asked(split)).pairs] == ["test", "train"]
 
 
 def test_split_faults(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_natural_order() -> None:
 
 @pytest.mark.skipif(not (DATA / "kvasir-seg").is_dir(), reason="no kvasir-seg under UBEND_DATA")
 def test_real_kvasir() -> None:
-    found = read_folder(DATA / "kvasir-seg", DATA / "kvasir-seg/splits.csv")
+    found = read_folder(DATA / "kvasir-seg", Asked(DATA / "kvasir-seg/splits.csv"))
     assert Counter(pair.part for pair in found.pairs) == {"train": 800, "val": 100, "test": 100}
     assert all(pair.image.stem == pair.mask.path.stem == pair.name for pair in found.pairs)
 

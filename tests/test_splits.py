@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.folder import read_folder
+from ubend.data.folder import Asked, read_folder
 from ubend.data.pairs import Part
 from ubend.data.splits import Split, find_near_duplicates, split_pairs
 from ubend.errors import DataError, SettingError
@@ -259,7 +259,7 @@ def read_thumbnails(paths: list[Path]) -> NDArray[np.uint8]:
 
 @pytest.mark.skipif(not (DATA / "kvasir-seg").is_dir(), reason="no kvasir-seg under UBEND_DATA")
 def test_real_kvasir_copies() -> None:
-    pairs = read_folder(DATA / "kvasir-seg", DATA / "kvasir-seg/splits.csv").pairs
+    pairs = read_folder(DATA / "kvasir-seg", Asked(DATA / "kvasir-seg/splits.csv")).pairs
     names = [pair.name for pair in pairs]
     numbers = find_near_duplicates(read_thumbnails([pair.image for pair in pairs]))
     where = dict(zip(names, numbers.tolist(), strict=True))

@@ -1,8 +1,9 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ubend.teller import Teller
 
 _PATH = click.Path(path_type=Path)
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Group(Group):
@@ -34,6 +36,30 @@ class _Group(Group):
             ctx.exit(130)
 
 
+# Where pictures and masks are, and what they mean: the same words in every command that reads them.
+_FOLDER_OPTIONS = {
+    "images": option("--images", help=later("Folder or quoted pattern of the pictures, in place of FOLDER.")),
+    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
+    "split": option("--split", type=_PATH, help=later("CSV file,split[,group]: which picture is in which part.")),
+    "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
+    "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
+    "channels": option("--channels", type=int, help=later("1 reads grey, 3 colour, else so many  [as they are]")),
+    "skip-bad": option("--skip-bad", is_flag=True, default=None, help=later("Leave out pairs that cannot be used.")),
+    "root": option("--root", type=_PATH, help=later("Where a data set known by name lies, or goes  [the cache]")),
+}
+
+
+def _folder_options(*names: str) -> Callable[[_F], _F]:
+    """Some of them, or all."""
+
+    def add(command: _F) -> _F:
+        for name in reversed(names or list(_FOLDER_OPTIONS)):
+            command = _FOLDER_OPTIONS[name](command)
+        return command
+
+    return add
+
+
 @click.group(
     cls=_Group,
     help=later("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
@@ -47,12 +73,8 @@ def main() -> None:
 @main.command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=_PATH, required=False)
 @option("--out", type=_PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
+@_folder_options()
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
-@option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
-@option("--classes", help=later("Class names in the order of the mask values, by comma."))
-@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
-@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
-@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("What is made small  [dice+ce]"))
@@ -68,7 +90,6 @@ def main() -> None:
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
 @option("--from", "init_from", type=_PATH, metavar="MODEL", help=later("Begin with the weights of a trained model."))
-@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", is_flag=True, help=later("Display the panel of each epoch."))
 @option("--resume", "resumed", type=_PATH, metavar="RUN", help=later("Go on with an interrupted run."))
 def fit(
@@ -100,10 +121,8 @@ def fit(
 @main.command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
 @click.argument("model", type=_PATH)
 @click.argument("folder", type=_PATH, required=False)
+@_folder_options("images", "masks", "split", "values", "root")
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
-@option("--split", type=_PATH, help=later("CSV file,split for FOLDER."))
-@option("--values", help=later("What FOLDER's masks hold, if not what the model's held: 0=background,1=polyp."))
-@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 @option("--out", type=_PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
@@ -146,16 +165,11 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 
 @main.command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
 @click.argument("folder", type=_PATH, required=False)
-@option("--split", type=_PATH, help=later("CSV file,split[,group] that says which picture is in which part."))
-@option("--classes", help=later("Class names in the order of the mask values, by comma."))
-@option("--values", help=later("What mask values or colours mean: 0=background,255=polyp or #ff0000=road,..."))
-@option("--skip-bad", is_flag=True, default=None, help=later("Go on without pairs that cannot be used."))
-@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
+@_folder_options()
 @option("--seed", type=int, help=later("Of every random draw  [0]"))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
-@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--out", type=_PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
 @option("--show", "display", is_flag=True, help=later("Also display the pictures."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
@@ -170,17 +184,16 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 
 
 @main.command(help=later("Draw pictures of FOLDER with their masks, before training."))
-@click.argument("folder", type=_PATH)
-@option("--channels", type=int, help=later("1 reads grey, 3 colour, else pictures of so many  [as they are]"))
+@click.argument("folder", type=_PATH, required=False)
+@_folder_options()
 @option("--out", type=_PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
-@option("--root", type=_PATH, help=later("Folder of a data set by name, unpacked or as archives  [the cache]"))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path, out: Path, count: int, root: Path | None, display: bool, channels: int | None) -> None:
+def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.jobs.gather import gather_settings
     from ubend.jobs.pictures import draw_samples
 
-    settings = gather_settings(folder, flags={"root": root, "channels": channels})
+    settings = gather_settings(folder, flags=flags)
     click.echo(draw_samples(settings, out, count=count, show=display))
 
 

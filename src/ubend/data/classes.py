@@ -23,13 +23,12 @@ from ubend.data.labels import (
     make_label_map,
     refuse_reserved,
 )
-from ubend.data.maincolors import MAIN_DISTANCE, MAIN_SHARE, MOST_FOUND, find_main_colors
+from ubend.data.maincolors import MOST_FOUND, find_main_colors, find_main_values
 from ubend.data.survey import LISTED, Survey, Tally, value_table
 from ubend.data.valuetable import parse_table
 from ubend.errors import DataError
 from ubend.language import _
 
-_TWO_ENDS_SHARE = 0.97  # lossy masks with this share of their pixels near 0 and near 255 are black and white
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
 
@@ -186,7 +185,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
     tally = survey.tally("value")
     if survey.lossy.any():
-        return _make(_main_values(tally), names, "value", reach=ANY_DISTANCE), []
+        return _make(find_main_values(tally), names, "value", reach=ANY_DISTANCE), []
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
         return _make(values, names, "value"), []
@@ -194,7 +193,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         raise DataError(
             _(
                 "the masks hold {count} different values ({table}): objects counted up (--values "
-                "{objects}), a resampled mask (--values {resampled}), or a picture that is no mask"
+                '"{objects}"), a resampled mask (--values "{resampled}"), or a photograph that is no mask'
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
@@ -209,7 +208,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         raise DataError(
             _(
                 "the masks hold {count} values that do not tell the classes: {table}; if each is a class, name them: "
-                "--values {cure}; if they come from resampling, add *=nearest to the true ones"
+                '--values "{cure}"; if they come from resampling, add *=nearest to the true ones'
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
@@ -220,17 +219,22 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
 
 
 def _refuse_mixed(survey: Survey, tally: Tally) -> None:
-    """Fail when some masks are 0 and 1, and others 0 and 255: then 255 is no class of pixels to be ignored."""
-    if tally.codes.tolist() != [0, 1, 255]:
-        return
-    ones, whites = (set(survey.mask_of[survey.codes == value].tolist()) for value in (1, 255))
-    if not ones & whites:
+    """Fail when some masks hold classes, and others 0 and 255: then 255 may be a class, not pixels to be ignored."""
+    first = int(tally.codes[0])
+    classed = set(survey.mask_of[(survey.codes > first) & (survey.codes < 255)].tolist())
+    whites = set(survey.mask_of[survey.codes == 255].tolist())
+    if not classed & whites:
+        named = [f"{code}=class {i}" if i else f"{code}=background" for i, code in enumerate(tally.codes[:-1].tolist())]
         raise DataError(
             _(
-                "{ones} masks hold 0 and 1, {whites} hold 0 and 255, none all three: are both foreground (--values "
-                "0=background,1=foreground,255=foreground), or is 255 not to be scored (--values "
-                "0=background,1=foreground,255=ignored)?"
-            ).format(ones=len(ones), whites=len(whites))
+                "{classed} masks hold {codes}, {whites} hold 255, none both: is 255 a class (--values "
+                '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
+            ).format(
+                classed=len(classed),
+                codes=code_words(tally.codes[1:-1].tolist(), "value"),
+                whites=len(whites),
+                table=",".join(named),
+            )
         )
 
 
@@ -246,22 +250,6 @@ def _count_objects(survey: Survey, values: list[int]) -> bool:
             return False
         tops.append(len(mine))
     return len(set(tops)) > 2
-
-
-def _main_values(tally: Tally) -> list[int]:
-    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours."""
-    pixels = np.zeros(65536, np.int64)
-    pixels[tally.codes] = tally.pixels
-    pixels, total = pixels[:256], int(tally.pixels.sum())
-    low, high = int(pixels[:MAIN_DISTANCE].sum()), int(pixels[256 - MAIN_DISTANCE :].sum())
-    if low and high and low + high >= _TWO_ENDS_SHARE * total:
-        return [0, 255]
-    main: list[int] = []
-    for value in sorted(np.flatnonzero(pixels).tolist(), key=lambda v: -int(pixels[v])):
-        around = pixels[max(0, value - MAIN_DISTANCE // 2) : value + MAIN_DISTANCE // 2 + 1]
-        if around.sum() >= MAIN_SHARE * total and all(abs(value - other) >= MAIN_DISTANCE for other in main):
-            main.append(value)
-    return sorted(main)
 
 
 def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
@@ -290,7 +278,7 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         labels = _make(codes, names, "color", reach=ROUNDING_REACH)
     if names is None:
         remarks.append(
-            _("the classes are named by their colours; name them so: --values {table}").format(
+            _('the classes are named by their colours; name them so: --values "{table}"').format(
                 table=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True))
             )
         )
@@ -344,7 +332,7 @@ def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
         raise DataError(
             _(
                 "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
-                "--values {cure}"
+                '--values "{cure}"'
             ).format(
                 share=share,
                 classes=labels.describe(),

@@ -18,7 +18,7 @@ from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
 from ubend.data.channels import agree_channels, read_headers
 from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.folder import read_folder, read_pairs
+from ubend.data.folder import Asked, read_folder, read_pairs
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
 from ubend.data.masks import mask_to_text
@@ -153,7 +153,7 @@ class Dataset:
 
     def skipped_table(self) -> str:
         """The pairs that were left out, as CSV: name, problem."""
-        rows = [(pair.name, problem) for pair, problems in self.skipped for problem in problems]
+        rows = [*self.folder.skipped, *((pair.name, problem) for pair, why in self.skipped for problem in why)]
         return _to_csv([("name", "problem"), *rows])
 
     def split_table(self) -> str:
@@ -192,15 +192,15 @@ def find_folder(settings: Settings) -> Folder:
         SettingError: they name none, or both a folder and lists.
     """
     data = settings.data
-    split = Path(data.split) if data.split else None
     find = partial(_find_all_damage, channels=data.channels)
+    asked = Asked(Path(data.split) if data.split else None, data.skip_bad, find)
     if data.images is not None and data.masks is not None and data.folder is None:
-        return read_pairs(data.images, data.masks, split, find)
+        return read_pairs(data.images, data.masks, asked)
     if data.images is not None or data.masks is not None:
         raise SettingError(_("--images and --masks go together, and without FOLDER"))
     if data.folder is None:
         raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"))
-    return read_folder(Path(data.folder), split, find)
+    return read_folder(Path(data.folder), asked)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()) -> Dataset:
@@ -260,8 +260,9 @@ def _open_folder(
         settings.data.val_share,
         settings.data.test_share,
     )
-    if skipped:
-        remarks.append(_("{count} bad pairs are left out; skipped.csv names them").format(count=len(skipped)))
+    if skipped or folder.skipped:
+        count = len(skipped) + len({name for name, _problem in folder.skipped})
+        remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
     return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], tuple(skipped))
 
 

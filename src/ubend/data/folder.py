@@ -5,6 +5,7 @@ general. Problems are collected by kind while reading and raised together, worst
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ubend.data import annotations
@@ -26,14 +27,27 @@ _DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
 _Look = Callable[[list[Pair]], list[str]]
 
 
-def read_folder(root: Path, split: Path | None = None, look: _Look | None = None) -> Folder:
+@dataclass(frozen=True)
+class Asked:
+    """How a folder is to be read, whatever its layout.
+
+    Attributes:
+        split: CSV with the columns `file,split` and perhaps `group`; it replaces the parts of the layout.
+            `file` is a pair's name, a file name with or without suffix, or a relative path.
+        skip_bad: go on without files that cannot be used, and record them in `Folder.skipped`.
+        look: asked, when anything is wrong, for further problems of the pairs, to be told along.
+    """
+
+    split: Path | None = None
+    skip_bad: bool = False
+    look: _Look | None = None
+
+
+def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     """Find the layout of `root` and pair its pictures with their masks.
 
     Args:
         root: a supported layout, or a folder that holds exactly one.
-        split: CSV with the columns `file,split` and perhaps `group`; it replaces the parts of the layout.
-            `file` is a pair's name, a file name with or without suffix, or a relative path.
-        look: asked, when anything is wrong, for further problems of the pairs, to be told along.
     Raises:
         DataError: all problems at once, worst first.
     """
@@ -45,22 +59,21 @@ def read_folder(root: Path, split: Path | None = None, look: _Look | None = None
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return _finish(place, words, reading, [place, root], problems, split, look)
+    return _finish(place, words, reading, [place, root], problems, asked)
 
 
-def read_pairs(images: str, masks: str, split: Path | None = None, look: _Look | None = None) -> Folder:
+def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
     """Pair the pictures of a folder or glob with the masks of another.
 
     Args:
         images, masks: such as `scans`, or `scans/*_raw.png`.
-        split, look: as of `read_folder`.
     Raises:
         DataError: all problems at once, worst first.
     """
     root = list_root(images, masks)
     problems = Problems(root)
     reading = read_lists(images, masks, problems)
-    return _finish(root, reading.words, reading, [root], problems, split, look)
+    return _finish(root, reading.words, reading, [root], problems, asked)
 
 
 def _finish(
@@ -69,19 +82,19 @@ def _finish(
     reading: Reading,
     tables: Iterable[Path],
     problems: Problems,
-    split: Path | None,
-    look: _Look | None,
+    asked: Asked,
 ) -> Folder:
     """The folder of a reading with split file and class table; raises what is wrong."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
-    if split is not None and pairs:
-        pairs = apply_split(pairs, split, problems)
+    if asked.split is not None and pairs:
+        pairs = apply_split(pairs, asked.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
     drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
     if not drawn and (table := read_class_table(tables, problems)):
         classes, values, colors = table.names, table.values or values, table.colors or colors
-    problems.raise_any(look(pairs) if look and problems else [])
-    return Folder(place, words, tuple(pairs), classes, values, colors, reading.remarks, reading.ignored)
+    skipped = problems.take_skippable() if asked.skip_bad and pairs else ()
+    problems.raise_any(asked.look(pairs) if asked.look and problems else [])
+    return Folder(place, words, tuple(pairs), classes, values, colors, reading.remarks, reading.ignored, skipped)
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.data.naming import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Side, folder_meaning
+from ubend.data.naming import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Side, folder_meaning, speaks_of
 from ubend.data.pairing import Affix, Item, match
 from ubend.data.pairs import Layout, Part, Reading
 from ubend.data.problems import Problems, enumerate_names
@@ -54,6 +54,7 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     _refuse_two_words([item for items in sides.values() for item in items], problems)
     pictures, masks, others = sides["picture"], sides["mask"], sides[None]
     remarks: list[str] = []
+    affixes: tuple[Affix, Affix] | None = None
     layout = _("folders of pictures and of masks")
     by_folders = bool(masks) and bool(pictures or others)
     if pictures and masks:
@@ -67,7 +68,11 @@ def read_tree(root: Path, problems: Problems) -> Reading:
         together = [*pictures, *masks, *others]
         if not together and not foreign:
             return Reading([])
-        pictures, masks = tell_sides(root, together, problems)
+        if masks and all(speaks_of(item.stem, "mask") for item in masks):
+            problems.add("no pictures", root)
+            return Reading([])
+        sides_told = tell_sides(root, together, problems)
+        pictures, masks, affixes = sides_told.pictures, sides_told.masks, sides_told.affixes
         layout = _("pictures and masks in one folder, told apart by their names")
     for side, item in foreign:
         if side or not by_folders:
@@ -75,7 +80,7 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     if not pictures or not masks:
         return Reading([])
     pictures, masks = _without_wrapper(pictures, masks)
-    reading = read_matching(match(pictures, masks), problems)
+    reading = read_matching(match(pictures, masks, affixes, sure=affixes is not None), problems)
     words = "; ".join(filter(None, (layout, reading.words)))
     return replace(reading, remarks=(*remarks, *reading.remarks), words=words)
 

@@ -13,6 +13,7 @@ MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
 MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
 _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
+_TWO_ENDS_SHARE = 0.97  # JPEG masks with this share of their pixels near 0 and near 255 are black and white
 _BLEND_DISTANCE = 64  # of noisy masks: a colour this near to the line between two classes is a blend of them
 _CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without loss
 _UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
@@ -32,6 +33,43 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
     codes = _main_colors(_commonest(tally))
     _refuse_unexplained(tally, codes)
     return codes, True
+
+
+def find_main_values(tally: Tally) -> list[int]:
+    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours.
+
+    Raises:
+        DataError: the values do not tell the classes.
+    """
+    pixels, total = np.zeros(65536, np.int64), int(tally.pixels.sum())
+    pixels[tally.codes] = tally.pixels
+
+    def around(value: int, distance: int) -> int:
+        return int(pixels[max(0, value - distance) : value + distance + 1].sum())
+
+    low, high = around(0, MAIN_DISTANCE - 1), around(255, MAIN_DISTANCE - 1)
+    if low and high and low + high >= _TWO_ENDS_SHARE * total:
+        return [0, 255]
+    main: list[int] = []
+    for value in np.argsort(-pixels[:256], kind="stable").tolist():
+        near = around(value, MAIN_DISTANCE // 2)
+        peak = around(value, _PEAK_DISTANCE) >= _PEAK_SHARE * near
+        if near >= MAIN_SHARE * total and peak and all(abs(value - other) >= MAIN_DISTANCE for other in main):
+            main.append(value)
+    main = sorted(main)
+    explained = sum(around(value, MAIN_DISTANCE // 2) for value in main)
+    if len(main) > 2 and explained < (1 - _BLENDS_SHARE) * total:
+        raise DataError(
+            _(
+                "these JPEG masks do not tell their classes: {table} are common, but {share:.1%} of the pixels hold "
+                'other values; name them: --values "{cure},*=nearest"'
+            ).format(
+                table=value_table(tally, "value"),
+                share=1 - explained / total,
+                cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
+            )
+        )
+    return main
 
 
 def _points(codes: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -60,7 +98,7 @@ def _without_strays(tally: Tally) -> list[int]:
             raise DataError(
                 _(
                     "the masks hold colours that are nearly alike: {pair} among {table}; if each is a class, name all: "
-                    "--values {cure}, else give both of them one name"
+                    '--values "{cure}", else give both of them one name'
                 ).format(
                     pair=code_words(pair, "color"),
                     table=value_table(tally, "color"),
@@ -143,7 +181,8 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     raise DataError(
         _(
             "the masks hold {count} colours; {known} are common, but {share:.1%} of the pixels hold others ({table}), "
-            "which noise and resampling do not explain; name every class, such as --values {cure},*=nearest"
+            'which noise and resampling do not explain: name every class, such as --values "{cure},*=nearest"; '
+            "or are these photographs, no masks?"
         ).format(
             count=len(tally.codes),
             known=code_words(main, "color", LISTED) or "-",

@@ -122,12 +122,15 @@ def bare_stem(stem: str, side: Side) -> str:
     return last
 
 
-def speaks_of(stem: str, side: Side) -> bool:
-    """Does a word of the side stand in the name? A letter alone only at an end; `gtFine` holds `gt`."""
-    words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", stem))
-    whole = _PICTURE_WORDS if side == "picture" else _MASK_WORDS
-    ends = {*words[:1], *words[-1:]}
-    return any(word in whole and (len(word) > 1 or word in ends) for word in words)
+def speaks_of(text: str, side: Side) -> bool:
+    """Does a word of the side, longer than a letter, stand in the text? `gtFine` holds `gt`."""
+    words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", text))
+    return any(len(word) > 1 and _SIDES.get(word) == side for word in words)
+
+
+def side_of_affix(affix: str) -> Side | None:
+    """The side that `_mask`, `x_`, ... names."""
+    return _SIDES.get(squeeze(affix))
 
 
 def loosened(stem: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.data.naming import bare_stem, bare_stems, pieces, speaks_of
+from ubend.data.naming import bare_stem, bare_stems, pieces, side_of_affix, speaks_of
 from ubend.data.pairs import Part
 from ubend.data.tree import Found
 
@@ -92,10 +92,10 @@ def match(
 
     normal_pictures, normal_masks = [normal(p) for p in pictures], [normal(m) for m in masks]
     before, after = _common_affixes(normal_pictures, normal_masks, affixes, fold, sure)
-    index = _Index([_cut(picture, before) for picture in normal_pictures])
+    index = _Index([replace(picture, stem=_cut(picture.stem, before)) for picture in normal_pictures])
     matching = Matching(list(pictures), {}, [], index.twins)
     for original, mask in zip(masks, normal_masks, strict=True):
-        if claim := index.find(_cut(mask, after)):
+        if claim := index.find(replace(mask, stem=_cut(mask.stem, after))):
             number, rest, folder, own = claim
             matching.claims.setdefault(number, []).append(Claim(original, rest, folder, own))
         else:
@@ -193,12 +193,12 @@ class _Index:
 _BETWEEN = " _-.,+()[]#~"
 
 
-def _cut(item: Item, affix: Affix) -> Item:
+def _cut(stem: str, affix: Affix) -> str:
+    """The stem without an affix, if it has it."""
     before, after = affix
-    stem = item.stem
     if not (stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)):
-        return item
-    return replace(item, stem=stem[len(before) : len(stem) - len(after)])
+        return stem
+    return stem[len(before) : len(stem) - len(after)]
 
 
 def _common_affixes(
@@ -216,7 +216,8 @@ def _common_affixes(
     ours, theirs = _common_ends(pictures), _common_ends(masks)
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
     candidates = [(_BARE, theirs), (ours, _BARE)]
-    if sure or any(speaks_of(text, "picture") for text in ours) or any(speaks_of(text, "mask") for text in theirs):
+    spoken = any(speaks_of(text, "picture") or side_of_affix(text) == "picture" for text in ours)
+    if sure or spoken or any(speaks_of(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         candidates.append((ours, theirs))
     if told:
         (a, b), (c, d) = told
@@ -240,8 +241,7 @@ def _count_common(pictures: Sequence[Item], masks: Sequence[Item], affixes: tupl
     """How many names both sides have without the affixes; 0 when a side has one of them twice."""
     names = []
     for items, affix in zip((pictures, masks), affixes, strict=True):
-        cut = [_cut(item, affix) for item in items]
-        names.append({(item.part, item.folders, item.stem) for item in cut})
+        names.append({(item.part, item.folders, _cut(item.stem, affix)) for item in items})
         if len(names[-1]) < len(items) and affixes != (_BARE, _BARE):
             return 0
     return len(names[0] & names[1])

@@ -78,6 +78,7 @@ class Folder:
         layout: the layout in words.
         pairs: at least one, in the natural order of their names (`2` before `10`).
         classes, values, colors, remarks, ignored: as of `Reading`.
+        skipped: (name, problem) of what was left out, when that was asked for.
     """
 
     root: Path
@@ -88,3 +89,4 @@ class Folder:
     colors: tuple[tuple[int, int, int], ...] | None = None
     remarks: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()

@@ -9,6 +9,11 @@ from ubend.errors import DataError
 from ubend.language import _
 
 _SHOWN = 10  # names shown of a long list
+# What `--skip-bad` goes on without: what is left is read as if these files were not there.
+_SKIPPABLE = frozenset(
+    ("no mask", "no image", "empty", "foreign", "picture missing", "annotation entry", "few points", "run lengths",
+     "not normalised", "split unknown")
+)  # fmt: skip
 
 
 @dataclass
@@ -41,6 +46,15 @@ class Problems:
         """A path as messages name it: relative to the root, when it lies below."""
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
         return str(self.root) if name == "." else name
+
+    def take_skippable(self) -> tuple[tuple[str, str], ...]:
+        """(name, problem) of everything that can be gone on without; it is a problem no more."""
+        sentences = _sentences()
+        return tuple(
+            (name, sentences[kind].format(names=name, count=1))
+            for kind in sorted(self.names.keys() & _SKIPPABLE)
+            for name in sorted(set(self.names.pop(kind)), key=natural_key)
+        )
 
     def raise_any(self, more: Iterable[str] = ()) -> None:
         """Tell everything, and then `more`.

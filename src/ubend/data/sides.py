@@ -2,33 +2,45 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ubend.data.naming import speaks_of
-from ubend.data.pairing import Item
+from ubend.data.naming import side_of_affix, speaks_of
+from ubend.data.pairing import Affix, Item
 from ubend.data.problems import Problems
 from ubend.language import _
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more
-_Split = tuple[list[Item], list[Item]]
 
 
-def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> _Split:
+@dataclass(frozen=True)
+class Sides:
+    """Files told apart.
+
+    Attributes:
+        pictures, masks: empty when they cannot be told apart.
+        affixes: of pictures and of masks, where they differ by nothing else; None: words tell them apart.
+    """
+
+    pictures: list[Item]
+    masks: list[Item]
+    affixes: tuple[Affix, Affix] | None = None
+
+
+def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     """Pictures and masks among files that no folder tells apart; what is unclear goes into the problems."""
-    masks = [item for item in items if item.found.suffix == ".npy" or speaks_of(item.stem, "mask")]
-    pictures = [item for item in items if item not in set(masks)] if masks else []
+    masks, pictures = _divide(items, lambda item: item.found.suffix == ".npy" or speaks_of(item.stem, "mask"))
     if pictures and masks:
-        return pictures, masks
-    pictures = [item for item in items if speaks_of(item.stem, "picture")]
-    others = [item for item in items if item not in set(pictures)] if pictures else []
-    if pictures and others and len(pictures) <= len(others):
-        return pictures, others
+        return Sides(pictures, masks)
+    pictures, masks = _divide(items, lambda item: speaks_of(item.stem, "picture"))
+    if pictures and len(pictures) <= len(masks):
+        return Sides(pictures, masks)
     groups = _two_groups(items)
     if groups is None:
         problems.tell(
@@ -37,62 +49,75 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> _Split:
                 "masks/ beside them, or name them NAME_mask.png; to use a model on pictures: ubend predict MODEL {root}"
             ).format(root=root, count=len(items))
         )
-        return [], []
-    alike = [_look_like_masks(group) for group in groups]
-    if alike == [False, True]:
-        return groups
-    if alike == [True, False]:
-        return groups[1], groups[0]
-    first, second = (_pattern(root, group) for group in groups)
+        return Sides([], [])
+    named = [side_of_affix("".join(group.affix)) for group in groups]
+    if named[0] == named[1]:
+        alike = [_look_like_masks(group.items) for group in groups]
+    else:
+        alike = [named[0] == "mask" or named[1] == "picture", named[1] == "mask" or named[0] == "picture"]
+    if alike[0] != alike[1]:
+        ours, theirs = groups if alike[1] else groups[::-1]
+        return Sides(ours.items, theirs.items, (ours.affix, theirs.affix))
+    first, second = (_pattern(root, group.items) for group in groups)
     problems.tell(
         _(
             "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
         ).format(root=root, first=first, second=second)
     )
-    return [], []
+    return Sides([], [])
 
 
-def _two_groups(items: Sequence[Item]) -> _Split | None:
-    """The files as two of each name: of two suffixes, or with and without an affix; None: no such, or several."""
-    found = []
-    for split in (_by_suffix(items), *(_by_affix(items, end) for end in (0, -1))):
-        if split:
-            found.append(split)
+def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+    """Those that pass the test, and the others."""
+    passed, others = list[Item](), list[Item]()
+    for item in items:
+        (passed if test(item) else others).append(item)
+    return passed, others
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files that have an affix, or a suffix, in common."""
+
+    items: list[Item]
+    affix: Affix = ("", "")
+
+
+def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
+    """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
+    found = [split for split in (_by_suffix(items), _by_affix(items, 0), _by_affix(items, -1)) if split]
     return found[0] if len(found) == 1 else None
 
 
-def _by_suffix(items: Sequence[Item]) -> _Split | None:
-    kinds = sorted({item.found.suffix for item in items})
-    if len(kinds) != 2:
+def _by_suffix(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.found.suffix].append(item)
+    if len(groups) != 2:
         return None
-    first, second = ([item for item in items if item.found.suffix == kind] for kind in kinds)
-    return (first, second) if _names(first) == _names(second) else None
+    first, second = groups.values()
+    names = [{(item.part, item.folders, item.stem) for item in group} for group in (first, second)]
+    return (_Group(first), _Group(second)) if names[0] == names[1] else None
 
 
-def _names(items: Sequence[Item]) -> set[tuple[object, ...]]:
-    return {(item.part, item.folders, item.stem) for item in items}
-
-
-def _by_affix(items: Sequence[Item], end: int) -> _Split | None:
+def _by_affix(items: Sequence[Item], end: int) -> tuple[_Group, _Group] | None:
     """Two groups that differ by the first (end 0) or last (end -1) word of the stem, or by having none."""
-    stems = _names(items)
-    cores: dict[tuple[object, ...], dict[str, Item]] = defaultdict(dict)
+    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
     for item in items:
         words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
-        core, affix = item.stem, ""
+        affix, core = "", item.stem
         if len(words) > 2 and not words[end].isdigit():
             affix = "".join(words[:2] if end == 0 else words[-2:])
             core = "".join(words[2:] if end == 0 else words[:-2])
-        key = (item.part, item.folders, core)
-        if (item.part, item.folders, core) not in stems and not affix:
-            key = (item.part, item.folders, item.stem)
-        cores[key][affix] = item
-    kinds = {affix for some in cores.values() for affix in some}
-    if len(kinds) != 2 or any(len(some) != 2 for some in cores.values()) or 2 * len(cores) != len(items):
+        groups[affix][item.part, item.folders, core] = item
+    if len(groups) != 2:
         return None
-    first, second = ([some[kind] for some in cores.values()] for kind in sorted(kinds))
-    return first, second
+    (one, first), (two, second) = sorted(groups.items())
+    if len(first) < 2 or first.keys() != second.keys() or 2 * len(first) != len(items):
+        return None
+    affixes: list[Affix] = [(one, ""), (two, "")] if end == 0 else [("", one), ("", two)]
+    return _Group(list(first.values()), affixes[0]), _Group(list(second.values()), affixes[1])
 
 
 def _look_like_masks(items: Sequence[Item]) -> bool:

@@ -150,8 +150,19 @@ def _by_class(
             Layer(claim.mask.found.path, value[label.word]) for claim, label in zip(some, labels[number], strict=True)
         ]
         masks[number] = LayeredMask(tuple(sorted(layers, key=lambda layer: (layer.value, layer.path))))
+    names = [_as_written(name, claims) for name in names]
     told = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
     return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), words=told)
+
+
+def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
+    """A word for a class with its capitals, as most files have it."""
+    spellings: Counter[str] = Counter()
+    for some in claims.values():
+        for claim in some:
+            text = "/".join((*claim.mask.folders, claim.mask.found.stem))
+            spellings.update(set(re.findall(re.escape(word).replace("_", r"[\W_]+"), text, re.IGNORECASE)))
+    return spellings.most_common(1)[0][0] if spellings else word
 
 
 def _tell_twins(matching: Matching, problems: Problems) -> None:

@@ -30,15 +30,19 @@ class Found:
     suffix: str
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path, *, folders: bool = False) -> list[os.DirEntry[str]]:
     """What lies in a folder, sorted, without junk.
 
+    Args:
+        folders: only the folders.
     Raises:
         DataError: it cannot be read.
     """
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if not is_junk(e.name)), key=lambda entry: entry.name)
+            return sorted(
+                (e for e in found if (e.is_dir() or not folders) and not is_junk(e.name)), key=lambda entry: entry.name
+            )
     except OSError as error:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
@@ -54,7 +58,7 @@ def is_junk(name: str) -> bool:
 
 def subfolders(folder: Path) -> dict[str, Path]:
     """Name in small letters -> subfolder."""
-    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
+    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder, folders=True)}
 
 
 def walk(root: Path) -> list[Found]:

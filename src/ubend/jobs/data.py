@@ -77,6 +77,8 @@ def understand(
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
+        if data.skipped or data.folder.skipped:
+            write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)
         split, text = data.split_table(), _write_down(settings, data, out)
         write_text(out / "split.csv", split)

@@ -26,10 +26,8 @@ def evaluate(
     folder: Path | str | None = None,
     *,
     part: Part | None = None,
-    split: Path | str | None = None,
-    values: str | None = None,
-    root: Path | str | None = None,
     device: str | None = None,
+    **words: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
 
@@ -37,20 +35,18 @@ def evaluate(
         model: a run folder or a model file.
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
-        split: a CSV `file,split` for `folder`.
-        values: what the masks of `folder` hold, where that differs from the model's own masks, as of
-            `--values`; the names are the model's.
-        root: where the named data set lies, or is to be put; None: the cache.
         device: None: the best one here.
+        words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
+            differs from the model's own masks; the names are the model's.
     Returns:
         As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device)
     labels = predictor.labels
-    if folder is None:
+    if folder is None and words.get("images") is None:
         pairs = read_run_pairs(Path(model))
     else:
-        settings = gather_settings(folder, flags={"split": split, "values": values, "root": root})
+        settings = gather_settings(folder, flags=words)
         pairs = list(find_folder(settings).pairs)
         if settings.data.values is not None:
             labels = parse_table(settings.data.values).in_order_of(labels.names, labels.colors)

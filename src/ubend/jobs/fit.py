@@ -82,7 +82,7 @@ def fit(
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: the words of the command line: split, classes, channels, size, width, skips, epochs,
+        flags: the words of the command line: images, masks, split, classes, channels, size, width, skips, epochs,
             batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
             with), root (where the named data set lies, or is to be put). `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
@@ -219,7 +219,7 @@ def _write_facts(
 ) -> None:
     write_text(run.settings, dump_toml(settings))
     write_text(run.data, data.table())
-    if data.skipped:
+    if data.skipped or data.folder.skipped:
         write_text(run.skipped, data.skipped_table())
     facts = {
         "layout": data.folder.layout,

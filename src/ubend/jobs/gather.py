@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ubend.config import Recipe, Settings, change_settings, flatten, make_settings, read_config
+from ubend.data.layouts import list_root
 from ubend.data.named import find_dataset, named_set
 from ubend.errors import SettingError
 from ubend.language import _
@@ -104,7 +105,10 @@ def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | 
 
 def source_name(settings: Settings) -> str:
     """What the pictures are called, for names of new folders: the folder, or the place of the pictures."""
-    return settings.data.folder or settings.data.images or "pictures"
+    data = settings.data
+    if data.folder is None and data.images is not None and data.masks is not None:
+        return str(list_root(data.images, data.masks))
+    return data.folder or "pictures"
 
 
 def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
