@@ -235,7 +235,7 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
     maps = {}
     for number, pair in enumerate(pairs):
         native = tuple(store.native_hw[number])
-        index = read_class_map(pair, native, data.labels)
+        index = read_class_map(pair, native, data.labels).classes
         assert np.array_equal(store.class_pixels[number], np.bincount(index.reshape(-1), minlength=256))
         assert np.array_equal(store.mask(number), index)
         maps[pair.image] = (data.parts[number], index)

@@ -96,7 +96,7 @@ def _truncate(path: Path, random: Random, files: list[Path]) -> list[Path]:
 
 def _flip(path: Path, random: Random, files: list[Path]) -> list[Path]:
     content = bytearray(path.read_bytes())
-    for place in random.integers(0, len(content), int(random.integers(1, 5))):
+    for place in random.integers(0, len(content), int(random.integers(1, 5))) if content else ():
         content[place] ^= 1 << int(random.integers(8))
     path.write_bytes(bytes(content))
     return [path]

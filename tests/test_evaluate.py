@@ -35,7 +35,10 @@ class Oracle:
 
     def run(self, images: Iterable[Path]) -> Iterator[Logits]:
         for number, path in reversed(list(enumerate(images))):
-            index = read_class_map(self.pairs[number], read_image(path).shape[:2], self.labels) % self.labels.classes
+            index = (
+                read_class_map(self.pairs[number], read_image(path).shape[:2], self.labels).classes
+                % self.labels.classes
+            )
             if self.wrong:
                 index = (index + 1) % self.labels.classes
             hot = np.arange(self.labels.classes)[:, None, None] == index

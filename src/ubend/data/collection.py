@@ -103,6 +103,17 @@ def _spell(place: Sequence[int | str]) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
 
 
+def find_damaged(root: Path, problems: Problems) -> None:
+    """Name the JSON files that cannot be read: where nothing else is found, one of them is meant to be read."""
+    for path in find_jsons(root):
+        try:
+            json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf") or b"-")
+        except OSError as error:
+            problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
+        except ValueError as error:
+            problems.add("annotation file", f"{problems.shorten(path)} ({error})")
+
+
 def part_of(word: str) -> Part | None:
     """The part that a folder's name says: `train`, `Valid`, `test2017`."""
     meaning = folder_meaning(word.rstrip("0123456789_-"))

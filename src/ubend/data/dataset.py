@@ -18,6 +18,7 @@ from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
 from ubend.data.channels import agree_channels, read_headers
 from ubend.data.classes import Told, find_classes, find_strangers
+from ubend.data.codes import code_words
 from ubend.data.folder import Asked, read_folder, read_pairs
 from ubend.data.images import Sizing
 from ubend.data.labels import IGNORED, LabelMap, background_class
@@ -306,7 +307,7 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:
-        raise DataError(f"{error}{_busiest_masks(pairs, survey)}") from error
+        raise DataError(f"{error}{_oddest_masks(pairs, survey)}") from error
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
@@ -327,12 +328,17 @@ def _sizing(settings: Settings) -> Sizing:
     return Sizing(settled(data.size), data.resize == "keep", settled(data.channels))
 
 
-def _busiest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
-    """What to add to a message: the masks with the most codes, where they differ; the trouble is likely to be there."""
-    codes = np.diff(survey.starts)
-    worst = [i for i in np.argsort(-codes, kind="stable")[:3] if codes[i] > max(2, int(np.median(codes)))]
-    named = ", ".join(_("{path}: {count}").format(path=pairs[i].mask.path, count=codes[i]) for i in worst)
-    return _(" (most codes: {masks})").format(masks=named) if named else ""
+def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
+    """What to add to a message: the masks that hold codes which few others hold; the trouble is likely to be there."""
+    entries = survey.entries(survey.kind())
+    _codes, which, masks = np.unique(entries, return_inverse=True, return_counts=True)
+    rarity = np.minimum.reduceat(masks[which], survey.starts[:-1].clip(max=max(0, len(entries) - 1)))
+    worst = [int(i) for i in np.argsort(rarity, kind="stable")[:3] if rarity[i] < len(survey) / 2]
+    if not worst:
+        return ""
+    rare = {i: entries[survey.mask_of == i][masks[which[survey.mask_of == i]] == rarity[i]] for i in worst}
+    named = [f"{pairs[i].mask.path}: {code_words(rare[i].tolist(), survey.kind())}" for i in worst]
+    return _(" (rare codes: {masks})").format(masks=", ".join(named))
 
 
 def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:

@@ -7,6 +7,7 @@ libraries to the same pixels in about half the time; it also keeps the 16 bits o
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ def read_raster(path: Path, channels: int | None = None) -> Raster:
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             start = stream.tell()
+            if file.format == "PNG":
+                _check_png(data)
             alpha, lossy = file.has_transparency_data, _is_lossy(file, data)
             if file.mode == "P":
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
@@ -124,6 +127,20 @@ def _may_be_turned(stream: BinaryIO) -> bool:
 def _is_plain_png(data: bytes, file: Image.Image) -> bool:
     """Whole bytes a channel and no transparent colour; Pillow would cut 16-bit colours to 8 bits."""
     return data[24] >= 8 and "transparency" not in file.info
+
+
+def _check_png(data: bytes) -> None:
+    """Fail when a chunk that matters does not have its check sum: decoders give other pixels without a word."""
+    place = 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind, stated = data[place + 4 : place + 8], int.from_bytes(data[end - 4 : end], "big")
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[place + 4 : end - 4]) != stated:
+            raise ValueError(_("check sum of {part}").format(part=kind.decode()))
+        if kind == b"IEND":
+            return
+        place = end
+    raise ValueError(_("the end is missing"))
 
 
 def _decode_png(data: bytes) -> NDArray[Any]:

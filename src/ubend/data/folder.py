@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ubend.data import annotations
 from ubend.data.classtable import read_class_table
+from ubend.data.collection import find_damaged
 from ubend.data.layouts import TREE, list_root, read_lists
 from ubend.data.masks import FileMask
 from ubend.data.naming import folder_meaning
@@ -54,6 +55,8 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     place, layout = _find_layout(root)
     problems = Problems(root)
     reading = layout.read(place, problems)
+    if not reading.pairs:
+        find_damaged(place, problems)
     if not reading.pairs and not problems:
         problems.tell(_describe_nothing(root))
     words = reading.words or layout.words()

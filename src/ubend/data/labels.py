@@ -7,7 +7,7 @@ Masks on disk hold *codes*, values or colours (`codes.py`); everything after the
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,20 @@ RESERVED_NAMES = ("ignored", "nearest", "near")  # what `--values` says of codes
 ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
 NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
 ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
+
+
+class ClassMap(NamedTuple):
+    """A mask, understood.
+
+    Attributes:
+        classes: (H, W) uint8 class index or IGNORED.
+        strangers: codes that the class table does not know; they are IGNORED.
+        pixels: (256,) int64: how many pixels have each class index.
+    """
+
+    classes: NDArray[np.uint8]
+    strangers: NDArray[np.int32]
+    pixels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -113,16 +127,17 @@ class LabelMap:
             return codes[:, None].astype(np.float64)
         return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
 
-    def translate(self, codes: Codes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """A mask's codes -> (H, W) class index or IGNORED, and the codes that the table does not know.
+    def translate(self, codes: Codes) -> "ClassMap":
+        """What a mask's codes mean.
 
         Raises:
             DataError: masks of colours hold a value that is no colour, or the other way round.
         """
         codes = codes.of_kind(self.kind)
-        present, _counts = count_codes(codes.values)
+        present, counts = count_codes(codes.values)
         index, found = self.classify(present)
-        return replace_codes(codes.values, present, index), present[~found]
+        pixels = np.bincount(index, counts, 256).astype(np.int64)
+        return ClassMap(replace_codes(codes.values, present, index), present[~found], pixels)
 
     def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
         """The same codes for the class table of a model; classes are matched by name.

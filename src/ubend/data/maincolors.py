@@ -175,6 +175,13 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     explained = explained[which]
     share = tally.pixels[~explained].sum() / total
     rest = Tally(tally.codes[~explained], tally.pixels[~explained], tally.masks[~explained])
+    if not main:
+        raise DataError(
+            _(
+                "the masks hold {count} colours, and none is common ({table}): are these photographs, no masks? "
+                'If not, name every class: --values "#rrggbb=name,...,*=nearest"'
+            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total)))
+        )
     names = make_label_map(main, None, "color").names if main else ()
     known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
     extra = [int(rest.codes[rest.pixels.argmax()])] if len(rest.codes) and len(main) < LISTED else []
@@ -185,7 +192,7 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             "or are these photographs, no masks?"
         ).format(
             count=len(tally.codes),
-            known=code_words(main, "color", LISTED) or "-",
+            known=code_words(main, "color", LISTED),
             share=share,
             table=value_table(rest, "color", int(total)),
             cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),

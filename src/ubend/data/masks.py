@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import Codes, pack_colors, unpack_color
+from ubend.data.codes import Codes, count_codes, pack_colors, unpack_color
 from ubend.data.decode import explained, read_raster
 from ubend.data.raster import Raster
 from ubend.data.shapes import Shape, draw_shapes
 from ubend.errors import DataError
 from ubend.language import _
 
-_HALF = 127  # in a JPEG layer, brighter pixels belong to it
+_EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
+_WHITE = 255  # what a JPEG layer holds for its object, but for noise
 _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
 
 
@@ -160,14 +161,33 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
     return Codes(pixels.astype(np.uint8 if high <= 255 else np.uint16), "value")
 
 
+def _read_layer(path: Path) -> NDArray[np.bool_]:
+    """(H, W) bool: where a file of one object or class is not 0; with noise or soft edges: above the middle.
+
+    Raises:
+        DataError: it holds more than one thing beside the ground.
+    """
+    codes = _read_file(path)
+    values = np.maximum.reduce(unpack_color(codes.values)) if codes.kind == "color" else codes.values
+    present, counts = count_codes(values)
+    if len(present) <= 2 and not codes.lossy:
+        on: NDArray[np.bool_] = values > 0
+        return on
+    top = _WHITE if codes.lossy else int(present[-1])
+    between = (present > top // 8) & (present < top - top // 8)
+    if counts[between].sum() > _EDGES_SHARE * values.size:
+        raise DataError(
+            _(
+                "{path}: a mask of one object or class holds it and 0, but here are {count} values; mend the file"
+            ).format(path=path, count=len(present))
+        )
+    return np.asarray(values > top // 2)
+
+
 def _read_layers(mask: LayeredMask) -> Codes:
     drawn: NDArray[np.uint8] | None = None
     for layer in mask.layers:
-        codes = _read_file(layer.path)
-        if codes.lossy and codes.kind == "color":
-            on = np.maximum.reduce(unpack_color(codes.values)) > _HALF
-        else:
-            on = codes.values > (_HALF if codes.lossy else 0)
+        on = _read_layer(layer.path)
         if drawn is None:
             drawn = np.zeros(on.shape, np.uint8)
         if on.shape != drawn.shape:

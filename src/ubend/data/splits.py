@@ -30,6 +30,7 @@ OWN_THRESHOLD = 0.94
 _SAME = 0.9998  # beyond this they are copies, whatever the mean; pictures that light alone makes alike have .999
 
 _LEAST_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
+_FEW = 0.01  # of all pairs
 _BLOCK_CELLS = 2**22  # correlations held at a time: 16 MiB
 
 
@@ -75,8 +76,14 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     step = max(16, _BLOCK_CELLS // count)
     for start in range(0, len(lively), step):
         block = unit[start : start + step] @ unit[start:].T  # the upper triangle is enough
-        own_block = own[start : start + step] @ own[start:].T
-        left, right = np.nonzero(((block >= THRESHOLD) & (own_block >= OWN_THRESHOLD)) | (block >= _SAME))
+        left, right = np.nonzero(block >= THRESHOLD)
+        here, there = own[start : start + step], own[start:]
+        if len(left) < _FEW * block.size:  # as in most sets: a product for all pairs would cost as much again
+            own_of = np.einsum("ij,ij->i", here[left], there[right])
+        else:
+            own_of = (here @ there.T)[left, right]
+        near = (own_of >= OWN_THRESHOLD) | (block[left, right] >= _SAME)
+        left, right = left[near], right[near]
         # Joined after each block, so that a folder of one picture's copies does not hold N^2 links.
         groups = _join(groups, lively[start + left], lively[start + right])
     return _renumber(groups)

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import count_codes
 from ubend.data.decode import read_header
 from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
-from ubend.data.labels import IGNORED, LabelMap
+from ubend.data.labels import IGNORED, ClassMap, LabelMap
 from ubend.data.masks import DrawnMask, hash_masks, read_codes
 from ubend.data.pairs import Pair
 from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
@@ -249,9 +248,8 @@ def _build(
                 ]
             small = resize_array(image, stored_hw[number])
             images[span] = small.reshape(-1, sizing.channels)
-            masks[span] = resize_mask(mask, stored_hw[number]).reshape(-1)
-            classes, pixels = count_codes(mask)
-            class_pixels[number, classes] = pixels
+            masks[span] = resize_mask(mask.classes, stored_hw[number]).reshape(-1)
+            class_pixels[number] = mask.pixels
             thumbnails[number] = _thumbnail(small)
             return []
 
@@ -290,8 +288,8 @@ def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
     return np.dtype(np.uint8)
 
 
-def read_pair(pair: Pair, channels: int, labels: LabelMap) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Picture (H, W, C) and class index (H, W) at native size.
+def read_pair(pair: Pair, channels: int, labels: LabelMap) -> tuple[NDArray[Any], ClassMap]:
+    """Picture (H, W, C) and its mask, understood, at native size.
 
     Raises:
         DataError: one of them is unreadable, or their sizes differ, or the mask holds an unknown code.
@@ -300,8 +298,8 @@ def read_pair(pair: Pair, channels: int, labels: LabelMap) -> tuple[NDArray[Any]
     return image, read_class_map(pair, image.shape[:2], labels)
 
 
-def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> NDArray[np.uint8]:
-    """(H, W) class index or IGNORED of a pair's mask at native size.
+def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> ClassMap:
+    """A pair's mask, understood, at native size.
 
     Raises:
         DataError: unreadable, not of its picture's size, or it holds codes that have no class.
@@ -310,12 +308,12 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> N
     if codes.values.shape != tuple(image_hw):
         raise DataError(mask_size_problem(pair, codes.values.shape, image_hw))
     try:
-        index, strangers = labels.translate(codes)
+        found = labels.translate(codes)
     except DataError as error:
         raise DataError(_("{path}: {reason}").format(path=pair.mask.path, reason=error)) from error
-    if len(strangers):
-        raise DataError(unknown_codes_problem(pair, strangers, labels))
-    return index
+    if len(found.strangers):
+        raise DataError(unknown_codes_problem(pair, found.strangers, labels))
+    return found
 
 
 def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:

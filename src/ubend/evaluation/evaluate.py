@@ -50,7 +50,7 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap
     losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
     for logits in predictor.run(pair.image for pair in pairs):
         pair = pairs[logits.number]
-        truth = read_class_map(pair, logits.image.shape[:2], labels)
+        truth = read_class_map(pair, logits.image.shape[:2], labels).classes
         if (truth == IGNORED).all():
             raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
         h, w = logits.values.shape[-2:]

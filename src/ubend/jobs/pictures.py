@@ -99,7 +99,7 @@ def _read_small(
 ) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
     image = read_image(pair.image, channels)
-    truth = read_class_map(pair, image.shape[:2], labels)
+    truth = read_class_map(pair, image.shape[:2], labels).classes
     factor = min(1.0, 2 * _CELL_PX / max(truth.shape))
     size = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
     return to_rgb(resize_array(image, size)), resize_mask(truth, size)
