@@ -104,7 +104,7 @@ def match(
         else:
             matching.orphans.append(original)
     for number, others in rivals.items():
-        if others - matching.claims.keys():  # `x_mask` may be the mask of `x`, which has no other
+        if any(other not in matching.claims for other in others):  # `x_mask` may be the mask of `x`, which has no other
             matching.orphans += [claim.mask for claim in matching.claims.pop(number)]
     return matching
 
