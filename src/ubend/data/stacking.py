@@ -184,19 +184,27 @@ def _tell_orphans(
     twins = {number for number, _first in matching.twins}
     lonely = [p for number, p in enumerate(matching.pictures) if number not in claims and number not in twins]
     parts = {matching.pictures[number].part for number in claims}
+    pictures, masks = _by_loose_name(lonely), _by_loose_name(orphans)
     for item in lonely:
-        near = _near(item, orphans, problems)
+        near = _near(item, masks, problems)
         if claims and item.part and item.part not in parts and not near:
             problems.add("part without masks", item.found.path.parent)
         else:
             problems.add("no mask", problems.shorten(item.found.path) + near)
     for item in orphans:
-        problems.add("no image", problems.shorten(item.found.path) + _near(item, lonely, problems))
+        problems.add("no image", problems.shorten(item.found.path) + _near(item, pictures, problems))
 
 
-def _near(item: Item, others: Sequence[Item], problems: Problems) -> str:
+def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
+    index: dict[str, list[Item]] = {}
+    for item in items:
+        index.setdefault(loosened(item.stem), []).append(item)
+    return index
+
+
+def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
     """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
-    near = [other for other in others if loosened(other.stem) == loosened(item.stem)]
+    near = others.get(loosened(item.stem), ())
     if len(near) != 1:
         return ""
     return _(" (did you mean {name}?)").format(name=problems.shorten(near[0].found.path))
