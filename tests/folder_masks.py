@@ -68,7 +68,7 @@ _add("alpha-only", lambda m: np.dstack([np.zeros((HEIGHT, WIDTH, 3), np.uint8), 
 _add("bmp", _through(0, 1, 2), "bmp")
 _add("tiff", _through(0, 1, 2), "tif")
 _add("webp", _through(0, 120, 240), "webp", options={"lossless": True})
-_add("gif", _through(0, 255), "gif", binary=True, says=(".gif", "PNG"))
+_add("gif", _through(0, 255), "gif", binary=True)
 
 
 def _tiff(key: str, dtype: Any, factor: float = 1, **facts: Any) -> None:

@@ -182,7 +182,7 @@ def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
     draw(tmp_path / "images/alone.png", tmp_path / "masks/orphan.png", tmp_path / "masks/double_seg.png")
     draw(tmp_path / "images/twice.png", tmp_path / "images/deeper/1.png")
     (tmp_path / "images/empty.jpg").write_bytes(b"")
-    (tmp_path / "masks/moving.gif").write_bytes(b"x")
+    (tmp_path / "images/moving.gif").write_bytes(b"x")
     (tmp_path / "classes.txt").write_text("a\na\n")
     found = problems(tmp_path)
     expected = [
@@ -191,7 +191,7 @@ def test_all_problems_at_once_worst_first(tmp_path: Path) -> None:
         ("several masks", "double (double.png, double_seg.png)"),
         ("several pictures of one name", "twice (twice.jpg, twice.png)"),
         ("0 bytes", "images/empty.jpg"),
-        ("not read", "masks/moving.gif"),
+        ("not read", "images/moving.gif"),
         ("class name", "classes.txt"),
     ]
     assert len(found) == len(expected)

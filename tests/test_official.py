@@ -61,13 +61,17 @@ def test_voc_classes_by_their_palette(tmp_path: Path) -> None:
         (0, 64, 128),
     ]
     voc = [channel for index in range(256) for channel in _voc_color(index)]
-    found = read_folder(draw_voc(tmp_path / "voc", "a", "b", palette=voc))
+    found = read_folder(draw_voc(tmp_path / "voc", "2007_000001", "2011_003255", palette=voc))
     assert found.classes is not None
     assert (found.classes[0], found.classes[15], found.values) == ("background", "person", tuple(range(21)))
     assert found.ignored == (255,)
     grey = [level for level in range(256) for _channel in range(3)]
-    other = read_folder(draw_voc(tmp_path / "other", "a", "b", palette=grey))
-    assert (other.classes, other.values, other.ignored) == (None, None, ())
+    for name, stem, palette in (("grey", "2007_000001", grey), ("own", "a", voc)):  # LabelMe exports have it too
+        other = read_folder(draw_voc(tmp_path / name, stem, palette=palette))
+        assert (other.classes, other.values, other.ignored) == (None, None, ())
+    own = draw_voc(tmp_path / "named", "2011_000001", palette=voc)
+    (own / "class_names.txt").write_text("_background_\ncat\n")
+    assert (read_folder(own).classes, read_folder(own).values) == (("_background_", "cat"), None)
 
 
 def test_cvat_labelmap(tmp_path: Path) -> None:
@@ -99,6 +103,7 @@ def test_voc_list_without_files(tmp_path: Path) -> None:
         ("classes.txt", "sky\nroad\n", "sky road", None, None),
         ("_classes.txt", "0 sky\n2 road\n", "sky road", (0, 2), None),
         ("label_names.txt", "0,sky\n1, road\n", "sky road", (0, 1), None),
+        ("_classes.csv", "Pixel Value, Class\n0, sky\n2, road\n", "sky road", (0, 2), None),
         ("classes.txt", "7up\n8\n", "7up 8", None, None),
     ],
 )
@@ -129,6 +134,7 @@ def test_class_tables(
         ("labelmap.txt", "sky\n"),
         ("labelmap.txt", "sky:1,2::\n"),
         ("classes.txt", "sky\nsky\n"),
+        ("_classes.csv", "Pixel Value, Class\n0, sky, 1\n"),
         ("classes.txt", "0 sky\n0 road\n"),
     ],
 )

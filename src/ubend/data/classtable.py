@@ -1,7 +1,8 @@
 """Class tables beside pictures: names, values and colours of the classes.
 
 Understood are `class_dict.csv` (as of CamVid: columns name, r, g, b in any order), `labelmap.txt` (as of
-CVAT: `name:r,g,b:parts:actions`) and lists of names (`classes.txt`, `_classes.txt`, `label_names.txt`).
+CVAT: `name:r,g,b:parts:actions`), `_classes.csv` (as of Roboflow: `value,name` below a head) and lists of names
+(`classes.txt`, `_classes.txt`, `class_names.txt`, `label_names.txt`).
 """
 
 import csv
@@ -62,6 +63,16 @@ def _parse_names(text: str) -> ClassTable:
     return ClassTable(tuple(lines))
 
 
+def _parse_numbered(text: str) -> ClassTable:
+    """A head, and then lines `value, name`.
+
+    Raises:
+        ValueError: a line is none such.
+    """
+    rows = [(int(value), name.strip()) for value, name in csv.reader(text.splitlines()[1:])]
+    return ClassTable(tuple(name for _value, name in rows), tuple(value for value, _name in rows))
+
+
 def _parse_labelmap(text: str) -> ClassTable:
     """Lines `name:r,g,b:parts:actions`; `#` begins a comment.
 
@@ -107,7 +118,9 @@ def _color(cells: list[str]) -> tuple[int, int, int]:
 _KINDS: tuple[tuple[str, str, Callable[[str], ClassTable]], ...] = (
     ("class_dict.csv", "class table", _parse_class_dict),
     ("labelmap.txt", "class table", _parse_labelmap),
+    ("_classes.csv", "classes", _parse_numbered),
     ("classes.txt", "classes", _parse_names),
     ("_classes.txt", "classes", _parse_names),
+    ("class_names.txt", "classes", _parse_names),
     ("label_names.txt", "classes", _parse_names),
 )

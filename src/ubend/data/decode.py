@@ -48,7 +48,7 @@ def read_raster(path: Path, channels: int | None = None) -> Raster:
             if file.format == "PNG":
                 _check_png(data)
             alpha, lossy = file.has_transparency_data, _is_lossy(file, data)
-            if file.mode == "P":
+            if file.mode == "P" and file.format != "GIF":  # each GIF numbers its colours anew
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
                 return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
@@ -87,7 +87,7 @@ def read_header(path: Path, channels: int | None = None) -> Header:
 
 
 def _refuse_frames(file: Image.Image, path: Path) -> None:
-    count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP") else 1  # JPEG: a preview beside it
+    count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP", "GIF") else 1  # JPEG: a preview beside it
     if count > 1:
         raise DataError(
             _("{path}: holds {count} pictures, an animation; save the one that counts").format(path=path, count=count)

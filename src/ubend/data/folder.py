@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubend.data import annotations
-from ubend.data.classtable import read_class_table
+from ubend.data.classtable import ClassTable, read_class_table
 from ubend.data.collection import find_damaged
 from ubend.data.layouts import TREE, list_root, read_lists
 from ubend.data.masks import FileMask
-from ubend.data.naming import folder_meaning
+from ubend.data.naming import PART_WORDS, folder_meaning
 from ubend.data.official import PETS, VOC
 from ubend.data.pairs import Folder, Layout, Pair, Reading
 from ubend.data.problems import Problems, enumerate_names, natural_key
+from ubend.data.published import CITYSCAPES, DRIVE
 from ubend.data.splitfile import apply_split
 from ubend.data.tree import as_found, entries, name_held, subfolders, walk
 from ubend.errors import DataError
 from ubend.language import _
 
-_LAYOUTS = (PETS, VOC, *annotations.LAYOUTS)  # the tree of folders comes after all of them
+_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, *annotations.LAYOUTS)  # the tree of folders comes after all of them
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
 _DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
 _Look = Callable[[list[Pair]], list[str]]
@@ -62,7 +63,7 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return _finish(place, words, reading, [place, root], problems, asked)
+    return _finish(place, words, reading, [place, root, *_parts_of(place)], problems, asked)
 
 
 def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
@@ -94,10 +95,20 @@ def _finish(
     classes, values, colors = reading.classes, reading.values, reading.colors
     drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
     if not drawn and (table := read_class_table(tables, problems)):
-        classes, values, colors = table.names, table.values or values, table.colors or colors
+        classes, values, colors = table.names, table.values or _as_many(values, table), table.colors or colors
     skipped = problems.take_skippable() if asked.skip_bad and pairs else ()
     problems.raise_any(asked.look(pairs) if asked.look and problems else [])
     return Folder(place, words, tuple(pairs), classes, values, colors, reading.remarks, reading.ignored, skipped)
+
+
+def _as_many(values: tuple[int, ...] | None, table: ClassTable) -> tuple[int, ...] | None:
+    """The values that a layout tells, unless they are those of other classes than the table's."""
+    return values if values and len(values) == len(table.names) else None
+
+
+def _parts_of(place: Path) -> list[Path]:
+    """Its folders that are called as parts are: Roboflow puts a class table into each."""
+    return [folder for name, folder in subfolders(place).items() if name in PART_WORDS]
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.data.naming import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Side, folder_meaning, speaks_of
+from ubend.data.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, Side, folder_meaning, speaks_of
 from ubend.data.pairing import Affix, Item, match
 from ubend.data.pairs import Layout, Part, Reading
 from ubend.data.problems import Problems, enumerate_names
-from ubend.data.sides import tell_sides
+from ubend.data.sides import Sides, tell_sides
 from ubend.data.stacking import read_matching
 from ubend.data.tree import Found, as_found, walk
 from ubend.language import _
@@ -71,8 +71,8 @@ def read_tree(root: Path, problems: Problems) -> Reading:
         if masks and all(speaks_of(item.stem, "mask") for item in masks):
             problems.add("no pictures", root)
             return Reading([])
-        sides_told = tell_sides(root, together, problems)
-        pictures, masks, affixes = sides_told.pictures, sides_told.masks, sides_told.affixes
+        told = tell_sides(root, together, problems) if together else Sides([], [])
+        pictures, masks, affixes = told.pictures, told.masks, told.affixes
         layout = _("pictures and masks in one folder, told apart by their names")
     for side, item in foreign:
         if side or not by_folders:
@@ -86,9 +86,7 @@ def read_tree(root: Path, problems: Problems) -> Reading:
 
 
 def _is_read(found: Found, side: Side | None) -> bool:
-    return found.suffix in IMAGE_SUFFIXES or (
-        (found.suffix not in FOREIGN_SUFFIXES or side != "picture") and (found.suffix == ".npy")
-    )
+    return found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES)
 
 
 def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
@@ -167,7 +165,7 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
         if item.found.suffix not in IMAGE_SUFFIXES:
             problems.add("foreign", item.found.path)
     for item in layers:
-        if item.found.suffix not in IMAGE_SUFFIXES and item.found.suffix != ".npy":
+        if item.found.suffix not in MASK_SUFFIXES:
             problems.add("foreign", item.found.path)
     if not pictures or not layers or both:
         return Reading([])

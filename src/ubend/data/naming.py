@@ -16,11 +16,28 @@ PART_WORDS: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".gif")
 # Pictures that are not read: named as a problem, since passing over them would lose data unseen. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are passed over.
 FOREIGN_SUFFIXES = frozenset(
-    (".gif", ".dcm", ".nii", ".npy", ".npz", ".jp2", ".heic", ".jfif", ".pgm", ".ppm", ".svg", ".czi", ".nd2")
+    (
+        ".gif",
+        ".dcm",
+        ".nii",
+        ".nii.gz",
+        ".mha",
+        ".nrrd",
+        ".npy",
+        ".npz",
+        ".jp2",
+        ".heic",
+        ".jfif",
+        ".pgm",
+        ".ppm",
+        ".svg",
+        ".czi",
+        ".nd2",
+    )
 )
 
 
@@ -37,11 +54,16 @@ _MASK_WORDS = _words(
     "trimap trimaps cpmasks"
 )
 _SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(_MASK_WORDS, "mask")}
+_FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # as the name of a file it says nothing
+_PART_ENDS: dict[str, Part] = {**PART_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
 OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )
+
+
+_GAP = r"(?:[^\w()\[\]{}]|_)"  # between words; brackets belong to what they hold: `benign (1)_mask`
 
 
 def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
@@ -52,8 +74,8 @@ def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], r
     every = "|".join(sorted(spelled, key=len, reverse=True))
     return (
         re.compile(f"(?:{every})", re.IGNORECASE),
-        re.compile(rf"(?:{every})(?:[\W_]+|(?=[0-9]))", re.IGNORECASE),
-        re.compile(rf"(?:[\W_]+|(?<=[0-9]))(?:{every})$", re.IGNORECASE),
+        re.compile(rf"(?:{every})(?:{_GAP}+|(?=[0-9]))", re.IGNORECASE),
+        re.compile(rf"(?:{_GAP}+|(?<=[0-9]))(?:{every})$", re.IGNORECASE),
     )
 
 
@@ -77,20 +99,25 @@ def squeeze(name: str) -> str:
 def folder_meaning(name: str) -> tuple[Side | None, Part | None, str] | None:
     """What a folder's name says: side, part, and the word for the part; None: a name like any other.
 
-    `("picture", None, "")` of `Images`, `("mask", "train", "train")` of `train_labels`, and
-    `(None, None, "")` of a name without a meaning, such as `png`.
+    `("picture", None, "")` of `Images` and `images_png`, `("mask", "train", "train")` of `train_labels` and of
+    `ISIC2018_Task1_Training_GroundTruth`, and `(None, None, "")` of a name without a meaning, such as `png`.
     """
     bare = squeeze(name)
     if bare in _NEUTRAL_FOLDERS:
         return None, None, ""
-    if bare in _SIDES:
-        return _SIDES[bare], None, ""
+    if bare in _FOLDER_SIDES:
+        return _FOLDER_SIDES[bare], None, ""
     if bare in PART_WORDS:
         return None, PART_WORDS[bare], bare
-    for word in sorted(PART_WORDS, key=len, reverse=True):
+    words, _starts = pieces(name)
+    for word in sorted(_PART_ENDS, key=len, reverse=True):
         for rest in (bare.removeprefix(word), bare.removesuffix(word)):
-            if rest != bare and rest in _SIDES and (len(rest) > 1 or rest in pieces(name)[0]):
-                return _SIDES[rest], PART_WORDS[word], word
+            if rest != bare and rest in _FOLDER_SIDES and (len(rest) > 1 or rest in words):
+                return _FOLDER_SIDES[rest], _PART_ENDS[word], word
+    if len(words) > 1 and words[-1] in _NEUTRAL_FOLDERS:
+        return folder_meaning("".join(words[:-1]))
+    if len(words) > 2 and words[-2] in PART_WORDS and words[-1] in _SIDES:
+        return _SIDES[words[-1]], PART_WORDS[words[-2]], words[-2]
     return None
 
 

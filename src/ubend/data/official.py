@@ -1,5 +1,6 @@
 """Layouts of well-known data sets, whose own lists decide: Oxford-IIIT Pet and Pascal VOC (also as of CVAT)."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _VOC_NAMES = (
 )
 _VOC_CLASSES = tuple(_VOC_NAMES.split())
 _VOID = 255
+_VOC_STEM = re.compile(r"20\d\d_\d{6}")  # as the challenge numbers; LabelMe's and CVAT's exports have its palette too
 
 
 def _fits_pets(root: Path) -> bool:
@@ -64,7 +66,7 @@ def _read_voc(root: Path, problems: Problems) -> Reading:
     pairs = _pair_listed(listed, images, masks, problems)
     if pairs and (extra := len(images.keys() - listed.keys())):
         remarks.append(_("{count} pictures in no list and without a mask are passed over").format(count=extra))
-    if not (root / "labelmap.txt").is_file() and _have_voc_palette(pair.mask.path for pair in pairs[:4]):
+    if all(_VOC_STEM.fullmatch(pair.name) for pair in pairs) and _have_voc_palette(p.mask.path for p in pairs[:4]):
         return Reading(pairs, _VOC_CLASSES, tuple(range(len(_VOC_CLASSES))), ignored=(_VOID,), remarks=tuple(remarks))
     return Reading(pairs, remarks=tuple(remarks))
 

@@ -16,6 +16,7 @@ from ubend.data.tree import Found
 _Key = tuple[Part | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name
 _BARE: Affix = ("", "")
+_FIRST_CHANNEL = "0000"  # nnU-Net's pictures of one channel are all called so: `case_12_0000.png`
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,21 @@ def match(
         affixes: of pictures and masks, where they are known.
         sure: the user says that these belong together: any affix that makes them match is right.
     """
+    matching = _match(pictures, masks, affixes, sure, loose=False)
+    if not matching.claims and any(item.folders for item in masks):
+        loose = _match(pictures, masks, affixes, sure, loose=True)
+        if not (loose.orphans or loose.twins) and all(len(some) == 1 for some in loose.claims.values()):
+            return loose
+    return matching
+
+
+def _match(
+    pictures: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None, sure: bool, *, loose: bool
+) -> Matching:
+    """As `match`; `loose`: whatever the folders are called (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
     fold = _folding(pictures, masks)
     plain_parts = not any(item.part for item in pictures) or not any(item.part for item in masks)
-    flat = not any(item.folders for item in masks) and _distinct(pictures, lambda item: fold(item.stem))
+    flat = loose or (not any(i.folders for i in masks) and _distinct(pictures, lambda item: fold(item.stem)))
 
     def normal(item: Item) -> Item:
         folders = () if flat else tuple(map(fold, item.folders))
@@ -204,7 +217,7 @@ class _Index:
         return fitting[0] if len(fitting) == 1 else None
 
 
-_BETWEEN = " _-.,+()[]#~"
+_BETWEEN = " _-.,+([#~"  # a closing bracket belongs to the name: `benign (1)_mask_2`
 
 
 def _cut(stem: str, affix: Affix) -> str:
@@ -281,7 +294,7 @@ def _common_start(split: Iterable[list[str]]) -> list[str]:
     lists = list(split)
     common: list[str] = []
     for words in zip(*(words[:-1] for words in lists), strict=False):
-        if len(set(words)) > 1 or words[0].isdigit():
+        if len(set(words)) > 1 or (words[0].isdigit() and words[0] != _FIRST_CHANNEL):
             break
         common.append(words[0])
     while common and not _is_between(common[-1]):

@@ -11,8 +11,8 @@ from ubend.language import _
 _SHOWN = 10  # names shown of a long list
 # What `--skip-bad` goes on without: what is left is read as if these files were not there.
 _SKIPPABLE = frozenset(
-    ("no mask", "no image", "empty", "foreign", "picture missing", "annotation entry", "few points", "run lengths",
-     "not normalised", "split unknown")
+    ("no mask", "part without masks", "no image", "empty", "foreign", "picture missing", "annotation entry",
+     "few points", "run lengths", "not normalised", "split unknown")
 )  # fmt: skip
 
 
@@ -91,7 +91,8 @@ def _sentences() -> dict[str, str]:
         "no pictures": _("no pictures in: {names}; pictures are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
         "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
         "part without masks": _(
-            "parts without any mask ({count}): {names}; every part needs its own; add masks or move the part away"
+            "parts without any mask ({count}): {names}; every part needs its own; add masks, or leave "
+            "these parts out with --skip-bad"
         ),
         "same part": _("two folders for one part: {names}; keep one of them"),
         "no mask": _(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ubend.data.naming import side_of_affix, speaks_of, squeeze
-from ubend.data.pairing import Affix, Item
+from ubend.data.pairing import Affix, Item, match
 from ubend.data.problems import Problems
 from ubend.data.tree import name_held
 from ubend.language import _
@@ -43,6 +43,11 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     if pictures and len(pictures) <= len(masks):
         return Sides(pictures, masks)
     groups = _two_groups(items)
+    if groups is None and (folders := _two_folders(items)):
+        return folders
+    if groups is None and (line := _describe_several(root, items)):
+        problems.tell(line)
+        return Sides([], [])
     if groups is None:
         problems.tell(
             _(
@@ -93,6 +98,43 @@ def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     found = [groups for groups in ways if groups]
     divisions = {frozenset(frozenset(item.found.path for item in group.items) for group in groups) for groups in found}
     return found[0] if len(divisions) == 1 else None
+
+
+def _two_folders(items: Sequence[Item]) -> Sides | None:
+    """Two folders with the same names (but for an affix), of which one alone looks like masks."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.folders[0] if item.folders else ""].append(item)
+    if len(groups) != 2:
+        return None
+    first, second = groups.values()
+    if _look_like_masks(first) == _look_like_masks(second):
+        return None
+    pictures, masks = (second, first) if _look_like_masks(first) else (first, second)
+    matching = match(pictures, masks, sure=True)
+    whole = len(matching.claims) == len(pictures) == len(masks) and not matching.orphans
+    return Sides(pictures, masks, (("", ""), ("", ""))) if whole else None
+
+
+def _describe_several(root: Path, items: Sequence[Item]) -> str:
+    """The question which of several others of each picture (`NAME_1stHO`, `NAME_2ndHO`) is the mask; "": no such."""
+    kinds: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        kinds[item.found.suffix].append(item)
+    if len(kinds) != 2:
+        return ""
+    pictures, others = sorted(kinds.values(), key=len)
+    rests: dict[str, list[Item]] = defaultdict(list)
+    for claims in match(pictures, others).claims.values():
+        for claim in claims:
+            rests[claim.rest].append(claim.mask)
+    if not pictures or len(rests) < 2 or any(len(some) != len(pictures) for some in rests.values()):
+        return ""
+    first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
+    return _(
+        "{root} holds several others of each picture: {names}; say which are the masks: --images '{images}' "
+        "--masks '{first}'"
+    ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, pictures), first=first)
 
 
 def _by_suffix(items: Sequence[Item]) -> tuple[_Group, _Group] | None:

@@ -88,7 +88,7 @@ def _walk(folder: Path, folders: tuple[str, ...], above: frozenset[tuple[int, in
 def as_found(path: Path, folders: tuple[str, ...]) -> Found | None:
     """The file, when it has the suffix of a picture or a mask."""
     stem, suffix = os.path.splitext(path.name)
-    suffix = suffix.lower()
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else suffix.lower()
     if suffix not in MASK_SUFFIXES and suffix not in FOREIGN_SUFFIXES:
         return None
     return Found(path, folders, _composed(stem), suffix)

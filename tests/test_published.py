@@ -1,0 +1,127 @@
+"""Published sets as their archives unpack: the right file of several, and names that nobody else would choose."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ubend.data.folder import Asked, read_folder, read_pairs
+from ubend.data.masks import FileMask, read_codes
+from ubend.errors import DataError
+
+SIZE_HW = (6, 8)
+
+
+def draw(root: Path, *names: str, noise: bool = False) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.arange(48).reshape(SIZE_HW) * 5 if noise else np.eye(*SIZE_HW) * 255
+        Image.fromarray(pixels.astype(np.uint8)).save(root / name)
+
+
+def pairs(root: Path, *, skip_bad: bool = False) -> dict[str, str]:
+    """Picture -> mask, as paths below the root."""
+    found = read_folder(root, Asked(skip_bad=skip_bad))
+    return {
+        pair.image.relative_to(root).as_posix(): pair.mask.path.relative_to(root).as_posix() for pair in found.pairs
+    }
+
+
+def test_drive_takes_the_vessels_not_the_field_of_view(tmp_path: Path) -> None:
+    for part, numbers in (("training", ("21", "22")), ("test", ("01", "02"))):
+        for number in numbers:
+            draw(tmp_path / part, f"images/{number}_{part}.tif", f"mask/{number}_{part}_mask.gif")
+            draw(tmp_path / part, f"1st_manual/{number}_manual1.gif")
+    draw(tmp_path / "test", "2nd_manual/01_manual2.gif")
+    assert pairs(tmp_path) == {
+        f"{part}/images/{number}_{part}.tif": f"{part}/1st_manual/{number}_manual1.gif"
+        for part, number in (("test", "01"), ("test", "02"), ("training", "21"), ("training", "22"))
+    }
+    assert [pair.part for pair in read_folder(tmp_path).pairs] == ["test", "test", "train", "train"]
+    assert read_folder(tmp_path / "training").classes == ("background", "vessel")
+    (tmp_path / "training/1st_manual/22_manual1.gif").unlink()
+    with pytest.raises(DataError, match=r"without a mask \(1\): training/images/22_training.tif"):
+        read_folder(tmp_path)
+
+
+def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
+    for where in ("train/aachen/aachen_000000_000019", "val/munster/munster_000000_000019", "test/berlin/berlin_1_2"):
+        draw(tmp_path, f"leftImg8bit/{where}_leftImg8bit.png")
+        draw(tmp_path, *(f"gtFine/{where}_gtFine_{kind}.png" for kind in ("labelIds", "color", "instanceIds")))
+    found = read_folder(tmp_path)
+    assert [pair.part for pair in found.pairs] == ["train", "val"]
+    assert all(pair.mask.path.name.endswith("_gtFine_labelIds.png") for pair in found.pairs)
+    assert found.classes is not None
+    assert found.values is not None
+    assert dict(zip(found.values, found.classes, strict=True))[26] == "car"
+    assert sorted([*found.values, *found.ignored]) == list(range(34))
+    (tmp_path / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png").unlink()
+    with pytest.raises(DataError, match="without a mask"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask", "part"),
+    [
+        ("ISIC2018_Task1-2_Training_Input/{}.jpg", "ISIC2018_Task1_Training_GroundTruth/{}_segmentation.png", "train"),
+        ("ISIC-2017_Training_Data/{}.jpg", "ISIC-2017_Training_Part1_GroundTruth/{}_segmentation.png", None),
+        ("2_Ortho_RGB/top_{}_RGB.tif", "5_Labels_all/top_{}_label.tif", None),
+        ("imagesTr/{}_0000.png", "labelsTr/{}.png", "train"),
+        ("Train/Urban/images_png/{}.png", "Train/Urban/masks_png/{}.png", "train"),
+        ("train_img/{}.jpg", "train_lab/{}.png", "train"),
+        ("train/{}.jpg", "train_masks/{}_mask.gif", "train"),
+        ("benign/benign ({}).png", "benign/benign ({})_mask.png", None),
+        ("701_StillsRaw_full/{}.png", "LabeledApproved_full/{}_L.png", None),
+    ],
+)
+def test_names_of_published_sets(tmp_path: Path, picture: str, mask: str, part: str | None) -> None:
+    stems = ("a_01", "a_02", "b_15")
+    for stem in stems:
+        draw(tmp_path, picture.format(stem), noise=True)
+        draw(tmp_path, mask.format(stem))
+    assert pairs(tmp_path) == {picture.format(stem): mask.format(stem) for stem in stems}
+    assert {pair.part for pair in read_folder(tmp_path).pairs} == {part}
+
+
+def test_folders_that_disagree_are_paired_by_unique_names_only(tmp_path: Path) -> None:
+    draw(tmp_path, "one/1.jpg", "two/1.jpg", "red/1_mask.png", "blue/1_mask.png")
+    with pytest.raises(DataError, match="without a mask"):
+        read_folder(tmp_path)
+
+
+def test_second_observer_is_asked_for(tmp_path: Path) -> None:
+    for stem in ("Image_01L", "Image_01R", "Image_02L"):
+        draw(tmp_path, f"{stem}.jpg", f"{stem}_1stHO.png", f"{stem}_2ndHO.png")
+    with pytest.raises(DataError, match="several others of each picture") as caught:
+        read_folder(tmp_path)
+    _told, images, _masks, masks, _end = caught.value.problems[0].split("'")
+    found = read_pairs(images, masks)
+    assert [pair.mask.path.name for pair in found.pairs] == [f"Image_{n}_1stHO.png" for n in ("01L", "01R", "02L")]
+
+
+def test_parts_without_masks_are_left_out_when_asked(tmp_path: Path) -> None:
+    draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "test/images/9.tif")
+    with pytest.raises(DataError, match="--skip-bad"):
+        read_folder(tmp_path)
+    assert list(pairs(tmp_path, skip_bad=True)) == ["train/images/1.tif", "train/images/2.tif"]
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_gif_counts_by_its_colours(tmp_path: Path, inverted: bool) -> None:
+    """Programs number the colours of a GIF as they like."""
+    truth = np.eye(*SIZE_HW, dtype=np.uint8)
+    picture = Image.fromarray(truth ^ inverted).convert("P")
+    picture.putdata((truth ^ inverted).ravel().tolist())
+    picture.putpalette([255, 255, 255, 0, 0, 0] if inverted else [0, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "mask.gif", optimize=False)
+    codes = read_codes(FileMask(tmp_path / "mask.gif"), SIZE_HW)
+    assert codes.kind == "value"
+    np.testing.assert_array_equal(codes.values, truth * 255)
+
+
+def test_moving_gif(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 6), level) for level in (0, 255)]
+    frames[0].save(tmp_path / "mask.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="2 pictures"):
+        read_codes(FileMask(tmp_path / "mask.gif"), SIZE_HW)
