@@ -1,5 +1,6 @@
 """The survey: what each mask holds, read once; kept by content; all problems at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def make(folder: Path) -> list[Pair]:
         picture.save(folder / f"{name}.png")
         mask: Mask = FileMask(folder / f"{name}.png")
         pairs.append(Pair(name, folder / f"{name}_image.png", mask, None, None))
-    layers = LayeredMask((Layer(folder / "grey.png", 5), Layer(folder / "color.png", 2)))
+    for name, part in (("first", VALUES > 0), ("second", VALUES > 1)):
+        Image.fromarray(255 * part.astype(np.uint8)).save(folder / f"{name}.png")
+    layers = LayeredMask((Layer(folder / "first.png", 5), Layer(folder / "second.png", 2)))
     pairs.append(Pair("layers", folder / "grey_image.png", layers, None, None))
     Image.fromarray(255 * (VALUES > 1).astype(np.uint8)).save(folder / "jpeg.jpg")
     pairs.append(Pair("jpeg", folder / "grey_image.png", FileMask(folder / "jpeg.jpg"), None, None))
@@ -72,7 +75,7 @@ def test_what_each_mask_holds(tmp_path: Path) -> None:
     assert entries(1) == ([0, 1, 2, 3], counts, packed)
     assert entries(2) == (*map(list, zip(*by_color, strict=True)), [code for code, _count in by_color])
     assert entries(3) == ([0, 1000, 2000, 3000], counts, [0, -1, -1, -1])
-    assert entries(4)[0] == [0, 2]
+    assert entries(4)[:2] == ([0, 2, 5], [counts[0], counts[2] + counts[3], counts[1]])  # later layers lie on top
     assert (np.add.reduceat(found.pixels, found.starts[:-1]) == HW[0] * HW[1]).all()
 
 
@@ -129,14 +132,16 @@ def test_a_damaged_survey_is_made_anew(tmp_path: Path, damage: bytes | None) -> 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
     pairs = make(tmp_path / "a")
-    pairs[0].mask.path.write_bytes(b"nothing")  # also the first layer of another mask
+    pairs[0].mask.path.write_bytes(b"nothing")
+    pairs.append(replace(pairs[0], name="again"))
+    pairs[4].mask.path.write_bytes(b"nothing")  # its first layer
     Image.new("L", (3, 4)).save(pairs[2].mask.path)
     digests = [mask for _image, mask in hash_pairs(pairs)]
     with pytest.raises(PairError) as caught:
         survey_masks(pairs, [HW] * len(pairs), digests, tmp_path / "cache")
-    assert list(caught.value.bad) == ["grey", "color", "layers"]
+    assert list(caught.value.bad) == ["grey", "color", "layers", "again"]
     assert "the mask is 3x4 px but its picture color_image.png is 17x12 px" in caught.value.bad["color"][0]
-    assert len(caught.value.problems) == 2  # one file, one line
+    assert len(caught.value.problems) == 3  # one file, one line
     assert not (tmp_path / "cache").exists()
 
 

@@ -45,14 +45,15 @@ OBJECT_WORDS = _words(
 
 
 def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Patterns of a word alone, before, and after a name; a letter alone needs something between."""
-    spelled = {*words, *({"ground[ _-]truth", "cp[ _-]masks?"} if "mask" in words else ())}
+    """Patterns of a word alone, before, and after a name. A letter is no word here: `x_1` may be a place."""
+    spelled = {word for word in words if len(word) > 1}
+    if "mask" in words:
+        spelled |= {"ground[ _-]truth", "cp[ _-]masks?"}
     every = "|".join(sorted(spelled, key=len, reverse=True))
-    long = "|".join(sorted((word for word in spelled if len(word) > 1), key=len, reverse=True))
     return (
         re.compile(f"(?:{every})", re.IGNORECASE),
-        re.compile(rf"(?:(?:{every})[\W_]+|(?:{long})(?=[0-9]))", re.IGNORECASE),
-        re.compile(rf"(?:[\W_]+(?:{every})|(?<=[0-9])(?:{long}))$", re.IGNORECASE),
+        re.compile(rf"(?:{every})(?:[\W_]+|(?=[0-9]))", re.IGNORECASE),
+        re.compile(rf"(?:[\W_]+|(?<=[0-9]))(?:{every})$", re.IGNORECASE),
     )
 
 

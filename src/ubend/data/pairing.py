@@ -104,7 +104,7 @@ def match(
         else:
             matching.orphans.append(original)
     for number, others in rivals.items():
-        if others - matching.claims.keys():  # `x_mask` may be the mask of `x`, which has no other
+        if any(other not in matching.claims for other in others):  # `x_mask` may be the mask of `x`, which has no other
             matching.orphans += [claim.mask for claim in matching.claims.pop(number)]
     return matching
 
@@ -138,6 +138,9 @@ class _Index:
             names[picture.stem] = number
             bare, short = self.bare.setdefault(key, {}), bare_stem(picture.stem, "picture")
             bare[short] = None if short in bare else number
+        for key, bare in self.bare.items():
+            if len(self.exact[key]) > 1:
+                bare.pop("", None)  # `image` and `mask` belong together where there is nothing else
 
     def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
         """Number of the picture that a mask belongs to, rest, folder, own; None: of no picture, or of several."""

@@ -107,7 +107,11 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
     """The words for classes, when the same ones come back in most pictures; else none."""
     found = Counter(word for some in labels.values() for word in {label.word for label in some})
     several = sum(len({label.word for label in some}) > 1 for some in labels.values())
-    if len(found) < 2 or "" in found or min(found.values()) < 2 or 2 * several <= len(labels):
+    if any(not word or word.isdigit() for word in found):
+        return []
+    if len({len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}) > 1:
+        return []  # `a_car` and `a_1_car` may be of two pictures
+    if len(found) < 2 or min(found.values()) < 2 or 2 * several <= len(labels):
         return []
     if any(len(set(some)) < len(some) for some in labels.values()):
         return []
@@ -115,14 +119,16 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
-    """Are the masks of a picture numbered, or in a folder of their own under names that do not come back?"""
+    """Are the masks of a picture numbered, or in a folder of their own under ids that do not come back?"""
     flat = [label for some in labels.values() for label in some]
     if any(len(set(some)) < len(some) for some in labels.values()):
         return False
-    if all(label.number for label in flat) and len({label.word for label in flat}) == 1:
+    kinds = {(label.word, label.number.count("_")) for label in flat}  # `a_1` and `a_b_1` may be of two pictures
+    if all(label.number for label in flat) and len(kinds) == 1:
         return True
     words = Counter(label.word for label in flat if not label.number)
-    return all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
+    ids = all(any(map(str.isdigit, word)) for word in words)
+    return ids and all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
 
 
 def _by_object(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> Reading:
@@ -178,19 +184,27 @@ def _tell_orphans(
     twins = {number for number, _first in matching.twins}
     lonely = [p for number, p in enumerate(matching.pictures) if number not in claims and number not in twins]
     parts = {matching.pictures[number].part for number in claims}
+    pictures, masks = _by_loose_name(lonely), _by_loose_name(orphans)
     for item in lonely:
-        near = _near(item, orphans, problems)
+        near = _near(item, masks, problems)
         if claims and item.part and item.part not in parts and not near:
             problems.add("part without masks", item.found.path.parent)
         else:
             problems.add("no mask", problems.shorten(item.found.path) + near)
     for item in orphans:
-        problems.add("no image", problems.shorten(item.found.path) + _near(item, lonely, problems))
+        problems.add("no image", problems.shorten(item.found.path) + _near(item, pictures, problems))
 
 
-def _near(item: Item, others: Sequence[Item], problems: Problems) -> str:
+def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
+    index: dict[str, list[Item]] = {}
+    for item in items:
+        index.setdefault(loosened(item.stem), []).append(item)
+    return index
+
+
+def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
     """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
-    near = [other for other in others if loosened(other.stem) == loosened(item.stem)]
+    near = others.get(loosened(item.stem), ())
     if len(near) != 1:
         return ""
     return _(" (did you mean {name}?)").format(name=problems.shorten(near[0].found.path))
