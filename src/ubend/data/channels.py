@@ -64,7 +64,9 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     if len(kinds) == 1:
         channels = next(iter(kinds))
         if channels > MOST_CHANNELS:
-            line = _("the pictures have {count} channels; at most {most} can be learnt, so save those that tell most")
+            line = _(
+                "the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones"
+            )
             raise DataError(line.format(count=channels, most=MOST_CHANNELS))
         return channels
     table = _table([header.channels for header in headers], names)

@@ -136,7 +136,7 @@ def _check_png(data: bytes) -> None:
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind, stated = data[place + 4 : place + 8], int.from_bytes(data[end - 4 : end], "big")
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[place + 4 : end - 4]) != stated:
-            raise ValueError(_("check sum of {part}").format(part=kind.decode()))
+            raise ValueError(_("wrong check sum in {part}").format(part=kind.decode()))
         if kind == b"IEND":
             return
         place = end

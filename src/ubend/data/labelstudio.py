@@ -74,7 +74,7 @@ def read_label_studio(root: Path, problems: Problems) -> Reading:
                 chosen = next((annotation for annotation in usable if annotation.ground_truth), usable[-1])
                 tasks.append((path, task, chosen))
     if several:
-        sentence = _("tasks with several annotations: {count}; of each the ground truth is read, else the last")
+        sentence = _("tasks with several annotations: {count}; the one marked as ground truth is read, else the last")
         collection.remarks.append(sentence.format(count=several))
     if bare:
         collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))
