@@ -35,12 +35,12 @@ from annotated import (
     yolo_plain,
     yolo_text,
 )
-from ubend.data.annotations import LAYOUTS
-from ubend.data.folder import read_folder
-from ubend.data.masks import FileMask, read_codes
-from ubend.data.pairs import Folder
-from ubend.data.yolo import parse_names
 from ubend.errors import DataError
+from ubend.folders.annotations import LAYOUTS
+from ubend.folders.folder import read_folder
+from ubend.folders.pairs import Folder
+from ubend.folders.yolo import parse_names
+from ubend.masks.sources import FileMask, read_codes
 
 
 @pytest.mark.parametrize("write_all", WRITERS, ids=lambda writer: writer.__name__)

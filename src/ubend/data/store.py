@@ -25,15 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.decode import read_header
-from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
-from ubend.data.labels import IGNORED, ClassMap, LabelMap
-from ubend.data.masks import DrawnMask, hash_masks, read_codes
-from ubend.data.pairs import Pair
-from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.files import Need, refuse_full
+from ubend.folders.pairs import Pair
 from ubend.language import _
+from ubend.masks.labels import IGNORED, ClassMap, LabelMap
+from ubend.masks.sources import DrawnMask, hash_masks, read_codes
+from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import Sizing, model_size, read_image, resize_array, resize_mask
 
 STORE_VERSION = 2
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)

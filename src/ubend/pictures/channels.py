@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ubend.data.decode import read_header
-from ubend.data.pairs import Pair
-from ubend.data.raster import MOST_CHANNELS, Header
 from ubend.errors import DataError, PairError
+from ubend.folders.pairs import Pair
 from ubend.language import _
+from ubend.pictures.decode import read_header
+from ubend.pictures.raster import MOST_CHANNELS, Header
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)

@@ -12,8 +12,10 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import CodeKind, code_words
-from ubend.data.labels import (
+from ubend.errors import DataError
+from ubend.language import _
+from ubend.masks.codes import CodeKind, code_words
+from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
     MOST_CLASSES,
@@ -23,11 +25,9 @@ from ubend.data.labels import (
     make_label_map,
     refuse_reserved,
 )
-from ubend.data.maincolors import MOST_FOUND, find_main_colors, find_main_values
-from ubend.data.survey import LISTED, Survey, Tally, value_table
-from ubend.data.valuetable import parse_table
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.masks.maincolors import MOST_FOUND, find_main_colors, find_main_values
+from ubend.masks.survey import LISTED, Survey, Tally, value_table
+from ubend.masks.valuetable import parse_table
 
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ubend.data.labels import IGNORED, background_class
-from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
-from ubend.data.pairs import Pair, Part, Reading
-from ubend.data.problems import Problems, enumerate_names, natural_key
-from ubend.data.tree import entries, is_empty, subfolders, walk
 from ubend.errors import reason, unfit
+from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
+from ubend.folders.pairs import Pair, Part, Reading
+from ubend.folders.problems import Problems, enumerate_names, natural_key
+from ubend.folders.tree import entries, is_empty, subfolders, walk
 from ubend.language import _
+from ubend.masks.labels import IGNORED, background_class
+from ubend.masks.sources import DrawnMask
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...

@@ -7,13 +7,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
-from ubend.data.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
-from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES
-from ubend.data.pairs import Reading
-from ubend.data.problems import Problems, natural_key
-from ubend.data.shapes import Shape
+from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
+from ubend.folders.naming import IMAGE_SUFFIXES
+from ubend.folders.pairs import Reading
+from ubend.folders.problems import Problems, natural_key
 from ubend.language import _
+from ubend.masks.shapes import Shape
+from ubend.masks.sources import DrawnMask
 
 
 class _Value(BaseModel):

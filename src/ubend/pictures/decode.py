@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ubend.data.raster import Header, Raster, turn_upright
-from ubend.data.tiff import is_tiff, read_tiff, read_tiff_header
 from ubend.errors import DataError
 from ubend.language import _
+from ubend.pictures.raster import Header, Raster, turn_upright
+from ubend.pictures.tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
