@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ubend.data.classes import Told, find_classes
-from ubend.data.codes import Codes, count_codes, pack_colors
-from ubend.data.labels import LabelMap
-from ubend.data.survey import Survey
-from ubend.data.valuetable import write_table
 from ubend.errors import DataError
+from ubend.masks.classes import Told, find_classes
+from ubend.masks.codes import Codes, count_codes, pack_colors
+from ubend.masks.labels import LabelMap
+from ubend.masks.survey import Survey
+from ubend.masks.valuetable import write_table
 
 
 def survey(*masks: Codes) -> Survey:

@@ -12,11 +12,11 @@ from PIL import Image
 from refusal import TINY
 from remote_site import site as site
 from ubend.cli import main
-from ubend.data.channels import read_headers
-from ubend.data.folder import read_folder
-from ubend.data.images import Sizing
-from ubend.data.labels import LabelMap, make_label_map
 from ubend.data.store import Store, hash_pairs, open_store
+from ubend.folders.folder import read_folder
+from ubend.masks.labels import LabelMap, make_label_map
+from ubend.pictures.channels import read_headers
+from ubend.pictures.images import Sizing
 
 ROOT = Path(__file__).parent.parent
 

@@ -35,12 +35,12 @@ from annotated import (
     yolo_plain,
     yolo_text,
 )
-from ubend.data.annotations import LAYOUTS
-from ubend.data.folder import read_folder
-from ubend.data.masks import FileMask, read_codes
-from ubend.data.pairs import Folder
-from ubend.data.yolo import parse_names
 from ubend.errors import DataError
+from ubend.folders.annotations import LAYOUTS
+from ubend.folders.folder import read_folder
+from ubend.folders.pairs import Folder
+from ubend.folders.yolo import parse_names
+from ubend.masks.sources import FileMask, read_codes
 
 
 @pytest.mark.parametrize("write_all", WRITERS, ids=lambda writer: writer.__name__)
@@ -172,7 +172,7 @@ COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "train.json: 1 (5x5, 40x30)",
     ),
     "missing": (lambda c: c["images"][0].update(file_name="gone.jpg"), "not in the folder (1): gone.jpg (train.json)"),
-    "no name": (lambda c: c["images"][0].pop("file_name"), "train.json: images[0].file_name: Field required"),
+    "no name": (lambda c: c["images"][0].pop("file_name"), "train.json: images[0].file_name: is missing"),
     "twice": (lambda c: c["images"].append({"id": 50, "file_name": "a.jpg"}), "annotated twice (1): images/a.jpg"),
     "one id": (lambda c: c["images"].append({"id": 7, "file_name": "ü.jpg"}), "train.json: images: two have the id 7"),
     "foreign": (lambda c: c["images"][0].update(file_name="a.gif"), "kind that is not read (1): a.gif"),

@@ -25,7 +25,7 @@ from ubend.data.augment import (
     warp,
 )
 from ubend.data.draws import draw_uniform
-from ubend.data.labels import IGNORED
+from ubend.masks.labels import IGNORED
 
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)
 Floats = NDArray[np.float64]

@@ -13,9 +13,9 @@ from conftest import open_folder
 from ubend.config import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item
-from ubend.data.images import Sizing
-from ubend.data.labels import IGNORED
 from ubend.data.store import Store
+from ubend.masks.labels import IGNORED
+from ubend.pictures.images import Sizing
 
 CPU = torch.device("cpu")
 KINDS = {

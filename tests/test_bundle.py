@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ubend.data.images import Sizing
-from ubend.data.labels import make_label_map
 from ubend.errors import ModelFileError, OutputError
+from ubend.masks.labels import make_label_map
 from ubend.model import bundle as subject
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
 
 
 def make_bundle(seed: int = 0) -> Bundle:

@@ -16,12 +16,12 @@ from refusal import TINY, contents, refused, refused_once
 from ubend.cli import main
 from ubend.config import make_settings
 from ubend.data.augment import draw_warps
-from ubend.data.channels import agree_channels, read_headers
 from ubend.data.dataset import open_dataset
-from ubend.data.folder import read_folder
-from ubend.data.images import read_image
 from ubend.drawing.overlay import to_rgb
 from ubend.errors import DataError, PairError
+from ubend.folders.folder import read_folder
+from ubend.pictures.channels import agree_channels, read_headers
+from ubend.pictures.images import read_image
 from ubend.teller import Teller
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]

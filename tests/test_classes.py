@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
-from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.codes import Codes
-from ubend.data.labels import ANY_DISTANCE, IGNORED
-from ubend.data.valuetable import parse_table
+from ubend.masks.classes import Told, find_classes, find_strangers
+from ubend.masks.codes import Codes
+from ubend.masks.labels import ANY_DISTANCE, IGNORED
+from ubend.masks.valuetable import parse_table
 
 # Values
 

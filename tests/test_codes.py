@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from ubend.data.codes import Codes, code_words, count_codes, replace_codes
 from ubend.errors import DataError
+from ubend.masks.codes import Codes, code_words, count_codes, replace_codes
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12)
 

@@ -14,9 +14,9 @@ from PIL import Image
 from ubend.choices import choose_training
 from ubend.config import Recipe, make_settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.images import read_image
-from ubend.data.labels import ANY_DISTANCE
 from ubend.errors import DataError, TrainingError
+from ubend.masks.labels import ANY_DISTANCE
+from ubend.pictures.images import read_image
 from ubend.teller import Teller
 
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from ubend.data.decode import read_header, read_raster
-from ubend.data.images import read_image
 from ubend.errors import DataError
+from ubend.pictures.decode import read_header, read_raster
+from ubend.pictures.images import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFont, ImageShow
 
-from ubend.data.labels import IGNORED, default_colors
 from ubend.drawing import panels
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import IGNORED_COLOR, color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import OutputError
+from ubend.masks.labels import IGNORED, default_colors
 
 COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233))
 

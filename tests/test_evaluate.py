@@ -13,17 +13,17 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from conftest import make_discs
-from ubend.data.images import read_image, resize_mask
-from ubend.data.labels import IGNORED, LabelMap, make_label_map
-from ubend.data.masks import FileMask
-from ubend.data.pairs import Pair
 from ubend.data.store import read_class_map
 from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Logits, Predictor
 from ubend.jobs.evaluate import evaluate
 from ubend.jobs.fit import fit
+from ubend.masks.labels import IGNORED, LabelMap, make_label_map
+from ubend.masks.sources import FileMask
 from ubend.model.bundle import load_bundle
+from ubend.pictures.images import read_image, resize_mask
 from ubend.teller import Teller
 
 

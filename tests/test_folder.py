@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.data.folder import Asked, read_folder
-from ubend.data.masks import FileMask
-from ubend.data.problems import natural_key
 from ubend.errors import DataError
+from ubend.folders.folder import Asked, read_folder
+from ubend.folders.problems import natural_key
+from ubend.masks.sources import FileMask
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ubend.config import AugmentSettings
 from ubend.data.augment import DeviceDraws, draw_warps, warp
 from ubend.data.foreground import Foreground
-from ubend.data.labels import IGNORED
+from ubend.masks.labels import IGNORED
 
 H, W, WINDOW = 160, 224, 48
 

@@ -10,14 +10,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.images import (
+from ubend.masks.labels import IGNORED, make_label_map
+from ubend.pictures.images import (
     model_size,
     read_image,
     resize_array,
     resize_mask,
     write_mask,
 )
-from ubend.data.labels import IGNORED, make_label_map
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()

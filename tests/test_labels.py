@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubend.data.codes import CodeKind, Codes, pack_colors, unpack_color
-from ubend.data.labels import (
+from ubend.errors import DataError, SettingError
+from ubend.masks.codes import CodeKind, Codes, pack_colors, unpack_color
+from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
     RESERVED_NAMES,
@@ -17,7 +18,6 @@ from ubend.data.labels import (
     name_color,
     refuse_reserved,
 )
-from ubend.errors import DataError, SettingError
 
 
 def values(*rows: list[int], dtype: type = np.uint8) -> Codes:

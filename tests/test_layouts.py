@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.data.folder import Asked, read_folder, read_pairs
-from ubend.data.masks import FileMask, LayeredMask
-from ubend.data.pairs import Folder
 from ubend.errors import DataError
+from ubend.folders.folder import Asked, read_folder, read_pairs
+from ubend.folders.pairs import Folder
+from ubend.masks.sources import FileMask, LayeredMask
 
 STEMS = ("a1", "b2", "scan 3")
 

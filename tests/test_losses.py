@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ubend.config import LossKind, make_settings
-from ubend.data.labels import IGNORED
 from ubend.errors import SettingError
+from ubend.masks.labels import IGNORED
 from ubend.training.losses import Loss, LossSums, one_hot
 from ubend.training.setup import make_loss
 

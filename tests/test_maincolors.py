@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from codings import BLACK, RED, WHITE, codes_of, colors, find, jpeg, palette_mask, refused, scribble, shapes, values
-from ubend.data.codes import Codes, pack_colors
-from ubend.data.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
-from ubend.data.valuetable import parse_table
+from ubend.masks.codes import Codes, pack_colors
+from ubend.masks.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
+from ubend.masks.valuetable import parse_table
 
 
 @pytest.mark.parametrize("quality", [60, 75, 95])

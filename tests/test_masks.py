@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from test_decode import encode_png
-from ubend.data.codes import Codes, unpack_color
-from ubend.data.masks import (
+from ubend.errors import DataError
+from ubend.masks.codes import Codes, unpack_color
+from ubend.masks.sources import (
     DrawnMask,
     FileMask,
     Layer,
@@ -26,7 +27,6 @@ from ubend.data.masks import (
     mask_to_text,
     read_codes,
 )
-from ubend.errors import DataError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 31)).astype(np.uint8)

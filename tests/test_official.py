@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.data.classtable import read_class_table
-from ubend.data.folder import read_folder
-from ubend.data.official import _voc_color
-from ubend.data.problems import Problems
 from ubend.errors import DataError
+from ubend.folders.classtable import read_class_table
+from ubend.folders.folder import read_folder
+from ubend.folders.official import _voc_color
+from ubend.folders.problems import Problems
 
 
 def draw_voc(root: Path, *stems: str, palette: list[int] | None = None) -> Path:

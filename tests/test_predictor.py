@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ubend.data.images import Sizing, model_size, resize_array
-from ubend.data.labels import make_label_map
 from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
+from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing, model_size, resize_array
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.data.folder import Asked, read_folder, read_pairs
-from ubend.data.masks import FileMask, read_codes
 from ubend.errors import DataError
+from ubend.folders.folder import Asked, read_folder, read_pairs
+from ubend.masks.sources import FileMask, read_codes
 
 SIZE_HW = (6, 8)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_layouts import touch
-from ubend.data.folder import Asked, read_folder
-from ubend.data.masks import LayeredMask
 from ubend.errors import DataError
+from ubend.folders.folder import Asked, read_folder
+from ubend.masks.sources import LayeredMask
 
 NAMES = st.text(st.sampled_from("abXY019 _-.ảß"), min_size=1, max_size=6).filter(
     lambda name: name.strip() == name and name[0] not in ".-" and name[-1] != "."

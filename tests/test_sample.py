@@ -13,9 +13,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels
 
-from ubend.data.labels import default_colors
 from ubend.data.sample import SAMPLE_CLASSES, draw_picture, draw_sample
 from ubend.errors import OutputError, SettingError
+from ubend.masks.labels import default_colors
 
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 

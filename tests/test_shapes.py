@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from scipy.ndimage import binary_dilation
 from skimage.draw import polygon2mask
 
-from ubend.data.shapes import Shape, decode_rle, draw_shapes, measure_polygon, read_counts
+from ubend.masks.shapes import Shape, decode_rle, draw_shapes, measure_polygon, read_counts
 
 SIZE = (23, 31)
 sides = st.integers(1, 40)

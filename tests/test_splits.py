@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.folder import Asked, read_folder
-from ubend.data.pairs import Part
 from ubend.data.splits import Split, find_near_duplicates, split_pairs
 from ubend.errors import DataError, SettingError
+from ubend.folders.folder import Asked, read_folder
+from ubend.folders.pairs import Part
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 

@@ -15,13 +15,13 @@ import tifffile
 from PIL import Image
 
 from conftest import open_folder as open_any
-from ubend.data.channels import read_headers
-from ubend.data.folder import read_folder
-from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
-from ubend.data.labels import IGNORED, LabelMap, make_label_map
-from ubend.data.pairs import Pair
 from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
+from ubend.folders.folder import read_folder
+from ubend.folders.pairs import Pair
+from ubend.masks.labels import IGNORED, LabelMap, make_label_map
+from ubend.pictures.channels import read_headers
+from ubend.pictures.images import Sizing, model_size, read_image, resize_array, resize_mask
 
 LAYOUT = Sizing(24, True, 3)
 LABELS = make_label_map([0, 255])
@@ -137,11 +137,11 @@ def test_named_by_content(folder: Path, cache: Path) -> None:
 OPEN = """
 import sys
 from pathlib import Path
-from ubend.data.folder import read_folder
-from ubend.data.images import Sizing
-from ubend.data.labels import make_label_map
+from ubend.folders.folder import read_folder
+from ubend.pictures.images import Sizing
+from ubend.masks.labels import make_label_map
 from ubend.data.store import hash_pairs, open_store
-from ubend.data.channels import read_headers
+from ubend.pictures.channels import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
 store = open_store(

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.data.masks import FileMask, Layer, LayeredMask, Mask
-from ubend.data.pairs import Pair
 from ubend.data.store import hash_pairs
-from ubend.data.survey import Survey, survey_masks, value_table
 from ubend.errors import OutputError, PairError
+from ubend.folders.pairs import Pair
+from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask
+from ubend.masks.survey import Survey, survey_masks, value_table
 
 HW = (12, 17)
 RNG = np.random.default_rng(0)

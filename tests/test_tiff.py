@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from test_decode import DEEP, GREY, RGB, SMOOTH, check, turned
-from ubend.data.decode import read_header, read_raster
-from ubend.data.images import read_image
 from ubend.errors import DataError
+from ubend.pictures.decode import read_header, read_raster
+from ubend.pictures.images import read_image
 
 DEEP_RGB = RGB.astype(np.uint16) * 257
 BANDS = np.random.default_rng(3).integers(0, 65_536, (21, 34, 5)).astype(np.uint16)

@@ -17,12 +17,12 @@ import ubend
 from conftest import draw_disc
 from refusal import TINY, refused_once
 from test_loop import Listener, press_twice
-from ubend.data.images import Sizing
-from ubend.data.labels import make_label_map
 from ubend.errors import SettingError
 from ubend.jobs import fit as job
+from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings
 

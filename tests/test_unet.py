@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.data.images import Sizing
-from ubend.data.labels import make_label_map
+from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet, pad_to_multiple
+from ubend.pictures.images import Sizing
 
 
 class Twice(nn.Module):

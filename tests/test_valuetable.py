@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ubend.config import dump_toml, make_settings, read_config
-from ubend.data.codes import CodeKind
-from ubend.data.labels import (
+from ubend.errors import SettingError
+from ubend.masks.codes import CodeKind
+from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
     NOISE_REACH,
@@ -19,8 +20,7 @@ from ubend.data.labels import (
     draw_colors,
     make_label_map,
 )
-from ubend.data.valuetable import parse_table, write_table
-from ubend.errors import SettingError
+from ubend.masks.valuetable import parse_table, write_table
 
 
 def parse(text: str) -> LabelMap:

@@ -14,8 +14,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ubend.data.labels import IGNORED as IGNORED
-    from ubend.data.labels import LabelMap as LabelMap
     from ubend.data.sample import draw_sample as draw_sample
     from ubend.errors import UbendError as UbendError
     from ubend.inference.predictor import Prediction as Prediction
@@ -25,14 +23,16 @@ if TYPE_CHECKING:
     from ubend.jobs.fit import FitResult as FitResult
     from ubend.jobs.fit import fit as fit
     from ubend.jobs.fit import resume as resume
+    from ubend.masks.labels import IGNORED as IGNORED
+    from ubend.masks.labels import LabelMap as LabelMap
     from ubend.model.unet import UNet as UNet
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "IGNORED": "ubend.data.labels",
+    "IGNORED": "ubend.masks.labels",
     "FitResult": "ubend.jobs.fit",
-    "LabelMap": "ubend.data.labels",
+    "LabelMap": "ubend.masks.labels",
     "Prediction": "ubend.inference.predictor",
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.model.unet",

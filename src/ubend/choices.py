@@ -66,7 +66,7 @@ def choose_pictures(
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
         kinds = {1: _("all {count} pictures are grey"), 3: _("all {count} pictures are in colour")}
-        reason = kinds.get(channels) or _("all {count} pictures have so many")
+        reason = kinds.get(channels) or _("all {count} pictures have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
@@ -140,10 +140,10 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     windowed = data.window is not None and data.size is not None and data.window < data.size
     if data.foreground_share is None and windowed and settings.augment.kind == "warp":
         if share < _RARE:
-            reason = _("{rarest}; this share of the windows is laid over an object").format(rarest=rarest)
+            reason = _("{rarest}; this share of the windows is placed on an object").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.33, reason))
         else:
-            reason = _("{rarest}, so most windows show it as they come").format(rarest=rarest)
+            reason = _("{rarest}, so most windows drawn at random show it").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.0, reason))
     return choices
 

@@ -77,7 +77,7 @@ def main() -> None:
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option("--width", type=int, help=later("Channels of the network's first level."))
-@option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("What is made small  [dice+ce]"))
+@option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
 @option("--batch", type=int, help=later("Pictures per step."))
 @option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))

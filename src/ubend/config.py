@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from ubend.errors import SettingError, reason
+from ubend.errors import SettingError, reason, unfit
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -284,35 +283,6 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
 
 
-def _reason(problem: ErrorDetails) -> str:
-    """Why a value does not fit, in our words: pydantic's are English."""
-    kind, facts = problem["type"], problem.get("ctx", {})
-    match kind:
-        case "greater_than":
-            return _("must be greater than {gt}").format(**facts)
-        case "greater_than_equal":
-            return _("must be {ge} or more").format(**facts)
-        case "less_than":
-            return _("must be less than {lt}").format(**facts)
-        case "less_than_equal":
-            return _("must be {le} or less").format(**facts)
-        case "literal_error":
-            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
-        case "finite_number":
-            return _("must be a finite number")
-    if kind.startswith("int"):
-        return _("must be a whole number")
-    if kind.startswith("float"):
-        return _("must be a number")
-    if kind.startswith("bool"):
-        return _("must be true or false")
-    if kind.startswith("string"):
-        return _("must be text")
-    if kind.startswith("tuple"):
-        return _("must be a list")
-    return problem["msg"].removeprefix("Value error, ")
-
-
 def _validate(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
@@ -320,7 +290,7 @@ def _validate(values: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            why = _reason(problem)
+            why = unfit(problem)
             if problem["loc"]:
                 why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
             lines.append(f"{key}: {why}")

@@ -10,8 +10,12 @@ UbendError                the command line prints the message and exits with 2
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ubend.language import _, now
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class UbendError(Exception):
@@ -61,3 +65,36 @@ class TrainingError(UbendError):
 def reason(error: Exception) -> str:
     """What the system says of a file, such as "No such file or directory"; else the error's own words."""
     return now(getattr(error, "strerror", None) or str(error))
+
+
+def unfit(problem: "ErrorDetails") -> str:
+    """Why a value does not fit, in our words: pydantic's are English. `problem` with its context."""
+    kind, facts = problem["type"], problem.get("ctx", {})
+    match kind:
+        case "greater_than":
+            return _("must be greater than {gt}").format(**facts)
+        case "greater_than_equal":
+            return _("must be {ge} or more").format(**facts)
+        case "less_than":
+            return _("must be less than {lt}").format(**facts)
+        case "less_than_equal":
+            return _("must be {le} or less").format(**facts)
+        case "literal_error":
+            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
+        case "finite_number":
+            return _("must be a finite number")
+        case "missing":
+            return _("is missing")
+    if kind.startswith("int"):
+        return _("must be a whole number")
+    if kind.startswith("float"):
+        return _("must be a number")
+    if kind.startswith("bool"):
+        return _("must be true or false")
+    if kind.startswith("string"):
+        return _("must be text")
+    if kind.startswith(("tuple", "list")):
+        return _("must be a list")
+    if kind.startswith(("model", "dict", "dataclass")):
+        return _("must be a table of names and values")
+    return problem["msg"].removeprefix("Value error, ")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ubend.config import AugmentSettings, settled
 from ubend.data.draws import draw_normal, draw_uniform
-from ubend.data.labels import IGNORED
+from ubend.masks.labels import IGNORED
 
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default

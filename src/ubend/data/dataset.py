@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
-from ubend.data.channels import agree_channels, read_headers
-from ubend.data.classes import Told, find_classes, find_strangers
-from ubend.data.codes import code_words
-from ubend.data.folder import Asked, read_folder, read_pairs
-from ubend.data.images import Sizing
-from ubend.data.labels import IGNORED, LabelMap, background_class
-from ubend.data.masks import mask_to_text
-from ubend.data.pairs import Folder, Pair, Part
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store
-from ubend.data.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.errors import DataError, PairError, SettingError, TrainingError
 from ubend.files import Need
+from ubend.folders.folder import Asked, read_folder, read_pairs
+from ubend.folders.pairs import Folder, Pair, Part
 from ubend.language import _
+from ubend.masks.classes import Told, find_classes, find_strangers
+from ubend.masks.codes import code_words
+from ubend.masks.labels import IGNORED, LabelMap, background_class
+from ubend.masks.sources import mask_to_text
+from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
+from ubend.pictures.channels import agree_channels, read_headers
+from ubend.pictures.images import Sizing
 from ubend.teller import Teller
 
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit

@@ -203,7 +203,7 @@ def _connect(url: str, remote: Remote, part: _Part, teller: Teller, patience: Pa
             start != have or origin.get("total") not in (None, total) or (validator and now and validator != now)
         ):
             part.drop()
-            raise _BrokenError(_("the file there is not the one whose first part came before"))
+            raise _BrokenError(_("the file on the server has changed since its first part was downloaded"))
         if remote.md5 is not None and total not in (None, remote.size):
             raise _RefusedError(_wrong_size(total or 0, remote))
         with _writing(part.path):

@@ -190,7 +190,7 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            teller.say(_("waiting for another process that is bringing {name}").format(name=name))
+            teller.say(_("waiting for another process that is downloading {name}").format(name=name))
             lock.acquire()
         try:
             if found := _find_copy(wanted, place, name):  # by the other one

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ubend.data.labels import default_colors
 from ubend.errors import OutputError, SettingError, reason
 from ubend.files import write_file, write_text
 from ubend.language import _
+from ubend.masks.labels import default_colors
 
 SAMPLE_CLASSES = ("background", "cell", "contour")
 SMALLEST_PX = 64  # below this no whole cell with its surroundings fits

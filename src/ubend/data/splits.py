@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ubend.data.pairs import Part
 from ubend.errors import DataError, SettingError
+from ubend.folders.pairs import Part
 from ubend.language import _
 
 # Measured on 32 px thumbnails (grey, box filter) of two data sets, the pairs looked at by eye. Kvasir-SEG

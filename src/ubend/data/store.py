@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ubend.data.decode import read_header
-from ubend.data.images import Sizing, model_size, read_image, resize_array, resize_mask
-from ubend.data.labels import IGNORED, ClassMap, LabelMap
-from ubend.data.masks import DrawnMask, hash_masks, read_codes
-from ubend.data.pairs import Pair
-from ubend.data.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.files import Need, refuse_full
+from ubend.folders.pairs import Pair
 from ubend.language import _
+from ubend.masks.labels import IGNORED, ClassMap, LabelMap
+from ubend.masks.sources import DrawnMask, hash_masks, read_codes
+from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import Sizing, model_size, read_image, resize_array, resize_mask
 
 STORE_VERSION = 2
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
@@ -348,9 +349,10 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
 def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
-    if image.dtype == np.uint8:
-        small: NDArray[np.uint8] = resize_array(image, side).mean(axis=2).astype(np.uint8)
-        return small
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):  # Pillow's box filter is the quickest
+        pixels = image if image.shape[2] == 3 else image[:, :, 0]
+        small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX), np.float32)
+        return (small.mean(axis=2) if small.ndim == 3 else small).astype(np.uint8)
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     low, high = float(grey.min()), float(grey.max())
     grey = (grey - low) * (255.0 / max(high - low, 1e-12))

@@ -122,7 +122,9 @@ class _Names:
             whole_file = is_file and depth == len(parts)
             other = self._spelt.setdefault(key, path) if not whole_file else self._spelt.get(key)
             if other not in (path, None) or key in self._files or (whole_file and other is not None):
-                raise _UnsafeError(_("{one} and {other} are one file on some systems").format(one=other, other=path))
+                raise _UnsafeError(
+                    _("{one} and {other} would be the same file on some systems").format(one=other, other=path)
+                )
             if whole_file:
                 self._spelt[key] = path
                 self._files.add(key)

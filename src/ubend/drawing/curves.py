@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubend.data.labels import class_colors
 from ubend.files import write_file
 from ubend.language import _
+from ubend.masks.labels import class_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.labels import IGNORED
+from ubend.masks.labels import IGNORED
 
 Color = tuple[int, int, int]
 

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.data.images import resize_mask
-from ubend.data.labels import IGNORED, LabelMap, background_class
-from ubend.data.pairs import Pair
 from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
+from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Predictor, too_large
 from ubend.language import _
+from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,
     iou_from_confusion,
     summarise_overlap,
 )
+from ubend.pictures.images import resize_mask
 from ubend.training.losses import Loss
 
 

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.data.decode import read_header
-from ubend.data.images import model_size, read_image, resize_array, resize_image
-from ubend.data.labels import LabelMap
-from ubend.data.raster import Header
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
 from ubend.language import _
+from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import model_size, read_image, resize_array, resize_image
+from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ubend.config import Recipe, Settings, change_settings, flatten, make_settings, read_config
-from ubend.data.layouts import list_root
 from ubend.data.named import find_dataset, named_set
 from ubend.errors import SettingError
+from ubend.folders.layouts import list_root
 from ubend.language import _
 from ubend.teller import Teller
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ubend.data.codes import code_words
 from ubend.language import _
+from ubend.masks.codes import code_words
 from ubend.model.bundle import load_bundle
 
 

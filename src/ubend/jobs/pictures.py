@@ -7,16 +7,16 @@ import numpy as np
 
 from ubend.config import Settings
 from ubend.data.dataset import find_folder, survey_folder
-from ubend.data.images import read_image, resize_array, resize_mask
-from ubend.data.labels import LabelMap, background_class
-from ubend.data.pairs import Pair
 from ubend.data.store import default_cache, read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import OutputError
+from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.language import _
+from ubend.masks.labels import LabelMap, background_class
+from ubend.pictures.images import read_image, resize_array, resize_mask
 from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from ubend.data.decode import read_header
-from ubend.data.images import read_image, write_mask
-from ubend.data.labels import background_class
-from ubend.data.naming import IMAGE_SUFFIXES
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
 from ubend.files import write_text
+from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.inference.predictor import load, refuse_other_kind
 from ubend.language import _
+from ubend.masks.labels import background_class
 from ubend.model.bundle import Bundle
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import read_image, write_mask
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"

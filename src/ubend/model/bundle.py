@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ubend.config import Precision
-from ubend.data.images import Sizing
-from ubend.data.labels import LabelMap
 from ubend.errors import ModelFileError
 from ubend.files import write_file
 from ubend.language import _
+from ubend.masks.labels import LabelMap
 from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
 
 FORMAT = 2  # grows when an older ubend could not use the file rightly
 

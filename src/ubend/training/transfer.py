@@ -129,7 +129,7 @@ def _tell(start: Start, classes: Sequence[str], rows: Sequence[int | None], befo
     none = _("none")
     lines = [
         _("begun with {path}: all weights between the first convolution and the head are kept").format(path=start.path),
-        _("classes kept: {kept}; new: {new}; no more: {gone}").format(
+        _("classes kept: {kept}; new: {new}; dropped: {gone}").format(
             kept=", ".join(kept) or none, new=", ".join(new) or none, gone=", ".join(gone) or none
         ),
     ]

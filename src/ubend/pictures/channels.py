@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ubend.data.decode import read_header
-from ubend.data.pairs import Pair
-from ubend.data.raster import MOST_CHANNELS, Header
 from ubend.errors import DataError, PairError
+from ubend.folders.pairs import Pair
 from ubend.language import _
+from ubend.pictures.decode import read_header
+from ubend.pictures.raster import MOST_CHANNELS, Header
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
@@ -64,7 +64,9 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     if len(kinds) == 1:
         channels = next(iter(kinds))
         if channels > MOST_CHANNELS:
-            line = _("the pictures have {count} channels; at most {most} can be learnt, so save those that tell most")
+            line = _(
+                "the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones"
+            )
             raise DataError(line.format(count=channels, most=MOST_CHANNELS))
         return channels
     table = _table([header.channels for header in headers], names)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ubend.data.collection import (
+from ubend.folders.collection import (
     Collection,
     Coordinate,
     Polygon,
@@ -16,10 +16,10 @@ from ubend.data.collection import (
     load_json,
     number_classes,
 )
-from ubend.data.masks import DrawnMask
-from ubend.data.pairs import Reading
-from ubend.data.problems import Problems, natural_key
-from ubend.data.shapes import Shape
+from ubend.folders.pairs import Reading
+from ubend.folders.problems import Problems, natural_key
+from ubend.masks.shapes import Shape
+from ubend.masks.sources import DrawnMask
 
 _CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ubend.data.raster import Header, Raster, turn_upright
-from ubend.data.tiff import is_tiff, read_tiff, read_tiff_header
 from ubend.errors import DataError
 from ubend.language import _
+from ubend.pictures.raster import Header, Raster, turn_upright
+from ubend.pictures.tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
@@ -136,7 +136,7 @@ def _check_png(data: bytes) -> None:
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind, stated = data[place + 4 : place + 8], int.from_bytes(data[end - 4 : end], "big")
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[place + 4 : end - 4]) != stated:
-            raise ValueError(_("check sum of {part}").format(part=kind.decode()))
+            raise ValueError(_("wrong check sum in {part}").format(part=kind.decode()))
         if kind == b"IEND":
             return
         place = end

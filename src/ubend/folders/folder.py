@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.data import annotations
-from ubend.data.classtable import ClassTable, read_class_table
-from ubend.data.collection import find_damaged
-from ubend.data.layouts import TREE, list_root, read_lists
-from ubend.data.masks import FileMask
-from ubend.data.naming import PART_WORDS, folder_meaning
-from ubend.data.official import PETS, VOC
-from ubend.data.pairs import Folder, Layout, Pair, Reading
-from ubend.data.problems import Problems, enumerate_names, natural_key
-from ubend.data.published import CITYSCAPES, DRIVE
-from ubend.data.splitfile import apply_split
-from ubend.data.tree import as_found, entries, name_held, subfolders, walk
 from ubend.errors import DataError
+from ubend.folders import annotations
+from ubend.folders.classtable import ClassTable, read_class_table
+from ubend.folders.collection import find_damaged
+from ubend.folders.layouts import TREE, list_root, read_lists
+from ubend.folders.naming import PART_WORDS, folder_meaning
+from ubend.folders.official import PETS, VOC
+from ubend.folders.pairs import Folder, Layout, Pair, Reading
+from ubend.folders.problems import Problems, enumerate_names, natural_key
+from ubend.folders.published import CITYSCAPES, DRIVE
+from ubend.folders.splitfile import apply_split
+from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
 from ubend.language import _
+from ubend.masks.sources import FileMask
 
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, *annotations.LAYOUTS)  # the tree of folders comes after all of them
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images

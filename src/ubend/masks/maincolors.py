@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import code_words, unpack_color
-from ubend.data.labels import ROUNDING_REACH, make_label_map
-from ubend.data.survey import LISTED, Tally, value_table
 from ubend.errors import DataError
 from ubend.language import _
+from ubend.masks.codes import code_words, unpack_color
+from ubend.masks.labels import ROUNDING_REACH, make_label_map
+from ubend.masks.survey import LISTED, Tally, value_table
 
 MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels

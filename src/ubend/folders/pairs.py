@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from ubend.data.masks import Mask
-from ubend.data.problems import Problems
+from ubend.folders.problems import Problems
+from ubend.masks.sources import Mask
 
 Part = Literal["train", "val", "test"]
 PART_NAMES: tuple[Part, ...] = get_args(Part)

@@ -5,15 +5,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ubend.data.collection import Collection, is_polygon, number_classes, part_of, side_of
-from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES
-from ubend.data.pairs import Reading
-from ubend.data.problems import Problems
-from ubend.data.shapes import Shape
-from ubend.data.tree import entries, subfolders
 from ubend.errors import reason
+from ubend.folders.collection import Collection, is_polygon, number_classes, part_of, side_of
+from ubend.folders.naming import IMAGE_SUFFIXES
+from ubend.folders.pairs import Reading
+from ubend.folders.problems import Problems
+from ubend.folders.tree import entries, subfolders
 from ubend.language import _
+from ubend.masks.shapes import Shape
+from ubend.masks.sources import DrawnMask
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
 _ITEM = re.compile(r"""(?:(\d+)\s*:\s*)?("[^"]*"|'[^']*'|[^,"'\s][^,]*)""")  # `name`, `'name'`, `3: name`

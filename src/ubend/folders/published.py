@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ubend.data.masks import FileMask
-from ubend.data.naming import PART_WORDS
-from ubend.data.pairs import Layout, Pair, Part, Reading
-from ubend.data.problems import Problems
-from ubend.data.tree import Found, subfolders, walk
+from ubend.folders.naming import PART_WORDS
+from ubend.folders.pairs import Layout, Pair, Part, Reading
+from ubend.folders.problems import Problems
+from ubend.folders.tree import Found, subfolders, walk
 from ubend.language import _
+from ubend.masks.sources import FileMask
 
 _MANUAL = "1st_manual"
 # Cityscapes: label id -> class, the 19 that are scored; the ids of the others are not

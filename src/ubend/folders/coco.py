@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from ubend.data.collection import (
+from ubend.folders.collection import (
     Collection,
     Coordinate,
     Polygon,
@@ -17,11 +17,11 @@ from ubend.data.collection import (
     number_classes,
     part_of_path,
 )
-from ubend.data.masks import DrawnMask
-from ubend.data.pairs import Part, Reading
-from ubend.data.problems import Problems, enumerate_names, natural_key
-from ubend.data.shapes import Shape, measure_polygon, read_counts
+from ubend.folders.pairs import Part, Reading
+from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.language import _
+from ubend.masks.shapes import Shape, measure_polygon, read_counts
+from ubend.masks.sources import DrawnMask
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
 

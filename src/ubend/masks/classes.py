@@ -12,8 +12,10 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import CodeKind, code_words
-from ubend.data.labels import (
+from ubend.errors import DataError
+from ubend.language import _
+from ubend.masks.codes import CodeKind, code_words
+from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
     MOST_CLASSES,
@@ -23,11 +25,9 @@ from ubend.data.labels import (
     make_label_map,
     refuse_reserved,
 )
-from ubend.data.maincolors import MOST_FOUND, find_main_colors, find_main_values
-from ubend.data.survey import LISTED, Survey, Tally, value_table
-from ubend.data.valuetable import parse_table
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.masks.maincolors import MOST_FOUND, find_main_colors, find_main_values
+from ubend.masks.survey import LISTED, Survey, Tally, value_table
+from ubend.masks.valuetable import parse_table
 
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
@@ -192,7 +192,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     if len(values) > MOST_FOUND or _count_objects(survey, values):
         raise DataError(
             _(
-                "the masks hold {count} different values ({table}): objects counted up (--values "
+                "the masks hold {count} different values ({table}): numbered objects (--values "
                 '"{objects}"), a resampled mask (--values "{resampled}"), or a photograph that is no mask'
             ).format(
                 count=len(values),
@@ -227,7 +227,7 @@ def _refuse_mixed(survey: Survey, tally: Tally) -> None:
         named = [f"{code}=class {i}" if i else f"{code}=background" for i, code in enumerate(tally.codes[:-1].tolist())]
         raise DataError(
             _(
-                "{classed} masks hold {codes}, {whites} hold 255, none both: is 255 a class (--values "
+                "{classed} masks hold {codes}, {whites} hold 255, no mask holds both: is 255 a class (--values "
                 '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
             ).format(
                 classed=len(classed),
@@ -278,7 +278,7 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         labels = _make(codes, names, "color", reach=ROUNDING_REACH)
     if names is None:
         remarks.append(
-            _('the classes are named by their colours; name them so: --values "{table}"').format(
+            _('the classes are named by their colours; name them yourself: --values "{table}"').format(
                 table=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True))
             )
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.data.problems import Problems
+from ubend.folders.problems import Problems
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.data.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, Side, folder_meaning, speaks_of
-from ubend.data.pairing import Affix, Item, match
-from ubend.data.pairs import Layout, Part, Reading
-from ubend.data.problems import Problems, enumerate_names
-from ubend.data.sides import Sides, tell_sides
-from ubend.data.stacking import read_matching
-from ubend.data.tree import Found, as_found, walk
+from ubend.folders.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, Side, folder_meaning, speaks_of
+from ubend.folders.pairing import Affix, Item, match
+from ubend.folders.pairs import Layout, Part, Reading
+from ubend.folders.problems import Problems, enumerate_names
+from ubend.folders.sides import Sides, tell_sides
+from ubend.folders.stacking import read_matching
+from ubend.folders.tree import Found, as_found, walk
 from ubend.language import _
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from PIL import ImageColor
 
-from ubend.data.codes import CodeKind
-from ubend.data.labels import (
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.masks.codes import CodeKind
+from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
     MOST_CLASSES,
@@ -16,8 +18,6 @@ from ubend.data.labels import (
     LabelMap,
     draw_colors,
 )
-from ubend.errors import SettingError
-from ubend.language import _
 
 _MOST_VALUE = 65535
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import CodeKind, code_words, count_codes, unpack_color
-from ubend.data.labels import LabelMap
-from ubend.data.masks import read_codes
-from ubend.data.pairs import Pair
 from ubend.errors import DataError, OutputError, PairError, reason
 from ubend.files import write_file
+from ubend.folders.pairs import Pair
 from ubend.language import _
+from ubend.masks.codes import CodeKind, code_words, count_codes, unpack_color
+from ubend.masks.labels import LabelMap
+from ubend.masks.sources import read_codes
 
 SURVEY_VERSION = 1
 SURVEY_SUFFIX = ".survey.npz"

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ubend.data.labels import IGNORED, background_class
-from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
-from ubend.data.pairs import Pair, Part, Reading
-from ubend.data.problems import Problems, enumerate_names, natural_key
-from ubend.data.tree import entries, is_empty, subfolders, walk
-from ubend.errors import reason
+from ubend.errors import reason, unfit
+from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
+from ubend.folders.pairs import Pair, Part, Reading
+from ubend.folders.problems import Problems, enumerate_names, natural_key
+from ubend.folders.tree import entries, is_empty, subfolders, walk
 from ubend.language import _
+from ubend.masks.labels import IGNORED, background_class
+from ubend.masks.sources import DrawnMask
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
@@ -86,13 +86,13 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
         problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     except ValidationError as error:
         deepest: dict[tuple[int | str, ...], tuple[int, str]] = {}
-        for one in error.errors(include_url=False, include_context=False, include_input=False):
+        for one in error.errors(include_url=False, include_input=False):
             if one["type"] == "json_invalid":
                 problems.add("annotation file", f"{problems.shorten(path)} ({one['msg']})")
                 return None
             place, depth = tuple(one["loc"][:3]), len(one["loc"])
             if depth > deepest.get(place, (-1, ""))[0]:  # of several readings of an entry, what went furthest
-                deepest[place] = depth, one["msg"]
+                deepest[place] = depth, unfit(one)
         for place, (_depth, words) in deepest.items():
             problems.add("annotation entry", f"{problems.shorten(path)}: {_spell(place)}: {words}")
     return None

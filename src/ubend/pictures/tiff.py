@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
 from ubend.errors import DataError
 from ubend.language import _
+from ubend.pictures.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
 
 if TYPE_CHECKING:
     import tifffile

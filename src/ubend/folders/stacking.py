@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ubend.data.masks import FileMask, Layer, LayeredMask, Mask
-from ubend.data.naming import OBJECT_WORDS, OVERLAY_WORDS, is_mask_word, loosened
-from ubend.data.pairing import Claim, Item, Matching
-from ubend.data.pairs import Pair, Reading
-from ubend.data.problems import Problems, natural_key
-from ubend.data.tree import is_empty
+from ubend.folders.naming import OBJECT_WORDS, OVERLAY_WORDS, is_mask_word, loosened
+from ubend.folders.pairing import Claim, Item, Matching
+from ubend.folders.pairs import Pair, Reading
+from ubend.folders.problems import Problems, natural_key
+from ubend.folders.tree import is_empty
 from ubend.language import _
+from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask
 
 _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 

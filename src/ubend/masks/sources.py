@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.codes import Codes, count_codes, pack_colors, unpack_color
-from ubend.data.decode import explained, read_raster
-from ubend.data.raster import Raster
-from ubend.data.shapes import Shape, draw_shapes
 from ubend.errors import DataError
 from ubend.language import _
+from ubend.masks.codes import Codes, count_codes, pack_colors, unpack_color
+from ubend.masks.shapes import Shape, draw_shapes
+from ubend.pictures.decode import explained, read_raster
+from ubend.pictures.raster import Raster
 
 _EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
 _WHITE = 255  # what a JPEG layer holds for its object, but for noise

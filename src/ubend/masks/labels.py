@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from ubend.data.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 from ubend.errors import DataError, SettingError
 from ubend.language import _
+from ubend.masks.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 MOST_CLASSES = 254  # that a table can hold: a class index is one byte

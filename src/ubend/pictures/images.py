@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.data.decode import read_raster
-from ubend.data.labels import LabelMap
-from ubend.data.raster import depth_name
 from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
+from ubend.masks.labels import LabelMap
+from ubend.pictures.decode import read_raster
+from ubend.pictures.raster import depth_name
 
 if TYPE_CHECKING:
     import torch

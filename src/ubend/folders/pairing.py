@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.data.naming import bare_stem, bare_stems, pieces, side_of_affix, speaks_of
-from ubend.data.pairs import Part
-from ubend.data.tree import Found
+from ubend.folders.naming import bare_stem, bare_stems, pieces, side_of_affix, speaks_of
+from ubend.folders.pairs import Part
+from ubend.folders.tree import Found
 
 _Key = tuple[Part | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name

@@ -5,10 +5,10 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
-from ubend.data.naming import PART_WORDS
-from ubend.data.pairs import Pair, Part
-from ubend.data.problems import Problems
 from ubend.errors import reason
+from ubend.folders.naming import PART_WORDS
+from ubend.folders.pairs import Pair, Part
+from ubend.folders.problems import Problems
 from ubend.language import _
 
 

@@ -7,13 +7,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
-from ubend.data.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
-from ubend.data.masks import DrawnMask
-from ubend.data.naming import IMAGE_SUFFIXES
-from ubend.data.pairs import Reading
-from ubend.data.problems import Problems, natural_key
-from ubend.data.shapes import Shape
+from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
+from ubend.folders.naming import IMAGE_SUFFIXES
+from ubend.folders.pairs import Reading
+from ubend.folders.problems import Problems, natural_key
 from ubend.language import _
+from ubend.masks.shapes import Shape
+from ubend.masks.sources import DrawnMask
 
 
 class _Value(BaseModel):
@@ -74,7 +74,7 @@ def read_label_studio(root: Path, problems: Problems) -> Reading:
                 chosen = next((annotation for annotation in usable if annotation.ground_truth), usable[-1])
                 tasks.append((path, task, chosen))
     if several:
-        sentence = _("tasks with several annotations: {count}; of each the ground truth is read, else the last")
+        sentence = _("tasks with several annotations: {count}; the one marked as ground truth is read, else the last")
         collection.remarks.append(sentence.format(count=several))
     if bare:
         collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from ubend.data.masks import FileMask
-from ubend.data.naming import IMAGE_SUFFIXES, PART_WORDS
-from ubend.data.pairs import Layout, Pair, Part, Reading
-from ubend.data.problems import Problems, natural_key
-from ubend.data.tree import as_found, entries, is_empty, subfolders
+from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS
+from ubend.folders.pairs import Layout, Pair, Part, Reading
+from ubend.folders.problems import Problems, natural_key
+from ubend.folders.tree import as_found, entries, is_empty, subfolders
 from ubend.language import _
+from ubend.masks.sources import FileMask
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
 _VOC_NAMES = (

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ubend.data.coco import fits_coco, read_coco
-from ubend.data.collection import annotation_folders, side_of
-from ubend.data.labelme import fits_labelme, read_labelme
-from ubend.data.labelstudio import fits_label_studio, read_label_studio
-from ubend.data.naming import IMAGE_SUFFIXES, bare_stem
-from ubend.data.pairs import Layout
-from ubend.data.tree import entries, subfolders
-from ubend.data.yolo import fits_yolo, read_yolo
+from ubend.folders.coco import fits_coco, read_coco
+from ubend.folders.collection import annotation_folders, side_of
+from ubend.folders.labelme import fits_labelme, read_labelme
+from ubend.folders.labelstudio import fits_label_studio, read_label_studio
+from ubend.folders.naming import IMAGE_SUFFIXES, bare_stem
+from ubend.folders.pairs import Layout
+from ubend.folders.tree import entries, subfolders
+from ubend.folders.yolo import fits_yolo, read_yolo
 from ubend.language import _
 
 

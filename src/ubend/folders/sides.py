@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ubend.data.naming import side_of_affix, speaks_of, squeeze
-from ubend.data.pairing import Affix, Item, match
-from ubend.data.problems import Problems
-from ubend.data.tree import name_held
+from ubend.folders.naming import side_of_affix, speaks_of, squeeze
+from ubend.folders.pairing import Affix, Item, match
+from ubend.folders.problems import Problems
+from ubend.folders.tree import name_held
 from ubend.language import _
 
 _LOOKED_AT = 3  # files of each group

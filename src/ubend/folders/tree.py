@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.data.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
-from ubend.data.problems import enumerate_names
 from ubend.errors import DataError, reason
+from ubend.folders.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
+from ubend.folders.problems import enumerate_names
 from ubend.language import _
 
 _JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))

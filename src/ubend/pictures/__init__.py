@@ -1,0 +1,1 @@
+"""Files -> pixels: every kind of picture, its header, its channels, its size."""
