@@ -81,7 +81,7 @@ def test_two_codings_of_one_thing() -> None:
     """0 and 1 in some masks, 0 and 255 in others: is 255 the foreground, or not scored? Nobody knows."""
     masks = values({0: 9, 1: 3}), values({0: 9, 255: 3}), values({0: 7})
     says = refused(*masks)
-    assert "1 masks hold 1, 1 hold 255, none both" in says
+    assert "1 masks hold 1, 1 hold 255, no mask holds both" in says
     for table in ("0=background,1=class 1,255=class 1", "0=background,1=class 1,255=ignored"):
         assert f'--values "{table}"' in says
         assert find(*masks, table=tuple(table.split(",")))[0].classes == 2

@@ -98,7 +98,7 @@ def test_classes_go_by_their_names(tmp_path: Path) -> None:
     for model in (state.model, state.average):
         assert torch.equal(model.eval()(image)[:, [2, 0]], net(image))
         assert torch.equal(model.head.weight[1], drawn)
-    assert "classes kept:  Disc, GROUND; new: core; no more: none" in lines
+    assert "classes kept:  Disc, GROUND; new: core; dropped: none" in lines
 
 
 def test_without_averaging(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
     listener = Listener()
     run = tmp_path / "run"
     ubend.fit(tmp_path / "data", run, init_from=old / "run", teller=listener, **SMALL)
-    assert "classes kept: Disc, ground; new: Core; no more: none" in listener.said
+    assert "classes kept: Disc, ground; new: Core; dropped: none" in listener.said
     assert "first convolution: 3 channels spread evenly over 1" in listener.said
     assert "new: the normalisation (of these pictures), the optimiser's state" in listener.said
     facts = json.loads((run / "run.json").read_text())["begun_with"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +49,27 @@ class Progress:
     validation_batch: int | None = None
 
 
+class RunningStatistics:
+    """Batch norm's running statistics, kept for a step that may have to begin again.
+
+    The copies are made once and filled in two launches, so that a GPU's step does not wait for Python.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        buffers = list(model.buffers())
+        kinds = {buffer.dtype for buffer in buffers}
+        self._buffers = [[buffer for buffer in buffers if buffer.dtype == kind] for kind in kinds]
+        self._copies = [[buffer.clone() for buffer in some] for some in self._buffers]
+
+    def keep(self) -> None:
+        for copies, buffers in zip(self._copies, self._buffers, strict=True):
+            torch._foreach_copy_(copies, buffers)
+
+    def restore(self) -> None:
+        for copies, buffers in zip(self._copies, self._buffers, strict=True):
+            torch._foreach_copy_(buffers, copies)
+
+
 @dataclass
 class TrainingState:
     """Everything that changes while training.
@@ -66,6 +88,10 @@ class TrainingState:
     best: dict[str, Tensor]
     sums: Tensor
     progress: Progress
+
+    @cached_property
+    def statistics(self) -> RunningStatistics:
+        return RunningStatistics(self.model)
 
 
 class Saver:

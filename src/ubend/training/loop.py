@@ -126,10 +126,10 @@ def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Ten
     memory did not suffice for can begin again.
     """
     settings, step = job.settings, state.progress.step
-    statistics = _copy_statistics(state.model)
+    state.statistics.keep()
     while (sums := attempt(_find_gradients, job, state, network)) is None:
         state.optimizer.zero_grad(set_to_none=True)
-        _restore_statistics(state.model, statistics)
+        state.statistics.restore()
         _halve_micro_batch(job, state, teller)
     state.sums += sums
     for group in state.optimizer.param_groups:
@@ -180,20 +180,6 @@ def _halve_micro_batch(job: Job, state: TrainingState, teller: Teller) -> None:
             "{size} at a time (the steps stay those of {batch} pictures)"
         ).format(before=before, size=size, batch=job.batches.batch)
     )
-
-
-def _copy_statistics(model: nn.Module) -> list[Tensor]:
-    """Copies of batch norm's running statistics, in few launches."""
-    buffers = list(model.buffers())
-    floats = torch._foreach_mul([b for b in buffers if b.is_floating_point()], 1.0)
-    return [*floats, *torch._foreach_mul([b for b in buffers if not b.is_floating_point()], 1)]
-
-
-def _restore_statistics(model: nn.Module, copies: list[Tensor]) -> None:
-    buffers = list(model.buffers())
-    ordered = [b for b in buffers if b.is_floating_point()] + [b for b in buffers if not b.is_floating_point()]
-    for buffer, copy in zip(ordered, copies, strict=True):
-        buffer.copy_(copy)
 
 
 def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) -> float:
