@@ -53,7 +53,7 @@ def test_own_pictures(place: Path) -> None:
         ubend(words, place)
     assert (place / "runs" / "cells" / "predictions.png").stat().st_size > 10_000
     assert len(list((place / "masks").glob("*.png"))) == 2 * 64
-    assert (place / "look.png").exists()
+    assert (place / "cells-data" / "samples.png").exists()
 
 
 def test_painted_masks(place: Path) -> None:
