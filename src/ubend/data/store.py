@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ubend.errors import DataError, PairError, UbendError, reason
 from ubend.files import Need, refuse_full
@@ -33,9 +32,10 @@ from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import Sizing, model_size, read_image, resize_array, resize_mask
+from ubend.pictures.images import Sizing, model_size, read_image, resize_arrays, resize_mask
 
 STORE_VERSION = 2
+_PART_VALUES, _PART_PICTURES = 2**25, 64  # of pictures that are decoded before they are resized together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
 
@@ -233,8 +233,9 @@ def _build(
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
-        def fill(number: int) -> list[str]:
-            pair, span = pairs[number], slice(offsets[number], offsets[number + 1])
+        def read(number: int) -> tuple[NDArray[Any], NDArray[np.uint8]] | list[str]:
+            """The picture, and its mask at the stored size; or what is wrong with them."""
+            pair = pairs[number]
             try:
                 image, mask = read_pair(pair, sizing.channels, labels)
             except DataError as error:
@@ -247,19 +248,33 @@ def _build(
                         path=pair.image, found=image.dtype, dtype=dtype
                     )
                 ]
-            small = resize_array(image, stored_hw[number])
-            images[span] = small.reshape(-1, sizing.channels)
-            masks[span] = resize_mask(mask.classes, stored_hw[number]).reshape(-1)
             class_pixels[number] = mask.pixels
-            thumbnails[number] = _thumbnail(small)
-            return []
+            return image, resize_mask(mask.classes, stored_hw[number])
+
+        def write(numbers: list[int], pictures: list[NDArray[Any]]) -> None:
+            """Resize pictures of one size together: one by one, the calls cost as much as the work."""
+            small = resize_arrays(np.stack(pictures), stored_hw[numbers[0]])
+            thumbnails[numbers] = _thumbnails(small)
+            for number, pixels in zip(numbers, small, strict=True):
+                images[offsets[number] : offsets[number + 1]] = pixels.reshape(-1, sizing.channels)
 
         bad: dict[str, list[str]] = {}
         with ThreadPoolExecutor(threads()) as pool:
-            for done, found in enumerate(pool.map(fill, range(len(pairs))), 1):
-                if found:
-                    bad[pairs[done - 1].name] = found
-                report(done, len(pairs))
+            parts = _parts(shapes_hw, sizing.channels)
+            reading = pool.map(read, parts[0])
+            for part, following in zip(parts, [*parts[1:], range(0)], strict=True):
+                alike: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = {}
+                found = list(reading)
+                reading = pool.map(read, following)  # while these are written
+                for number, one in zip(part, found, strict=True):
+                    if isinstance(one, list):
+                        bad[pairs[number].name] = one
+                        continue
+                    masks[offsets[number] : offsets[number + 1]] = one[1].reshape(-1)
+                    alike.setdefault(one[0].shape, []).append((number, one[0]))
+                for group in alike.values():
+                    write([number for number, _image in group], [image for _number, image in group])
+                report(part.stop, len(pairs))
         if bad:
             raise PairError(bad)
         images.flush()
@@ -277,6 +292,19 @@ def _build(
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[range]:
+    """The pictures in parts that are read together: few enough for memory, many enough to be quick."""
+    parts, start, values = [], 0, 0
+    for number, (h, w) in enumerate(shapes_hw):
+        values += h * w * channels
+        if values >= _PART_VALUES or number + 1 - start >= _PART_PICTURES:
+            parts.append(range(start, number + 1))
+            start, values = number + 1, 0
+    if start < len(shapes_hw):
+        parts.append(range(start, len(shapes_hw)))
+    return parts or [range(0)]
 
 
 def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
@@ -346,17 +374,16 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
         return {pair.name: found for pair, found in zip(pairs, pool.map(look, pairs), strict=True) if found}
 
 
-def _thumbnail(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """(THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey, stretched to the full range when the picture is deep."""
+def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; each stretched to the full range when deep."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
-    if image.dtype == np.uint8 and image.shape[2] in (1, 3):  # Pillow's box filter is the quickest
-        pixels = image if image.shape[2] == 3 else image[:, :, 0]
-        small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX), np.float32)
-        return (small.mean(axis=2) if small.ndim == 3 else small).astype(np.uint8)
-    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
-    low, high = float(grey.min()), float(grey.max())
-    grey = (grey - low) * (255.0 / max(high - low, 1e-12))
-    return resize_array(grey, side)[:, :, 0].clip(0, 255).astype(np.uint8)
+    if images.dtype == np.uint8:
+        small: NDArray[np.uint8] = resize_arrays(images, side).mean(axis=3).astype(np.uint8)
+        return small
+    grey = images.astype(np.float32).mean(axis=3, keepdims=True)
+    low, high = (reach(grey, axis=(1, 2, 3), keepdims=True) for reach in (np.min, np.max))
+    grey = (grey - low) * (255.0 / np.maximum(high - low, 1e-12))
+    return resize_arrays(grey, side)[:, :, :, 0].clip(0, 255).astype(np.uint8)
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

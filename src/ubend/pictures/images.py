@@ -103,16 +103,20 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
 
 def resize_array(image: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
     """`resize_image` for one (H, W, C) array; dtype kept, whole numbers rounded."""
+    return image if image.shape[:2] == tuple(size_hw) else resize_arrays(image[None], size_hw)[0]
+
+
+def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """`resize_image` for (N, H, W, C) arrays; dtype kept, whole numbers rounded."""
     import torch
 
-    if image.shape[:2] == tuple(size_hw):
-        return image
-    dtype = np.uint8 if image.dtype == np.uint8 else np.float32
-    planes = torch.from_numpy(np.array(image, dtype)).permute(2, 0, 1)[None]
-    out = resize_image(planes, size_hw)[0].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(out if image.dtype.kind == "f" or out.dtype == image.dtype else np.rint(out)).astype(
-        image.dtype
-    )
+    if images.shape[1:3] == tuple(size_hw):
+        return images
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+    planes = torch.from_numpy(np.array(images, dtype)).permute(0, 3, 1, 2)
+    out = resize_image(planes, size_hw).permute(0, 2, 3, 1).numpy()
+    whole = images.dtype.kind == "f" or out.dtype == images.dtype
+    return np.ascontiguousarray(out if whole else np.rint(out)).astype(images.dtype, copy=False)
 
 
 def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
