@@ -174,6 +174,8 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 @option("--show", "display", is_flag=True, help=later("Also display the pictures."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
     from ubend.config import parse_assignment
+
+    _prepare(False)
     from ubend.jobs.data import understand
     from ubend.jobs.gather import gather_settings, source_name
 

@@ -11,6 +11,7 @@ from ubend.choices import percent
 from ubend.config import Settings, change_settings, dump_toml
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import default_cache
+from ubend.device import pick_device, settle
 from ubend.errors import OutputError
 from ubend.files import write_text
 from ubend.jobs.pictures import draw_pairs
@@ -74,6 +75,7 @@ def understand(
     """
     path = out / "data.toml"
     _refuse_edited(path, out / "split.csv")
+    settle(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
