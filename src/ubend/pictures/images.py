@@ -113,8 +113,7 @@ def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any
     if images.shape[1:3] == tuple(size_hw):
         return images
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-    values = np.asarray(images, dtype)
-    planes = torch.from_numpy(values if values.flags.writeable else values.copy()).permute(0, 3, 1, 2)
+    planes = torch.from_numpy(np.require(images, dtype, ["C", "W"])).permute(0, 3, 1, 2)
     out = resize_image(planes, size_hw).permute(0, 2, 3, 1).numpy()
     whole = images.dtype.kind == "f" or out.dtype == images.dtype
     return np.ascontiguousarray(out if whole else np.rint(out)).astype(images.dtype, copy=False)
