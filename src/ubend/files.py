@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,23 @@ def _standing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
+@contextlib.contextmanager
+def telling_writes(path: Path) -> Iterator[None]:
+    """Says which file could not be written, and why.
+
+    Raises:
+        OutputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            _("cannot write {path}: {reason}; free some space or choose another place").format(
+                path=path, reason=reason(error)
+            )
+        ) from error
+
+
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary)` fill a file beside `path`, sync it, then rename it to `path`.
 
@@ -68,19 +85,14 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-        temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            _("cannot write {path}: {reason}; free some space or choose another place").format(
-                path=path, reason=reason(error)
-            )
-        ) from error
+        with telling_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+            temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

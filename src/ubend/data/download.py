@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ubend import __version__
-from ubend.errors import DataError, OutputError
-from ubend.files import write_json
+from ubend.errors import DataError
+from ubend.files import telling_writes, write_json
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -132,7 +132,7 @@ def download(remote: Remote, target: Path, teller: Teller, patience: Patience | 
             continue
         finally:
             teller.end()
-        with _writing(target):
+        with telling_writes(target):
             part.path.replace(target)
         part.note.unlink(missing_ok=True)
         return
@@ -206,7 +206,7 @@ def _connect(url: str, remote: Remote, part: _Part, teller: Teller, patience: Pa
             raise _BrokenError(_("the file on the server has changed since its first part was downloaded"))
         if remote.md5 is not None and total not in (None, remote.size):
             raise _RefusedError(_wrong_size(total or 0, remote))
-        with _writing(part.path):
+        with telling_writes(part.path):
             write_json(part.note, {"url": url, "validator": now, "total": total})
         _receive(answer, part, start or 0, total, remote, teller, patience)
 
@@ -228,7 +228,7 @@ def _receive(
     """The bytes of an answer, added to the first `have` bytes of the part."""
     most = 2 * remote.size
     teller.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
-    with _writing(part.path), part.path.open("r+b" if have else "wb") as file:
+    with telling_writes(part.path), part.path.open("r+b" if have else "wb") as file:
         file.seek(have)
         since, came = time.monotonic(), 0
         while total is None or have < total:
@@ -279,18 +279,6 @@ def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
                 ) from error
         said = getattr(reason, "strerror", None) or _one_line(reason) or type(reason).__name__
         raise _BrokenError(_("the connection failed ({reason})").format(reason=said)) from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            _("cannot write {path}: {reason}; free some space or choose another place").format(
-                path=path, reason=error.strerror or error
-            )
-        ) from error
 
 
 def _one_line(said: object) -> str:

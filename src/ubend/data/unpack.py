@@ -19,7 +19,8 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import IO
 
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError
+from ubend.files import telling_writes
 from ubend.language import _
 
 _COPIED_BYTES = 2**20
@@ -87,11 +88,11 @@ def _write_entries(
         if number > most_entries:
             raise _UnsafeError(_("it holds more than {count} entries").format(count=most_entries))
         target = folder.joinpath(*names.take(entry.name, entry.source is not None))
-        with _telling_writes(target):
+        with telling_writes(target):
             (target.parent if entry.source else target).mkdir(parents=True, exist_ok=True)
         if entry.source is None:
             continue
-        with _telling_writes(target), target.open("xb") as file:
+        with telling_writes(target), target.open("xb") as file:
             while data := _read(entry.source):
                 written += len(data)
                 if written > most:
@@ -195,18 +196,6 @@ def _telling_damage() -> Iterator[None]:
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason)) from error
-
-
-@contextmanager
-def _telling_writes(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            _("cannot write {path}: {reason}; free some space or choose another place").format(
-                path=path, reason=error.strerror or error
-            )
-        ) from error
 
 
 def _no_file(name: str) -> _UnsafeError:
