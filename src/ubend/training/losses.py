@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ubend.config import LossKind
+from ubend.kernels import usable
 
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 
@@ -80,6 +81,12 @@ class Loss:
             logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
             target: (N, H, W) uint8 class index or IGNORED.
         """
+        if self.kind != "dice+focal" and usable(logits):
+            from ubend.kernels.loss import MOST_CLASSES, SumLosses
+
+            if logits.shape[1] <= MOST_CLASSES:
+                weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
+                return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
         hot = one_hot(target, logits.shape[1])
         log_prob = F.log_softmax(logits.float(), dim=1)
         prob = log_prob.exp()

@@ -1,0 +1,226 @@
+"""The warp and the colours of a batch in two launches, straight from the resident pictures.
+
+The counterpart of `warp` and `change_colors` in ubend.data.augment, whose numbers (`Draws.pack`) it reads as
+they travel. Programs work on one picture's piece of PIXELS pixels.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PIXELS = 256
+_GRID = 5  # points a side of the elastic field; ubend.data.augment.ELASTIC_POINTS
+_BLUR_REACH = 3  # as in ubend.data.augment
+# Places in a row of numbers; behind the channels' gains all are moved by C.
+_OFFSET, _ELASTIC, _GAMMA, _CONTRAST, _BRIGHTNESS, _GAIN = (tl.constexpr(v) for v in (4, 6, 56, 57, 58, 59))
+_SATURATION, _BLUR, _NOISE, _NOISE_YX, _SHAPE = (tl.constexpr(v) for v in (59, 60, 61, 62, 64))
+
+
+@triton.jit
+def _reflect(source, size):
+    """Mirrored at the pixel borders -0.5 and size - 0.5 until within [0, size - 1]."""
+    shifted = source + 0.5
+    folded = shifted - tl.floor(shifted / (2 * size)) * (2 * size)
+    folded = tl.where(folded >= size, 2 * size - folded, folded) - 0.5
+    return tl.minimum(tl.maximum(folded, 0.0), size - 1)
+
+
+@triton.jit
+def _warp(
+    images,
+    masks,
+    items,
+    numbers,
+    basis_y,
+    basis_x,
+    low,
+    high,
+    out,
+    target,
+    columns,
+    stored_h,
+    stored_w,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    COLORS: tl.constexpr,
+    IGNORE: tl.constexpr,
+    POINTS: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    picture = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    inside = pixel < height * width
+    row, column = pixel // width, pixel % width
+    mine = numbers + picture * columns
+    shift_y = tl.zeros((PIXELS,), tl.float32)
+    shift_x = tl.zeros((PIXELS,), tl.float32)
+    for h in range(POINTS):
+        along_y = tl.zeros((PIXELS,), tl.float32)
+        along_x = tl.zeros((PIXELS,), tl.float32)
+        for g in tl.static_range(POINTS):
+            weight = tl.load(basis_y + row * POINTS + g, mask=inside, other=0.0)
+            along_y += weight * tl.load(mine + _ELASTIC + g * POINTS + h)
+            along_x += weight * tl.load(mine + _ELASTIC + POINTS * POINTS + g * POINTS + h)
+        weight = tl.load(basis_x + column * POINTS + h, mask=inside, other=0.0)
+        shift_y += weight * along_y
+        shift_x += weight * along_x
+    y = row.to(tl.float32) - (height - 1) / 2
+    x = column.to(tl.float32) - (width - 1) / 2
+    size_y, size_x = tl.load(mine + _SHAPE + CHANNELS), tl.load(mine + _SHAPE + CHANNELS + 1)
+    source_y = shift_y + tl.load(mine) * y + tl.load(mine + 1) * x + (size_y - 1) / 2 + tl.load(mine + _OFFSET)
+    source_x = shift_x + tl.load(mine + 2) * y + tl.load(mine + 3) * x + (size_x - 1) / 2 + tl.load(mine + _OFFSET + 1)
+    within_y, within_x = _reflect(source_y, size_y), _reflect(source_x, size_x)
+
+    base = tl.load(items + picture).to(tl.int64) * stored_h * stored_w
+    nearest_y, nearest_x = tl.floor(within_y + 0.5).to(tl.int32), tl.floor(within_x + 0.5).to(tl.int32)
+    index = tl.load(masks + base + nearest_y * stored_w + nearest_x, mask=inside, other=255)
+    if IGNORE:
+        outside = (source_y < -0.5) | (source_y > size_y - 0.5) | (source_x < -0.5) | (source_x > size_x - 0.5)
+        index = tl.where(outside, 255, index)
+    at = picture.to(tl.int64) * height * width + pixel
+    tl.store(target + at, index.to(tl.uint8), mask=inside)
+
+    top, left = tl.floor(within_y), tl.floor(within_x)
+    lower, right = within_y - top, within_x - left
+    top, left = top.to(tl.int32), left.to(tl.int32)
+    bottom = tl.minimum(top + 1, size_y.to(tl.int32) - 1)
+    beside = tl.minimum(left + 1, size_x.to(tl.int32) - 1)
+    total = tl.zeros((PIXELS,), tl.float32)
+    for c in tl.static_range(CHANNELS):
+        value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
+        if COLORS:
+            value = _color(value, mine, low, high, c, CHANNELS)
+            total += value
+        tl.store(out + at * CHANNELS + c, value, mask=inside)
+    if COLORS and CHANNELS == 3:
+        # once more, about their mean: three values are cheaper sampled again than kept
+        saturation = tl.load(mine + _SATURATION + CHANNELS)
+        for c in tl.static_range(CHANNELS):
+            value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
+            value = _color(value, mine, low, high, c, CHANNELS)
+            tl.store(out + at * CHANNELS + c, total / 3 + saturation * (value - total / 3), mask=inside)
+
+
+@triton.jit
+def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS: tl.constexpr):
+    """Bilinear, of channel c."""
+    upper_row, lower_row = base + top * stored_w, base + bottom * stored_w
+    a = tl.load(images + (upper_row + left) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
+    b = tl.load(images + (upper_row + beside) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
+    d = tl.load(images + (lower_row + left) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
+    e = tl.load(images + (lower_row + beside) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
+    return (a * (1 - right) + b * right) * (1 - lower) + (d * (1 - right) + e * right) * lower
+
+
+@triton.jit
+def _color(value, mine, low, high, c, CHANNELS: tl.constexpr):
+    """Gamma, then contrast and gain about mid-range, then brightness; in shares of the value range."""
+    least, most = tl.load(low + c), tl.load(high + c)
+    share = tl.minimum(tl.maximum((value - least) / (most - least), 0.0), 1.0)
+    share = tl.where(share > 0.0, tl.exp2(tl.load(mine + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
+    contrast = tl.load(mine + _CONTRAST)
+    return share * (contrast * tl.load(mine + _GAIN + c)) + (tl.load(mine + _BRIGHTNESS) + 0.5 - 0.5 * contrast)
+
+
+@triton.jit
+def _blur_and_noise(
+    warped,
+    numbers,
+    noise,
+    low,
+    high,
+    out,
+    columns,
+    side,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    REACH: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    picture = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    inside = pixel < height * width
+    row, column = pixel // width, pixel % width
+    mine = numbers + picture * columns + CHANNELS  # all numbers read here lie behind the gains
+    base = picture.to(tl.int64) * height * width
+    sigma, amount = tl.load(mine + _BLUR), tl.load(mine + _NOISE)
+    noise_y = (tl.load(mine + _NOISE_YX).to(tl.int32) + row) % side
+    noise_x = (tl.load(mine + _NOISE_YX + 1).to(tl.int32) + column) % side
+    spread = tl.maximum(sigma * sigma, 1e-6)
+    norm = 0.0
+    for k in range(2 * REACH + 1):
+        norm += tl.exp(-0.5 * (k - REACH) * (k - REACH) / spread)
+    for c in tl.static_range(CHANNELS):
+        value = tl.zeros((PIXELS,), tl.float32)
+        if sigma > 0.0:
+            for k in range(2 * REACH + 1):
+                line = tl.minimum(tl.maximum(row + k - REACH, 0), height - 1)
+                along = tl.zeros((PIXELS,), tl.float32)
+                for j in range(2 * REACH + 1):
+                    place = tl.minimum(tl.maximum(column + j - REACH, 0), width - 1)
+                    tap = tl.exp(-0.5 * (j - REACH) * (j - REACH) / spread)
+                    at = (base + line * width + place) * CHANNELS + c
+                    along += tap * tl.load(warped + at, mask=inside, other=0.0)
+                value += tl.exp(-0.5 * (k - REACH) * (k - REACH) / spread) * along
+            value = value / (norm * norm)
+        else:
+            value = tl.load(warped + (base + pixel) * CHANNELS + c, mask=inside, other=0.0)
+        if amount > 0.0:
+            value += amount * tl.load(noise + (c * side + noise_y) * side + noise_x, mask=inside, other=0.0)
+        value = tl.minimum(tl.maximum(value, 0.0), 1.0)
+        least = tl.load(low + c)
+        tl.store(out + (base + pixel) * CHANNELS + c, value * (tl.load(high + c) - least) + least, mask=inside)
+
+
+def warp(
+    images: Tensor,
+    masks: Tensor,
+    items: Tensor,
+    numbers: Tensor,
+    basis: tuple[Tensor, Tensor],
+    value_range: tuple[Tensor, Tensor],
+    *,
+    colors: bool,
+    ignore_outside: bool,
+) -> tuple[Tensor, Tensor]:
+    """A batch's pictures and masks, warped; with `colors` also gamma, brightness, contrast, gain, saturation.
+
+    Args:
+        images: (n, h, w, C) of any dtype, all pictures; masks: (n, h, w) uint8.
+        items: (N,) int32, which of them.
+        numbers: (N, K) float32, `Draws.pack` and the pictures' (h, w) behind it.
+        basis: weights of the elastic field, (H, 5) and (W, 5).
+        value_range: (low, high), C numbers each.
+    Returns:
+        (N, C, H, W) float32 channels last, in shares of the value range if `colors`, else raw; (N, H, W) uint8.
+    """
+    height, width, channels, n = len(basis[0]), len(basis[1]), images.shape[3], len(items)
+    out = numbers.new_empty((n, height, width, channels))
+    target = torch.empty((n, height, width), dtype=torch.uint8, device=images.device)
+    _warp[(n, triton.cdiv(height * width, _PIXELS))](
+        images, masks, items, numbers, *basis, *value_range, out, target, numbers.shape[1], *images.shape[1:3],
+        height, width, CHANNELS=channels, COLORS=colors, IGNORE=ignore_outside, POINTS=_GRID, PIXELS=_PIXELS,
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2), target
+
+
+def blur_and_noise(
+    warped: Tensor, numbers: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Blur, noise, and back from shares of the value range to raw values: (N, C, H, W) float32, channels last.
+
+    Args:
+        warped: from `warp` with colours.
+        noise: (C, S, S) float32.
+    """
+    shares = warped.permute(0, 2, 3, 1)
+    n, height, width, channels = shares.shape
+    out = torch.empty_like(shares)
+    _blur_and_noise[(n, triton.cdiv(height * width, _PIXELS))](
+        shares, numbers, noise, *value_range, out, numbers.shape[1], noise.shape[1], height, width,
+        CHANNELS=channels, REACH=_BLUR_REACH, PIXELS=_PIXELS,
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)

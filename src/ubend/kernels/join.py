@@ -1,0 +1,228 @@
+"""The decoder's concatenation, written in place, and the network's head, without the map between them.
+
+Shapes, tiles and the order of sums as in `norm.py`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ubend.kernels.norm import Map, coefficients, finish_gradient, normalised, parts_of, tile
+
+HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way
+_HEAD_ROWS = 32
+_PARTS = 512  # as in norm.py
+
+
+@triton.jit
+def _add_bias(up, bias, half, rows, channels, half_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = (row < rows)[:, None] & (columns < channels)[None, :]
+    value = tl.load(up + row[:, None] * channels + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    value += tl.load(bias + columns, mask=columns < channels, other=0.0)[None, :]
+    tl.store(half + row[:, None] * half_stride + columns[None, :], value.to(half.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _copy_and_sum(half, up, partial, rows, channels, half_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+    """up = half, in rows of its own; partial[part] = the sum over rows."""
+    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = columns < channels
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
+        row = (start + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None] & there[None, :]
+        value = tl.load(half + row[:, None] * half_stride + columns[None, :], mask=mask, other=0.0)
+        tl.store(up + row[:, None] * channels + columns[None, :], value, mask=mask)
+        total += value.to(tl.float32)
+    tl.store(partial + tl.program_id(1) * channels + columns, tl.sum(total, axis=0), mask=there)
+
+
+@triton.jit
+def _head(
+    y,
+    stats,
+    weight,
+    bias,
+    logits,
+    rows,
+    pixels,
+    channels,
+    classes,
+    CHANNELS: tl.constexpr,
+    CLASSES: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """logits = relu(y * scale + shift) weight^T + bias, in planes: (N, K, H, W)."""
+    columns = tl.arange(0, CHANNELS)
+    kind = tl.arange(0, CLASSES)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = (row < rows)[:, None] & (columns < channels)[None, :]
+    scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
+    _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    weights = _head_weights(weight, kind, columns, channels, classes)
+    out = tl.dot(bright, tl.trans(weights))
+    out += tl.load(bias + kind, mask=kind < classes, other=0.0)[None, :]
+    at = (row // pixels * classes * pixels + row % pixels)[:, None] + kind[None, :] * pixels
+    tl.store(logits + at, out, mask=(row < rows)[:, None] & (kind < classes)[None, :])
+
+
+@triton.jit
+def _head_weights(weight, kind, columns, channels, classes):
+    """(CLASSES, CHANNELS) float32; zeros where there are none. Products are TF32: the head waits for memory anyway."""
+    mask = (kind < classes)[:, None] & (columns < channels)[None, :]
+    return tl.load(weight + kind[:, None] * channels + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _load_planes(planes, row, rows, pixels, kind, classes):
+    """(ROWS, CLASSES) of a (N, K, H, W) tensor."""
+    at = (row // pixels * classes * pixels + row % pixels)[:, None] + kind[None, :] * pixels
+    return tl.load(planes + at, mask=(row < rows)[:, None] & (kind < classes)[None, :], other=0.0)
+
+
+@triton.jit
+def _head_gradient_moments(
+    y,
+    stats,
+    weight,
+    dlogits,
+    partial,
+    partial_weight,
+    rows,
+    pixels,
+    channels,
+    classes,
+    CHANNELS: tl.constexpr,
+    CLASSES: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """As `_gradient_moments` of norm.py; and partial_weight[part] = dlogits^T z."""
+    columns = tl.arange(0, CHANNELS)
+    kind = tl.arange(0, CLASSES)
+    there = columns < channels
+    mean = tl.load(stats + columns, mask=there, other=0.0)
+    inverse = tl.load(stats + channels + columns, mask=there, other=0.0)
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
+    weights = _head_weights(weight, kind, columns, channels, classes)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    product = tl.zeros((ROWS, CHANNELS), tl.float32)
+    outer = tl.zeros((CLASSES, CHANNELS), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+        row = (start + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None] & there[None, :]
+        value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+        down = _load_planes(dlogits, row, rows, pixels, kind, classes)
+        g = tl.where(bright > 0.0, tl.dot(down, weights), 0.0)
+        total += g
+        product += g * tl.where(mask, value - mean[None, :], 0.0)
+        outer = tl.dot(tl.trans(down), tl.where(mask, bright, 0.0), outer)
+    out = partial + tl.program_id(0) * 2 * channels + columns
+    tl.store(out, tl.sum(total, axis=0), mask=there)
+    tl.store(out + channels, tl.sum(product, axis=0) * inverse, mask=there)
+    at = partial_weight + tl.program_id(0) * classes * channels + kind[:, None] * channels + columns[None, :]
+    tl.store(at, outer, mask=(kind < classes)[:, None] & there[None, :])
+
+
+@triton.jit
+def _head_input_gradient(
+    y,
+    stats,
+    sums,
+    weight,
+    dlogits,
+    dy,
+    rows,
+    pixels,
+    channels,
+    classes,
+    CHANNELS: tl.constexpr,
+    CLASSES: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    columns = tl.arange(0, CHANNELS)
+    kind = tl.arange(0, CLASSES)
+    there = columns < channels
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = (row < rows)[:, None] & there[None, :]
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
+    a, b, c = coefficients(stats, sums, rows, columns, there, channels)
+    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    weights = _head_weights(weight, kind, columns, channels, classes)
+    down = _load_planes(dlogits, row, rows, pixels, kind, classes)
+    out = a * tl.where(bright > 0.0, tl.dot(down, weights), 0.0) + b * value + c
+    tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
+
+
+def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
+    """half = up + bias.
+
+    Args:
+        up: (N, C, H, W) channels last.
+        half: the same shape, C neighbouring channels of a wider map.
+    """
+    seen, sizes = Map(up), tile(up.shape[1])
+    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]), triton.cdiv(seen.rows, sizes["ROWS"]))
+    _add_bias[grid](up, bias, half, seen.rows, seen.channels, Map(half).stride, **sizes)
+
+
+def copy_and_sum(half: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) channels of a wider map -> the same by themselves, channels last, and their (C,) float32 sums."""
+    seen, channels, sizes = Map(half), half.shape[1], tile(half.shape[1])
+    up = torch.empty(half.shape, dtype=half.dtype, device=half.device, memory_format=torch.channels_last)
+    parts = parts_of(seen.rows, channels)
+    partial = half.new_empty((parts, channels), dtype=torch.float32)
+    grid = (triton.cdiv(channels, sizes["CHANNELS"]), parts)
+    _copy_and_sum[grid](half, up, partial, seen.rows, channels, seen.stride, **sizes)
+    return up, partial.sum(dim=0)
+
+
+def head(y: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution of relu(batch norm of y).
+
+    Args:
+        y: (N, C, H, W) channels last, C <= HEAD_CHANNELS.
+        stats: from `measure_statistics`.
+        weight: (K, C, 1, 1); bias: (K,); float32.
+    Returns:
+        (N, K, H, W) float32, contiguous.
+    """
+    seen, classes = Map(y), weight.shape[0]
+    logits = y.new_empty((y.shape[0], classes, *y.shape[2:]), dtype=torch.float32)
+    sizes = _head_tile(seen.channels, classes)
+    _head[(triton.cdiv(seen.rows, _HEAD_ROWS),)](
+        y, stats, weight, bias, logits, seen.rows, y.shape[2] * y.shape[3], seen.channels, classes, **sizes
+    )
+    return logits
+
+
+def differentiate_head(
+    y: Tensor, stats: Tensor, weight: Tensor, dlogits: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of `head` in y; (2, C) batch norm's bias and weight; (K, C, 1, 1) weight; (K,) bias."""
+    seen, classes, channels = Map(y), weight.shape[0], y.shape[1]
+    dlogits = dlogits.float().contiguous()
+    pixels, blocks = y.shape[2] * y.shape[3], triton.cdiv(seen.rows, _HEAD_ROWS)
+    sizes, parts = _head_tile(channels, classes), min(blocks, _PARTS)
+    partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
+    partial_weight = y.new_empty((parts, classes, channels), dtype=torch.float32)
+    _head_gradient_moments[(parts,)](
+        y, stats, weight, dlogits, partial, partial_weight, seen.rows, pixels, channels, classes, **sizes
+    )
+    sums = finish_gradient(partial)
+    dy = torch.empty_like(y, memory_format=torch.channels_last)
+    _head_input_gradient[(blocks,)](
+        y, stats, sums, weight, dlogits, dy, seen.rows, pixels, channels, classes, **sizes
+    )
+    return dy, sums, partial_weight.sum(dim=0).view_as(weight), dlogits.sum(dim=(0, 2, 3))
+
+
+def _head_tile(channels: int, classes: int) -> dict[str, int]:
+    """A matrix product takes blocks of 16 at least."""
+    sides = {"CHANNELS": channels, "CLASSES": classes}
+    return {name: max(16, triton.next_power_of_2(side)) for name, side in sides.items()} | {"ROWS": _HEAD_ROWS}

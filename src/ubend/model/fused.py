@@ -1,0 +1,163 @@
+"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters, for NVIDIA GPUs.
+
+Convolutions are torch's; what lies between them is done by ubend.kernels. Batch norm, ReLU and max pooling
+are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads the
+last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
+given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.kernels import join, norm
+
+_ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
+
+
+def run(net: Any, features: Tensor) -> Tensor:
+    """What a UNet makes of a normalised picture; while training, the running statistics move as they do there.
+
+    Args:
+        net: a `ubend.model.unet.UNet`.
+        features: (N, C, H, W) float32, H and W multiples of 2**depth.
+    Returns:
+        (N, classes, H, W) float32.
+    """
+    kept: list[tuple[Tensor, Tensor] | None] = []
+    block = net.stem
+    y = _convolve_block(block, features.contiguous(memory_format=torch.channels_last))
+    for encoder, skip in zip(net.encoders, net.skips, strict=True):
+        # wide enough for what the decoder will lay beside it
+        joined = _empty_map(y, 2 * y.shape[1]) if skip else None
+        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined)
+        kept.append(None if joined is None else (joined, skipped))
+        block = encoder.block
+        y = _convolve_block(block, features)
+    for decoder in net.decoders:
+        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4])
+        beside = kept.pop()
+        if beside is None:
+            features = decoder.up(features)
+        else:
+            grown = F.conv_transpose2d(features, decoder.up.weight, None, stride=2, padding=1)
+            features = _Join.apply(*beside, grown, decoder.up.bias)
+        block = decoder.block
+        y = _convolve_block(block, features)
+    last = (y, block[4].weight, block[4].bias)
+    if net.width <= join.HEAD_CHANNELS:
+        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4])
+    else:
+        logits = net.head(_Norm.apply(*last, block[4])).float()
+    if net.training:
+        _count_batches(net)
+    return logits
+
+
+def _convolve_block(block: Any, features: Tensor) -> Tensor:
+    """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
+    y = _convolve(block[0], features)
+    return _convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1]))
+
+
+def _convolve(layer: nn.Conv2d, features: Tensor) -> Tensor:
+    """A 3x3 convolution; few channels are filled up with zeros."""
+    weight, missing = layer.weight, -features.shape[1] % _ALIGNED
+    if missing:
+        features = F.pad(features, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
+        weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
+    return F.conv2d(features, weight, padding=1)
+
+
+def _empty_map(like: Tensor, channels: int) -> Tensor:
+    n, _c, height, width = like.shape
+    return torch.empty(
+        (n, channels, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def _count_batches(net: nn.Module) -> None:
+    """What every batch norm does for itself, in one launch."""
+    counters = [layer.num_batches_tracked for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    torch._foreach_add_([counter for counter in counters if counter is not None], 1)
+
+
+class _Norm(torch.autograd.Function):
+    """relu(batch norm(y))."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+        stats = norm.measure_statistics(y, layer)
+        ctx.save_for_backward(y, stats)
+        return norm.apply(y, stats)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
+        y, stats = ctx.saved_tensors
+        dy, (dbias, dweight) = norm.differentiate(y, stats, _channels_last(dz), None)
+        return dy, dweight, dbias, None
+
+
+class _NormPool(torch.autograd.Function):
+    """The 2x2 maxima of relu(batch norm(y)), and that itself, written into the first channels of `joined`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, joined: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        stats = norm.measure_statistics(y, layer)
+        ctx.save_for_backward(y, stats)
+        kept = None if joined is None else _alias(joined[:, : y.shape[1]])
+        return norm.apply_and_pool(y, stats, kept), kept
+
+    @staticmethod
+    def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:  # type: ignore[override]
+        y, stats = ctx.saved_tensors
+        dy, (dbias, dweight) = norm.differentiate(y, stats, dz, _channels_last(dpool))
+        return dy, dweight, dbias, None, None
+
+
+class _Join(torch.autograd.Function):
+    """The concatenation (skipped, grown + bias); `skipped` lies in `joined` already."""
+
+    @staticmethod
+    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor) -> Tensor:
+        join.add_bias(grown, bias, joined[:, skipped.shape[1] :])
+        ctx.channels = skipped.shape[1]
+        return _alias(joined)
+
+    @staticmethod
+    def backward(ctx: Any, djoined: Tensor) -> Any:  # type: ignore[override]
+        djoined = _channels_last(djoined)
+        dgrown, dbias = join.copy_and_sum(djoined[:, ctx.channels :])
+        return None, djoined[:, : ctx.channels], dgrown, dbias
+
+
+class _NormHead(torch.autograd.Function):
+    """The head's 1x1 convolution of relu(batch norm(y)), float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, head: Tensor, head_bias: Tensor, layer: nn.BatchNorm2d
+    ) -> Tensor:
+        stats = norm.measure_statistics(y, layer)
+        ctx.save_for_backward(y, stats, head)
+        return join.head(y, stats, head, head_bias)
+
+    @staticmethod
+    def backward(ctx: Any, dlogits: Tensor) -> Any:  # type: ignore[override]
+        y, stats, head = ctx.saved_tensors
+        dy, (dbias, dweight), dhead, dhead_bias = join.differentiate_head(y, stats, head, dlogits)
+        return dy, dweight, dbias, dhead, dhead_bias, None
+
+
+def _channels_last(map_: Tensor) -> Tensor:
+    return map_.contiguous(memory_format=torch.channels_last)
+
+
+def _alias(map_: Tensor) -> Tensor:
+    """A tensor of the same memory that autograd does not know as a view: halves of it are written one by one."""
+    out = torch.empty(0, dtype=map_.dtype, device=map_.device)
+    return out.set_(map_.untyped_storage(), map_.storage_offset(), map_.shape, map_.stride())
