@@ -25,9 +25,10 @@ from ubend.data.dataset import open_dataset
 from ubend.device import settle
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
-from ubend.training.loop import Job, take_step
+from ubend.training.captured import make_step
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.step import Job
 
 SHARES = (0.05, 0.01, 0.002, 0.0005)  # of all pixels, that are discs
 
@@ -90,8 +91,9 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
     _bundle, state = make_state(data, settings, device)
     loss = make_loss(data, settings, device)
     job = Job(batches, validation, data.labels.names, loss, settings.train, steps, RunFolder(folder), print, print)
-    for _ in range(steps):
-        take_step(job, state, state.model, Teller())
+    take_step = make_step(job, state, Teller())
+    for step in range(steps):
+        take_step(step)
         state.progress.step += 1
     state.average.eval()
     confusion = np.zeros((3, 3), np.int64)

@@ -25,9 +25,10 @@ from ubend.data.sample import draw_sample
 from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
 from ubend.model.unet import UNet
 from ubend.teller import Teller
-from ubend.training.loop import Job, take_step
+from ubend.training.captured import make_step
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.step import Job
 
 
 def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **changes: object) -> Callable[[], None]:
@@ -48,11 +49,10 @@ def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **
     batches, validation = make_batches(data, settings, device)
     loss, names = make_loss(data, settings, device), data.labels.names
     job = Job(batches, validation, names, loss, settings.train, 10**6, RunFolder(folder), print, print)
-    network = torch.compile(state.model) if settings.train.compile else state.model
-    teller = Teller()
+    take_step = make_step(job, state, Teller())
 
     def step() -> None:
-        take_step(job, state, network, teller)
+        take_step(state.progress.step)
         state.progress.step += 1
 
     return step

@@ -25,9 +25,11 @@ from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training import loop
+from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.loop import Job, steps_until, take_step
+from ubend.training.loop import steps_until
 from ubend.training.run_folder import RunFolder
+from ubend.training.step import Job, Step
 
 SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
 MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 pictures: 10 steps, 3.2 an epoch
@@ -284,7 +286,7 @@ def test_micro_batches_are_the_whole_batch(
         changes = {"train.micro_batch": size} if size else {}
         work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
         monkeypatch.setattr(state.optimizer, "zero_grad", lambda set_to_none=True: None)
-        take_step(work, state, state.model, Listener())
+        Step(work, state, Listener())(state.progress.step)
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found
     assert sum(float(g.abs().sum()) for g in whole) > 0
@@ -298,7 +300,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "reflected"})
     before = [p.detach().clone() for p in state.model.parameters()]
     average = [p.detach().clone() for p in state.average.parameters()]
-    take_step(work, state, state.model, Listener())
+    Step(work, state, Listener())(state.progress.step)
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     for old, mean, new in zip(average, state.average.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
@@ -310,11 +312,14 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
 def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
 
-    def pretend(_job: Job, state: TrainingState, *_others: object) -> None:
-        n = state.progress.step + 1
-        state.sums += torch.tensor([10.0 * n, 10.0, 3.0, 2.0], dtype=torch.float64)
+    def pretend(_job: Job, state: TrainingState, _teller: Teller) -> Callable[[int], None]:
+        def take(step: int) -> None:
+            n = step + 1
+            state.sums += torch.tensor([10.0 * n, 10.0, 3.0, 2.0], dtype=torch.float64)
 
-    monkeypatch.setattr(loop, "take_step", pretend)
+        return take
+
+    monkeypatch.setattr(loop, "make_step", pretend)
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
@@ -337,7 +342,7 @@ def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypat
     """Loss and Dice picture by picture, however many pictures share a forward pass."""
     work, state = make_job(folder, tmp_path, {})
     for _ in range(3):
-        take_step(work, state, state.model, Listener())
+        Step(work, state, Listener())(state.progress.step)
     loss, dice = loop.validate(work, state, Listener())
     monkeypatch.setattr(loop, "_VALIDATION_PIXELS", 1)
     one_by_one, same_dice = loop.validate(work, state, Listener())
@@ -377,24 +382,30 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("kind", [Step, make_step])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_step_never_waits_for_the_gpu(
-    recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, kind: Callable[..., Step], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
 
-    def take(job: Job, state: TrainingState, network: nn.Module, teller: Teller) -> None:
-        if state.progress.step < 2:  # first steps may wait: algorithms are searched, workspaces made
-            take_step(job, state, network, teller)
-            return
-        try:
-            torch.cuda.set_sync_debug_mode("error")
-            take_step(job, state, network, teller)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        steps.append(state.progress.step)
+    def watch(job: Job, state: TrainingState, teller: Teller) -> Callable[[int], None]:
+        take_step = kind(job, state, teller)
 
-    monkeypatch.setattr(loop, "take_step", take)
+        def take(step: int) -> None:
+            if step < 4:  # first steps may wait: workspaces are made, the graph is captured
+                take_step(step)
+                return
+            try:
+                torch.cuda.set_sync_debug_mode("error")
+                take_step(step)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            steps.append(step)
+
+        return take
+
+    monkeypatch.setattr(loop, "make_step", watch)
     settings, count = RECIPES[recipe]
     job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
-    assert steps == list(range(2, count))
+    assert steps == list(range(4, count))

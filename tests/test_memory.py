@@ -21,8 +21,8 @@ from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.model.unet import UNet
-from ubend.training import loop
 from ubend.training.setup import run_bytes
+from ubend.training.step import Step
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -129,7 +129,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 pictures a step, 8 at a time: three parts
     at = (call - 1) // 3
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_micro_batch", lambda _job, state: 8 if state.progress.step < at else 4)
+        patch.setattr(Step, "_micro_batch", lambda self: 8 if self.state.progress.step < at else 4)
         job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", teller=Listener())
     calls = 0
 

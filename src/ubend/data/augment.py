@@ -254,7 +254,7 @@ def warp(
     (height, width), (h, w) = canvas_hw, image.shape[-2:]
     y = torch.arange(height, device=image.device, dtype=torch.float32) - (height - 1) / 2
     x = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    basis_y, basis_x = _elastic_basis(height, image.device), _elastic_basis(width, image.device)
+    basis_y, basis_x = elastic_basis(height, image.device), elastic_basis(width, image.device)
     source = torch.matmul(torch.matmul(basis_y, draws.elastic), basis_x.T)  # (N, 2, H, W) px
     a = draws.affine[:, :, :, None, None]
     centre = (shapes_hw - 1) / 2 + draws.offset_yx
@@ -315,11 +315,11 @@ def _reflect(source: Tensor, size: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _elastic_basis(length: int, device: torch.device) -> Tensor:
+def elastic_basis(length: int, device: torch.device) -> Tensor:
     """(length, G) weights of the coarse points at each pixel; rows add up to 1 (bicubic)."""
     points = torch.eye(ELASTIC_POINTS)[None, None]
     weights = F.interpolate(points, size=(length, ELASTIC_POINTS), mode="bicubic", align_corners=True)
-    return weights[0, 0].to(device)
+    return weights[0, 0].to(device).contiguous()
 
 
 def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:

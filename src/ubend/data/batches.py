@@ -21,12 +21,14 @@ from ubend.data.augment import (
     change_colors,
     draw_frozen,
     draw_warps,
+    elastic_basis,
     noise_field,
     warp,
 )
 from ubend.data.draws import shuffled_item
 from ubend.data.foreground import Foreground
 from ubend.data.store import Store
+from ubend.kernels.gate import usable
 
 _SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
@@ -58,8 +60,9 @@ class Pictures:
         pixel_bytes = store.channels * (1 if store.dtype == np.uint8 else 4) + 1
         self.bytes = len(numbers) * area * pixel_bytes
         self.resident = self.bytes <= room_bytes
+        self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
         if self.resident:
-            self._images, self._masks = self._fill(max(1, _SLICE_BYTES // (area * pixel_bytes)))
+            self.images, self.masks = self._fill(max(1, _SLICE_BYTES // (area * pixel_bytes)))
         else:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="ubend-read")
 
@@ -73,13 +76,14 @@ class Pictures:
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, C, H, W) pictures, channels last, and (n, H, W) uint8 class indices, on the device."""
         if not self.resident:
-            return self._to_device(items)
+            pixels, index = self._to_device(items)
+            return pixels.permute(0, 3, 1, 2), index
         where = torch.from_numpy(items)
         where = where.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else where
-        return self._images[where].permute(0, 3, 1, 2), self._masks[where]
+        return self.images[where].permute(0, 3, 1, 2), self.masks[where]
 
     def take_ahead(self, items: NDArray[np.int64]) -> "Future[tuple[Tensor, Tensor]]":
-        """`take` in the reading thread; for pictures that are not resident."""
+        """(n, H, W, C) and (n, H, W), brought to the device by the reading thread; for pictures not resident."""
         return self._reader.submit(self._to_device, items)
 
     def _fill(self, count: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +106,7 @@ class Pictures:
         if self.device.type == "cuda" and not self.resident:
             tensors = [tensor.pin_memory() for tensor in tensors]
         pixels, index = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        return (pixels, index) if self.resident else (pixels.permute(0, 3, 1, 2), index)
+        return pixels, index
 
 
 @dataclass(frozen=True)
@@ -150,28 +154,59 @@ class TrainingBatches:
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
         self._low, self._high = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
+        self._counting = torch.arange(batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        items, positions = self._items(step)
-        image, mask = self._pixels(step, items // self.copies)
-        if self.settings.kind == "none":
-            return Batch(image.float(), mask)
-        draws = self._draw(items, positions)
-        device = self.pictures.device
-        shapes = self.pictures.shapes_hw[items // self.copies].astype(np.float32)
-        packed = torch.from_numpy(np.concatenate([draws.pack(), shapes], axis=1))
-        packed = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
-        return Batch(*self._augment(image, mask, packed))
+        numbers, device = torch.from_numpy(self.numbers(step)), self.pictures.device
+        numbers = numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+        return self.render(numbers, None if self.pictures.resident else self.fetch(step))
 
-    def _augment(self, image: Tensor, mask: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
-        draws, shapes = DeviceDraws.unpack(packed[:, :-2], image.shape[1]), packed[:, -2:]
-        ignore = self.settings.kind == "warp" and self.settings.out_of_frame == "ignored"
-        warped, target = warp(image, mask, shapes, draws, self.window_hw, ignore)
-        if self.settings.kind == "warp":
+    def numbers(self, step: int) -> NDArray[np.float32]:
+        """(B, K) all that is drawn for a step, for `render`: it travels to the device in one copy.
+
+        A row is `Draws.pack`, the (h, w) of the picture as stored, and its number as the bits of an int32.
+        """
+        items, positions = self._items(step)
+        numbers = items // self.copies
+        columns = [self.pictures.shapes_hw[numbers].astype(np.float32)]
+        if self.settings.kind != "none":
+            columns.insert(0, self._draw(items, positions).pack())
+        columns.append(numbers.astype(np.int32).view(np.float32)[:, None])
+        return np.concatenate(columns, axis=1)
+
+    def render(self, numbers: Tensor, fetched: tuple[Tensor, Tensor] | None = None) -> Batch:
+        """The batch of these numbers: work of the device alone, so that a CUDA graph can hold it.
+
+        Args:
+            numbers: (B, K) float32 on the device, from `numbers`.
+            fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
+        """
+        settings = self.settings
+        images, masks = fetched or (self.pictures.images, self.pictures.masks)
+        # of the pictures at hand
+        items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
+        if settings.kind == "none":
+            chosen = images[items], masks[items]
+            return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
+        ignore, colors = settings.kind == "warp" and settings.out_of_frame == "ignored", settings.kind == "warp"
+        if usable(images):
+            from ubend.kernels.augment import blur_and_noise
+            from ubend.kernels.augment import warp as warp_in_one
+
+            basis = elastic_basis(self.window_hw[0], images.device), elastic_basis(self.window_hw[1], images.device)
+            reach = self._low, self._high
+            warped, target = warp_in_one(
+                images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore
+            )
+            return Batch(blur_and_noise(warped, numbers, self._noise, reach) if colors else warped, target)
+        draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
+        chosen = images[items].permute(0, 3, 1, 2), masks[items]
+        warped, target = warp(*chosen, numbers[:, -3:-1], draws, self.window_hw, ignore)
+        if colors:
             warped = change_colors(warped, draws, self._low, self._high, self._noise)
-        return warped.contiguous(memory_format=torch.channels_last), target
+        return Batch(warped.contiguous(memory_format=torch.channels_last), target)
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         positions = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
@@ -186,13 +221,11 @@ class TrainingBatches:
         native = self.pictures.store.native_hw[self.pictures.numbers[numbers]]
         return draw_frozen(self.settings, self.seed, numbers, items % self.copies, (shapes, native), channels)
 
-    def _pixels(self, step: int, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        if self.pictures.resident:
-            return self.pictures.take(numbers)
+    def fetch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(B, H, W, C) and (B, H, W): a step's pictures, brought to the device; the next ones are being read."""
         if not self._ahead or self._ahead[0][0] != step:
             self._ahead.clear()  # a jump: after a resume, or when somebody looks at an old batch
-            self._ahead.append((step, self.pictures.take_ahead(numbers)))
         while len(self._ahead) < _AHEAD:
-            following = self._ahead[-1][0] + 1
+            following = self._ahead[-1][0] + 1 if self._ahead else step
             self._ahead.append((following, self.pictures.take_ahead(self._items(following)[0] // self.copies)))
         return self._ahead.popleft()[1].result()

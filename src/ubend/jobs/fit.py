@@ -37,10 +37,11 @@ from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState, load_state, save_state
-from ubend.training.loop import Job, steps_until, train
+from ubend.training.loop import steps_until, train
 from ubend.training.panel import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
+from ubend.training.step import Job
 from ubend.training.transfer import begin_with, load_start
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1

@@ -207,9 +207,7 @@ def warp(
     return out.permute(0, 3, 1, 2), target
 
 
-def blur_and_noise(
-    warped: Tensor, numbers: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]
-) -> Tensor:
+def blur_and_noise(warped: Tensor, numbers: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]) -> Tensor:
     """Blur, noise, and back from shares of the value range to raw values: (N, C, H, W) float32, channels last.
 
     Args:

@@ -216,9 +216,7 @@ def differentiate_head(
     )
     sums = finish_gradient(partial)
     dy = torch.empty_like(y, memory_format=torch.channels_last)
-    _head_input_gradient[(blocks,)](
-        y, stats, sums, weight, dlogits, dy, seen.rows, pixels, channels, classes, **sizes
-    )
+    _head_input_gradient[(blocks,)](y, stats, sums, weight, dlogits, dy, seen.rows, pixels, channels, classes, **sizes)
     return dy, sums, partial_weight.sum(dim=0).view_as(weight), dlogits.sum(dim=(0, 2, 3))
 
 

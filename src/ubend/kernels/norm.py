@@ -45,7 +45,7 @@ def tile(channels: int) -> dict[str, int]:
 def parts_of(rows: int, channels: int) -> int:
     """Over how many programs a sum over rows is spread; a function of the shape alone."""
     sizes = tile(channels)
-    return max(1, min(triton.cdiv(rows, sizes["ROWS"]), _PARTS // triton.cdiv(channels, sizes["CHANNELS"])))
+    return max(1, min(int(triton.cdiv(rows, sizes["ROWS"])), _PARTS // int(triton.cdiv(channels, sizes["CHANNELS"]))))
 
 
 @triton.jit
@@ -83,8 +83,20 @@ def _sum_parts(partial, parts, columns, there, channels, CHANNELS: tl.constexpr,
 
 @triton.jit
 def _finish_moments(
-    partial, parts, y, weight, bias, running_mean, running_var, stats, rows, channels, eps, momentum,
-    CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+    partial,
+    parts,
+    y,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    stats,
+    rows,
+    channels,
+    eps,
+    momentum,
+    CHANNELS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """stats = (mean, 1 / deviation, scale, shift) of each channel; running statistics moved by `momentum`."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -128,7 +140,7 @@ def _apply(y, stats, z, rows, channels, z_stride, CHANNELS: tl.constexpr, ROWS: 
 
 @triton.jit
 def _corners(pooled, width):
-    """Row of the upper left of the four pixels that a pooled pixel covers; `width` of the large map, both sides even."""
+    """Row of the upper left of the four pixels that a pooled pixel covers; the large map's sides are even."""
     column = pooled % (width // 2)
     line = pooled // (width // 2)  # over all pictures
     return (2 * line * width + 2 * column).to(tl.int64)
@@ -136,8 +148,17 @@ def _corners(pooled, width):
 
 @triton.jit
 def _apply_and_pool(
-    y, stats, z, pool, pixels, width, channels, z_stride,
-    KEEP: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    y,
+    stats,
+    z,
+    pool,
+    pixels,
+    width,
+    channels,
+    z_stride,
+    KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """z (if KEEP) as in `_apply`, and pool = its 2x2 maxima."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -159,7 +180,15 @@ def _apply_and_pool(
 
 @triton.jit
 def _gradient_moments(
-    y, stats, dz, partial, rows, channels, dz_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    y,
+    stats,
+    dz,
+    partial,
+    rows,
+    channels,
+    dz_stride,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """partial[part] = (sum of g, sum of g x)."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -217,8 +246,18 @@ def _four(y, stats, dz, dpool, corner, mask, columns, width, channels, dz_stride
 
 @triton.jit
 def _pooled_gradient_moments(
-    y, stats, dz, dpool, partial, pixels, width, channels, dz_stride,
-    KEEP: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    y,
+    stats,
+    dz,
+    dpool,
+    partial,
+    pixels,
+    width,
+    channels,
+    dz_stride,
+    KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """`_gradient_moments` of a map that was pooled (and kept)."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -243,7 +282,12 @@ def _pooled_gradient_moments(
 
 @triton.jit
 def _finish_gradient(
-    partial, parts, sums, channels, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+    partial,
+    parts,
+    sums,
+    channels,
+    CHANNELS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """sums = (sum of g, sum of g x): the gradients of bias and weight."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -267,7 +311,16 @@ def coefficients(stats, sums, rows, columns, there, channels):
 
 @triton.jit
 def _input_gradient(
-    y, stats, sums, dz, dy, rows, channels, dz_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    y,
+    stats,
+    sums,
+    dz,
+    dy,
+    rows,
+    channels,
+    dz_stride,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
@@ -284,8 +337,19 @@ def _input_gradient(
 
 @triton.jit
 def _pooled_input_gradient(
-    y, stats, sums, dz, dpool, dy, pixels, width, channels, dz_stride,
-    KEEP: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    y,
+    stats,
+    sums,
+    dz,
+    dpool,
+    dy,
+    pixels,
+    width,
+    channels,
+    dz_stride,
+    KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
@@ -301,7 +365,9 @@ def _pooled_input_gradient(
     tl.store(dy + corner[:, None] * channels + at, (a * g0 + b * y0 + c).to(dy.dtype.element_ty), mask=mask)
     tl.store(dy + (corner + 1)[:, None] * channels + at, (a * g1 + b * y1 + c).to(dy.dtype.element_ty), mask=mask)
     tl.store(dy + (corner + width)[:, None] * channels + at, (a * g2 + b * y2 + c).to(dy.dtype.element_ty), mask=mask)
-    tl.store(dy + (corner + width + 1)[:, None] * channels + at, (a * g3 + b * y3 + c).to(dy.dtype.element_ty), mask=mask)
+    tl.store(
+        dy + (corner + width + 1)[:, None] * channels + at, (a * g3 + b * y3 + c).to(dy.dtype.element_ty), mask=mask
+    )
 
 
 def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
@@ -326,8 +392,20 @@ def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     stats = y.new_empty((4, channels), dtype=torch.float32)
     _moments[(triton.cdiv(channels, sizes["CHANNELS"]), parts)](y, partial, rows, channels, **sizes)
     _finish_moments[(triton.cdiv(channels, 16),)](
-        partial, parts, y, norm.weight, norm.bias, norm.running_mean, norm.running_var, stats,
-        rows, channels, norm.eps, norm.momentum, CHANNELS=16, PARTS=128,
+        partial,
+        parts,
+        y,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        stats,
+        rows,
+        channels,
+        norm.eps,
+        norm.momentum,
+        CHANNELS=16,
+        PARTS=128,
     )
     return stats
 

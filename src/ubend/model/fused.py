@@ -94,7 +94,7 @@ class _Norm(torch.autograd.Function):
         return norm.apply(y, stats)
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
         dy, (dbias, dweight) = norm.differentiate(y, stats, _channels_last(dz), None)
         return dy, dweight, dbias, None
@@ -113,7 +113,7 @@ class _NormPool(torch.autograd.Function):
         return norm.apply_and_pool(y, stats, kept), kept
 
     @staticmethod
-    def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:
         y, stats = ctx.saved_tensors
         dy, (dbias, dweight) = norm.differentiate(y, stats, dz, _channels_last(dpool))
         return dy, dweight, dbias, None, None
@@ -129,7 +129,7 @@ class _Join(torch.autograd.Function):
         return _alias(joined)
 
     @staticmethod
-    def backward(ctx: Any, djoined: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, djoined: Tensor) -> Any:
         djoined = _channels_last(djoined)
         dgrown, dbias = join.copy_and_sum(djoined[:, ctx.channels :])
         return None, djoined[:, : ctx.channels], dgrown, dbias
@@ -147,7 +147,7 @@ class _NormHead(torch.autograd.Function):
         return join.head(y, stats, head, head_bias)
 
     @staticmethod
-    def backward(ctx: Any, dlogits: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dlogits: Tensor) -> Any:
         y, stats, head = ctx.saved_tensors
         dy, (dbias, dweight), dhead, dhead_bias = join.differentiate_head(y, stats, head, dlogits)
         return dy, dweight, dbias, dhead, dhead_bias, None

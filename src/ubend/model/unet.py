@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.kernels import usable
+from ubend.kernels.gate import usable
 
 
 class ConvBlock(nn.Sequential):

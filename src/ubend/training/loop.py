@@ -12,9 +12,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,48 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ubend.config import TrainSettings, settled
-from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.device import attempt, has_compiler
+from ubend.config import settled
+from ubend.device import attempt
 from ubend.errors import SettingError, TrainingError
 from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
+from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.losses import Loss, LossCounts, LossSums
-from ubend.training.run_folder import RunFolder
-from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
-from ubend.training.setup import has_lone_values
+from ubend.training.losses import LossCounts, LossSums
+from ubend.training.schedule import learning_rate_at
+from ubend.training.step import Job, autocast
 
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that stays the same while training.
-
-    Attributes:
-        batches: the training part.
-        validation: the pictures that choose the weights.
-        class_names: of the class table.
-        loss: what is made small.
-        settings: resolved; no None is left.
-        steps: of the whole training.
-        run: where it is written.
-        after_epoch: called with the state after each epoch's row is in the history (panels, curves).
-        save_model: writes the model file, given the weights that are kept.
-    """
-
-    batches: TrainingBatches
-    validation: Pictures
-    class_names: tuple[str, ...]
-    loss: Loss
-    settings: TrainSettings
-    steps: int
-    run: RunFolder
-    after_epoch: Callable[[TrainingState], None]
-    save_model: Callable[[Mapping[str, Tensor]], None]
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -79,8 +50,8 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         SettingError: there is not even memory for one picture at a time.
     """
     settings, progress = job.settings, state.progress
-    network = _compiled(state.model, teller) if settings.compile else state.model
     epochs = settled(settings.epochs)
+    take_step = make_step(job, state, teller)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
         with _interruptible() as interrupted:
@@ -90,7 +61,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                 end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
                 while progress.step < end and not interrupted.is_set():
-                    take_step(job, state, network, teller)
+                    take_step(state.progress.step)
                     progress.step += 1
                     teller.count(progress.step)
                     if saver.is_due(after_s=_SAVE_AFTER_S):
@@ -109,77 +80,6 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         saver.wait()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
-
-
-def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
-    if has_compiler():
-        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
-        return compiled
-    teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
-    return model
-
-
-def take_step(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor], teller: Teller) -> None:
-    """One optimiser step on one effective batch, in micro-batches; no host sync.
-
-    Until all gradients are there, nothing has changed but batch norm's running statistics, so a step that
-    memory did not suffice for can begin again.
-    """
-    settings, step = job.settings, state.progress.step
-    state.statistics.keep()
-    while (sums := attempt(_find_gradients, job, state, network)) is None:
-        state.optimizer.zero_grad(set_to_none=True)
-        state.statistics.restore()
-        _halve_micro_batch(job, state, teller)
-    state.sums += sums
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, job.steps, settings)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.average is not state.model:
-        update_average(state.average, state.model, averaging_decay(step, settings.average_decay))
-
-
-def _find_gradients(job: Job, state: TrainingState, network: nn.Module | Callable[[Tensor], Tensor]) -> Tensor:
-    """The gradients of the step's batch in the parameters; returns its sums, as in `TrainingState.sums`."""
-    batch = job.batches.draw(state.progress.step)
-    counts = job.loss.count(batch.target, len(job.class_names))
-    found = torch.zeros_like(state.sums)
-    state.model.train()
-    for image, target in _micro_batches(batch, _micro_batch(job, state)):
-        with autocast(image.device, job.settings):
-            logits = network(image)
-        sums = job.loss.sum(logits, target)
-        job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            found[0::2] += torch.stack(sums)
-    found[1::2] += torch.stack(counts)
-    return found
-
-
-def _micro_batch(job: Job, state: TrainingState) -> int:
-    return state.progress.micro_batch or min(job.settings.micro_batch or job.batches.batch, job.batches.batch)
-
-
-def _halve_micro_batch(job: Job, state: TrainingState, teller: Teller) -> None:
-    before = _micro_batch(job, state)
-    size = before // 2
-    while size and has_lone_values(job.batches, state.model.depth, size):
-        size -= 1
-    if size == 0:
-        raise SettingError(
-            _(
-                "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; use a "
-                "smaller --size, --width or data.window, or --device cpu"
-            ).format(count=before)
-        )
-    state.progress.micro_batch = size
-    teller.say(
-        _(
-            "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, with "
-            "{size} at a time (the steps stay those of {batch} pictures)"
-        ).format(before=before, size=size, batch=job.batches.batch)
-    )
 
 
 def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) -> float:
@@ -287,17 +187,6 @@ def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps:
     }
     job.run.append_timing(timing)
     teller.tell_epoch(row, timing, settled(job.settings.epochs))
-
-
-def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(batch.image, size), torch.split(batch.target, size), strict=True)
-
-
-def autocast(device: torch.device, settings: TrainSettings) -> Any:
-    """A context in which the network computes in the training's precision."""
-    if settings.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ubend.config import LossKind
-from ubend.kernels import usable
+from ubend.kernels.gate import usable
 
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 

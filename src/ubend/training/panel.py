@@ -10,8 +10,8 @@ from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.language import _
 from ubend.training.checkpoint import TrainingState
-from ubend.training.loop import autocast
 from ubend.training.run_folder import RunFolder
+from ubend.training.step import autocast
 
 _PANEL_PICTURES = 3  # of the validation part
 

@@ -1,0 +1,137 @@
+"""One optimiser step on one effective batch, in micro-batches that memory has room for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ubend.config import TrainSettings
+from ubend.data.batches import Batch, Pictures, TrainingBatches
+from ubend.device import attempt, has_compiler
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.teller import Teller
+from ubend.training.checkpoint import TrainingState
+from ubend.training.losses import Loss
+from ubend.training.run_folder import RunFolder
+from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
+from ubend.training.setup import has_lone_values
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that stays the same while training.
+
+    Attributes:
+        batches: the training part.
+        validation: the pictures that choose the weights.
+        class_names: of the class table.
+        loss: what is made small.
+        settings: resolved; no None is left.
+        steps: of the whole training.
+        run: where it is written.
+        after_epoch: called with the state after each epoch's row is in the history (panels, curves).
+        save_model: writes the model file, given the weights that are kept.
+    """
+
+    batches: TrainingBatches
+    validation: Pictures
+    class_names: tuple[str, ...]
+    loss: Loss
+    settings: TrainSettings
+    steps: int
+    run: RunFolder
+    after_epoch: Callable[[TrainingState], None]
+    save_model: Callable[[Mapping[str, Tensor]], None]
+
+
+class Step:
+    """`step(k)` takes the step k of a job, from the state as it stands; no host sync."""
+
+    def __init__(self, job: Job, state: TrainingState, teller: Teller) -> None:
+        self.job, self.state, self.teller = job, state, teller
+        self._network = _compiled(state.model, teller) if job.settings.compile else state.model
+
+    def __call__(self, step: int) -> None:
+        batch = self.job.batches.draw(step)
+        self.state.sums += self._gradients_in_memory(lambda: batch)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.job.steps, self.job.settings)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.state.average is not self.state.model:
+            update_average(self.state.average, self.state.model, averaging_decay(step, self.job.settings.average_decay))
+
+    def _gradients_in_memory(self, draw: Callable[[], Batch]) -> Tensor:
+        """As `_gradients`; where memory runs out they are begun again, in smaller parts.
+
+        Until all gradients are there, nothing has changed but batch norm's running statistics.
+        """
+        self.state.statistics.keep()
+        while (sums := attempt(lambda: self._gradients(draw()))) is None:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.statistics.restore()
+            self._halve_micro_batch()
+        return sums
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """The gradients of a batch in the parameters; returns its sums, as in `TrainingState.sums`."""
+        job, state = self.job, self.state
+        counts = job.loss.count(batch.target, len(job.class_names))
+        found = torch.zeros_like(state.sums)
+        state.model.train()
+        for image, target in _micro_batches(batch, self._micro_batch()):
+            with autocast(image.device, job.settings):
+                logits = self._network(image)
+            sums = job.loss.sum(logits, target)
+            job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                found[0::2] += torch.stack(sums)
+        found[1::2] += torch.stack(counts)
+        return found
+
+    def _micro_batch(self) -> int:
+        batch = self.job.batches.batch
+        return self.state.progress.micro_batch or min(self.job.settings.micro_batch or batch, batch)
+
+    def _halve_micro_batch(self) -> None:
+        before = self._micro_batch()
+        size = before // 2
+        while size and has_lone_values(self.job.batches, self.state.model.depth, size):
+            size -= 1
+        if size == 0:
+            raise SettingError(
+                _(
+                    "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; "
+                    "use a smaller --size, --width or data.window, or --device cpu"
+                ).format(count=before)
+            )
+        self.state.progress.micro_batch = size
+        self.teller.say(
+            _(
+                "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, "
+                "with {size} at a time (the steps stay those of {batch} pictures)"
+            ).format(before=before, size=size, batch=self.job.batches.batch)
+        )
+
+
+def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
+    if has_compiler():
+        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+        return compiled
+    teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
+    return model
+
+
+def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(torch.split(batch.image, size), torch.split(batch.target, size), strict=True)
+
+
+def autocast(device: torch.device, settings: TrainSettings) -> Any:
+    """A context in which the network computes in the training's precision."""
+    if settings.precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
