@@ -315,7 +315,7 @@ GIVEN = re.compile(
     r"|\b(?:data|augment|model|train|images|masks|val|test|all)\b[\w./]*|'[^']*'"
     r"|\b(?:background|foreground|contour|modern|tutorial|ubend|uint8|polygon|free|warp|frozen|none|float32|bfloat16|MiB|tpu|AMX)\b"
     r"|\bDice\b|\bdice\+ce\b"
-    r"|\S+\.\w+\b|x86_64|aarch64|arm64|AMD64|CPU, \d+ threads, .*|AVX512-BF16|[_-]+[a-z_]+|\b[0-9a-f]{24}\b"
+    r"|\S+\.\w+\b|x86_64|aarch64|arm64|AMD64|CPU, \d+ threads, .*|AVX512-BF16|NVIDIA .*|[_-]+[a-z_]+|\b[0-9a-f]{24}\b"
     r"|Error while deserializing header: header too large"  # in brackets, what a library says
 )
 

@@ -106,7 +106,7 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
     drawn: dict[Id, list[tuple[float, Shape]]] = {}
     for picture in file.images:
         if picture.id in drawn:
-            problems.add("annotation entry", f"{name}: images: {_('two have the id {id}').format(id=picture.id)}")
+            problems.add("annotation entry", f"{name}: images: " + _("two have the id {id}").format(id=picture.id))
         drawn[picture.id] = []
     sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
     for annotation in file.annotations:

@@ -81,7 +81,7 @@ def read_label_studio(root: Path, problems: Problems) -> Reading:
     names = {name for _path, _task, chosen in tasks for region in chosen.result for name in _labels(region)}
     classes, values = number_classes(sorted(names, key=natural_key), problems)
     for path, task, chosen in tasks:
-        who = f"{problems.shorten(path)}: {_('task {id}').format(id=task.id)}"
+        who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
         shapes = [_make_shape(region, values, who, problems) for region in chosen.result]
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
             drawn = tuple(shape for shape in shapes if shape is not None)

@@ -88,7 +88,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
         if not words:
             continue
         if not words[0].isdecimal() or not all(map(math.isfinite, polygon)):
-            problems.add("annotation entry", f"{who}: {_('not a class number and coordinates')}")
+            problems.add("annotation entry", f"{who}: " + _("not a class number and coordinates"))
         elif len(polygon) == 4:
             problems.add("box only", who)
         elif not is_polygon(polygon):

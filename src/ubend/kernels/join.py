@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.norm import Map, coefficients, finish_gradient, normalised, parts_of, tile
+from ubend.kernels.norm import Map, coefficients, finish_gradient, normalised, parts_of, place, tile
 
 HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way
 _HEAD_ROWS = 32
@@ -17,8 +17,8 @@ _PARTS = 512  # as in norm.py
 
 @triton.jit
 def _add_bias(up, bias, half, rows, channels, half_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
-    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns, piece = place(channels, CHANNELS)
+    row = (piece * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     value = tl.load(up + row[:, None] * channels + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     value += tl.load(bias + columns, mask=columns < channels, other=0.0)[None, :]
@@ -167,7 +167,7 @@ def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
         half: the same shape, C neighbouring channels of a wider map.
     """
     seen, sizes = Map(up), tile(up.shape[1])
-    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]), triton.cdiv(seen.rows, sizes["ROWS"]))
+    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]) * triton.cdiv(seen.rows, sizes["ROWS"]),)
     _add_bias[grid](up, bias, half, seen.rows, seen.channels, Map(half).stride, **sizes)
 
 

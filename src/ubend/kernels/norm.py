@@ -127,10 +127,18 @@ def normalised(y, offsets, mask, scale, shift):
 
 
 @triton.jit
+def place(channels, CHANNELS: tl.constexpr):
+    """Columns of a program, and the number of its piece of rows. One axis of a grid: the others end at 65,535."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    columns = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    return columns, tl.program_id(0) // blocks
+
+
+@triton.jit
 def _apply(y, stats, z, rows, channels, z_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
     """z = relu(y * scale + shift)."""
-    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns, piece = place(channels, CHANNELS)
+    row = (piece * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
@@ -161,8 +169,8 @@ def _apply_and_pool(
     ROWS: tl.constexpr,
 ):
     """z (if KEEP) as in `_apply`, and pool = its 2x2 maxima."""
-    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    pixel = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    columns, piece = place(channels, CHANNELS)
+    pixel = piece * ROWS + tl.arange(0, ROWS)
     mask = (pixel < pixels)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
@@ -322,9 +330,9 @@ def _input_gradient(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    columns, piece = place(channels, CHANNELS)
     there = columns < channels
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    row = (piece * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = (row < rows)[:, None] & there[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
@@ -351,9 +359,9 @@ def _pooled_input_gradient(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    columns, piece = place(channels, CHANNELS)
     there = columns < channels
-    pixel = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    pixel = piece * ROWS + tl.arange(0, ROWS)
     mask = (pixel < pixels)[:, None] & there[None, :]
     a, b, c = coefficients(stats, sums, 4 * pixels, columns, there, channels)
     down = tl.load(dpool + pixel.to(tl.int64)[:, None] * channels + columns[None, :], mask=mask, other=0.0)
@@ -414,7 +422,7 @@ def apply(y: Tensor, stats: Tensor) -> Tensor:
     """relu(batch norm of y): a map like y."""
     z = torch.empty_like(y, memory_format=torch.channels_last)
     seen, sizes = Map(y), tile(y.shape[1])
-    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]), triton.cdiv(seen.rows, sizes["ROWS"]))
+    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]) * triton.cdiv(seen.rows, sizes["ROWS"]),)
     _apply[grid](y, stats, z, seen.rows, seen.channels, seen.channels, **sizes)
     return z
 
@@ -431,7 +439,7 @@ def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
         (n, channels, height // 2, width // 2), dtype=y.dtype, device=y.device, memory_format=torch.channels_last
     )
     pixels, sizes = Map(y).rows // 4, _pooled_tile(channels)
-    grid = (triton.cdiv(channels, sizes["CHANNELS"]), triton.cdiv(pixels, sizes["ROWS"]))
+    grid = (triton.cdiv(channels, sizes["CHANNELS"]) * triton.cdiv(pixels, sizes["ROWS"]),)
     stride = 0 if z is None else Map(z).stride
     _apply_and_pool[grid](
         y, stats, y if z is None else z, pool, pixels, width, channels, stride, KEEP=z is not None, **sizes
@@ -457,7 +465,7 @@ def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | N
     blocks = triton.cdiv(channels, sizes["CHANNELS"])
     parts = max(1, min(triton.cdiv(rows, sizes["ROWS"]), _PARTS // blocks))
     partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
-    grid = (blocks, triton.cdiv(rows, sizes["ROWS"]))
+    grid = (blocks * triton.cdiv(rows, sizes["ROWS"]),)
     if dpool is None:
         _gradient_moments[(blocks, parts)](y, stats, dz, partial, rows, channels, stride, **sizes)
         sums = finish_gradient(partial)

@@ -26,26 +26,27 @@ def run(net: Any, features: Tensor) -> Tensor:
     Returns:
         (N, classes, H, W) float32.
     """
+    weights = _cast_weights(net)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _convolve_block(block, features.contiguous(memory_format=torch.channels_last))
+    y = _convolve_block(block, features.contiguous(memory_format=torch.channels_last), weights)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # wide enough for what the decoder will lay beside it
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
         features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
-        y = _convolve_block(block, features)
+        y = _convolve_block(block, features, weights)
     for decoder in net.decoders:
         features = _Norm.apply(y, block[4].weight, block[4].bias, block[4])
         beside = kept.pop()
         if beside is None:
             features = decoder.up(features)
         else:
-            grown = F.conv_transpose2d(features, decoder.up.weight, None, stride=2, padding=1)
+            grown = F.conv_transpose2d(features, weights[decoder.up], None, stride=2, padding=1)
             features = _Join.apply(*beside, grown, decoder.up.bias)
         block = decoder.block
-        y = _convolve_block(block, features)
+        y = _convolve_block(block, features, weights)
     last = (y, block[4].weight, block[4].bias)
     if net.width <= join.HEAD_CHANNELS:
         logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4])
@@ -56,19 +57,28 @@ def run(net: Any, features: Tensor) -> Tensor:
     return logits
 
 
-def _convolve_block(block: Any, features: Tensor) -> Tensor:
+def _convolve_block(block: Any, features: Tensor, weights: dict[nn.Module, Tensor]) -> Tensor:
     """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
-    y = _convolve(block[0], features)
-    return _convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1]))
+    y = _convolve(features, weights[block[0]])
+    return _convolve(_Norm.apply(y, block[1].weight, block[1].bias, block[1]), weights[block[3]])
 
 
-def _convolve(layer: nn.Conv2d, features: Tensor) -> Tensor:
+def _convolve(features: Tensor, weight: Tensor) -> Tensor:
     """A 3x3 convolution; few channels are filled up with zeros."""
-    weight, missing = layer.weight, -features.shape[1] % _ALIGNED
+    missing = -features.shape[1] % _ALIGNED
     if missing:
         features = F.pad(features, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
         weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
     return F.conv2d(features, weight, padding=1)
+
+
+def _cast_weights(net: nn.Module) -> dict[nn.Module, Tensor]:
+    """The convolutions' weights in autocast's precision: two launches a step, where autocast takes one for each."""
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    weights: Any = [layer.weight for layer in layers]
+    if torch.is_autocast_enabled("cuda"):
+        weights = _Cast.apply(torch.get_autocast_dtype("cuda"), *weights)
+    return dict(zip(layers, weights, strict=True))
 
 
 def _empty_map(like: Tensor, channels: int) -> Tensor:
@@ -82,6 +92,25 @@ def _count_batches(net: nn.Module) -> None:
     """What every batch norm does for itself, in one launch."""
     counters = [layer.num_batches_tracked for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)
+
+
+class _Cast(torch.autograd.Function):
+    """Tensors in another dtype, all at once; so are their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(cast, list(tensors))
+        return tuple(cast)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        there = [gradient for gradient in gradients if gradient is not None]
+        cast = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in there]
+        torch._foreach_copy_(cast, there)
+        back = iter(cast)
+        return None, *(None if gradient is None else next(back) for gradient in gradients)
 
 
 class _Norm(torch.autograd.Function):

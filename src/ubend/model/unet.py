@@ -117,7 +117,7 @@ class UNet(nn.Module):
         """
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
-        if usable(features) and (self.training or not torch.is_grad_enabled()):
+        if usable(features) and features.dtype == torch.float32 and (self.training or not torch.is_grad_enabled()):
             from ubend.model import fused
 
             return fused.run(self, features)[..., :height, :width]
