@@ -291,5 +291,5 @@ def test_a_step_trains() -> None:
         losses = []
         for _ in range(20):
             step()
-            losses.append(float(nn.functional.cross_entropy(network(image).float(), target)))
+            losses.append(nn.functional.cross_entropy(network(image).float(), target).item())
         assert losses[-1] < losses[0] / 1.5
