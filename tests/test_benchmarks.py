@@ -292,4 +292,4 @@ def test_a_step_trains() -> None:
         for _ in range(20):
             step()
             losses.append(nn.functional.cross_entropy(network(image).float(), target).item())
-        assert losses[-1] < losses[0] / 1.5
+        assert losses[-1] < losses[0] - 0.1
