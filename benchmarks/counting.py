@@ -13,7 +13,7 @@ traffic hides behind its arithmetic, and all that lies between two convolutions 
     weights cast to bfloat16, and their gradients cast back
 
 in float32 or bfloat16, as the variant's activations are; the loss on the logits' few channels is left out. The limit
-is one over (FLOPs / rate of a bfloat16 matrix product + bytes / rate of a copy). A step that hides memory traffic
+is one over (FLOPs / rate of a large matrix product + bytes / rate of a copy). A step that hides memory traffic
 behind arithmetic, or fuses it into the convolutions, may pass it; the limit of the FLOPs alone it may not.
 """
 
@@ -28,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from timing import time_runs
-from ubend.device import fastest_precision
 
 _ADAM_BYTES, _CAST_BYTES = 28, 12  # of a parameter: seven float32; float32 -> bfloat16 and back
 
@@ -117,20 +116,27 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def measure_limits(device: torch.device, side: int, copied: int) -> Limits:
-    """Times a (side, side) matrix product on random numbers, and a copy of `copied` bytes."""
-    dtype = torch.bfloat16 if fastest_precision(device)[0] == "bfloat16" else torch.float32
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    product = torch.empty_like(a)
+    """Times a (side, side) matrix product on random numbers, and a copy of `copied` bytes.
+
+    The product is the faster one of bfloat16 and float32: not every processor that has bfloat16 gains by it.
+    """
+    rates = {dtype: 2 * side**3 / _time_product(dtype, side, device) for dtype in (torch.bfloat16, torch.float32)}
+    dtype = max(rates, key=lambda dtype: rates[dtype])
     source = torch.ones(copied // 4, device=device)
     destination = torch.empty_like(source)
-    product_s = _time_one(lambda: torch.mm(a, b, out=product), device)
     copy_s = _time_one(lambda: destination.copy_(source), device)
     words = f"{str(dtype).removeprefix('torch.')} product of {side} x {side}, copy of {copied / 2**20:.0f} MiB"
-    return Limits(2 * side**3 / product_s, 2 * 4 * source.numel() / copy_s, words)
+    return Limits(rates[dtype], 2 * 4 * source.numel() / copy_s, words)
+
+
+def _time_product(dtype: torch.dtype, side: int, device: torch.device) -> float:
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    return _time_one(lambda: torch.mm(a, b, out=product), device)
 
 
 def _time_one(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one run, the middle of seven turns of several."""
+    """Seconds of one run: the median of seven turns of several."""
     count = 10 if device.type == "cuda" else 2
     time_runs(run, count, device)
     return statistics.median(time_runs(run, count, device) for _ in range(7)) / count

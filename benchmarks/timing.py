@@ -109,7 +109,8 @@ def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, s
     """A row of pictures per second for each variant that memory suffices for.
 
     All are warmed up, then they take turns, `rounds` times, each for about `seconds`: what the machine does
-    beside it then hits all alike. Before each turn a run goes untimed, which gets the last variant's memory back.
+    beside it then hits all alike. Before each turn a run goes untimed, which gets the last variant's memory back,
+    unless one run fills a turn (a whole epoch does).
     """
     counts: dict[str, int] = {}
     rows = {variant.name: {"name": variant.name, **variant.facts} for variant in variants}
@@ -131,7 +132,8 @@ def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, s
         for variant in variants:
             if variant.name in values:
                 with torch_defaults(variant.torch_defaults):
-                    variant.run()
+                    if counts[variant.name] > 1:
+                        variant.run()
                     taken = time_runs(variant.run, counts[variant.name], device)
                 values[variant.name].append(counts[variant.name] * variant.pictures / taken)
     return [{**rows[name], **summarise(rates)} for name, rates in values.items()]
