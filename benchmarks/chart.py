@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OWN, OTHER, LIMITS = "#0072b2", "#b3b3b3", {"traffic_limit": "#d55e00", "arithmetic_limit": "#333333"}
-LIMIT_WORDS = {
-    "traffic_limit": "limit of ubend's network:\narithmetic, memory traffic",
-    "arithmetic_limit": "its limit:\narithmetic alone",
-}
+LIMIT_WORDS = {"traffic_limit": "arithmetic and memory traffic", "arithmetic_limit": "arithmetic alone"}
 TITLES = {
     "step_speed": "Training step: forward, backward, Adam on one batch that stays on the device",
     "training_speed": "Whole epochs, data included",
@@ -74,22 +71,11 @@ def _draw_panel(axis: "Axes", report: dict[str, Any]) -> None:
             zorder=4,
         )
     own = next((row for row in rows if row["of"] == "ubend" and "traffic_limit" in row), None)
-    for name, color in LIMITS.items() if own else ():
-        assert own is not None
-        axis.axvline(own[name], color=color, linestyle="--", linewidth=1.2, zorder=1)
-        axis.annotate(
-            f"{LIMIT_WORDS[name]}, {own[name]:,.0f}",
-            (own[name], 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, 4),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=color,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
-            zorder=3,
-        )
+    if own:
+        for name, color in LIMITS.items():
+            label = f"{LIMIT_WORDS[name]}: {own[name]:,.0f}"
+            axis.axvline(own[name], color=color, linestyle="--", linewidth=1.2, zorder=1, label=label)
+        axis.legend(loc="lower right", fontsize=8, title="limits of ubend's network", title_fontsize=8, framealpha=1)
     facts, options = report["facts"], report["options"]
     words = f"{facts['device']}, torch {facts['torch']}; {options['size']} px, batch {options['batch']}"
     title = TITLES[report["benchmark"]]
