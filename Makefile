@@ -16,12 +16,27 @@ test: .venv/installed-dev
 messages: .venv/installed-dev
 	$(BIN)/python tools/messages.py
 
+# Figures go to build/benchmarks. Peers that are not installed are left out; the scripts say how to get them.
+# MILESIAL=FOLDER: a checkout of milesial's U-Net; DATA=FOLDER: pictures and masks instead of drawn ones.
+STEP = $(BIN)/python benchmarks/step_speed.py $(if $(MILESIAL),--milesial $(MILESIAL))
+EPOCHS = $(BIN)/python benchmarks/training_speed.py $(if $(DATA),--data $(DATA))
+FIGURES := build/benchmarks
+
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/training_speed.py
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/startup.py --json $(FIGURES)/startup.json
+	$(STEP) --rounds 3 --json $(FIGURES)/step.json
+	$(EPOCHS) --rounds 3 --json $(FIGURES)/training.json
+	$(BIN)/python benchmarks/memory.py --json $(FIGURES)/memory.json
+	$(BIN)/python benchmarks/data_check.py --pairs 1000 --json $(FIGURES)/data.json
+	$(BIN)/python benchmarks/chart.py $(FIGURES)/step.json $(FIGURES)/training.json --out $(FIGURES)/speed.png
 
 bench-gpu: .venv/installed-dev
-	$(BIN)/python benchmarks/training_speed.py --width 64 --batch 64 --compile
+	$(STEP) --compile own --json $(FIGURES)/step.json
+	$(STEP) --compile own --batch 256 --json $(FIGURES)/step-batch-256.json
+	$(STEP) --compile own --size 256 --json $(FIGURES)/step-256px.json
+	$(EPOCHS) --compile --pictures 1024 --json $(FIGURES)/training.json
+	$(BIN)/python benchmarks/memory.py --width 64 --size 128 256 --batch 32 64 256 --json $(FIGURES)/memory.json
+	$(BIN)/python benchmarks/chart.py $(FIGURES)/step.json $(FIGURES)/training.json --out $(FIGURES)/speed.png
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -6,18 +6,20 @@ Pictures are JPEG and masks PNG, 256 px; once with masks of values, once of colo
 drawn pictures, each in a hundred crops, turned and mirrored, so that no two are alike.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from timing import Row, make_parser, print_facts, read_facts, summarise, write_report
 
 SIZE_PX, LARGE_PX, DRAWN = 256, 400, 100
 COLORS = np.array([(0, 0, 0), (220, 40, 30), (30, 120, 230), (240, 200, 40)], np.uint8)
@@ -70,23 +72,26 @@ def measure(folder: Path, place: Path, cache: Path) -> float:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--place", type=Path, help="where to keep the pairs; a second run takes them from there")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    facts, rows = read_facts(None), list[Row]()
     with tempfile.TemporaryDirectory() as temporary:
         root = (options.place or Path(temporary)) / f"pairs-{options.pairs}"
         if not root.exists():
             make(root, options.pairs)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(f"{options.pairs} pairs of {SIZE_PX} px, {cores} cores, files in the page cache")
+        print_facts(facts)
+        print(f"{options.pairs} pairs of {SIZE_PX} px, files in the page cache")
         for kind in ("values", "colors"):
-            for number, words in enumerate(("cold", "again")):
+            for number, state in enumerate(("cold", "again")):
                 cache = Path(temporary) / f"cache-{kind}"
                 seconds = measure(root / kind, Path(temporary) / f"said-{kind}-{number}", cache)
-                print(f"masks of {kind}, {words:6} {seconds:7.1f} s")
+                rows.append({"name": f"masks of {kind}, {state}", **summarise([seconds])})
+                print(f"{rows[-1]['name']:24} {seconds:7.1f} s", flush=True)
+    write_report(__file__, words, options, facts=facts, unit="s", rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

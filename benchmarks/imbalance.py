@@ -19,16 +19,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.choices import choose_training
-from ubend.config import make_settings
-from ubend.data.dataset import open_dataset
-from ubend.device import settle
+from engine import begin_training, make_step, open_data
+from timing import make_ready
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
-from ubend.teller import Teller
-from ubend.training.captured import make_step
-from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job
 
 SHARES = (0.05, 0.01, 0.002, 0.0005)  # of all pixels, that are discs
 
@@ -69,7 +62,6 @@ def make_set(folder: Path, side: int, share: float, count: int) -> None:
 def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str, Any]) -> tuple[float, float]:
     """Pooled Dice of squares and of discs after a short training."""
     given = {
-        "data.folder": str(folder),
         "data.split": str(folder / "split.csv"),
         "data.size": side,
         "model.width": 8,
@@ -83,23 +75,17 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
         "augment.orientation": "free",
         **changes,
     }
-    device = torch.device("cpu")
-    settle(device, False)
-    data = open_dataset(make_settings(changes=given), "cpu", folder.parent / "cache", Teller())
-    settings, _choices = choose_training(data.settings, data.facts("cpu", ("float32", "")))
-    batches, validation = make_batches(data, settings, device)
-    _bundle, state = make_state(data, settings, device)
-    loss = make_loss(data, settings, device)
-    job = Job(batches, validation, data.labels.names, loss, settings.train, steps, RunFolder(folder), print, print)
-    take_step = make_step(job, state, Teller())
-    for step in range(steps):
-        take_step(step)
-        state.progress.step += 1
+    device = make_ready("cpu")
+    data = open_data(folder, folder.parent / "cache", device, given)
+    job, state = begin_training(data, device, ("float32", ""), steps)
+    step = make_step(job, state)
+    for _ in range(steps):
+        step()
     state.average.eval()
     confusion = np.zeros((3, 3), np.int64)
     with torch.inference_mode():
-        for start in range(0, len(validation), 8):
-            image, target = validation.take(np.arange(start, start + 8))
+        for start in range(0, len(job.validation), 8):
+            image, target = job.validation.take(np.arange(start, start + 8))
             guess = state.average(image.float()).argmax(1).to(torch.uint8)
             confusion += count_confusion_batch(guess, target, 3).sum(0).numpy()
     dice = dice_from_confusion(confusion[None])[0]

@@ -6,20 +6,21 @@ Makes a store of noise pictures of 512 px (as `open_store` would have left it), 
 windows of it, and watches RssAnon in /proc/self/status. Needs Linux and that much free disk.
 """
 
-import argparse
 import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
 from ubend.config import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.store import THUMBNAIL_PX, Store
-from ubend.device import describe_device, settle
 from ubend.model.unet import UNet
 from ubend.training.losses import Loss
 
@@ -57,14 +58,15 @@ def anonymous_mib() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--gib", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--place", type=Path, default=None, help="where the store is made, and deleted again")
-    args = parser.parse_args()
-    device = torch.device("cpu")
-    settle(device, False)
+    args = parser.parse_args(words)
+    device = make_ready("cpu")
+    facts = read_facts(device)
+    print_facts(facts)
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         store = make_store(Path(place) / "store", args.gib)
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
@@ -84,11 +86,13 @@ def main() -> None:
             peak = max(peak, anonymous_mib())
         rate = args.steps * 16 / (time.perf_counter() - began)
     print(
-        f"{describe_device(device)}, torch {torch.__version__}: a store of {size / 2**30:.1f} GiB,"
-        f" {len(store)} pictures, {'resident' if pictures.resident else 'read in windows'}, {args.steps} steps"
+        f"a store of {size / 2**30:.1f} GiB, {len(store)} pictures,"
+        f" {'resident' if pictures.resident else 'read in windows'}, {args.steps} steps"
         f" at {rate:.0f} img/s; peak of anonymous memory {peak:.0f} MiB"
     )
+    row = {"name": f"store of {args.gib:g} GiB", **summarise([peak]), "img_per_s": rate}
+    write_report(__file__, words, args, facts=facts, unit="MiB", rows=[row])
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -3,28 +3,36 @@
 python benchmarks/startup.py
 """
 
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
-RUNS = 11
+from timing import make_parser, print_facts, read_facts, spread_words, summarise, write_report
+
+COMMANDS = (["--help"], ["fit", "--help"])
 
 
-def main() -> None:
-    print(f"Python {sys.version.split()[0]}, {RUNS} runs each after one warm-up")
-    for command in (["--help"], ["fit", "--help"]):
-        seconds = []
-        for _ in range(RUNS + 1):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "ubend", *command], check=True, capture_output=True)
-            seconds.append(time.perf_counter() - began)
-        counted = seconds[1:]
-        print(
-            f"ubend {' '.join(command):12} median {statistics.median(counted):.3f} s"
-            f"  ({min(counted):.3f} to {max(counted):.3f})"
-        )
+def time_process(words: Sequence[str]) -> float:
+    """Seconds of `ubend WORDS`."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ubend", *words], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def main(words: Sequence[str]) -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=11, help="after one warm-up  [11]")
+    args = parser.parse_args(words)
+    facts = read_facts(None)
+    print_facts(facts)
+    turns = [[time_process(command) for command in COMMANDS] for _ in range(args.rounds + 1)][1:]
+    rows = []
+    for command, seconds in zip(COMMANDS, zip(*turns, strict=True), strict=True):
+        rows.append({"name": f"ubend {' '.join(command)}", **summarise(seconds)})
+        print(f"{rows[-1]['name']:18} {spread_words(rows[-1], 3)} s")
+    write_report(__file__, words, args, facts=facts, unit="s", rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

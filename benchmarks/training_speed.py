@@ -1,148 +1,143 @@
-"""Pictures per second of training: the engine's whole loop, the bare step, and the tutorial's loop.
+"""Pictures per second of whole epochs, data and augmentation included: ubend's loop and the tutorial's.
 
-    python benchmarks/training_speed.py                       # CPU or GPU, whichever is there
-    python benchmarks/training_speed.py --width 64 --batch 64 # as in docs/benchmarks.md, on a GPU
+    python benchmarks/training_speed.py                                    # width 16 and batch 16 on a CPU
+    python benchmarks/training_speed.py --data PETS --width 64 --compile   # as in docs/benchmarks.md, on a GPU
 
-The variants take turns, `--rounds` times; printed are median, least and greatest. "loop" draws batches
-from the store with the modern augmentation, averages weights and sums losses, as `ubend fit` does.
+Without `--data`, `--pictures` pictures of 256 px are drawn. ubend's loop takes batches from its store, augments
+them as `modern` does, averages the weights and sums the losses. The tutorial's decodes and resizes the files anew
+in every epoch, in the worker processes of a DataLoader, and does not augment; its network is as wide as ubend's.
+Each loop's share is of the rate of the bare step (forward, backward, optimiser on one batch that stays on the
+device; see `step_speed.py`) in the same process: what data and augmentation leave of it.
 """
 
 import argparse
-import json
-import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ubend.choices import choose_training
-from ubend.config import make_settings
-from ubend.data.dataset import open_dataset
+from engine import begin_training, make_step, open_data
+from step_speed import CLASSES
+from step_speed import make_step as make_bare_step
+from timing import (
+    Row,
+    Variant,
+    divide_rows,
+    make_ready,
+    make_turns_parser,
+    print_facts,
+    read_facts,
+    spread_words,
+    take_turns,
+    write_report,
+)
+from tutorial import TutorialPictures, TutorialUNet, make_epoch
+from ubend import UNet
+from ubend.data.dataset import Dataset
 from ubend.data.sample import draw_sample
-from ubend.device import describe_device, fastest_precision, pick_device, prepare_process, settle
-from ubend.model.unet import UNet
-from ubend.teller import Teller
-from ubend.training.captured import make_step
-from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job
+from ubend.masks.sources import FileMask
 
 
-def engine_step(args: argparse.Namespace, device: torch.device, folder: Path, **changes: object) -> Callable[[], None]:
-    """One step of `ubend fit` on the drawn sample."""
-    base = {
-        "device": str(device),
-        "data.folder": str(folder),
-        "data.size": args.size,
-        "model.width": args.width,
-        "train.batch": args.batch,
-        "train.epochs": 10,
-        **changes,
+def loop_variants(folder: Path, cache: Path, args: argparse.Namespace, device: torch.device) -> list[Variant]:
+    """ubend's loops."""
+    kinds: dict[str, dict[str, object]] = {
+        "ubend's loop": {},
+        "ubend's loop, no augmentation": {"augment.kind": "none"},
+        "ubend's loop, compiled": {"train.compile": True},
     }
-    settings = make_settings("modern", None, base)
-    data = open_dataset(settings, device.type, folder.parent / "cache", Teller())
-    settings, _choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
-    _bundle, state = make_state(data, settings, device)
-    batches, validation = make_batches(data, settings, device)
-    loss, names = make_loss(data, settings, device), data.labels.names
-    job = Job(batches, validation, names, loss, settings.train, 10**6, RunFolder(folder), print, print)
-    take_step = make_step(job, state, Teller())
-
-    def step() -> None:
-        take_step(state.progress.step)
-        state.progress.step += 1
-
-    return step
+    if not args.compile:
+        del kinds["ubend's loop, compiled"]
+    variants = []
+    for name, changes in kinds.items():
+        data = open_data(folder, cache, device, settings_of(args) | changes)
+        step = "ubend's step, compiled" if "train.compile" in changes else "ubend's step"
+        run = make_step(*begin_training(data, device))
+        variants.append(Variant(name, run, args.batch, facts={"of": "ubend", "step": step}))
+    return variants
 
 
-def bare_step(
-    args: argparse.Namespace, device: torch.device, like_tutorial: bool, compiled: bool = False
-) -> Callable[[], None]:
-    """Forward, backward, optimiser on one resident batch: as the tutorial writes it, or as fast as eager goes."""
-    model: nn.Module = UNet(3, 3, args.width)
-    image = torch.rand(args.batch, 3, args.size, args.size) * 255
-    target = torch.randint(0, 3, (args.batch, args.size, args.size))
-    if like_tutorial:
-        model, image, target = model.to(device), image.to(device), target.to(device)
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    else:
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        image, target = image.to(device).contiguous(memory_format=torch.channels_last), target.to(device)
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    low = not like_tutorial and fastest_precision(device)[0] == "bfloat16"
-    network = torch.compile(model) if compiled else model
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            logits = network(image)
-        nn.functional.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def settings_of(args: argparse.Namespace) -> dict[str, object]:
+    """What all of ubend's loops are told."""
+    return {"data.size": args.size, "model.width": args.width, "train.batch": args.batch, "train.epochs": 10}
 
 
-def measure(step: Callable[[], None], batch: int, device: torch.device, seconds: float) -> float:
-    """Pictures per second of about `seconds` of steps."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    wait()
-    began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        for _ in range(4):
-            step()
-        steps += 4
-        wait()
-    return steps * batch / (time.perf_counter() - began)
+def tutorial_variant(data: Dataset, args: argparse.Namespace, device: torch.device) -> Variant:
+    """The tutorial's epoch over the same training part."""
+    pairs, labels = data.pairs("train"), data.labels
+    if labels.kind != "value" or not all(isinstance(pair.mask, FileMask) for pair in pairs):
+        raise SystemExit(f"{data.folder.root}: the tutorial's loop reads masks only from files of values")
+    files, values = [(pair.image, pair.mask.path) for pair in pairs], [codes[0] for codes in labels.codes]
+    pictures = TutorialPictures(files, values, args.size)
+    run = make_epoch(pictures, len(values), args.width, args.batch, args.workers, device)
+    facts = {"of": "tutorial", "step": "tutorial's step"}
+    return Variant("tutorial's loop", run, len(files), torch_defaults=True, warm_up=1, facts=facts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--compile", action="store_true", help="also the compiled variants")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    prepare_process(False)
-    device = pick_device(None)
-    settle(device, False)
+def step_variants(args: argparse.Namespace, device: torch.device) -> list[Variant]:
+    """The bare steps that the loops are measured by."""
+    image = torch.randn(args.batch, 3, args.size, args.size, device=device)
+    target = torch.randint(0, CLASSES, (args.batch, args.size, args.size), device=device)
+    plain = make_bare_step(TutorialUNet(3, CLASSES, args.width), image, target, "float32", False)
+    own = make_bare_step(UNet(3, CLASSES, args.width), image, target, "bfloat16", True)
+    variants = [
+        Variant("tutorial's step", plain, args.batch, torch_defaults=True, facts={"of": "tutorial"}),
+        Variant("ubend's step", own, args.batch, facts={"of": "ubend"}),
+    ]
+    if args.compile:
+        compiled = make_bare_step(UNet(3, CLASSES, args.width), image, target, "compiled", True)
+        variants.append(Variant("ubend's step, compiled", compiled, args.batch, facts={"of": "ubend"}))
+    return variants
+
+
+def add_shares(rows: Sequence[Row]) -> list[Row]:
+    """Each loop's row with its share of its step's rate."""
+    named = {row["name"]: row for row in rows}
+    return [
+        {**row, "step_share": divide_rows(row, named[row["step"]])["median"]} if row.get("step") in named else row
+        for row in rows
+    ]
+
+
+def main(words: Sequence[str]) -> None:
+    parser = make_turns_parser(__doc__)
+    parser.add_argument("--data", type=Path, help="a folder of pictures and mask files; else they are drawn")
+    parser.add_argument("--pictures", type=int, default=128, help="to draw, of 256 px  [128]")
+    parser.add_argument("--size", type=int, default=128, help="px  [128]")
+    parser.add_argument("--width", type=int, help="channels of the first level  [64 on a GPU, 16 on a CPU]")
+    parser.add_argument("--batch", type=int, help="pictures  [64 on a GPU, 16 on a CPU]")
+    parser.add_argument("--workers", type=int, help="of the tutorial's DataLoader  [6, or as many as cores]")
+    parser.add_argument("--compile", action="store_true", help="ubend's loop compiled, too")
+    args = parser.parse_args(words)
+    device = make_ready(args.device)
+    gpu, facts = device.type == "cuda", read_facts(device)
+    args.width, args.batch = args.width or (64 if gpu else 16), args.batch or (64 if gpu else 16)
+    args.workers = min(6, facts["cores"]) if args.workers is None else args.workers
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "sample"
-        draw_sample(folder, 64, 256)
-        steps = {
-            "loop": engine_step(args, device, folder),
-            "loop, no augmentation": engine_step(args, device, folder, **{"augment.kind": "none"}),
-            "step": bare_step(args, device, like_tutorial=False),
-            "step as the tutorial writes it": bare_step(args, device, like_tutorial=True),
-        }
-        if args.compile:
-            steps["loop, compiled"] = engine_step(args, device, folder, **{"train.compile": True})
-            steps["step, compiled"] = bare_step(args, device, like_tutorial=False, compiled=True)
-        results: dict[str, list[float]] = {name: [] for name in steps}
-        for name, step in steps.items():
-            began = time.perf_counter()
-            for _ in range(5):
-                step()
-            print(f"first five steps of {name}: {time.perf_counter() - began:.1f} s", flush=True)
-        for _ in range(args.rounds):
-            for name, step in steps.items():
-                results[name].append(measure(step, args.batch, device, args.seconds))
-    facts = {"device": describe_device(device), "torch": torch.__version__, **vars(args), "json": None}
-    print(facts)
-    for name, rates in results.items():
-        print(f"{name:32} {statistics.median(rates):8.0f} img/s  ({min(rates):.0f} to {max(rates):.0f})")
-    if args.json:
-        args.json.write_text(json.dumps({"facts": facts, "img_per_s": results}, indent=1))
+        folder, cache = args.data, Path(place) / "cache"
+        if folder is None:
+            folder = Path(place) / "sample"
+            draw_sample(folder, args.pictures, 256)
+        variants = loop_variants(folder, cache, args, device)
+        variants.append(tutorial_variant(open_data(folder, cache, device, settings_of(args)), args, device))
+        variants += step_variants(args, device)
+        rows = add_shares(take_turns(variants, device, args.rounds, args.seconds))
+    named = {row["name"]: row for row in rows}
+    theirs = named["tutorial's loop"]
+    ratios = [divide_rows(row, theirs) for row in rows if "step" in row and row is not theirs]
+    print()
+    print_facts(facts)
+    print(
+        f"U-Net of width {args.width}, {args.size} px, batch {args.batch}, {args.rounds} rounds of {args.seconds:g} s"
+    )
+    for row in rows:
+        share = f"{row['step_share']:.0%} of: {row['step']}" if "step_share" in row else ""
+        print(f"{row['name']:32}{spread_words(row, int(row['median'] < 100)):^30}{share}")
+    for ratio in ratios:
+        print(f"{ratio['of']} is {spread_words(ratio, 2)} times as fast as {ratio['to']}")
+    write_report(__file__, words, args, facts=facts, unit="img/s", rows=rows, ratios=ratios)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

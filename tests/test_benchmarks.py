@@ -1,0 +1,295 @@
+"""Each benchmark in its smallest form: it runs, and what it writes has its form. Nothing here looks at a speed."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import counting
+import peers
+import step_speed
+import timing
+from conftest import ROOT, make_discs
+from counting import Limits, StepCost, count_step
+from tutorial import TutorialPictures, TutorialUNet
+from ubend import UNet
+
+SMALL = ["--device", "cpu", "--width", "2", "--size", "16", "--batch", "2", "--rounds", "2", "--seconds", "0.01"]
+
+
+@pytest.fixture(autouse=True)
+def _only_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers that happen to be installed take seconds to load, and want larger pictures."""
+    monkeypatch.setattr(peers, "find_spec", lambda _name: None)
+
+
+def run_script(name: str, words: list[str], place: Path) -> dict[str, Any]:
+    """What it wrote."""
+    path = place / "figures" / f"{name}.json"
+    importlib.import_module(name).main([*words[: (end := _end_of_own(words))], "--json", str(path), *words[end:]])
+    report: dict[str, Any] = json.loads(path.read_text())
+    assert report["benchmark"] == name
+    assert report["command"].startswith(f"python benchmarks/{name}.py ")
+    assert report["facts"]["python"]
+    assert report["unit"]
+    assert report["rows"]
+    for row in report["rows"]:
+        assert row["name"]
+        if "n" in row:
+            assert row["n"] == len(row["values"])
+            assert row["least"] <= row["median"] <= row["greatest"]
+    for number in numbers_of(report["rows"]):
+        assert math.isfinite(number)
+    return report
+
+
+def _end_of_own(words: list[str]) -> int:
+    return words.index("--") if "--" in words else len(words)
+
+
+def numbers_of(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for one in value.values() for number in numbers_of(one)]
+    if isinstance(value, list):
+        return [number for one in value for number in numbers_of(one)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_step_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_script("step_speed", [*SMALL, "--product", "64"], tmp_path)
+    assert [row["name"] for row in report["rows"]] == ["tutorial, float32", "tutorial, bfloat16", "ubend, eager"]
+    assert all(number > 0 for row in report["rows"] for number in numbers_of(row))
+    assert all(row["n"] == 2 for row in report["rows"])
+    assert all(row["flops"] == report["rows"][0]["flops"] for row in report["rows"])
+    assert all(row["traffic_share"] > row["arithmetic_share"] for row in report["rows"])
+    assert [ratio["to"] for ratio in report["ratios"]] == ["tutorial, float32", "tutorial, bfloat16"]
+    assert report["limits"]["flops_per_s"] > 0
+    said = capsys.readouterr().out
+    for cure in ("pip install segmentation-models-pytorch", "pip install monai", "--milesial"):
+        assert cure in said
+
+
+def test_a_checkout_as_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package `unet` with a class UNet, as in milesial's; imported from there only."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "__init__.py").write_text(
+        "from torch import nn\n"
+        "class UNet(nn.Conv2d):\n"
+        "    def __init__(self, n_channels, n_classes):\n"
+        "        super().__init__(n_channels, n_classes, 3, padding=1)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "unet", raising=False)
+    report = run_script("step_speed", [*SMALL, "--product", "64", "--milesial", str(tmp_path)], tmp_path)
+    sys.modules.pop("unet")
+    row = next(row for row in report["rows"] if row["name"] == "milesial U-Net, float32")
+    assert row["parameters"] == 3 * 3 * 9 + 3
+    assert row["flops"] == 2 * (2 * 27 * 3 * 16 * 16)  # forward, and the weights' gradient; the picture needs none
+
+
+def test_training_speed(tmp_path: Path) -> None:
+    make_discs(tmp_path / "discs", 8)
+    words = [*SMALL, "--data", str(tmp_path / "discs"), "--workers", "0"]
+    report = run_script("training_speed", words, tmp_path)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert all(number > 0 for row in report["rows"] for number in numbers_of(row))
+    assert [name for name, row in rows.items() if "step_share" in row] == [
+        "ubend's loop",
+        "ubend's loop, no augmentation",
+        "tutorial's loop",
+    ]
+    loop, step = (rows[name]["values"] for name in ("ubend's loop", "ubend's step"))
+    assert rows["ubend's loop"]["step_share"] == pytest.approx(sum(a / b for a, b in zip(loop, step, strict=True)) / 2)
+    assert {ratio["to"] for ratio in report["ratios"]} == {"tutorial's loop"}
+
+
+def test_time_to_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_discs(tmp_path / "discs", 12)
+    goals = ["--goal-miou", "0", "--goal-seconds", "0"]
+    fit = ["--", "--epochs", "1", "--size", "16", "--width", "2", "--batch", "4", "--device", "cpu"]
+    report = run_script("time_to_quality", [str(tmp_path / "discs"), "--seeds", "3", *goals, *fit], tmp_path)
+    (row,) = report["rows"]
+    assert row["seconds"] > row["epoch_seconds"] > 0
+    assert (row["seed"], row["epochs"]) == (3, 1)
+    assert 0 <= row["miou"] <= 1
+    assert report["goals"] == ["goal: mIoU of 0 or more, kept by 1 of 1", "goal: 0 s or less, kept by 0 of 1"]
+    assert report["command"].endswith("-- --epochs 1 --size 16 --width 2 --batch 4 --device cpu")
+    assert "n 1" in capsys.readouterr().out
+
+
+def test_time_to_quality_says_what_fit_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="nothing-there"):
+        run_script("time_to_quality", [str(tmp_path / "nothing-there")], tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of a process is read on Linux")
+def test_memory(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--width", "2", "--size", "16", "--batch", "2", "--pictures", "12"]
+    report = run_script("memory", words, tmp_path)
+    (row,) = report["rows"]
+    assert (row["size"], row["batch"]) == (16, 2)
+    assert row["reserved_mib"] > row["steps_mib"] > 0
+
+
+def test_startup(tmp_path: Path) -> None:
+    report = run_script("startup", ["--rounds", "1"], tmp_path)
+    assert [row["name"] for row in report["rows"]] == ["ubend --help", "ubend fit --help"]
+
+
+@pytest.mark.slow
+def test_data_check(tmp_path: Path) -> None:
+    report = run_script("data_check", ["--pairs", "12"], tmp_path)
+    assert [row["name"] for row in report["rows"]] == [
+        f"masks of {kind}, {state}" for kind in ("values", "colors") for state in ("cold", "again")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of a process is read on Linux")
+def test_large_store(tmp_path: Path) -> None:
+    report = run_script("large_store", ["--gib", "0.02", "--steps", "1"], tmp_path)
+    assert report["rows"][0]["median"] > 0
+
+
+def test_chart(tmp_path: Path) -> None:
+    from PIL import Image
+
+    make_discs(tmp_path / "discs", 8)
+    run_script("step_speed", [*SMALL, "--product", "64"], tmp_path)
+    run_script("training_speed", [*SMALL, "--data", str(tmp_path / "discs"), "--workers", "0"], tmp_path)
+    files = [str(tmp_path / "figures" / f"{name}.json") for name in ("step_speed", "training_speed")]
+    importlib.import_module("chart").main([*files, "--out", str(tmp_path / "speed.png")])
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert picture.width == 1350
+        assert len(set(picture.convert("RGB").resize((64, 64)).get_flattened_data())) > 8  # something is drawn
+
+
+@pytest.mark.parametrize("name", ["training_speed", "imbalance", "results"])
+def test_as_a_process(name: str) -> None:
+    """Its neighbours are found, as they are here by pytest's path."""
+    path = ROOT / "benchmarks" / f"{name}.py"
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+
+
+def test_the_tutorials_network_is_ubends() -> None:
+    """Its parameters at its own width, and with one network's weights in the other, their answers."""
+    with torch.device("meta"):
+        pairs = [(TutorialUNet(3, 3), UNet(3, 3, 64)), (TutorialUNet(1, 2), UNet(1, 2, 64))]
+    shapes = [[[p.shape for p in network.parameters()] for network in pair] for pair in pairs]
+    assert all(theirs == ours for theirs, ours in shapes)
+    assert [sum(p.numel() for p in pair[0].parameters()) for pair in pairs] == [39_393_603, 39_392_386]
+    torch.manual_seed(0)
+    theirs, ours = TutorialUNet(3, 3, 4), UNet(3, 3, 4)
+    weights = iter(theirs.state_dict().values())
+    ours.load_state_dict({n: t if n in ("mean", "std") else next(weights) for n, t in ours.state_dict().items()})
+    image = torch.randn(2, 3, 32, 48)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(image), theirs.train(mode)(image))
+
+
+def test_the_tutorials_pictures(tmp_path: Path) -> None:
+    make_discs(tmp_path / "discs", 1)
+    files = [(tmp_path / "discs" / kind / "disc00.png") for kind in ("images", "masks")]
+    image, mask = TutorialPictures([(files[0], files[1])], [0, 255], 32)[0]
+    assert (image.shape, image.dtype) == ((3, 32, 32), torch.float32)
+    assert (mask.shape, mask.dtype) == ((32, 32), torch.int64)
+    assert mask.unique().tolist() == [0, 1]
+    assert image[:, mask == 1].mean() > image[:, mask == 0].mean() + 1  # the disc is where the mask says
+
+
+def test_the_step_is_counted() -> None:
+    """The figures that docs/benchmarks.md calls the limit: 81.9 GFLOP for a picture of 128 px."""
+    cost = count_step(lambda: UNet(3, 3, 64), 64, 128, half=True)
+    assert cost.parameters == 39_393_603
+    assert cost.flops == pytest.approx(81.87e9, rel=1e-4)
+    assert cost.bytes == pytest.approx(205.6e6, rel=1e-3)
+    limits = Limits(790e12, 3e12, "")
+    assert limits.arithmetic_rate(cost) == pytest.approx(9649, abs=1)
+    assert limits.traffic_rate(cost) == pytest.approx(5808, abs=1)
+
+
+def test_bytes_are_counted_by_the_rules() -> None:
+    """Of a small network whose passes can be counted by hand."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+            self.pool, self.up = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            features = torch.relu(self.norm(self.conv(image)))
+            return torch.cat([features, self.up(self.pool(features))], 1)
+
+    elements = 4 * 16 * 16  # of the features of a picture
+    norm, pool_up, join, sum_of_gradients = 3 + 5, 4 * 1.25, 4 * 2, 3
+    parameters = 4 * 3 * 9 + 8
+    cost = count_step(Small, 2, 16, half=False)
+    assert cost.parameters == parameters
+    assert cost.bytes == elements * 4 * (norm + pool_up + join + sum_of_gradients) + parameters * 28 / 2
+    cost = count_step(Small, 2, 16, half=True)
+    assert cost.bytes == elements * 2 * (norm + pool_up + join + sum_of_gradients) + parameters * 40 / 2
+
+
+def test_the_limit_is_of_both() -> None:
+    cost = StepCost(1, 100.0, 10.0)
+    assert Limits(1000.0, 50.0, "").arithmetic_rate(cost) == 10
+    assert Limits(1000.0, 50.0, "").traffic_rate(cost) == pytest.approx(1 / (0.1 + 0.2))
+    limits = counting.measure_limits(torch.device("cpu"), 64, 4096)
+    assert limits.flops_per_s > 0
+    assert limits.bytes_per_s > 0
+
+
+def test_variants_take_turns() -> None:
+    """Each with torch's settings or ubend's; one that memory does not suffice for is left out."""
+    torch.backends.cudnn.benchmark, before = True, torch.backends.cudnn.benchmark
+    seen: list[tuple[str, bool]] = []
+
+    def note(name: str) -> None:
+        seen.append((name, torch.backends.cudnn.benchmark))
+
+    def fail() -> None:
+        raise MemoryError
+
+    variants = [
+        timing.Variant("a", lambda: note("a"), 3, torch_defaults=True, warm_up=1, facts={"of": "x"}),
+        timing.Variant("b", lambda: note("b"), 3, warm_up=1),
+        timing.Variant("c", fail, 3),
+    ]
+    try:
+        rows = timing.take_turns(variants, torch.device("cpu"), 2, 0.0)
+    finally:
+        torch.backends.cudnn.benchmark = before
+    assert [(row["name"], row.get("of"), row["n"]) for row in rows] == [("a", "x", 2), ("b", None, 2)]
+    turn = [("a", False), ("b", True)]
+    assert seen == [turn[0], turn[0], turn[1], turn[1], *turn, *turn]  # warmed up, counted, then two rounds
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    one, two = ({"name": name, **timing.summarise(values)} for name, values in (("x", [2.0, 9.0]), ("y", [1.0, 3.0])))
+    ratio = timing.divide_rows(one, two)
+    assert (ratio["of"], ratio["to"], ratio["values"], ratio["median"]) == ("x", "y", [2.0, 3.0], 2.5)
+    assert timing.spread_words(timing.summarise([1300.4, 1301.0, 1303.2])) == "1,301 (1,300 to 1,303)"
+
+
+def test_a_step_trains() -> None:
+    """In every form, as long as there is no compiler needed: the loss of the batch goes down."""
+    torch.manual_seed(0)
+    target = torch.randint(0, 3, (2, 16, 16))
+    image = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float()
+    for form in ("float32", "bfloat16"):
+        network = UNet(3, 3, 4)
+        step = step_speed.make_step(network, image, target, form, form == "bfloat16")
+        losses = []
+        for _ in range(20):
+            step()
+            losses.append(nn.functional.cross_entropy(network(image).float(), target).item())
+        assert losses[-1] < losses[0] - 0.1
