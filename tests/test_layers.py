@@ -67,6 +67,9 @@ ORDER = [
     "drawing.overlay",
     "drawing.panels",
     "drawing.curves",
+    "training.launch",
+    "training.ranks",
+    "training.syncnorm",
     "training.losses",
     "training.schedule",
     "training.run_folder",
@@ -147,6 +150,7 @@ WITHOUT_TORCH = [
     "drawing.panels",
     "drawing.curves",
     "training.run_folder",
+    "training.launch",
 ]
 
 

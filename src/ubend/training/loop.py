@@ -5,7 +5,8 @@
 
 Where memory runs out, the step (or the validation's forward pass) begins again in smaller parts. Nothing
 that changes a result depends on the clock: when a state is saved does not matter, since a resumed run
-draws the same batches from the same positions.
+draws the same batches from the same positions. Of several processes (ranks.py) each works off its part of the
+batches; the first one speaks and writes.
 """
 
 import math
@@ -31,6 +32,7 @@ from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.losses import Loss, LossCounts, LossSums
+from ubend.training.ranks import ALONE, Ranks, Vote, sum_step
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 from ubend.training.setup import has_lone_values
@@ -53,6 +55,7 @@ class Job:
         run: where it is written.
         after_epoch: called with the state after each epoch's row is in the history (panels, curves).
         save_model: writes the model file, given the weights that are kept.
+        ranks: the processes that train together.
     """
 
     batches: TrainingBatches
@@ -64,6 +67,7 @@ class Job:
     run: RunFolder
     after_epoch: Callable[[TrainingState], None]
     save_model: Callable[[Mapping[str, Tensor]], None]
+    ranks: Ranks = ALONE
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -78,35 +82,41 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         TrainingError: the loss is not finite.
         SettingError: there is not even memory for one picture at a time.
     """
-    settings, progress = job.settings, state.progress
+    settings, progress, writes = job.settings, state.progress, job.ranks.is_first
     network = _compiled(state.model, teller) if settings.compile else state.model
     epochs = settled(settings.epochs)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
+        vote = Vote(job.ranks)
         with _interruptible() as interrupted:
             # by epochs, not by steps: after the last step the last epoch still waits for its validation
             while len(progress.history) < epochs and progress.stopped is None:
                 epoch = len(progress.history) + 1
                 end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
-                while progress.step < end and not interrupted.is_set():
+                stopped = vote.any(interrupted.is_set())
+                while progress.step < end and not stopped:
                     take_step(job, state, network, teller)
                     progress.step += 1
                     teller.count(progress.step)
-                    if saver.is_due(after_s=_SAVE_AFTER_S):
+                    if writes and saver.is_due(after_s=_SAVE_AFTER_S):
                         saver.save(state)
-                if interrupted.is_set():
+                    stopped = vote.any(interrupted.is_set())
+                if stopped:
                     break
                 train_s = _finish_epoch(job, state, teller, began)
-                _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
-                job.run.write_metrics(progress.history)
-                job.after_epoch(state)
-                if saver.is_due():
-                    saver.save(state)
+                if writes:
+                    _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
+                    job.run.write_metrics(progress.history)
+                    job.after_epoch(state)
+                    if saver.is_due():
+                        saver.save(state)
+        vote.close()
         teller.end()
-        job.run.write_metrics(progress.history)
-        saver.save(state)
-        saver.wait()
+        if writes:
+            job.run.write_metrics(progress.history)
+            saver.save(state)
+            saver.wait()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
 
@@ -144,6 +154,7 @@ def _find_gradients(job: Job, state: TrainingState, network: nn.Module | Callabl
     """The gradients of the step's batch in the parameters; returns its sums, as in `TrainingState.sums`."""
     batch = job.batches.draw(state.progress.step)
     counts = job.loss.count(batch.target, len(job.class_names))
+    job.ranks.sum_tensors(counts)
     found = torch.zeros_like(state.sums)
     state.model.train()
     for image, target in _micro_batches(batch, _micro_batch(job, state)):
@@ -153,6 +164,7 @@ def _find_gradients(job: Job, state: TrainingState, network: nn.Module | Callabl
         job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             found[0::2] += torch.stack(sums)
+    sum_step(job.ranks, state.model, found)
     found[1::2] += torch.stack(counts)
     return found
 
@@ -164,6 +176,13 @@ def _micro_batch(job: Job, state: TrainingState) -> int:
 def _halve_micro_batch(job: Job, state: TrainingState, teller: Teller) -> None:
     before = _micro_batch(job, state)
     size = before // 2
+    if job.ranks.count > 1:  # to halve together, all would have to wait for each other in every step
+        raise SettingError(
+            _(
+                "the device of process {rank} ran out of memory with {count} pictures at a time; set "
+                "train.micro_batch = {size} (for --resume in {settings})"
+            ).format(rank=job.ranks.rank, count=before, size=max(1, size), settings=job.run.settings)
+        )
     while size and has_lone_values(job.batches, state.model.depth, size):
         size -= 1
     if size == 0:
@@ -230,18 +249,21 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
     averaged weights."""
     pictures, progress = job.validation, state.progress
     state.average.eval()
-    confusions, sums, start = [], torch.zeros_like(state.sums), 0
-    while start < len(pictures):
+    mine, classes = job.ranks.part(len(pictures)), len(job.class_names)
+    sums, start = torch.zeros_like(state.sums), mine.start
+    confusions = torch.zeros((len(pictures), classes, classes), dtype=torch.int64, device=sums.device)
+    while start < mine.stop:
         count = progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
-        items = np.arange(start, min(start + count, len(pictures)))
+        items = np.arange(start, min(start + count, mine.stop))
         found = attempt(_validate_some, job, state.average, items)
         if found is None:
             _halve_validation_batch(state, len(items), teller)
             continue
         sums += found[0]
-        confusions.append(found[1])
+        confusions[start : start + len(items)] = found[1]
         start += len(items)
-    per_image = dice_from_confusion(torch.cat(confusions).cpu().numpy())
+    job.ranks.sum_tensors([sums, confusions])  # the rows of the others' pictures are zero
+    per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
     return _mean_loss(job, sums), means
