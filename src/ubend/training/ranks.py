@@ -60,8 +60,8 @@ class Ranks(Place):
         if self.local >= there:
             raise SettingError(
                 _(
-                    "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device cpu "
-                    "for processes on the CPU"
+                    "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device "
+                    "cpu for processes on the CPU"
                 ).format(there=there, count=self.count)
             )
         torch.cuda.set_device(self.local)
