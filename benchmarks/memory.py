@@ -26,7 +26,8 @@ from timing import Row, make_parser, make_ready, print_facts, read_facts, synchr
 from ubend.data.sample import draw_sample
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
-from ubend.training.loop import Job, validate
+from ubend.training.loop import validate
+from ubend.training.step import Job
 
 STEPS = 5  # the peak is reached in the first, but for the search of algorithms
 _MIB = 2**20

@@ -41,6 +41,7 @@ from timing import (
 )
 from ubend import UNet
 from ubend.device import fastest_precision
+from ubend.kernels.gate import usable
 
 CLASSES = 3
 Form = Literal["float32", "bfloat16", "compiled", "captured"]

@@ -20,6 +20,7 @@ ORDER = [
     "teller",
     "kernels.gate",
     "kernels.norm",
+    "kernels.norm_gradient",
     "kernels.join",
     "kernels.loss",
     "kernels.augment",
@@ -73,6 +74,9 @@ ORDER = [
     "drawing.overlay",
     "drawing.panels",
     "drawing.curves",
+    "training.launch",
+    "training.ranks",
+    "training.syncnorm",
     "training.losses",
     "training.schedule",
     "training.run_folder",
@@ -155,6 +159,7 @@ WITHOUT_TORCH = [
     "drawing.panels",
     "drawing.curves",
     "training.run_folder",
+    "training.launch",
 ]
 
 

@@ -1,6 +1,8 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ubend import __version__
-from ubend.errors import UbendError
+from ubend.errors import SettingError, UbendError
 from ubend.language import _, later
 from ubend.translated import Group, Option, option
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
+_WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
+_FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
 class _Group(Group):
@@ -25,15 +29,36 @@ class _Group(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UbendError as error:
+            from ubend.training.launch import find_place, leave_at_once
+
+            if not find_place().is_first:
+                time.sleep(_FIRST_SPEAKS_S)
             click.echo(_("error: {message}").format(message=error), err=True)
+            leave_at_once(2)
             ctx.exit(2)
         except KeyboardInterrupt:
+            from ubend.training.launch import leave_at_once
+
             click.echo(_("interrupted"), err=True)
+            leave_at_once(130)
             ctx.exit(130)
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
+            raise
+        except Exception:
+            from ubend.training.launch import find_place, leave_at_once
+
+            if find_place().count > 1:
+                traceback.print_exc()
+                leave_at_once(1)
+            raise
 
 
 # Where pictures and masks are, and what they mean: the same words in every command that reads them.
@@ -84,6 +109,7 @@ def main() -> None:
 @option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
 @option("--seed", type=int, help=later("Of every random draw  [0]"))
 @option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
+@option("--gpus", type=click.IntRange(1), metavar="N", help=later("Train on so many GPUs of this computer  [1]"))
 @option("--deterministic", is_flag=True, default=None, help=later("The same to the bit every time on a GPU; slower."))
 @option("--config", type=_PATH, help=later("TOML file of settings, such as a run's settings.toml."))
 @option(
@@ -98,14 +124,22 @@ def fit(
     assignments: tuple[str, ...],
     show: bool,
     resumed: Path | None,
+    gpus: int | None,
     **flags: Any,
 ) -> None:
     from ubend.config import parse_assignment
+    from ubend.training.launch import find_place
 
     if resumed is not None:
         given = [name for name, value in flags.items() if value is not None]
         if folder is not None or config is not None or assignments or given:
-            raise click.UsageError(_("--resume takes the run's own folder and settings; give nothing else but --show"))
+            raise click.UsageError(
+                _("--resume takes the run's own folder and settings; give nothing else but --show and --gpus")
+            )
+    if gpus is not None and gpus != find_place().count:
+        _launch(gpus)
+        return
+    if resumed is not None:
         _resume(resumed, show)
         return
     settings = dict(parse_assignment(text) for text in assignments)
@@ -116,6 +150,20 @@ def fit(
     with _teller() as teller:
         result = call(folder, out, recipe=recipe, config=config, settings=settings, show=show, teller=teller, **flags)
         _tell_result(teller, result.run, result.scores)
+
+
+def _launch(gpus: int) -> None:
+    """This command line in so many processes; ends with their exit code."""
+    from ubend.training.launch import find_place, launch
+
+    if find_place().count > 1:
+        raise SettingError(
+            _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
+                count=gpus, there=find_place().count
+            )
+        )
+    context = click.get_current_context()
+    context.exit(launch([sys.executable, "-m", "ubend", *context.meta[_WORDS]], gpus))
 
 
 @main.command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
@@ -272,6 +320,10 @@ def _teller() -> "Teller":
 
 
 def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> None:
+    from ubend.training.launch import find_place
+
+    if not find_place().is_first:
+        return
     if scores is None:
         sys.exit(130)
     _tell_scores(scores)

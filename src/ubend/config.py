@@ -101,6 +101,7 @@ class TrainSettings(_Section):
         None  # ce: cross entropy; dice adds 1 - soft Dice; focal: pixels that are right count little
     )
     class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
+    sync_batch_norm: bool = False  # in several processes: batch norm over the pictures of all of them
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early

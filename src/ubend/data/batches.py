@@ -1,7 +1,8 @@
 """(store, seed, position) -> device batches; nothing hidden.
 
-Training reads one endless order of positions; step k takes positions k*B to (k+1)*B. Which picture
-stands at a position, and what is done to it, are pure functions of (seed, position).
+Training reads one endless order of positions; step k takes positions k*B to (k+1)*B, of which each of
+several processes takes its part. Which picture stands at a position, and what is done to it, are pure
+functions of (seed, position).
 """
 
 from collections import deque
@@ -114,7 +115,7 @@ class Batch:
     """One training step's pictures.
 
     Attributes:
-        image: (B, C, H, W) float32 raw values, augmented, channels last.
+        image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's part of the batch.
         target: (B, H, W) uint8 class index or IGNORED.
     """
 
@@ -129,10 +130,13 @@ class TrainingBatches:
         pictures: the training part.
         settings: what is done to them.
         seed: of the whole run.
-        batch: B, pictures per step.
+        batch: pictures per step, of all processes together.
         window_hw: (H, W) of a training picture.
         value_range: (low, high), each (C,), of the channels.
         foreground: the windows that are laid over objects; None: all lie anywhere.
+        part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
+    Attributes:
+        batch: pictures per step that are drawn here.
     """
 
     def __init__(
@@ -144,8 +148,11 @@ class TrainingBatches:
         window_hw: tuple[int, int],
         value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
         foreground: Foreground | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.pictures, self.settings, self.seed, self.batch = pictures, settings, seed, batch
+        self.pictures, self.settings, self.seed = pictures, settings, seed
+        self.batch, self._whole = batch // part[1], batch
+        self._offset = part[0] * self.batch
         self.window_hw, self._foreground = window_hw, foreground
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self.items = len(pictures) * self.copies  # what one epoch shows
@@ -209,7 +216,7 @@ class TrainingBatches:
         return Batch(warped.contiguous(memory_format=torch.channels_last), target)
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        positions = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
+        positions = step * self._whole + self._offset + np.arange(self.batch, dtype=np.int64)
         return shuffled_item(self.seed, self.items, positions), positions
 
     def _draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> Draws:

@@ -3,6 +3,7 @@
 understand the folder -> choose -> make the network -> train -> score -> write
 """
 
+import io
 import json
 import platform
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 import ubend
 from ubend.choices import Choice, choose_training
@@ -21,13 +23,12 @@ from ubend.data.store import default_cache
 from ubend.device import (
     describe_device,
     fastest_precision,
-    pick_device,
     prepare_process,
     settle,
     tell_out_of_memory,
 )
 from ubend.drawing.curves import draw_curves
-from ubend.errors import DataError, OutputError, reason
+from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import Need, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor
@@ -37,8 +38,10 @@ from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState, load_state, save_state
+from ubend.training.launch import find_place
 from ubend.training.loop import steps_until, train
 from ubend.training.panel import draw_panel
+from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.step import Job
@@ -53,7 +56,8 @@ class FitResult:
 
     Attributes:
         run: the run folder.
-        scores: as in scores.json; None when training was interrupted before scoring.
+        scores: as in scores.json; None when training was interrupted before scoring, and in all but the first of
+            several processes.
     """
 
     run: Path
@@ -87,15 +91,25 @@ def fit(
             batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
             with), root (where the named data set lies, or is to be put). `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
+    In each of several processes that torchrun starts, it trains with the others; the first one speaks and writes.
     Raises:
         UbendError: bad input; the message says what, where, and how to mend it.
     """
-    if out is not None:
+    gpus = flags.pop("gpus", None)
+    if gpus not in (None, 1, find_place().count):
+        raise SettingError(
+            _(
+                "gpus: processes are started by the command line, `ubend fit ... --gpus {count}`, or by torchrun with "
+                "your script"
+            ).format(count=gpus)
+        )
+    if out is not None and find_place().is_first:
         RunFolder(Path(out)).refuse_taken()
-    with teller or Teller() as voice, tell_out_of_memory(_no_memory()):
-        chosen = gather_settings(folder, recipe, config, settings, flags, voice)
+    with join_ranks() as ranks, _voice(ranks, teller) as voice, tell_out_of_memory(_no_memory()):
+        with ranks.first_alone():  # a named data set is downloaded once
+            chosen = gather_settings(folder, recipe, config, settings, flags, voice)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
-        return _fit(run, chosen, voice, show, resumed=False)
+        return _fit(run, chosen, voice, show, ranks, resumed=False)
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
@@ -117,17 +131,31 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
             )
         ) from error
     chosen = make_settings(config=read_config(folder.settings))
-    with teller or Teller() as voice:
-        here = (describe_device(pick_device(chosen.device)), torch.get_num_threads(), torch.__version__)
+    with join_ranks() as ranks, _voice(ranks, teller) as voice:
+        here = (describe_device(ranks.pick_device(chosen.device)), torch.get_num_threads(), torch.__version__)
         if began_with != here:
             voice.say(
                 _("note: begun on {then}, goes on with {now} (device, threads, torch): last digits may differ").format(
                     then=", ".join(map(str, began_with)), now=", ".join(map(str, here))
                 )
             )
-        folder.clear_leftovers()
+        processes = facts.get("processes", 1)
+        if processes != ranks.count:
+            voice.say(
+                _(
+                    "note: begun in {then} processes, goes on in {now}: the pictures of each step stay, but batch "
+                    "norm looks at another number of them"
+                ).format(then=processes, now=ranks.count)
+            )
+        if ranks.is_first:
+            folder.clear_leftovers()
         with tell_out_of_memory(_no_memory()):
-            return _fit(folder, chosen, voice, show, resumed=True)
+            return _fit(folder, chosen, voice, show, ranks, resumed=True)
+
+
+def _voice(ranks: Ranks, teller: Teller | None) -> Teller:
+    """The first of several processes speaks; the others say nothing."""
+    return (teller or Teller()) if ranks.is_first else Teller(Console(file=io.StringIO(), quiet=True))
 
 
 def _no_memory() -> str:
@@ -135,25 +163,36 @@ def _no_memory() -> str:
     return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
-def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed: bool) -> FitResult:
+def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: Ranks, resumed: bool) -> FitResult:
     prepare_process(settings.train.deterministic)
     start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
-    device = pick_device(settings.device)
+    device = ranks.pick_device(settings.device)
+    if settings.train.batch is not None:
+        ranks.refuse_uneven(settings.train.batch)
     settle(device, settings.train.deterministic)
     needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
+    needs = needs if ranks.is_first else []  # the others write nothing
     refuse_full(needs)
-    data = open_dataset(settings, device.type, default_cache(), teller, needs)
+    with ranks.first_alone():  # the others find the store that it has built
+        data = open_dataset(settings, device.type, default_cache(), teller, needs)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
     settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
+    ranks.refuse_uneven(settled(settings.train.batch))
     introduce(teller, data)
     for choice in [*data.choices, *choices]:
         teller.say(_("chosen: {choice}").format(choice=choice.line()))
     teller.say(_("device: {device}").format(device=describe_device(device)))
+    if ranks.count > 1:
+        teller.say(
+            _("processes: {count}, each with {share} of a step's {batch} pictures").format(
+                count=ranks.count, share=settled(settings.train.batch) // ranks.count, batch=settings.train.batch
+            )
+        )
 
     loss = make_loss(data, settings, device)
-    bundle, state = make_state(data, settings, device)
-    batches, validation = make_batches(data, settings, device)
+    bundle, state = make_state(data, settings, device, ranks)
+    batches, validation = make_batches(data, settings, device, ranks)
     refuse_lone_values(batches, settings)
     if resumed and run.state.exists():
         load_state(run.state, state)
@@ -163,19 +202,24 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
-    if resumed:
+    if resumed and ranks.is_first:
         run.trim_timing(len(state.progress.history))
     if not resumed:
-        run.create()
-        run.state.unlink(missing_ok=True)  # of a beginning that was killed
-        begun_with = None
-        if start is not None:
-            lines = begin_with(start, state, data.labels.names)
-            for line in lines:
-                teller.say(line)
-            begun_with = {"path": str(start.path), "sha256": start.sha256, "kept": lines}
-            save_state(run.state, state)  # so that the run can go on from its first step without the other model
-        _write_facts(run, data, settings, [*data.choices, *choices], device, begun_with)
+        kept = [] if start is None else begin_with(start, state, data.labels.names)
+        for line in kept:
+            teller.say(line)
+        if ranks.is_first:
+            facts = _gather_facts(data, [*data.choices, *choices], device, ranks)
+            if start is not None:
+                facts["begun_with"] = {"path": str(start.path), "sha256": start.sha256, "kept": kept}
+            run.create()
+            run.state.unlink(missing_ok=True)  # of a beginning that was killed
+            if start is not None:
+                save_state(run.state, state)  # so that the run can go on from its first step without the other model
+            _write_beginning(run, data, settings, facts)
+    ranks.refuse_difference(
+        f"{data.store.hashes}{data.parts}{settings.augment}{settings.model}{settings.train}{state.progress}"
+    )
     epochs = settled(settings.train.epochs)
     job = Job(
         batches,
@@ -187,16 +231,22 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, resumed
         run,
         lambda state: draw_panel(run, data, validation, state, settings.train, show),
         lambda weights: save_bundle(run.model, bundle, weights),
+        ranks,
     )
     try:
         train(job, state, teller)
     except KeyboardInterrupt:
+        if not ranks.is_first:
+            return FitResult(run.path, None)
         if run.model.exists():
             said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
         else:  # a second Ctrl-C, before anything was saved
             said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
         _draw_curves(run, data, state)
         teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
+        return FitResult(run.path, None)
+    ranks.leave()
+    if not ranks.is_first:
         return FitResult(run.path, None)
     if state.progress.stopped:
         teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
@@ -210,31 +260,28 @@ def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
         draw_curves(state.progress.history, data.labels.names, run.curves)
 
 
-def _write_facts(
-    run: RunFolder,
-    data: Dataset,
-    settings: Settings,
-    choices: list[Choice],
-    device: torch.device,
-    begun_with: dict[str, Any] | None,
-) -> None:
-    write_text(run.settings, dump_toml(settings))
-    write_text(run.data, data.table())
-    if data.skipped or data.folder.skipped:
-        write_text(run.skipped, data.skipped_table())
-    facts = {
+def _gather_facts(data: Dataset, choices: list[Choice], device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    return {
         "layout": data.folder.layout,
         "classes": data.labels.to_json(),
         "remarks": data.remarks,
         "choices": [choice.line() for choice in choices],
-        "begun_with": begun_with,
+        "begun_with": None,
         "device": describe_device(device),
+        "processes": ranks.count,
         "threads": torch.get_num_threads(),
         "ubend": ubend.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+def _write_beginning(run: RunFolder, data: Dataset, settings: Settings, facts: dict[str, Any]) -> None:
+    write_text(run.settings, dump_toml(settings))
+    write_text(run.data, data.table())
+    if data.skipped or data.folder.skipped:
+        write_text(run.skipped, data.skipped_table())
     write_json(run.facts, facts)  # last: a run folder with it is whole
 
 

@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.norm import Map, coefficients, finish_gradient, normalised, parts_of, place, tile
+from ubend.kernels.norm import MOST_PARTS, Map, normalised, parts_of, place, tile
+from ubend.kernels.norm_gradient import coefficients, finish_gradient
 
 HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way
 _HEAD_ROWS = 32
-_PARTS = 512  # as in norm.py
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def _head_gradient_moments(
     CLASSES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """As `_gradient_moments` of norm.py; and partial_weight[part] = dlogits^T z."""
+    """As `_gradient_moments` of norm_gradient.py; and partial_weight[part] = dlogits^T z."""
     columns = tl.arange(0, CHANNELS)
     kind = tl.arange(0, CLASSES)
     there = columns < channels
@@ -208,7 +208,7 @@ def differentiate_head(
     seen, classes, channels = Map(y), weight.shape[0], y.shape[1]
     dlogits = dlogits.float().contiguous()
     pixels, blocks = y.shape[2] * y.shape[3], triton.cdiv(seen.rows, _HEAD_ROWS)
-    sizes, parts = _head_tile(channels, classes), min(blocks, _PARTS)
+    sizes, parts = _head_tile(channels, classes), min(blocks, MOST_PARTS)
     partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
     partial_weight = y.new_empty((parts, classes, channels), dtype=torch.float32)
     _head_gradient_moments[(parts,)](

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.kernels import join, norm
+from ubend.kernels import join, norm, norm_gradient
 
 _ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
 
@@ -125,7 +125,7 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm.differentiate(y, stats, _channels_last(dz), None)
+        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, _channels_last(dz), None)
         return dy, dweight, dbias, None
 
 
@@ -144,7 +144,7 @@ class _NormPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm.differentiate(y, stats, dz, _channels_last(dpool))
+        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, dz, _channels_last(dpool))
         return dy, dweight, dbias, None, None
 
 

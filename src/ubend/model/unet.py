@@ -117,7 +117,7 @@ class UNet(nn.Module):
         """
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
-        if usable(features) and features.dtype == torch.float32 and (self.training or not torch.is_grad_enabled()):
+        if usable(features) and self._is_common(features):
             from ubend.model import fused
 
             return fused.run(self, features)[..., :height, :width]
@@ -129,6 +129,11 @@ class UNet(nn.Module):
             features = decoder(features, levels.pop())
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
+
+    def _is_common(self, features: Tensor) -> bool:
+        """Whether `fused` knows this case: float32 weights; batch norm's own statistics, or no gradients."""
+        known = features.dtype == torch.float32 and type(self.stem[1]) is nn.BatchNorm2d
+        return known and (self.stem[1].training or not torch.is_grad_enabled())
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

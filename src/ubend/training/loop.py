@@ -5,7 +5,8 @@
 
 Where memory runs out, the step (or the validation's forward pass) begins again in smaller parts. Nothing
 that changes a result depends on the clock: when a state is saved does not matter, since a resumed run
-draws the same batches from the same positions.
+draws the same batches from the same positions. Of several processes (ranks.py) each works off its part of the
+batches; the first one speaks and writes.
 """
 
 import math
@@ -30,6 +31,7 @@ from ubend.teller import Teller
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.losses import LossCounts, LossSums
+from ubend.training.ranks import Vote
 from ubend.training.schedule import learning_rate_at
 from ubend.training.step import Job, autocast
 
@@ -49,35 +51,41 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
         TrainingError: the loss is not finite.
         SettingError: there is not even memory for one picture at a time.
     """
-    settings, progress = job.settings, state.progress
+    settings, progress, writes = job.settings, state.progress, job.ranks.is_first
     epochs = settled(settings.epochs)
     take_step = make_step(job, state, teller)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
+        vote = Vote(job.ranks)
         with _interruptible() as interrupted:
             # by epochs, not by steps: after the last step the last epoch still waits for its validation
             while len(progress.history) < epochs and progress.stopped is None:
                 epoch = len(progress.history) + 1
                 end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
-                while progress.step < end and not interrupted.is_set():
-                    take_step(state.progress.step)
+                stopped = vote.any(interrupted.is_set())
+                while progress.step < end and not stopped:
+                    take_step(progress.step)
                     progress.step += 1
                     teller.count(progress.step)
-                    if saver.is_due(after_s=_SAVE_AFTER_S):
+                    if writes and saver.is_due(after_s=_SAVE_AFTER_S):
                         saver.save(state)
-                if interrupted.is_set():
+                    stopped = vote.any(interrupted.is_set())
+                if stopped:
                     break
                 train_s = _finish_epoch(job, state, teller, began)
-                _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
-                job.run.write_metrics(progress.history)
-                job.after_epoch(state)
-                if saver.is_due():
-                    saver.save(state)
+                if writes:
+                    _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
+                    job.run.write_metrics(progress.history)
+                    job.after_epoch(state)
+                    if saver.is_due():
+                        saver.save(state)
+        vote.close()
         teller.end()
-        job.run.write_metrics(progress.history)
-        saver.save(state)
-        saver.wait()
+        if writes:
+            job.run.write_metrics(progress.history)
+            saver.save(state)
+            saver.wait()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
 
@@ -130,18 +138,21 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
     averaged weights."""
     pictures, progress = job.validation, state.progress
     state.average.eval()
-    confusions, sums, start = [], torch.zeros_like(state.sums), 0
-    while start < len(pictures):
+    mine, classes = job.ranks.part(len(pictures)), len(job.class_names)
+    sums, start = torch.zeros_like(state.sums), mine.start
+    confusions = torch.zeros((len(pictures), classes, classes), dtype=torch.int64, device=sums.device)
+    while start < mine.stop:
         count = progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
-        items = np.arange(start, min(start + count, len(pictures)))
+        items = np.arange(start, min(start + count, mine.stop))
         found = attempt(_validate_some, job, state.average, items)
         if found is None:
             _halve_validation_batch(state, len(items), teller)
             continue
         sums += found[0]
-        confusions.append(found[1])
+        confusions[start : start + len(items)] = found[1]
         start += len(items)
-    per_image = dice_from_confusion(torch.cat(confusions).cpu().numpy())
+    job.ranks.sum_tensors([sums, confusions])  # the rows of the others' pictures are zero
+    per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
     return _mean_loss(job, sums), means

@@ -21,7 +21,8 @@ _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 
 class LossCounts(NamedTuple):
     """Denominators: the class weights of all scored pixels, added up (their number where there are no
-    weights), and (picture, class) regions that occur; float32 scalars, 1 where there is nothing to count."""
+    weights), and (picture, class) regions that occur; float32 scalars. Those of parts add up to those of the
+    whole, of micro-batches and of processes."""
 
     pixels: Tensor
     regions: Tensor
@@ -67,8 +68,7 @@ class Loss:
             pixels = hot.sum().float()
         else:
             pixels = hot.sum(dim=(0, 2, 3)).float() @ self.class_weights
-        regions = hot.flatten(2).any(dim=2).sum().float().clamp_min(1)
-        return LossCounts(torch.where(pixels > 0, pixels, 1.0), regions)
+        return LossCounts(pixels, hot.flatten(2).any(dim=2).sum().float())
 
     def sum(self, logits: Tensor, target: Tensor) -> LossSums:
         """Cross entropy of every pixel, and soft Dice of every class of every picture, as sums.
@@ -105,9 +105,9 @@ class Loss:
         return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
-        """Scalar: the loss of everything that was summed and counted."""
-        loss = sums.cross_entropy / counts.pixels
-        return loss if self.kind == "ce" else loss + sums.dice / counts.regions
+        """Scalar: the loss of everything that was summed and counted; 0 where there is nothing to count."""
+        loss = sums.cross_entropy / torch.where(counts.pixels > 0, counts.pixels, 1.0)
+        return loss if self.kind == "ce" else loss + sums.dice / counts.regions.clamp_min(1)
 
 
 def sums_dtype(device: torch.device) -> torch.dtype:

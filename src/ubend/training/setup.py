@@ -20,15 +20,19 @@ from ubend.model.bundle import Bundle
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.losses import Loss, sums_dtype
+from ubend.training.ranks import ALONE, Ranks
 from ubend.training.schedule import make_optimizer
+from ubend.training.syncnorm import synchronise_batch_norm
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 _PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
 _RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
 
 
-def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple[Bundle, TrainingState]:
-    """The network with its first weights, drawn on the CPU so that every device starts alike."""
+def make_state(
+    data: Dataset, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+) -> tuple[Bundle, TrainingState]:
+    """The network with its first weights, drawn on the CPU so that every device and every process starts alike."""
     _low, high = data.value_range()
     mean, std = data.mean_std()
     if settings.data.mean is not None and settings.data.std is not None:
@@ -54,6 +58,8 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
         )
     model: UNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
+    if settings.train.sync_batch_norm and ranks.count > 1:
+        synchronise_batch_norm(model, ranks)
     about = {
         "ubend": ubend.__version__,
         "data": data.folder.root.name,
@@ -72,7 +78,9 @@ def make_state(data: Dataset, settings: Settings, device: torch.device) -> tuple
     return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision), state
 
 
-def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tuple[TrainingBatches, Pictures]:
+def make_batches(
+    data: Dataset, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+) -> tuple[TrainingBatches, Pictures]:
     """The training part as batches, and the pictures of the validation part; on the device if they fit."""
     room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     training = Pictures(data.store, data.numbers("train"), device, room)
@@ -90,6 +98,7 @@ def make_batches(data: Dataset, settings: Settings, device: torch.device) -> tup
         window_size(training, settings),
         data.value_range(),
         foreground,
+        (ranks.rank, ranks.count),
     )
     return batches, validation
 
@@ -133,14 +142,14 @@ def has_lone_values(batches: TrainingBatches, depth: int, micro_batch: int) -> b
 
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
     """Before anything slow happens; see `has_lone_values`."""
-    batch = settled(settings.train.batch)
+    batch = batches.batch
     micro = min(settings.train.micro_batch or batch, batch)
     if has_lone_values(batches, settings.model.depth, micro):
         raise SettingError(
             _(
                 "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
                 "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
-            ).format(batch=batch, micro=micro, depth=settings.model.depth)
+            ).format(batch=settled(settings.train.batch), micro=micro, depth=settings.model.depth)
         )
 
 

@@ -16,6 +16,7 @@ from ubend.language import _
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
+from ubend.training.ranks import ALONE, Ranks, sum_step
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 from ubend.training.setup import has_lone_values
@@ -35,6 +36,7 @@ class Job:
         run: where it is written.
         after_epoch: called with the state after each epoch's row is in the history (panels, curves).
         save_model: writes the model file, given the weights that are kept.
+        ranks: the processes that train together.
     """
 
     batches: TrainingBatches
@@ -46,6 +48,7 @@ class Job:
     run: RunFolder
     after_epoch: Callable[[TrainingState], None]
     save_model: Callable[[Mapping[str, Tensor]], None]
+    ranks: Ranks = ALONE
 
 
 class Step:
@@ -81,6 +84,7 @@ class Step:
         """The gradients of a batch in the parameters; returns its sums, as in `TrainingState.sums`."""
         job, state = self.job, self.state
         counts = job.loss.count(batch.target, len(job.class_names))
+        job.ranks.sum_tensors(counts)
         found = torch.zeros_like(state.sums)
         state.model.train()
         for image, target in _micro_batches(batch, self._micro_batch()):
@@ -90,6 +94,7 @@ class Step:
             job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 found[0::2] += torch.stack(sums)
+        sum_step(job.ranks, state.model, found)
         found[1::2] += torch.stack(counts)
         return found
 
@@ -98,8 +103,15 @@ class Step:
         return self.state.progress.micro_batch or min(self.job.settings.micro_batch or batch, batch)
 
     def _halve_micro_batch(self) -> None:
-        before = self._micro_batch()
+        before, ranks = self._micro_batch(), self.job.ranks
         size = before // 2
+        if ranks.count > 1:  # to halve together, all would have to wait for each other in every step
+            raise SettingError(
+                _(
+                    "the device of process {rank} ran out of memory with {count} pictures at a time; set "
+                    "train.micro_batch = {size} (for --resume in {settings})"
+                ).format(rank=ranks.rank, count=before, size=max(1, size), settings=self.job.run.settings)
+            )
         while size and has_lone_values(self.job.batches, self.state.model.depth, size):
             size -= 1
         if size == 0:

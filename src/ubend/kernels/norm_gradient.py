@@ -1,0 +1,248 @@
+"""The gradient of batch norm + ReLU (+ 2x2 max pooling): sums over rows, then one pass that writes it.
+
+Shapes, tiles and the order of sums as in `norm.py`.
+
+Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, with the usual gradient
+    dy = w / s * (g - mean(g) - x * mean(g x)),  x = (y - m) / s,  g = dz where z > 0.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ubend.kernels.norm import MOST_PARTS, Map, corners, normalised, place, pooled_tile, sum_parts, tile
+
+
+@triton.jit
+def _gradient_moments(
+    y,
+    stats,
+    dz,
+    partial,
+    rows,
+    channels,
+    dz_stride,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """partial[part] = (sum of g, sum of g x)."""
+    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = columns < channels
+    mean = tl.load(stats + columns, mask=there, other=0.0)
+    inverse = tl.load(stats + channels + columns, mask=there, other=0.0)
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    product = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
+        row = (start + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None] & there[None, :]
+        value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+        g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        g = tl.where(bright > 0.0, g, 0.0)
+        total += g
+        product += g * (value - mean[None, :])
+    out = partial + tl.program_id(1) * 2 * channels + columns
+    tl.store(out, tl.sum(total, axis=0), mask=there)
+    tl.store(out + channels, tl.sum(product, axis=0) * inverse, mask=there)
+
+
+@triton.jit
+def _gradient(dz, row, dz_stride, columns, mask, bright, won, dpool, KEEP: tl.constexpr):
+    """g of one of the four pixels: what came for z itself, and the pooled gradient if it won; 0 where z is."""
+    g = tl.where(won, dpool, 0.0)
+    if KEEP:
+        g += tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.where(bright > 0.0, g, 0.0)
+
+
+@triton.jit
+def _four(y, stats, dz, dpool, corner, mask, columns, width, channels, dz_stride, KEEP: tl.constexpr):
+    """y and g of the four pixels under each pooled one; of equal maxima the first in reading order has won."""
+    there = columns < channels
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
+    at = columns[None, :]
+    y0, z0 = normalised(y, corner[:, None] * channels + at, mask, scale, shift)
+    y1, z1 = normalised(y, (corner + 1)[:, None] * channels + at, mask, scale, shift)
+    y2, z2 = normalised(y, (corner + width)[:, None] * channels + at, mask, scale, shift)
+    y3, z3 = normalised(y, (corner + width + 1)[:, None] * channels + at, mask, scale, shift)
+    most = tl.maximum(tl.maximum(z0, z1), tl.maximum(z2, z3))
+    won0 = z0 == most
+    won1 = (z1 == most) & (z0 < most)
+    won2 = (z2 == most) & (z0 < most) & (z1 < most)
+    won3 = (z0 < most) & (z1 < most) & (z2 < most)
+    g0 = _gradient(dz, corner, dz_stride, columns, mask, z0, won0, dpool, KEEP)
+    g1 = _gradient(dz, corner + 1, dz_stride, columns, mask, z1, won1, dpool, KEEP)
+    g2 = _gradient(dz, corner + width, dz_stride, columns, mask, z2, won2, dpool, KEEP)
+    g3 = _gradient(dz, corner + width + 1, dz_stride, columns, mask, z3, won3, dpool, KEEP)
+    return y0, y1, y2, y3, g0, g1, g2, g3
+
+
+@triton.jit
+def _pooled_gradient_moments(
+    y,
+    stats,
+    dz,
+    dpool,
+    partial,
+    pixels,
+    width,
+    channels,
+    dz_stride,
+    KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """`_gradient_moments` of a map that was pooled (and kept)."""
+    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = columns < channels
+    mean = tl.load(stats + columns, mask=there, other=0.0)[None, :]
+    inverse = tl.load(stats + channels + columns, mask=there, other=0.0)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    product = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(tl.program_id(1) * ROWS, pixels, tl.num_programs(1) * ROWS):
+        pixel = start + tl.arange(0, ROWS)
+        mask = (pixel < pixels)[:, None] & there[None, :]
+        down = tl.load(dpool + pixel.to(tl.int64)[:, None] * channels + columns[None, :], mask=mask, other=0.0)
+        y0, y1, y2, y3, g0, g1, g2, g3 = _four(
+            y, stats, dz, down.to(tl.float32), corners(pixel, width), mask, columns, width, channels, dz_stride, KEEP
+        )
+        total += g0 + g1 + g2 + g3
+        product += g0 * (y0 - mean) + g1 * (y1 - mean) + g2 * (y2 - mean) + g3 * (y3 - mean)
+    out = partial + tl.program_id(1) * 2 * channels + columns
+    tl.store(out, tl.sum(total, axis=0), mask=there)
+    tl.store(out + channels, tl.sum(product, axis=0) * inverse, mask=there)
+
+
+@triton.jit
+def _finish_gradient(
+    partial,
+    parts,
+    sums,
+    channels,
+    CHANNELS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """sums = (sum of g, sum of g x): the gradients of bias and weight."""
+    columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = columns < channels
+    total, product = sum_parts(partial, parts, columns, there, channels, CHANNELS, PARTS)
+    tl.store(sums + columns, total, mask=there)
+    tl.store(sums + channels + columns, product, mask=there)
+
+
+@triton.jit
+def coefficients(stats, sums, rows, columns, there, channels):
+    """(a, b, c) of each channel, so that dy = a * g + b * y + c."""
+    mean = tl.load(stats + columns, mask=there, other=0.0)
+    inverse = tl.load(stats + channels + columns, mask=there, other=0.0)
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    mean_g = tl.load(sums + columns, mask=there, other=0.0) / rows
+    mean_gx = tl.load(sums + channels + columns, mask=there, other=0.0) / rows
+    slope = -scale * mean_gx * inverse
+    return scale[None, :], slope[None, :], (-scale * mean_g - slope * mean)[None, :]
+
+
+@triton.jit
+def _input_gradient(
+    y,
+    stats,
+    sums,
+    dz,
+    dy,
+    rows,
+    channels,
+    dz_stride,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    columns, piece = place(channels, CHANNELS)
+    there = columns < channels
+    row = (piece * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = (row < rows)[:, None] & there[None, :]
+    scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
+    shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
+    a, b, c = coefficients(stats, sums, rows, columns, there, channels)
+    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    out = a * tl.where(bright > 0.0, g, 0.0) + b * value + c
+    tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _pooled_input_gradient(
+    y,
+    stats,
+    sums,
+    dz,
+    dpool,
+    dy,
+    pixels,
+    width,
+    channels,
+    dz_stride,
+    KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    columns, piece = place(channels, CHANNELS)
+    there = columns < channels
+    pixel = piece * ROWS + tl.arange(0, ROWS)
+    mask = (pixel < pixels)[:, None] & there[None, :]
+    a, b, c = coefficients(stats, sums, 4 * pixels, columns, there, channels)
+    down = tl.load(dpool + pixel.to(tl.int64)[:, None] * channels + columns[None, :], mask=mask, other=0.0)
+    corner = corners(pixel, width)
+    y0, y1, y2, y3, g0, g1, g2, g3 = _four(
+        y, stats, dz, down.to(tl.float32), corner, mask, columns, width, channels, dz_stride, KEEP
+    )
+    at = columns[None, :]
+    tl.store(dy + corner[:, None] * channels + at, (a * g0 + b * y0 + c).to(dy.dtype.element_ty), mask=mask)
+    tl.store(dy + (corner + 1)[:, None] * channels + at, (a * g1 + b * y1 + c).to(dy.dtype.element_ty), mask=mask)
+    tl.store(dy + (corner + width)[:, None] * channels + at, (a * g2 + b * y2 + c).to(dy.dtype.element_ty), mask=mask)
+    tl.store(
+        dy + (corner + width + 1)[:, None] * channels + at, (a * g3 + b * y3 + c).to(dy.dtype.element_ty), mask=mask
+    )
+
+
+def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient that goes into y, and (2, C) float32 those of batch norm's bias and weight.
+
+    Args:
+        dz: of relu(batch norm of y), channels last, perhaps a slice of a wider map; None: it went nowhere.
+        dpool: of its 2x2 maxima, channels last; None: it was not pooled.
+    """
+    seen, channels = Map(y), y.shape[1]
+    dy = torch.empty_like(y, memory_format=torch.channels_last)
+    stride = 0 if dz is None else Map(dz).stride
+    if dpool is None:
+        assert dz is not None
+        rows, sizes = seen.rows, tile(channels)
+    else:
+        rows, sizes = seen.rows // 4, pooled_tile(channels)
+    blocks = triton.cdiv(channels, sizes["CHANNELS"])
+    parts = max(1, min(triton.cdiv(rows, sizes["ROWS"]), MOST_PARTS // blocks))
+    partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
+    grid = (blocks * triton.cdiv(rows, sizes["ROWS"]),)
+    if dpool is None:
+        _gradient_moments[(blocks, parts)](y, stats, dz, partial, rows, channels, stride, **sizes)
+        sums = finish_gradient(partial)
+        _input_gradient[grid](y, stats, sums, dz, dy, rows, channels, stride, **sizes)
+    else:
+        kept = {"KEEP": dz is not None, **sizes}
+        given = y if dz is None else dz
+        _pooled_gradient_moments[(blocks, parts)](
+            y, stats, given, dpool, partial, rows, seen.width, channels, stride, **kept
+        )
+        sums = finish_gradient(partial)
+        _pooled_input_gradient[grid](y, stats, sums, given, dpool, dy, rows, seen.width, channels, stride, **kept)
+    return dy, sums
+
+
+def finish_gradient(partial: Tensor) -> Tensor:
+    """(parts, 2, C) -> (2, C), summed in a fixed order."""
+    parts, _two, channels = partial.shape
+    sums = partial.new_empty((2, channels))
+    _finish_gradient[(triton.cdiv(channels, 16),)](partial, parts, sums, channels, CHANNELS=16, PARTS=128)
+    return sums

@@ -1,0 +1,204 @@
+"""The same command line in several processes, one for each GPU; standard library only.
+
+torchrun does it for several computers too. Whoever started a process, it finds its place in the environment
+(RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torch.distributed expects it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO
+
+from ubend.errors import TrainingError
+from ubend.language import _
+
+_INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
+_LOOK_S = 0.05  # between looks at the processes
+_GRACE_S = 5.0  # for a process to end by itself, before it is ended
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the one that started it is gone
+_SHOW_CURSOR = "\x1b[?25h"  # which a live bar that was ended has left hidden
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among those that train together.
+
+    Attributes:
+        rank: 0..count-1; the first one speaks and writes.
+        count: processes in all.
+        local: number among those of this computer.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes."""
+        return self.rank == 0
+
+
+def find_place() -> Place:
+    """This process's place, from the environment; alone where nobody has set one."""
+    told = os.environ
+    try:
+        place = Place(int(told["RANK"]), int(told["WORLD_SIZE"]), int(told["LOCAL_RANK"]))
+    except (KeyError, ValueError):
+        return Place()
+    return place if place.count > 1 and "MASTER_ADDR" in told and "MASTER_PORT" in told else Place()
+
+
+def leave_at_once(code: int) -> None:
+    """Where this is one of several processes: end it without waiting for the others; else nothing.
+
+    Python's own way out would first let torch wait for what the others have not sent.
+    """
+    if find_place().count > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def launch(command: Sequence[str], count: int) -> int:
+    """Run `command` in `count` processes of this computer until all have ended.
+
+    The first one's standard output is this process's. What they write to standard error is kept, and shown at
+    the end: that of the one that failed first, or else the first one's. One that fails ends all within seconds.
+    Ctrl-C reaches each of them once.
+
+    Returns:
+        The exit code of the one that failed first, or else the first one's.
+    Raises:
+        TrainingError: one of them was killed.
+    """
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
+        ranks: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, ranks)
+        pressed = stack.enter_context(_forwarding(ranks))
+        _start(command, ranks, said)
+        told = _wait(ranks, pressed)
+        code = ranks[told].poll()
+        _end(ranks)
+        said[told].seek(0)
+        sys.stderr.write(said[told].read().decode(errors="replace"))
+        sys.stderr.flush()
+    if code is None:  # it did not end by itself after the second Ctrl-C
+        return _INTERRUPTED
+    if code < 0:
+        raise TrainingError(
+            _(
+                "process {rank} of {count} was ended by {signal} (out of memory?), and the others with it; go on by "
+                "`ubend fit --resume RUN --gpus {count}`"
+            ).format(rank=told, count=count, signal=signal.Signals(-code).name)
+        )
+    return code
+
+
+def _start(command: Sequence[str], ranks: list[subprocess.Popen[bytes]], said: Sequence[IO[bytes]]) -> None:
+    """Start them one by one, each with its place in its environment; `ranks` grows, so that none is forgotten."""
+    count = len(said)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    quiet = {
+        "OMP_NUM_THREADS": max(1, _cores() // count),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch's remarks on its connections are for its developers
+    }
+    for rank in range(count):
+        places = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+        environment = {key: str(value) for key, value in quiet.items()} | os.environ
+        environment |= {key: str(value) for key, value in places.items()}
+        ranks.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=None if rank == 0 else subprocess.DEVNULL,
+                stderr=said[rank],
+                start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
+                preexec_fn=_orphans_end(),
+            )
+        )
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], pressed: list[int]) -> int:
+    """Until all have ended, or one has failed, or patience is out; returns which one has something to tell."""
+    deadline = None
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        failed = [rank for rank, code in enumerate(codes) if code not in (None, 0, _INTERRUPTED)]
+        if failed:
+            return failed[0]
+        if None not in codes or (deadline is not None and time.monotonic() > deadline):
+            return 0
+        if deadline is None and (codes[0] is not None or len(pressed) > 1):
+            deadline = time.monotonic() + _GRACE_S
+        time.sleep(_LOOK_S)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """None of them is left when this returns."""
+    running = [rank for rank in ranks if rank.poll() is None]
+    for rank in running:
+        rank.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    for rank in running:
+        try:
+            rank.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            rank.kill()
+            rank.wait()
+    if running and sys.stdout.isatty():
+        sys.stdout.write(_SHOW_CURSOR)
+
+
+@contextmanager
+def _forwarding(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Ctrl-C goes to all of them, each time; the list grows with it. Other signals end this process, and all."""
+    pressed: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        pressed.append(number)
+        for rank in ranks:
+            if os.name == "posix" and rank.poll() is None:  # Windows sends it to all by itself
+                rank.send_signal(number)
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: leave}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = leave
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield pressed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _orphans_end() -> Callable[[], None] | None:
+    """What a process does before it begins, so that it does not outlive this one even if that is killed (Linux)."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        prctl = ctypes.CDLL(None).prctl
+        return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

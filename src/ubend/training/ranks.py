@@ -1,0 +1,251 @@
+"""Training in several processes: one order of pictures, sums over all of them.
+
+A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) works off
+its part of every batch, and what is summed over the batch is summed over the ranks: the counts before the loss
+is divided by them, the gradients before the optimiser's step. All ranks then take the same step, and nothing
+else has to be exchanged. No wrapper around the network, and no wait for the device inside a step.
+
+What looks at the pictures of one rank alone is batch norm (see `sum_step`, and syncnorm.py for the other way).
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ubend.device import is_out_of_memory, pick_device
+from ubend.errors import SettingError, TrainingError, reason
+from ubend.language import _
+from ubend.training.launch import Place, find_place
+
+_STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
+_HOST_TIMEOUT = timedelta(days=2)  # for the first rank, which may have to download and decode a data set
+_BEREAVED_S = 10.0  # a rank that has lost another waits this long to be ended by whoever knows why
+
+
+@dataclass(frozen=True)
+class Ranks(Place):
+    """The processes that train together, and this one's place among them; alone, all of this does nothing.
+
+    Attributes:
+        host: through which they talk in main memory, whatever the device.
+    """
+
+    host: dist.ProcessGroup | None = None
+
+    def pick_device(self, name: str | None) -> torch.device:
+        """This rank's device: its own GPU, or the CPU where that is asked for; alone as `device.pick_device`.
+
+        Raises:
+            SettingError: there is no such device, or there are fewer GPUs than ranks on this computer.
+        """
+        if self.count == 1:
+            return pick_device(name)
+        if name == "cpu":
+            return pick_device(name)
+        if name not in (None, "cuda"):
+            raise SettingError(
+                _("device {name} is one device, for {count} processes; give cuda, or cpu, or nothing").format(
+                    name=name, count=self.count
+                )
+            )
+        there = torch.cuda.device_count()
+        if self.local >= there:
+            raise SettingError(
+                _(
+                    "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device "
+                    "cpu for processes on the CPU"
+                ).format(there=there, count=self.count)
+            )
+        torch.cuda.set_device(self.local)
+        return pick_device(f"cuda:{self.local}")
+
+    def refuse_uneven(self, batch: int) -> None:
+        """Fail where a batch cannot be shared evenly: ranks of different sizes would take different times."""
+        if batch % self.count:
+            less = batch // self.count * self.count
+            raise SettingError(
+                _("train.batch = {batch} cannot be shared evenly by {count} processes; use --batch {near}").format(
+                    batch=batch, count=self.count, near=less or self.count
+                )
+            )
+
+    def part(self, items: int) -> range:
+        """This rank's share of so many items, in their order; it may be empty."""
+        return range(self.rank * items // self.count, (self.rank + 1) * items // self.count)
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Every tensor becomes its sum over all ranks, the same bits on each; one message for each dtype.
+
+        Args:
+            tensors: dense, all on this rank's device, of the same shapes on all ranks; changed in place.
+        """
+        if self.count == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            some = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.empty(sum(tensor.numel() for tensor in some), dtype=dtype, device=some[0].device)
+            parts, start = [], 0
+            for tensor in some:  # in the order of its memory, so that all are copied in one launch
+                parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
+                start += tensor.numel()
+            torch._foreach_copy_(parts, some)
+            with _others_alive():
+                dist.all_reduce(flat)
+            torch._foreach_copy_(some, parts)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """One rank of each computer goes in first; the others when it has come out, and find its work done."""
+        if self.local > 0:
+            self._meet()
+        yield
+        if self.local == 0:
+            self._meet()
+
+    def refuse_difference(self, facts: str) -> None:
+        """Fail where `facts` are not the same on all ranks: they would train on different things.
+
+        Raises:
+            TrainingError: they differ.
+        """
+        if self.count == 1:
+            return
+        digest = int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=7).digest(), "big")
+        least_most = torch.tensor([digest, -digest])
+        with _others_alive():
+            dist.all_reduce(least_most, dist.ReduceOp.MIN, self.host)
+        if int(least_most.sum()) != 0:
+            raise TrainingError(
+                _(
+                    "the processes do not see the same pictures, settings or run; put them where all of them read the "
+                    "same files"
+                )
+            )
+
+    def leave(self) -> None:
+        """Each goes its own way; to be called when all are at the same place."""
+        if self.count > 1 and dist.is_initialized():
+            self._meet()
+            dist.destroy_process_group()
+
+    def _meet(self) -> None:
+        if self.count > 1:
+            with _others_alive():
+                dist.barrier(self.host)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Meet the other ranks, if there are any; until the end, unless they have left before.
+
+    Raises:
+        TrainingError: they cannot be reached.
+    """
+    place = find_place()
+    if place.count == 1:
+        yield ALONE
+        return
+    if not (dist.is_available() and dist.is_gloo_available()):
+        raise TrainingError(_("this torch has no distributed training; install another, or train in one process"))
+    cuda = torch.cuda.is_available() and dist.is_nccl_available()
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_STEP_TIMEOUT)
+        host = dist.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            _("process {rank} of {count} cannot reach the others: {reason}").format(
+                rank=place.rank, count=place.count, reason=_first_line(error)
+            )
+        ) from error
+    assert isinstance(host, dist.ProcessGroup)  # no rank is left out
+    ranks = Ranks(place.rank, place.count, place.local, host)
+    yield ranks
+    ranks.leave()  # not after an error: the others are elsewhere, and are ended by whoever started them all
+
+
+class Vote:
+    """Whether any rank wants to stop, asked by all of them at the same places.
+
+    The answer is that of the time before: it travels while a step is computed, and no step waits for it. All
+    ranks get the same answers, so they stop after the same step.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._travelling: tuple[dist.Work, Tensor] | None = None
+
+    def any(self, mine: bool) -> bool:
+        """Give this rank's vote; whether anyone's of the time before was True (alone: `mine`)."""
+        if self._ranks.count == 1:
+            return mine
+        before = self.close()
+        votes = torch.tensor([int(mine)])
+        with _others_alive():
+            work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._ranks.host, async_op=True)
+        assert work is not None
+        self._travelling = work, votes
+        return before
+
+    def close(self) -> bool:
+        """Wait for the last answer, and return it."""
+        if self._travelling is None:
+            return False
+        (work, votes), self._travelling = self._travelling, None
+        with _others_alive():
+            work.wait()
+        return bool(votes.item())
+
+
+def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor) -> None:
+    """After a step's backward pass: gradients and `sums` become those of the whole batch.
+
+    Batch norm's running statistics become their mean over the ranks, in the same message. (The mean of the
+    variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
+    of micro-batches.) So they are the same on all ranks after every step, whenever a state is saved.
+    """
+    if ranks.count == 1:
+        return
+    statistics = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+    torch._foreach_div_(statistics, ranks.count)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    ranks.sum_tensors([*gradients, *statistics, sums])
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Where a message does not come through, another rank has died of something that it tells itself.
+
+    So this one first waits to be ended by whoever started all of them, and sees to it that the cause is heard.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        time.sleep(_BEREAVED_S)
+        raise TrainingError(
+            _("the other processes cannot be reached any more ({reason}); go on by --resume").format(
+                reason=_first_line(error)
+            )
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(reason(error).splitlines()), type(error).__name__)

@@ -1,0 +1,94 @@
+"""Batch norm over the pictures of all ranks, as in one process; on the CPU too, where torch has none.
+
+N pictures of this rank, C channels, H x W pixels; every rank holds as many.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.training.ranks import Ranks
+
+
+def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+    """Let the model's batch norms look at the pictures of all ranks while training; parameters stay the same."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(module, name, SyncedBatchNorm(child, ranks))
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """The batch norm `like`, with its parameters and buffers, over all ranks. (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, like: nn.BatchNorm2d, ranks: Ranks) -> None:
+        super().__init__(like.num_features, like.eps, like.momentum)
+        self.weight, self.bias = like.weight, like.bias
+        self.running_mean, self.running_var = like.running_mean, like.running_var
+        self.num_batches_tracked = like.num_batches_tracked
+        self._ranks = ranks
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler must not reorder messages
+    def forward(self, input: Tensor) -> Tensor:
+        """Statistics of all ranks while training; the running ones else."""
+        if not self.training:
+            return super().forward(input)
+        out, mean, var = _Normalised.apply(input, self.weight, self.bias, self.eps, self._ranks)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            count = input.numel() // input.shape[1] * self._ranks.count
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / max(1, count - 1)), self.momentum)
+        normalised: Tensor = out
+        return normalised
+
+
+class _Normalised(torch.autograd.Function):
+    """Normalise by mean and variance over all ranks.
+
+    To the gradient with fixed statistics, which torch has for every device, comes what flows through mean and
+    variance; per channel it is affine in the input:
+
+        dx = w s (dy - sum(dy) / n - x^ sum(dy x^) / n),   s = 1 / sqrt(var + eps),   x^ = (x - mean) s
+
+    where n and the sums are of all ranks. The gradients of weight and bias stay this rank's own part: they are
+    summed with all the others after the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks: Ranks
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own_var, own_mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        mean64 = own_mean.double()  # so that the difference of squares below costs no digits
+        moments = torch.stack([mean64, own_var.double() + mean64.square()])
+        ranks.sum_tensors([moments])
+        moments /= ranks.count
+        mean = moments[0].float()
+        var = (moments[1] - moments[0].square()).clamp_min(0).float()
+        out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps, ctx.ranks = eps, ranks
+        ctx.mark_non_differentiable(mean, var)
+        return out, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var = ctx.saved_tensors
+        fixed, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])  # sum(dy x^), sum(dy)
+        ctx.ranks.sum_tensors([sums])
+        sums /= x.numel() // x.shape[1] * ctx.ranks.count
+        scale = (var + ctx.eps).rsqrt()
+        slope = -weight * scale.square() * sums[0]
+        level = -weight * scale * sums[1] - slope * mean
+        through = x * slope[:, None, None] + level[:, None, None]
+        return (fixed + through).to(x.dtype), of_weight, of_bias, None, None

@@ -1,0 +1,77 @@
+"""One step and one validation in each of several processes; what the first one finds goes to a file.
+
+    python rank_step.py FOLDER OUT.safetensors      with torchrun's environment, or alone
+
+Three ways of batch norm: `frozen` (its statistics stay), `synced`, `live` (each process looks at its own pictures).
+"""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ubend.config import make_settings
+from ubend.data.dataset import open_dataset
+from ubend.data.store import default_cache
+from ubend.model.unet import UNet
+from ubend.teller import Teller
+from ubend.training import loop
+from ubend.training.ranks import Ranks, join_ranks
+from ubend.training.run_folder import RunFolder
+from ubend.training.setup import make_batches, make_loss, make_state
+
+BATCH = 6
+SETTINGS: dict[str, Any] = {
+    "data.size": 32,
+    "model.width": 4,
+    "model.depth": 2,
+    "train.precision": "float32",
+    "train.batch": BATCH,
+    "train.epochs": 1,
+    "train.loss": "dice+ce",
+    "augment.orientation": "free",
+    "augment.rotation_deg": 180.0,
+}
+
+
+def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Tensor]:
+    """Gradients, sums and running statistics after one step; validation's figures after it."""
+    changes = {"data.folder": str(folder), "train.sync_batch_norm": way == "synced", "train.micro_batch": micro_batch}
+    quiet, cpu = Teller(Console(file=io.StringIO())), torch.device("cpu")
+    data = open_dataset(make_settings(changes={**SETTINGS, **changes}), "cpu", default_cache(), quiet)
+    _bundle, state = make_state(data, data.settings, cpu, ranks)
+    batches, validation = make_batches(data, data.settings, cpu, ranks)
+    loss, train = make_loss(data, data.settings, cpu), data.settings.train
+    names, run = data.labels.names, RunFolder(Path())
+    work = loop.Job(batches, validation, names, loss, train, 9, run, lambda _: None, lambda _: None, ranks)
+    state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # so that they can be seen
+    loop.take_step(work, state, state.model, quiet)
+    figures = loop.validate(work, state, quiet)
+    found = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+    found |= {f"weight {name}": p.detach().clone() for name, p in state.model.named_parameters()}
+    found |= {f"statistics {name}": buffer for name, buffer in state.model.named_buffers() if "running" in name}
+    return found | {"sums": state.sums, "validation": torch.tensor([figures[0], *figures[1]])}
+
+
+def main(folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    found: dict[str, Tensor] = {}
+    with join_ranks() as ranks:
+        for way in ("frozen", "synced", "live"):
+            train = UNet.train
+            if way == "frozen":
+                UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
+            for micro in sorted({BATCH // ranks.count, BATCH // 2, BATCH // 3} if ranks.count == 1 else {BATCH}):
+                key = f"{way} {min(micro, BATCH // ranks.count)} "
+                found |= {key + name: tensor for name, tensor in find(folder, way, micro, ranks).items()}
+            UNet.train = train  # type: ignore[method-assign]
+    if ranks.is_first:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
+
+
+main(Path(sys.argv[1]), Path(sys.argv[2]))

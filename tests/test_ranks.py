@@ -1,0 +1,416 @@
+"""Training in several processes: the same steps as in one, all stop together, one that dies ends all.
+
+The processes talk by gloo, on the CPU; on GPUs the same code runs by NCCL.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conftest import make_discs, open_folder
+from refusal import refused_once
+from ubend.config import AugmentSettings
+from ubend.data.batches import Pictures, TrainingBatches
+from ubend.errors import SettingError, TrainingError
+from ubend.jobs.fit import fit
+from ubend.masks.labels import IGNORED
+from ubend.pictures.images import Sizing
+from ubend.training import launch
+from ubend.training.launch import Place, find_place
+from ubend.training.losses import Loss
+from ubend.training.ranks import ALONE, Ranks, Vote
+from ubend.training.syncnorm import SyncedBatchNorm, synchronise_batch_norm
+
+WORKER = Path(__file__).parent / "rank_step.py"
+UBEND = [sys.executable, "-m", "ubend"]
+TINY = ["--size", "32", "--width", "4", "--batch", "6", "--device", "cpu", "--set", "train.precision=float32"]
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: Patch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks") / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ one process
+
+
+def test_place(monkeypatch: Patch) -> None:
+    """From torchrun's environment; half an environment, or a group of one, is none."""
+    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        assert find_place() == Place()
+        monkeypatch.setenv(name, value)
+    assert find_place() == Place(5, 8, 1)
+    assert not find_place().is_first
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert find_place() == Place()
+
+
+def test_parts_are_the_whole() -> None:
+    for items, count in ((10, 3), (2, 4), (0, 2), (7, 1)):
+        parts = [Ranks(rank, count).part(items) for rank in range(count)]
+        assert [item for part in parts for item in part] == list(range(items))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(("batch", "near"), [(7, 6), (2, 3)])
+def test_a_batch_is_shared_evenly(batch: int, near: int) -> None:
+    ALONE.refuse_uneven(batch)
+    Ranks(0, 3).refuse_uneven(3 * batch)
+    with pytest.raises(SettingError, match=f"train.batch = {batch} .* by 3 processes; use --batch {near}$"):
+        Ranks(0, 3).refuse_uneven(batch)
+
+
+def test_devices(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Ranks(0, 3).pick_device("cpu").type == "cpu"
+    with pytest.raises(SettingError, match="there are 2 GPUs here, too few for 3 processes"):
+        Ranks(2, 3, 2).pick_device(None)
+    with pytest.raises(SettingError, match="cuda:1 is one device, for 3 processes"):
+        Ranks(0, 3).pick_device("cuda:1")
+
+
+def test_a_vote_of_one() -> None:
+    vote = Vote(ALONE)
+    assert [vote.any(mine) for mine in (False, True, False)] == [False, True, False]
+    assert vote.close() is False
+
+
+@pytest.mark.parametrize("kind", ["warp", "frozen"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp_path: Path) -> None:
+    """To the bit, step by step; so the order of pictures does not depend on the number of processes."""
+    store = open_folder(discs, tmp_path / "cache", Sizing(32, True, 3))
+    settings = AugmentSettings.model_validate({"kind": kind, "orientation": "free", "rotation_deg": 180})
+
+    def draw(part: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
+        pictures = Pictures(store, np.arange(20), torch.device("cpu"), 2**30 if resident else 0)
+        ends = np.zeros(3), np.full(3, 255.0)
+        batches = TrainingBatches(pictures, settings, 0, 6, pictures.canvas_hw, ends, part=part)
+        assert batches.batch == 6 // part[1]
+        batch = batches.draw(step)
+        return batch.image, batch.target
+
+    for step in (0, 5):
+        whole = draw((0, 1), step)
+        for several in (2, 3):
+            parts = [draw((rank, several), step) for rank in range(several)]
+            for mine, theirs in zip(whole, zip(*parts, strict=True), strict=True):
+                assert torch.equal(mine, torch.cat(theirs))
+
+
+def test_counts_of_parts_add_up() -> None:
+    """Also where a part holds nothing to score."""
+    target = torch.randint(0, 3, (4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    target[2:] = IGNORED
+    loss = Loss("dice+ce", torch.tensor([0.1, 0.2, 0.3]))
+    whole = loss.count(target, 3)
+    parts = [loss.count(part, 3) for part in target.split(2)]
+    for i in range(2):
+        assert float(whole[i]) == float(parts[0][i] + parts[1][i])
+        assert float(parts[1][i]) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_own_batch_norm_is_torchs(dtype: torch.dtype) -> None:
+    """Alone: outputs, all gradients, running statistics; far from zero too, where squares cost digits."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5))
+    nn.init.normal_(theirs[0].weight)
+    mine = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5))
+    mine.load_state_dict(theirs.state_dict())
+    weights = list(mine.parameters())
+    synchronise_batch_norm(mine, ALONE)
+    if dtype == torch.bfloat16:  # a second one would make the first one's rounding large
+        mine, theirs, weights = mine[:1], theirs[:1], weights[:2]
+    assert isinstance(mine[-1], SyncedBatchNorm)
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert all(a is b for a, b in zip(mine.parameters(), weights, strict=True)), "those that the optimiser knows"
+    far = 50 if dtype == torch.float32 else 1
+    image = (torch.randn(4, 5, 6, 7) + torch.arange(5).view(-1, 1, 1) * far).to(dtype)
+    pull = torch.randn(4, 5, 6, 7)
+    found = []
+    for net in (mine, theirs):
+        x = image.clone().requires_grad_()
+        out = net(x)
+        (out.float() * pull).sum().backward()
+        assert x.grad is not None
+        found.append([out, x.grad, *(p.grad for p in net.parameters()), *net.buffers()])
+        assert out.dtype == x.grad.dtype == dtype
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, **close)
+    torch.testing.assert_close(mine.eval()(image), theirs.eval()(image), **close)
+
+
+def test_python_does_not_start_processes(discs: Path) -> None:
+    with pytest.raises(SettingError, match=r"gpus: .*`ubend fit \.\.\. --gpus 2`"):
+        fit(discs, gpus=2)
+
+
+# ------------------------------------------------------------------------------------------------ the launcher
+
+START = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
+
+
+@pytest.fixture
+def quick(monkeypatch: Patch) -> Iterator[None]:
+    """No process is left when a test ends, and nothing took long."""
+    monkeypatch.setattr(launch, "_GRACE_S", 1.0)
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < 20
+
+
+def start(program: str, count: int = 2) -> int:
+    return launch.launch([sys.executable, "-c", START + program], count)
+
+
+@pytest.mark.usefixtures("quick")
+def test_places_and_what_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each knows its place; the first one's words are shown, its exit code is the whole's."""
+    words = "' '.join(os.environ[k] for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'))"
+    assert start(f"print({words}); print('careful', rank, file=sys.stderr)", 3) == 0
+    assert tuple(capfd.readouterr()) == ("0 3 0 127.0.0.1\n", "careful 0\n")
+    assert start("sys.exit(130 if rank == 0 else 0)") == 130
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_that_fails_ends_all(failing: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its own words and exit code are shown, and no other's; stubborn ones are killed."""
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', file=sys.stderr); time.sleep(600)"
+    program = (
+        f"\nif rank == {failing}: time.sleep(1); print('error: no luck', file=sys.stderr); sys.exit(2)\n{stubborn}"
+    )
+    assert start(program) == 2
+    assert capfd.readouterr().err == "error: no luck\n"
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_that_is_killed_ends_all() -> None:
+    with pytest.raises(TrainingError, match=r"process 1 of 2 was ended by SIGKILL.*--resume RUN --gpus 2"):
+        start("\nif rank: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
+    """The second one gives them a moment only. The launcher's own end is theirs."""
+    program = START + (
+        "n = []; signal.signal(signal.SIGINT, lambda *_: n.append(1)); "
+        f"open(r'{tmp_path}/ready' + str(rank), 'w').close()\n"
+        f"while True: time.sleep(.05); open(r'{tmp_path}/heard' + str(rank), 'w').write(str(len(n)))"
+    )
+    body = (
+        "import sys; from ubend.training import launch; launch._GRACE_S = 1; "
+        f"sys.exit(launch.launch({[sys.executable, '-c', program]!r}, 2))"
+    )
+
+    def heard(times: int) -> None:
+        while not all(
+            (tmp_path / f"heard{r}").exists() and (tmp_path / f"heard{r}").read_text() == str(times) for r in range(2)
+        ):
+            time.sleep(0.05)
+
+    for last, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with subprocess.Popen([sys.executable, "-c", body]) as launcher:
+            heard(0)
+            launcher.send_signal(signal.SIGINT)
+            heard(1)
+            launcher.send_signal(last)
+            assert launcher.wait(15) == code
+        for path in tmp_path.iterdir():
+            path.unlink()
+        time.sleep(0.3)
+        assert not list(tmp_path.iterdir()), "one of them is still writing"
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+@pytest.fixture(scope="module")
+def steps(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Tensor]]:
+    """What `rank_step.py` finds in 1, 2 and 3 processes."""
+    found, place = {}, tmp_path_factory.mktemp("steps")
+    for count in (1, 2, 3):
+        out = place / f"{count}.safetensors"
+        command = [sys.executable, str(WORKER), str(folder), str(out)]
+        if count == 1:
+            subprocess.run(command, check=True, timeout=120)
+        else:
+            assert launch.launch(command, count) == 0
+        found[count] = load_file(out)
+    return found
+
+
+def pick(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {name.removeprefix(key): tensor for name, tensor in found.items() if name.startswith(key)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("way", ["frozen", "synced", "live"])
+def test_a_step_of_several_is_that_of_one(way: str, count: int, steps: dict[int, dict[str, Tensor]]) -> None:
+    """Gradients, sums, running statistics and validation, to float32's rounding: 2e-5 of the greatest one, and
+    2e-3 where torch's batch norm is compared with ours (in float64's light torch's errs by up to 6e-4, ours by
+    1e-5). With live batch norm the step is that of one process whose micro-batches are the parts; only the
+    running statistics differ."""
+    several = pick(steps[count], f"{way} {6 // count} ")
+    one = pick(steps[1], f"{way} {6 if way != 'live' else 6 // count} ")
+    assert set(one) == set(several)
+    assert sum(name.startswith("gradient ") for name in one) > 20
+    for name, tensor in one.items():
+        if name.startswith("weight "):  # Adam's first step is the sign of a gradient, which may be all rounding
+            continue
+        if way == "live" and (name.startswith("statistics ") or name == "validation"):
+            continue
+        scale = (2e-3 if way == "synced" else 2e-5) * float(tensor.abs().max()) + 2e-7
+        torch.testing.assert_close(several[name], tensor, rtol=1e-4, atol=scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_live_batch_norm_differs(steps: dict[int, dict[str, Tensor]]) -> None:
+    """The comparison above can fail: parts are not the whole where batch norm looks at them."""
+    one, two = pick(steps[1], "live 6 "), pick(steps[2], "live 3 ")
+    name = "gradient stem.0.weight"
+    assert not torch.allclose(one[name], two[name], rtol=1e-2, atol=1e-3 * float(one[name].abs().max()))
+
+
+def ubend(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*UBEND, *map(str, words)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def keys(value: object) -> object:
+    return {key: keys(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+
+
+@pytest.mark.slow
+def test_a_training_of_two_is_that_of_one(folder: Path, tmp_path: Path) -> None:
+    """With synchronised batch norm: the losses of three epochs; run folder and scores alike; and one process
+    goes on with what two have begun."""
+    more = [*TINY, "--epochs", "3", "--set", "train.sync_batch_norm=true"]
+    ubend("fit", folder, "--out", tmp_path / "one", *more)
+    said = ubend("fit", folder, "--out", tmp_path / "two", *more, "--gpus", "2").stdout
+    assert "processes: 2, each with 3 of a step's 6 pictures" in said
+    assert said.count("epoch 1/3") == 1
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        assert a["step"] == b["step"]
+        for figure in ("train_loss", "val_loss"):
+            assert b[figure] == pytest.approx(a[figure], rel=1e-4)
+    assert keys(json.loads((tmp_path / "two/scores.json").read_text())) == keys(
+        json.loads((tmp_path / "one/scores.json").read_text())
+    )
+    files = [{p.relative_to(run).as_posix() for p in run.rglob("*")} for run in (tmp_path / "one", tmp_path / "two")]
+    assert files[0] == files[1]
+    assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
+
+    model = (tmp_path / "two/model.safetensors").read_bytes()
+    said = ubend("fit", "--resume", tmp_path / "two").stdout
+    assert "note: begun in 2 processes, goes on in 1" in said
+    assert "finished already" in said
+    assert (tmp_path / "two/model.safetensors").read_bytes() == model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_stopped_in_two_goes_on_in_one(folder: Path, tmp_path: Path) -> None:
+    """Ctrl-C stops all after the same step, and leaves a model; a killed process ends all, with one line."""
+    run, more = tmp_path / "run", [*TINY, "--epochs", "4000"]
+    with subprocess.Popen(
+        [*UBEND, "fit", str(folder), "--out", str(run), *more, "--gpus", "2"], stdout=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        while "epoch 2/" not in launcher.stdout.readline():
+            assert launcher.poll() is None
+        launcher.send_signal(signal.SIGINT)
+        said = launcher.stdout.read()
+        assert launcher.wait(60) == 130
+    assert "is usable" in said
+    done = rows(run)
+    assert len(done) >= 2
+
+    with subprocess.Popen(
+        [*UBEND, "fit", "--resume", str(run), "--gpus", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stderr is not None
+        while f"epoch {len(done) + 1}/" not in launcher.stdout.readline():
+            assert launcher.poll() is None
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        if not children.exists():
+            launcher.terminate()
+            pytest.skip("needs Linux")
+        os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
+        began = time.monotonic()
+        assert launcher.wait(60) == 2
+        assert time.monotonic() - began < 15
+        (line,) = launcher.stderr.read().splitlines()
+        assert line.startswith("error: process 1 of 2 was ended by SIGKILL")
+    assert rows(run)[: len(done)] == done
+
+    with subprocess.Popen([*UBEND, "fit", "--resume", str(run)], stdout=subprocess.PIPE, text=True) as alone:
+        assert alone.stdout is not None
+        said = ""
+        while f"epoch {len(rows(run)) + 1}/" not in said:
+            said += alone.stdout.readline()
+            assert alone.poll() is None
+        alone.send_signal(signal.SIGINT)
+        alone.stdout.read()
+        assert alone.wait(60) == 130
+    assert "note: begun in 2 processes, goes on in 1" in said
+    assert "going on after step" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--batch", "7"], "train.batch = 7 cannot be shared evenly by 2 processes; use --batch 6"),
+        (["--device", "cuda:1"], "device cuda:1 is one device, for 2 processes"),
+    ],
+)
+def test_bad_settings(words: list[str], wanted: str, folder: Path, tmp_path: Path) -> None:
+    (line,) = ubend("fit", folder, "--out", tmp_path / "run", *TINY, *words, "--gpus", "2", code=2).stderr.splitlines()
+    assert line.startswith(f"error: {wanted}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_are_there_already(folder: Path, monkeypatch: Patch) -> None:
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "4"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "x"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch.os, "_exit", lambda code: None)
+    assert "--gpus 2: there are 4 processes already" in refused_once("fit", folder, "--gpus", "2")
