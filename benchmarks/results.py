@@ -28,7 +28,7 @@ ROWS: dict[str, list[str]] = {
     "pets-tutorial": ["oxford-iiit-pet", "--recipe", "tutorial"],
     "pets-modern": [*PETS, "--epochs", "30"],
     "pets-modern-16": [*PETS, "--epochs", "30", "--batch", "16"],
-    "pets-long": [*PETS, "--epochs", "150", "--batch", "64", "--set", "train.compile=true"],
+    "pets-long": [*PETS, "--epochs", "220", "--batch", "64"],
 }
 
 

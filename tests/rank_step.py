@@ -24,6 +24,7 @@ from ubend.training import loop
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.step import Job, Step
 
 BATCH = 6
 SETTINGS: dict[str, Any] = {
@@ -48,9 +49,9 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
     batches, validation = make_batches(data, data.settings, cpu, ranks)
     loss, train = make_loss(data, data.settings, cpu), data.settings.train
     names, run = data.labels.names, RunFolder(Path())
-    work = loop.Job(batches, validation, names, loss, train, 9, run, lambda _: None, lambda _: None, ranks)
+    work = Job(batches, validation, names, loss, train, 9, run, lambda _: None, lambda _: None, ranks)
     state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # so that they can be seen
-    loop.take_step(work, state, state.model, quiet)
+    Step(work, state, quiet)(0)
     figures = loop.validate(work, state, quiet)
     found = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}
     found |= {f"weight {name}": p.detach().clone() for name, p in state.model.named_parameters()}

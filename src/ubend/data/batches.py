@@ -161,7 +161,7 @@ class TrainingBatches:
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
         self._low, self._high = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
-        self._counting = torch.arange(batch, dtype=torch.int32, device=device)
+        self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
 
     def draw(self, step: int) -> Batch:
