@@ -24,7 +24,11 @@ from ubend.training import loop
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
+<<<<<<< HEAD
 from ubend.training.step import Job, Step
+=======
+from ubend.training.syncnorm import synchronise_batch_norm
+>>>>>>> w-gpus
 
 BATCH = 6
 SETTINGS: dict[str, Any] = {
@@ -46,6 +50,8 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
     quiet, cpu = Teller(Console(file=io.StringIO())), torch.device("cpu")
     data = open_dataset(make_settings(changes={**SETTINGS, **changes}), "cpu", default_cache(), quiet)
     _bundle, state = make_state(data, data.settings, cpu, ranks)
+    if way == "synced" and ranks.count == 1:  # torch's own rounds otherwise; test_ranks.py compares the two
+        synchronise_batch_norm(state.model, ranks)
     batches, validation = make_batches(data, data.settings, cpu, ranks)
     loss, train = make_loss(data, data.settings, cpu), data.settings.train
     names, run = data.labels.names, RunFolder(Path())
