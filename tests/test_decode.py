@@ -113,6 +113,49 @@ def test_jpeg_is_pillows(tmp_path: Path, options: dict[str, Any]) -> None:
         assert read_raster(path).lossy
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_into_a_place(tmp_path: Path, mode: str) -> None:
+    """Only where shape and depth fit."""
+    Image.fromarray(SMOOTH).convert(mode).save(tmp_path / "a.jpg")
+    want = read_image(tmp_path / "a.jpg")
+    place = np.zeros((2, *want.shape), np.uint8)
+    image = read_image(tmp_path / "a.jpg", want.shape[2], place[1])
+    assert np.may_share_memory(image, place)
+    np.testing.assert_array_equal(place, [np.zeros_like(want), want])
+    for other in (np.zeros(want.shape, np.uint16), np.zeros((*want.shape[:2], 4 - want.shape[2]), np.uint8), want[1:]):
+        image = read_image(tmp_path / "a.jpg", want.shape[2], other)
+        assert not np.may_share_memory(image, other)
+        np.testing.assert_array_equal(image, want)
+
+
+def test_jpeg_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plainest; Pillow is asked about all that might need turning, or is cut short before its pixels."""
+    picture, turned = Image.fromarray(SMOOTH), Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / "plain.jpg", comment=b"of a comment")
+    picture.save(tmp_path / "turned.jpg", exif=turned)
+    content = (tmp_path / "plain.jpg").read_bytes()
+    (tmp_path / "short.jpg").write_bytes(content[:300])
+    opened: list[str] = []
+    monkeypatch.setattr(Image, "open", lambda file: opened.append("Pillow") or 1 / 0)
+    assert read_header(tmp_path / "plain.jpg").size_hw == SMOOTH.shape[:2]
+    assert read_raster(tmp_path / "plain.jpg").pixels.shape == SMOOTH.shape
+    assert opened == []
+    for name in ("turned", "short"):
+        for read in (read_header, read_raster):
+            with pytest.raises(DataError):
+                read(tmp_path / f"{name}.jpg")
+    assert len(opened) == 4
+
+
+def test_a_too_large_jpeg_is_pillows_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SMOOTH.shape[0] * SMOOTH.shape[1] // 2 - 1)
+    for read in (read_header, read_raster):
+        with pytest.raises(DataError, match="too large"):
+            read(tmp_path / "a.jpg")
+
+
 def test_printing_inks(tmp_path: Path) -> None:
     """CMYK as Pillow mixes it, from JPEG and from TIFF."""
     inks = Image.merge("CMYK", [*Image.fromarray(SMOOTH).split(), Image.fromarray(SMOOTH[:, :, 0] // 3)])

@@ -230,13 +230,8 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
 
 
-<<<<<<< HEAD
 def test_loss_of_nothing_is_zero() -> None:
     """Counts are plain sums, so that those of several processes add up; the mean minds that they may be zero."""
-=======
-def test_nothing_to_count_is_nothing() -> None:
-    """So that the counts of parts add up to those of the whole; `mean` looks after the division."""
->>>>>>> w-gpus
     target = torch.full((1, 2, 2), IGNORED, dtype=torch.uint8)
     assert [float(count) for count in BOTH.count(target, 2)] == [0.0, 0.0]
     nothing = LossSums(torch.tensor(0.0), torch.tensor(0.0))

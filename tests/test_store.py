@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+import ubend.data.store as store_module
 from conftest import open_folder as open_any
 from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
@@ -215,6 +216,29 @@ def test_all_problems_at_once(folder: Path, cache: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+def test_parts_are_of_one_size(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the pictures are cut into parts, the store is the same."""
+    for number in (1, 4):
+        for kind in ("images", "masks"):
+            shutil.copy(folder / kind / "0.png", folder / kind / f"{number}.png")
+    whole = open_folder(folder, cache)
+    for most in (1, 2):
+        monkeypatch.setattr(store_module, "_PART_PICTURES", most)
+        other = open_folder(folder, cache.with_name(f"cache-{most}"))
+        np.testing.assert_array_equal(other.images, whole.images)
+        np.testing.assert_array_equal(other.masks, whole.masks)
+        np.testing.assert_array_equal(other.thumbnails, whole.thumbnails)
+
+
+def test_a_picture_that_changes_meanwhile(folder: Path, cache: Path) -> None:
+    pairs = read_folder(folder).pairs
+    shapes = [header.size_hw for header in read_headers(pairs)]
+    hashes = hash_pairs(pairs)
+    shutil.copy(pairs[1].image, pairs[0].image)
+    with pytest.raises(DataError, match=r"0\.png: was changed while it was read"):
+        open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache)
+
+
 def test_no_room(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

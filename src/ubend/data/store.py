@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, PairError, UbendError, reason
+from ubend.errors import DataError, PairError, reason
 from ubend.files import Need, refuse_full
 from ubend.folders.pairs import Pair
 from ubend.language import _
@@ -32,10 +32,10 @@ from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import Sizing, model_size, read_image, resize_arrays, resize_mask
+from ubend.pictures.images import Sizing, model_size, read_image, read_resized, resize_arrays, resize_mask
 
 STORE_VERSION = 2
-_PART_VALUES, _PART_PICTURES = 2**25, 64  # of pictures that are decoded before they are resized together
+_PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
 
@@ -233,50 +233,37 @@ def _build(
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
-        def read(number: int) -> tuple[NDArray[Any], NDArray[np.uint8]] | list[str]:
-            """The picture, and its mask at the stored size; or what is wrong with them."""
-            pair = pairs[number]
-            try:
-                image, mask = read_pair(pair, sizing.channels, labels)
-            except DataError as error:
-                return error.problems
-            except UbendError as error:
-                return [str(error)]
-            if image.dtype != dtype:
-                return [
-                    _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth").format(
-                        path=pair.image, found=image.dtype, dtype=dtype
-                    )
-                ]
-            class_pixels[number] = mask.pixels
-            return image, resize_mask(mask.classes, stored_hw[number])
+        def fill(part: list[int]) -> dict[int, list[str]]:
+            """Read, resize and lay down pairs of one native size, in one thread: handing pictures to another
+            costs as much as the work. Returns what is wrong with which."""
+            paths, native_hw, size_hw = [pairs[n].image for n in part], shapes_hw[part[0]], stored_hw[part[0]]
+            small, problems = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
+            bad = {part[slot]: found for slot, found in problems.items()}
+            thumbnails[part] = _thumbnails(small)
+            for number, pixels in zip(part, small, strict=True):
+                if number in bad:
+                    continue
+                try:
+                    mask = read_class_map(pairs[number], native_hw, labels)
+                except DataError as error:
+                    bad[number] = error.problems
+                    continue
+                here = slice(offsets[number], offsets[number + 1])
+                images[here] = pixels.reshape(-1, sizing.channels)
+                masks[here] = resize_mask(mask.classes, size_hw).reshape(-1)
+                class_pixels[number] = mask.pixels
+            return bad
 
-        def write(numbers: list[int], pictures: list[NDArray[Any]]) -> None:
-            """Resize pictures of one size together: one by one, the calls cost as much as the work."""
-            small = resize_arrays(np.stack(pictures), stored_hw[numbers[0]])
-            thumbnails[numbers] = _thumbnails(small)
-            for number, pixels in zip(numbers, small, strict=True):
-                images[offsets[number] : offsets[number + 1]] = pixels.reshape(-1, sizing.channels)
-
-        bad: dict[str, list[str]] = {}
+        bad: dict[int, list[str]] = {}
+        done = 0
         with ThreadPoolExecutor(threads()) as pool:
             parts = _parts(shapes_hw, sizing.channels)
-            reading = pool.map(read, parts[0])
-            for part, following in zip(parts, [*parts[1:], range(0)], strict=True):
-                alike: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = {}
-                found = list(reading)
-                reading = pool.map(read, following)  # while these are written
-                for number, one in zip(part, found, strict=True):
-                    if isinstance(one, list):
-                        bad[pairs[number].name] = one
-                        continue
-                    masks[offsets[number] : offsets[number + 1]] = one[1].reshape(-1)
-                    alike.setdefault(one[0].shape, []).append((number, one[0]))
-                for group in alike.values():
-                    write([number for number, _image in group], [image for _number, image in group])
-                report(part.stop, len(pairs))
+            for part, found in zip(parts, pool.map(fill, parts), strict=True):
+                bad |= found
+                done += len(part)
+                report(done, len(pairs))
         if bad:
-            raise PairError(bad)
+            raise PairError({pairs[number].name: bad[number] for number in sorted(bad)})
         images.flush()
         masks.flush()
         np.savez(
@@ -294,17 +281,17 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[range]:
-    """The pictures in parts that are read together: few enough for memory, many enough to be quick."""
-    parts, start, values = [], 0, 0
+def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int]]:
+    """The pictures in parts of one size: few enough for memory and for all threads, many enough to be quick."""
+    most = max(1, min(_PART_PICTURES, len(shapes_hw) // (4 * threads())))
+    alike: dict[tuple[int, int], list[int]] = {}
     for number, (h, w) in enumerate(shapes_hw):
-        values += h * w * channels
-        if values >= _PART_VALUES or number + 1 - start >= _PART_PICTURES:
-            parts.append(range(start, number + 1))
-            start, values = number + 1, 0
-    if start < len(shapes_hw):
-        parts.append(range(start, len(shapes_hw)))
-    return parts or [range(0)]
+        alike.setdefault((h, w), []).append(number)
+    parts = []
+    for (h, w), numbers in alike.items():
+        count = max(1, min(most, _PART_VALUES // max(1, h * w * channels)))
+        parts += [numbers[start : start + count] for start in range(0, len(numbers), count)]
+    return parts
 
 
 def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
@@ -315,16 +302,6 @@ def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
         except DataError:
             continue
     return np.dtype(np.uint8)
-
-
-def read_pair(pair: Pair, channels: int, labels: LabelMap) -> tuple[NDArray[Any], ClassMap]:
-    """Picture (H, W, C) and its mask, understood, at native size.
-
-    Raises:
-        DataError: one of them is unreadable, or their sizes differ, or the mask holds an unknown code.
-    """
-    image = read_image(pair.image, channels)
-    return image, read_class_map(pair, image.shape[:2], labels)
 
 
 def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> ClassMap:
