@@ -30,6 +30,7 @@ from ubend.masks.sources import mask_to_text
 from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.pictures.channels import agree_channels, read_headers
 from ubend.pictures.images import Sizing
+from ubend.pictures.known import KnownFiles
 from ubend.teller import Teller
 
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
@@ -91,10 +92,11 @@ class Dataset:
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
         for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
-            pixels = self.store.image(int(number)).reshape(-1, channels).astype(np.float64)
+            pixels = self.store.image(int(number)).reshape(-1, channels)
+            planes = np.ascontiguousarray(pixels.T, np.float64)  # a ninth of the time of sums pixel by pixel
             count += len(pixels)
-            total += pixels.sum(axis=0)
-            squares += (pixels**2).sum(axis=0)
+            total += planes.sum(axis=1)
+            squares += np.einsum("cp,cp->c", planes, planes)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
@@ -294,10 +296,12 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
         DataError: the masks do not tell the classes.
     """
     pairs = folder.pairs
-    headers = read_headers(pairs, settings.data.channels)
+    known = KnownFiles(cache, folder.root, settings.data.channels)
+    headers = read_headers(pairs, settings.data.channels, known)
     channels, notes = agree_channels(headers, pairs, settings.data.channels)
     shapes = [header.size_hw for header in headers]
-    hashes = hash_pairs(pairs)
+    hashes = hash_pairs(pairs, known)
+    known.save()
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
     teller.end()

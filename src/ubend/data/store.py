@@ -33,11 +33,13 @@ from ubend.masks.sources import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import Sizing, model_size, read_image, read_resized, resize_arrays, resize_mask
+from ubend.pictures.known import KNOWN_SUFFIX, KnownFiles
 
 STORE_VERSION = 2
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
-_STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.*")  # the hash; hidden and longer while it is built
+_STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
+_SUFFIX = re.compile(f"({re.escape(SURVEY_SUFFIX)}|{re.escape(KNOWN_SUFFIX)})$")
 
 
 class Store:
@@ -107,11 +109,11 @@ def default_cache() -> Path:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """The stores and surveys of a cache, whole or left half built, with their sizes in bytes; oldest first.
+    """The stores, surveys and known files of a cache, whole or half built, with their sizes in bytes; oldest first.
 
     Other files and folders are none, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
     """
-    found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(p.name.removesuffix(SURVEY_SUFFIX))]
+    found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(_SUFFIX.sub("", p.name))]
     found = sorted(found, key=lambda p: p.stat().st_mtime)
     return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in found]
 
@@ -179,30 +181,32 @@ def open_store(
     return Store(final)
 
 
-def hash_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents.
+def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[list[str]]:
+    """Digests of each pair's picture and mask, by their contents; `known` from earlier.
 
     Raises:
         PairError: files that cannot be read.
     """
 
+    known = known or KnownFiles()
+    paths = [pair.image for pair in pairs]
+    paths += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
+    files = {path: known.look(path) for path in paths}
     unreadable: dict[Path, str] = {}
 
-    def digest(path: Path) -> str:
+    def digest(path: Path) -> None:
         try:
-            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            files[path].digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
             unreadable[path] = _("{path}: {reason}").format(path=path, reason=reason(error))
-            return ""
 
-    files = [pair.image for pair in pairs]
-    files += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
     with ThreadPoolExecutor(threads()) as pool:
-        digest_of = dict(zip(files, pool.map(digest, files), strict=True))
+        list(pool.map(digest, [path for path, file in files.items() if file.digest is None]))
     if unreadable:
         files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
         bad = {name: [unreadable[path] for path in mine if path in unreadable] for name, mine in files_of.items()}
         raise PairError({name: problems for name, problems in bad.items() if problems})
+    digest_of = {path: file.digest or "" for path, file in files.items()}
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
 

@@ -8,23 +8,27 @@ from ubend.errors import DataError, PairError
 from ubend.folders.pairs import Pair
 from ubend.language import _
 from ubend.pictures.decode import read_header
+from ubend.pictures.known import KnownFiles
 from ubend.pictures.raster import MOST_CHANNELS, Header
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
 
 
-def read_headers(pairs: Sequence[Pair], channels: int | None = None) -> list[Header]:
-    """The header of each picture; `channels` as the user says.
+def read_headers(pairs: Sequence[Pair], channels: int | None = None, known: KnownFiles | None = None) -> list[Header]:
+    """The header of each picture; `channels` as the user says, `known` from earlier.
 
     Raises:
         PairError: headers that cannot be read.
     """
+    known = known or KnownFiles()
     headers: list[Header] = []
     bad: dict[str, list[str]] = {}
     for pair in pairs:
         try:
-            headers.append(read_header(pair.image, channels))
+            file = known.look(pair.image)
+            file.header = file.header or read_header(pair.image, channels)
+            headers.append(file.header)
         except DataError as error:
             bad[pair.name] = error.problems
     if bad:

@@ -1,0 +1,112 @@
+"""What files held when they were last read, so that a file that has not changed is not read again.
+
+One small file in the cache for each folder of pictures. Nothing depends on it but time: what it does not
+know, or knows of a file that has changed since, is read.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from ubend.errors import OutputError
+from ubend.files import write_text
+from ubend.pictures.raster import Header
+
+KNOWN_SUFFIX = ".files.json"
+_VERSION = 1  # grows when a header would be read otherwise
+# A file may change again in the moment in which it is read and keep its times, as long as its system's clock has
+# not ticked: 2 s on FAT, less elsewhere. So what is younger than that when it is read is not remembered.
+_TICK_NS = 2 * 10**9
+
+
+@dataclass
+class KnownFile:
+    """One file.
+
+    Attributes:
+        stamp: size in bytes, times of change of its content and of its entry in ns, and number (inode): what
+            the system would change with the file. None: it cannot be looked at, so it is not remembered.
+        digest: of its content; None until it is read.
+        header: the same, of a picture.
+        looked_ns: when `stamp` was taken; before the content was read.
+    """
+
+    stamp: tuple[int, int, int, int] | None
+    digest: str | None = None
+    header: Header | None = None
+    looked_ns: int = 0
+
+
+class KnownFiles:
+    """The files of a folder, by path. Two runs may use one folder's at once: the last one's is kept, whole.
+
+    Args:
+        cache: where to remember them; None: only as long as this object lives.
+        root: the folder.
+        channels: as of `read_header`, whose answers depend on it.
+    """
+
+    def __init__(self, cache: Path | None = None, root: Path = Path(), channels: int | None = None) -> None:
+        self._files: dict[str, KnownFile] = {}
+        self._used: set[str] = set()
+        self._place: Path | None = None
+        self._kept = ""
+        if cache is not None:
+            key = json.dumps([_VERSION, str(root.absolute()), channels])
+            name = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+            self._place = cache / f"{name}{KNOWN_SUFFIX}"
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # not there, or damaged: made anew
+                self._kept = self._place.read_text(encoding="utf-8")
+                self._files = dict(_parse(self._kept))
+
+    def look(self, path: Path) -> KnownFile:
+        """What is known of a file as it is now; what is found out about it may be filled in."""
+        name = os.path.abspath(path)
+        looked_ns = time.time_ns()
+        try:
+            stat = os.stat(name)
+        except OSError:
+            return KnownFile(None)
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        found = self._files.get(name)
+        if found is None or found.stamp != stamp:
+            found = self._files[name] = KnownFile(stamp, looked_ns=looked_ns)
+        self._used.add(name)
+        return found
+
+    def save(self) -> None:
+        """Remember what was looked at; where that cannot be written, it is only found out again."""
+        self._files = {name: known for name, known in self._files.items() if name in self._used and _is_sure(known)}
+        text = self._to_json()
+        if self._place is not None and text != self._kept:
+            with contextlib.suppress(OutputError):
+                write_text(self._place, text)
+
+    def _to_json(self) -> str:
+        rows = {
+            name: [*known.stamp, known.digest, known.header and astuple(known.header)]
+            for name, known in sorted(self._files.items())
+            if known.stamp is not None
+        }
+        return json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
+
+
+def _is_sure(known: KnownFile) -> bool:
+    """Would a change after this look show? A time in the future, of another clock than ours, says nothing."""
+    return known.stamp is not None and max(known.stamp[1:3]) + _TICK_NS < known.looked_ns
+
+
+def _parse(text: str) -> Iterator[tuple[str, KnownFile]]:
+    for name, (size, mtime, ctime, inode, digest, header) in dict(json.loads(text)).items():
+        stamp = (int(size), int(mtime), int(ctime), int(inode))
+        yield name, KnownFile(stamp, digest, None if header is None else Header(*header), _long_ago(stamp))
+
+
+def _long_ago(stamp: tuple[int, int, int, int]) -> int:
+    """A time of looking by which the file was sure, as all are that were remembered."""
+    return max(stamp[1:3]) + _TICK_NS + 1
