@@ -395,3 +395,23 @@ def test_noise() -> None:
     np.testing.assert_allclose(out[1, :, 10, 20], 0.02 * field[:, (250 + 10) % 256, 10 + 20], atol=1e-5)
     assert abs(np.corrcoef(out[1, 0].reshape(-1), out[1, 1].reshape(-1))[0, 1]) < 0.03
     assert not np.array_equal(noise_field(8, 3), field)
+
+
+def test_blur_and_noise_of_some_pictures() -> None:
+    """Pictures that are neither blurred nor noisy are the same bits, whatever their neighbours are."""
+    rng = np.random.default_rng(3)
+    image = torch.from_numpy(rng.random((5, 3, 20, 24)).astype(np.float32))
+    low, high = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    field = torch.from_numpy(noise_field(0, 3))
+
+    def change(blur: list[float], noise: list[float], which: list[int]) -> torch.Tensor:
+        draws = replace(identity_draws(5, 3), blur_px=np.array(blur, np.float32), noise=np.array(noise, np.float32))
+        packed = torch.from_numpy(draws.pack())[which]
+        return change_colors(image[which], DeviceDraws.unpack(packed, 3), low, high, field)
+
+    blur, noise = [0.0, 1.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.1, 0.2, 0.0]
+    together = change(blur, noise, [0, 1, 2, 3, 4])
+    alone = torch.cat([change(blur, noise, [number]) for number in range(5)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    assert torch.equal(together[[0, 4]], change([0.0] * 5, [0.0] * 5, [0, 4]))
+    assert [not torch.equal(a, b) for a, b in zip(together, image, strict=True)][1:4] == [True] * 3

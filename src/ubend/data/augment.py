@@ -7,6 +7,7 @@ are sampled once, through the same coordinates (bilinear / nearest).
 N pictures, C channels, H x W pixels out, G x G points of the elastic field.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -296,9 +297,25 @@ def change_colors(image: Tensor, draws: DeviceDraws, low: Tensor, high: Tensor, 
     if image.shape[1] == 3:
         grey = x.mean(dim=1, keepdim=True)
         x = grey + each(draws.saturation) * (x - grey)
-    x = _blur(x, draws.blur_px)
-    x = x + each(draws.noise) * _noise_windows(noise, draws.noise_yx, x.shape[-2], x.shape[-1])
+
+    def add_noise(some: Tensor, which: Tensor | slice) -> Tensor:
+        windows = _noise_windows(noise, draws.noise_yx[which], x.shape[-2], x.shape[-1])
+        return some + each(draws.noise[which]) * windows
+
+    x = _change_some(x, draws.blur_px, lambda some, which: _blur(some, draws.blur_px[which]))
+    x = _change_some(x, draws.noise, add_noise)
     return x.clamp(0, 1) * (high - low) + low
+
+
+def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
+    """`change(pictures, which)` for those whose strength is not 0; for all on a GPU, where counting them would wait
+    for it. The others are the same either way."""
+    if x.device.type != "cpu":
+        return change(x, slice(None))
+    which = strength.nonzero().flatten()
+    if len(which):
+        x[which] = change(x[which], which)
+    return x
 
 
 def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
