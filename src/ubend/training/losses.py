@@ -88,7 +88,9 @@ class Loss:
                 weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
                 return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
         hot = one_hot(target, logits.shape[1])
-        log_prob = F.log_softmax(logits.float(), dim=1)
+        # in the order of the target's planes: what follows mixes both
+        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
+        log_prob = F.log_softmax(logits, dim=1)
         prob = log_prob.exp()
         pixelwise = log_prob * (1.0 - prob) ** _FOCUS if self.kind == "dice+focal" else log_prob
         pixelwise = torch.where(hot, pixelwise, 0.0)
