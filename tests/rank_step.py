@@ -24,11 +24,8 @@ from ubend.training import loop
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
-<<<<<<< HEAD
 from ubend.training.step import Job, Step
-=======
 from ubend.training.syncnorm import synchronise_batch_norm
->>>>>>> w-gpus
 
 BATCH = 6
 SETTINGS: dict[str, Any] = {
