@@ -28,11 +28,11 @@ from ubend.errors import SettingError, TrainingError
 from ubend.jobs.fit import fit
 from ubend.masks.labels import IGNORED
 from ubend.pictures.images import Sizing
-from ubend.training import launch, loop
+from ubend.training import launch
 from ubend.training.launch import Place, find_place
-from ubend.training.loop import take_step
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, Ranks, Vote
+from ubend.training.step import Step
 from ubend.training.syncnorm import SyncedBatchNorm, synchronise_batch_norm
 
 WORKER = Path(__file__).parent / "rank_step.py"
@@ -169,9 +169,9 @@ def test_own_batch_norm_is_torchs(dtype: torch.dtype) -> None:
 def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One of several cannot halve its micro-batches alone; it names itself and the setting."""
     work, state = make_job(folder, tmp_path, {"train.batch": 6})
-    monkeypatch.setattr(loop, "_find_gradients", raise_out_of_memory)
+    monkeypatch.setattr(Step, "_gradients", raise_out_of_memory)
     with pytest.raises(SettingError, match=r"process 1 ran out .* 6 pictures .*train.micro_batch = 3 .*settings.toml"):
-        take_step(replace(work, ranks=Ranks(1, 2)), state, state.model, Listener())
+        Step(replace(work, ranks=Ranks(1, 2)), state, Listener())(0)
 
 
 def raise_out_of_memory(*_args: object) -> None:
