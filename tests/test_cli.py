@@ -220,9 +220,9 @@ def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (place / "poetry.lock").write_text("not a store's")
     ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--epochs", 1)
     lines = ubend("cache").stdout.splitlines()
-    assert len(lines) == 3  # what the masks hold, and the decoded pictures
-    assert "thesis" not in "".join(lines[:2])
-    assert str(place) in lines[2]
+    assert len(lines) == 4  # what the files were, what the masks hold, and the decoded pictures
+    assert "thesis" not in "".join(lines[:3])
+    assert str(place) in lines[3]
     assert "freed" in ubend("cache", "--clear").stdout
     assert sorted(path.name for path in place.iterdir()) == ["poetry.lock", "thesis"]
     assert (place / "thesis" / "only-copy.txt").read_text() == "precious"
