@@ -71,6 +71,7 @@ def _moments(y, partial, rows, channels, CHANNELS: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def sum_parts(partial, parts, columns, there, channels, CHANNELS: tl.constexpr, PARTS: tl.constexpr):
+    """Both sums of (parts, 2, C) partial ones, for these columns, in a fixed order."""
     first = tl.zeros((PARTS, CHANNELS), tl.float32)
     second = tl.zeros((PARTS, CHANNELS), tl.float32)
     for start in range(0, parts, PARTS):
