@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -19,6 +20,11 @@ from ubend.pictures.channels import read_headers
 from ubend.pictures.images import Sizing
 
 ROOT = Path(__file__).parent.parent
+
+if not torch.cuda.is_available():
+    # Read when a kernel is defined, of Triton's own too: so before anything imports Triton, as torch's counting of
+    # FLOPs does.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,6 @@
 """The kernels compute what their plain counterparts do: on a GPU as they are, elsewhere in Triton's interpreter."""
 
 import copy
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+CUDA = torch.cuda.is_available()  # else conftest.py has chosen the interpreter
 pytest.importorskip("triton", reason="Triton is not installed: the plain code runs, there is nothing to compare")
 
 from ubend.config import AugmentSettings
