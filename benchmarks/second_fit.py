@@ -28,8 +28,9 @@ PHASES = {
     "facts": "ubend.data.dataset:Dataset.facts",
     "network and optimiser": "ubend.jobs.fit:make_state",
     "batches": "ubend.jobs.fit:make_batches",
-    "run folder": "ubend.jobs.fit:_write_facts",
-    "first step": "ubend.training.loop:take_step",
+    "run folder": "ubend.jobs.fit:_write_beginning",
+    "first step": "ubend.training.step:Step.__call__",
+    "first step (captured)": "ubend.training.captured:CapturedStep.__call__",
 }
 CHILD = """
 import functools, importlib, json, sys, time
@@ -55,7 +56,7 @@ def timed(name, work):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
-            if name == "first step":
+            if name.startswith("first step"):
                 raise FirstStep
     return run
 

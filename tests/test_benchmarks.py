@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import counting
 import peers
+import second_fit
 import step_speed
 import timing
 from conftest import ROOT, make_discs
@@ -293,3 +296,37 @@ def test_a_step_trains() -> None:
             step()
             losses.append(nn.functional.cross_entropy(network(image).float(), target).item())
         assert losses[-1] < losses[0] - 0.1
+
+
+def test_second_fit(tmp_path: Path) -> None:
+    """It reaches the first step, and every phase that a CPU has is found where it is looked for."""
+    make_discs(tmp_path / "discs", 24)
+    figures = run_other("second_fit", tmp_path, "--size", 16, "--width", 2, "--rounds", 1)
+    assert figures["facts"]["cores"] >= 1
+    for name, values in figures["seconds"].items():
+        assert len(values) == 1
+        assert values[0] > 0 or name in ("survey of the masks", "near-duplicates", "the rest"), name
+    assert "first step" in figures["first"]
+    assert set(second_fit.PHASES) - set(figures["first"]) == {"first step (captured)"}
+
+
+def test_decoding(tmp_path: Path) -> None:
+    """ubend's pictures are those of a full decode and the antialiased resize."""
+    (tmp_path / "discs").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).resize((352, 352)).save(tmp_path / "discs" / f"{number}.jpg")
+    figures = run_other("decoding", tmp_path, "--rounds", 1)
+    assert figures["facts"]["pictures"] == 3
+    assert figures["difference"]["ubend"] == 0
+    assert all(rates[0] > 0 for rates in figures["img_per_s"].values())
+
+
+def run_other(name: str, place: Path, *words: object) -> dict[str, Any]:
+    """What a script that has a form of its own wrote of the folder `discs`; in a process, since it settles threads."""
+    path = place / f"{name}.json"
+    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", place / "discs", "--json", path, *words]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return figures
