@@ -61,9 +61,9 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = {"base": str(place), "platbase": str(place)}
     scripts = Path(sysconfig.get_path("scripts", "venv", base))
     library = Path(sysconfig.get_path("purelib", "venv", base))
-    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     # plain paths: .pth files in those folders (an editable ubend) are not read from there
-    (library / "others.pth").write_text("\n".join(sorted(here)), encoding="utf-8")
+    others = [path for path in sys.path if path and any(Path(path).glob("*.dist-info"))]
+    (library / "others.pth").write_text("\n".join(others), encoding="utf-8")
     _run(scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=place)
     return scripts
 
