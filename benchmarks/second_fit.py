@@ -29,8 +29,7 @@ PHASES = {
     "network and optimiser": "ubend.jobs.fit:make_state",
     "batches": "ubend.jobs.fit:make_batches",
     "run folder": "ubend.jobs.fit:_write_beginning",
-    "first step": "ubend.training.step:Step.__call__",
-    "first step (captured)": "ubend.training.captured:CapturedStep.__call__",
+    "first step": "ubend.training.step:Step.__call__ ubend.training.captured:CapturedStep.__call__",
 }
 CHILD = """
 import functools, importlib, json, sys, time
@@ -56,11 +55,11 @@ def timed(name, work):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
-            if name.startswith("first step"):
+            if name == "first step":
                 raise FirstStep
     return run
 
-for name, place in phases.items():
+for name, place in [(name, place) for name, places in phases.items() for place in places.split()]:
     module, _, path = place.partition(":")
     home, words = importlib.import_module(module), path.split(".")
     for word in words[:-1]:

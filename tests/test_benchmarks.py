@@ -299,15 +299,14 @@ def test_a_step_trains() -> None:
 
 
 def test_second_fit(tmp_path: Path) -> None:
-    """It reaches the first step, and every phase that a CPU has is found where it is looked for."""
+    """It reaches the first step, and every phase is found where it is looked for."""
     make_discs(tmp_path / "discs", 24)
     figures = run_other("second_fit", tmp_path, "--size", 16, "--width", 2, "--rounds", 1)
     assert figures["facts"]["cores"] >= 1
     for name, values in figures["seconds"].items():
         assert len(values) == 1
         assert values[0] > 0 or name in ("survey of the masks", "near-duplicates", "the rest"), name
-    assert "first step" in figures["first"]
-    assert set(second_fit.PHASES) - set(figures["first"]) == {"first step (captured)"}
+    assert set(second_fit.PHASES) <= set(figures["first"])
 
 
 def test_decoding(tmp_path: Path) -> None:
