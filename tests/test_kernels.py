@@ -113,6 +113,29 @@ def test_network_in_bfloat16() -> None:
     assert distance(found, wanted) < 1.5 * distance(rounded, wanted)
 
 
+@pytest.mark.skipif(not CUDA, reason="no GPU: there is one stream alone")
+def test_second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights' gradients from the second stream are those of one stream, to the bit."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    net = make_net(7, classes=3, width=32, depth=4)
+    image = torch.rand(16, 3, 128, 128, device=DEVICE) * 255
+    found = []
+    for round_ in range(6):
+        with pytest.MonkeyPatch.context() as patch:
+            if round_ == 0:
+                patch.setattr("ubend.model.second_stream._stream_of", lambda _device: torch.cuda.current_stream())
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                logits = run_fused(net, image)
+            logits.square().mean().backward()
+        found.append([parameter.grad for parameter in net.parameters()])
+        net.zero_grad(set_to_none=True)
+    for some in found[1:]:
+        for gradient, alone in zip(some, found[0], strict=True):
+            assert gradient is not None
+            assert alone is not None
+            assert torch.equal(gradient, alone)
+
+
 def test_equal_maxima_go_to_the_first() -> None:
     """A constant picture: every window is a tie; the gradient goes where max pooling sends it."""
     plain = make_net(1, classes=2, width=4, depth=2)

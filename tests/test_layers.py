@@ -68,6 +68,7 @@ ORDER = [
     "data.dataset",
     "data.augment",
     "data.batches",
+    "model.second_stream",
     "model.fused",
     "model.unet",
     "model.bundle",

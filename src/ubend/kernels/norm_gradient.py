@@ -11,7 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.norm import MOST_PARTS, Map, corners, normalised, place, pooled_tile, sum_parts, tile
+from ubend.kernels.norm import (
+    FINISH,
+    MOST_PARTS,
+    Map,
+    corners,
+    fits,
+    from_the_end,
+    normalised,
+    place,
+    pooled_tile,
+    sum_parts,
+    tile,
+)
 
 
 @triton.jit
@@ -23,6 +35,7 @@ def _gradient_moments(
     rows,
     channels,
     dz_stride,
+    FITS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -36,9 +49,10 @@ def _gradient_moments(
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     product = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
-        row = (start + tl.arange(0, ROWS)).to(tl.int64)
-        mask = (row < rows)[:, None] & there[None, :]
-        value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+        row = from_the_end(start, rows, ROWS).to(tl.int64)
+        mask = ((row >= 0)[:, None] & there[None, :]) | FITS
+        value = tl.load(y + row[:, None] * channels + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        bright = value * scale[None, :] + shift[None, :]  # only its sign counts, so it need not be rounded
         g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         g = tl.where(bright > 0.0, g, 0.0)
         total += g
@@ -103,8 +117,8 @@ def _pooled_gradient_moments(
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     product = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in range(tl.program_id(1) * ROWS, pixels, tl.num_programs(1) * ROWS):
-        pixel = start + tl.arange(0, ROWS)
-        mask = (pixel < pixels)[:, None] & there[None, :]
+        pixel = from_the_end(start, pixels, ROWS)
+        mask = (pixel >= 0)[:, None] & there[None, :]
         down = tl.load(dpool + pixel.to(tl.int64)[:, None] * channels + columns[None, :], mask=mask, other=0.0)
         y0, y1, y2, y3, g0, g1, g2, g3 = _four(
             y, stats, dz, down.to(tl.float32), corners(pixel, width), mask, columns, width, channels, dz_stride, KEEP
@@ -226,7 +240,8 @@ def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | N
     partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
     grid = (blocks * triton.cdiv(rows, sizes["ROWS"]),)
     if dpool is None:
-        _gradient_moments[(blocks, parts)](y, stats, dz, partial, rows, channels, stride, **sizes)
+        whole = fits(rows, channels, sizes)
+        _gradient_moments[(blocks, parts)](y, stats, dz, partial, rows, channels, stride, FITS=whole, **sizes)
         sums = finish_gradient(partial)
         _input_gradient[grid](y, stats, sums, dz, dy, rows, channels, stride, **sizes)
     else:
@@ -244,5 +259,5 @@ def finish_gradient(partial: Tensor) -> Tensor:
     """(parts, 2, C) -> (2, C), summed in a fixed order."""
     parts, _two, channels = partial.shape
     sums = partial.new_empty((2, channels))
-    _finish_gradient[(triton.cdiv(channels, 16),)](partial, parts, sums, channels, CHANNELS=16, PARTS=128)
+    _finish_gradient[(triton.cdiv(channels, FINISH["CHANNELS"]),)](partial, parts, sums, channels, **FINISH)
     return sums

@@ -3,7 +3,8 @@
 Convolutions are torch's; what lies between them is done by ubend.kernels. Batch norm, ReLU and max pooling
 are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads the
 last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
-given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md).
+given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
+are computed on a second stream.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.kernels import join, norm, norm_gradient
+from ubend.model.second_stream import SecondStream
 
 _ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
 
@@ -26,27 +28,27 @@ def run(net: Any, features: Tensor) -> Tensor:
     Returns:
         (N, classes, H, W) float32.
     """
-    weights = _cast_weights(net)
+    convolve = _Convolutions(net, features.device)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _convolve_block(block, features.contiguous(memory_format=torch.channels_last), weights)
+    y = _run_block(block, features.contiguous(memory_format=torch.channels_last), convolve)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # wide enough for what the decoder will lay beside it
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
         features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
-        y = _convolve_block(block, features, weights)
+        y = _run_block(block, features, convolve)
     for decoder in net.decoders:
         features = _Norm.apply(y, block[4].weight, block[4].bias, block[4])
         beside = kept.pop()
         if beside is None:
             features = decoder.up(features)
         else:
-            grown = F.conv_transpose2d(features, weights[decoder.up], None, stride=2, padding=1)
+            grown = convolve(decoder.up, features)
             features = _Join.apply(*beside, grown, decoder.up.bias)
         block = decoder.block
-        y = _convolve_block(block, features, weights)
+        y = _run_block(block, features, convolve)
     last = (y, block[4].weight, block[4].bias)
     if net.width <= join.HEAD_CHANNELS:
         logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4])
@@ -57,28 +59,26 @@ def run(net: Any, features: Tensor) -> Tensor:
     return logits
 
 
-def _convolve_block(block: Any, features: Tensor, weights: dict[nn.Module, Tensor]) -> Tensor:
+class _Convolutions:
+    """The network's convolutions, without their biases, in autocast's precision."""
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        self._beside = SecondStream(device)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else layers[0].weight.dtype
+        weights = _Weights.apply(self._beside, dtype, *(layer.weight for layer in layers))
+        self._weights: dict[nn.Module, Tensor] = dict(zip(layers, weights, strict=True))
+
+    def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
+        weight = self._weights[layer]
+        convolved: Tensor = _Convolve.apply(features.to(weight.dtype), weight, layer, self._beside)
+        return convolved
+
+
+def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
     """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
-    y = _convolve(features, weights[block[0]])
-    return _convolve(_Norm.apply(y, block[1].weight, block[1].bias, block[1]), weights[block[3]])
-
-
-def _convolve(features: Tensor, weight: Tensor) -> Tensor:
-    """A 3x3 convolution; few channels are filled up with zeros."""
-    missing = -features.shape[1] % _ALIGNED
-    if missing:
-        features = F.pad(features, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
-        weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
-    return F.conv2d(features, weight, padding=1)
-
-
-def _cast_weights(net: nn.Module) -> dict[nn.Module, Tensor]:
-    """The convolutions' weights in autocast's precision: two launches a step, where autocast takes one for each."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    weights: Any = [layer.weight for layer in layers]
-    if torch.is_autocast_enabled("cuda"):
-        weights = _Cast.apply(torch.get_autocast_dtype("cuda"), *weights)
-    return dict(zip(layers, weights, strict=True))
+    y = convolve(block[0], features)
+    return convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1]))
 
 
 def _empty_map(like: Tensor, channels: int) -> Tensor:
@@ -94,23 +94,67 @@ def _count_batches(net: nn.Module) -> None:
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)
 
 
-class _Cast(torch.autograd.Function):
-    """Tensors in another dtype, all at once; so are their gradients."""
+class _Weights(torch.autograd.Function):
+    """All weights in another dtype, at once: two launches a step, where autocast takes one for each tensor.
+
+    Their gradients come from a second stream, and are waited for here.
+    """
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.dtype = tensors[0].dtype
-        cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-        torch._foreach_copy_(cast, list(tensors))
-        return tuple(cast)
+    def forward(ctx: Any, beside: SecondStream, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.beside, ctx.dtype = beside, weights[0].dtype
+        return tuple(_cast(list(weights), dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        there = [gradient for gradient in gradients if gradient is not None]
-        cast = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in there]
-        torch._foreach_copy_(cast, there)
-        back = iter(cast)
-        return None, *(None if gradient is None else next(back) for gradient in gradients)
+        ctx.beside.wait()
+        cast = iter(_cast([gradient for gradient in gradients if gradient is not None], ctx.dtype))
+        return None, None, *(None if gradient is None else next(cast) for gradient in gradients)
+
+
+def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    if all(tensor.dtype == dtype for tensor in tensors):
+        return tensors
+    cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(cast, tensors)
+    return cast
+
+
+class _Convolve(torch.autograd.Function):
+    """A layer's convolution, without its bias; few channels are filled up with zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, layer: Any, beside: SecondStream) -> Tensor:
+        ctx.channels = features.shape[1]
+        missing = -ctx.channels % _ALIGNED if isinstance(layer, nn.Conv2d) else 0
+        ctx.whole = not missing
+        if missing:
+            features = _channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
+            weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
+        ctx.save_for_backward(features, weight)
+        ctx.beside, transposed = beside, isinstance(layer, nn.ConvTranspose2d)
+        ctx.place = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
+        return torch.convolution(features, weight, None, *ctx.place)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        features, weight = ctx.saved_tensors
+        dy = _channels_last(dy)
+
+        def gradients(*which: bool) -> Any:
+            return torch.ops.aten.convolution_backward(dy, features, weight, None, *ctx.place, which)
+
+        def of_weight() -> Tensor:
+            gradient: Tensor = gradients(False, True, False)[1]
+            return gradient if ctx.whole else gradient[:, : ctx.channels]
+
+        dweight = dfeatures = None
+        if ctx.needs_input_grad[1]:
+            dweight = ctx.beside.run(of_weight, dy, features)
+        if ctx.needs_input_grad[0]:
+            dfeatures = gradients(True, False, False)[0][:, : ctx.channels]
+        ctx.beside.wait(but=1)
+        return dfeatures, dweight, None, None
 
 
 class _Norm(torch.autograd.Function):
