@@ -1,0 +1,95 @@
+"""The fast ways to take a step compute what the plain one does: compiled, by kernels, captured.
+
+(Micro-batches: test_loop.py. Several processes: test_ranks.py. Each kernel: test_kernels.py.)
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import make_discs
+from test_loop import Listener, make_job
+from ubend.device import has_compiler
+from ubend.training.captured import CapturedStep
+from ubend.training.step import Job, Step
+
+STEPS = 8  # of which the last five are the graph's, when captured
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fast") / "discs"
+    make_discs(folder, 24)
+    return folder
+
+
+def take_steps(kind: type[Step], discs: Path, place: Path, device: str, changes: dict[str, Any]) -> dict[str, Tensor]:
+    """Where so many steps lead: weights, their average, the losses' sums."""
+    job, state = make_job(discs, place, changes, device)
+    assert isinstance(job, Job)
+    step = kind(job, state, Listener())
+    for number in range(STEPS):
+        step(number)
+    return {
+        **{f"weight {name}": tensor.detach().clone() for name, tensor in state.model.state_dict().items()},
+        **{f"average {name}": tensor.detach().clone() for name, tensor in state.average.state_dict().items()},
+        "sums": state.sums.clone(),
+    }
+
+
+def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], slack: float) -> None:
+    """Every tensor within `slack` of its greatest value."""
+    for name, tensor in wanted.items():
+        most = float(tensor.double().abs().max())
+        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=0, atol=slack * most + 1e-7, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C compiler: training goes on uncompiled")
+def test_compiled(discs: Path, tmp_path: Path) -> None:
+    changes = {"model.depth": 1, "train.precision": "float32"}
+    eager = take_steps(Step, discs, tmp_path / "eager", "cpu", changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        compiled = take_steps(Step, discs, tmp_path / "compiled", "cpu", {**changes, "train.compile": True})
+    assert_near(compiled, eager, 1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("micro_batch", [5, 2])
+def test_captured(
+    resident: bool, micro_batch: int, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a graph, and step by step with kernels: the same numbers but for rounding; without kernels, nearly."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if not resident:
+        monkeypatch.setattr("ubend.training.setup._RESIDENT_SHARE", 0.0)
+    given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
+    captured = take_steps(CapturedStep, discs, tmp_path / "captured", "cuda", given)
+    eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
+    assert_near(captured, eager, 1e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("model.unet", "training.losses", "data.batches"):
+            patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
+        plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
+    assert_near(captured, plain, 2e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_no_memory_to_capture_in(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said once, and the steps are taken one by one."""
+
+    def refuse(*_args: object, **_words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    given = {"model.width": 8, "train.precision": "float32"}
+    eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "graph", refuse)
+        uncaptured = take_steps(CapturedStep, discs, tmp_path / "uncaptured", "cuda", given)
+    assert_near(uncaptured, eager, 1e-4)
