@@ -64,15 +64,24 @@ class _Convolutions:
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
         layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weights[0].dtype
         self._beside = SecondStream(device)
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else layers[0].weight.dtype
-        weights = _Weights.apply(self._beside, dtype, *(layer.weight for layer in layers))
-        self._weights: dict[nn.Module, Tensor] = dict(zip(layers, weights, strict=True))
+        awaited, cast = _Awaited.apply(self._beside, *weights), _cast([weight.detach() for weight in weights], dtype)
+        self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
     def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
-        weight = self._weights[layer]
-        convolved: Tensor = _Convolve.apply(features.to(weight.dtype), weight, layer, self._beside)
+        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._beside)
         return convolved
+
+
+def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """In one launch, where autocast takes one for each tensor."""
+    if all(tensor.dtype == dtype for tensor in tensors):
+        return tensors
+    cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(cast, tensors)
+    return cast
 
 
 def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
@@ -94,67 +103,56 @@ def _count_batches(net: nn.Module) -> None:
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)
 
 
-class _Weights(torch.autograd.Function):
-    """All weights in another dtype, at once: two launches a step, where autocast takes one for each tensor.
-
-    Their gradients come from a second stream, and are waited for here.
-    """
+class _Awaited(torch.autograd.Function):
+    """Weights as they are; their gradients come from the second stream, and go no further until they are there."""
 
     @staticmethod
-    def forward(ctx: Any, beside: SecondStream, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.beside, ctx.dtype = beside, weights[0].dtype
-        return tuple(_cast(list(weights), dtype))
+    def forward(ctx: Any, beside: SecondStream, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.beside = beside
+        return weights
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         ctx.beside.wait()
-        cast = iter(_cast([gradient for gradient in gradients if gradient is not None], ctx.dtype))
-        return None, None, *(None if gradient is None else next(cast) for gradient in gradients)
-
-
-def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    if all(tensor.dtype == dtype for tensor in tensors):
-        return tensors
-    cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    torch._foreach_copy_(cast, tensors)
-    return cast
+        return None, *gradients
 
 
 class _Convolve(torch.autograd.Function):
     """A layer's convolution, without its bias; few channels are filled up with zeros."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, layer: Any, beside: SecondStream) -> Tensor:
-        ctx.channels = features.shape[1]
-        missing = -ctx.channels % _ALIGNED if isinstance(layer, nn.Conv2d) else 0
-        ctx.whole = not missing
+    def forward(ctx: Any, features: Tensor, weight: Tensor, cast: Tensor, layer: Any, beside: SecondStream) -> Tensor:
+        """`cast` is `weight`, from `_Awaited`, in the precision that is computed in."""
+        ctx.channels, ctx.weight, ctx.beside = features.shape[1], weight, beside
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        missing = 0 if transposed else -ctx.channels % _ALIGNED
+        features = features.to(cast.dtype)
         if missing:
             features = _channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
-            weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
-        ctx.save_for_backward(features, weight)
-        ctx.beside, transposed = beside, isinstance(layer, nn.ConvTranspose2d)
+            cast = F.pad(cast, (0, 0, 0, 0, 0, missing))
+        ctx.save_for_backward(features, cast)
         ctx.place = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
-        return torch.convolution(features, weight, None, *ctx.place)
+        return torch.convolution(features, cast, None, *ctx.place)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        features, weight = ctx.saved_tensors
-        dy = _channels_last(dy)
+        features, cast = ctx.saved_tensors
+        weight, dy = ctx.weight, _channels_last(dy)
 
         def gradients(*which: bool) -> Any:
-            return torch.ops.aten.convolution_backward(dy, features, weight, None, *ctx.place, which)
+            return torch.ops.aten.convolution_backward(dy, features, cast, None, *ctx.place, which)
 
         def of_weight() -> Tensor:
-            gradient: Tensor = gradients(False, True, False)[1]
-            return gradient if ctx.whole else gradient[:, : ctx.channels]
+            gradient = gradients(False, True, False)[1]
+            return torch.empty_like(weight).copy_(gradient.narrow(1, 0, weight.shape[1]))
 
         dweight = dfeatures = None
         if ctx.needs_input_grad[1]:
             dweight = ctx.beside.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
-            dfeatures = gradients(True, False, False)[0][:, : ctx.channels]
+            dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
         ctx.beside.wait(but=1)
-        return dfeatures, dweight, None, None
+        return dfeatures, dweight, None, None, None
 
 
 class _Norm(torch.autograd.Function):
