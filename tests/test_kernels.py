@@ -100,6 +100,31 @@ def test_network(name: str) -> None:
         assert distance(run_fused(fast, image), copy.deepcopy(fast).double()(image.double())) < slack
 
 
+def test_hook_of_gradients() -> None:
+    """It is given every convolution's weight and gradient once, and what it makes of it is what arrives."""
+    net = make_net(3, classes=2, width=4, depth=1)
+    image = torch.rand(2, 3, 8, 8, device=DEVICE) * 255
+    run_fused(net, image).square().mean().backward()  # type: ignore[no-untyped-call]
+    plain = [parameter.grad for parameter in net.parameters()]
+    net.zero_grad(set_to_none=True)
+    seen: list[nn.Parameter] = []
+
+    def double(weight: nn.Parameter, gradient: Tensor) -> None:
+        seen.append(weight)
+        gradient.mul_(2)
+
+    with fused.watch_gradients(double):
+        logits = run_fused(net, image)
+    logits.square().mean().backward()
+    doubled = {id(weight) for weight in seen}
+    layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(seen) == len(doubled) == len(layers) - 1  # the head is no convolution here
+    for parameter, before in zip(net.parameters(), plain, strict=True):
+        assert parameter.grad is not None
+        assert before is not None
+        torch.testing.assert_close(parameter.grad, before * (2 if id(parameter) in doubled else 1))
+
+
 def test_network_in_bfloat16() -> None:
     """As far from float64 as the plain network is in bfloat16."""
     plain = make_net(5, classes=3, width=8, depth=2)

@@ -7,6 +7,9 @@ given, nothing else. So a training step moves about half the bytes (docs/benchma
 are computed on a second stream.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,7 +19,23 @@ from torch.nn import functional as F
 from ubend.kernels import join, norm, norm_gradient
 from ubend.model.second_stream import SecondStream
 
+GradientHook = Callable[[nn.Parameter, Tensor], None]
+
+_hook: ContextVar[GradientHook | None] = ContextVar("hook", default=None)
 _ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
+
+
+@contextmanager
+def watch_gradients(hook: GradientHook) -> Iterator[None]:
+    """Networks that run in here call `hook(weight, gradient)` for each convolution, as soon as its gradient is there.
+
+    On the stream where it is there, and while the backward pass goes on; the hook may change it in place.
+    """
+    before = _hook.set(hook)
+    try:
+        yield
+    finally:
+        _hook.reset(before)
 
 
 def run(net: Any, features: Tensor) -> Tensor:
@@ -67,11 +86,12 @@ class _Convolutions:
         weights: list[Tensor] = [layer.weight for layer in layers]
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weights[0].dtype
         self._beside = SecondStream(device)
+        self._hook = _hook.get()
         awaited, cast = _Awaited.apply(self._beside, *weights), _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
     def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
-        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._beside)
+        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._beside, self._hook)
         return convolved
 
 
@@ -121,9 +141,17 @@ class _Convolve(torch.autograd.Function):
     """A layer's convolution, without its bias; few channels are filled up with zeros."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, cast: Tensor, layer: Any, beside: SecondStream) -> Tensor:
-        """`cast` is `weight`, from `_Awaited`, in the precision that is computed in."""
-        ctx.channels, ctx.weight, ctx.beside = features.shape[1], weight, beside
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        awaited: Tensor,
+        cast: Tensor,
+        layer: Any,
+        beside: SecondStream,
+        hook: GradientHook | None,
+    ) -> Tensor:
+        """`awaited` is the layer's weight, from `_Awaited`; `cast` is it in the precision that is computed in."""
+        ctx.channels, ctx.weight, ctx.beside, ctx.hook = features.shape[1], layer.weight, beside, hook
         transposed = isinstance(layer, nn.ConvTranspose2d)
         missing = 0 if transposed else -ctx.channels % _ALIGNED
         features = features.to(cast.dtype)
@@ -143,8 +171,11 @@ class _Convolve(torch.autograd.Function):
             return torch.ops.aten.convolution_backward(dy, features, cast, None, *ctx.place, which)
 
         def of_weight() -> Tensor:
-            gradient = gradients(False, True, False)[1]
-            return torch.empty_like(weight).copy_(gradient.narrow(1, 0, weight.shape[1]))
+            gradient = torch.empty_like(weight)
+            gradient.copy_(gradients(False, True, False)[1].narrow(1, 0, weight.shape[1]))
+            if ctx.hook:
+                ctx.hook(weight, gradient)
+            return gradient
 
         dweight = dfeatures = None
         if ctx.needs_input_grad[1]:
@@ -152,7 +183,7 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
         ctx.beside.wait(but=1)
-        return dfeatures, dweight, None, None, None
+        return dfeatures, dweight, None, None, None, None
 
 
 class _Norm(torch.autograd.Function):

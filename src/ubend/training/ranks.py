@@ -2,16 +2,17 @@
 
 A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) works off
 its part of every batch, and what is summed over the batch is summed over the ranks: the counts before the loss
-is divided by them, the gradients before the optimiser's step. All ranks then take the same step, and nothing
-else has to be exchanged. No wrapper around the network, and no wait for the device inside a step.
+is divided by them, the gradients before the optimiser's step (those of convolutions at once, see `EarlySums`).
+All ranks then take the same step, and nothing else has to be exchanged. No wrapper around the network, and no
+wait for the device inside a step.
 
 What looks at the pictures of one rank alone is batch norm (see `sum_step`, and syncnorm.py for the other way).
 """
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubend.device import is_out_of_memory, pick_device
 from ubend.errors import SettingError, TrainingError, reason
 from ubend.language import _
+from ubend.model.fused import watch_gradients
 from ubend.training.launch import Place, find_place
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
@@ -207,8 +209,38 @@ class Vote:
         return bool(votes.item())
 
 
-def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor) -> None:
+class EarlySums:
+    """Gradients that are summed over the ranks while the backward pass goes on; of the largest tensors.
+
+    All ranks take the same steps in the same order, so they send the same messages in the same order.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._done: set[int] = set()
+
+    def watched(self) -> AbstractContextManager[None]:
+        """For the forward pass: gradients of what runs in here will be summed early, where the network can."""
+        return nullcontext() if self._ranks.count == 1 else watch_gradients(self.add)
+
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """`gradient` becomes the whole batch's; it is dense."""
+        flat = gradient.as_strided((gradient.numel(),), (1,), gradient.storage_offset())
+        with _others_alive():
+            dist.all_reduce(flat)
+        self._done.add(id(parameter))
+
+    def take(self) -> set[int]:
+        """The ids of the parameters so far, and begin anew."""
+        done, self._done = self._done, set()
+        return done
+
+
+def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
     """After a step's backward pass: gradients and `sums` become those of the whole batch.
+
+    Args:
+        done: ids of parameters whose gradients are the whole batch's already.
 
     Batch norm's running statistics become their mean over the ranks, in the same message. (The mean of the
     variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
@@ -224,7 +256,7 @@ def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor) -> None:
         if buffer is not None
     ]
     torch._foreach_div_(statistics, ranks.count)
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
     ranks.sum_tensors([*gradients, *statistics, sums])
 
 

@@ -16,7 +16,7 @@ from ubend.language import _
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
-from ubend.training.ranks import ALONE, Ranks, sum_step
+from ubend.training.ranks import ALONE, EarlySums, Ranks, sum_step
 from ubend.training.run_folder import RunFolder
 from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 from ubend.training.setup import has_lone_values
@@ -57,6 +57,7 @@ class Step:
     def __init__(self, job: Job, state: TrainingState, teller: Teller) -> None:
         self.job, self.state, self.teller = job, state, teller
         self._network = _compiled(state.model, teller) if job.settings.compile else state.model
+        self._early = EarlySums(job.ranks)
 
     def __call__(self, step: int) -> None:
         batch = self.job.batches.draw(step)
@@ -88,13 +89,13 @@ class Step:
         found = torch.zeros_like(state.sums)
         state.model.train()
         for image, target in _micro_batches(batch, self._micro_batch()):
-            with autocast(image.device, job.settings):
+            with autocast(image.device, job.settings), self._early.watched():
                 logits = self._network(image)
             sums = job.loss.sum(logits, target)
             job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 found[0::2] += torch.stack(sums)
-        sum_step(job.ranks, state.model, found)
+        sum_step(job.ranks, state.model, found, self._early.take())
         found[1::2] += torch.stack(counts)
         return found
 
