@@ -285,7 +285,7 @@ def test_micro_batches_are_the_whole_batch(
     for size in (None, micro_batch):
         changes = {"train.micro_batch": size} if size else {}
         work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
-        monkeypatch.setattr(state.optimizer, "zero_grad", lambda set_to_none=True: None)
+        monkeypatch.setattr(state.optimizer, "zero_grad", lambda: None)
         Step(work, state, Listener())(state.progress.step)
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found

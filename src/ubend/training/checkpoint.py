@@ -22,6 +22,7 @@ from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
 from ubend.model.unet import UNet
+from ubend.training.schedule import Adam
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 
@@ -84,7 +85,7 @@ class TrainingState:
 
     model: UNet
     average: nn.Module
-    optimizer: torch.optim.Adam
+    optimizer: Adam
     best: dict[str, Tensor]
     sums: Tensor
     progress: Progress
@@ -172,7 +173,7 @@ def load_state(path: Path, state: TrainingState) -> None:
             names = set(file.keys())
             for parameter in _parameters(state.optimizer):
                 if "optimizer.0.step" in names:
-                    on = parameter.device if state.optimizer.defaults["fused"] else "cpu"
+                    on = parameter.device if state.optimizer.fused else "cpu"
                     state.optimizer.state[parameter] = {
                         "step": torch.zeros((), dtype=torch.float32, device=on),
                         "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -205,5 +206,5 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors | {"sums": state.sums}
 
 
-def _parameters(optimizer: torch.optim.Adam) -> list[Tensor]:
+def _parameters(optimizer: Adam) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

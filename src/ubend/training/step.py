@@ -64,7 +64,7 @@ class Step:
         for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.job.steps, self.job.settings)
         self.state.optimizer.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad()
         if self.state.average is not self.state.model:
             update_average(self.state.average, self.state.model, averaging_decay(step, self.job.settings.average_decay))
 
@@ -75,7 +75,7 @@ class Step:
         """
         self.state.statistics.keep()
         while (sums := attempt(lambda: self._gradients(draw()))) is None:
-            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.optimizer.zero_grad()
             self.state.statistics.restore()
             self._halve_micro_batch()
         return sums
