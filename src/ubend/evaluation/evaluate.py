@@ -63,7 +63,8 @@ def evaluate_pairs(
         return picture, _read_truth(pairs[number], picture.native_hw, known)
 
     def pictures() -> Iterator[Prepared]:
-        for number, (picture, truths[number]) in enumerate(map_ahead(look, range(len(pairs)))):
+        for number, (picture, truth) in enumerate(map_ahead(look, range(len(pairs)))):
+            truths[number] = truth
             yield picture
 
     for logits in predictor.run(pictures()):

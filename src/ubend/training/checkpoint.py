@@ -6,6 +6,7 @@ not a tensor stands as JSON in the file's header, so that there are not two file
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from ubend.model.unet import UNet
 from ubend.training.schedule import Adam
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
+_MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
 
 
 @dataclass
@@ -96,7 +98,7 @@ class TrainingState:
 
 
 class Saver:
-    """Writes states in the background; training waits only for the copy of the tensors.
+    """Writes states, and what else a run leaves, in the background; training waits only for the copy of the tensors.
 
     Use it as a context manager: no write is left under way behind it, which would come in the way of a
     run that goes on in the same process.
@@ -109,6 +111,7 @@ class Saver:
     def __init__(self, path: Path, save_model: Callable[[Mapping[str, Tensor]], None]) -> None:
         self._path, self._save_model = path, save_model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
+        self._drawn: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
         self._began, self._pause_s = time.monotonic(), 0.0
 
@@ -134,8 +137,16 @@ class Saver:
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
         self._write = self._thread.submit(self._write_both, tensors, header)
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Begin other writing in the same thread, before any state that is saved later; errors as of `save`."""
+        while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MOST_WAITING):
+            self._drawn.popleft().result()
+        self._drawn.append(self._thread.submit(work))
+
     def wait(self) -> None:
         """Until nothing is being written."""
+        while self._drawn:
+            self._drawn.popleft().result()
         if self._write is not None:
             self._pause_s = max(self._pause_s, _SHARE * self._write.result())
             self._write = None

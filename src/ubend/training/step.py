@@ -34,7 +34,8 @@ class Job:
         settings: resolved; no None is left.
         steps: of the whole training.
         run: where it is written.
-        after_epoch: called with the state after each epoch's row is in the history (panels, curves).
+        after_epoch: called with the state after each epoch's row is in the history; what it returns is called in the
+            thread that writes.
         save_model: writes the model file, given the weights that are kept.
         ranks: the processes that train together.
     """
@@ -46,7 +47,7 @@ class Job:
     settings: TrainSettings
     steps: int
     run: RunFolder
-    after_epoch: Callable[[TrainingState], None]
+    after_epoch: Callable[[TrainingState], Callable[[], None]]
     save_model: Callable[[Mapping[str, Tensor]], None]
     ranks: Ranks = ALONE
 
