@@ -41,7 +41,7 @@ def begin_training(
     _bundle, state = make_state(data, settings, device)
     loss, names = make_loss(data, settings, device), data.labels.names
     run = RunFolder(data.folder.root)  # is not written to by single steps
-    return Job(batches, validation, names, loss, settings.train, steps, run, print, print), state
+    return Job(batches, validation, names, loss, settings.train, steps, run, lambda _: print, print), state
 
 
 def make_step(job: Job, state: TrainingState) -> Callable[[], None]:

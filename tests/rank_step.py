@@ -52,8 +52,8 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
     batches, validation = make_batches(data, data.settings, cpu, ranks)
     loss, train = make_loss(data, data.settings, cpu), data.settings.train
     names, run = data.labels.names, RunFolder(Path())
-    work = Job(batches, validation, names, loss, train, 9, run, lambda _: None, lambda _: None, ranks)
-    state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # so that they can be seen
+    work = Job(batches, validation, names, loss, train, 9, run, lambda _: lambda: None, lambda _: None, ranks)
+    state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
     Step(work, state, quiet)(0)
     figures = loop.validate(work, state, quiet)
     found = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}

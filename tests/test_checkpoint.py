@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ubend.config import TrainSettings
 from ubend.errors import ModelFileError, OutputError
 from ubend.model import bundle as writer
 from ubend.model.unet import UNet
+from ubend.training import checkpoint
 from ubend.training.checkpoint import Progress, Saver, TrainingState, load_state, save_state
 from ubend.training.schedule import make_optimizer, update_average
 
@@ -184,6 +185,33 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
         saver.wait()
     assert models[1].keys() == state.best.keys()
     assert all(torch.equal(models[1][name], tensor) for name, tensor in state.best.items())
+
+
+def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait."""
+    monkeypatch.setattr(checkpoint, "_MOST_WAITING", 2)
+    done: list[object] = []
+
+    def draw(number: int) -> Callable[[], None]:
+        return lambda: (time.sleep(0.05), done.append(number))[1]  # type: ignore[func-returns-value]
+
+    with Saver(tmp_path / "s.safetensors", lambda _weights: done.append("state")) as saver:
+        for number in range(4):
+            saver.begin(draw(number))
+            assert len(done) >= number - 1
+        saver.save(trained(steps=1))
+        saver.wait()
+        assert done == [0, 1, 2, 3, "state"]
+
+
+def test_saver_tells_of_a_failed_drawing(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise OutputError("no room")
+
+    with Saver(tmp_path / "s.safetensors", lambda _weights: None) as saver:
+        saver.begin(refuse)
+        with pytest.raises(OutputError, match="no room"):
+            saver.save(trained(steps=1))
 
 
 def test_saver_tells_of_a_failed_write(tmp_path: Path) -> None:

@@ -329,7 +329,8 @@ def test_curves_need_an_epoch(tmp_path: Path) -> None:
 
 def test_heavy_libraries_are_not_imported() -> None:
     code = (
-        "import sys, ubend.drawing.overlay, ubend.drawing.panels, ubend.drawing.curves\n"
+        "import sys, numpy, ubend.drawing.overlay, ubend.drawing.panels, ubend.drawing.curves\n"
+        "ubend.drawing.panels.draw_grid([[numpy.zeros((8, 8, 3), numpy.uint8)]], ['heading'])\n"
         "print(*(name for name in ('torch', 'matplotlib', 'IPython') if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ)

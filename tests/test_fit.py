@@ -1,6 +1,8 @@
 """The main job's own rules: its words, its run folder, what it says."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,18 @@ def test_a_run_is_scored_from_anywhere(discs: Path, monkeypatch: pytest.MonkeyPa
     again = ubend.evaluate(discs.parent / "run", device="cpu")
     assert result.scores is not None
     assert again["native"] == result.scores["native"]
+
+
+def test_the_compiler_is_not_imported(discs: Path, tmp_path: Path) -> None:
+    """torch's compiler takes 1.3 s and more to import; torch's optimisers do so at their first step."""
+    program = (
+        "import sys, ubend\n"
+        f"ubend.fit({str(discs)!r}, {str(tmp_path / 'run')!r}, **{TINY!r})\n"
+        "print(*sorted(name for name in sys.modules if name in ('torch._dynamo', 'torch._inductor', 'sympy')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def test_masks_of_another_coding_are_refused(discs: Path, tmp_path: Path) -> None:

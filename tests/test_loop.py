@@ -94,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No panels and curves, for speed; they are drawn from the state and do not change it."""
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: None)
+    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
 
 
@@ -272,7 +272,9 @@ def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cp
     _bundle, state = job.make_state(data, data.settings, on)
     batches, validation = job.make_batches(data, data.settings, on)
     names, train, loss = data.labels.names, data.settings.train, job.make_loss(data, data.settings, on)
-    return Job(batches, validation, names, loss, train, 10, RunFolder(run), lambda _: None, lambda _: None), state
+    return Job(
+        batches, validation, names, loss, train, 10, RunFolder(run), lambda _: lambda: None, lambda _: None
+    ), state
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -285,7 +287,7 @@ def test_micro_batches_are_the_whole_batch(
     for size in (None, micro_batch):
         changes = {"train.micro_batch": size} if size else {}
         work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
-        monkeypatch.setattr(state.optimizer, "zero_grad", lambda set_to_none=True: None)
+        monkeypatch.setattr(state.optimizer, "zero_grad", lambda: None)
         Step(work, state, Listener())(state.progress.step)
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ubend.config import LossKind, make_settings
 from ubend.errors import SettingError
 from ubend.masks.labels import IGNORED
-from ubend.training.losses import Loss, LossSums, one_hot
+from ubend.training.losses import Loss, LossSums, one_hot, sum_cross_entropy
 from ubend.training.setup import make_loss
 
 BOTH, PLAIN = Loss("dice+ce"), Loss("ce")
@@ -264,3 +264,15 @@ def test_class_weights_need_a_number_for_each_class() -> None:
 def test_settings_that_do_not_fit(key: str, value: object) -> None:
     with pytest.raises(SettingError, match=key):
         make_settings(changes={key: value})
+
+
+def test_cross_entropy_of_each_picture() -> None:
+    """To the bit what it is alone; a picture of which nothing is scored has none."""
+    logits, target = draw(3, n=5)
+    target[2] = IGNORED
+    found = sum_cross_entropy(logits.contiguous(memory_format=torch.channels_last), target)
+    assert found.shape == (5,)
+    assert float(found[2]) == 0
+    for number in range(5):
+        alone = logits[number : number + 1], target[number : number + 1]
+        assert found[number] == PLAIN.sum(*alone).cross_entropy

@@ -129,10 +129,35 @@ def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
     assert [shape[0] for shape in passes] == [3, 3, 1]
 
 
+def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the network pads each alone; the answers are parted by size, and cut where they would be large."""
+    predictor = make_predictor()
+    passes: list[tuple[int, ...]] = []
+    forward = predictor.forward
+    monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
+    images = [picture((*size, 3), n) for n, size in enumerate([(33, 31), (34, 30), (33, 31), (66, 62), (33, 31)])]
+    prepared = [predictor.prepare(image) for image in images]
+    assert {one.small.shape[:2] for one in prepared} == {(33, 31), (34, 30)}
+    answers = list(predictor.run(prepared))
+    assert passes == [(5, 3, 36, 32)]
+    assert [(one.numbers, one.native_hw) for one in answers] == [
+        ([0, 2, 4], (33, 31)),
+        ([1], (34, 30)),
+        ([3], (66, 62)),
+    ]
+    for one in answers:
+        for number, values in zip(one.numbers, one.values, strict=True):
+            (alone,) = predictor.run([prepared[number]])
+            np.testing.assert_allclose(values.numpy(), alone.values[0].numpy(), atol=1e-4)
+    monkeypatch.setattr(subject, "_NATIVE_VALUES", 2 * 3 * 33 * 31)
+    assert [one.numbers for one in predictor.run(prepared)] == [[0, 2], [4], [1], [3]]
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
-    monkeypatch.setattr(subject, "_READ_AHEAD", 4)
-    monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 20 * 20 * 3)
+    monkeypatch.setattr(subject, "_READ_AHEAD", 2)
+    monkeypatch.setattr(subject, "threads", lambda: 2)
+    monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
     asked = 0
 
     def source() -> Iterator[np.ndarray]:

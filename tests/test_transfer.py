@@ -17,6 +17,7 @@ import ubend
 from conftest import draw_disc
 from refusal import TINY, refused_once
 from test_loop import Listener, press_twice
+from ubend.config import TrainSettings
 from ubend.errors import SettingError
 from ubend.jobs import fit as job
 from ubend.masks.labels import make_label_map
@@ -24,6 +25,7 @@ from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
 from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.schedule import make_optimizer
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings
 
 SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "seed": 3}
@@ -45,7 +47,7 @@ def fresh(classes: int, channels: int = 3, average: bool = True, **more: Any) ->
     net = UNet(channels, classes, 2, 2, **more)
     other = UNet(channels, classes, 2, 2, **more) if average else net
     other.load_state_dict(net.state_dict())
-    return TrainingState(net, other, torch.optim.Adam(net.parameters()), {}, torch.zeros(4), Progress())
+    return TrainingState(net, other, make_optimizer(net, TrainSettings()), {}, torch.zeros(4), Progress())
 
 
 def make_parts(folder: Path, names: tuple[str, ...], channels: int = 3) -> Path:

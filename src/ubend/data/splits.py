@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ubend.errors import DataError, SettingError
 from ubend.folders.pairs import Part
@@ -236,10 +234,15 @@ def _join_groups(groups: Sequence[str | None], duplicates: NDArray[np.int64]) ->
 
 def _join(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) group numbers in [0, N) -> the same after joining the groups of pictures left[k] and right[k]."""
-    count = len(groups)
-    graph = coo_array((np.ones(len(left), dtype=bool), (groups[left], groups[right])), shape=(count, count))
-    _number, labels = connected_components(graph, directed=False)
-    return np.asarray(labels, dtype=np.int64)[groups]
+    found, left, right = np.arange(len(groups)), groups[left], groups[right]  # each group's least known companion
+    while (apart := found[left] != found[right]).any():
+        left, right = left[apart], right[apart]
+        least = np.minimum(found[left], found[right])
+        np.minimum.at(found, found[left], least)
+        np.minimum.at(found, found[right], least)
+        while (found[found] != found).any():  # in long chains, by doubling steps
+            found = found[found]
+    return found[groups]
 
 
 def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:

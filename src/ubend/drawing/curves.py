@@ -46,24 +46,29 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
     with_dice, with_rates = any(map(_any_number, dices)), _any_number(rates)
 
     plots = 1 + with_dice + with_rates
-    figure = Figure(figsize=(4.2 * plots, 3.2), dpi=120, layout="constrained", facecolor="white")
+    width, height = 4.2 * plots, 3.2  # inches, as the edges below
+    figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)  # becomes the canvas of the figure
+    # edges that fit the longest numbers; matplotlib's own search for them draws everything twice
+    left, right, between = 0.75, 0.1, 0.75
+    plot = (width - left - right - between * (plots - 1)) / plots
+    figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot)
     axes: list[Axes] = list(figure.subplots(1, plots, squeeze=False)[0])
-    left = iter(axes)
+    rest = iter(axes)
 
-    axis = next(left)
+    axis = next(rest)
     for (name, values), color in zip(losses.items(), ("#0072b2", "#d55e00"), strict=True):
         _draw_line(axis, epochs, values, name, color)
     _set_scale(axis, [value for values in losses.values() for value in values])
     axis.set_title(_("loss"), fontsize=10)
     if with_dice:
-        axis = next(left)
+        axis = next(rest)
         for name, values, (r, g, b) in zip(class_names, dices, class_colors(class_names), strict=True):
             _draw_line(axis, epochs, values, name, f"#{r:02x}{g:02x}{b:02x}")
         axis.set_ylim(-0.02, 1.02)
         axis.set_title(_("Dice of the validation part"), fontsize=10)
     if with_rates:
-        axis = next(left)
+        axis = next(rest)
         _draw_line(axis, epochs, rates, "", "#009e73")
         _set_scale(axis, rates)
         axis.set_title(_("learning rate"), fontsize=10)

@@ -4,18 +4,19 @@ Two sizes: *native*, the picture's own, against the untouched mask (the honest o
 the network's, against the mask resized by nearest pixel, for comparison with papers that score there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
-from ubend.inference.predictor import Predictor, too_large
+from ubend.inference.predictor import Predictor, Prepared, map_ahead, send, too_large
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
@@ -25,16 +26,25 @@ from ubend.metrics.overlap import (
     summarise_overlap,
 )
 from ubend.pictures.images import resize_mask
-from ubend.training.losses import Loss
+from ubend.training.losses import sum_cross_entropy
+
+_CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
-def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap | None = None) -> dict[str, Any]:
+def evaluate_pairs(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    labels: LabelMap | None = None,
+    prepare: Callable[[int], Prepared] | None = None,
+) -> dict[str, Any]:
     """Scores of a model on pictures with masks.
 
     Args:
         predictor: the model.
         pairs: pictures with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
+        prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;
+            None: it does so.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -44,29 +54,67 @@ def evaluate_pairs(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap
     Raises:
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
-    labels, plain = labels or predictor.labels, Loss("ce")
-    sizes = ("native", "model_size")
-    confusions = {size: np.zeros((len(pairs), labels.classes, labels.classes), np.int64) for size in sizes}
-    losses = {size: np.zeros((len(pairs), 2)) for size in sizes}
-    for logits in predictor.run(pair.image for pair in pairs):
-        pair = pairs[logits.number]
-        truth = read_class_map(pair, logits.image.shape[:2], labels).classes
-        if (truth == IGNORED).all():
-            raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
-        h, w = logits.values.shape[-2:]
-        with tell_out_of_memory(too_large(logits.image)):
-            for size, values, target in (
-                ("native", logits.native(), truth),
-                ("model_size", logits.values, resize_mask(truth, (int(h), int(w)))),
-            ):
-                on_device = torch.from_numpy(target).to(values.device)[None]
-                confusion = count_confusion_batch(values.argmax(dim=1).to(torch.uint8), on_device, labels.classes)
-                confusions[size][logits.number] = confusion[0].cpu().numpy()
-                losses[size][logits.number] = float(plain.sum(values, on_device).cross_entropy), int(confusion.sum())
+    known = labels or predictor.labels
+    counts = {size: _Counts(len(pairs), known.classes) for size in ("native", "model_size")}
+    truths: dict[int, NDArray[np.uint8]] = {}
+
+    def look(number: int) -> tuple[Prepared, NDArray[np.uint8]]:
+        picture = prepare(number) if prepare else predictor.prepare(pairs[number].image)
+        return picture, _read_truth(pairs[number], picture.native_hw, known)
+
+    def pictures() -> Iterator[Prepared]:
+        for number, (picture, truth) in enumerate(map_ahead(look, range(len(pairs)))):
+            truths[number] = truth
+            yield picture
+
+    for logits in predictor.run(pictures()):
+        truth = np.stack([truths.pop(number) for number in logits.numbers])
+        with tell_out_of_memory(too_large(logits.native_hw)):
+            h, w = logits.values.shape[-2:]
+            counts["native"].add(logits.numbers, logits.native(), truth)
+            counts["model_size"].add(logits.numbers, logits.values, resize_mask(truth, (int(h), int(w))))
+    found = {size: count.fetch() for size, count in counts.items()}
     return {
-        **{size: _summary(confusions[size], losses[size], labels) for size in sizes},
-        "per_picture": _per_picture(confusions["native"], pairs, labels),
+        **{size: _summary(*found[size], known) for size in counts},
+        "per_picture": _per_picture(found["native"][0], pairs, known),
     }
+
+
+class _Counts:
+    """Confusions and cross entropies of pictures; they stay on the device until there are many, since to fetch
+    them is to wait for it."""
+
+    def __init__(self, pictures: int, classes: int) -> None:
+        self._confusions = np.zeros((pictures, classes, classes), np.int64)
+        self._losses = np.zeros(pictures)
+        self._numbers: list[int] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, numbers: list[int], logits: Tensor, truth: NDArray[np.uint8]) -> None:
+        """Count pictures of one size: (n, C, H, W) logits, (n, H, W) class index or IGNORED."""
+        classes = self._confusions.shape[1]
+        target = send(torch.from_numpy(truth), logits.device)
+        confusion = count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, classes)
+        self._numbers += numbers
+        self._waiting.append((confusion, sum_cross_entropy(logits, target)))
+        if len(self._numbers) * classes**2 >= _CELLS_WAITING:
+            self.fetch()
+
+    def fetch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each picture."""
+        if self._waiting:
+            confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
+            self._confusions[self._numbers], self._losses[self._numbers] = confusions, losses
+            self._numbers, self._waiting = [], []
+        return self._confusions, self._losses
+
+
+def _read_truth(pair: Pair, native_hw: tuple[int, int], labels: LabelMap) -> NDArray[np.uint8]:
+    """(H, W) class index or IGNORED of a picture's mask, as it is."""
+    truth = read_class_map(pair, native_hw, labels).classes
+    if (truth == IGNORED).all():
+        raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
+    return truth
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
@@ -78,7 +126,7 @@ def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels:
 
     return {
         **scores,
-        "cross_entropy": float(losses[:, 0].sum() / losses[:, 1].sum()),
+        "cross_entropy": float(losses.sum() / pixels.sum()),
         "true_share": shares(pixels.sum(axis=1)),
         "predicted_share": shares(pixels.sum(axis=0)),
     }

@@ -3,13 +3,15 @@
 C classes, H x W pixels of the picture's own size, h x w of the size that the network sees.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_me
 from ubend.errors import DataError, SettingError
 from ubend.language import _
 from ubend.masks.labels import LabelMap
+from ubend.masks.survey import threads
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image
@@ -27,8 +30,12 @@ from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
-_READ_AHEAD = 8  # pictures
-_HELD_BYTES = 2**28  # of pictures kept back, at their own size, until others of their model size come
+_NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
+_READ_AHEAD = 2  # pictures for each thread that reads
+_HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -51,23 +58,35 @@ class Prediction:
         return {name: int(count) / self.mask.size for name, count in zip(self.labels.names, counts, strict=True)}
 
 
-@dataclass(frozen=True)
-class Logits:
-    """The network's answer to one picture.
+class Prepared(NamedTuple):
+    """A picture as the network is given it.
 
     Attributes:
-        number: of the picture, in the order they came.
-        image: (H, W, channels) the picture itself.
-        values: (1, C, h, w) float32 logits at model size, on the device.
+        native_hw: (H, W) of the picture itself, px.
+        small: (h, w, channels) the picture at model size.
     """
 
-    number: int
-    image: NDArray[Any]
+    native_hw: tuple[int, int]
+    small: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The network's answer to n pictures of one size.
+
+    Attributes:
+        numbers: of the pictures, in the order they came.
+        native_hw: (H, W) of each of them, px.
+        values: (n, C, h, w) float32 logits at model size, on the device.
+    """
+
+    numbers: list[int]
+    native_hw: tuple[int, int]
     values: Tensor
 
     def native(self) -> Tensor:
-        """(1, C, H, W) logits at the picture's own size."""
-        return resize_image(self.values, (self.image.shape[0], self.image.shape[1]))
+        """(n, C, H, W) logits at the pictures' own size."""
+        return resize_image(self.values, self.native_hw)
 
 
 class Predictor:
@@ -98,29 +117,29 @@ class Predictor:
 
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
-        for logits in self.run(images):
-            with tell_out_of_memory(too_large(logits.image)):
-                prob = logits.native().softmax(dim=1)[0]
-                mask = prob.argmax(dim=0).to(torch.uint8)
-                prediction = Prediction(mask.cpu().numpy(), prob.cpu().numpy(), self.labels)
-            yield logits.number, prediction
+        for logits in self.run(map_ahead(self.prepare, images)):
+            with tell_out_of_memory(too_large(logits.native_hw)):
+                prob = logits.native().softmax(dim=1)
+                masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
+            for number, mask, own in zip(logits.numbers, masks, probs, strict=True):
+                yield number, Prediction(mask, own, self.labels)
 
-    def run(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[Logits]:
-        """Logits of pictures; those of one model size share a forward pass, files are read ahead."""
-        waiting: dict[tuple[int, int], list[tuple[int, NDArray[Any], NDArray[Any]]]] = {}
+    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
+        """Logits of pictures; those of one size to the network, its padding counted, share a forward pass."""
+        waiting: dict[tuple[int, int], list[tuple[int, Prepared]]] = {}
         held_bytes = 0
-        for number, (image, small) in enumerate(_map_ahead(self._prepare, images)):
-            size = (small.shape[0], small.shape[1])
+        for number, picture in enumerate(pictures):
+            size = self._padded(picture)
             group = waiting.setdefault(size, [])
-            group.append((number, image, small))
-            held_bytes += image.nbytes
+            group.append((number, picture))
+            held_bytes += _bytes_held(picture)
             full = (
                 len(group) * size[0] * size[1] >= (self._batch_pixels or _BATCH_PIXELS) or len(group) >= _BATCH_PICTURES
             )
             if full or held_bytes >= _HELD_BYTES:
                 # where nothing is full, the size with the most pictures goes first
                 ready = waiting.pop(size if full else max(waiting, key=lambda held: len(waiting[held])))
-                held_bytes -= sum(done.nbytes for _number, done, _small in ready)
+                held_bytes -= sum(_bytes_held(done) for _number, done in ready)
                 yield from self._forward(ready)
         for group in waiting.values():
             yield from self._forward(group)
@@ -128,31 +147,51 @@ class Predictor:
     @torch.inference_mode()
     def forward(self, small: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
-        batch = small.float().to(self.device).contiguous(memory_format=torch.channels_last)
+        batch = send(small, self.device).float().contiguous(memory_format=torch.channels_last)
         low = self.precision != torch.float32
         with _no_algorithm_search(), torch.autocast(self.device.type, self.precision, enabled=low):
             logits: Tensor = self.model(batch)
         return logits.float()
 
-    def _forward(self, group: list[tuple[int, NDArray[Any], NDArray[Any]]]) -> Iterator[Logits]:
-        logits = attempt(self._forward_stacked, [small for _number, _image, small in group])
+    def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
+        logits = attempt(self._forward_stacked, [picture for _number, picture in group])
         if logits is None:
             if len(group) == 1:
-                raise SettingError(too_large(group[0][1]))
+                raise SettingError(too_large(group[0][1].native_hw))
             half = len(group) // 2
-            self._batch_pixels = half * group[0][2].shape[0] * group[0][2].shape[1]
+            self._batch_pixels = half * math.prod(self._padded(group[0][1]))
             yield from self._forward(group[:half])
             yield from self._forward(group[half:])
             return
-        for slot, (number, image, _small) in enumerate(group):
-            yield Logits(number, image, logits[slot : slot + 1])
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for slot, (_number, picture) in enumerate(group):
+            alike.setdefault((*picture.small.shape[:2], *picture.native_hw), []).append(slot)
+        for (h, w, *native_hw), slots in alike.items():
+            most = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
+            for some in (slots[start : start + most] for start in range(0, len(slots), most)):
+                whole = some[-1] - some[0] + 1 == len(some)
+                values = logits[some[0] : some[-1] + 1] if whole else logits[some]
+                yield Logits([group[slot][0] for slot in some], group[some[0]][1].native_hw, values[..., :h, :w])
 
-    def _forward_stacked(self, pictures: list[NDArray[Any]]) -> Tensor:
-        stacked = np.stack(pictures)
-        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype == np.uint16 else stacked)
+    def _forward_stacked(self, pictures: list[Prepared]) -> Tensor:
+        """(N, C, h, w) logits of pictures of one padded size; beyond each picture's own size they mean nothing."""
+        height, width = self._padded(pictures[0])
+        stacked = np.empty((len(pictures), height, width, self.bundle.sizing.channels), pictures[0].small.dtype)
+        for place, (_native_hw, small) in zip(stacked, pictures, strict=True):
+            h, w = small.shape[:2]
+            place[:h, :w] = small
+            place[:h, w:] = small[:, -1:]  # as the network itself would: the edge is repeated
+            place[h:] = place[h - 1]
+        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype != np.uint8 else stacked)
         return self.forward(batch.permute(0, 3, 1, 2))
 
-    def _prepare(self, image: NDArray[Any] | Path | str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _padded(self, picture: Prepared) -> tuple[int, int]:
+        """(h, w) of a picture inside the network."""
+        height, width = (side + -side % 2**self.bundle.model.depth for side in picture.small.shape[:2])
+        return height, width
+
+    def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
+        """A picture at model size; arguments and errors as of a call."""
         sizing, dtype = self.bundle.sizing, self.bundle.dtype
         if isinstance(image, str | Path):
             path = Path(image)
@@ -173,8 +212,8 @@ class Predictor:
                     shape=image.shape, channels=sizing.channels
                 )
             )
-        size = model_size((image.shape[0], image.shape[1]), sizing.size_px, sizing.keep_aspect)
-        return image, resize_array(image, size)
+        native_hw = image.shape[0], image.shape[1]
+        return Prepared(native_hw, resize_array(image, model_size(native_hw, sizing.size_px, sizing.keep_aspect)))
 
 
 def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
@@ -207,11 +246,16 @@ def load(path: Path | str, device: str | None = None) -> Predictor:
         return Predictor(load_bundle(Path(path)), device)
 
 
-def too_large(image: NDArray[Any]) -> str:
-    """The sentence for an (H, W, channels) picture that memory does not suffice for."""
+def too_large(native_hw: tuple[int, int]) -> str:
+    """The sentence for a picture of that (height, width) in px that memory does not suffice for."""
     return _("out of memory with one picture of {width}x{height} px; try --device cpu, or a smaller picture").format(
-        width=image.shape[1], height=image.shape[0]
+        width=native_hw[1], height=native_hw[0]
     )
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of main memory on a device, without waiting for what that does."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
@@ -225,13 +269,15 @@ def _no_algorithm_search() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _map_ahead(
-    prepare: Callable[[Any], tuple[NDArray[Any], NDArray[Any]]], images: Iterable[Any]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """`map` in threads, in order, with at most _READ_AHEAD results waiting."""
-    source = iter(images)
-    with ThreadPoolExecutor(4, thread_name_prefix="ubend-read") as pool:
-        pending = [pool.submit(prepare, image) for image in islice(source, _READ_AHEAD)]
+def _bytes_held(picture: Prepared) -> int:
+    return picture.small.nbytes + math.prod(picture.native_hw)
+
+
+def map_ahead(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """`map` in threads, in order, with at most _READ_AHEAD results of each waiting."""
+    source = iter(items)
+    with ThreadPoolExecutor(threads(), thread_name_prefix="ubend-read") as pool:
+        pending = deque(pool.submit(work, item) for item in islice(source, _READ_AHEAD * threads()))
         while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(prepare, image) for image in islice(source, 1)]
+            yield pending.popleft().result()
+            pending.extend(pool.submit(work, item) for item in islice(source, 1))

@@ -31,7 +31,7 @@ from ubend.drawing.curves import draw_curves
 from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import Need, refuse_full, write_json, write_text
-from ubend.inference.predictor import Predictor
+from ubend.inference.predictor import Predictor, Prepared
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
@@ -294,7 +294,13 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
     teller.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
     if len(pairs) < _FEW_PICTURES:
         teller.say(_("note: so few pictures say little about others; trust these scores only roughly"))
+    numbers, store = data.numbers(part).tolist(), data.store
+
+    def take_stored(number: int) -> Prepared:  # what the files would give, decoded already
+        height, width = store.native_hw[numbers[number]].tolist()
+        return Prepared((height, width), store.image(numbers[number]))
+
     predictor = Predictor(load_bundle(run.model), device)
-    scores = {"part": part, "recipe": settings.recipe, **evaluate_pairs(predictor, pairs)}
+    scores = {"part": part, "recipe": settings.recipe, **evaluate_pairs(predictor, pairs, prepare=take_stored)}
     write_json(run.scores, scores)
     return scores

@@ -156,12 +156,12 @@ def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any
 
 
 def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Nearest pixel centre: (H, W) -> (height, width), no value is invented."""
-    if mask.shape == tuple(size_hw):
+    """Nearest pixel centre: (..., H, W) -> (..., height, width), no value is invented."""
+    if mask.shape[-2:] == tuple(size_hw):
         return mask
-    rows = ((np.arange(size_hw[0]) + 0.5) * mask.shape[0] / size_hw[0]).astype(np.int64)
-    columns = ((np.arange(size_hw[1]) + 0.5) * mask.shape[1] / size_hw[1]).astype(np.int64)
-    return np.ascontiguousarray(mask[rows[:, None], columns[None, :]])
+    rows = ((np.arange(size_hw[0]) + 0.5) * mask.shape[-2] / size_hw[0]).astype(np.int64)
+    columns = ((np.arange(size_hw[1]) + 0.5) * mask.shape[-1] / size_hw[1]).astype(np.int64)
+    return np.ascontiguousarray(mask[..., rows[:, None], columns[None, :]])
 
 
 @dataclass(frozen=True)

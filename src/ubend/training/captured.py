@@ -39,7 +39,7 @@ class CapturedStep(Step):
         self._fetched: tuple[Tensor, Tensor] | None = None
         self._flat = flatten(state.model), flatten(state.average)
         for group in state.optimizer.param_groups:
-            group["lr"], group["capturable"] = self._rate, True
+            group["lr"] = self._rate
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph, self._taken = torch.cuda.CUDAGraph(), 0
 
@@ -84,7 +84,7 @@ class CapturedStep(Step):
     def _finish(self, sums: Tensor) -> None:
         self.state.sums += sums
         self.state.optimizer.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad()
         if self.state.average is not self.state.model:
             self._flat[1].lerp_(self._flat[0], self._share)
 

@@ -6,6 +6,7 @@ not a tensor stands as JSON in the file's header, so that there are not two file
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
 from ubend.model.unet import UNet
+from ubend.training.schedule import Adam
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
+_MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
 
 
 @dataclass
@@ -84,7 +87,7 @@ class TrainingState:
 
     model: UNet
     average: nn.Module
-    optimizer: torch.optim.Adam
+    optimizer: Adam
     best: dict[str, Tensor]
     sums: Tensor
     progress: Progress
@@ -95,7 +98,7 @@ class TrainingState:
 
 
 class Saver:
-    """Writes states in the background; training waits only for the copy of the tensors.
+    """Writes states, and what else a run leaves, in the background; training waits only for the copy of the tensors.
 
     Use it as a context manager: no write is left under way behind it, which would come in the way of a
     run that goes on in the same process.
@@ -108,6 +111,7 @@ class Saver:
     def __init__(self, path: Path, save_model: Callable[[Mapping[str, Tensor]], None]) -> None:
         self._path, self._save_model = path, save_model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
+        self._drawn: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
         self._began, self._pause_s = time.monotonic(), 0.0
 
@@ -133,8 +137,16 @@ class Saver:
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
         self._write = self._thread.submit(self._write_both, tensors, header)
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Begin other writing in the same thread, before any state that is saved later; errors as of `save`."""
+        while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MOST_WAITING):
+            self._drawn.popleft().result()
+        self._drawn.append(self._thread.submit(work))
+
     def wait(self) -> None:
         """Until nothing is being written."""
+        while self._drawn:
+            self._drawn.popleft().result()
         if self._write is not None:
             self._pause_s = max(self._pause_s, _SHARE * self._write.result())
             self._write = None
@@ -172,7 +184,7 @@ def load_state(path: Path, state: TrainingState) -> None:
             names = set(file.keys())
             for parameter in _parameters(state.optimizer):
                 if "optimizer.0.step" in names:
-                    on = parameter.device if state.optimizer.defaults["fused"] else "cpu"
+                    on = parameter.device if state.optimizer.fused else "cpu"
                     state.optimizer.state[parameter] = {
                         "step": torch.zeros((), dtype=torch.float32, device=on),
                         "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -205,5 +217,5 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors | {"sums": state.sums}
 
 
-def _parameters(optimizer: torch.optim.Adam) -> list[Tensor]:
+def _parameters(optimizer: Adam) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

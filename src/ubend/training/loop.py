@@ -77,7 +77,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                 if writes:
                     _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
                     job.run.write_metrics(progress.history)
-                    job.after_epoch(state)
+                    saver.begin(job.after_epoch(state))
                     if saver.is_due():
                         saver.save(state)
         vote.close()

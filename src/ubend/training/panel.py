@@ -1,5 +1,7 @@
 """The picture of each epoch."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -18,31 +20,39 @@ _PANEL_PICTURES = 3  # of the validation part
 
 def draw_panel(
     run: RunFolder, data: Dataset, validation: Pictures, state: TrainingState, settings: TrainSettings, show: bool
-) -> None:
-    """The panel of an epoch: the same validation pictures every time, input | prediction | truth."""
+) -> Callable[[], None]:
+    """The panel of an epoch: the same validation pictures every time, input | prediction | truth.
+
+    The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
+    """
     count = min(_PANEL_PICTURES, len(validation))
     items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
     image, target = validation.take(items)
     state.average.eval()
     with torch.inference_mode(), autocast(image.device, settings):  # one by one: validation may have had to, too
         guesses = [state.average(one.float()).argmax(dim=1).to(torch.uint8) for one in torch.split(image, 1)]
-    index = torch.cat(guesses).cpu().numpy()
-    colors, rows, labels = data.labels.colors, [], []
-    for slot, item in enumerate(items):
-        h, w = validation.shapes_hw[item]
-        number = int(validation.numbers[item])
-        truth = target[slot, :h, :w].cpu().numpy()
-        rows.append(
-            [to_rgb(data.store.image(number)), color_mask(index[slot, :h, :w], colors), color_mask(truth, colors)]
-        )
-        labels.append(data.folder.pairs[number].name)
+    index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
     epoch = state.progress.history[-1]["epoch"]
-    panel = draw_grid(
-        rows,
-        [_("input"), _("prediction after epoch {epoch}").format(epoch=epoch), _("truth")],
-        labels,
-        legend=list(zip(data.labels.names, colors, strict=True)),
-    )
-    save_png(panel, run.panel(epoch))
-    if show:
-        show_picture(panel)
+
+    def draw() -> None:
+        colors, rows, labels = data.labels.colors, [], []
+        for slot, item in enumerate(items):
+            h, w = validation.shapes_hw[item]
+            number = int(validation.numbers[item])
+            masks = [color_mask(one[slot, :h, :w], colors) for one in (index, truth)]
+            rows.append([to_rgb(data.store.image(number)), *masks])
+            labels.append(data.folder.pairs[number].name)
+        panel = draw_grid(
+            rows,
+            [_("input"), _("prediction after epoch {epoch}").format(epoch=epoch), _("truth")],
+            labels,
+            legend=list(zip(data.labels.names, colors, strict=True)),
+        )
+        save_png(panel, run.panel(epoch))
+        if show:
+            show_picture(panel)
+
+    if not show:
+        return draw
+    draw()  # a notebook shows what its own thread gives it
+    return lambda: None

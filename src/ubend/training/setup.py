@@ -22,7 +22,6 @@ from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.ranks import ALONE, Ranks
 from ubend.training.schedule import make_optimizer
-from ubend.training.syncnorm import synchronise_batch_norm
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 _PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
@@ -59,6 +58,8 @@ def make_state(
     model: UNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
     if settings.train.sync_batch_norm and ranks.count > 1:
+        from ubend.training.syncnorm import synchronise_batch_norm  # imports torch's compiler, for 1.3 s and more
+
         synchronise_batch_norm(model, ranks)
     about = {
         "ubend": ubend.__version__,

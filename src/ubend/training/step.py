@@ -34,7 +34,8 @@ class Job:
         settings: resolved; no None is left.
         steps: of the whole training.
         run: where it is written.
-        after_epoch: called with the state after each epoch's row is in the history (panels, curves).
+        after_epoch: called with the state after each epoch's row is in the history; what it returns is called in the
+            thread that writes.
         save_model: writes the model file, given the weights that are kept.
         ranks: the processes that train together.
     """
@@ -46,7 +47,7 @@ class Job:
     settings: TrainSettings
     steps: int
     run: RunFolder
-    after_epoch: Callable[[TrainingState], None]
+    after_epoch: Callable[[TrainingState], Callable[[], None]]
     save_model: Callable[[Mapping[str, Tensor]], None]
     ranks: Ranks = ALONE
 
@@ -65,7 +66,7 @@ class Step:
         for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.job.steps, self.job.settings)
         self.state.optimizer.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad()
         if self.state.average is not self.state.model:
             update_average(self.state.average, self.state.model, averaging_decay(step, self.job.settings.average_decay))
 
@@ -76,7 +77,7 @@ class Step:
         """
         self.state.statistics.keep()
         while (sums := attempt(lambda: self._gradients(draw()))) is None:
-            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.optimizer.zero_grad()
             self.state.statistics.restore()
             self._halve_micro_batch()
         return sums
