@@ -82,7 +82,8 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         likely = np.flatnonzero(coarse[part] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
         left, right = np.divmod(likely, len(lively) - start)
         found = _multiply(unit[part], unit[start:], left, right)
-        left, right, found = (values[found >= THRESHOLD] for values in (left, right, found))
+        alike = found >= THRESHOLD
+        left, right, found = left[alike], right[alike], found[alike]
         near = (_multiply(own[part], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
         left, right = left[near], right[near]
         # Joined after each block, so that a folder of one picture's copies does not hold N^2 links.
