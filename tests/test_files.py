@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ubend.errors import OutputError
-from ubend.files import Need, refuse_full, write_file, write_json, write_text
+from ubend.files import Need, refuse_full, resolve_many, write_file, write_json, write_text
 
 
 def test_written_and_replaced(tmp_path: Path) -> None:
@@ -88,3 +88,26 @@ def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "\n" not in str(caught.value)
     assert set(asked) == {tmp_path}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_are_resolved_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "a.png").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "b.png").symlink_to(tmp_path / "real" / "deep" / "a.png")
+    monkeypatch.chdir(tmp_path / "link")
+    names = (
+        "b.png",
+        "deep/a.png",
+        "../link/deep/a.png",
+        "deep/../b.png",
+        "missing.png",
+        "missing/c.png",
+        ".",
+        "..",
+        "/",
+    )
+    paths = [*map(Path, names), *(tmp_path / "link" / name for name in names)]
+    resolve = resolve_many()
+    for _again in range(2):
+        assert [resolve(path) for path in paths] == [str(path.resolve()) for path in paths]

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from test_decode import encode_png
 from ubend.errors import DataError
+from ubend.files import resolve_many
 from ubend.masks.codes import Codes, unpack_color
 from ubend.masks.sources import (
     DrawnMask,
@@ -348,7 +349,7 @@ MASKS = st.one_of(
 
 @given(MASKS)
 def test_as_text(mask: Mask) -> None:
-    text = mask_to_text(mask)
+    text = mask_to_text(mask, resolve_many())
     assert "\n" not in text
     assert mask_from_text(text) == mask
 

@@ -93,6 +93,26 @@ def test_thousands_of_copies_of_one_picture() -> None:
     assert set(find_near_duplicates(pictures).tolist()) == {0}
 
 
+@pytest.mark.parametrize("size", [5, 16, 20, 32])
+def test_the_coarse_look_misses_nothing(size: int) -> None:
+    """Of pictures that correlate with some other by about the threshold, smooth and noisy ones; against all pairs."""
+    rng = np.random.default_rng(size)
+    first = np.add.outer(*rng.normal(0, 25, (2, size))) / 4 + rng.normal(0, 35, (20, size, size))
+    drawn = np.repeat(first, 6, axis=0) + rng.uniform(2, 10, (120, 1, 1)) * rng.normal(0, 1, (120, size, size))
+    pictures = np.clip(drawn + 128, 0, 255).astype(np.uint8)
+    flat = pictures.reshape(120, -1)
+    unit = flat - flat.mean(axis=1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    own = unit - unit.mean(axis=0)
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    near = (unit @ unit.T >= 0.96) & (own @ own.T >= 0.94)
+    assert 60 < np.count_nonzero(np.triu(near, 1)) < 290
+    groups = np.arange(120)
+    for _ in range(120):  # each takes the least number of those near it
+        groups = np.where(near, groups, 120).min(axis=1)
+    np.testing.assert_array_equal(find_near_duplicates(pictures), np.unique(groups, return_inverse=True)[1])
+
+
 # Cutting
 
 

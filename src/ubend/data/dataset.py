@@ -19,7 +19,7 @@ from ubend.config import Settings, settled
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, find_damage, hash_pairs, open_store
 from ubend.errors import DataError, PairError, SettingError, TrainingError
-from ubend.files import Need
+from ubend.files import Need, resolve_many
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
 from ubend.language import _
@@ -137,8 +137,9 @@ class Dataset:
             objects = (index != (0 if background is None else background)) & (index != IGNORED)
             if objects.any():
                 h, w = objects.shape
-                y, x = (np.flatnonzero(objects) // w), (np.flatnonzero(objects) % w)
-                offsets.append((2 * (y.mean() + 0.5) / h - 1, 2 * (x.mean() + 0.5) / w - 1))
+                of_rows, of_columns = objects.sum(axis=1), objects.sum(axis=0)
+                y, x = (counts @ np.arange(len(counts)) / counts.sum() for counts in (of_rows, of_columns))
+                offsets.append((2 * (y + 0.5) / h - 1, 2 * (x + 0.5) / w - 1))
         if len(offsets) < 8:
             return 0.0, 0.0
         table = np.array(offsets)
@@ -148,10 +149,11 @@ class Dataset:
 
     def table(self) -> str:
         """The data list as CSV: name, files, part, group, hashes."""
+        resolve = resolve_many()  # so that the run can be scored from anywhere
         rows = [("name", "image", "mask", "split", "group", "image_hash", "mask_hash")]
         for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
-            image, mask = pair.image.resolve(), mask_to_text(pair.mask)  # so that the run can be scored from anywhere
-            rows.append((pair.name, str(image), mask, part, pair.group or "", hashes[0], hashes[1]))
+            image, mask = resolve(pair.image), mask_to_text(pair.mask, resolve)
+            rows.append((pair.name, image, mask, part, pair.group or "", hashes[0], hashes[1]))
         return _to_csv(rows)
 
     def skipped_table(self) -> str:

@@ -28,8 +28,10 @@ OWN_THRESHOLD = 0.94
 _SAME = 0.9998  # beyond this they are copies, whatever the mean; pictures that light alone makes alike have .999
 
 _LEAST_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
-_FEW = 0.01  # of all pairs
+_FEW = 2**13  # pairs whose rows may be picked, 32 MiB each
 _BLOCK_CELLS = 2**22  # correlations held at a time: 16 MiB
+_COARSE = 8  # side in cells of what is looked at first; of the pets it leaves 12 pairs of 4 million
+_ROUNDING = 1e-4  # of a sum of 1024 products in float32, amply
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     if count == 0:
         return np.zeros(0, dtype=np.int64)
     flat = thumbnails.reshape(count, -1)
-    _rows, equal = np.unique(flat, axis=0, return_inverse=True)
-    groups = np.asarray(equal, dtype=np.int64).reshape(count)
+    first: dict[bytes, int] = {}
+    groups = np.array([first.setdefault(row.tobytes(), number) for number, row in enumerate(flat)], dtype=np.int64)
 
     grey = flat.astype(np.float32)
     grey -= grey.mean(axis=1, keepdims=True)
@@ -71,20 +73,44 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
     own = unit - unit.sum(axis=0) / max(1, len(unit))
     own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
+    coarse = _coarsen(unit.reshape(-1, *thumbnails.shape[1:]))
     step = max(16, _BLOCK_CELLS // count)
     for start in range(0, len(lively), step):
-        block = unit[start : start + step] @ unit[start:].T  # the upper triangle is enough
-        left, right = np.nonzero(block >= THRESHOLD)
-        here, there = own[start : start + step], own[start:]
-        if len(left) < _FEW * block.size:  # as in most sets: a product for all pairs would cost as much again
-            own_of = np.einsum("ij,ij->i", here[left], there[right])
-        else:
-            own_of = (here @ there.T)[left, right]
-        near = (own_of >= OWN_THRESHOLD) | (block[left, right] >= _SAME)
+        part = slice(start, start + step)  # against all from there: the upper triangle is enough
+        likely = np.flatnonzero(coarse[part] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
+        left, right = np.divmod(likely, len(lively) - start)
+        found = _multiply(unit[part], unit[start:], left, right)
+        alike = found >= THRESHOLD
+        left, right, found = left[alike], right[alike], found[alike]
+        near = (_multiply(own[part], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
         left, right = left[near], right[near]
         # Joined after each block, so that a folder of one picture's copies does not hold N^2 links.
         groups = _join(groups, lively[start + left], lively[start + right])
     return _renumber(groups)
+
+
+def _coarsen(unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, S, S) of norm 1 -> (N, K) of norm 1 whose products are nowhere less than those of the rows.
+
+    The parts within the space of _COARSE x _COARSE flat cells, and the norm of what lies outside of it:
+    there two rows have at most the product of their norms (Cauchy and Schwarz).
+    """
+    side = unit.shape[1]
+    edges = np.arange(min(_COARSE, side)) * side // min(_COARSE, side)
+    widths = np.diff(edges, append=side)
+    sums = np.add.reduceat(np.add.reduceat(unit, edges, axis=1), edges, axis=2)
+    inside = (sums / np.sqrt(np.outer(widths, widths))).reshape(len(unit), len(edges) ** 2)
+    outside = np.sqrt(np.maximum(1 - np.square(inside).sum(axis=1, keepdims=True), 0))
+    return np.concatenate([inside, outside], axis=1).astype(np.float32)
+
+
+def _multiply(
+    rows: NDArray[np.float32], others: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(K,) the products rows[left[k]] . others[right[k]]; of all pairs at once, where many are wanted."""
+    if len(left) <= _FEW:
+        return np.asarray(np.einsum("ij,ij->i", rows[left], others[right]))
+    return np.asarray((rows @ others.T)[left, right])
 
 
 def split_pairs(

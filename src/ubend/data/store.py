@@ -90,14 +90,19 @@ class Store:
             (n, H, W, C) pictures and (n, H, W) class indices.
         """
         images = np.empty((len(numbers), *canvas_hw, self.channels), self.dtype)
-        masks = np.full((len(numbers), *canvas_hw), IGNORED, np.uint8)
-        for slot, number in enumerate(numbers):
-            h, w = self.shapes_hw[number]
-            images[slot, :h, :w] = self.image(int(number))
-            images[slot, :h, w:] = images[slot, :h, w - 1 : w]
-            images[slot, h:] = images[slot, h - 1]
-            masks[slot, :h, :w] = self.mask(int(number))
+        masks = np.empty((len(numbers), *canvas_hw), np.uint8)
+        for number, image, mask in zip(numbers, images, masks, strict=True):
+            self.lay(int(number), image, mask)
         return images, masks
+
+    def lay(self, number: int, image: NDArray[Any], mask: NDArray[np.uint8]) -> None:
+        """Lay one picture on a canvas, as `read` does: `image` (H, W, C) and `mask` (H, W) are overwritten."""
+        h, w = self.shapes_hw[number]
+        image[:h, :w] = self.image(number)
+        image[:h, w:] = image[:h, w - 1 : w]
+        image[h:] = image[h - 1]
+        mask[:h, :w] = self.mask(number)
+        mask[:h, w:], mask[h:] = IGNORED, IGNORED
 
 
 def default_cache() -> Path:

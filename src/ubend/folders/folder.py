@@ -128,8 +128,11 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
 
 def _refuse_several(root: Path, places: list[Path]) -> None:
     """Fail when a folder holds a data set, and another, or pictures beside it."""
-    outside = [found.path.parent for found in walk(root) if not any(found.path.is_relative_to(p) for p in places)]
-    beside = {root / path.relative_to(root).parts[0] for path in outside if path != root}
+    if places == [root]:
+        return  # all that lies below is its own
+    outside = {found.path.parent for found in walk(root)} - {root}
+    outside = {path for path in outside if not any(path.is_relative_to(place) for place in places)}
+    beside = {root / path.relative_to(root).parts[0] for path in outside}
     several = [*places, *(path for path in beside if not any(place.is_relative_to(path) for place in places))]
     if len(several) > 1:
         names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))

@@ -42,7 +42,7 @@ def entries(folder: Path, *, folders: bool = False) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             return sorted(
-                (e for e in found if (e.is_dir() or not folders) and not is_junk(e.name)), key=lambda entry: entry.name
+                (e for e in found if (not folders or e.is_dir()) and not is_junk(e.name)), key=lambda entry: entry.name
             )
     except OSError as error:
         raise DataError(

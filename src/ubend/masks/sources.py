@@ -6,7 +6,7 @@ annotation file. All of them read as *codes*; `LabelMap` makes class indices of 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,14 +217,15 @@ def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def mask_to_text(mask: Mask) -> str:
-    """One line that `mask_from_text` understands: the path of a file, JSON for all others."""
+def mask_to_text(mask: Mask, resolve: Callable[[Path], str]) -> str:
+    """One line that `mask_from_text` understands: the path of a file, JSON for all others; `resolve` makes a
+    path one that can be found from anywhere."""
     if isinstance(mask, FileMask):
-        return str(mask.path.resolve())
+        return resolve(mask.path)
     if isinstance(mask, LayeredMask):
-        return json.dumps({"layers": [[str(layer.path.resolve()), layer.value] for layer in mask.layers]})
+        return json.dumps({"layers": [[resolve(layer.path), layer.value] for layer in mask.layers]})
     shapes = [vars(shape) for shape in mask.shapes]
-    return json.dumps({"path": str(mask.path.resolve()), "size_hw": mask.size_hw, "shapes": shapes})
+    return json.dumps({"path": resolve(mask.path), "size_hw": mask.size_hw, "shapes": shapes})
 
 
 def mask_from_text(text: str) -> Mask:

@@ -242,7 +242,7 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 def explained(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file."""
     try:
-        with _without_warnings():
+        with without_warnings():
             yield
     except DataError:
         raise
@@ -271,7 +271,7 @@ _readers_filters = ExitStack()
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """No warnings meanwhile: decoders warn of harmless metadata; damage raises.
 
     The filters are the process's, not the thread's: of the threads that read at once, the first sets

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ubend.errors import OutputError
@@ -89,7 +89,7 @@ class KnownFiles:
 
     def _to_json(self) -> str:
         rows = {
-            name: [*known.stamp, known.digest, known.header and astuple(known.header)]
+            name: [*known.stamp, known.digest, known.header and list(vars(known.header).values())]
             for name, known in sorted(self._files.items())
             if known.stamp is not None
         }
