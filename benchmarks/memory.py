@@ -7,7 +7,7 @@ Every combination of size and batch trains some steps and validates once, in a p
 pictures, as `ubend fit` would. On a GPU: the peak of what torch's allocator had given out, in the steps and in the
 validation, and the peak of what it had reserved (what others on the card cannot have). On a CPU (Linux): how much
 the anonymous memory of the process grew, and all of it; that holds more than tensors (libraries, what glibc keeps).
-Predicted is the peak of the steps, and then how many times what was measured.
+Predicted is the peak of the steps; the ratio is that over what was measured.
 """
 
 import sys
@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> None:
     facts = read_facts(device)
     print_facts(facts)
     print(f"U-Net of width {args.width}, {STEPS} steps and a validation; MiB")
-    print(f"{'':24}{'steps':>12}{'validation':>12}{'reserved':>12}{'predicted':>12}{'of it':>8}")
+    print(f"{'':24}{'steps':>12}{'validation':>12}{'reserved':>12}{'predicted':>12}{'ratio':>8}")
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "sample"
