@@ -6,6 +6,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ubend.model.unet import UNet
 from ubend.training import memory
 from ubend.training.checkpoint import TrainingState
 from ubend.training.setup import run_bytes
-from ubend.training.step import Job, Step
+from ubend.training.step import Job, Step, micro_batch_of
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -294,6 +295,15 @@ def test_micro_batch_that_fits(folder: Path, tmp_path: Path, monkeypatch: Patch)
         assert [choice.startswith(line) for choice in chosen].count(True) == (size is not None)
         fit(folder, tmp_path / f"set {size}, {room}", **changes, **({"train.micro_batch": size} if size else {}))
         assert results(run) == results(tmp_path / f"set {size}, {room}")
+
+
+def test_the_smaller_of_what_is_set_and_what_fits() -> None:
+    """As when somebody follows the advice to set less, for a run that goes on."""
+    batches: Any = SimpleNamespace(batch=7)
+    for given, kept, wanted in ((None, None, 7), (4, None, 4), (9, None, 7), (None, 3, 3), (4, 3, 3), (2, 3, 2)):
+        work: Any = SimpleNamespace(batches=batches, settings=SimpleNamespace(micro_batch=given))
+        state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
+        assert micro_batch_of(work, state) == wanted
 
 
 def job_resumed(run: Path) -> str:

@@ -132,7 +132,7 @@ class Watch:
         between_s, one_s = time.monotonic() - self._ended, self._steps_s / self._measured
         images = self._measured * settled(job.settings.batch)
         micro = micro_batch_of(job, self._state)
-        forced = self._state.progress.micro_batch is not None and micro < job.batches.batch
+        forced = self._state.progress.micro_batch == micro < job.batches.batch
         memory = None
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)

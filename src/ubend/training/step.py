@@ -130,9 +130,9 @@ class Step:
 
 
 def micro_batch_of(job: Job, state: TrainingState) -> int:
-    """Pictures in memory at once, as a training stands."""
+    """Pictures in memory at once, as a training stands: as memory and the settings allow."""
     batch = job.batches.batch
-    return state.progress.micro_batch or min(job.settings.micro_batch or batch, batch)
+    return min(batch, job.settings.micro_batch or batch, state.progress.micro_batch or batch)
 
 
 def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
