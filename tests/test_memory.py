@@ -1,9 +1,12 @@
 """Memory that runs out: smaller parts, the same training, one line where there is no smaller part; full disks."""
 
+import json
+import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,10 @@ from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.model.unet import UNet
+from ubend.training import memory
+from ubend.training.checkpoint import TrainingState
 from ubend.training.setup import run_bytes
-from ubend.training.step import Step
+from ubend.training.step import Job, Step, micro_batch_of
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -249,6 +254,108 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
     state, model = ((run / name).stat().st_size for name in ("resume.safetensors", "model.safetensors"))
     panels = 3 * 2**19  # none is drawn here
     assert 0.5 < (needed - panels) / (2 * state + model) < 2
+
+
+def give_room(monkeypatch: Patch, room: int | None) -> None:
+    """A device with so many bytes to give."""
+    monkeypatch.setattr(memory, "room_bytes", lambda _device: room)
+
+
+def needed(folder: Path, run: Path, micro_batch: int, **changes: Any) -> int:
+    """What a training is predicted to take that has not begun, by its first step."""
+    found = []
+
+    def look(work: Job, state: TrainingState) -> None:
+        predicted = memory.predict_training_bytes(work, state, micro_batch)
+        assert predicted is not None
+        found.append(predicted.coming)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "choose_micro_batch", look)
+        fit(folder, run, **changes)
+    return found[0]
+
+
+def test_micro_batch_that_fits(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Batches of 7: whole where there is room; in two parts, three where there is less, said with the figures and
+    written down; to the bit the run whose micro_batch is set so. Resumed with more room, the choice stays."""
+    changes = {"train.batch": 7}
+    whole, four, three = (needed(folder, tmp_path / str(size), size, **changes) for size in (7, 4, 3))
+    assert three < four < whole
+    rooms = {whole: None, whole - 1: 4, four: 4, four - 1: 3}
+    for room, size in rooms.items():
+        give_room(monkeypatch, math.ceil(room / memory._PLANNED))
+        run = tmp_path / f"room for {size}, {room}"
+        said = fit(folder, run, press_once(1), **changes)
+        give_room(monkeypatch, None)
+        said += job_resumed(run)
+        line = f"train.micro_batch = {size}: a step with all 7 pictures at a time would take 0.0 GiB of memory"
+        assert said.count(f"chosen: {line}") == (size is not None)
+        chosen = json.loads((run / "run.json").read_text())["choices"]
+        assert [choice.startswith(line) for choice in chosen].count(True) == (size is not None)
+        fit(folder, tmp_path / f"set {size}, {room}", **changes, **({"train.micro_batch": size} if size else {}))
+        assert results(run) == results(tmp_path / f"set {size}, {room}")
+
+
+def test_the_smaller_of_what_is_set_and_what_fits() -> None:
+    """As when somebody follows the advice to set less, for a run that goes on."""
+    batches: Any = SimpleNamespace(batch=7)
+    for given, kept, wanted in ((None, None, 7), (4, None, 4), (9, None, 7), (None, 3, 3), (4, 3, 3), (2, 3, 2)):
+        work: Any = SimpleNamespace(batches=batches, settings=SimpleNamespace(micro_batch=given))
+        state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
+        assert micro_batch_of(work, state) == wanted
+
+
+def job_resumed(run: Path) -> str:
+    listener = Listener()
+    job.resume(run, teller=listener)
+    return listener.said
+
+
+def test_no_room_at_all(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """The smallest part that can be trained on is tried: a prediction is not a measurement."""
+    give_room(monkeypatch, 1)
+    assert "chosen: train.micro_batch = 1:" in fit(folder, tmp_path / "run")
+    deep = {"data.size": 32, "data.resize": "squash", "model.depth": 5, "train.batch": 4}
+    assert "chosen: train.micro_batch = 2:" in fit(folder, tmp_path / "deep", **deep)
+
+
+@pytest.mark.parametrize("changes", [{"train.micro_batch": 4}, {"train.compile": True}])
+def test_what_is_set_is_never_chosen_over(
+    changes: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Nor is anything chosen where it cannot be known."""
+    give_room(monkeypatch, 1)
+    monkeypatch.setattr("ubend.training.step.has_compiler", lambda: False)
+    assert "chosen: train.micro_batch" not in fit(folder, tmp_path / "run", **changes)
+
+
+def test_room_is_known_on_a_gpu_only(monkeypatch: Patch) -> None:
+    """There, what the allocator holds for later counts as free."""
+    assert memory.room_bytes(torch.device("cpu")) is None
+    given = {"mem_get_info": (700, 9000), "memory_reserved": 300, "memory_allocated": 200}
+    for name, value in given.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    assert memory.room_bytes(torch.device("cuda")) == 800
+
+
+def test_parts_of_the_prediction(folder: Path, tmp_path: Path) -> None:
+    """What is there before the first step, and what stays after it, to the byte but for its rounding."""
+    found: list[tuple[Job, TrainingState]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "choose_micro_batch", lambda work, state: found.append((work, state)))
+        fit(folder, tmp_path / "run")
+    ((work, state),) = found
+    predicted = memory.predict_training_bytes(work, state)
+    assert predicted is not None
+    there = [work.batches.pictures, work.validation]
+    assert predicted.pictures == sum(some.images.nbytes + some.masks.nbytes for some in there)
+    nets = [*state.model.state_dict().values(), *state.average.state_dict().values()]
+    assert predicted.weights == sum(tensor.nbytes for tensor in nets)
+    assert predicted.best == sum(tensor.nbytes for tensor in state.best.values())
+    moments = [t for some in state.optimizer.state.values() for name, t in some.items() if name != "step"]
+    assert predicted.moments == sum(tensor.nbytes for tensor in moments)
+    assert predicted.total == predicted.pictures + predicted.weights + predicted.coming
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -8,6 +8,7 @@ functions of (seed, position).
 import math
 import mmap
 import sys
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -164,6 +165,7 @@ class TrainingBatches:
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
     Attributes:
         batch: pictures per step that are drawn here.
+        waited_s: for pictures that had not been read yet, in all.
     """
 
     def __init__(
@@ -190,6 +192,12 @@ class TrainingBatches:
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+        self.waited_s = 0.0
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Of the device's memory, that pictures take which are not resident: a step's, its copy, and those ahead."""
+        return 0 if self.pictures.resident else (_AHEAD + 2) * self.batch * self.pictures.bytes // len(self.pictures)
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
@@ -263,4 +271,7 @@ class TrainingBatches:
         while len(self._ahead) < _AHEAD:
             following = self._ahead[-1][0] + 1 if self._ahead else step
             self._ahead.append((following, self.pictures.take_ahead(self._items(following)[0] // self.copies)))
-        return self._ahead.popleft()[1].result()
+        began = time.monotonic()
+        fetched = self._ahead.popleft()[1].result()
+        self.waited_s += time.monotonic() - began
+        return fetched

@@ -40,6 +40,7 @@ from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState, load_state, save_state
 from ubend.training.launch import find_place
 from ubend.training.loop import steps_until, train
+from ubend.training.memory import choose_micro_batch
 from ubend.training.panel import draw_panel
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -202,6 +203,23 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
+    epochs = settled(settings.train.epochs)
+    job = Job(
+        batches,
+        validation,
+        data.labels.names,
+        loss,
+        settings.train,
+        steps_until(epochs, batches.items, settled(settings.train.batch)),
+        run,
+        lambda state: draw_panel(run, data, validation, state, settings.train, show),
+        lambda weights: save_bundle(run.model, bundle, weights),
+        ranks,
+    )
+    fitted = choose_micro_batch(job, state)
+    if fitted is not None:
+        choices.append(fitted)
+        teller.say(_("chosen: {choice}").format(choice=fitted.line()))
     if resumed and ranks.is_first:
         run.trim_timing(len(state.progress.history))
     if not resumed:
@@ -219,19 +237,6 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
             _write_beginning(run, data, settings, facts)
     ranks.refuse_difference(
         f"{data.store.hashes}{data.parts}{settings.augment}{settings.model}{settings.train}{state.progress}"
-    )
-    epochs = settled(settings.train.epochs)
-    job = Job(
-        batches,
-        validation,
-        data.labels.names,
-        loss,
-        settings.train,
-        steps_until(epochs, batches.items, settled(settings.train.batch)),
-        run,
-        lambda state: draw_panel(run, data, validation, state, settings.train, show),
-        lambda weights: save_bundle(run.model, bundle, weights),
-        ranks,
     )
     try:
         train(job, state, teller)

@@ -39,7 +39,7 @@ class Progress:
         best_value: validation figure of the kept weights, greater is better; None before the first.
         best_epoch: its epoch.
         stopped: why training ended before its last step; None while it goes on.
-        micro_batch: pictures in memory at once, since memory ran out; None: as the settings say.
+        micro_batch: pictures in memory at once, since more ran out of it or would; None: as the settings say.
         validation_batch: likewise, while validating.
     """
 

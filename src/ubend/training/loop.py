@@ -30,6 +30,7 @@ from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState
+from ubend.training.limits import Watch
 from ubend.training.losses import LossCounts, LossSums
 from ubend.training.ranks import Vote
 from ubend.training.schedule import learning_rate_at
@@ -53,7 +54,7 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
     """
     settings, progress, writes = job.settings, state.progress, job.ranks.is_first
     epochs = settled(settings.epochs)
-    take_step = make_step(job, state, teller)
+    take_step, watch = make_step(job, state, teller), Watch(job, state)
     teller.begin(_("training"), job.steps, progress.step)
     with Saver(job.run.state, job.save_model) as saver:
         vote = Vote(job.ranks)
@@ -63,16 +64,19 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                 epoch = len(progress.history) + 1
                 end = steps_until(epoch, job.batches.items, settled(settings.batch))
                 began, began_step = time.monotonic(), progress.step
+                watch.begin_epoch()
                 stopped = vote.any(interrupted.is_set())
                 while progress.step < end and not stopped:
                     take_step(progress.step)
                     progress.step += 1
+                    watch.count_step()
                     teller.count(progress.step)
                     if writes and saver.is_due(after_s=_SAVE_AFTER_S):
                         saver.save(state)
                     stopped = vote.any(interrupted.is_set())
                 if stopped:
                     break
+                watch.end_steps()
                 train_s = _finish_epoch(job, state, teller, began)
                 if writes:
                     _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
@@ -80,6 +84,9 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
                     saver.begin(job.after_epoch(state))
                     if saver.is_due():
                         saver.save(state)
+                    limit = watch.describe(progress.step - began_step)
+                    if limit is not None:
+                        teller.say(limit)
         vote.close()
         teller.end()
         if writes:

@@ -81,12 +81,11 @@ class Loss:
             logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
             target: (N, H, W) uint8 class index or IGNORED.
         """
-        if self.kind != "dice+focal" and usable(logits):
-            from ubend.kernels.loss import MOST_CLASSES, SumLosses
+        if self.has_kernel(logits, logits.shape[1]):
+            from ubend.kernels.loss import SumLosses
 
-            if logits.shape[1] <= MOST_CLASSES:
-                weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
-                return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
+            weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
+            return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
         hot = one_hot(target, logits.shape[1])
         # in the order of the target's planes: what follows mixes both
         logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
@@ -105,6 +104,14 @@ class Loss:
         truth = hot.sum(dim=(2, 3))
         dice = 2.0 * overlap / (prob.sum(dim=(2, 3)) + truth).clamp_min(1e-6)
         return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
+
+    def has_kernel(self, on_device: Tensor, classes: int) -> bool:
+        """Whether `sum` is one kernel for logits of so many classes, on the device of this tensor."""
+        if self.kind == "dice+focal" or not usable(on_device):
+            return False
+        from ubend.kernels.loss import MOST_CLASSES
+
+        return classes <= MOST_CLASSES
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the loss of everything that was summed and counted; 0 where there is nothing to count."""

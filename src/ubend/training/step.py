@@ -101,8 +101,7 @@ class Step:
         return found
 
     def _micro_batch(self) -> int:
-        batch = self.job.batches.batch
-        return self.state.progress.micro_batch or min(self.job.settings.micro_batch or batch, batch)
+        return micro_batch_of(self.job, self.state)
 
     def _halve_micro_batch(self) -> None:
         before, ranks = self._micro_batch(), self.job.ranks
@@ -130,6 +129,12 @@ class Step:
                 "with {size} at a time (the steps stay those of {batch} pictures)"
             ).format(before=before, size=size, batch=self.job.batches.batch)
         )
+
+
+def micro_batch_of(job: Job, state: TrainingState) -> int:
+    """Pictures in memory at once, as a training stands: as memory and the settings allow."""
+    batch = job.batches.batch
+    return min(batch, job.settings.micro_batch or batch, state.progress.micro_batch or batch)
 
 
 def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
