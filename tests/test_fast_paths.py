@@ -45,7 +45,7 @@ def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], slack: floa
     """Every tensor within `slack` of its greatest value."""
     for name, tensor in wanted.items():
         most = float(tensor.double().abs().max())
-        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=0, atol=slack * most + 1e-7, msg=name)
+        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=0, atol=slack * (most + 1e-3), msg=name)
 
 
 @pytest.mark.slow
@@ -65,14 +65,18 @@ def test_compiled(discs: Path, tmp_path: Path) -> None:
 def test_captured(
     resident: bool, micro_batch: int, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a graph, and step by step with kernels: the same numbers but for rounding; without kernels, nearly."""
+    """As a graph, and step by step with kernels: the same bits; without kernels, nearly the same numbers.
+
+    Not with cuDNN's sums in any order: Adam's first steps make as much of a gradient's rounding as of a gradient.
+    """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     if not resident:
         monkeypatch.setattr("ubend.training.setup._RESIDENT_SHARE", 0.0)
     given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
     captured = take_steps(CapturedStep, discs, tmp_path / "captured", "cuda", given)
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
-    assert_near(captured, eager, 1e-4)
+    assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("model.unet", "training.losses", "data.batches"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
@@ -87,9 +91,10 @@ def test_no_memory_to_capture_in(discs: Path, tmp_path: Path, monkeypatch: pytes
     def refuse(*_args: object, **_words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     given = {"model.width": 8, "train.precision": "float32"}
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "graph", refuse)
         uncaptured = take_steps(CapturedStep, discs, tmp_path / "uncaptured", "cuda", given)
-    assert_near(uncaptured, eager, 1e-4)
+    assert_near(uncaptured, eager, 0)
