@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.norm import MOST_PARTS, Map, corners, normalised, place, pooled_tile, sum_parts, tile
+from ubend.kernels.maps import Map
+from ubend.kernels.norm import MOST_PARTS, corners, normalised, place, pooled_tile, sum_parts, tile
 
 
 @triton.jit

@@ -1,83 +1,108 @@
-"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters, for NVIDIA GPUs.
+"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by ubend.kernels. Batch norm, ReLU and max pooling
-are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads the
-last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
-given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md).
+Convolutions are torch's; what lies between them is done by ubend.kernels, in Triton on NVIDIA GPUs and in C on
+CPUs. Batch norm, ReLU and max pooling are one pass; the encoder writes its maps straight into the decoder's
+concatenation, and the head reads the last map before it is normalised. Backward keeps each convolution's output
+and what the next convolution was given, nothing else. So a training step moves about half the bytes
+(docs/benchmarks.md).
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ubend.kernels import join, norm, norm_gradient
+from ubend.kernels.compiler import load_kernels
+from ubend.kernels.gate import usable
 
-_ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
+
+def find_kernels(net: nn.Module, features: Tensor) -> ModuleType | None:
+    """Those of the device, ubend.kernels.gpu or .cpu; None where there are none, and the plain network runs.
+
+    On a CPU they are for gradients alone: it is not worth a compiler's second to predict a picture.
+    """
+    if usable(features):
+        from ubend.kernels import gpu  # Triton is not everywhere
+
+        return gpu
+    if features.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return None
+    if any(parameter.dtype != torch.float32 for parameter in net.parameters()):
+        return None
+    low = torch.is_autocast_enabled("cpu")
+    if load_kernels(torch.get_autocast_dtype("cpu") if low else torch.float32) is None:
+        return None
+    from ubend.kernels import cpu
+
+    return cpu
 
 
-def run(net: Any, features: Tensor) -> Tensor:
+def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
     """What a UNet makes of a normalised picture; while training, the running statistics move as they do there.
 
     Args:
         net: a `ubend.model.unet.UNet`.
         features: (N, C, H, W) float32, H and W multiples of 2**depth.
+        kernels: from `find_kernels`.
     Returns:
         (N, classes, H, W) float32.
     """
-    weights = _cast_weights(net)
+    weights = _cast_weights(net, features.device.type)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _convolve_block(block, features.contiguous(memory_format=torch.channels_last), weights)
+    y = _convolve_block(block, _channels_last(features), weights, kernels)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # wide enough for what the decoder will lay beside it
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
-        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined)
+        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
-        y = _convolve_block(block, features, weights)
+        y = _convolve_block(block, features, weights, kernels)
     for decoder in net.decoders:
-        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4])
+        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4], kernels)
         beside = kept.pop()
         if beside is None:
             features = decoder.up(features)
         else:
             grown = F.conv_transpose2d(features, weights[decoder.up], None, stride=2, padding=1)
-            features = _Join.apply(*beside, grown, decoder.up.bias)
+            features = _Join.apply(*beside, _channels_last(grown), decoder.up.bias, kernels)
         block = decoder.block
-        y = _convolve_block(block, features, weights)
+        y = _convolve_block(block, features, weights, kernels)
     last = (y, block[4].weight, block[4].bias)
-    if net.width <= join.HEAD_CHANNELS:
-        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4])
+    if net.width <= kernels.HEAD_CHANNELS:
+        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4], kernels)
     else:
-        logits = net.head(_Norm.apply(*last, block[4])).float()
+        logits = net.head(_Norm.apply(*last, block[4], kernels)).float()
     if net.training:
         _count_batches(net)
     return logits
 
 
-def _convolve_block(block: Any, features: Tensor, weights: dict[nn.Module, Tensor]) -> Tensor:
+def _convolve_block(block: Any, features: Tensor, weights: dict[nn.Module, Tensor], kernels: Any) -> Tensor:
     """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
-    y = _convolve(features, weights[block[0]])
-    return _convolve(_Norm.apply(y, block[1].weight, block[1].bias, block[1]), weights[block[3]])
+    y = _convolve(features, weights[block[0]], kernels.ALIGNED)
+    features = _Norm.apply(y, block[1].weight, block[1].bias, block[1], kernels)
+    return _convolve(features, weights[block[3]], kernels.ALIGNED)
 
 
-def _convolve(features: Tensor, weight: Tensor) -> Tensor:
-    """A 3x3 convolution; few channels are filled up with zeros."""
-    missing = -features.shape[1] % _ALIGNED
+def _convolve(features: Tensor, weight: Tensor, aligned: int) -> Tensor:
+    """A 3x3 convolution; channels are filled up with zeros to a multiple of `aligned`."""
+    missing = -features.shape[1] % aligned
     if missing:
-        features = F.pad(features, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
+        features = _channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
         weight = F.pad(weight, (0, 0, 0, 0, 0, missing))
-    return F.conv2d(features, weight, padding=1)
+    return _channels_last(F.conv2d(features, weight, padding=1))
 
 
-def _cast_weights(net: nn.Module) -> dict[nn.Module, Tensor]:
+def _cast_weights(net: nn.Module, device: str) -> dict[nn.Module, Tensor]:
     """The convolutions' weights in autocast's precision: two launches a step, where autocast takes one for each."""
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     weights: Any = [layer.weight for layer in layers]
-    if torch.is_autocast_enabled("cuda"):
-        weights = _Cast.apply(torch.get_autocast_dtype("cuda"), *weights)
+    if torch.is_autocast_enabled(device):
+        weights = _Cast.apply(torch.get_autocast_dtype(device), *weights)
     return dict(zip(layers, weights, strict=True))
 
 
@@ -105,6 +130,7 @@ class _Cast(torch.autograd.Function):
         return tuple(cast)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         there = [gradient for gradient in gradients if gradient is not None]
         cast = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in there]
@@ -117,16 +143,18 @@ class _Norm(torch.autograd.Function):
     """relu(batch norm(y))."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d) -> Tensor:
-        stats = norm.measure_statistics(y, layer)
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats)
-        return norm.apply(y, stats)
+        z: Tensor = kernels.apply(y, stats)
+        return z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, _channels_last(dz), None)
-        return dy, dweight, dbias, None
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, _channels_last(dz), None)
+        return dy, dweight, dbias, None, None
 
 
 class _NormPool(torch.autograd.Function):
@@ -134,34 +162,42 @@ class _NormPool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, joined: Tensor | None
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        layer: nn.BatchNorm2d,
+        joined: Tensor | None,
+        kernels: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        stats = norm.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats)
         kept = None if joined is None else _alias(joined[:, : y.shape[1]])
-        return norm.apply_and_pool(y, stats, kept), kept
+        return kernels.apply_and_pool(y, stats, kept), kept
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, dz, _channels_last(dpool))
-        return dy, dweight, dbias, None, None
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, dz, _channels_last(dpool))
+        return dy, dweight, dbias, None, None, None
 
 
 class _Join(torch.autograd.Function):
     """The concatenation (skipped, grown + bias); `skipped` lies in `joined` already."""
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor) -> Tensor:
-        join.add_bias(grown, bias, joined[:, skipped.shape[1] :])
-        ctx.channels = skipped.shape[1]
+    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor, kernels: Any) -> Tensor:
+        kernels.add_bias(grown, bias, joined[:, skipped.shape[1] :])
+        ctx.kernels, ctx.channels = kernels, skipped.shape[1]
         return _alias(joined)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, djoined: Tensor) -> Any:
         djoined = _channels_last(djoined)
-        dgrown, dbias = join.copy_and_sum(djoined[:, ctx.channels :])
-        return None, djoined[:, : ctx.channels], dgrown, dbias
+        dgrown, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
+        return None, djoined[:, : ctx.channels], dgrown, dbias, None
 
 
 class _NormHead(torch.autograd.Function):
@@ -169,17 +205,26 @@ class _NormHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, head: Tensor, head_bias: Tensor, layer: nn.BatchNorm2d
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        head: Tensor,
+        head_bias: Tensor,
+        layer: nn.BatchNorm2d,
+        kernels: Any,
     ) -> Tensor:
-        stats = norm.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats, head)
-        return join.head(y, stats, head, head_bias)
+        logits: Tensor = kernels.head(y, stats, head, head_bias)
+        return logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dlogits: Tensor) -> Any:
         y, stats, head = ctx.saved_tensors
-        dy, (dbias, dweight), dhead, dhead_bias = join.differentiate_head(y, stats, head, dlogits)
-        return dy, dweight, dbias, dhead, dhead_bias, None
+        dy, (dbias, dweight), dhead, dhead_bias = ctx.kernels.differentiate_head(y, stats, head, dlogits)
+        return dy, dweight, dbias, dhead, dhead_bias, None, None
 
 
 def _channels_last(map_: Tensor) -> Tensor:
