@@ -27,15 +27,21 @@ def test_devices_that_are_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision", "reason"),
+    ("vendor", "flags", "precision", "reason"),
     [
-        ("amx_bf16 avx512_bf16", "bfloat16", "AMX"),
-        ("avx512_bf16", "bfloat16", "AVX512-BF16"),
-        ("avx2", "float32", "no bfloat16"),
+        ("GenuineIntel", "avx512f amx_bf16 avx512_bf16", "bfloat16", "AMX"),
+        ("GenuineIntel", "avx512f avx512_bf16", "float32", "slower"),
+        ("AuthenticAMD", "avx512f avx512_bf16", "bfloat16", "AVX512-BF16"),
+        ("AuthenticAMD", "avx512f", "float32", "no bfloat16"),
+        ("GenuineIntel", "avx2", "float32", "no bfloat16"),
+        ("GenuineIntel", "avx2 no_avx512_bf16_at_all", "float32", "no bfloat16"),
     ],
 )
-def test_precision_of_a_processor(flags: str, precision: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "cpu_has", lambda feature: feature in flags.split())
+def test_precision_of_a_processor(
+    vendor: str, flags: str, precision: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = f"processor\t: {{}}\nvendor_id\t: {vendor}\nmodel name\t: X (flags: amx_bf16)\nflags\t\t: fpu {flags}\n\n"
+    monkeypatch.setattr(subject.Path, "read_text", lambda *_args, **_kwargs: one.format(0) + one.format(1))
     found, why = fastest_precision(torch.device("cpu"))
     assert found == precision
     assert reason in why
@@ -102,6 +108,8 @@ def test_unreadable_processor_facts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subject.Path, "read_text", refuse)
     assert not subject.cpu_has("amx_bf16")
+    assert not subject.is_amd_cpu()
+    assert fastest_precision(torch.device("cpu"))[0] == "float32"
     assert free_bytes(torch.device("cpu")) == 4 * 2**30
 
 

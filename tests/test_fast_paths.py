@@ -78,7 +78,7 @@ def test_captured(
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
     assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("model.unet", "training.losses", "data.batches"):
+        for module in ("model.fused", "training.losses", "data.batches"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
     assert_near(captured, plain, 2e-2)

@@ -46,7 +46,11 @@ def test_contents(wheel: Path) -> None:
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in names)
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"ubend"}, "tests or other things came along"
-    source = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "ubend").rglob("*.py")}
+    source = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src" / "ubend").rglob("*")
+        if path.suffix in (".py", ".c", ".h")
+    }
     assert source <= names
     assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]
     assert "Requires-Python: >=3.11" in metadata

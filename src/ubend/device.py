@@ -79,10 +79,22 @@ def describe_device(device: "torch.device") -> str:
 
 def cpu_has(feature: str) -> bool:
     """Whether the processor names this feature (Linux; elsewhere False)."""
+    return feature in _read_cpu("flags").split()
+
+
+def is_amd_cpu() -> bool:
+    """Whether AMD made the processor (Linux; elsewhere False)."""
+    return _read_cpu("vendor_id") == "AuthenticAMD"
+
+
+def _read_cpu(fact: str) -> str:
+    """What Linux says of the first processor under this name; "" where it does not."""
     try:
-        return feature in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[1].split("\n", 1)[0]
-    except (OSError, IndexError):
-        return False
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    facts = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _colon, value in facts if name.strip() == fact), "")
 
 
 def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
@@ -94,10 +106,13 @@ def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
             return "bfloat16", _("the GPU has bfloat16 matrix units")
         return "float32", _("the GPU has no bfloat16 matrix units")
     if device.type == "cpu":
-        for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
-            if cpu_has(feature):
-                return "bfloat16", _("the processor has {name}").format(name=name)
-        return "float32", _("the processor has no bfloat16 instructions")
+        if cpu_has("amx_bf16"):
+            return "bfloat16", _("the processor has {name}").format(name="AMX")
+        if not cpu_has("avx512_bf16"):
+            return "float32", _("the processor has no bfloat16 instructions")
+        if is_amd_cpu():
+            return "bfloat16", _("the processor has {name}").format(name="AVX512-BF16")
+        return "float32", _("the processor's bfloat16 instructions are slower")  # Intel's; measured: docs/benchmarks.md
     return "float32", _("not measured on this device")
 
 

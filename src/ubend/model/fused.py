@@ -1,28 +1,31 @@
-"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters, for NVIDIA GPUs.
+"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by ubend.kernels. Batch norm, ReLU and max pooling
-are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads the
-last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
-given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
-are computed on a second stream.
+Convolutions are torch's; what lies between them is done by ubend.kernels, in Triton on NVIDIA GPUs and in C on
+CPUs. Batch norm, ReLU and max pooling are one pass; the encoder writes its maps straight into the decoder's
+concatenation, and the head reads the last map before it is normalised. Backward keeps each convolution's output
+and what the next convolution was given, nothing else. So a training step moves about half the bytes
+(docs/benchmarks.md). The gradients of weights are computed on a second stream, where there are streams.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ubend.kernels import join, norm, norm_gradient
+from ubend.kernels.compiler import load_kernels
+from ubend.kernels.gate import usable
 from ubend.model.second_stream import SecondStream
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
 _hook: ContextVar[GradientHook | None] = ContextVar("hook", default=None)
-_ALIGNED = 8  # channels of a bfloat16 convolution's input that matrix units take without padding it themselves
 
 
 @contextmanager
@@ -38,41 +41,62 @@ def watch_gradients(hook: GradientHook) -> Iterator[None]:
         _hook.reset(before)
 
 
-def run(net: Any, features: Tensor) -> Tensor:
+def find_kernels(net: nn.Module, features: Tensor) -> ModuleType | None:
+    """Those of the device, ubend.kernels.gpu or .cpu; None where there are none, and the plain network runs.
+
+    On a CPU they are for gradients alone: it is not worth a compiler's second to predict a picture.
+    """
+    if usable(features):
+        from ubend.kernels import gpu  # Triton is not everywhere
+
+        return gpu
+    if features.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return None
+    if any(parameter.dtype != torch.float32 for parameter in net.parameters()):
+        return None
+    low = torch.is_autocast_enabled("cpu")
+    if load_kernels(torch.get_autocast_dtype("cpu") if low else torch.float32) is None:
+        return None
+    from ubend.kernels import cpu
+
+    return cpu
+
+
+def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
     """What a UNet makes of a normalised picture; while training, the running statistics move as they do there.
 
     Args:
         net: a `ubend.model.unet.UNet`.
         features: (N, C, H, W) float32, H and W multiples of 2**depth.
+        kernels: from `find_kernels`.
     Returns:
         (N, classes, H, W) float32.
     """
-    convolve = _Convolutions(net, features.device)
+    convolve = _Convolutions(net, features.device, kernels)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _run_block(block, features.contiguous(memory_format=torch.channels_last), convolve)
+    y = _run_block(block, _channels_last(features), convolve)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # wide enough for what the decoder will lay beside it
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
-        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined)
+        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
         y = _run_block(block, features, convolve)
     for decoder in net.decoders:
-        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4])
+        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4], kernels)
         beside = kept.pop()
         if beside is None:
             features = decoder.up(features)
         else:
-            grown = convolve(decoder.up, features)
-            features = _Join.apply(*beside, grown, decoder.up.bias)
+            features = _Join.apply(*beside, convolve(decoder.up, features), decoder.up.bias, kernels)
         block = decoder.block
         y = _run_block(block, features, convolve)
     last = (y, block[4].weight, block[4].bias)
-    if net.width <= join.HEAD_CHANNELS:
-        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4])
+    if net.width <= kernels.HEAD_CHANNELS:
+        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4], kernels)
     else:
-        logits = net.head(_Norm.apply(*last, block[4])).float()
+        logits = net.head(_Norm.apply(*last, block[4], kernels)).float()
     if net.training:
         _count_batches(net)
     return logits
@@ -81,18 +105,35 @@ def run(net: Any, features: Tensor) -> Tensor:
 class _Convolutions:
     """The network's convolutions, without their biases, in autocast's precision."""
 
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
+    def __init__(self, net: nn.Module, device: torch.device, kernels: Any) -> None:
         layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
         weights: list[Tensor] = [layer.weight for layer in layers]
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weights[0].dtype
-        self._beside = SecondStream(device)
-        self._hook = _hook.get()
-        awaited, cast = _Awaited.apply(self._beside, *weights), _cast([weight.detach() for weight in weights], dtype)
+        low = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
+        self.kernels = kernels
+        self._way = _Way(SecondStream(device), kernels.ALIGNED, _hook.get())
+        awaited = _Awaited.apply(self._way.beside, *weights)
+        cast = _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
     def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
-        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._beside, self._hook)
+        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._way)
         return convolved
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a network's convolutions go.
+
+    Attributes:
+        beside: where the weights' gradients are computed.
+        aligned: their input's channels are filled up to a multiple of it.
+        hook: see `watch_gradients`.
+    """
+
+    beside: SecondStream
+    aligned: int
+    hook: GradientHook | None
 
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -107,7 +148,7 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
     """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
     y = convolve(block[0], features)
-    return convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1]))
+    return convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
 
 
 def _empty_map(like: Tensor, channels: int) -> Tensor:
@@ -132,6 +173,7 @@ class _Awaited(torch.autograd.Function):
         return weights
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         ctx.beside.wait()
         return None, *gradients
@@ -141,28 +183,21 @@ class _Convolve(torch.autograd.Function):
     """A layer's convolution, without its bias; few channels are filled up with zeros."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        awaited: Tensor,
-        cast: Tensor,
-        layer: Any,
-        beside: SecondStream,
-        hook: GradientHook | None,
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, way: _Way) -> Tensor:
         """`awaited` is the layer's weight, from `_Awaited`; `cast` is it in the precision that is computed in."""
-        ctx.channels, ctx.weight, ctx.beside, ctx.hook = features.shape[1], layer.weight, beside, hook
+        ctx.channels, ctx.weight, ctx.way = features.shape[1], layer.weight, way
         transposed = isinstance(layer, nn.ConvTranspose2d)
-        missing = 0 if transposed else -ctx.channels % _ALIGNED
+        missing = 0 if transposed else -ctx.channels % way.aligned
         features = features.to(cast.dtype)
         if missing:
             features = _channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
             cast = F.pad(cast, (0, 0, 0, 0, 0, missing))
         ctx.save_for_backward(features, cast)
         ctx.place = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
-        return torch.convolution(features, cast, None, *ctx.place)
+        return _channels_last(torch.convolution(features, cast, None, *ctx.place))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         features, cast = ctx.saved_tensors
         weight, dy = ctx.weight, _channels_last(dy)
@@ -173,33 +208,35 @@ class _Convolve(torch.autograd.Function):
         def of_weight() -> Tensor:
             gradient = torch.empty_like(weight)
             gradient.copy_(gradients(False, True, False)[1].narrow(1, 0, weight.shape[1]))
-            if ctx.hook:
-                ctx.hook(weight, gradient)
+            if ctx.way.hook:
+                ctx.way.hook(weight, gradient)
             return gradient
 
         dweight = dfeatures = None
         if ctx.needs_input_grad[1]:
-            dweight = ctx.beside.run(of_weight, dy, features)
+            dweight = ctx.way.beside.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
-        ctx.beside.wait(but=1)
-        return dfeatures, dweight, None, None, None, None
+        ctx.way.beside.wait(but=1)
+        return dfeatures, dweight, None, None, None
 
 
 class _Norm(torch.autograd.Function):
     """relu(batch norm(y))."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d) -> Tensor:
-        stats = norm.measure_statistics(y, layer)
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats)
-        return norm.apply(y, stats)
+        z: Tensor = kernels.apply(y, stats)
+        return z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, _channels_last(dz), None)
-        return dy, dweight, dbias, None
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, _channels_last(dz), None)
+        return dy, dweight, dbias, None, None
 
 
 class _NormPool(torch.autograd.Function):
@@ -207,34 +244,42 @@ class _NormPool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, joined: Tensor | None
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        layer: nn.BatchNorm2d,
+        joined: Tensor | None,
+        kernels: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        stats = norm.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats)
         kept = None if joined is None else _alias(joined[:, : y.shape[1]])
-        return norm.apply_and_pool(y, stats, kept), kept
+        return kernels.apply_and_pool(y, stats, kept), kept
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = norm_gradient.differentiate(y, stats, dz, _channels_last(dpool))
-        return dy, dweight, dbias, None, None
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, dz, _channels_last(dpool))
+        return dy, dweight, dbias, None, None, None
 
 
 class _Join(torch.autograd.Function):
     """The concatenation (skipped, grown + bias); `skipped` lies in `joined` already."""
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor) -> Tensor:
-        join.add_bias(grown, bias, joined[:, skipped.shape[1] :])
-        ctx.channels = skipped.shape[1]
+    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor, kernels: Any) -> Tensor:
+        kernels.add_bias(grown, bias, joined[:, skipped.shape[1] :])
+        ctx.kernels, ctx.channels = kernels, skipped.shape[1]
         return _alias(joined)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, djoined: Tensor) -> Any:
         djoined = _channels_last(djoined)
-        dgrown, dbias = join.copy_and_sum(djoined[:, ctx.channels :])
-        return None, djoined[:, : ctx.channels], dgrown, dbias
+        dgrown, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
+        return None, djoined[:, : ctx.channels], dgrown, dbias, None
 
 
 class _NormHead(torch.autograd.Function):
@@ -242,17 +287,26 @@ class _NormHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, head: Tensor, head_bias: Tensor, layer: nn.BatchNorm2d
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        head: Tensor,
+        head_bias: Tensor,
+        layer: nn.BatchNorm2d,
+        kernels: Any,
     ) -> Tensor:
-        stats = norm.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
         ctx.save_for_backward(y, stats, head)
-        return join.head(y, stats, head, head_bias)
+        logits: Tensor = kernels.head(y, stats, head, head_bias)
+        return logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dlogits: Tensor) -> Any:
         y, stats, head = ctx.saved_tensors
-        dy, (dbias, dweight), dhead, dhead_bias = join.differentiate_head(y, stats, head, dlogits)
-        return dy, dweight, dbias, dhead, dhead_bias, None
+        dy, (dbias, dweight), dhead, dhead_bias = ctx.kernels.differentiate_head(y, stats, head, dlogits)
+        return dy, dweight, dbias, dhead, dhead_bias, None, None
 
 
 def _channels_last(map_: Tensor) -> Tensor:

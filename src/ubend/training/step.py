@@ -1,5 +1,6 @@
 """One optimiser step on one effective batch, in micro-batches that memory has room for."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ubend.config import TrainSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
+from ubend.kernels.compiler import load_kernels
 from ubend.language import _
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
@@ -59,6 +61,8 @@ class Step:
         self.job, self.state, self.teller = job, state, teller
         self._network = _compiled(state.model, teller) if job.settings.compile else state.model
         self._early = EarlySums(job.ranks)
+        if not job.settings.compile and job.batches.pictures.device.type == "cpu":
+            _compile_kernels(job.settings, teller)
 
     def __call__(self, step: int) -> None:
         batch = self.job.batches.draw(step)
@@ -143,6 +147,13 @@ def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor]
         return compiled
     teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
     return model
+
+
+def _compile_kernels(settings: TrainSettings, teller: Teller) -> None:
+    """Those of the CPU, here rather than in the first step; where they cannot be had, say what would help."""
+    dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    if load_kernels(dtype) is None and sys.platform == "linux":
+        teller.say(_("note: gcc was not found or does not work here; with it, training would be about a fifth faster"))
 
 
 def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,20 @@
+"""What ubend.model.fused asks of an NVIDIA GPU; cpu.py answers to the same names."""
+
+from ubend.kernels.join import HEAD_CHANNELS, add_bias, copy_and_sum, differentiate_head, head
+from ubend.kernels.norm import apply, apply_and_pool, measure_statistics
+from ubend.kernels.norm_gradient import differentiate
+
+ALIGNED = 8  # channels of a convolution's input that matrix units take without padding it themselves
+
+__all__ = [
+    "ALIGNED",
+    "HEAD_CHANNELS",
+    "add_bias",
+    "apply",
+    "apply_and_pool",
+    "copy_and_sum",
+    "differentiate",
+    "differentiate_head",
+    "head",
+    "measure_statistics",
+]
