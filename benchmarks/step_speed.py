@@ -129,7 +129,7 @@ def peer_variants(
             step = make_step(peer.build(), image, target, form, peer.channels_last or not plain)
             facts = cost_facts(peer.build, image, half=not plain and has_half(image.device)) | {"of": peer.name}
             name = f"{peer.name}, {form}"
-            variants.append(Variant(name, step, len(image), torch_defaults=plain, facts=facts))
+            variants.append(Variant(name, step, len(image), tuning="none" if plain else "all", facts=facts))
     return variants, packages
 
 

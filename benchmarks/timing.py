@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ import ubend
 from ubend.device import describe_device, is_out_of_memory, pick_device, prepare_process, settle
 
 Row = dict[str, Any]
+Tuning = Literal["ubend", "none", "all"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Variant:
         name: in the table.
         run: does the work once.
         pictures: of one `run`.
-        torch_defaults: cuDNN's search and TF32 products as torch sets them, not as `ubend.device.settle` does.
+        tuning: of torch's settings: "ubend", as `ubend.device.settle` leaves them; "none", as torch is installed;
+            "all", with TF32 products and cuDNN's search of algorithms.
         warm_up: runs before anything is timed.
         facts: further columns of its row.
     """
@@ -45,7 +47,7 @@ class Variant:
     name: str
     run: Callable[[], object]
     pictures: int
-    torch_defaults: bool = False
+    tuning: Tuning = "ubend"
     warm_up: int = 5
     facts: Row = field(default_factory=dict)
 
@@ -81,14 +83,14 @@ def synchronise(device: torch.device) -> None:
 
 
 @contextmanager
-def torch_defaults(wanted: bool) -> Iterator[None]:
-    """cuDNN's search and TF32 products off, as torch ships; on the CPU nothing changes.
+def tuned(way: Tuning) -> Iterator[None]:
+    """In here, torch is set as a variant wants it; on the CPU nothing changes.
 
     (Convolutions use TF32 by torch's default, and go on to.)
     """
     before = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
-    if wanted:
-        torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False
+    if way != "ubend":
+        torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = way == "all"
     try:
         yield
     finally:
@@ -117,7 +119,7 @@ def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, s
     values: dict[str, list[float]] = {}
     for variant in variants:
         try:
-            with torch_defaults(variant.torch_defaults):
+            with tuned(variant.tuning):
                 rows[variant.name]["warm_up_s"] = time_runs(variant.run, variant.warm_up, device)
                 counts[variant.name] = max(1, round(seconds / time_runs(variant.run, 1, device)))
         except (RuntimeError, MemoryError) as error:
@@ -131,7 +133,7 @@ def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, s
     for _ in range(rounds):
         for variant in variants:
             if variant.name in values:
-                with torch_defaults(variant.torch_defaults):
+                with tuned(variant.tuning):
                     if counts[variant.name] > 1:
                         variant.run()
                     taken = time_runs(variant.run, counts[variant.name], device)

@@ -37,6 +37,7 @@ from tutorial import TutorialPictures, TutorialUNet, make_epoch
 from ubend import UNet
 from ubend.data.dataset import Dataset
 from ubend.data.sample import draw_sample
+from ubend.kernels.gate import usable
 from ubend.masks.sources import FileMask
 
 
@@ -72,7 +73,7 @@ def tutorial_variant(data: Dataset, args: argparse.Namespace, device: torch.devi
     pictures = TutorialPictures(files, values, args.size)
     run = make_epoch(pictures, len(values), args.width, args.batch, args.workers, device)
     facts = {"of": "tutorial", "step": "tutorial's step"}
-    return Variant("tutorial's loop", run, len(files), torch_defaults=True, warm_up=1, facts=facts)
+    return Variant("tutorial's loop", run, len(files), tuning="none", warm_up=1, facts=facts)
 
 
 def step_variants(args: argparse.Namespace, device: torch.device) -> list[Variant]:
@@ -80,9 +81,9 @@ def step_variants(args: argparse.Namespace, device: torch.device) -> list[Varian
     image = torch.randn(args.batch, 3, args.size, args.size, device=device)
     target = torch.randint(0, CLASSES, (args.batch, args.size, args.size), device=device)
     plain = make_bare_step(TutorialUNet(3, CLASSES, args.width), image, target, "float32", False)
-    own = make_bare_step(UNet(3, CLASSES, args.width), image, target, "bfloat16", True)
+    own = make_bare_step(UNet(3, CLASSES, args.width), image, target, "captured" if usable(image) else "bfloat16", True)
     variants = [
-        Variant("tutorial's step", plain, args.batch, torch_defaults=True, facts={"of": "tutorial"}),
+        Variant("tutorial's step", plain, args.batch, tuning="none", facts={"of": "tutorial"}),
         Variant("ubend's step", own, args.batch, facts={"of": "ubend"}),
     ]
     if args.compile:

@@ -254,7 +254,6 @@ def test_the_limit_is_of_both() -> None:
 
 def test_variants_take_turns() -> None:
     """Each with torch's settings or ubend's; one that memory does not suffice for is left out."""
-    torch.backends.cudnn.benchmark, before = True, torch.backends.cudnn.benchmark
     seen: list[tuple[str, bool]] = []
 
     def note(name: str) -> None:
@@ -264,14 +263,13 @@ def test_variants_take_turns() -> None:
         raise MemoryError
 
     variants = [
-        timing.Variant("a", lambda: note("a"), 3, torch_defaults=True, warm_up=1, facts={"of": "x"}),
-        timing.Variant("b", lambda: note("b"), 3, warm_up=1),
+        timing.Variant("a", lambda: note("a"), 3, tuning="none", warm_up=1, facts={"of": "x"}),
+        timing.Variant("b", lambda: note("b"), 3, tuning="all", warm_up=1),
         timing.Variant("c", fail, 3),
     ]
-    try:
-        rows = timing.take_turns(variants, torch.device("cpu"), 2, 0.0)
-    finally:
-        torch.backends.cudnn.benchmark = before
+    before = torch.backends.cudnn.benchmark
+    rows = timing.take_turns(variants, torch.device("cpu"), 2, 0.0)
+    assert torch.backends.cudnn.benchmark is before
     assert [(row["name"], row.get("of"), row["n"]) for row in rows] == [("a", "x", 2), ("b", None, 2)]
     turn = [("a", False), ("b", True)]
     assert seen == [turn[0], turn[0], turn[1], turn[1], *turn, *turn]  # warmed up, counted, then two rounds

@@ -128,9 +128,8 @@ def settle(device: "torch.device", deterministic: bool) -> None:
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call itself imports for a second
         torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.benchmark = False  # as torch has it; the search's choice depends on the moment
     elif device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all steps have one shape, so the search pays at once
         torch.backends.cuda.matmul.allow_tf32 = True  # convolutions already use TF32 by torch's default
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()

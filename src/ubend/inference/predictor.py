@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -149,7 +148,7 @@ class Predictor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
         batch = send(small, self.device).float().contiguous(memory_format=torch.channels_last)
         low = self.precision != torch.float32
-        with _no_algorithm_search(), torch.autocast(self.device.type, self.precision, enabled=low):
+        with torch.autocast(self.device.type, self.precision, enabled=low):
             logits: Tensor = self.model(batch)
         return logits.float()
 
@@ -256,17 +255,6 @@ def too_large(native_hw: tuple[int, int]) -> str:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of main memory on a device, without waiting for what that does."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-@contextmanager
-def _no_algorithm_search() -> Iterator[None]:
-    """Pictures come in many sizes, and cuDNN would search its algorithms anew for each."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _bytes_held(picture: Prepared) -> int:
