@@ -1,7 +1,9 @@
 """Shared by all tests: real data when it is there, small folders made by code."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Stores of tests go to a folder of their own."""
-    os.environ["UBEND_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+# What tests keep goes to a folder of their own; kernels are asked for when tests are collected already.
+os.environ["UBEND_CACHE"] = tempfile.mkdtemp(prefix="ubend-tests-")
+atexit.register(shutil.rmtree, os.environ["UBEND_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

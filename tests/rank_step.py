@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.data.store import default_cache
+from ubend.files import default_cache
 from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training import loop

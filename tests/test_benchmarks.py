@@ -16,9 +16,9 @@ from torch import nn
 
 import counting
 import peers
-import second_fit
 import step_speed
 import timing
+import whole_fit
 from conftest import ROOT, make_discs
 from counting import Limits, StepCost, count_step
 from tutorial import TutorialPictures, TutorialUNet
@@ -297,15 +297,19 @@ def test_a_step_trains() -> None:
         assert losses[-1] < losses[0] - 0.1
 
 
-def test_second_fit(tmp_path: Path) -> None:
-    """It reaches the first step, and every phase is found where it is looked for."""
+def test_whole_fit(tmp_path: Path) -> None:
+    """Every phase is found where it is looked for, and together they are the whole process."""
     make_discs(tmp_path / "discs", 24)
-    figures = run_other("second_fit", tmp_path, "--size", 16, "--width", 2, "--rounds", 1)
+    words = ("--size", 16, "--width", 2, "--batch", 2, "--epochs", 1, "--rounds", 1)
+    figures = run_other("whole_fit", tmp_path, *words)
     assert figures["facts"]["cores"] >= 1
-    for name, values in figures["seconds"].items():
-        assert len(values) == 1
-        assert values[0] > 0 or name in ("survey of the masks", "near-duplicates", "the rest"), name
-    assert set(second_fit.PHASES) <= set(figures["first"])
+    seconds = {name: values[0] for name, values in figures["seconds"].items()}
+    for name in whole_fit.PHASES:
+        assert seconds[name] > 0, name
+        assert figures["first"][name] > 0, name
+    whole, to_first_step = (seconds.pop(name) for name in ("whole process", whole_fit.TO_FIRST_STEP))
+    assert sum(seconds.values()) == pytest.approx(whole, rel=0.1)
+    assert seconds["first step"] < to_first_step < whole
 
 
 def test_decoding(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from refusal import TINY, contents, refused, refused_once
 from ubend.cli import main
 from ubend.config import Settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.store import default_cache
+from ubend.files import default_cache
 from ubend.jobs.gather import gather_settings
 from ubend.teller import Teller
 

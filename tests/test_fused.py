@@ -5,6 +5,7 @@ On a GPU as they are, elsewhere in Triton's interpreter; those in C where there 
 
 import copy
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ubend.data.store import list_stores
 from ubend.kernels import compiler, cpu
 from ubend.model import fused
 from ubend.model.unet import UNet, pad_to_multiple
@@ -242,9 +244,11 @@ class TestOnTheCPU:
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing is loaded or kept yet."""
     compiler.load_kernels.cache_clear()
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
     yield
     compiler.load_kernels.cache_clear()
 
@@ -278,8 +282,42 @@ def test_without_a_compiler(broken: str, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("words", ["gcc -m64 -Wall", "no-such-compiler -x", "'unclosed", "", "false"])
 def test_the_compiler_of_the_environment(words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Words and all; one that is no C compiler is passed over. Nothing is left behind."""
+    """Words and all; one that is no C compiler is passed over. Nothing is left behind but the library in the cache."""
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("CC", words)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "empty"))
     assert compiler.load_kernels(torch.float32) is not None
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path / "empty") == []
+    assert [path for path, _size in list_stores(tmp_path / "cache")] == list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.skipif(compiler.load_kernels(torch.float32) is None, reason="no gcc here")
+@pytest.mark.usefixtures("uncompiled")
+def test_libraries_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One for each type, for this processor, unless it cannot be loaded; where nothing can be kept, none is."""
+    compiled: list[list[str]] = []
+    run = subprocess.run
+
+    def count(words: list[str], **how: Any) -> Any:
+        compiled.append(words)
+        return run(words, **how)
+
+    monkeypatch.setattr(compiler.subprocess, "run", count)
+
+    def load(dtype: torch.dtype) -> int:
+        """How many programs are run for it."""
+        compiled.clear()
+        compiler.load_kernels.cache_clear()
+        assert compiler.load_kernels(dtype) is not None
+        return len(compiled)
+
+    assert [load(torch.float32), load(torch.float32), load(torch.bfloat16), load(torch.bfloat16)] == [2, 0, 2, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "describe_instructions", lambda: "another processor")
+        assert load(torch.float32) == 2
+    monkeypatch.setattr(compiler, "_fingerprint", lambda _flags: "0" * 24)
+    (tmp_path / "cache" / f"{'0' * 24}{compiler.KERNELS_SUFFIX}").write_bytes(b"no library")
+    assert [load(torch.float32), load(torch.float32)] == [2, 0]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "file"))
+    assert [load(torch.float32), load(torch.float32)] == [2, 2]

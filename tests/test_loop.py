@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from conftest import draw_disc, make_discs
 from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.data.store import default_cache
 from ubend.errors import TrainingError
+from ubend.files import default_cache
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.model.bundle import load_bundle

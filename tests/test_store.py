@@ -16,8 +16,9 @@ from PIL import Image
 
 import ubend.data.store as store_module
 from conftest import open_folder as open_any
-from ubend.data.store import Store, clear_stores, default_cache, hash_pairs, list_stores, open_store
+from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
+from ubend.files import default_cache
 from ubend.folders.folder import read_folder
 from ubend.folders.pairs import Pair
 from ubend.masks.labels import IGNORED, LabelMap, make_label_map

@@ -279,11 +279,12 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@main.command(help=later("List, or clear, the decoded pictures and downloaded data sets kept between runs."))
+@main.command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data, kernels."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
     from ubend.data.named import clear_datasets, list_datasets
-    from ubend.data.store import clear_stores, default_cache, list_stores
+    from ubend.data.store import clear_stores, list_stores
+    from ubend.files import default_cache
 
     where = default_cache()
     if clear:

@@ -52,6 +52,14 @@ def refuse_full(needs: Sequence[Need]) -> None:
         raise OutputError("\n".join(lines))
 
 
+def default_cache() -> Path:
+    """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
+    import platformdirs
+
+    chosen = os.environ.get("UBEND_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("ubend", appauthor=False))
+
+
 def _standing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.absolute()

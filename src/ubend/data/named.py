@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ubend.data.download import Remote, check_file, download
-from ubend.data.store import default_cache
 from ubend.data.unpack import unpack
 from ubend.errors import DataError, OutputError
+from ubend.files import default_cache
 from ubend.language import _
 from ubend.teller import Teller
 

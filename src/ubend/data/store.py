@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ubend.errors import DataError, PairError, reason
 from ubend.files import Need, refuse_full
 from ubend.folders.pairs import Pair
+from ubend.kernels.compiler import KERNELS_SUFFIX
 from ubend.language import _
 from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
@@ -39,7 +40,7 @@ STORE_VERSION = 2
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
-_SUFFIX = re.compile(f"({re.escape(SURVEY_SUFFIX)}|{re.escape(KNOWN_SUFFIX)})$")
+_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, KNOWN_SUFFIX, KERNELS_SUFFIX)))})$")
 
 
 class Store:
@@ -105,16 +106,10 @@ class Store:
         mask[:h, w:], mask[h:] = IGNORED, IGNORED
 
 
-def default_cache() -> Path:
-    """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
-    import platformdirs
-
-    chosen = os.environ.get("UBEND_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("ubend", appauthor=False))
-
-
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """The stores, surveys and known files of a cache, whole or half built, with their sizes in bytes; oldest first.
+    """What runs keep in a cache (stores, surveys, known files, kernels), whole or half built; oldest first.
+
+    With their sizes in bytes.
 
     Other files and folders are none, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
     """

@@ -10,10 +10,9 @@ import numpy as np
 from ubend.choices import percent
 from ubend.config import Settings, change_settings, dump_toml
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.store import default_cache
 from ubend.device import pick_device, settle
 from ubend.errors import OutputError
-from ubend.files import write_text
+from ubend.files import default_cache, write_text
 from ubend.jobs.pictures import draw_pairs
 from ubend.language import _
 from ubend.masks.valuetable import write_table

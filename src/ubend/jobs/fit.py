@@ -19,7 +19,6 @@ import ubend
 from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.store import default_cache
 from ubend.device import (
     describe_device,
     fastest_precision,
@@ -30,7 +29,7 @@ from ubend.device import (
 from ubend.drawing.curves import draw_curves
 from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.files import Need, refuse_full, write_json, write_text
+from ubend.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name

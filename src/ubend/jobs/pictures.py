@@ -7,10 +7,11 @@ import numpy as np
 
 from ubend.config import Settings
 from ubend.data.dataset import find_folder, survey_folder
-from ubend.data.store import default_cache, read_class_map
+from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import OutputError
+from ubend.files import default_cache
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
