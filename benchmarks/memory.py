@@ -7,7 +7,7 @@ Every combination of size and batch trains some steps and validates once, in a p
 pictures, as `ubend fit` would. On a GPU: the peak of what torch's allocator had given out, in the steps and in the
 validation, and the peak of what it had reserved (what others on the card cannot have). On a CPU (Linux): how much
 the anonymous memory of the process grew, and all of it; that holds more than tensors (libraries, what glibc keeps).
-Predicted is the peak of the steps; the ratio is that over what was measured.
+Predicted, on a GPU alone, is the peak of the steps; the ratio is that over what was measured.
 """
 
 import sys
@@ -27,7 +27,7 @@ from timing import Row, make_parser, make_ready, print_facts, read_facts, synchr
 from ubend.data.sample import draw_sample
 from ubend.teller import Teller
 from ubend.training.loop import validate
-from ubend.training.memory import predict_training_bytes
+from ubend.training.memory import measure_passes, predict_training_bytes
 
 STEPS = 5  # the peak is reached in the first, but for the search of algorithms
 _MIB = 2**20
@@ -59,7 +59,8 @@ def measure(plan: Plan) -> Row:
     with tempfile.TemporaryDirectory() as cache:
         data = open_data(plan.folder, Path(cache), device, changes)
         job, state = begin_training(data, device)
-        predicted = predict_training_bytes(job, state)
+        passes = measure_passes(job, state)
+        predicted = None if passes is None else predict_training_bytes(job, state, passes)
         step, peak = make_step(job, state), 0.0
         for _ in range(STEPS):
             step()

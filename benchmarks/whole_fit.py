@@ -37,10 +37,9 @@ PHASES = {
     "later steps": "ubend.training.step:Step.__call__ ubend.training.captured:CapturedStep.__call__",
     "waiting for steps": "ubend.training.loop:_mean_loss",
     "validation": "ubend.training.loop:validate",
-    "panels": "ubend.jobs.fit:draw_panel",
+    "panels, all but drawing": "ubend.jobs.fit:draw_panel",
     "metrics": "ubend.training.run_folder:RunFolder.write_metrics ubend.training.run_folder:RunFolder.append_timing",
     "states": "ubend.training.checkpoint:Saver.save ubend.training.checkpoint:Saver.wait",
-    "curves": "ubend.jobs.fit:_draw_curves",
     "model for scoring": "ubend.jobs.fit:load_bundle ubend.jobs.fit:Predictor.__init__",
     "scoring": "ubend.jobs.fit:evaluate_pairs",
 }

@@ -139,7 +139,7 @@ def test_memory(tmp_path: Path) -> None:
     (row,) = report["rows"]
     assert (row["size"], row["batch"]) == (16, 2)
     assert row["reserved_mib"] > row["steps_mib"] > 0
-    assert 0 < row["predicted_mib"] == pytest.approx(row["ratio"] * row["steps_mib"])
+    assert row["predicted_mib"] is None  # on a CPU
 
 
 def test_startup(tmp_path: Path) -> None:

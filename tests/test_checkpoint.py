@@ -200,7 +200,7 @@ def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monke
             saver.begin(draw(number))
             assert len(done) >= number - 1
         saver.save(trained(steps=1))
-        saver.wait()
+        saver.wait_for_model()
         assert done == [0, 1, 2, 3, "state"]
 
 
@@ -229,5 +229,7 @@ def test_saver_tells_of_a_failed_write(tmp_path: Path) -> None:
         saver.save(trained(steps=1))
         with pytest.raises(OutputError, match="no room"):
             saver.save(trained(steps=1))
+    with pytest.raises(OutputError, match="no room"), Saver(tmp_path / "s.safetensors", refuse) as saver:
+        saver.save(trained(steps=1))
     with pytest.raises(KeyboardInterrupt):
         stop(Saver(tmp_path / "s.safetensors", refuse))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFont, ImageShow
 
-from ubend.drawing import panels
+from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import IGNORED_COLOR, color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
@@ -320,6 +320,24 @@ def test_curves_mark_the_last_best_and_name_odd_classes(tmp_path: Path, monkeypa
         assert [list(line.get_xdata()) for line in axis.get_lines()][-1] == [4, 4]
     assert (loss.get_yscale(), rate.get_yscale()) == ("log", "linear")
     np.testing.assert_allclose(dice.get_lines()[0].get_ydata(), 0.1 * np.arange(1, 7))
+
+
+def test_curves_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, then as often as drawing takes a 20th of the time at most."""
+    now, drawn = 0.0, []
+
+    def draw(history: list[Any], _names: object, _path: object) -> None:
+        nonlocal now
+        drawn.append(len(history))
+        now += 1.0
+
+    monkeypatch.setattr(curves, "draw_curves", draw)
+    monkeypatch.setattr(curves, "time", types.SimpleNamespace(monotonic=lambda: now))
+    live = curves.LiveCurves(["a"], tmp_path / "curves.png")
+    for epoch in range(1, 60):
+        live.draw([{}] * epoch)
+        now += 1.0
+    assert drawn == [1, 20, 39, 58]
 
 
 def test_curves_need_an_epoch(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_captured(
         for module in ("model.fused", "training.losses", "data.batches"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
-    assert_near(captured, plain, 2e-2)
+    print(captured["sums"], plain["sums"])
+    assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

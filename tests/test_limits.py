@@ -1,7 +1,7 @@
 """What is said to limit a run: each verdict from its figures, and from trainings that are made to be limited so."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import make_discs
 from test_loop import SMALL, Listener, press_once
 from ubend.data.batches import Pictures
 from ubend.jobs import fit as job
+from ubend.model import fused
 from ubend.model.unet import UNet
 from ubend.training import setup
-from ubend.training.limits import Measured, describe_limit
+from ubend.training.limits import Measured, count_step_flops, describe_limit
 
 BUSY = Measured(
     steps_s=2.0,
@@ -97,11 +99,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             clock.now += 1.0 if passes > 5 else 3.0
         return forward(self, image)
 
-    def draw(*_args: Any) -> None:
+    def draw(*_args: Any) -> Callable[[], None]:
         clock.now += 2.0
+        return lambda: None
 
     monkeypatch.setattr(UNet, "forward", pass_in_a_second)
     monkeypatch.setattr(job, "draw_panel", draw)
+    monkeypatch.setattr("ubend.drawing.curves.draw_curves", lambda *_args: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
     for module in ("ubend.training.limits", "ubend.data.batches"):
         monkeypatch.setattr(f"{module}.time", clock)
@@ -186,10 +190,21 @@ def test_memory_is_what_limits(folder: Path, tmp_path: Path, monkeypatch: pytest
 def test_what_follows_an_epoch_is_what_limits(
     clock: Clock, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(*_args: Any) -> None:
+    def draw(*_args: Any) -> Callable[[], None]:
         clock.now += 48.0
+        return lambda: None
 
     monkeypatch.setattr(job, "draw_panel", draw)
     (line,) = limits(fit(folder, tmp_path / "run", **{"train.epochs": 2}))
     assert line.startswith("1: the run is limited by what follows each epoch")
     assert "validation, panel and saving 75% of the epoch's" in line
+
+
+def test_flops() -> None:
+    """As torch counts them, for whole batches."""
+    net = UNet(3, 4, 4, 3, (True, False, True))
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
+        patch.setattr(fused, "find_kernels", lambda _net, _features: None)
+        net(torch.rand(2, 3, 32, 40)).sum().backward()
+    assert 2 * count_step_flops(net, (32, 40)) == counter.get_total_flops()
+    assert count_step_flops(net, (30, 33)) == count_step_flops(net, (32, 40))

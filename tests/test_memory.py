@@ -5,6 +5,7 @@ import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from conftest import make_discs
-from test_loop import MODERN, TUTORIAL, Listener, contents, press_once
+from test_loop import MODERN, TUTORIAL, Listener, contents, make_job, press_once
 from ubend.config import make_settings
+from ubend.data.batches import Batch
 from ubend.device import attempt, is_out_of_memory
 from ubend.errors import OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
@@ -25,6 +27,7 @@ from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.model.unet import UNet
 from ubend.training import memory
+from ubend.training.captured import make_step
 from ubend.training.checkpoint import TrainingState
 from ubend.training.setup import run_bytes
 from ubend.training.step import Job, Step, micro_batch_of
@@ -44,7 +47,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: Patch) -> None:
     """No panels and curves, for speed."""
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: None)
+    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
+    monkeypatch.setattr("ubend.drawing.curves.draw_curves", lambda *_args: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
 
 
@@ -256,22 +260,20 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
     assert 0.5 < (needed - panels) / (2 * state + model) < 2
 
 
+PASSES = memory.PassBytes((2, 5 * 10**6), (4, 9 * 10**6))
+
+
 def give_room(monkeypatch: Patch, room: int | None) -> None:
-    """A device with so many bytes to give."""
+    """A device with so many bytes to give, on which passes have taken what PASSES says."""
     monkeypatch.setattr(memory, "room_bytes", lambda _device: room)
+    monkeypatch.setattr(job, "measure_passes", lambda *_args: None if room is None else PASSES)
 
 
-def needed(folder: Path, run: Path, micro_batch: int, **changes: Any) -> int:
-    """What a training is predicted to take that has not begun, by its first step."""
-    found = []
-
-    def look(work: Job, state: TrainingState) -> None:
-        predicted = memory.predict_training_bytes(work, state, micro_batch)
-        assert predicted is not None
-        found.append(predicted.coming)
-
+def begun(folder: Path, run: Path, **changes: Any) -> tuple[Job, TrainingState]:
+    """A training before its first step, and its state after its last one."""
+    found: list[tuple[Job, TrainingState]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "choose_micro_batch", look)
+        patch.setattr(job, "choose_micro_batch", lambda *given: found.append(given[:2]))
         fit(folder, run, **changes)
     return found[0]
 
@@ -280,7 +282,8 @@ def test_micro_batch_that_fits(folder: Path, tmp_path: Path, monkeypatch: Patch)
     """Batches of 7: whole where there is room; in two parts, three where there is less, said with the figures and
     written down; to the bit the run whose micro_batch is set so. Resumed with more room, the choice stays."""
     changes = {"train.batch": 7}
-    whole, four, three = (needed(folder, tmp_path / str(size), size, **changes) for size in (7, 4, 3))
+    work, state = begun(folder, tmp_path / "begun", **changes)
+    whole, four, three = (memory.predict_training_bytes(work, state, PASSES, size).coming for size in (7, 4, 3))
     assert three < four < whole
     rooms = {whole: None, whole - 1: 4, four: 4, four - 1: 3}
     for room, size in rooms.items():
@@ -320,14 +323,69 @@ def test_no_room_at_all(folder: Path, tmp_path: Path, monkeypatch: Patch) -> Non
     assert "chosen: train.micro_batch = 2:" in fit(folder, tmp_path / "deep", **deep)
 
 
-@pytest.mark.parametrize("changes", [{"train.micro_batch": 4}, {"train.compile": True}])
-def test_what_is_set_is_never_chosen_over(
-    changes: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
-    """Nor is anything chosen where it cannot be known."""
+def test_what_is_set_is_never_chosen_over(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     give_room(monkeypatch, 1)
-    monkeypatch.setattr("ubend.training.step.has_compiler", lambda: False)
-    assert "chosen: train.micro_batch" not in fit(folder, tmp_path / "run", **changes)
+    assert "chosen: train.micro_batch" not in fit(folder, tmp_path / "run", **{"train.micro_batch": 4})
+
+
+def test_what_is_tried_before_the_first_step(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A quarter and a half of what is taken at a time, less where memory is short; never one value per channel."""
+    work, state = begun(folder, tmp_path / "run", **{"train.batch": 8})
+    monkeypatch.setattr(memory, "room_bytes", lambda _device: 10**9)
+    tried: list[int] = []
+    most = 8
+
+    def measure(_work: Job, _state: TrainingState, batch: Batch, pictures: int) -> int:
+        tried.append(pictures)
+        if pictures > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 100 + 10 * pictures
+
+    monkeypatch.setattr(memory, "_measure_pass", measure)
+    for fitting, wanted in ((8, (2, 4)), (3, (1, 2)), (1, None)):
+        most = fitting
+        found = memory.measure_passes(work, state)
+        assert found == (wanted and memory.PassBytes(*((count, 100 + 10 * count) for count in wanted)))
+        assert found is None or found.of(8) == 180
+    monkeypatch.setattr(memory, "has_lone_values", lambda _batches, _depth, size: size == 1)
+    most, tried = 3, []
+    assert memory.measure_passes(work, state) is None
+    assert tried == [2, 4]
+    compiled = replace(work, settings=work.settings.model_copy(update={"compile": True}))
+    assert memory.measure_passes(compiled, state) is None
+    monkeypatch.setattr(memory, "room_bytes", lambda _device: None)
+    assert memory.measure_passes(work, state) is None
+
+
+def test_trying_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """Whether it works or not: weights, running statistics, no gradients."""
+    work, state = begun(folder, tmp_path / "run")
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    batch = work.batches.draw(0)
+    memory.try_pass(work, state, batch, 3)
+    failing = replace(work, loss=SimpleNamespace(mean=lambda *_args: 1 / 0, sum=work.loss.sum, count=work.loss.count))
+    with pytest.raises(ZeroDivisionError):
+        memory.try_pass(failing, state, batch, 3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("micro_batch", [24, 8])
+def test_predicted_and_measured(micro_batch: int, folder: Path, tmp_path: Path) -> None:
+    """Within a tenth, of captured steps too."""
+    given = {"model.width": 32, "train.batch": 24, "train.micro_batch": micro_batch}
+    work, state = make_job(folder, tmp_path, given, "cuda")
+    there = torch.cuda.memory_allocated()
+    passes = memory.measure_passes(work, state)
+    assert passes is not None
+    predicted = memory.predict_training_bytes(work, state, passes)
+    step = make_step(work, state, Listener())
+    torch.cuda.reset_peak_memory_stats()
+    for number in range(6):
+        step(number)
+    taken = torch.cuda.max_memory_allocated() - there
+    assert predicted.coming - predicted.best == pytest.approx(taken, rel=0.1)
 
 
 def test_room_is_known_on_a_gpu_only(monkeypatch: Patch) -> None:
@@ -341,13 +399,8 @@ def test_room_is_known_on_a_gpu_only(monkeypatch: Patch) -> None:
 
 def test_parts_of_the_prediction(folder: Path, tmp_path: Path) -> None:
     """What is there before the first step, and what stays after it, to the byte but for its rounding."""
-    found: list[tuple[Job, TrainingState]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "choose_micro_batch", lambda work, state: found.append((work, state)))
-        fit(folder, tmp_path / "run")
-    ((work, state),) = found
-    predicted = memory.predict_training_bytes(work, state)
-    assert predicted is not None
+    work, state = begun(folder, tmp_path / "run")
+    predicted = memory.predict_training_bytes(work, state, PASSES)
     there = [work.batches.pictures, work.validation]
     assert predicted.pictures == sum(some.images.nbytes + some.masks.nbytes for some in there)
     nets = [*state.model.state_dict().values(), *state.average.state_dict().values()]
@@ -355,6 +408,7 @@ def test_parts_of_the_prediction(folder: Path, tmp_path: Path) -> None:
     assert predicted.best == sum(tensor.nbytes for tensor in state.best.values())
     moments = [t for some in state.optimizer.state.values() for name, t in some.items() if name != "step"]
     assert predicted.moments == sum(tensor.nbytes for tensor in moments)
+    assert predicted.step == PASSES.of(5) == 11 * 10**6
     assert predicted.total == predicted.pictures + predicted.weights + predicted.coming
 
 

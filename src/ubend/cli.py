@@ -1,5 +1,7 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
+import atexit
+import gc
 import sys
 import time
 import traceback
@@ -299,14 +301,15 @@ def cache(clear: bool) -> None:
 
 
 def _prepare(deterministic: bool) -> None:
-    """What must stand before torch is imported."""
+    """torch, and a process that ends soon after its last word: all its memory goes back at once, garbage or not."""
     from ubend.device import prepare_process
 
     prepare_process(deterministic)
+    atexit.register(gc.freeze)
 
 
 def _resume(run: Path, show: bool) -> None:
-    _prepare(True)  # harmless for other runs, and it must stand before torch
+    _prepare(True)  # harmless for other runs
     from ubend.jobs.fit import resume
 
     with _teller() as teller:

@@ -1,6 +1,7 @@
 """Device, precision, threads, determinism."""
 
 import ctypes
+import gc
 import os
 import platform
 import shutil
@@ -31,11 +32,25 @@ _OUT_OF_MEMORY = (
 
 
 def prepare_process(deterministic: bool) -> None:
-    """Settings that must stand before torch is imported or CUDA is first used."""
+    """Import torch, with what must be set before that or before CUDA is first used."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Large blocks on huge pages: CPU training is limited by page faults otherwise (docs/benchmarks.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if "torch" not in sys.modules:
+        _import_torch()
+
+
+def _import_torch() -> None:
+    """Without looking for garbage: Python would go through torch's objects again and again, now and at its end."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def pick_device(name: str | None) -> "torch.device":

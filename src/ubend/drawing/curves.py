@@ -1,7 +1,7 @@
 """The curves of a training: loss, Dice of each class, learning rate."""
 
 import math
-import warnings
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import class_colors
+from ubend.pictures.decode import without_warnings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LOG_RATIO = 20.0  # largest over smallest value from which a linear axis hides the small ones
+_SHARE = 20  # times as long as the last drawing took is waited before the next
 _MARKED_EPOCHS = 20  # up to here each epoch has a dot; a single one would be invisible without
 _BEST_COLOR = "#666666"
 
@@ -78,12 +80,30 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         _finish(axis, epochs, best)
 
     def write(temporary: Path) -> None:
-        with warnings.catch_warnings():
-            # a class name in a script that DejaVu lacks shows boxes; the run goes on
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
+        with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
             figure.savefig(temporary, format="png")
 
     write_file(path, write)
+
+
+class LiveCurves:
+    """The curves so far, drawn while a training goes on, as often as that takes a 20th of the time at most.
+
+    Args:
+        class_names, path: as of `draw_curves`.
+    """
+
+    def __init__(self, class_names: Sequence[str], path: Path) -> None:
+        self._class_names, self._path = class_names, path
+        self._ended, self._took_s = -math.inf, 0.0
+
+    def draw(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Draw them, unless it is too soon; arguments and errors as of `draw_curves`."""
+        began = time.monotonic()
+        if began - self._ended >= _SHARE * self._took_s:
+            draw_curves(history, self._class_names, self._path)
+            self._ended = time.monotonic()
+            self._took_s = self._ended - began
 
 
 def _numbers(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:

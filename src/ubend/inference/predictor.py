@@ -21,7 +21,6 @@ from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_me
 from ubend.errors import DataError, SettingError
 from ubend.language import _
 from ubend.masks.labels import LabelMap
-from ubend.masks.survey import threads
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image
@@ -30,7 +29,8 @@ from ubend.pictures.raster import Header
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
-_READ_AHEAD = 2  # pictures for each thread that reads
+_READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
+_READ_AHEAD = 2  # pictures for each
 _HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
 
 _T = TypeVar("_T")
@@ -264,8 +264,8 @@ def _bytes_held(picture: Prepared) -> int:
 def map_ahead(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
     """`map` in threads, in order, with at most _READ_AHEAD results of each waiting."""
     source = iter(items)
-    with ThreadPoolExecutor(threads(), thread_name_prefix="ubend-read") as pool:
-        pending = deque(pool.submit(work, item) for item in islice(source, _READ_AHEAD * threads()))
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read") as pool:
+        pending = deque(pool.submit(work, item) for item in islice(source, _READ_AHEAD * _READERS))
         while pending:
             yield pending.popleft().result()
             pending.extend(pool.submit(work, item) for item in islice(source, 1))

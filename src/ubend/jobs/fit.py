@@ -6,7 +6,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ubend.device import (
     settle,
     tell_out_of_memory,
 )
-from ubend.drawing.curves import draw_curves
+from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import Need, default_cache, refuse_full, write_json, write_text
@@ -36,16 +36,17 @@ from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
-from ubend.training.checkpoint import TrainingState, load_state, save_state
+from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.launch import find_place
 from ubend.training.loop import steps_until, train
-from ubend.training.memory import choose_micro_batch
+from ubend.training.memory import choose_micro_batch, measure_passes
 from ubend.training.panel import draw_panel
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.step import Job
 from ubend.training.transfer import begin_with, load_start
+from ubend.training.warmup import warmed_up
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -173,7 +174,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
     needs = needs if ranks.is_first else []  # the others write nothing
     refuse_full(needs)
-    with ranks.first_alone():  # the others find the store that it has built
+    with warmed_up(device, settings), ranks.first_alone():  # the others find the store that it has built
         data = open_dataset(settings, device.type, default_cache(), teller, needs)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
@@ -202,7 +203,17 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
-    epochs = settled(settings.train.epochs)
+    epochs, curves = settled(settings.train.epochs), LiveCurves(data.labels.names, run.curves)
+
+    def draw_epoch(state: TrainingState) -> Callable[[], None]:
+        draw, history = draw_panel(run, data, validation, state, settings.train, show), list(state.progress.history)
+
+        def write() -> None:
+            draw()
+            curves.draw(history)
+
+        return write
+
     job = Job(
         batches,
         validation,
@@ -211,11 +222,11 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
         settings.train,
         steps_until(epochs, batches.items, settled(settings.train.batch)),
         run,
-        lambda state: draw_panel(run, data, validation, state, settings.train, show),
+        draw_epoch,
         lambda weights: save_bundle(run.model, bundle, weights),
         ranks,
     )
-    fitted = choose_micro_batch(job, state)
+    fitted = choose_micro_batch(job, state, measure_passes(job, state))
     if fitted is not None:
         choices.append(fitted)
         teller.say(_("chosen: {choice}").format(choice=fitted.line()))
@@ -237,26 +248,30 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     ranks.refuse_difference(
         f"{data.store.hashes}{data.parts}{settings.augment}{settings.model}{settings.train}{state.progress}"
     )
-    try:
-        train(job, state, teller)
-    except KeyboardInterrupt:
+    with Saver(run.state, job.save_model) as saver:
+        try:
+            train(job, state, saver, teller)
+        except KeyboardInterrupt:
+            saver.wait()
+            if ranks.is_first:
+                _draw_curves(run, data, state)
+                _tell_interrupted(run, state, teller)
+            return FitResult(run.path, None)
+        ranks.leave()
         if not ranks.is_first:
             return FitResult(run.path, None)
-        if run.model.exists():
-            said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
-        else:  # a second Ctrl-C, before anything was saved
-            said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
-        _draw_curves(run, data, state)
-        teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
-        return FitResult(run.path, None)
-    ranks.leave()
-    if not ranks.is_first:
-        return FitResult(run.path, None)
-    if state.progress.stopped:
-        teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
-    _draw_curves(run, data, state)
-    scores = _score(run, data, settings, device, teller)
-    return FitResult(run.path, scores)
+        if state.progress.stopped:
+            teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
+        saver.begin(lambda: _draw_curves(run, data, state))
+        return FitResult(run.path, _score(run, data, settings, device, teller))
+
+
+def _tell_interrupted(run: RunFolder, state: TrainingState, teller: Teller) -> None:
+    if run.model.exists():
+        said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
+    else:  # a second Ctrl-C, before anything was saved
+        said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+    teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

@@ -100,8 +100,8 @@ class TrainingState:
 class Saver:
     """Writes states, and what else a run leaves, in the background; training waits only for the copy of the tensors.
 
-    Use it as a context manager: no write is left under way behind it, which would come in the way of a
-    run that goes on in the same process.
+    Use it as a context manager: no write is left under way behind it, which would come in the way of a run that goes
+    on in the same process; errors of writes that nobody has waited for are raised at its end.
 
     Args:
         path: the state's file.
@@ -113,6 +113,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
         self._drawn: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
+        self._model: Future[None] | None = None
         self._began, self._pause_s = time.monotonic(), 0.0
 
     def __enter__(self) -> "Saver":
@@ -122,6 +123,8 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.shutdown()
+        if error is None:
+            self.wait()
 
     def is_due(self, after_s: float = 0.0) -> bool:
         """Whether saving now costs little: at most a 20th of the time, and no write is under way."""
@@ -135,7 +138,10 @@ class Saver:
         tensors, header = snapshot_state(state)
         copied_s = time.monotonic() - self._began
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
-        self._write = self._thread.submit(self._write_both, tensors, header)
+        kept = next(kind for kind in ("best.", "average.", "model.") if any(n.startswith(kind) for n in tensors))
+        weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
+        self._model = self._thread.submit(self._save_model, weights)
+        self._write = self._thread.submit(self._write_state, tensors, header)
 
     def begin(self, work: Callable[[], None]) -> None:
         """Begin other writing in the same thread, before any state that is saved later; errors as of `save`."""
@@ -143,19 +149,24 @@ class Saver:
             self._drawn.popleft().result()
         self._drawn.append(self._thread.submit(work))
 
+    def wait_for_model(self) -> None:
+        """Until the model file is written that belongs to the last state saved."""
+        if self._model is not None:
+            self._model.result()
+            self._model = None
+
     def wait(self) -> None:
         """Until nothing is being written."""
+        self.wait_for_model()
         while self._drawn:
             self._drawn.popleft().result()
         if self._write is not None:
             self._pause_s = max(self._pause_s, _SHARE * self._write.result())
             self._write = None
 
-    def _write_both(self, tensors: dict[str, Tensor], header: dict[str, str]) -> float:
+    def _write_state(self, tensors: dict[str, Tensor], header: dict[str, str]) -> float:
         began = time.monotonic()
         write_tensors(self._path, tensors, header)
-        kept = next(kind for kind in ("best.", "average.", "model.") if any(n.startswith(kind) for n in tensors))
-        self._save_model({n.removeprefix(kept): t for n, t in tensors.items() if n.startswith(kept)})
         return time.monotonic() - began
 
 

@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ubend.config import settled
 from ubend.language import _
+from ubend.model.unet import UNet
 from ubend.training.checkpoint import TrainingState
-from ubend.training.footprint import count_step_flops
 from ubend.training.step import Job, micro_batch_of
 
 _FIRST_STEPS = 5  # are not measured
@@ -85,6 +86,21 @@ def describe_limit(measured: Measured) -> str:
     else:
         says = _("the run is limited by computing: {figures}. Nothing to change: the device is busy")
     return says.format(figures=figures, micro=measured.micro_batch, batch=measured.batch)
+
+
+def count_step_flops(net: UNet, window_hw: tuple[int, int]) -> int:
+    """Of the convolutions, for one picture, forward and backward: a multiplication and an addition each."""
+    height, width = (-(-side >> net.depth) << net.depth for side in window_hw)  # as the network pads it
+    products, first, pixels = 0, net.stem.get_parameter("0.weight"), height * width
+    blocks: list[tuple[nn.Module, int]] = [(net.stem, 0), (net.head, 0)]
+    blocks += [(encoder, level + 1) for level, encoder in enumerate(net.encoders)]
+    for level, decoder in zip(reversed(range(net.depth)), net.decoders, strict=True):
+        # every tap of a transposed convolution meets every pixel of its input
+        blocks += [(decoder.get_submodule("block"), level), (decoder.get_submodule("up"), level + 1)]
+    for block, level in blocks:
+        weights = sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 4)
+        products += weights * (pixels >> 2 * level)
+    return 2 * (3 * products - first.numel() * pixels)  # the picture itself needs no gradient
 
 
 class Watch:

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ubend.config import settled
+from ubend.data.batches import Pictures
 from ubend.device import attempt
 from ubend.errors import SettingError, TrainingError
 from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.captured import make_step
-from ubend.training.checkpoint import Saver, TrainingState
+from ubend.training.checkpoint import Progress, Saver, TrainingState
 from ubend.training.limits import Watch
 from ubend.training.losses import LossCounts, LossSums
 from ubend.training.ranks import Vote
@@ -45,8 +46,10 @@ def steps_until(epoch: int, items: int, batch: int) -> int:
     return max(epoch, round(epoch * items / batch))
 
 
-def train(job: Job, state: TrainingState, teller: Teller) -> None:
+def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
     """Train from wherever `state` stands to the end, or until Ctrl-C, or until patience is out.
+
+    The last state is still being written when this returns; the model is there.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -56,43 +59,42 @@ def train(job: Job, state: TrainingState, teller: Teller) -> None:
     epochs = settled(settings.epochs)
     take_step, watch = make_step(job, state, teller), Watch(job, state)
     teller.begin(_("training"), job.steps, progress.step)
-    with Saver(job.run.state, job.save_model) as saver:
-        vote = Vote(job.ranks)
-        with _interruptible() as interrupted:
-            # by epochs, not by steps: after the last step the last epoch still waits for its validation
-            while len(progress.history) < epochs and progress.stopped is None:
-                epoch = len(progress.history) + 1
-                end = steps_until(epoch, job.batches.items, settled(settings.batch))
-                began, began_step = time.monotonic(), progress.step
-                watch.begin_epoch()
+    vote = Vote(job.ranks)
+    with _interruptible() as interrupted:
+        # by epochs, not by steps: after the last step the last epoch still waits for its validation
+        while len(progress.history) < epochs and progress.stopped is None:
+            epoch = len(progress.history) + 1
+            end = steps_until(epoch, job.batches.items, settled(settings.batch))
+            began, began_step = time.monotonic(), progress.step
+            watch.begin_epoch()
+            stopped = vote.any(interrupted.is_set())
+            while progress.step < end and not stopped:
+                take_step(progress.step)
+                progress.step += 1
+                watch.count_step()
+                teller.count(progress.step)
+                if writes and saver.is_due(after_s=_SAVE_AFTER_S):
+                    saver.save(state)
                 stopped = vote.any(interrupted.is_set())
-                while progress.step < end and not stopped:
-                    take_step(progress.step)
-                    progress.step += 1
-                    watch.count_step()
-                    teller.count(progress.step)
-                    if writes and saver.is_due(after_s=_SAVE_AFTER_S):
-                        saver.save(state)
-                    stopped = vote.any(interrupted.is_set())
-                if stopped:
-                    break
-                watch.end_steps()
-                train_s = _finish_epoch(job, state, teller, began)
-                if writes:
-                    _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
-                    job.run.write_metrics(progress.history)
-                    saver.begin(job.after_epoch(state))
-                    if saver.is_due():
-                        saver.save(state)
-                    limit = watch.describe(progress.step - began_step)
-                    if limit is not None:
-                        teller.say(limit)
-        vote.close()
-        teller.end()
-        if writes:
-            job.run.write_metrics(progress.history)
-            saver.save(state)
-            saver.wait()
+            if stopped:
+                break
+            watch.end_steps()
+            train_s = _finish_epoch(job, state, teller, began)
+            if writes:
+                _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
+                job.run.write_metrics(progress.history)
+                saver.begin(job.after_epoch(state))
+                if saver.is_due():
+                    saver.save(state)
+                limit = watch.describe(progress.step - began_step)
+                if limit is not None:
+                    teller.say(limit)
+    vote.close()
+    teller.end()
+    if writes:
+        job.run.write_metrics(progress.history)
+        saver.save(state)
+        saver.wait_for_model()
     if len(progress.history) < epochs and progress.stopped is None:
         raise KeyboardInterrupt
 
@@ -149,7 +151,7 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
     sums, start = torch.zeros_like(state.sums), mine.start
     confusions = torch.zeros((len(pictures), classes, classes), dtype=torch.int64, device=sums.device)
     while start < mine.stop:
-        count = progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
+        count = validation_batch(pictures, progress)
         items = np.arange(start, min(start + count, mine.stop))
         found = attempt(_validate_some, job, state.average, items)
         if found is None:
@@ -174,6 +176,11 @@ def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[n
     sums, counts = job.loss.sum(logits, target), job.loss.count(target, len(job.class_names))
     both = torch.stack([sums.cross_entropy, counts.pixels, sums.dice, counts.regions])
     return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))
+
+
+def validation_batch(pictures: Pictures, progress: Progress) -> int:
+    """Pictures in one forward pass without gradients, as far as memory is known to allow."""
+    return progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
 
 
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:

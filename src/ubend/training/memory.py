@@ -1,24 +1,44 @@
-"""The machine fits the run: what training will take of the device's memory, and the micro-batch that fits."""
+"""The machine fits the run: what training will take of the device's memory, and the micro-batch that fits.
+
+Two passes with parts of a batch are tried and measured before the first step; a line through both tells what more
+pictures take. Nothing of them stays but what the first step would load anyway.
+"""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ubend.choices import Choice
-from ubend.device import free_bytes
-from ubend.kernels.gate import usable
+from ubend.config import settled
+from ubend.data.batches import Batch
+from ubend.device import attempt, free_bytes
 from ubend.language import _
 from ubend.training.checkpoint import TrainingState
-from ubend.training.footprint import StepPlan, predict_step_bytes
 from ubend.training.setup import has_lone_values
-from ubend.training.step import Job, micro_batch_of
+from ubend.training.step import Job, autocast, micro_batch_of
 
-# Of what is free, so much is planned with: cuDNN's workspaces are not counted (5% of the peak at batch 256 on an
-# H100), libraries load their code, and a step that cannot be captured any more for want of memory is a slow one.
-_PLANNED = 0.93
+# Of what is free, so much is planned with: libraries load their code, and a step that cannot be captured any more
+# for want of memory is a slow one.
+_PLANNED = 0.95
 _GIB = 2**30
+
+
+@dataclass(frozen=True)
+class PassBytes:
+    """What the gradients of so many pictures took at most, batch, maps and gradients; of two numbers of pictures.
+
+    Attributes:
+        less, more: pictures, and bytes.
+    """
+
+    less: tuple[int, int]
+    more: tuple[int, int]
+
+    def of(self, pictures: int) -> int:
+        """Of any number of pictures, by the line through both."""
+        (few, few_bytes), (many, many_bytes) = self.less, self.more
+        return round(few_bytes + (many_bytes - few_bytes) / (many - few) * (pictures - few))
 
 
 @dataclass(frozen=True)
@@ -49,60 +69,63 @@ class TrainingBytes:
         return self.pictures + self.weights + self.coming
 
 
-def predict_training_bytes(job: Job, state: TrainingState, micro_batch: int | None = None) -> TrainingBytes | None:
-    """What the steps of a training will take, known before the first one.
-
-    It is what torch's allocator gives out, without cuDNN's workspaces; the validation, which takes as many pictures
-    at a time as there is room for, is not in it.
+def predict_training_bytes(
+    job: Job, state: TrainingState, passes: PassBytes, micro_batch: int | None = None
+) -> TrainingBytes:
+    """What the steps of a training will take; the validation, which takes what there is room for, is not in it.
 
     Args:
+        passes: from `measure_passes`.
         micro_batch: pictures at a time; None: as the training stands.
-    Returns:
-        None where torch.compile decides.
     """
-    if job.settings.compile:
-        return None
     batches, net = job.batches, state.model
+    parameters = sum(parameter.nbytes for parameter in net.parameters())
     weights = sum(tensor.nbytes for tensor in net.state_dict().values())
-    kernels = usable(next(net.parameters()))
-    plan = StepPlan(
-        batch=batches.batch,
-        micro_batch=micro_batch or micro_batch_of(job, state),
-        window_hw=batches.window_hw,
-        half=job.settings.precision == "bfloat16",
-        fused=kernels and type(net.stem[1]) is nn.BatchNorm2d,
-        fused_loss=job.loss.has_kernel(next(net.parameters()), net.classes),
-        loss=job.loss.kind,
-    )
+    micro_batch = micro_batch or micro_batch_of(job, state)
+    # from the second part on, gradients are added to those of the first
+    gradients = parameters if micro_batch < batches.batch else 0
     return TrainingBytes(
         pictures=sum(some.bytes for some in (batches.pictures, job.validation) if some.resident),
         weights=weights * (1 if state.average is net else 2),
-        moments=2 * sum(parameter.nbytes for parameter in net.parameters()),
+        moments=2 * parameters,
         best=weights,
-        step=predict_step_bytes(net, plan) + batches.fetched_bytes,
+        step=passes.of(micro_batch) + gradients + batches.fetched_bytes,
     )
 
 
-def choose_micro_batch(job: Job, state: TrainingState) -> Choice | None:
+def measure_passes(job: Job, state: TrainingState) -> PassBytes | None:
+    """Try a quarter and a half of the pictures that a step takes at a time, or less where memory is short.
+
+    None where memory is not known (see `room_bytes`), torch.compile decides, or a batch is too small to be parted.
+    """
+    if room_bytes(job.batches.pictures.device) is None or job.settings.compile:
+        return None
+    batch, more = job.batches.draw(state.progress.step), micro_batch_of(job, state) // 2
+    while more >= 2 and not has_lone_values(job.batches, state.model.depth, more // 2):
+        taken = [attempt(_measure_pass, job, state, batch, count) for count in (more // 2, more)]
+        if taken[0] is not None and taken[1] is not None:
+            return PassBytes((more // 2, taken[0]), (more, taken[1]))
+        more //= 2
+    return None
+
+
+def choose_micro_batch(job: Job, state: TrainingState, passes: PassBytes | None) -> Choice | None:
     """Where whole batches are predicted not to fit into free memory: the largest of equal parts that do.
 
     The state's progress keeps it, as it does where memory ran out. None: nothing is chosen, since all fits, or
-    somebody has said how many, or the memory is not known.
+    somebody has said how many, or nothing is known.
     """
-    batch, device = job.batches.batch, job.batches.pictures.device
-    here = room_bytes(device)
-    if here is None:
+    batch, here = job.batches.batch, room_bytes(job.batches.pictures.device)
+    # all ranks have to choose alike
+    room = job.ranks.least(-1 if passes is None or here is None else int(_PLANNED * here))
+    if passes is None or room < 0 or job.settings.micro_batch or state.progress.micro_batch:
         return None
-    room = job.ranks.least(int(_PLANNED * here))  # all ranks have to choose alike
-    if job.settings.micro_batch or state.progress.micro_batch:
-        return None
-    whole = predict_training_bytes(job, state, batch)
-    if whole is None or whole.coming <= room:
+    whole = predict_training_bytes(job, state, passes, batch).coming
+    if whole <= room:
         return None
     for size in _parts(job, state, batch):
-        predicted = predict_training_bytes(job, state, size)
         state.progress.micro_batch = size
-        if predicted is not None and predicted.coming <= room:
+        if predict_training_bytes(job, state, passes, size).coming <= room:
             break  # else the smallest part, and the step itself finds out
     if state.progress.micro_batch is None:
         return None
@@ -113,14 +136,8 @@ def choose_micro_batch(job: Job, state: TrainingState) -> Choice | None:
     return Choice(
         "train.micro_batch",
         state.progress.micro_batch,
-        reason.format(batch=batch, needed=whole.coming / _GIB, room=room / _GIB),
+        reason.format(batch=settled(job.settings.batch), needed=whole / _GIB, room=room / _GIB),
     )
-
-
-def _parts(job: Job, state: TrainingState, batch: int) -> list[int]:
-    """Sizes of 2, 3, ... parts of a batch, as equal as can be, that can be trained on; largest first."""
-    sizes = dict.fromkeys(math.ceil(batch / count) for count in range(2, batch + 1))
-    return [size for size in sizes if not has_lone_values(job.batches, state.model.depth, size)]
 
 
 def room_bytes(device: torch.device) -> int | None:
@@ -132,3 +149,33 @@ def room_bytes(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return free_bytes(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _measure_pass(job: Job, state: TrainingState, batch: Batch, pictures: int) -> int:
+    """The most that is given out during a pass, with the batch."""
+    before = torch.cuda.memory_allocated(batch.image.device)
+    torch.cuda.reset_peak_memory_stats(batch.image.device)
+    try_pass(job, state, batch, pictures)
+    taken = torch.cuda.max_memory_allocated(batch.image.device) - before
+    return taken + batch.image.nbytes + batch.target.nbytes
+
+
+def try_pass(job: Job, state: TrainingState, batch: Batch, pictures: int) -> None:
+    """Gradients of a batch's first pictures, made and dropped; the state is as it was."""
+    image, target = batch.image[:pictures], batch.target[:pictures]
+    state.model.train()
+    state.statistics.keep()
+    try:
+        with autocast(image.device, job.settings):
+            logits = state.model(image)
+        counts = job.loss.count(target, len(job.class_names))
+        job.loss.mean(job.loss.sum(logits, target), counts).backward()  # type: ignore[no-untyped-call]
+    finally:
+        state.optimizer.zero_grad()
+        state.statistics.restore()
+
+
+def _parts(job: Job, state: TrainingState, batch: int) -> list[int]:
+    """Sizes of 2, 3, ... parts of a batch, as equal as can be, that can be trained on; largest first."""
+    sizes = dict.fromkeys(math.ceil(batch / count) for count in range(2, batch + 1))
+    return [size for size in sizes if not has_lone_values(job.batches, state.model.depth, size)]

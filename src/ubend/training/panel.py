@@ -12,6 +12,7 @@ from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.language import _
 from ubend.training.checkpoint import TrainingState
+from ubend.training.loop import validation_batch
 from ubend.training.run_folder import RunFolder
 from ubend.training.step import autocast
 
@@ -29,8 +30,9 @@ def draw_panel(
     items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
     image, target = validation.take(items)
     state.average.eval()
-    with torch.inference_mode(), autocast(image.device, settings):  # one by one: validation may have had to, too
-        guesses = [state.average(one.float()).argmax(dim=1).to(torch.uint8) for one in torch.split(image, 1)]
+    fitting = validation_batch(validation, state.progress)
+    with torch.inference_mode(), autocast(image.device, settings):
+        guesses = [state.average(some.float()).argmax(dim=1).to(torch.uint8) for some in torch.split(image, fitting)]
     index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
     epoch = state.progress.history[-1]["epoch"]
 

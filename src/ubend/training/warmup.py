@@ -1,0 +1,46 @@
+"""What a first step waits for, done while the pictures are read."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ubend.config import Settings
+from ubend.device import fastest_precision
+from ubend.kernels.compiler import load_kernels
+from ubend.kernels.gate import usable
+
+
+@contextmanager
+def warmed_up(device: torch.device, settings: Settings) -> Iterator[None]:
+    """Behind it, what trains on this device is loaded; where that fails, the first step says so."""
+    thread = threading.Thread(target=_load, args=(device, settings), name="ubend-warm")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()  # before a step is captured: meanwhile, no other thread may ask for memory
+
+
+def _load(device: torch.device, settings: Settings) -> None:
+    with contextlib.suppress(RuntimeError, OSError):
+        if device.type == "cpu" and not settings.train.compile:
+            precision = settings.train.precision or fastest_precision(device)[0]
+            load_kernels(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        elif usable(torch.empty(0, device=device)):
+            _run_something(device)
+
+
+def _run_something(device: torch.device) -> None:
+    """A convolution and its gradients load cuDNN; before its first kernel, Triton hashes its own files."""
+    from ubend.kernels.loss import SumLosses
+
+    image = torch.zeros(1, 8, 16, 16, device=device, dtype=torch.bfloat16)
+    image = image.to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.zeros(8, 8, 3, 3, device=device, dtype=torch.bfloat16, requires_grad=True)
+    logits = torch.conv2d(image, weight, padding=1)[:, :2].float()
+    target, weights = torch.zeros(1, 16, 16, device=device, dtype=torch.uint8), torch.ones(2, device=device)
+    cross_entropy, _dice = SumLosses.apply(logits, target, weights, True)
+    cross_entropy.backward()
