@@ -1,7 +1,7 @@
 """Where the seconds of whole `ubend fit` processes go, from their start to their end: cold caches first, then warm.
 
     python benchmarks/whole_fit.py FOLDER [--rounds 3] [--epochs 20] [--size 128] [--width 32] [--batch 32]
-        [--keep RUN] [--json FILE]
+        [--set KEY=VALUE ...] [--keep RUN] [--json FILE]
 
 Beyond imports, to the end of the first step: of the sum, what a second fit on the same folder waits before it trains.
 
@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ubend.config import parse_assignment
 
 PHASES = {
     "CUDA's beginning": "ubend.training.ranks:Ranks.pick_device",
@@ -45,10 +47,13 @@ PHASES = {
 }
 TO_FIRST_STEP = "beyond imports, to the end of the first step"
 CHILD = """
-import functools, importlib, json, sys, threading, time
+import atexit, functools, gc, importlib, json, sys, threading, time
 began = time.time()
 seconds, phases = {"start of Python": began - float(sys.argv[1])}, json.loads(sys.argv[2])
 folder, out, settings, report = sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), sys.argv[6]
+from ubend.device import prepare_process
+prepare_process(False)
+atexit.register(gc.freeze)  # as of the command
 import torch
 seconds["import of torch"] = time.time() - began
 import ubend.jobs.fit, ubend.training.loop
@@ -92,7 +97,7 @@ for name, place in [(name, place) for name, places in phases.items() for place i
     for word in words[:-1]:
         home = getattr(home, word)
     setattr(home, words[-1], timed(name, getattr(home, words[-1])))
-result = ubend.jobs.fit.fit(folder, out, settings={"data.val_share": 0.05}, **settings)
+result = ubend.jobs.fit.fit(folder, out, **settings)
 change()
 facts = {"device": describe_device(pick_device(settings.get("device"))), "torch": torch.__version__}
 heavy = ("torch._dynamo", "torch._inductor", "sympy", "scipy", "matplotlib", "triton")
@@ -129,9 +134,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--keep", type=Path, help="where the last run is to be")
     parser.add_argument("--device")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, as of `ubend fit`", dest="changes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    settings = {name: getattr(args, name) for name in ("size", "width", "batch", "epochs", "device")}
+    settings: dict[str, object] = {name: getattr(args, name) for name in ("size", "width", "batch", "epochs", "device")}
+    settings["settings"] = {"data.val_share": 0.05} | dict(parse_assignment(change) for change in args.changes)
     rounds = []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)

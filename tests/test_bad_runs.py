@@ -108,7 +108,7 @@ def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> No
     before = contents(run)
     with full_disk(100_000):
         line = refused_once("fit", "--resume", run)
-    assert str(run / "resume.safetensors") in line
+    assert f"cannot write {run}" in line
     assert "free some space" in line
     assert contents(run) == before
     assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0

@@ -188,20 +188,26 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
 
 
 def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait."""
+    """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait; nobody
+    waits for them to have the model."""
     monkeypatch.setattr(checkpoint, "_MOST_WAITING", 2)
-    done: list[object] = []
+    state, done = tmp_path / "s.safetensors", []
 
     def draw(number: int) -> Callable[[], None]:
-        return lambda: (time.sleep(0.05), done.append(number))[1]  # type: ignore[func-returns-value]
+        return lambda: (time.sleep(0.05), done.append((number, state.exists())))[1]  # type: ignore[func-returns-value]
 
-    with Saver(tmp_path / "s.safetensors", lambda _weights: done.append("state")) as saver:
+    with Saver(state, lambda _weights: done.append("model")) as saver:
         for number in range(4):
             saver.begin(draw(number))
             assert len(done) >= number - 1
         saver.save(trained(steps=1))
         saver.wait_for_model()
-        assert done == [0, 1, 2, 3, "state"]
+        assert "model" in done
+        assert (3, False) not in done
+        saver.wait()
+        done.remove("model")
+        assert done == [(number, False) for number in range(4)]
+        assert state.exists()
 
 
 def test_saver_tells_of_a_failed_drawing(tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_saver_tells_of_a_failed_drawing(tmp_path: Path) -> None:
     with Saver(tmp_path / "s.safetensors", lambda _weights: None) as saver:
         saver.begin(refuse)
         with pytest.raises(OutputError, match="no room"):
-            saver.save(trained(steps=1))
+            saver.wait()
 
 
 def test_saver_tells_of_a_failed_write(tmp_path: Path) -> None:

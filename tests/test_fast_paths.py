@@ -65,7 +65,7 @@ def test_compiled(discs: Path, tmp_path: Path) -> None:
 def test_captured(
     resident: bool, micro_batch: int, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a graph, and step by step with kernels: the same bits; without kernels, nearly the same numbers.
+    """As a graph, and step by step with kernels: the same bits; without kernels, nearly the same losses.
 
     Not with cuDNN's sums in any order: Adam's first steps make as much of a gradient's rounding as of a gradient.
     """
@@ -81,7 +81,6 @@ def test_captured(
         for module in ("model.fused", "training.losses", "data.batches"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
-    print(captured["sums"], plain["sums"])
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
 
 

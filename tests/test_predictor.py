@@ -156,7 +156,7 @@ def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatc
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
     monkeypatch.setattr(subject, "_READ_AHEAD", 2)
-    monkeypatch.setattr(subject, "threads", lambda: 2)
+    monkeypatch.setattr(subject, "_READERS", 2)
     monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
     asked = 0
 

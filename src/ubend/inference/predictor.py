@@ -28,6 +28,7 @@ from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
+_GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few large ones
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
 _READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
 _READ_AHEAD = 2  # pictures for each
@@ -97,6 +98,7 @@ class Predictor:
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
+        self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
 
     @property
@@ -132,9 +134,8 @@ class Predictor:
             group = waiting.setdefault(size, [])
             group.append((number, picture))
             held_bytes += _bytes_held(picture)
-            full = (
-                len(group) * size[0] * size[1] >= (self._batch_pixels or _BATCH_PIXELS) or len(group) >= _BATCH_PICTURES
-            )
+            pixels = len(group) * size[0] * size[1]
+            full = pixels >= (self._batch_pixels or _BATCH_PIXELS) or len(group) >= self._most_pictures
             if full or held_bytes >= _HELD_BYTES:
                 # where nothing is full, the size with the most pictures goes first
                 ready = waiting.pop(size if full else max(waiting, key=lambda held: len(waiting[held])))

@@ -25,6 +25,7 @@ from ubend.model.second_stream import SecondStream
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
+_HELD_BYTES = 2**28  # of maps, for the sake of the second stream
 _hook: ContextVar[GradientHook | None] = ContextVar("hook", default=None)
 
 
@@ -217,7 +218,7 @@ class _Convolve(torch.autograd.Function):
             dweight = ctx.way.beside.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
-        ctx.way.beside.wait(but=1)
+        ctx.way.beside.wait(holding=_HELD_BYTES)
         return dfeatures, dweight, None, None, None
 
 

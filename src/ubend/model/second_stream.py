@@ -36,11 +36,14 @@ class SecondStream:
         self._running.append((done, reads))
         return made
 
-    def wait(self, but: int = 0) -> None:
-        """The current stream waits for all work so far, but for the last `but` pieces."""
-        while len(self._running) > but:
-            done, _reads = self._running.popleft()
+    def wait(self, holding: int = 0) -> None:
+        """The current stream waits for all work so far, but for the last piece if that holds so many bytes at most."""
+        while self._running:
+            done, reads = self._running[0]
+            if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= holding:
+                break
             torch.cuda.current_stream().wait_event(done)
+            self._running.popleft()
 
 
 @cache

@@ -8,7 +8,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -110,7 +110,8 @@ class Saver:
 
     def __init__(self, path: Path, save_model: Callable[[Mapping[str, Tensor]], None]) -> None:
         self._path, self._save_model = path, save_model
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
+        self._saving = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="ubend-draw")
         self._drawn: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
         self._model: Future[None] | None = None
@@ -122,7 +123,8 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
+        self._saving.shutdown()
+        self._drawing.shutdown()
         if error is None:
             self.wait()
 
@@ -132,39 +134,43 @@ class Saver:
         return (self._write is None or self._write.done()) and since >= max(after_s, self._pause_s)
 
     def save(self, state: TrainingState) -> None:
-        """Copy the state, and begin to write it; errors of the write before are raised here."""
-        self.wait()
+        """Copy the state, and begin to write it, the model first; errors of the write before are raised here."""
+        self._wait_for_files()
         self._began = time.monotonic()
         tensors, header = snapshot_state(state)
         copied_s = time.monotonic() - self._began
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
         kept = next(kind for kind in ("best.", "average.", "model.") if any(n.startswith(kind) for n in tensors))
         weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
-        self._model = self._thread.submit(self._save_model, weights)
-        self._write = self._thread.submit(self._write_state, tensors, header)
+        self._model = self._saving.submit(self._save_model, weights)
+        self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Begin other writing in the same thread, before any state that is saved later; errors as of `save`."""
+        """Begin other writing, which is done before any state that is saved later; errors as of `save`."""
         while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MOST_WAITING):
             self._drawn.popleft().result()
-        self._drawn.append(self._thread.submit(work))
+        self._drawn.append(self._drawing.submit(work))
 
     def wait_for_model(self) -> None:
         """Until the model file is written that belongs to the last state saved."""
-        if self._model is not None:
-            self._model.result()
-            self._model = None
+        model, self._model = self._model, None
+        if model is not None:
+            model.result()
 
     def wait(self) -> None:
         """Until nothing is being written."""
-        self.wait_for_model()
         while self._drawn:
             self._drawn.popleft().result()
-        if self._write is not None:
-            self._pause_s = max(self._pause_s, _SHARE * self._write.result())
-            self._write = None
+        self._wait_for_files()
 
-    def _write_state(self, tensors: dict[str, Tensor], header: dict[str, str]) -> float:
+    def _wait_for_files(self) -> None:
+        self.wait_for_model()
+        write, self._write = self._write, None
+        if write is not None:
+            self._pause_s = max(self._pause_s, _SHARE * write.result())
+
+    def _write_state(self, tensors: dict[str, Tensor], header: dict[str, str], before: list[Future[None]]) -> float:
+        wait(before)
         began = time.monotonic()
         write_tensors(self._path, tensors, header)
         return time.monotonic() - began
