@@ -39,6 +39,7 @@ WORKER = Path(__file__).parent / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
 TINY = ["--size", "32", "--width", "4", "--batch", "6", "--device", "cpu", "--set", "train.precision=float32"]
 Patch = pytest.MonkeyPatch
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.fixture(autouse=True)
@@ -134,13 +135,14 @@ def test_counts_of_parts_add_up() -> None:
         assert float(parts[1][i]) == 0
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_own_batch_norm_is_torchs(dtype: torch.dtype) -> None:
+def test_own_batch_norm_is_torchs(dtype: torch.dtype, device: str) -> None:
     """Alone: outputs, all gradients, running statistics; far from zero too, where squares cost digits."""
     torch.manual_seed(0)
-    theirs = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5))
+    theirs = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).to(device)
     nn.init.normal_(theirs[0].weight)
-    mine = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5))
+    mine = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).to(device)
     mine.load_state_dict(theirs.state_dict())
     weights = list(mine.parameters())
     synchronise_batch_norm(mine, ALONE)
@@ -150,8 +152,8 @@ def test_own_batch_norm_is_torchs(dtype: torch.dtype) -> None:
     assert list(mine.state_dict()) == list(theirs.state_dict())
     assert all(a is b for a, b in zip(mine.parameters(), weights, strict=True)), "those that the optimiser knows"
     far = 50 if dtype == torch.float32 else 1
-    image = (torch.randn(4, 5, 6, 7) + torch.arange(5).view(-1, 1, 1) * far).to(dtype)
-    pull = torch.randn(4, 5, 6, 7)
+    image = (torch.randn(4, 5, 6, 7) + torch.arange(5).view(-1, 1, 1) * far).to(device, dtype)
+    pull = torch.randn(4, 5, 6, 7, device=device)
     found = []
     for net in (mine, theirs):
         x = image.clone().requires_grad_()

@@ -81,13 +81,13 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
+        scale = (var + ctx.eps).rsqrt()
         fixed, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            gradients[0], x, weight, mean, var, mean, scale, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([of_weight, of_bias])  # sum(dy x^), sum(dy)
         ctx.ranks.sum_tensors([sums])
         sums /= x.numel() // x.shape[1] * ctx.ranks.count
-        scale = (var + ctx.eps).rsqrt()
         slope = -weight * scale.square() * sums[0]
         level = -weight * scale * sums[1] - slope * mean
         through = x * slope[:, None, None] + level[:, None, None]
