@@ -227,22 +227,37 @@ class EarlySums:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._done: set[int] = set()
+        self._travelling: list[tuple[dist.Work, Tensor]] = []
 
     def watched(self) -> AbstractContextManager[None]:
         """For the forward pass: gradients of what runs in here will be summed early, where the network can."""
         return nullcontext() if self._ranks.count == 1 else watch_gradients(self.add)
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """`gradient` becomes the whole batch's; it is dense."""
-        flat = gradient.as_strided((gradient.numel(),), (1,), gradient.storage_offset())
+        """`gradient`, which is dense, becomes the whole batch's; it travels on while other gradients are computed."""
+        # its memory, not a view of it: autograd copies a gradient that somebody else holds
+        flat = gradient.new_empty(0).set_(
+            gradient.untyped_storage(), gradient.storage_offset(), (gradient.numel(),), (1,)
+        )
         with _others_alive():
-            dist.all_reduce(flat)
+            work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self._travelling.append((work, flat))
         self._done.add(id(parameter))
+        if parameter.grad is not None:  # of an earlier micro-batch, to which this one will be added at once
+            self._wait()
 
     def take(self) -> set[int]:
-        """The ids of the parameters so far, and begin anew."""
+        """The ids of the parameters whose gradients have arrived, and begin anew."""
+        self._wait()
         done, self._done = self._done, set()
         return done
+
+    def _wait(self) -> None:
+        travelling, self._travelling = self._travelling, []
+        with _others_alive():
+            for work, _flat in travelling:
+                work.wait()
 
 
 def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
