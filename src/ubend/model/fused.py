@@ -25,7 +25,7 @@ from ubend.model.second_stream import SecondStream
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
-_HELD_BYTES = 2**28  # of maps, for the sake of the second stream
+_HELD_BYTES = 2**27  # of maps, for the sake of the second stream: what lies at full size is not worth its memory
 _hook: ContextVar[GradientHook | None] = ContextVar("hook", default=None)
 
 
