@@ -192,13 +192,24 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
 @option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None) -> None:
+def predict(model: Path, paths: tuple[Path, ...], out: Path, window: str | None, device: str | None) -> None:
     from ubend.jobs.predict import predict_files
+    from ubend.jobs.scans import predict_scans
+    from ubend.volumes.scan import is_scan
 
+    scans = [path for path in paths if is_scan(path)]
+    pictures = [path for path in paths if path not in scans]
+    if window is not None and not scans:
+        raise SettingError(_("--window is for scans (NIfTI files, folders of DICOM files); there are none"))
     with _teller() as teller:
-        targets = predict_files(model, paths, out, device=device, teller=teller)
-        click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
+        if pictures:
+            targets = predict_files(model, pictures, out, device=device, teller=teller)
+            click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
+        if scans:
+            targets = predict_scans(model, scans, out, window=window, device=device, teller=teller)
+            click.echo(_("{count} masks of scans in {out}").format(count=len(targets), out=out))
 
 
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))

@@ -1,0 +1,1 @@
+"""Scans of many slices: NIfTI files and DICOM series."""

@@ -1,0 +1,295 @@
+"""Reading scans, slice by slice as they are looked at, and writing masks that lie where the scan lies.
+
+S slices of H x W pixels. Axial slices are seen as radiologists see them: the front of the body above, its right
+side on the left.
+"""
+
+import gzip
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.errors import DataError, reason
+from ubend.files import write_file
+from ubend.language import _
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_DICOM_MAGIC = b"DICM"  # after 128 bytes of anything
+
+
+class Scan(ABC):
+    """A scan of one value for each voxel.
+
+    Attributes:
+        path: the file, or the folder of a series.
+        slices: (S, H, W) values in the scan's units (Hounsfield units of a computed tomography).
+        spacing_mm: from slice to slice, from row to row, from column to column.
+    """
+
+    path: Path
+    slices: NDArray[Any]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The scan's name, without what says its format."""
+
+    @abstractmethod
+    def target(self, out: Path) -> Path:
+        """Where its mask goes below `out`: of the scan's own format."""
+
+    @abstractmethod
+    def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
+        """Write (S, H, W) class indices with the geometry of the scan.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+
+
+def is_scan(path: Path) -> bool:
+    """Whether this is a NIfTI file, a DICOM file, or a folder with DICOM files in it and no pictures of ours."""
+    if path.is_dir():
+        return bool(_dicom_files(path))
+    return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
+
+
+def read_scan(path: Path) -> Scan:
+    """Read a whole scan.
+
+    Raises:
+        DataError: not readable, of several values for each voxel or several moments, or slices that do not make a
+            stack; or nibabel or pydicom is not installed.
+    """
+    return _read_nifti(path) if path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES) else _read_dicom(path)
+
+
+# ------------------------------------------------------------------------------------------------------- NIfTI
+
+
+class NiftiScan(Scan):
+    """One file; its axes may stand for any directions, and the mask's stand for the same."""
+
+    def __init__(self, path: Path, image: Any) -> None:
+        import nibabel
+        from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+        self.path, self._image = path, image
+        stored = io_orientation(image.affine)
+        # seen: slices upwards, rows to the back, columns to the left
+        self._there = ornt_transform(stored, axcodes2ornt(("L", "P", "S")))
+        self._back = ornt_transform(axcodes2ornt(("L", "P", "S")), stored)
+        seen = nibabel.orientations.apply_orientation(np.asanyarray(image.dataobj), self._there)
+        self.slices = np.ascontiguousarray(seen.transpose(2, 1, 0))
+        zooms = [0.0, 0.0, 0.0]
+        for axis, (place, _flip) in enumerate(self._there):
+            zooms[int(place)] = float(image.header.get_zooms()[axis])
+        self.spacing_mm = zooms[2], zooms[1], zooms[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.name[: self.path.name.lower().rindex(".nii")]
+
+    def target(self, out: Path) -> Path:
+        return out / f"{self.name}_mask.nii.gz"
+
+    def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
+        import nibabel
+
+        stored = nibabel.orientations.apply_orientation(mask.transpose(2, 1, 0), self._back)
+        image = nibabel.Nifti1Image(np.ascontiguousarray(stored), self._image.affine, dtype=np.uint8)
+        for kind in ("sform", "qform"):  # both, with what they refer to
+            affine, code = getattr(self._image, f"get_{kind}")(coded=True)
+            getattr(image, f"set_{kind}")(affine, int(code))
+        image.header.set_xyzt_units(*self._image.header.get_xyzt_units())
+        packed = gzip.compress(image.to_bytes(), mtime=0)
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(packed)
+
+        write_file(path, write)
+
+
+def _read_nifti(path: Path) -> NiftiScan:
+    try:
+        import nibabel
+    except ImportError:
+        raise DataError(_missing("NIfTI", path)) from None
+    try:
+        image = nibabel.load(path)
+        if len(image.shape) == 4 and image.shape[3] == 1:
+            image = image.slicer[..., 0]
+        if len(image.shape) != 3:
+            raise DataError(
+                _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted").format(
+                    path=path, shape=image.shape
+                )
+            )
+        return NiftiScan(path, image)
+    except DataError:
+        raise
+    except Exception as error:  # nibabel raises whatever comes of a damaged file
+        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+
+
+# ------------------------------------------------------------------------------------------------------- DICOM
+
+
+class DicomSeries(Scan):
+    """The files of one series, sorted by where they lie; the mask is a series of its own with the same geometry."""
+
+    def __init__(self, path: Path, files: list[Any]) -> None:
+        from pydicom.pixels import apply_rescale
+
+        self.path, self._files = path, files
+        self.slices = np.stack([apply_rescale(file.pixel_array, file) for file in files])
+        rows, columns = (float(value) for value in files[0].PixelSpacing)
+        self.spacing_mm = _slice_spacing(path, files), rows, columns
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.is_file() else self.path.resolve().name
+
+    def target(self, out: Path) -> Path:
+        return out / f"{self.name}_mask"
+
+    def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
+        from pydicom.uid import generate_uid
+
+        series = generate_uid()
+        for number, (file, index) in enumerate(zip(self._files, mask, strict=True), start=1):
+            dataset = _mask_of(file, index, series, number)
+            write_file(path / f"{number:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
+
+
+# What a mask has in common with the slice that it is of: whose it is, and where it lies.
+_KEPT = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientPosition",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "SliceLocation",
+)
+
+
+def _mask_of(file: Any, index: NDArray[np.uint8], series: str, number: int) -> Any:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    made = Dataset()
+    for keyword in _KEPT:
+        if keyword in file:
+            made[keyword] = file[keyword]
+    made.SOPClassUID = SecondaryCaptureImageStorage
+    made.SOPInstanceUID, made.SeriesInstanceUID = generate_uid(), series
+    made.Modality, made.ConversionType, made.SeriesDescription = "OT", "WSD", "ubend mask"
+    made.SeriesNumber, made.InstanceNumber = int(file.get("SeriesNumber") or 0) + 1000, number
+    made.Rows, made.Columns = index.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit, made.PixelRepresentation = 7, 0
+    made.PixelData = index.tobytes() + b"\0" * (index.size % 2)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return made
+
+
+def _read_dicom(path: Path) -> DicomSeries:
+    try:
+        import pydicom
+    except ImportError:
+        raise DataError(_missing("DICOM", path)) from None
+    paths = [path] if path.is_file() else _dicom_files(path)
+    try:
+        files = [pydicom.dcmread(file) for file in paths]
+        files = [file for file in files if "PixelData" in file]
+        _refuse_no_stack(path, files)
+        return DicomSeries(path, sorted(files, key=_place))
+    except DataError:
+        raise
+    except Exception as error:  # pydicom raises whatever comes of a damaged file
+        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+
+
+def _refuse_no_stack(path: Path, files: list[Any]) -> None:
+    """Slices of one series, one size and one direction, each with a place of its own."""
+    problem = None
+    if not files:
+        problem = _("no slices in it")
+    elif len({file.SeriesInstanceUID for file in files}) > 1:
+        problem = _("slices of several series in one folder; give each series a folder of its own")
+    elif any("ImagePositionPatient" not in file or "PixelSpacing" not in file for file in files):
+        problem = _("slices without a place (ImagePositionPatient, PixelSpacing)")
+    elif len({(file.Rows, file.Columns, *_directions(file)) for file in files}) > 1:
+        problem = _("slices of different sizes or directions")
+    elif any(file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1 for file in files):
+        problem = _("slices of several frames or colours")
+    elif len({round(_place(file), 3) for file in files}) < len(files):
+        problem = _("several slices at one place")
+    if problem:
+        raise DataError(_("{path}: {problem}").format(path=path, problem=problem))
+
+
+def _directions(file: Any) -> tuple[float, ...]:
+    """Of rows and columns: six cosines, rounded."""
+    return tuple(round(float(value), 4) for value in file.ImageOrientationPatient)
+
+
+def _place(file: Any) -> float:
+    """How far along their common normal a slice lies, mm."""
+    along_row, along_column = np.reshape([float(value) for value in file.ImageOrientationPatient], (2, 3))
+    return float(np.cross(along_row, along_column) @ [float(value) for value in file.ImagePositionPatient])
+
+
+def _slice_spacing(path: Path, files: list[Any]) -> float:
+    if len(files) == 1:
+        return float(files[0].get("SliceThickness") or 1.0)
+    steps = np.diff([_place(file) for file in files])
+    if steps.max() > 1.1 * steps.min():
+        raise DataError(
+            _("{path}: the slices lie {least:g} to {most:g} mm apart; is one missing?").format(
+                path=path, least=round(float(steps.min()), 3), most=round(float(steps.max()), 3)
+            )
+        )
+    return float(np.median(steps))
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and _is_dicom(path))
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == _DICOM_MAGIC
+    except OSError:
+        return False
+
+
+def _missing(kind: str, path: Path) -> str:
+    return _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(reason(error).split())

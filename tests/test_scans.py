@@ -1,0 +1,235 @@
+"""Scans: slices are seen the same way whatever their axes stand for, and masks lie where the scan lies."""
+
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from torch import Tensor
+
+from ubend.cli import main
+from ubend.errors import DataError, SettingError
+from ubend.masks.labels import make_label_map
+from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
+from ubend.volumes.scan import is_scan, read_scan
+from ubend.volumes.window import PRESETS, Window, parse_window
+
+CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]
+SEEN = np.random.default_rng(0).integers(-1000, 1000, (5, 4, 3)).astype(np.int16)  # slices upwards, rows, columns
+
+
+def write_nifti(path: Path, codes: str, seen: NDArray[Any] = SEEN) -> Any:
+    """A scan whose axes stand for `codes`; 2 mm from slice to slice, 0.5 from row to row, 0.25 between columns."""
+    standing = np.diag([0.25, 0.5, 2.0, 1.0])
+    standing[:3, 3] = 7, -8, 9
+    standing[:2] *= -1  # left and back are the negative sides of the file's world
+    there = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(tuple(codes)))
+    values = nibabel.orientations.apply_orientation(seen.transpose(2, 1, 0), there)
+    affine = standing @ inv_ornt_aff(there, seen.transpose(2, 1, 0).shape)
+    image = nibabel.Nifti1Image(values, affine)
+    image.set_sform(affine, 2)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return image
+
+
+def write_slice(path: Path, values: NDArray[Any], z: float, series: str, **changes: Any) -> None:
+    made = Dataset()
+    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, generate_uid()
+    made.SeriesInstanceUID, made.StudyInstanceUID, made.FrameOfReferenceUID = series, "1.2.3", "1.2.4"
+    made.PatientID, made.PatientName, made.Modality, made.SeriesNumber = "p1", "A^B", "CT", 3
+    made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = *values.shape, 1, "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.RescaleSlope, made.RescaleIntercept = 1, -1024
+    made.PixelSpacing, made.SliceThickness = [0.5, 0.25], 2
+    made.ImageOrientationPatient, made.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [7, -8, z]
+    made.PixelData = (values + 1024).astype(np.uint16).tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(made, name)
+        else:
+            setattr(made, name, value)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.save_as(path, enforce_file_format=True)
+
+
+def write_series(folder: Path, **changes: Any) -> Path:
+    """SEEN as files whose names say nothing of their order."""
+    folder.mkdir()
+    series = generate_uid()
+    for number, name in enumerate(["c", "a", "e.dcm", "b", "d"]):
+        write_slice(folder / name, SEEN[number], 2.0 * number, series, **changes)
+    (folder / "notes.txt").write_text("not a slice")
+    return folder
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_any_axes_are_seen_the_same(codes: str, tmp_path: Path) -> None:
+    """All 48 orders and directions: the same slices; the mask has the scan's affine, voxel for voxel."""
+    image = write_nifti(tmp_path / "scan.nii", codes)
+    assert "".join(aff2axcodes(image.affine)) == codes
+    scan = read_scan(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(scan.slices, SEEN)
+    assert scan.spacing_mm == (2.0, 0.5, 0.25)
+    scan.write_mask((SEEN > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(mask.dataobj, np.asarray(image.dataobj) > 0)
+    assert mask.get_data_dtype() == np.uint8
+    for found, wanted in ((mask.get_sform, image.get_sform), (mask.get_qform, image.get_qform)):
+        assert found(coded=True)[1] == wanted(coded=True)[1]
+        np.testing.assert_allclose(found(), wanted(), atol=1e-5)
+    assert mask.header.get_xyzt_units() == image.header.get_xyzt_units()
+
+
+def test_series(tmp_path: Path) -> None:
+    """Sorted by place, in Hounsfield units; the mask is a series with the same geometry, of the same patient."""
+    folder = write_series(tmp_path / "ct")
+    assert is_scan(folder)
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.slices, SEEN)
+    assert (scan.name, scan.spacing_mm) == ("ct", (2.0, 0.5, 0.25))
+    scan.write_mask((SEEN > 0).astype(np.uint8), scan.target(tmp_path))
+    files = [pydicom.dcmread(path) for path in sorted((tmp_path / "ct_mask").iterdir())]
+    assert len({file.SeriesInstanceUID for file in files}) == 1
+    assert files[0].SeriesInstanceUID != pydicom.dcmread(folder / "a").SeriesInstanceUID
+    for number, file in enumerate(files):
+        np.testing.assert_array_equal(file.pixel_array, SEEN[number] > 0)
+        assert file.ImagePositionPatient == [7, -8, 2 * number]
+        assert (file.PixelSpacing, file.ImageOrientationPatient) == ([0.5, 0.25], [1, 0, 0, 0, 1, 0])
+        assert (file.PatientID, file.StudyInstanceUID, file.FrameOfReferenceUID) == ("p1", "1.2.3", "1.2.4")
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct_mask").slices, SEEN > 0)
+
+
+def test_series_and_nifti_are_seen_alike(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "scan.nii.gz", "RAS")
+    found = [read_scan(path).slices for path in (tmp_path / "scan.nii.gz", write_series(tmp_path / "ct"))]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ImagePositionPatient": None}, "without a place"),
+        ({"ImagePositionPatient": [0, 0, 1]}, "several slices at one place"),
+        ({"SeriesInstanceUID": "1.2.9"}, "several series"),
+        ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "different sizes or directions"),
+        ({"NumberOfFrames": 2}, "several frames"),
+        ({"ImagePositionPatient": [7, -8, 33]}, "2 to 27 mm apart; is one missing"),
+    ],
+)
+def test_slices_that_make_no_stack(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "ct", **(changes if "at one place" in says else {}))
+    file = pydicom.dcmread(folder / "b")
+    write_slice(folder / "d", SEEN[4], 8.0, **{"series": file.SeriesInstanceUID, **changes})
+    with pytest.raises(DataError, match=says) as caught:
+        read_scan(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "scan.nii.gz", "LPS")
+    for name, data in (("cut.nii.gz", (tmp_path / "scan.nii.gz").read_bytes()[:90]), ("empty.nii", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=f"{name}: not a readable scan"):
+            read_scan(tmp_path / name)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 3), np.uint8), np.eye(4)), tmp_path / "film.nii")
+    with pytest.raises(DataError, match=r"a scan of shape \(2, 2, 2, 3\)"):
+        read_scan(tmp_path / "film.nii")
+    folder = write_series(tmp_path / "ct")
+    (folder / "a").write_bytes((folder / "a").read_bytes()[:400])
+    with pytest.raises(DataError, match=r"ct: (not a readable scan|the slices lie 2 to 4 mm)"):
+        read_scan(folder)
+    assert not is_scan(tmp_path)
+    assert not is_scan(tmp_path / "nowhere")
+
+
+@given(st.floats(-2000, 2000), st.floats(0.5, 4000), st.floats(-5000, 5000), st.floats(-5000, 5000))
+def test_window(center: float, width: float, a: float, b: float) -> None:
+    """The ends are 0 and 255, the centre half; greater values are never darker."""
+    window = Window(center, width)
+    low, high = center - width / 2, center + width / 2
+    ends = window.apply(np.array([low - 1, center, high + 1]))
+    assert ends[0] == 0
+    assert ends[2] == 255
+    assert abs(int(ends[1]) - 127.5) <= 0.5 + 255 * 1e-3 * max(1.0, abs(center)) / width
+    first, second = window.apply(np.array(sorted([a, b])))
+    assert first <= second
+
+
+def test_window_words() -> None:
+    assert parse_window("lung") == Window(*PRESETS["lung"])
+    assert parse_window("40,400") == Window(40.0, 400.0)
+    for text, says in (("lun", "did you mean lung"), ("40", "CENTER,WIDTH"), ("1,0", "greater than 0"), ("1,nan", "0")):
+        with pytest.raises(SettingError, match=says):
+            parse_window(text)
+
+
+def brighter_than_half(_net: UNet, image: Tensor) -> Tensor:
+    """Logits of a network that says class 1 where the first channel is above 128."""
+    bright = image[:, :1] - 128
+    return torch.cat([-bright, bright], dim=1)
+
+
+def save_model(path: Path, channels: int, dtype: str) -> None:
+    net = UNet(channels, 2, 2, 1, mean=[128.0] * channels, std=[64.0] * channels)
+    labels = make_label_map([0, 1], ["background", "organ"])
+    save_bundle(path, Bundle(net, labels, Sizing(32, True, channels), dtype=dtype))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_command(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds beside each other: masks, and the table of volumes, whose millilitres are the scan's."""
+    save_model(tmp_path / "model.safetensors", channels, "uint8")
+    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    big = np.kron(SEEN, np.ones((1, 8, 8), np.int16))
+    write_nifti(tmp_path / "scan.nii.gz", "PIR", big)
+    series = write_series(tmp_path / "ct")
+    words = ["predict", tmp_path / "model.safetensors", tmp_path / "scan.nii.gz", series, "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, [*map(str, words), "--window", "0,2000", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    assert "2 masks of scans" in run.output
+    mask = read_scan(tmp_path / "out" / "scan_mask.nii.gz").slices
+    assert (mask == (big > 4)).mean() > 0.8  # resized there and back
+    assert (read_scan(tmp_path / "out" / "ct_mask").slices.shape) == SEEN.shape
+    rows = [line.split(",") for line in (tmp_path / "out" / "volumes.csv").read_text().splitlines()]
+    assert rows[0] == ["scan", "class", "voxels", "ml"]
+    assert [int(row[2]) for row in rows[1:3]] == [int((mask == index).sum()) for index in (0, 1)]
+    assert float(rows[2][3]) == pytest.approx(int(rows[2][2]) * 0.25 / 1000, abs=1e-3)
+    again = CliRunner().invoke(main, [*map(str, words), "--window", "0,2000", "--device", "cpu"])
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "says"),
+    [
+        ((1, "uint8"), [], "--window (lung, or 40,400)"),
+        ((1, "float32"), ["--window", "lung"], "leave it out"),
+        ((4, "uint8"), ["--window", "lung"], "4 channels"),
+        ((1, "uint8"), ["--window", "lung,"], "CENTER,WIDTH"),
+    ],
+)
+def test_what_does_not_go_together(model: tuple[int, str], words: list[str], says: str, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", *model)
+    write_nifti(tmp_path / "scan.nii", "LPS")
+    line = ["predict", str(tmp_path / "model.safetensors"), str(tmp_path / "scan.nii"), "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(main, [*line, "--device", "cpu", *words])
+    assert run.exit_code == 2
+    assert says in run.output
+    assert not (tmp_path / "out").exists()
