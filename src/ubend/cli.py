@@ -188,7 +188,7 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
         write_json(out, scores)
 
 
-@main.command(help=later("Write masks and overlays for PATHS: pictures, or folders of them."))
+@main.command(help=later("Write masks for PATHS: pictures or folders of them, videos, scans (NIfTI, DICOM)."))
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
 @option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
@@ -197,10 +197,13 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
 def predict(model: Path, paths: tuple[Path, ...], out: Path, window: str | None, device: str | None) -> None:
     from ubend.jobs.predict import predict_files
     from ubend.jobs.scans import predict_scans
+    from ubend.jobs.videos import predict_videos
+    from ubend.pictures.video import VIDEO_SUFFIXES
     from ubend.volumes.scan import is_scan
 
     scans = [path for path in paths if is_scan(path)]
-    pictures = [path for path in paths if path not in scans]
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [path for path in paths if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(_("--window is for scans (NIfTI files, folders of DICOM files); there are none"))
     with _teller() as teller:
@@ -210,6 +213,9 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, window: str | None,
         if scans:
             targets = predict_scans(model, scans, out, window=window, device=device, teller=teller)
             click.echo(_("{count} masks of scans in {out}").format(count=len(targets), out=out))
+        if videos:
+            targets = predict_videos(model, videos, out, device=device, teller=teller)
+            click.echo(_("{count} masks and overlays of videos in {out}").format(count=len(targets), out=out))
 
 
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))

@@ -1,0 +1,107 @@
+"""Videos: frames come out as they went in, and masks are exact; damage and what is missing are said."""
+
+import csv
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from test_scans import brighter_than_half, save_model
+from ubend.cli import main
+from ubend.errors import DataError, OutputError
+from ubend.model.unet import UNet
+from ubend.pictures.video import Video, open_video, read_frames, written_video
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+LIKE = Video(Path("nowhere"), Fraction(30000, 1001), None)
+
+
+def draw_frames(count: int = 7, height: int = 32, width: int = 48) -> NDArray[np.uint8]:
+    """(count, H, W) grey: a bright bar that moves to the right."""
+    frames = np.full((count, height, width), 40, np.uint8)
+    for number, frame in enumerate(frames):
+        frame[:, 5 * number : 5 * number + 12] = 220
+    return frames
+
+
+def write_exactly(path: Path, frames: NDArray[np.uint8]) -> None:
+    with written_video(path, frames.shape[1:3], LIKE, exact=True) as video:  # type: ignore[arg-type]
+        for frame in frames:
+            video.add(frame)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "with space, ä and %d.avi", "-v.mkv"])
+def test_exact_frames(name: str, tmp_path: Path) -> None:
+    frames = draw_frames(height=33, width=47)
+    write_exactly(tmp_path / name, frames)
+    video = open_video(tmp_path / name)
+    assert video.rate == LIKE.rate
+    assert video.frames == len(frames)
+    found = list(read_frames(video))
+    assert len(found) == len(frames)
+    for frame, wanted in zip(found, frames, strict=True):
+        np.testing.assert_array_equal(frame, np.repeat(wanted[:, :, None], 3, axis=2))
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mask, overlay with sound and even sides, and the table; a picture beside it goes its own way."""
+    frames = draw_frames(height=33, width=47)
+    write_exactly(tmp_path / "silent.mkv", frames)
+    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "silent.mkv", "-f", "lavfi", "-i", "sine=440:duration=1"]
+    subprocess.run([*words, "-c:v", "copy", "-c:a", "aac", "-shortest", tmp_path / "film.mkv"], check=True)
+    save_model(tmp_path / "model.safetensors", 3, "uint8")
+    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    line = ["predict", tmp_path / "model.safetensors", tmp_path / "film.mkv", "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    masks = [frame[:, :, 0] for frame in read_frames(open_video(tmp_path / "out" / "film_mask.mkv"))]
+    assert len(masks) == len(frames)
+    agreed = np.mean([(mask == (frame > 128)).mean() for mask, frame in zip(masks, frames, strict=True)])
+    assert agreed > 0.95  # resized there and back
+    overlay = open_video(tmp_path / "out" / "film_overlay.mp4")
+    shown = list(read_frames(overlay))
+    assert len(shown) == len(frames)
+    assert shown[0].shape == (34, 48, 3)
+    probed = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type", "-of", "csv=p=0", overlay.path],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert probed.stdout.split() == ["video", "audio"]
+    rows = list(csv.reader((tmp_path / "out" / "film_shares.csv").read_text().splitlines()))
+    assert rows[0] == ["frame", "seconds", "background", "organ"]
+    assert len(rows) == len(frames) + 1
+    assert [float(row[3]) for row in rows[1:]] == pytest.approx([mask.mean() for mask in masks], abs=1e-5)
+    assert float(rows[2][1]) == pytest.approx(1001 / 30000, abs=1e-3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "film_mask.mkv", "film_overlay.mp4", "film_shares.csv",
+    ]  # fmt: skip
+    again = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
+    assert again.exit_code == 2
+    assert "film_overlay.mp4 exists already" in again.output
+
+
+def test_damaged(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(DataError, match=r"text.mp4: not a readable video \(.*Invalid data") as caught:
+        open_video(tmp_path / "text.mp4")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError, match="ffmpeg cannot write it"):
+        write_exactly(tmp_path / "nowhere" / "a.mkv", draw_frames())
+    save_model(tmp_path / "model.safetensors", 4, "uint8")
+    write_exactly(tmp_path / "a.mkv", draw_frames())
+    line = ["predict", tmp_path / "model.safetensors", tmp_path / "a.mkv", "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
+    assert run.exit_code == 2
+    assert "frames of videos are" in run.output
+
+
+def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match="needs ffmpeg on the PATH"):
+        open_video(tmp_path / "a.mp4")
