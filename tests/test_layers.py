@@ -96,6 +96,7 @@ ORDER = [
     "training.captured",
     "training.loop",
     "training.panel",
+    "inference.tiles",
     "inference.predictor",
     "evaluation.evaluate",
     "jobs.gather",
