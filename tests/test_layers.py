@@ -97,6 +97,7 @@ ORDER = [
     "training.loop",
     "training.panel",
     "inference.tiles",
+    "inference.strips",
     "inference.predictor",
     "evaluation.evaluate",
     "jobs.gather",

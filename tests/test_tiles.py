@@ -80,6 +80,9 @@ def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> Non
         assert len(needed) == axis.tile + 2 * axis.margin
         assert needed.min() >= 0
         assert needed.max() < axis.side
+        every = axis.needed_by_all()
+        np.testing.assert_array_equal(needed, every[axis.starts[number] :][: len(needed)])
+        assert len(every) == axis.starts[-1] + len(needed)
         within = np.arange(axis.starts[number], min(axis.side, axis.starts[number] + axis.tile))
         np.testing.assert_array_equal(needed[axis.margin :][: len(within)], within)
 

@@ -7,6 +7,7 @@ Sources: overlapping tiles, weighted by a Gaussian: Isensee et al. 2021, nnU-Net
 Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015, arXiv:1505.04597, figure 2.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -41,8 +42,14 @@ class Axis:
 
         What lies out of the picture is its last pixel again, as inside the network; with a margin, mirrored.
         """
-        start = self.starts[number]
-        places = np.arange(start - self.margin, start + self.tile + self.margin)
+        return self._inside(self.starts[number], self.starts[number])
+
+    def needed_by_all(self) -> NDArray[np.int64]:
+        """The same for all tiles together; each tile begins at its own of `starts`."""
+        return self._inside(self.starts[0], self.starts[-1])
+
+    def _inside(self, first: int, last: int) -> NDArray[np.int64]:
+        places = np.arange(first - self.margin, last + self.tile + self.margin)
         if not self.margin:
             return places.clip(0, self.side - 1)
         there_and_back = max(1, 2 * (self.side - 1))
@@ -126,7 +133,7 @@ def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
 def _weigh_first(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
     """1 where a tile is the first one, else 0."""
     weights = np.ones((len(starts), tile), np.float32)
-    for number, (before, start) in enumerate(zip(starts, starts[1:], strict=False), 1):
+    for number, (before, start) in enumerate(itertools.pairwise(starts), 1):
         weights[number, : max(0, before + tile - start)] = 0
     return weights
 
