@@ -188,17 +188,22 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
         write_json(out, scores)
 
 
-@main.command(help=later("Write masks and overlays for PATHS: pictures, or folders of them."))
+@main.command(help=later("Write masks and overlays for PATHS: pictures, folders, patterns, or - for a list of them."))
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
 @option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--resume", is_flag=True, help=later("Leave the masks that are there already, and make the others."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def predict(model: Path, paths: tuple[Path, ...], out: Path, device: str | None) -> None:
+def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
+    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
+    if side == -1:
+        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
     from ubend.jobs.predict import predict_files
 
     with _teller() as teller:
-        targets = predict_files(model, paths, out, device=device, teller=teller)
-        click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
+        predict_files(model, paths, out, tiles=side, teller=teller, **flags)
 
 
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))

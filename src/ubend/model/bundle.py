@@ -22,7 +22,7 @@ from ubend.masks.labels import LabelMap
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
 
-_SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
+SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 FORMAT = 2  # grows when an older ubend could not use the file rightly
 
 
@@ -54,7 +54,7 @@ class Bundle:
     def keeps_scale(self) -> bool:
         """Whether it has seen windows of pictures at their own scale, so that larger pictures are cut into tiles."""
         low, high = self.scale or (0.0, 0.0)
-        return self.window_px is not None and low >= 1 / _SAME_SCALE and high <= _SAME_SCALE
+        return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
 
 def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
