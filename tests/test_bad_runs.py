@@ -94,7 +94,7 @@ def test_predict_refuses(good: Path, tmp_path: Path) -> None:
     assert "nowhere.png" in refused_once("predict", run, tmp_path / "nowhere.png", "--out", out)
     (tmp_path / "none.png").write_bytes(b"")
     (tmp_path / "text.png").write_bytes(b"text" * 100)
-    told = refused("predict", run, images, tmp_path / "none.png", tmp_path / "text.png", "--out", out)
+    told = refused("predict", run, tmp_path / "none.png", tmp_path / "text.png", "--out", out)
     assert told[0] == "2 problems:"
     assert "none.png" in told[1]
     assert "text.png" in told[2]

@@ -241,7 +241,6 @@ def test_pictures_that_the_model_does_not_take(tmp_path: Path, good: Path) -> No
     """All told at once, and nothing written."""
     write_tiff(tmp_path / "bands.tif", draw_bands(0, 5, "uint8")[0])
     write_tiff(tmp_path / "deep.tif", draw_bands(0, 3, "uint16")[0])
-    color(0).save(tmp_path / "fine.png")
     before = contents(tmp_path)
     lines = refused("predict", good / "run", *map(str, sorted(tmp_path.iterdir())), "--out", tmp_path / "masks")
     assert lines[0] == "2 problems:"

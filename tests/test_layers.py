@@ -97,6 +97,8 @@ ORDER = [
     "training.captured",
     "training.loop",
     "training.panel",
+    "inference.tiles",
+    "inference.strips",
     "inference.predictor",
     "volumes.window",
     "volumes.scan",

@@ -239,3 +239,104 @@ def test_cuda_agrees_with_the_cpu() -> None:
     other = Predictor(make_bundle(), "cuda")
     other.precision = torch.float32
     np.testing.assert_allclose(other(image).prob, expected, atol=2e-2)  # TF32
+
+
+def make_tiler(tiles: int | None, **given: object) -> Predictor:
+    bundle = make_bundle(**given)  # type: ignore[arg-type]
+    bundle.window_px, bundle.scale = 32, (1.0, 1.0)
+    predictor = Predictor(bundle, "cpu", tiles=tiles)
+    predictor.precision = torch.float32
+    return predictor
+
+
+def whole_logits(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        values: np.ndarray = predictor.model(torch.from_numpy(image).permute(2, 0, 1)[None].float()).numpy()[0]
+    return values
+
+
+def test_tiles_are_chosen_by_the_training() -> None:
+    """Tiles for windows at the pictures' own scale; whole pictures in all other cases, older files among them."""
+    bundle = make_bundle()
+    assert Predictor(bundle, "cpu").tiling is None
+    for window, scale, tile in [
+        (None, (1.0, 1.0), None),
+        (128, None, None),
+        (128, (0.5, 0.5), None),
+        (128, (0.7, 1.0), None),
+        (128, (0.95, 1.05), 512),
+        (640, (1.0, 1.0), 640),
+    ]:
+        bundle.window_px, bundle.scale = window, scale
+        tiling = Predictor(bundle, "cpu").tiling
+        assert (tiling and tiling.tile_px) == tile
+        assert Predictor(bundle, "cpu", tiles=0).tiling is None
+        assert Predictor(bundle, "cpu", tiles=64).tiling is not None
+    for given, word in [({"tiles": -1}, "--tiles"), ({"overlap": 1.0}, "--overlap"), ({"overlap": -0.1}, "--overlap")]:
+        with pytest.raises(SettingError, match=word):
+            Predictor(bundle, "cpu", **given)  # type: ignore[arg-type]
+
+
+def test_small_pictures_in_tiles_are_whole_at_their_own_scale() -> None:
+    """One tile, no larger than the picture: what the network says of it as it is, at its border too."""
+    predictor = make_tiler(None)
+    for number, size in enumerate(SIZES):
+        image = picture((*size, 3), number)
+        answer = predictor(image)
+        expected = torch.from_numpy(whole_logits(predictor, image)).softmax(0).numpy()
+        np.testing.assert_allclose(answer.prob, expected, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+        assert answer.mask.dtype == np.uint8
+
+
+def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each picture is what it is alone; masks are the probabilities' largest."""
+    predictor = make_tiler(32)
+    passes: list[tuple[int, ...]] = []
+    forward = predictor.forward
+    monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
+    monkeypatch.setattr(subject, "_CPU_TILE_PIXELS", 8 * 32 * 32)
+    images = [picture((50, 60 + n, 3), n) for n in range(5)] + [picture((9, 70, 3), 9), picture((1, 1, 3), 10)]
+    answers = dict(predictor.predict(iter(images)))
+    assert sorted(answers) == list(range(7))
+    assert max(shape[0] for shape in passes) == 8
+    assert {shape[2:] for shape in passes} == {(32, 32), (12, 32), (4, 4)}
+    masks = dict(predictor.predict_masks(iter(images)))
+    for number, image in enumerate(images):
+        np.testing.assert_allclose(answers[number].prob, predictor(image).prob, atol=1e-4)
+        np.testing.assert_array_equal(masks[number], answers[number].mask)
+        np.testing.assert_allclose(answers[number].prob.sum(axis=0), 1, atol=1e-5)
+
+
+def test_masks_of_whole_pictures() -> None:
+    predictor = make_predictor()
+    images = [picture((*size, 3), number) for number, size in enumerate(SIZES)]
+    answers = dict(predictor.predict(images))
+    for number, mask in predictor.predict_masks(images):
+        np.testing.assert_array_equal(mask, answers[number].mask)
+
+
+def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer at once; and one clear line where one is too many."""
+    predictor = make_tiler(32)
+    image = picture((100, 100, 3))
+    expected = predictor(image).prob
+    forward, most = predictor.forward, 3
+
+    def tight(tiles: torch.Tensor) -> torch.Tensor:
+        if len(tiles) > most:
+            raise MemoryError
+        return forward(tiles)
+
+    monkeypatch.setattr(predictor, "forward", tight)
+    np.testing.assert_allclose(predictor(image).prob, expected, atol=1e-5)
+    most = 0
+    with pytest.raises(SettingError, match="tiles of 32 px; use smaller --tiles"):
+        predictor(image)
+
+
+def test_deep_pictures_in_tiles() -> None:
+    predictor = make_tiler(32, channels=1)
+    predictor.bundle.dtype = "uint16"
+    deep = picture((70, 50, 1)).astype(np.uint16) * 3
+    np.testing.assert_allclose(predictor(deep).prob, predictor(deep.astype(np.float32)).prob, atol=1e-5)

@@ -188,34 +188,45 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
         write_json(out, scores)
 
 
-@main.command(help=later("Write masks for PATHS: pictures or folders of them, videos, scans (NIfTI, DICOM)."))
+@main.command(
+    help=later(
+        "Write masks for PATHS: pictures, folders, patterns, or - for a list of them; videos; scans (NIfTI, DICOM)."
+    )
+)
 @click.argument("model", type=_PATH)
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
 @option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--resume", is_flag=True, help=later("Leave the masks that are there already, and make the others."))
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def predict(model: Path, paths: tuple[Path, ...], out: Path, window: str | None, device: str | None) -> None:
+def predict(
+    model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, window: str | None, **flags: Any
+) -> None:
     from ubend.jobs.predict import predict_files
     from ubend.jobs.scans import predict_scans
     from ubend.jobs.videos import predict_videos
     from ubend.pictures.video import VIDEO_SUFFIXES
     from ubend.volumes.scan import is_scan
 
+    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
+    if side == -1:
+        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
     scans = [path for path in paths if is_scan(path)]
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     pictures = [path for path in paths if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(_("--window is for scans (NIfTI files, folders of DICOM files); there are none"))
     with _teller() as teller:
-        if pictures:
-            targets = predict_files(model, pictures, out, device=device, teller=teller)
-            click.echo(_("{count} masks and overlays in {out}").format(count=len(targets), out=out))
         if scans:
-            targets = predict_scans(model, scans, out, window=window, device=device, teller=teller)
+            targets = predict_scans(model, scans, out, window=window, device=flags["device"], teller=teller)
             click.echo(_("{count} masks of scans in {out}").format(count=len(targets), out=out))
         if videos:
-            targets = predict_videos(model, videos, out, device=device, teller=teller)
+            targets = predict_videos(model, videos, out, device=flags["device"], teller=teller)
             click.echo(_("{count} masks and overlays of videos in {out}").format(count=len(targets), out=out))
+        if pictures:  # last: what is wrong with some of them is told when all else is done
+            predict_files(model, pictures, out, tiles=side, teller=teller, **flags)
 
 
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))

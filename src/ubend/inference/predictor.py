@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
+from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, read_row
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
@@ -29,6 +30,8 @@ from ubend.pictures.raster import Header
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
 _GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few large ones
+_CPU_TILE_PIXELS = 2**20  # likewise, of tiles on a CPU, which larger batches make no faster
+_TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
 _READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
 _READ_AHEAD = 2  # pictures for each
@@ -90,15 +93,39 @@ class Logits:
 
 
 class Predictor:
-    """A model ready to be used: `predictor(picture).mask`."""
+    """A model ready to be used: `predictor(picture).mask`.
 
-    def __init__(self, bundle: Bundle, device: torch.device | str | None = None) -> None:
+    A picture is resized to the size at which the model was trained, or, by a model of windows of pictures at their
+    own scale, kept at that scale and cut into tiles that overlap.
+
+    Args:
+        bundle: the model.
+        device: as of `load`.
+        tiles: side of the tiles in px; 0: pictures go through the network whole; None: as the model was trained.
+        overlap: share of a tile's side that neighbours have in common, 0 <= overlap < 1.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device | str | None = None,
+        *,
+        tiles: int | None = None,
+        overlap: float = 0.25,
+    ) -> None:
+        if tiles is not None and tiles < 0:
+            raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+        if not 0 <= overlap < 1:
+            raise SettingError(_("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap))
         self.bundle = bundle
         self.device = pick_device(None if device is None else str(device))
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
+        if tiles is None:
+            tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
+        self.tiling = Tiling(tiles, overlap, 2**bundle.model.depth) if tiles else None
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
 
     @property
@@ -118,12 +145,66 @@ class Predictor:
 
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
+        if self.tiling is not None:
+            for number, whole in self._join(self.strips(map_ahead(self.hold, images)), lambda x: x.softmax(dim=0)):
+                yield number, Prediction(whole.argmax(axis=0).astype(np.uint8), whole, self.labels)
+            return
         for logits in self.run(map_ahead(self.prepare, images)):
             with tell_out_of_memory(too_large(logits.native_hw)):
                 prob = logits.native().softmax(dim=1)
                 masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
             for number, mask, own in zip(logits.numbers, masks, probs, strict=True):
                 yield number, Prediction(mask, own, self.labels)
+
+    def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(number, (H, W) class index) of each picture, as of `predict`, without the probabilities in main memory."""
+        if self.tiling is not None:
+            yield from self._join(self.strips(map_ahead(self.hold, images)), class_index)
+            return
+        for logits in self.run(map_ahead(self.prepare, images)):
+            with tell_out_of_memory(too_large(logits.native_hw)):
+                masks = logits.native().argmax(dim=1).to(torch.uint8).cpu().numpy()
+            yield from zip(logits.numbers, masks, strict=True)
+
+    def strips(self, sources: Iterable[Source]) -> Iterator[Strip]:
+        """Logits at the pictures' own scale, from tiles, row of tiles by row of tiles: pictures of any size in the
+        memory of a few rows. Tiles are read in threads, and those of several pictures share a forward pass.
+
+        Args:
+            sources: pictures of the model's channels and depth.
+        Raises:
+            SettingError: the predictor was made without tiles.
+        """
+        if self.tiling is None:
+            raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"))
+        pixels = _CPU_TILE_PIXELS if self.device.type == "cpu" else _BATCH_PIXELS
+        rows = map_ahead(read_row, cut_rows(sources, self.tiling))
+        yield from blend_rows(rows, lambda tensor: send(tensor, self.device), self._forward_tiles, batch_pixels=pixels)
+
+    def _join(self, strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (..., H, W)) of each picture, of what `make` makes of (C, h, W) logits."""
+        begun: dict[int, NDArray[Any]] = {}
+        for strip in strips:
+            with tell_out_of_memory(too_large(strip.size_hw)):
+                part = make(strip.logits).cpu().numpy()
+                if strip.picture not in begun:
+                    begun[strip.picture] = np.empty((*part.shape[:-2], *strip.size_hw), part.dtype)
+                begun[strip.picture][..., strip.rows, :] = part
+            if strip.is_last:
+                yield strip.picture, begun.pop(strip.picture)
+
+    def _forward_tiles(self, tiles: Tensor) -> Tensor:
+        """`forward`, in as many parts as memory asks for."""
+        logits = attempt(self.forward, tiles)
+        if logits is None and len(tiles) == 1:
+            raise SettingError(
+                _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu").format(
+                    size=max(tiles.shape[-2:])
+                )
+            )
+        if logits is None:
+            return torch.cat([self._forward_tiles(half) for half in tiles.chunk(2)])
+        return logits
 
     def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
         """Logits of pictures; those of one size to the network, its padding counted, share a forward pass."""
@@ -192,6 +273,12 @@ class Predictor:
 
     def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
         """A picture at model size; arguments and errors as of a call."""
+        sizing, pixels = self.bundle.sizing, self.hold(image).pixels
+        native_hw = pixels.shape[0], pixels.shape[1]
+        return Prepared(native_hw, resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect)))
+
+    def hold(self, image: NDArray[Any] | Path | str) -> Held:
+        """A picture as it is, checked; arguments and errors as of a call."""
         sizing, dtype = self.bundle.sizing, self.bundle.dtype
         if isinstance(image, str | Path):
             path = Path(image)
@@ -212,8 +299,12 @@ class Predictor:
                     shape=image.shape, channels=sizing.channels
                 )
             )
-        native_hw = image.shape[0], image.shape[1]
-        return Prepared(native_hw, resize_array(image, model_size(native_hw, sizing.size_px, sizing.keep_aspect)))
+        return Held(image)
+
+
+def class_index(logits: Tensor) -> Tensor:
+    """(C, ...) logits -> (...) uint8 class index."""
+    return logits.argmax(dim=0).to(torch.uint8)
 
 
 def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
@@ -235,15 +326,15 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         raise DataError(problems)
 
 
-def load(path: Path | str, device: str | None = None) -> Predictor:
-    """A predictor from a model file or a run folder.
+def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:
+    """A predictor from a model file or a run folder; `tiles` and `overlap` as of `Predictor`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not ours, or newer than this version.
-        SettingError: there is no such device.
+        SettingError: there is no such device, or no such tiles.
     """
     with tell_out_of_memory(_("no memory is left for the model; try --device cpu")):
-        return Predictor(load_bundle(Path(path)), device)
+        return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
 
 
 def too_large(native_hw: tuple[int, int]) -> str:

@@ -1,71 +1,195 @@
-"""Masks, overlays and class shares for pictures."""
+"""Masks, overlays and class shares for pictures: read ahead, predicted, and written behind, all at once."""
 
 import csv
+import glob
 import io
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.choices import Choice
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
-from ubend.files import write_text
+from ubend.files import Need, refuse_full, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.inference.predictor import load, refuse_other_kind
+from ubend.inference.predictor import Predictor, load, map_ahead, refuse_other_kind
 from ubend.language import _
 from ubend.masks.labels import background_class
-from ubend.model.bundle import Bundle
-from ubend.pictures.decode import read_header
+from ubend.model.bundle import SAME_SCALE, Bundle
+from ubend.pictures.decode import explained, read_header
 from ubend.pictures.images import read_image, write_mask
+from ubend.pictures.raster import Header
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"
+_STDIN = Path("-")
+_Good = TypeVar("_Good")
+_BYTES_PER_PIXEL = 1.6  # of a mask and an overlay, as PNG; measured: photographs take 1.5 (1.0 to 2.2)
 
 
 def predict_files(
-    model: Path | str, paths: Sequence[Path | str], out: Path | str, *, device: str | None = None, teller: Teller
+    model: Path | str,
+    paths: Sequence[Path | str],
+    out: Path | str,
+    *,
+    device: str | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.25,
+    resume: bool = False,
+    teller: Teller,
 ) -> list[Path]:
     """Predict pictures; for NAME.jpg writes `NAME.png` (class indices with a palette, at the picture's own
     size), `NAME_overlay.png`, and one `shares.csv` for all.
 
     Args:
         model: a run folder or a model file.
-        paths: pictures, or folders of pictures.
+        paths: pictures, folders of pictures, patterns such as `set/*.png`, or `-`: one path in each line of the
+            standard input.
         out: folder for the masks; files in it are not overwritten.
+        tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
+        overlap: share of a tile's side that neighbours have in common.
+        resume: go on in a folder where some masks are already: those are left as they are.
     Returns:
-        The mask files.
+        The mask files, those of before included.
     Raises:
-        DataError: no pictures, unreadable ones, or two of one name.
-        OutputError: something of that name is there already, or the folder cannot be written.
+        DataError: no pictures, or two of one name; at the end, when all others are written: those that could not
+            be used.
+        OutputError: something of that name is there already, or the folder cannot be written, or has no room.
     """
-    predictor = load(model, device)
+    predictor = load(model, device, tiles=tiles, overlap=overlap)
     pictures = list_pictures(paths)
     out = Path(out)
     targets = [out / f"{picture.stem}.png" for picture in pictures]
     _refuse_collisions(pictures, targets)
-    _refuse_unfit(pictures, predictor.bundle)
-    labels = predictor.labels
-    teller.begin(_("predicting"), len(pictures))
-    shares: dict[int, dict[str, float]] = {}
-    for number, prediction in predictor.predict(pictures):
-        shares[number] = prediction.shares()
-        write_mask(targets[number], prediction.mask, labels)
-        image = to_rgb(read_image(pictures[number], predictor.bundle.sizing.channels))
-        overlay = overlay_mask(image, prediction.mask, labels.colors, background=background_class(labels.names))
-        save_png(Image.fromarray(overlay), _overlay_path(targets[number]))
-        teller.count(len(shares))
+    if not resume:
+        _refuse_there([*targets, *map(_overlay_path, targets), out / _SHARES])
+    job = _Job(predictor, pictures, targets)
+    headers = job.look()
+    if not headers:
+        raise DataError(job.told())
+    todo = [number for number in headers if not (resume and targets[number].exists())]
+    pixels = sum(headers[number].height * headers[number].width for number in todo)
+    refuse_full([Need(out, int(_BYTES_PER_PIXEL * pixels), _("choose another --out"))])
+    for line in _describe_tiling(predictor, tiles):
+        teller.say(line)
+    if len(todo) < len(headers):
+        teller.say(_("{count} masks are there already and stay as they are").format(count=len(headers) - len(todo)))
+    teller.begin(_("predicting"), len(headers), len(headers) - len(todo))
+    for done, _number in enumerate(job.write(todo), len(headers) - len(todo) + 1):
+        teller.count(done)
     teller.end()
-    _write_shares(out / _SHARES, pictures, shares)
-    _tell_shares(teller, pictures, shares)
+    shares = job.gather_shares(headers)
+    if shares:
+        _write_shares(out / _SHARES, pictures, shares)
+        _tell_shares(teller, pictures, shares)
+        teller.say(_("{count} masks and overlays in {out}").format(count=len(shares), out=out))
+    if job.problems:
+        raise DataError(job.told())
     return targets
 
 
+class _Job:
+    """Pictures on their way to masks; what is wrong with one does not stop the others.
+
+    Attributes:
+        problems: number of a picture -> what is wrong with it.
+    """
+
+    def __init__(self, predictor: Predictor, pictures: list[Path], targets: list[Path]) -> None:
+        self._predictor, self._pictures, self._targets = predictor, pictures, targets
+        self._pixels: dict[int, NDArray[np.int64]] = {}  # of each class
+        self.problems: dict[int, list[str]] = {}
+
+    def look(self) -> dict[int, Header]:
+        """The headers of the pictures that are of the model's kind."""
+        bundle = self._predictor.bundle
+
+        def look(number: int) -> Header | DataError:
+            try:
+                return _read_fit(self._pictures[number], bundle)
+            except DataError as error:
+                return error
+
+        return dict(self._good(map_ahead(look, range(len(self._pictures)))))
+
+    def write(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Predict and write; gives each number when its files are there."""
+        given: list[int] = []  # in the order in which the predictor is given them
+
+        def read(number: int) -> NDArray[Any] | DataError:
+            try:
+                return self._predictor.hold(self._pictures[number]).pixels
+            except DataError as error:
+                return error
+
+        def good() -> Iterator[NDArray[Any]]:
+            for place, image in self._good(map_ahead(read, numbers), numbers):
+                given.append(place)
+                yield image
+
+        masks = ((given[number], mask) for number, mask in self._predictor.predict_masks(good()))
+        yield from map_ahead(self._write_one, masks)
+
+    def _write_one(self, answer: tuple[int, NDArray[np.uint8]]) -> int:
+        """The overlay first: a mask that is there says that its picture is done."""
+        number, mask = answer
+        labels = self._predictor.labels
+        self._pixels[number] = self._count(mask)
+        image = to_rgb(read_image(self._pictures[number], self._predictor.bundle.sizing.channels))
+        overlay = overlay_mask(image, mask, labels.colors, background=background_class(labels.names))
+        save_png(Image.fromarray(overlay), _overlay_path(self._targets[number]))
+        write_mask(self._targets[number], mask, labels)
+        return number
+
+    def gather_shares(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
+        """Shares of the classes of each picture that has a mask, those of before included."""
+        names, shares = self._predictor.labels.names, {}
+        for number in sorted(set(numbers) - set(self.problems)):
+            if number not in self._pixels:
+                self._pixels[number] = self._count(self._read_mask(number))
+            pixels = self._pixels[number]
+            shares[number] = {n: int(c) / int(pixels.sum()) for n, c in zip(names, pixels, strict=True)}
+        return shares
+
+    def _read_mask(self, number: int) -> NDArray[np.uint8]:
+        """One of before."""
+        with explained(self._targets[number]), Image.open(self._targets[number]) as mask:
+            return np.asarray(mask)
+
+    def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+        counts = np.bincount(mask.reshape(-1), minlength=self._predictor.labels.classes)
+        if len(counts) > self._predictor.labels.classes:
+            raise DataError(_("a mask of another model lies in the folder; choose another --out"))
+        return counts
+
+    def told(self) -> list[str]:
+        """All problems, in the order of the pictures."""
+        return [line for number in sorted(self.problems) for line in self.problems[number]]
+
+    def _good(
+        self, results: Iterable[_Good | DataError], numbers: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, _Good]]:
+        """(number, result) of those that are no errors; the errors are kept."""
+        for place, result in enumerate(results):
+            number = place if numbers is None else numbers[place]
+            if isinstance(result, DataError):
+                self.problems[number] = result.problems
+            else:
+                yield number, result
+
+
 def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
-    """Files as they are; folders give the pictures in them, sorted by name."""
+    """Files as they are; folders give the pictures in them, patterns what they match, both sorted by name; `-`
+    the lines of the standard input."""
     pictures: list[Path] = []
-    for path in (Path(p) for p in paths):
+    for path in _named(Path(p) for p in paths):
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
             if not found:
@@ -73,6 +197,8 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
             pictures += found
         elif path.exists():
             pictures.append(path)
+        elif matched := sorted(glob.glob(str(path), recursive=True)):
+            pictures += [Path(p) for p in matched if Path(p).is_file()]
         else:
             raise DataError(_("{path}: no such file").format(path=path))
     if not pictures:
@@ -80,20 +206,54 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
     return pictures
 
 
+def _named(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path == _STDIN:
+            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+        else:
+            yield path
+
+
+def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
+    """How pictures are taken, and why; a warning where the model has not seen them so."""
+    bundle, tiling = predictor.bundle, predictor.tiling
+    if asked is None:
+        if tiling is not None:
+            reason = _("trained on windows of {window} px of pictures at their own scale")
+            choice = Choice("tiles", tiling.tile_px, reason.format(window=bundle.window_px))
+        else:
+            reason = _("pictures are taken whole and resized to {size} px, as in training")
+            choice = Choice("tiles", 0, reason.format(size=bundle.sizing.size_px))
+        return [_("chosen: {choice}").format(choice=choice.line())]
+    if tiling is None and bundle.keeps_scale:
+        return [
+            _(
+                "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
+                "taken whole, look to it as if seen from another distance. Leave --tiles out"
+            )
+        ]
+    low, high = bundle.scale or (1.0, 1.0)
+    if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
+        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the picture's own")]
+    if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
+        return [
+            _(
+                "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
+                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
+            ).format(low=low, high=high)
+        ]
+    return []
+
+
+def _read_fit(picture: Path, bundle: Bundle) -> Header:
+    """Its header; fails when it is not of the model's kind."""
+    header = read_header(picture, bundle.sizing.channels)
+    refuse_other_kind(picture, header, bundle)
+    return header
+
+
 def _overlay_path(target: Path) -> Path:
     return target.with_name(f"{target.stem}_overlay.png")
-
-
-def _refuse_unfit(pictures: list[Path], bundle: Bundle) -> None:
-    """All pictures that cannot be read, or are not of the model's kind, at once, before anything is written."""
-    problems: list[str] = []
-    for picture in pictures:
-        try:
-            refuse_other_kind(picture, read_header(picture, bundle.sizing.channels), bundle)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
 
 
 def _refuse_collisions(pictures: list[Path], targets: list[Path]) -> None:
@@ -107,10 +267,13 @@ def _refuse_collisions(pictures: list[Path], targets: list[Path]) -> None:
                 "different --out folders"
             ).format(names=names)
         )
-    there = [t for t in [*written, targets[0].with_name(_SHARES)] if t.exists()]
+
+
+def _refuse_there(wanted: Sequence[Path]) -> None:
+    there = [path for path in wanted if path.exists()]
     if there:
         raise OutputError(
-            _("{path} exists already, and {count} more; choose another --out").format(
+            _("{path} exists already, and {count} more; choose another --out, or go on with --resume").format(
                 path=there[0], count=len(there) - 1
             )
         )
@@ -119,18 +282,18 @@ def _refuse_collisions(pictures: list[Path], targets: list[Path]) -> None:
 def _write_shares(path: Path, pictures: list[Path], shares: dict[int, dict[str, float]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *shares[0]])
-    for number, picture in enumerate(pictures):
-        writer.writerow([picture, *(f"{value:.6f}" for value in shares[number].values())])
+    writer.writerow(["file", *next(iter(shares.values()))])
+    for number, row in shares.items():
+        writer.writerow([pictures[number], *(f"{value:.6f}" for value in row.values())])
     write_text(path, text.getvalue())
 
 
 def _tell_shares(teller: Teller, pictures: list[Path], shares: dict[int, dict[str, float]]) -> None:
-    for number, picture in list(enumerate(pictures))[:10]:
-        row = ", ".join(f"{name} {value:.1%}" for name, value in shares[number].items())
-        teller.say(f"{picture.name}: {row}")
-    if len(pictures) > 10:
-        teller.say(_("... and {count} more, in shares.csv").format(count=len(pictures) - 10))
+    for number, shown in list(shares.items())[:10]:
+        row = ", ".join(f"{name} {value:.1%}" for name, value in shown.items())
+        teller.say(f"{pictures[number].name}: {row}")
+    if len(shares) > 10:
+        teller.say(_("... and {count} more, in shares.csv").format(count=len(shares) - 10))
     whole = {name for row in shares.values() for name, value in row.items() if value == 1.0}
     if len(whole) == 1 and all(1.0 in row.values() for row in shares.values()):
         teller.say(

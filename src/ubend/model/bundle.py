@@ -22,6 +22,7 @@ from ubend.masks.labels import LabelMap
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
 
+SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 FORMAT = 2  # grows when an older ubend could not use the file rightly
 
 
@@ -36,6 +37,8 @@ class Bundle:
         about: how it came about, for people.
         dtype: of the pictures it was trained on: uint8, uint16 or float32.
         precision: in which it was trained and validated; predictions are made in the same.
+        window_px: side of the windows of them that it was trained on; None: whole pictures.
+        scale: least and greatest size of them at model size over their own, of the training part; None: not known.
     """
 
     model: UNet
@@ -44,6 +47,14 @@ class Bundle:
     about: dict[str, Any] = field(default_factory=dict)
     dtype: str = "uint8"
     precision: Precision = "float32"
+    window_px: int | None = None
+    scale: tuple[float, float] | None = None
+
+    @property
+    def keeps_scale(self) -> bool:
+        """Whether it has seen windows of pictures at their own scale, so that larger pictures are cut into tiles."""
+        low, high = self.scale or (0.0, 0.0)
+        return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
 
 def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -63,6 +74,8 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         "about": bundle.about,
         "dtype": bundle.dtype,
         "precision": bundle.precision,
+        "window_px": bundle.window_px,
+        "scale": bundle.scale,
     }
     write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
 
@@ -101,12 +114,13 @@ def load_bundle(path: Path) -> Bundle:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
         dtype, precision = header["dtype"], header["precision"]
+        window_px, scale = header.get("window_px"), header.get("scale")  # files of before have neither
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
             _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
         ) from error
-    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision)
+    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale and tuple(scale))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

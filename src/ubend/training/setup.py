@@ -76,7 +76,16 @@ def make_state(
         Progress(),
     )
     precision = settings.train.precision or "float32"
-    return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision), state
+    windowed = settings.data.window if settings.augment.kind == "warp" else None
+    scale = _training_scale(data)
+    return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision, windowed, scale), state
+
+
+def _training_scale(data: Dataset) -> tuple[float, float]:
+    """Least and greatest size at which pictures are learnt, over their own."""
+    numbers = data.numbers("train")
+    scales = np.sqrt(data.store.shapes_hw[numbers].prod(axis=1) / data.store.native_hw[numbers].prod(axis=1))
+    return float(scales.min()), float(scales.max())
 
 
 def make_batches(
