@@ -97,6 +97,7 @@ ORDER = [
     "training.loop",
     "training.panel",
     "inference.predictor",
+    "inference.refine",
     "evaluation.evaluate",
     "jobs.gather",
     "jobs.evaluate",
