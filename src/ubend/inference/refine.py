@@ -87,13 +87,14 @@ def _most_probable(prob: NDArray[np.float32]) -> NDArray[np.uint8]:
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
     """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the picture's rim is no hole.
 
-    The order of the classes does not matter: of two that enclose a pixel, the outer one also encloses the inner one.
+    Class by class in the order of the class table, each in what those before it have left. That matters only where
+    two classes cross at a corner: of two that enclose a pixel, the outer one also encloses the inner one.
 
     Args:
         mask: (H, W) class index.
         limits: class index -> greatest area of a hole that is filled, px.
     """
-    for index, limit in limits.items():
+    for index, limit in sorted(limits.items()):
         holes, count = ndimage.label(mask != index)
         filled = np.bincount(holes.reshape(-1), minlength=count + 1) <= limit
         filled[0] = False  # the class itself
