@@ -98,6 +98,7 @@ ORDER = [
     "training.panel",
     "inference.predictor",
     "inference.refine",
+    "inference.ensemble",
     "evaluation.evaluate",
     "jobs.gather",
     "jobs.evaluate",

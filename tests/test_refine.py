@@ -112,6 +112,17 @@ def test_holes_by_hand() -> None:
     np.testing.assert_array_equal(kept, filled)
 
 
+def test_holes_where_classes_cross_at_corners() -> None:
+    """Each encloses the other; the first of the class table fills first, in whatever order they were named."""
+    before = drawn("000000 001000 010100 001000 000000")
+    for limits in ({0: 1, 1: 1}, {1: 1, 0: 1}):
+        mask = before.copy()
+        fill_holes(mask, limits)
+        assert not mask.any()
+    fill_holes(before, {1: 1})
+    assert before.sum() == 5
+
+
 @given(masks, st.permutations([(0, 3.0), (1, math.inf), (2, 5.0), (3, 2.0)]))
 def test_holes_against_scipy(mask: np.ndarray, limits: list[tuple[int, float]]) -> None:
     for index in range(4):
@@ -146,9 +157,11 @@ def test_small_parts_by_hand() -> None:
     dropped = before.copy()
     drop_small_parts(dropped, {1: 3, 3: 4})
     np.testing.assert_array_equal(dropped, after)
-    kept = before.copy()
     drop_small_parts(kept, {1: 1, 2: 14, 3: 3})
     np.testing.assert_array_equal(kept[:, :6], before[:, :6])
+    cornered = drawn("1000 0100 0000")
+    drop_small_parts(cornered, {1: 2})
+    assert cornered.sum() == 2
     specks = drawn("""
         00000
         01320
