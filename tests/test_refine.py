@@ -157,6 +157,7 @@ def test_small_parts_by_hand() -> None:
     dropped = before.copy()
     drop_small_parts(dropped, {1: 3, 3: 4})
     np.testing.assert_array_equal(dropped, after)
+    kept = before.copy()
     drop_small_parts(kept, {1: 1, 2: 14, 3: 3})
     np.testing.assert_array_equal(kept[:, :6], before[:, :6])
     cornered = drawn("1000 0100 0000")
