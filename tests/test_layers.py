@@ -100,6 +100,8 @@ ORDER = [
     "inference.tiles",
     "inference.strips",
     "inference.predictor",
+    "inference.refine",
+    "inference.ensemble",
     "volumes.window",
     "volumes.scan",
     "evaluation.evaluate",

@@ -15,6 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 def test_the_public_names() -> None:
     assert ubend.__all__ == [
+        "Ensemble",
         "FitResult",
         "IGNORED",
         "LabelMap",

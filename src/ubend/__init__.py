@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ubend.data.sample import draw_sample as draw_sample
     from ubend.errors import UbendError as UbendError
+    from ubend.inference.ensemble import Ensemble as Ensemble
+    from ubend.inference.ensemble import load as load
     from ubend.inference.predictor import Prediction as Prediction
     from ubend.inference.predictor import Predictor as Predictor
-    from ubend.inference.predictor import load as load
     from ubend.jobs.evaluate import evaluate as evaluate
     from ubend.jobs.fit import FitResult as FitResult
     from ubend.jobs.fit import fit as fit
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "IGNORED": "ubend.masks.labels",
+    "Ensemble": "ubend.inference.ensemble",
     "FitResult": "ubend.jobs.fit",
     "LabelMap": "ubend.masks.labels",
     "Prediction": "ubend.inference.predictor",
@@ -40,7 +42,7 @@ _HOMES = {
     "draw_sample": "ubend.data.sample",
     "evaluate": "ubend.jobs.evaluate",
     "fit": "ubend.jobs.fit",
-    "load": "ubend.inference.predictor",
+    "load": "ubend.inference.ensemble",
     "resume": "ubend.jobs.fit",
 }
 __all__ = sorted([*_HOMES, "__version__"])

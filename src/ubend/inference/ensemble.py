@@ -1,0 +1,156 @@
+"""Several models, and several views of a picture, as one predictor: probabilities averaged.
+
+Each picture is predicted in every view by every model before the next one is read, so memory holds the views of
+one picture and one sum. H x W pixels of the picture, C classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.config import read_config
+from ubend.errors import ModelFileError, SettingError
+from ubend.inference.predictor import Prediction, Predictor, refuse_other_kind
+from ubend.inference.predictor import load as load_one
+from ubend.language import _
+from ubend.masks.labels import LabelMap
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import read_image
+from ubend.training.run_folder import RunFolder
+
+_A = TypeVar("_A", bound=np.generic)
+
+
+class View(NamedTuple):
+    """One of the eight symmetries of the square.
+
+    Attributes:
+        turns: quarter turns, against the clock.
+        mirrored: left and right are exchanged after the turns.
+    """
+
+    turns: int
+    mirrored: bool
+
+    def see(self, image: NDArray[_A]) -> NDArray[_A]:
+        """(H, W) or (H, W, channels) as this view shows it."""
+        turned = np.rot90(image, self.turns)
+        turned = turned[:, ::-1] if self.mirrored else turned
+        return image if self == View(0, False) else turned.copy()  # torch takes no negative strides, not of one row
+
+    def back(self, prob: NDArray[_A]) -> NDArray[_A]:
+        """(C, h, w) of what the view shows -> (C, H, W) of the picture itself, pixel by pixel."""
+        straight = prob[:, :, ::-1] if self.mirrored else prob
+        return np.rot90(straight, -self.turns, axes=(1, 2))
+
+
+PLAIN = (View(0, False),)
+MIRRORED = (View(0, False), View(0, True))
+SQUARE = tuple(View(turns, mirrored) for turns in range(4) for mirrored in (False, True))
+
+
+class Member(NamedTuple):
+    """A model of an ensemble, and the views in which it sees each picture."""
+
+    predictor: Predictor
+    views: Sequence[View] = PLAIN
+
+
+class Ensemble:
+    """Used as a `Predictor` is; every model counts the same, and so does every view of it.
+
+    Args:
+        members: models of the same classes in the same order; sizes, channels and widths may differ.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+
+    @property
+    def labels(self) -> LabelMap:
+        return self.members[0].predictor.labels
+
+    def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
+        """Predict one picture; arguments and errors as of `Predictor`."""
+        total: NDArray[np.float32] | None = None
+        for predictor, views in self.members:
+            pixels = _read(image, predictor)
+            # what has no two axes is refused by the predictor, in its words
+            shown = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
+            for number, prediction in predictor.predict(shown):
+                part = views[number].back(prediction.prob)
+                part = part * np.float32(1 / (len(views) * len(self.members)))
+                total = part if total is None else np.add(total, part, out=total)
+        assert total is not None
+        return Prediction(total.argmax(axis=0).astype(np.uint8), np.ascontiguousarray(total), self.labels)
+
+    def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of each picture, in order."""
+        for number, image in enumerate(images):
+            yield number, self(image)
+
+
+def load(
+    models: Path | str | Sequence[Path | str],
+    device: str | None = None,
+    *,
+    tta: bool = False,
+    tiles: int | None = None,
+    overlap: float = 0.25,
+) -> Predictor | Ensemble:
+    """A predictor from a model file or a run folder, or from several, whose probabilities are averaged.
+
+    Args:
+        models: one, or several of the same classes, such as folds or seeds.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        tta: test-time augmentation: average over the picture and its mirror image; over all eight turns and flips
+            where the run's settings say that the model was trained with those.
+        tiles, overlap: as of `Predictor`.
+    Raises:
+        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes.
+        SettingError: there is no such device, or no model is named.
+    """
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    if not paths:
+        raise SettingError(_("no model to predict with; name at least one"))
+    predictors = [load_one(path, device, tiles=tiles, overlap=overlap) for path in paths]
+    for path, predictor in zip(paths, predictors, strict=True):
+        if predictor.labels.names != predictors[0].labels.names:
+            raise ModelFileError(
+                _(
+                    "{first} has the classes {known}, but {path} has {found}; models that answer together need the "
+                    "same classes in the same order"
+                ).format(
+                    first=paths[0],
+                    path=path,
+                    known=", ".join(predictors[0].labels.names),
+                    found=", ".join(predictor.labels.names),
+                )
+            )
+    if len(paths) == 1 and not tta:
+        return predictors[0]
+    views = [find_views(Path(path)) if tta else PLAIN for path in paths]
+    return Ensemble([Member(*member) for member in zip(predictors, views, strict=True)])
+
+
+def find_views(model: Path) -> Sequence[View]:
+    """The views that test-time augmentation averages over: those that the model was shown in training.
+
+    That is told by the settings in its run folder. Without them: the picture and its mirror image.
+    """
+    settings = RunFolder(model if model.is_dir() else model.parent).settings
+    augment = read_config(settings).get("augment") if settings.is_file() else None
+    free = isinstance(augment, dict) and augment.get("kind") == "warp" and augment.get("orientation") == "free"
+    return SQUARE if free else MIRRORED
+
+
+def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
+    """The picture with the channels that a model takes."""
+    if not isinstance(image, str | Path):
+        return np.asarray(image)
+    path, channels = Path(image), predictor.bundle.sizing.channels
+    refuse_other_kind(path, read_header(path, channels), predictor.bundle)
+    return read_image(path, channels)

@@ -1,0 +1,241 @@
+"""Probabilities -> mask, under a person's conditions: thresholds, smallest parts, holes.
+
+C classes, H x W pixels. A part is a connected piece of one class; pixels that meet only at a corner are connected
+within a part, and do not connect a hole to what lies outside.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.masks.labels import background_class
+
+_CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What is asked of a mask; nothing asked: each pixel has its most probable class.
+
+    Attributes:
+        thresholds: class index -> probability, 0..1, from which on a pixel has that class.
+        min_area: class index -> px; smaller parts of the class become what surrounds them.
+        fill_holes: class index -> px; holes of the class up to this area are filled. `math.inf`: all of them.
+    """
+
+    thresholds: Mapping[int, float] = field(default_factory=dict)
+    min_area: Mapping[int, float] = field(default_factory=dict)
+    fill_holes: Mapping[int, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.thresholds or self.min_area or self.fill_holes)
+
+
+def refine(prob: NDArray[np.float32], wanted: Refinement) -> NDArray[np.uint8]:
+    """A mask of probabilities: thresholds first, then holes are filled, then small parts go.
+
+    Args:
+        prob: (C, H, W) probabilities.
+    Returns:
+        (H, W) uint8 class index.
+    """
+    mask = apply_thresholds(prob, wanted.thresholds)
+    fill_holes(mask, wanted.fill_holes)
+    drop_small_parts(mask, wanted.min_area)
+    return mask
+
+
+def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float]) -> NDArray[np.uint8]:
+    """The class of each pixel: one whose probability reaches its threshold, else the most probable of the others.
+
+    Where several classes reach theirs, the most probable of them is taken; where all classes have a threshold and
+    none reaches it, the most probable of all. Of equally probable ones the first in the class table, as everywhere.
+
+    Args:
+        prob: (C, H, W) probabilities.
+        thresholds: class index -> probability.
+    Returns:
+        (H, W) uint8 class index.
+    """
+    if not thresholds:
+        return _most_probable(prob)
+    others = prob.copy()
+    if len(thresholds) < len(prob):
+        others[list(thresholds)] = -1
+    mask = _most_probable(others)
+    del others
+    best = np.full(mask.shape, -1, prob.dtype)
+    for index in sorted(thresholds):
+        taken = (prob[index] >= thresholds[index]) & (prob[index] > best)
+        mask[taken] = index
+        best[taken] = prob[index][taken]
+    return mask
+
+
+def _most_probable(prob: NDArray[np.float32]) -> NDArray[np.uint8]:
+    best: NDArray[np.intp] = prob.argmax(axis=0)
+    return best.astype(np.uint8)
+
+
+def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
+    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the picture's rim is no hole.
+
+    Class by class in the order of the class table, each in what those before it have left. That matters only where
+    two classes cross at a corner: of two that enclose a pixel, the outer one also encloses the inner one.
+
+    Args:
+        mask: (H, W) class index.
+        limits: class index -> greatest area of a hole that is filled, px.
+    """
+    for index, limit in sorted(limits.items()):
+        holes, count = ndimage.label(mask != index)
+        filled = np.bincount(holes.reshape(-1), minlength=count + 1) <= limit
+        filled[0] = False  # the class itself
+        for rim in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+            filled[rim] = False
+        mask[filled[holes]] = index
+
+
+def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
+    """Give, in place, each part of a class that is smaller than its limit to the class that it has the longest border
+    with; of equal ones to the first in the class table.
+
+    Smaller parts go first, so that specks side by side become what lies around all of them. Afterwards no part is
+    smaller than its limit, unless it is all of the picture.
+
+    Args:
+        mask: (H, W) class index.
+        limits: class index -> least area of a part that stays, px.
+    """
+    while True:
+        parts, classes = _label_parts(mask)
+        areas = np.bincount(parts.reshape(-1), minlength=len(classes))
+        least = np.zeros(int(classes.max()) + 1)
+        for index, limit in limits.items():
+            if index < len(least):
+                least[index] = limit
+        small = areas < least[classes]
+        if len(classes) == 1 or not small.any():
+            return
+        inner, outer = _find_borders(parts, small)
+        # Of two small neighbours one goes now, the other is looked at again when it has grown.
+        rank = np.empty(len(areas), np.int64)
+        rank[np.argsort(areas, kind="stable")] = np.arange(len(areas))
+        waits = np.zeros(len(areas), bool)
+        waits[inner[small[outer] & (rank[outer] < rank[inner])]] = True
+        going = np.flatnonzero(small & ~waits)
+        place = np.full(len(areas), -1)
+        place[going] = np.arange(len(going))
+        inner, outer = inner[place[inner] >= 0], outer[place[inner] >= 0]
+        most = len(least)
+        borders = np.bincount(place[inner] * most + classes[outer], minlength=len(going) * most)
+        becomes = classes.copy()
+        becomes[going] = borders.reshape(len(going), most).argmax(axis=1)
+        mask[:] = becomes[parts]
+
+
+def _label_parts(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """(H, W) number of the part that each pixel belongs to, from 0, and (parts,) the class of each part."""
+    parts = np.zeros(mask.shape, np.int32)
+    classes: list[int] = []
+    for index in np.unique(mask):
+        there = mask == index
+        found, count = ndimage.label(there, _CORNERS)
+        parts[there] = found[there] + (len(classes) - 1)
+        classes += [int(index)] * count
+    return parts, np.array(classes, np.uint8)
+
+
+def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Every edge between a pixel of a small part and one of another part, as the numbers of the two parts."""
+    inner, outer = [], []
+    for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
+        for here, there in ((one, other), (other, one)):
+            edge = (here != there) & small[here]
+            inner.append(here[edge])
+            outer.append(there[edge])
+    return np.concatenate(inner), np.concatenate(outer)
+
+
+def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
+    """`polyp=0.3` of each `--threshold` -> class index -> probability.
+
+    Raises:
+        SettingError: an unknown class (the nearest known one is named), or no probability above 0 and up to 1.
+    """
+    thresholds = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        probability = _number(number)
+        if not equals or not 0 < probability <= 1:
+            raise SettingError(
+                _("--threshold {text}: write it as CLASS=P, P above 0 and up to 1, for example {name}=0.3").format(
+                    text=text, name=_example(names)
+                )
+            )
+        thresholds[find_class(name.strip(), names)] = probability
+    return thresholds
+
+
+def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
+    """`20` (all classes but the background) or `polyp=20` of each `--min-area` or `--fill-holes` -> class index -> px.
+
+    `all` stands for any area. What names a class is stronger than what names none.
+
+    Raises:
+        SettingError: an unknown class (the nearest known one is named), or no area.
+    """
+    everywhere: dict[int, float] = {}
+    named: dict[int, float] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        area = math.inf if number.strip() == "all" else _number(number)
+        if not area >= 0:
+            raise SettingError(
+                _("{flag} {text}: write it as PX or CLASS=PX, for example {name}=50").format(
+                    flag=flag, text=text, name=_example(names)
+                )
+            )
+        if equals:
+            named[find_class(name.strip(), names)] = area
+        else:
+            everywhere = {index: area for index in range(len(names)) if index != background_class(names)}
+    return everywhere | named
+
+
+def find_class(name: str, names: Sequence[str]) -> int:
+    """The index of a class by its name.
+
+    Raises:
+        SettingError: there is none of that name; the nearest one, and all of them, are named.
+    """
+    if name in names:
+        return names.index(name)
+    known = ", ".join(names)
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    if near:
+        raise SettingError(
+            _("unknown class {name}; did you mean {near}? The model's classes are: {known}").format(
+                name=name, near=near[0], known=known
+            )
+        )
+    raise SettingError(_("unknown class {name}; the model's classes are: {known}").format(name=name, known=known))
+
+
+def _example(names: Sequence[str]) -> str:
+    """A class to show in an example: not the background."""
+    return next((name for index, name in enumerate(names) if index != background_class(names)), names[0])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

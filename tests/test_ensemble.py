@@ -1,0 +1,204 @@
+"""Several models and several views as one predictor: exact turns, plain means, one line for what does not fit."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+import ubend
+from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
+from ubend.inference.predictor import Predictor
+from ubend.masks.labels import make_label_map
+from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
+
+views = st.sampled_from(SQUARE)
+
+
+class Symmetric(nn.Module):
+    """A network that commutes with the square's symmetries: each pixel, and the mean of the nine around it."""
+
+    depth = 0
+
+    def forward(self, batch: Tensor) -> Tensor:
+        plain = batch[:, :1] / 64
+        around = nn.functional.avg_pool2d(plain, 3, 1, 1, count_include_pad=False)
+        return torch.cat([plain, 3 - around, 2 * (around - plain)], dim=1)
+
+
+class Gradual(nn.Module):
+    """A network to which left, right, up and down are not the same."""
+
+    depth = 0
+
+    def forward(self, batch: Tensor) -> Tensor:
+        height, width = batch.shape[-2:]
+        ramp = torch.linspace(-1, 1, width).expand(height, width) + 2 * torch.linspace(-1, 1, height)[:, None]
+        return torch.stack([ramp.expand(len(batch), height, width), batch[:, 0] / 99, -batch[:, 0] / 99], dim=1)
+
+
+def make_predictor(model: nn.Module, size: int = 24, channels: int = 1) -> Predictor:
+    labels = make_label_map([0, 1, 2], ["background", "polyp", "contour"])
+    return Predictor(Bundle(cast(UNet, model), labels, Sizing(size, True, channels)), "cpu")
+
+
+def make_unet(seed: int, channels: int = 3, names: tuple[str, ...] = ("background", "polyp"), size: int = 32) -> Bundle:
+    torch.manual_seed(seed)
+    model = UNet(channels, len(names), 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.rand(4, channels, 32, 32) * 255)
+        model.head.weight.mul_(4)
+    return Bundle(model.eval(), make_label_map(list(range(len(names))), names), Sizing(size, True, channels))
+
+
+def picture(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@given(views, st.integers(1, 5), st.integers(1, 5))
+def test_a_view_turns_back_exactly(view: View, height: int, width: int) -> None:
+    image = np.arange(height * width * 2).reshape(height, width, 2)
+    seen = view.see(image)
+    assert seen.shape == ((width, height, 2) if view.turns % 2 else image.shape)
+    back = view.back(np.moveaxis(seen, 2, 0))
+    np.testing.assert_array_equal(back, np.moveaxis(image, 2, 0))
+    np.testing.assert_array_equal(view.see(image[:, :, 0]), seen[:, :, 0])
+
+
+def test_the_views_are_the_symmetries_of_the_square() -> None:
+    image = np.arange(9).reshape(3, 3)
+    seen = {view.see(image).tobytes() for view in SQUARE}
+    assert len(seen) == 8
+    assert {view.see(image).tobytes() for view in MIRRORED} == {image.tobytes(), image[:, ::-1].tobytes()} < seen
+    assert [view.see(image).tobytes() for view in PLAIN] == [image.tobytes()]
+
+
+@given(st.sampled_from([(24, 24), (18, 32), (9, 16), (40, 41), (2, 7), (60, 30)]), st.integers(0, 99))
+def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> None:
+    """All views say the same of it, resized there and back or not."""
+    predictor = make_predictor(Symmetric())
+    image = picture(*size, seed=seed).astype(np.float32)
+    expected = predictor(image)
+    for some in (MIRRORED, SQUARE):
+        answer = Ensemble([Member(predictor, some)])(image)
+        assert answer.prob.shape == (3, *size)
+        assert answer.prob.flags.c_contiguous
+        np.testing.assert_allclose(answer.prob, expected.prob, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+        assert answer.labels is predictor.labels
+
+
+def test_one_row() -> None:
+    """Its mirror image has the strides of a whole array, but for their sign."""
+    predictor, image = make_predictor(Symmetric()), picture(1, 7)
+    np.testing.assert_allclose(Ensemble([Member(predictor, MIRRORED)])(image).prob, predictor(image).prob, atol=1e-5)
+
+
+def test_means_by_hand() -> None:
+    """Every model counts the same, whatever the number of its views."""
+    one, other = make_predictor(Gradual()), make_predictor(Symmetric(), size=12)
+    image = picture(20, 30)
+    turned = [view.back(one(np.ascontiguousarray(view.see(image))).prob) for view in SQUARE]
+    assert np.abs(turned[0] - turned[1]).max() > 0.1
+    mirrored = np.mean(turned[:2], axis=0)
+    np.testing.assert_allclose(turned[1], one(image[:, ::-1]).prob[:, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(Ensemble([Member(one, MIRRORED)])(image).prob, mirrored, atol=1e-5)
+    np.testing.assert_allclose(Ensemble([Member(one, SQUARE)])(image).prob, np.mean(turned, axis=0), atol=1e-5)
+    both = Ensemble([Member(one, MIRRORED), Member(other)])(image)
+    np.testing.assert_allclose(both.prob, (mirrored + other(image).prob) / 2, atol=1e-5)
+
+
+def test_files_and_order(tmp_path: Path) -> None:
+    """Pictures come in their order, whatever their sizes; grey and colour models read a file each in its way."""
+    sizes = [(20, 30), (64, 32), (20, 30), (5, 7), (32, 32)]
+    paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.fromarray(picture(*size, 3, seed=size[1])).save(path)
+    colour, grey = Predictor(make_unet(0), "cpu"), Predictor(make_unet(1, channels=1, size=24), "cpu")
+    ensemble = Ensemble([Member(colour, SQUARE), Member(grey)])
+    answers = list(ensemble.predict(iter(paths)))
+    assert [number for number, _answer in answers] == list(range(len(paths)))
+    for (_number, answer), path, size in zip(answers, paths, sizes, strict=True):
+        assert answer.mask.shape == size
+        np.testing.assert_array_equal(answer.prob, ensemble(str(path)).prob)
+        np.testing.assert_allclose(answer.prob.sum(axis=0), 1, atol=1e-5)
+    alone = [colour(paths[3]).prob, grey(paths[3]).prob]
+    np.testing.assert_allclose(
+        Ensemble([Member(colour), Member(grey)])(paths[3]).prob, np.mean(alone, axis=0), atol=1e-6
+    )
+
+
+def test_what_does_not_fit_is_told_as_by_one_model(tmp_path: Path) -> None:
+    ensemble = Ensemble([Member(Predictor(make_unet(0), "cpu"), SQUARE)])
+    for shape in [(10, 10), (10,), (0, 10, 3), (10, 10, 4), ()]:
+        with pytest.raises(DataError, match=r"the model takes \(height, width, 3\)"):
+            ensemble(np.zeros(shape, np.uint8))
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png: a uint16 picture, but the model takes uint8"):
+        list(ensemble.predict([tmp_path / "deep.png"]))
+    with pytest.raises(DataError, match=r"none\.png"):
+        ensemble(tmp_path / "none.png")
+
+
+def test_load(tmp_path: Path) -> None:
+    """One without more is a Predictor; `ubend.load` is this function."""
+    for number in range(2):
+        save_bundle(tmp_path / str(number) / "model.safetensors", make_unet(number))
+    image = picture(32, 32, 3)
+    one, other = (ubend.load(tmp_path / str(number), "cpu") for number in range(2))
+    assert isinstance(one, Predictor)
+    assert isinstance(ubend.load([str(tmp_path / "0")], "cpu"), Predictor)
+    both = ubend.load([tmp_path / "0", tmp_path / "1" / "model.safetensors"], "cpu")
+    np.testing.assert_allclose(both(image).prob, (one(image).prob + other(image).prob) / 2, atol=1e-6)
+    mirrored = one(image[:, ::-1]).prob[:, :, ::-1]
+    answer = ubend.load(tmp_path / "0", "cpu", tta=True)(image)
+    np.testing.assert_allclose(answer.prob, (one(image).prob + mirrored) / 2, atol=1e-6)
+    with pytest.raises(SettingError, match="no model"):
+        load([])
+
+
+@pytest.mark.parametrize(
+    "names", [("polyp", "background"), ("background", "polyp", "contour"), ("background", "Polyp")]
+)
+def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    save_bundle(tmp_path / "one.safetensors", make_unet(0))
+    save_bundle(tmp_path / "other.safetensors", make_unet(0, names=names))
+    with pytest.raises(ModelFileError) as caught:
+        load([tmp_path / "one.safetensors", tmp_path / "other.safetensors"], "cpu")
+    assert "\n" not in str(caught.value)
+    for part in ("one.safetensors", "other.safetensors", ", ".join(names), "background, polyp"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ('[augment]\nkind = "warp"\norientation = "free"\n', SQUARE),
+        ('[augment]\nkind = "warp"\norientation = "upright"\n', MIRRORED),
+        ('[augment]\nkind = "frozen"\n# orientation =\n', MIRRORED),
+        ('[augment]\nkind = "none"\norientation = "free"\n', MIRRORED),
+        ("augment = 3\n", MIRRORED),
+        (None, MIRRORED),
+    ],
+)
+def test_views_follow_the_training(settings: str | None, expected: tuple[View, ...], tmp_path: Path) -> None:
+    if settings is not None:
+        (tmp_path / "settings.toml").write_text(settings)
+    assert find_views(tmp_path) == find_views(tmp_path / "model.safetensors") == expected
+
+
+def test_a_run_says_how_it_was_trained(good: Path) -> None:
+    """The settings that a training leaves are those that are looked for."""
+    kept = (good / "run" / "settings.toml").read_text()
+    free = 'kind = "warp"' in kept and 'orientation = "free"' in kept
+    assert ('orientation = "upright"' in kept) != free
+    assert find_views(good / "run") == (SQUARE if free else MIRRORED)
