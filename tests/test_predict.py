@@ -2,18 +2,29 @@
 
 import csv
 import io
+import os
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import ubend
 from refusal import contents, refused, refused_once
+from test_predictor import make_bundle
+from test_windows import GEO
 from ubend import files
 from ubend.cli import main
-from ubend.model.bundle import load_bundle, save_bundle
+from ubend.jobs import predict as job
+from ubend.masks.labels import make_label_map
+from ubend.model.bundle import Bundle, load_bundle, save_bundle
+from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing, read_image
 
 
 def predict(*words: object, **given: object) -> Result:
@@ -37,8 +48,9 @@ def images(good: Path) -> Path:
 
 @pytest.fixture
 def tiler(good: Path, tmp_path: Path) -> Path:
-    """The model of `good` as if it had been trained on windows of pictures at their own scale."""
+    """A model of windows of pictures at their own scale, with the classes of `good`; its masks show both."""
     bundle = load_bundle(good / "run")
+    bundle.model = make_bundle(classes=2).model
     bundle.window_px, bundle.scale = 32, (1.0, 1.0)
     save_bundle(tmp_path / "tiler.safetensors", bundle)
     return tmp_path / "tiler.safetensors"
@@ -129,3 +141,104 @@ def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:
         line = refused_once("predict", good / "run", images, "--out", tmp_path / "out", *words)
         assert words[0] in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def large(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A georeferenced TIFF of 300 x 260 px that counts as large, its pixels discs."""
+    monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
+    monkeypatch.setattr(job, "_ROWS", 100)
+    rows = [
+        np.hstack([np.asarray(Image.open(images / f"disc{r * 6 + c:02d}.png")) for c in range(6)]) for r in range(4)
+    ]
+    pixels = np.vstack([*rows, *rows])[:300, :260]
+    path = tmp_path / "field.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), compression="zlib", extratags=GEO, metadata=None)
+    return path
+
+
+def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
+    """The mask is that of the picture in memory, keeps the georeference, and counts in shares.csv; others beside it."""
+    out = tmp_path / "out"
+    predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64)
+    assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "shares.csv"]
+    mask = tifffile.imread(out / "field.tif")
+    image = read_image(large)
+    predictor = ubend.load(tiler, device="cpu", tiles=64)
+    assert predictor.tiling is not None
+    np.testing.assert_array_equal(mask, predictor(image).mask)
+    assert 0 < (mask == 1).mean() < 1
+    with tifffile.TiffFile(out / "field.tif") as file:
+        assert file.pages.first.tags[33550].value == (0.5, 0.5, 0.0)
+        assert file.pages.first.tags[34737].value == "WGS 84|"
+    row = next(
+        row
+        for row in csv.DictReader(io.StringIO((out / "shares.csv").read_text()))
+        if row["file"].endswith("field.tif")
+    )
+    assert float(row["foreground"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
+    before = contents(out)
+    (out / "shares.csv").unlink()
+    (out / ".field-01234567.tif").write_bytes(b"half")
+    predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64, "--resume")
+    assert contents(out) == before, "the mask stays, half a file of a killed run goes, shares.csv holds all"
+
+
+def test_a_small_georeferenced_picture(
+    large: Path, tiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_LARGE_PIXELS", 10**9)
+    predict(tiler, large, "--out", tmp_path / "small", "--tiles", 64)
+    assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "shares.csv"]
+    monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
+    predict(tiler, large, "--out", tmp_path / "large", "--tiles", 64)
+    assert contents(tmp_path / "small")["field.tif"] == contents(tmp_path / "large")["field.tif"]
+
+
+def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
+    """One line; no half mask; the other pictures are written."""
+    with tifffile.TiffFile(large) as file:
+        place, size = file.pages.first.dataoffsets[12], file.pages.first.databytecounts[12]
+    data = bytearray(large.read_bytes())
+    data[place : place + size] = b"\x55" * size
+    large.write_bytes(data)
+    line = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
+    assert "field.tif: damaged or truncated (the tile or strip at row 128: " in line
+    assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "shares.csv"]
+    assert rows(tmp_path / "out") == ["disc01.png"]
+
+
+@pytest.mark.slow
+def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
+    """In an interpreter of its own: the logits alone would take 512 MiB."""
+    side = 8192
+    block = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(
+        path, (block for _ in range((side // 256) ** 2)), shape=(side, side), dtype=np.uint8, tile=(256, 256),
+        photometric="minisblack", compression="zlib", compressionargs={"level": 1}, metadata=None,
+    )  # fmt: skip
+    bundle = Bundle(UNet(1, 2, 1, 1).eval(), make_label_map([0, 1]), Sizing(256, True, 1), window_px=128, scale=(1, 1))
+    save_bundle(tmp_path / "tiny.safetensors", bundle)
+    program = (
+        ""
+        "from pathlib import Path\n"
+        "from large_store import anonymous_mib\n"
+        "from ubend.jobs import predict\n"
+        "from ubend.teller import Teller\n"
+        "predict._LARGE_PIXELS = 2**25\n"
+        "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
+        "class Counting(Teller):\n"
+        "    def count(self, done, _total=0):\n"
+        "        global peak; peak = max(peak, anonymous_mib())\n"
+        f"predict.predict_files({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
+        "    device='cpu', overlap=0.0, teller=Counting())\n"
+        "print('peak', peak - before)\n"
+    )
+    paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split("peak")[-1]) < 400
+    with tifffile.TiffFile(tmp_path / "out" / "large.tif") as file:
+        assert file.pages.first.shape == (side, side)

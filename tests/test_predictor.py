@@ -340,3 +340,11 @@ def test_deep_pictures_in_tiles() -> None:
     predictor.bundle.dtype = "uint16"
     deep = picture((70, 50, 1)).astype(np.uint16) * 3
     np.testing.assert_allclose(predictor(deep).prob, predictor(deep.astype(np.float32)).prob, atol=1e-5)
+
+
+def test_class_index() -> None:
+    """torch's argmax, the first of equals."""
+    logits = torch.randint(0, 4, (5, 40, 50)).float()
+    assert subject.class_index(logits).dtype == torch.uint8
+    np.testing.assert_array_equal(subject.class_index(logits), logits.numpy().argmax(axis=0))
+    assert subject.class_index(logits[:1]).max() == 0

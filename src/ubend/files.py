@@ -1,6 +1,7 @@
 """Files written whole or not at all: beside the target, synced, then renamed over it. Room for them."""
 
 import contextlib
+import glob
 import json
 import os
 import secrets
@@ -120,6 +121,12 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Delete what writers of `path` left beside it when they were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -163,7 +163,7 @@ class Predictor:
             return
         for logits in self.run(map_ahead(self.prepare, images)):
             with tell_out_of_memory(too_large(logits.native_hw)):
-                masks = logits.native().argmax(dim=1).to(torch.uint8).cpu().numpy()
+                masks = class_index(logits.native().movedim(1, 0)).cpu().numpy()
             yield from zip(logits.numbers, masks, strict=True)
 
     def strips(self, sources: Iterable[Source]) -> Iterator[Strip]:
@@ -303,8 +303,15 @@ class Predictor:
 
 
 def class_index(logits: Tensor) -> Tensor:
-    """(C, ...) logits -> (...) uint8 class index."""
-    return logits.argmax(dim=0).to(torch.uint8)
+    """(C, ...) logits -> (...) uint8 index of the largest, the first of equals."""
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=0).to(torch.uint8)
+    # torch's own goes pixel by pixel on a CPU: measured, 5 Mpix/s for two classes, and this 42 (two cores)
+    best, index = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.uint8)
+    for number in range(1, len(logits)):
+        index.masked_fill_(logits[number] > best, number)
+        torch.maximum(best, logits[number], out=best)
+    return index
 
 
 def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:

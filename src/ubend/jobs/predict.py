@@ -6,6 +6,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,20 +18,23 @@ from ubend.choices import Choice
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
-from ubend.files import Need, refuse_full, write_text
+from ubend.files import Need, clear_leftovers, refuse_full, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.inference.predictor import Predictor, load, map_ahead, refuse_other_kind
+from ubend.inference.predictor import Predictor, class_index, load, map_ahead, refuse_other_kind
 from ubend.language import _
 from ubend.masks.labels import background_class
-from ubend.model.bundle import SAME_SCALE, Bundle
+from ubend.model.bundle import SAME_SCALE
 from ubend.pictures.decode import explained, read_header
 from ubend.pictures.images import read_image, write_mask
-from ubend.pictures.raster import Header
+from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"
 _STDIN = Path("-")
 _Good = TypeVar("_Good")
+_LARGE_PIXELS = 64 * 2**20  # of a TIFF; above, it is read, predicted and written by rows
+_ROWS = 1024  # of a written mask, read at once
+_MASK_BYTES_PER_PIXEL = 0.1  # compressed; a guess: masks of the sample take 0.02 to 0.05
 _BYTES_PER_PIXEL = 1.6  # of a mask and an overlay, as PNG; measured: photographs take 1.5 (1.0 to 2.2)
 
 
@@ -46,7 +50,9 @@ def predict_files(
     teller: Teller,
 ) -> list[Path]:
     """Predict pictures; for NAME.jpg writes `NAME.png` (class indices with a palette, at the picture's own
-    size), `NAME_overlay.png`, and one `shares.csv` for all.
+    size), `NAME_overlay.png`, and one `shares.csv` for all. A picture with a georeference gets a mask with the same
+    one, `NAME.tif`; so does a TIFF above 64 megapixels that goes through the network in tiles: it is read,
+    predicted and written by rows, in bounded memory, and gets no overlay.
 
     Args:
         model: a run folder or a model file.
@@ -66,33 +72,58 @@ def predict_files(
     predictor = load(model, device, tiles=tiles, overlap=overlap)
     pictures = list_pictures(paths)
     out = Path(out)
-    targets = [out / f"{picture.stem}.png" for picture in pictures]
-    _refuse_collisions(pictures, targets)
-    if not resume:
-        _refuse_there([*targets, *map(_overlay_path, targets), out / _SHARES])
-    job = _Job(predictor, pictures, targets)
-    headers = job.look()
-    if not headers:
+    job = _Job(predictor, pictures, out)
+    found = job.look()
+    if not found:
         raise DataError(job.told())
-    todo = [number for number in headers if not (resume and targets[number].exists())]
-    pixels = sum(headers[number].height * headers[number].width for number in todo)
-    refuse_full([Need(out, int(_BYTES_PER_PIXEL * pixels), _("choose another --out"))])
+    targets = job.targets
+    wanted = [path for number in found for path in job.written(number)]
+    _refuse_collisions([pictures[number] for number in found], [job.written(number) for number in found])
+    if not resume:
+        _refuse_there([*wanted, out / _SHARES])
+    todo = [number for number in found if not (resume and targets[number].exists())]
+    for path in wanted if resume else []:
+        clear_leftovers(path)
+    refuse_full([Need(out, int(sum(found[number].bytes for number in todo)), _("choose another --out"))])
     for line in _describe_tiling(predictor, tiles):
         teller.say(line)
-    if len(todo) < len(headers):
-        teller.say(_("{count} masks are there already and stay as they are").format(count=len(headers) - len(todo)))
-    teller.begin(_("predicting"), len(headers), len(headers) - len(todo))
-    for done, _number in enumerate(job.write(todo), len(headers) - len(todo) + 1):
+    if len(todo) < len(found):
+        teller.say(_("{count} masks are there already and stay as they are").format(count=len(found) - len(todo)))
+    by_rows = [number for number in todo if found[number].by_rows]
+    teller.begin(_("predicting"), len(found), len(found) - len(todo))
+    for done, _number in enumerate(job.write([n for n in todo if n not in set(by_rows)]), len(found) - len(todo) + 1):
         teller.count(done)
+    for number in by_rows:
+        job.write_by_rows(number, teller)
     teller.end()
-    shares = job.gather_shares(headers)
+    shares = job.gather_shares(found)
     if shares:
         _write_shares(out / _SHARES, pictures, shares)
         _tell_shares(teller, pictures, shares)
         teller.say(_("{count} masks and overlays in {out}").format(count=len(shares), out=out))
     if job.problems:
         raise DataError(job.told())
-    return targets
+    return [targets[number] for number in found]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of a picture before it is read.
+
+    Attributes:
+        pixels: their number.
+        georeference: as of `TiffWindows`.
+        by_rows: read, predicted and written by rows.
+    """
+
+    pixels: int
+    georeference: list[Any]
+    by_rows: bool
+
+    @property
+    def bytes(self) -> float:
+        """About what its files take."""
+        return (_MASK_BYTES_PER_PIXEL if self.by_rows else _BYTES_PER_PIXEL) * self.pixels
 
 
 class _Job:
@@ -102,22 +133,34 @@ class _Job:
         problems: number of a picture -> what is wrong with it.
     """
 
-    def __init__(self, predictor: Predictor, pictures: list[Path], targets: list[Path]) -> None:
-        self._predictor, self._pictures, self._targets = predictor, pictures, targets
+    def __init__(self, predictor: Predictor, pictures: list[Path], out: Path) -> None:
+        self._predictor, self._pictures, self._out = predictor, pictures, out
+        self._found: dict[int, _Found] = {}
         self._pixels: dict[int, NDArray[np.int64]] = {}  # of each class
         self.problems: dict[int, list[str]] = {}
 
-    def look(self) -> dict[int, Header]:
-        """The headers of the pictures that are of the model's kind."""
-        bundle = self._predictor.bundle
+    def look(self) -> dict[int, _Found]:
+        """What the headers say of the pictures that are of the model's kind."""
 
-        def look(number: int) -> Header | DataError:
+        def look(number: int) -> _Found | DataError:
             try:
-                return _read_fit(self._pictures[number], bundle)
+                return _look_at(self._pictures[number], self._predictor)
             except DataError as error:
                 return error
 
-        return dict(self._good(map_ahead(look, range(len(self._pictures)))))
+        self._found = dict(self._good(map_ahead(look, range(len(self._pictures)))))
+        return self._found
+
+    @property
+    def targets(self) -> dict[int, Path]:
+        """The mask of each picture."""
+        return {number: self.written(number)[0] for number in self._found}
+
+    def written(self, number: int) -> list[Path]:
+        """The files of a picture, the mask first."""
+        found, name = self._found[number], self._pictures[number].stem
+        mask = self._out / f"{name}{'.tif' if found.by_rows or found.georeference else '.png'}"
+        return [mask] if found.by_rows else [mask, self._out / f"{name}_overlay.png"]
 
     def write(self, numbers: Sequence[int]) -> Iterator[int]:
         """Predict and write; gives each number when its files are there."""
@@ -144,24 +187,55 @@ class _Job:
         self._pixels[number] = self._count(mask)
         image = to_rgb(read_image(self._pictures[number], self._predictor.bundle.sizing.channels))
         overlay = overlay_mask(image, mask, labels.colors, background=background_class(labels.names))
-        save_png(Image.fromarray(overlay), _overlay_path(self._targets[number]))
-        write_mask(self._targets[number], mask, labels)
+        target, beside = self.written(number)
+        save_png(Image.fromarray(overlay), beside)
+        if self._found[number].georeference:
+            height, width = mask.shape
+            write_tiff_mask(target, (height, width), [mask], labels, self._found[number].georeference)
+        else:
+            write_mask(target, mask, labels)
         return number
+
+    def write_by_rows(self, number: int, teller: Teller) -> None:
+        """Predict and write a picture that memory need not hold."""
+        labels, pixels = self._predictor.labels, np.zeros(self._predictor.labels.classes, np.int64)
+
+        def predict(windows: TiffWindows) -> Iterator[NDArray[np.uint8]]:
+            for strip in self._predictor.strips([windows]):
+                rows = class_index(strip.logits).cpu().numpy()
+                pixels[:] += self._count(rows)
+                teller.count(strip.rows.stop)
+                yield rows
+
+        path = self._pictures[number]
+        try:
+            with TiffWindows(path, self._predictor.bundle.sizing.channels) as windows:
+                teller.begin(_("predicting {name}, rows").format(name=path.name), windows.size_hw[0])
+                strips = predict(windows)
+                write_tiff_mask(self.written(number)[0], windows.size_hw, strips, labels, windows.georeference)
+            self._pixels[number] = pixels
+        except DataError as error:
+            self.problems[number] = error.problems
 
     def gather_shares(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
         """Shares of the classes of each picture that has a mask, those of before included."""
         names, shares = self._predictor.labels.names, {}
         for number in sorted(set(numbers) - set(self.problems)):
             if number not in self._pixels:
-                self._pixels[number] = self._count(self._read_mask(number))
+                self._pixels[number] = self._count_written(self.written(number)[0])
             pixels = self._pixels[number]
             shares[number] = {n: int(c) / int(pixels.sum()) for n, c in zip(names, pixels, strict=True)}
         return shares
 
-    def _read_mask(self, number: int) -> NDArray[np.uint8]:
-        """One of before."""
-        with explained(self._targets[number]), Image.open(self._targets[number]) as mask:
-            return np.asarray(mask)
+    def _count_written(self, mask: Path) -> NDArray[np.int64]:
+        """Pixels of each class in a mask of before."""
+        if mask.suffix == ".png":
+            with explained(mask), Image.open(mask) as file:
+                return self._count(np.asarray(file))
+        with TiffWindows(mask) as windows:
+            height = windows.size_hw[0]
+            parts = (windows.read_stored(top, min(height, top + _ROWS)) for top in range(0, height, _ROWS))
+            return sum((self._count(part) for part in parts), np.zeros(self._predictor.labels.classes, np.int64))
 
     def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
         counts = np.bincount(mask.reshape(-1), minlength=self._predictor.labels.classes)
@@ -239,26 +313,27 @@ def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
         return [
             _(
                 "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
+                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with data.window"
             ).format(low=low, high=high)
         ]
     return []
 
 
-def _read_fit(picture: Path, bundle: Bundle) -> Header:
-    """Its header; fails when it is not of the model's kind."""
-    header = read_header(picture, bundle.sizing.channels)
-    refuse_other_kind(picture, header, bundle)
-    return header
+def _look_at(picture: Path, predictor: Predictor) -> _Found:
+    """What its header says; fails when it is not of the model's kind."""
+    channels = predictor.bundle.sizing.channels
+    header = read_header(picture, channels)
+    refuse_other_kind(picture, header, predictor.bundle)
+    pixels, georeference, readable = header.height * header.width, [], False
+    if may_be_tiff(picture):
+        with TiffWindows(picture, channels) as windows:
+            georeference, readable = windows.georeference, windows.is_readable
+    return _Found(pixels, georeference, readable and pixels > _LARGE_PIXELS and predictor.tiling is not None)
 
 
-def _overlay_path(target: Path) -> Path:
-    return target.with_name(f"{target.stem}_overlay.png")
-
-
-def _refuse_collisions(pictures: list[Path], targets: list[Path]) -> None:
-    written = Counter([*targets, *map(_overlay_path, targets)])
-    twice = [p for p, t in zip(pictures, targets, strict=True) if written[t] > 1 or written[_overlay_path(t)] > 1]
+def _refuse_collisions(pictures: list[Path], written: list[list[Path]]) -> None:
+    counted = Counter(path for paths in written for path in paths)
+    twice = [p for p, paths in zip(pictures, written, strict=True) if any(counted[path] > 1 for path in paths)]
     if twice:
         names = ", ".join(sorted(map(str, twice))[:6])
         raise DataError(

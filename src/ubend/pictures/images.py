@@ -44,7 +44,16 @@ def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | No
     image = raster.pixels
     if raster.palette is not None:
         image = raster.palette[image[:, :, 0]][:, :, : 4 if raster.alpha else 3]
-    if raster.alpha and image.shape[2] != channels:
+    return finish_pixels(image, raster.alpha, channels, path)
+
+
+def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: Path) -> NDArray[Any]:
+    """(H, W, channels in the file) -> as `read_image` gives it; arguments and errors as there.
+
+    Args:
+        alpha: the last channel is alpha.
+    """
+    if alpha and image.shape[2] != channels:
         image = image[:, :, :-1]
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         image = _with_channels(image, channels, path).astype(depth_name(image.dtype), copy=False)

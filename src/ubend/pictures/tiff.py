@@ -100,8 +100,16 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
         elif plan.page.photometric == _INKS:
             pixels = np.concatenate([_mix_inks(pixels[:, :, :4]), pixels[:, :, 4 : 4 + alpha]], axis=2)
         elif pixels.dtype.kind in "bu":
-            pixels = _stretch(pixels, plan.page)
+            pixels = stretch(pixels, plan.page)
     return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
+
+
+def find_page(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> tuple["tifffile.TiffPage", _Plan]:
+    """The one page that holds the picture, and how it is to be read; arguments and errors as of `read_tiff`."""
+    plan = _make_plan(tiff, path, channels)
+    if plan.source is not plan.page and (len(plan.source.pages) != 1 or plan.source.shape != plan.page.shape):
+        raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=plan.source.axes))
+    return plan.page, plan
 
 
 def _open(stream: BinaryIO) -> "tifffile.TiffFile":
@@ -188,7 +196,7 @@ def _damaged(path: Path, reason: str) -> DataError:
     return DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason))
 
 
-def _stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
+def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
     """Black is 0; fewer than 8 bits reach to 255."""
     bits = int(page.bitspersample)
     white = 2**bits - 1
