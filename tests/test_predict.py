@@ -121,9 +121,9 @@ def test_no_room_is_told_before_anything_is_written(
 def test_how_pictures_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
     picture = images / "disc01.png"
     said = predict(good / "run", picture, "--out", tmp_path / "a").output
-    assert "chosen: tiles = 0: pictures are taken whole and resized to 32 px" in said
+    assert "chosen: --tiles = 0: pictures are taken whole and resized to 32 px" in said
     said = predict(tiler, picture, "--out", tmp_path / "b").output
-    assert "chosen: tiles = 512: trained on windows of 32 px of pictures at their own scale" in said
+    assert "chosen: --tiles = 512: trained on windows of 32 px of pictures at their own scale" in said
     said = predict(tiler, picture, "--out", tmp_path / "c", "--tiles", "whole").output
     assert "WARNING: the model was trained on windows" in said
     said = predict(good / "run", picture, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output

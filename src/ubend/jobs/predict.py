@@ -294,10 +294,10 @@ def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
     if asked is None:
         if tiling is not None:
             reason = _("trained on windows of {window} px of pictures at their own scale")
-            choice = Choice("tiles", tiling.tile_px, reason.format(window=bundle.window_px))
+            choice = Choice("--tiles", tiling.tile_px, reason.format(window=bundle.window_px))
         else:
             reason = _("pictures are taken whole and resized to {size} px, as in training")
-            choice = Choice("tiles", 0, reason.format(size=bundle.sizing.size_px))
+            choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale:
         return [
