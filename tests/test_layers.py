@@ -103,6 +103,7 @@ ORDER = [
     "jobs.gather",
     "jobs.evaluate",
     "jobs.predict",
+    "jobs.cutout",
     "jobs.pictures",
     "jobs.data",
     "jobs.info",
