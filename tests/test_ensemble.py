@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -82,6 +82,7 @@ def test_the_views_are_the_symmetries_of_the_square() -> None:
     assert [view.see(image).tobytes() for view in PLAIN] == [image.tobytes()]
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from([(24, 24), (18, 32), (9, 16), (40, 41), (2, 7), (60, 30)]), st.integers(0, 99))
 def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> None:
     """All views say the same of it, resized there and back or not."""
@@ -180,7 +181,7 @@ def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("written", "expected"),
     [
         ('[augment]\nkind = "warp"\norientation = "free"\n', SQUARE),
         ('[augment]\nkind = "warp"\norientation = "upright"\n', MIRRORED),
@@ -190,9 +191,9 @@ def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None
         (None, MIRRORED),
     ],
 )
-def test_views_follow_the_training(settings: str | None, expected: tuple[View, ...], tmp_path: Path) -> None:
-    if settings is not None:
-        (tmp_path / "settings.toml").write_text(settings)
+def test_views_follow_the_training(written: str | None, expected: tuple[View, ...], tmp_path: Path) -> None:
+    if written is not None:
+        (tmp_path / "settings.toml").write_text(written)
     assert find_views(tmp_path) == find_views(tmp_path / "model.safetensors") == expected
 
 

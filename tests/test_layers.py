@@ -111,6 +111,7 @@ ORDER = [
     "jobs.predict",
     "jobs.scans",
     "jobs.videos",
+    "jobs.cutout",
     "jobs.pictures",
     "jobs.data",
     "jobs.info",

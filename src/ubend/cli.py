@@ -229,6 +229,34 @@ def predict(
             predict_files(model, pictures, out, tiles=side, teller=teller, **flags)
 
 
+@main.command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
+@click.argument("model", type=_PATH)
+@click.argument("paths", type=_PATH, nargs=-1, required=True)
+@option("--out", type=_PATH, required=True, help=later("Folder for the cut-outs."))
+@option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="CLASS",
+    help=later("What to cut out; may be repeated, contour=0.5 counts half  [the only one]"),
+)
+@option(
+    "--background",
+    default="transparent",
+    show_default=True,
+    metavar="COLOR|PICTURE",
+    help=later("What to lay behind it."),
+)
+@option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> None:
+    from ubend.jobs.cutout import cut_out_files
+
+    with _teller() as teller:
+        targets = cut_out_files(model, paths, out, teller=teller, **words)
+        click.echo(_("{count} cut-outs in {out}").format(count=len(targets), out=out))
+
+
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
 @click.argument("run", type=_PATH)
 @option("--out", type=_PATH, help=later("PNG to write  [RUN/predictions.png]"))

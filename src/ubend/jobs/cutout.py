@@ -1,0 +1,221 @@
+"""Cut-outs: what the model finds, on transparency or on another background.
+
+H x W pixels of the picture's own size. The edge is as soft as the model is unsure of it, or so many pixels wide.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageOps
+from scipy import ndimage
+
+from ubend.drawing.overlay import Color, to_rgb
+from ubend.drawing.panels import save_png
+from ubend.errors import DataError, OutputError, SettingError
+from ubend.inference.predictor import load, refuse_other_kind
+from ubend.inference.refine import find_class
+from ubend.jobs.predict import list_pictures
+from ubend.language import _
+from ubend.masks.labels import background_class
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import read_image
+from ubend.teller import Teller
+
+_CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
+_REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side
+_LEAST_REACH_PX = 2.0
+
+
+def cut_out_files(
+    model: Path | str,
+    paths: Sequence[Path | str],
+    out: Path | str,
+    *,
+    classes: Sequence[str] = (),
+    background: str = "transparent",
+    soft_px: float | None = None,
+    device: str | None = None,
+    teller: Teller,
+) -> list[Path]:
+    """Cut a class out of pictures; for NAME.jpg writes `NAME.png` at the picture's own size.
+
+    Args:
+        model: a run folder or a model file.
+        paths: pictures, or folders of pictures.
+        out: folder for the cut-outs; files in it are not overwritten.
+        classes: as of `parse_classes`.
+        background: `transparent` (red, green, blue, alpha), or a colour or a picture to lie behind (red, green, blue).
+        soft_px: width of the edge in px; None: as wide as the model is unsure, within limits.
+    Returns:
+        The files.
+    Raises:
+        DataError: no pictures, unreadable ones, or two of one name.
+        SettingError: no such class, colour, or width.
+        OutputError: something of that name is there already, or the folder cannot be written.
+    """
+    if soft_px is not None and not 0 <= soft_px < math.inf:
+        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px))
+    predictor = load(model, device)
+    weights = parse_classes(classes, predictor.labels.names)
+    behind = _read_background(background)
+    pictures = list_pictures(paths)
+    targets = [Path(out) / f"{picture.stem}.png" for picture in pictures]
+    _refuse_collisions(pictures, targets)
+    problems: list[str] = []
+    for picture in pictures:
+        try:
+            refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    empty: list[Path] = []
+    teller.begin(_("cutting out"), len(pictures))
+    for done, (number, prediction) in enumerate(predictor.predict(pictures), 1):
+        alpha = make_alpha(weigh_classes(prediction.prob, weights), soft_px)
+        if not alpha.any():
+            empty.append(pictures[number])
+        colors = extend_colors(to_rgb(read_image(pictures[number])), alpha)
+        save_png(Image.fromarray(_lay_on(colors, alpha, behind)), targets[number])
+        teller.count(done)
+    teller.end()
+    sought = ", ".join(predictor.labels.names[index] for index in weights)
+    for picture in empty:
+        teller.say(_("{path}: nothing of {name} was found; its cut-out is empty").format(path=picture, name=sought))
+    return targets
+
+
+def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
+    """What to cut out: `pet` or `contour=0.5` of each `--class` -> class index -> weight of its probability.
+
+    Raises:
+        SettingError: an unknown class, a weight outside 0..1, or none named where there are several.
+    """
+    weights: dict[int, float] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if text in names or not equals:
+            weights[find_class(text, names)] = 1.0
+            continue
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight <= 1:
+            raise SettingError(
+                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(text=text)
+            )
+        weights[find_class(name.strip(), names)] = weight
+    if weights:
+        return weights
+    objects = [index for index in range(len(names)) if index != background_class(names)]
+    if len(objects) == 1:
+        return {objects[0]: 1.0}
+    known = ", ".join(names[index] for index in objects)
+    raise SettingError(_("the model knows several classes; say by --class which one of {known}").format(known=known))
+
+
+def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float32]:
+    """(C, H, W) probabilities -> (H, W) that a pixel belongs to what is cut out, 0..1."""
+    total = np.zeros(prob.shape[1:], np.float32)
+    for index, weight in weights.items():
+        total += np.float32(weight) * prob[index]
+    return total
+
+
+def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArray[np.float32]:
+    """(H, W) probabilities of belonging -> (H, W) alpha, 0 clear .. 1 solid.
+
+    Its middle is where the probability is one half. It rises with the probability, between two bounds, but never
+    further from that line than a small share of the picture, since half of an object is of no use to anybody; with
+    `soft_px` it rises with the distance from the line alone, over so many pixels.
+    """
+    inside = prob >= 0.5
+    if soft_px == 0 or not inside.any() or inside.all():
+        return inside.astype(np.float32)
+    # from the line between pixels: the nearest pixel of the other side is half a pixel beyond it
+    depth_px = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    depth_px = (depth_px - 0.5 * np.sign(depth_px)).astype(np.float32)
+    alpha: NDArray[np.float32]
+    if soft_px is not None:
+        alpha = 0.5 + depth_px / np.float32(soft_px)
+    else:
+        reach = depth_px / np.float32(max(_LEAST_REACH_PX, max(prob.shape) * _REACH_SHARE))
+        alpha = ((prob - _CLEAR) / (_SOLID - _CLEAR)).clip(reach, 1 + reach)
+    return alpha.clip(0, 1)
+
+
+def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colours of the object alone: on the edge, pixels show a mix with the old background, which would be a halo.
+
+    There each pixel takes on the colour of the nearest solid pixel, the more so the less solid it is. Where nothing is
+    solid, colours stay. Clear pixels are black, as nothing of the picture is to be in the file.
+
+    Args:
+        image: (H, W, 3) the picture.
+        alpha: (H, W), 0..1.
+    Returns:
+        (H, W, 3).
+    """
+    solid, edge = alpha >= 1, (alpha > 0) & (alpha < 1)
+    out = image.copy()
+    out[alpha == 0] = 0
+    if solid.any() and edge.any():
+        rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
+        nearest = image[rows[edge], columns[edge]].astype(np.float32)
+        own = alpha[edge][:, None] ** 2  # by alpha itself, half of the halo was left
+        out[edge] = np.rint(own * image[edge] + (1 - own) * nearest)
+    return out
+
+
+def _lay_on(
+    colors: NDArray[np.uint8], alpha: NDArray[np.float32], behind: Color | Image.Image | None
+) -> NDArray[np.uint8]:
+    """(H, W, 4) on transparency, or (H, W, 3) on a colour, or on a picture scaled to cover all of it."""
+    if behind is None:
+        return np.concatenate([colors, np.rint(alpha * 255).astype(np.uint8)[..., None]], axis=2)
+    height, width = alpha.shape
+    ground = ImageOps.fit(behind, (width, height)) if isinstance(behind, Image.Image) else behind
+    share = alpha[..., None]
+    mixed: NDArray[np.float32] = share * colors + (1 - share) * np.asarray(ground, np.float32)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _read_background(text: str) -> Color | Image.Image | None:
+    """A colour, a picture, or None for transparency."""
+    if text == "transparent":
+        return None
+    if Path(text).is_file():
+        return Image.fromarray(to_rgb(read_image(Path(text))))
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise SettingError(
+            _(
+                "--background {text}: neither a picture that is there nor a colour; give a file, a name such as "
+                "white, #rrggbb, or transparent"
+            ).format(text=text)
+        ) from error
+    return red, green, blue
+
+
+def _refuse_collisions(pictures: Sequence[Path], targets: Sequence[Path]) -> None:
+    written = Counter(targets)
+    twice = sorted(str(picture) for picture, target in zip(pictures, targets, strict=True) if written[target] > 1)
+    if twice:
+        raise DataError(
+            _("pictures of one name would overwrite each other's cut-out: {names}; give them different --out").format(
+                names=", ".join(twice[:6])
+            )
+        )
+    there = [target for target in targets if target.exists()]
+    if there:
+        raise OutputError(
+            _("{path} exists already, and {count} more; choose another --out").format(
+                path=there[0], count=len(there) - 1
+            )
+        )

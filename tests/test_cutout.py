@@ -1,0 +1,162 @@
+"""Cut-outs: alpha, edges without a halo, backgrounds; and the command on drawn discs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from refusal import refused_once
+from ubend.cli import main
+from ubend.errors import SettingError
+from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
+
+probabilities = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    elements=st.sampled_from([np.float32(n / 16) for n in range(17)]),
+    fill=st.nothing(),
+)
+
+
+def ubend(*words: object) -> str:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def pixels(path: Path, mode: str | None = None) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert(mode))
+
+
+@settings(deadline=None)
+@given(probabilities, st.sampled_from([None, 0.0, 1.0, 5.0]))
+def test_alpha_agrees_with_the_mask(prob: np.ndarray, soft_px: float | None) -> None:
+    """The middle of the edge is the border of what is more likely in than out."""
+    alpha = make_alpha(prob, soft_px)
+    assert alpha.dtype == np.float32
+    assert alpha.shape == prob.shape
+    assert ((alpha >= 0) & (alpha <= 1)).all()
+    np.testing.assert_array_equal(alpha >= 0.5, prob >= 0.5)
+    if not (prob >= 0.5).any():
+        assert not alpha.any()
+    if soft_px == 0:
+        assert set(np.unique(alpha)) <= {0, 1}
+
+
+def test_alpha_by_hand() -> None:
+    """From 0.25 to 0.75, near the border; further away there are no ghosts, and no holes."""
+    prob = np.array([[0.0, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 0.1, 0.45, 0.45]], np.float32)
+    np.testing.assert_allclose(make_alpha(prob), [[0, 0, 0.25, 0.5, 0.75, 1, 1, 0, 0.25, 0]])
+    unsure = np.array([[0.4] * 100 + [0.6] * 28], np.float32)  # the edge reaches 2 px to either side
+    assert np.flatnonzero(make_alpha(unsure)[0] > 0)[0] == 98
+    assert np.flatnonzero(make_alpha(unsure)[0] < 1)[-1] == 101
+    assert not make_alpha(unsure - 0.2).any()
+    step = np.array([[0, 0, 0, 1, 1, 1]], np.float32)
+    np.testing.assert_allclose(make_alpha(step, 4), [[0, 0.125, 0.375, 0.625, 0.875, 1]])
+    np.testing.assert_array_equal(make_alpha(step, 0), step)
+    np.testing.assert_array_equal(make_alpha(np.ones((3, 3), np.float32), 4), np.ones((3, 3)))
+
+
+def test_no_halo() -> None:
+    """A white object that was photographed on black keeps its white up to the edge."""
+    alpha = np.tile(np.linspace(0, 1, 11, dtype=np.float32), (4, 1))
+    image = np.rint(255 * alpha).astype(np.uint8)[..., None].repeat(3, axis=2)
+    out = extend_colors(image, alpha)
+    lost = alpha * (255 - out[..., 0].astype(float))  # of the light that an object on white would show
+    assert lost.max() < 30
+    assert (alpha * (255.0 - image[..., 0])).max() > 60
+    assert not out[alpha == 0].any(), "nothing of the background is in the file"
+    np.testing.assert_array_equal(out[alpha == 1], image[alpha == 1])
+    faint = np.full((4, 11), 0.6, np.float32)
+    np.testing.assert_array_equal(extend_colors(image, faint), image)
+
+
+def test_classes() -> None:
+    pets = ("pet", "background", "contour")
+    assert parse_classes([], ("background", "polyp")) == parse_classes(["polyp"], ("background", "polyp")) == {1: 1}
+    assert parse_classes(["pet", "contour=0.5"], pets) == {0: 1, 2: 0.5}
+    assert parse_classes(["a=1"], ("a=1", "a")) == {0: 1}
+    assert parse_classes([], ("nền", "u")) == {1: 1}
+    prob = np.array([0.5, 0.3, 0.2], np.float32).reshape(3, 1, 1)
+    assert weigh_classes(prob, {0: 1, 2: 0.5}).item() == pytest.approx(0.6)
+    with pytest.raises(SettingError, match=r"which one of pet, contour$"):
+        parse_classes([], pets)
+    with pytest.raises(SettingError, match=r"did you mean pet\?"):
+        parse_classes(["pets"], pets)
+    for text in ("pet=2", "pet=0", "pet=nan", "pet=", "pet=x"):
+        with pytest.raises(SettingError, match=f"--class {text}: "):
+            parse_classes([text], pets)
+
+
+@pytest.fixture
+def pictures(good: Path, tmp_path: Path) -> Path:
+    """A disc, a picture without one, and a grey one of another size."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "disc.png").write_bytes((good / "data" / "images" / "disc03.png").read_bytes())
+    Image.fromarray(np.full((33, 20, 3), 60, np.uint8)).save(folder / "none.png")
+    Image.fromarray(np.full((20, 24), 60, np.uint8)).save(folder / "grey.png")
+    return folder
+
+
+def test_on_transparency(good: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    words = ["cutout", good / "run", pictures, "--device", "cpu"]
+    lines = ubend(*words, "--out", out, "--class", "foreground").splitlines()
+    assert lines[-1] == f"3 cut-outs in {out}"
+    shapes = {path.stem: pixels(path).shape for path in out.iterdir()}
+    assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
+    for path in out.iterdir():
+        cut = pixels(path)
+        empty = f"{pictures / path.name}: nothing of foreground was found; its cut-out is empty"
+        assert (empty in lines) == (not cut[..., 3].any())
+        solid = cut[..., 3] == 255
+        original = pixels(pictures / path.name, "RGB")
+        np.testing.assert_array_equal(cut[solid][:, :3], original[solid])
+    again = tmp_path / "again"
+    ubend(*words, "--out", again)
+    for path in out.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes(), "the only class is the default"
+
+
+def test_on_a_background(good: Path, pictures: Path, tmp_path: Path) -> None:
+    """A colour, and a picture scaled to cover, shine through where the cut-out does not."""
+    ground = np.zeros((10, 40, 3), np.uint8)
+    ground[:, :10] = ground[:, -10:] = 255  # lies outside of what covers 48 x 40
+    Image.fromarray(ground).save(tmp_path / "ground.png")
+    for name, behind in (("alpha", "transparent"), ("blue", "#0000ff"), ("scene", tmp_path / "ground.png")):
+        ubend(
+            *("cutout", good / "run", pictures / "disc.png", "--device", "cpu", "--out", tmp_path / name),
+            *("--background", behind, "--soft", 3),
+        )
+    cut = pixels(tmp_path / "alpha" / "disc.png").astype(float)
+    share = cut[..., 3:] / 255
+    for name, color in (("blue", (0, 0, 255)), ("scene", (0, 0, 0))):
+        laid = pixels(tmp_path / name / "disc.png")
+        assert laid.shape == (40, 48, 3)
+        expected = share * cut[..., :3] + (1 - share) * np.array(color)
+        np.testing.assert_allclose(laid[:, 5:-5], expected[:, 5:-5], atol=2)
+
+
+def test_refused(good: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    words = ["cutout", good / "run", pictures / "disc.png", "--device", "cpu", "--out", out]
+    assert refused_once(*words, "--background", "nowhere.png").startswith("--background nowhere.png: neither")
+    assert "did you mean foreground?" in refused_once(*words, "--class", "foregrund")
+    for wrong in ("-1", "nan", "inf"):
+        assert refused_once(*words, "--soft", wrong).startswith("--soft ")
+    (tmp_path / "disc.jpg").write_bytes((pictures / "disc.png").read_bytes())
+    assert "would overwrite each other's cut-out" in refused_once(*words, tmp_path / "disc.jpg")
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
+    assert "a uint16 picture" in refused_once(*words, tmp_path / "deep.png")
+    assert not out.exists()
+    ubend(*words)
+    before = (out / "disc.png").read_bytes()
+    assert refused_once(*words).startswith(f"{out / 'disc.png'} exists already, and 0 more")
+    assert (out / "disc.png").read_bytes() == before
