@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from test_predictor import make_bundle
 from test_windows import GEO
 from ubend import files
 from ubend.cli import main
+from ubend.inference.refine import Refinement, refine
 from ubend.jobs import predict as job
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
@@ -242,3 +244,38 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
     assert float(done.stdout.split("peak")[-1]) < 400
     with tifffile.TiffFile(tmp_path / "out" / "large.tif") as file:
         assert file.pages.first.shape == (side, side)
+
+
+def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
+    """Thresholds, smallest parts and holes change masks as asked; views and more models are averaged."""
+
+    def mask(name: str, *words: object) -> np.ndarray:
+        out = tmp_path / name
+        predict(good / "run", images / "disc00.png", "--out", out, *words)
+        return np.asarray(Image.open(out / "disc00.png"))
+
+    predictor = ubend.load(good / "run", device="cpu")
+    prob = predictor(images / "disc00.png").prob
+    low = float(np.quantile(prob[1], 0.5))
+    np.testing.assert_array_equal(mask("plain"), predictor(images / "disc00.png").mask)
+    np.testing.assert_array_equal(mask("low", "--threshold", f"foreground={low}"), (prob[1] >= np.float32(low)) * 1)
+    words = ["--threshold", f"foreground={low}", "--min-area", 9, "--min-area", "background=3", "--fill-holes", "all"]
+    wanted = refine(prob, Refinement({1: low}, {0: 3, 1: 9}, {1: math.inf}))
+    np.testing.assert_array_equal(mask("parts", *words), wanted)
+    assert (wanted != mask("low", "--threshold", f"foreground={low}", "--resume")).any()
+    together = mask("together", "--with", good / "run", "--tta")
+    several = ubend.load([good / "run", good / "run"], device="cpu", tta=True)
+    np.testing.assert_array_equal(together, several(images / "disc00.png").mask)
+
+
+def test_conditions_that_cannot_be(good: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    for words, says in (
+        (["--threshold", "foregroud=0.3"], "did you mean foreground?"),
+        (["--min-area", "few"], "--min-area few: write it as PX or CLASS=PX"),
+        (["--with", tmp_path / "nowhere"], "no such model file"),
+        (["--tta", tmp_path / "a.mp4"], "not for videos and scans"),
+    ):
+        line = refused_once("predict", good / "run", images / "disc00.png", "--out", tmp_path / "out", *words)
+        assert says in line
+        assert not (tmp_path / "out").exists()

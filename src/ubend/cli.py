@@ -198,35 +198,24 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
 @option("--out", type=_PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
 @option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
 @option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--with", "models", type=_PATH, multiple=True, help=later("Another model, to average with; repeatable."))
+@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
+@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
+@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Drop smaller parts; repeatable."))
+@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
 @option("--resume", is_flag=True, help=later("Leave the masks that are there already, and make the others."))
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def predict(
-    model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, window: str | None, **flags: Any
-) -> None:
-    from ubend.jobs.predict import predict_files
-    from ubend.jobs.scans import predict_scans
-    from ubend.jobs.videos import predict_videos
-    from ubend.pictures.video import VIDEO_SUFFIXES
-    from ubend.volumes.scan import is_scan
+def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
+    from ubend.inference.conditions import Conditions
+    from ubend.jobs.predict_any import predict_paths
 
     side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
     if side == -1:
         raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
-    scans = [path for path in paths if is_scan(path)]
-    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
-    pictures = [path for path in paths if path not in (*scans, *videos)]
-    if window is not None and not scans:
-        raise SettingError(_("--window is for scans (NIfTI files, folders of DICOM files); there are none"))
+    conditions = Conditions(*(flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes")))
     with _teller() as teller:
-        if scans:
-            targets = predict_scans(model, scans, out, window=window, device=flags["device"], teller=teller)
-            click.echo(_("{count} masks of scans in {out}").format(count=len(targets), out=out))
-        if videos:
-            targets = predict_videos(model, videos, out, device=flags["device"], teller=teller)
-            click.echo(_("{count} masks and overlays of videos in {out}").format(count=len(targets), out=out))
-        if pictures:  # last: what is wrong with some of them is told when all else is done
-            predict_files(model, pictures, out, tiles=side, teller=teller, **flags)
+        predict_paths(model, paths, out, conditions=conditions, tiles=side, teller=teller, **flags)
 
 
 @main.command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))

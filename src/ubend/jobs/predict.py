@@ -20,7 +20,8 @@ from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
 from ubend.files import Need, clear_leftovers, refuse_full, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.inference.predictor import Predictor, class_index, load, map_ahead, refuse_other_kind
+from ubend.inference.conditions import Conditions, Masks, load_masks
+from ubend.inference.predictor import Predictor, class_index, map_ahead, refuse_other_kind
 from ubend.language import _
 from ubend.masks.labels import background_class
 from ubend.model.bundle import SAME_SCALE
@@ -30,6 +31,7 @@ from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"
+_NONE = Conditions()
 _STDIN = Path("-")
 _Good = TypeVar("_Good")
 _LARGE_PIXELS = 64 * 2**20  # of a TIFF; above, it is read, predicted and written by rows
@@ -46,6 +48,7 @@ def predict_files(
     device: str | None = None,
     tiles: int | None = None,
     overlap: float = 0.25,
+    conditions: Conditions = _NONE,
     resume: bool = False,
     teller: Teller,
 ) -> list[Path]:
@@ -61,6 +64,7 @@ def predict_files(
         out: folder for the masks; files in it are not overwritten.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         overlap: share of a tile's side that neighbours have in common.
+        conditions: more models, thresholds, smallest parts, holes.
         resume: go on in a folder where some masks are already: those are left as they are.
     Returns:
         The mask files, those of before included.
@@ -69,10 +73,10 @@ def predict_files(
             be used.
         OutputError: something of that name is there already, or the folder cannot be written, or has no room.
     """
-    predictor = load(model, device, tiles=tiles, overlap=overlap)
+    masks = load_masks(model, device, conditions, tiles=tiles, overlap=overlap)
     pictures = list_pictures(paths)
     out = Path(out)
-    job = _Job(predictor, pictures, out)
+    job = _Job(masks, pictures, out)
     found = job.look()
     if not found:
         raise DataError(job.told())
@@ -85,7 +89,7 @@ def predict_files(
     for path in wanted if resume else []:
         clear_leftovers(path)
     refuse_full([Need(out, int(sum(found[number].bytes for number in todo)), _("choose another --out"))])
-    for line in _describe_tiling(predictor, tiles):
+    for line in _describe_tiling(masks.predictor, tiles):
         teller.say(line)
     if len(todo) < len(found):
         teller.say(_("{count} masks are there already and stay as they are").format(count=len(found) - len(todo)))
@@ -133,8 +137,8 @@ class _Job:
         problems: number of a picture -> what is wrong with it.
     """
 
-    def __init__(self, predictor: Predictor, pictures: list[Path], out: Path) -> None:
-        self._predictor, self._pictures, self._out = predictor, pictures, out
+    def __init__(self, masks: Masks, pictures: list[Path], out: Path) -> None:
+        self._masks, self._predictor, self._pictures, self._out = masks, masks.predictor, pictures, out
         self._found: dict[int, _Found] = {}
         self._pixels: dict[int, NDArray[np.int64]] = {}  # of each class
         self.problems: dict[int, list[str]] = {}
@@ -144,7 +148,7 @@ class _Job:
 
         def look(number: int) -> _Found | DataError:
             try:
-                return _look_at(self._pictures[number], self._predictor)
+                return _look_at(self._pictures[number], self._masks)
             except DataError as error:
                 return error
 
@@ -168,7 +172,7 @@ class _Job:
 
         def read(number: int) -> NDArray[Any] | DataError:
             try:
-                return self._predictor.hold(self._pictures[number]).pixels
+                return self._masks.hold(self._pictures[number]).pixels
             except DataError as error:
                 return error
 
@@ -177,7 +181,7 @@ class _Job:
                 given.append(place)
                 yield image
 
-        masks = ((given[number], mask) for number, mask in self._predictor.predict_masks(good()))
+        masks = ((given[number], mask) for number, mask in self._masks.predict_masks(good()))
         yield from map_ahead(self._write_one, masks)
 
     def _write_one(self, answer: tuple[int, NDArray[np.uint8]]) -> int:
@@ -319,16 +323,16 @@ def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
     return []
 
 
-def _look_at(picture: Path, predictor: Predictor) -> _Found:
+def _look_at(picture: Path, masks: Masks) -> _Found:
     """What its header says; fails when it is not of the model's kind."""
-    channels = predictor.bundle.sizing.channels
+    channels = masks.bundle.sizing.channels
     header = read_header(picture, channels)
-    refuse_other_kind(picture, header, predictor.bundle)
+    refuse_other_kind(picture, header, masks.bundle)
     pixels, georeference, readable = header.height * header.width, [], False
     if may_be_tiff(picture):
         with TiffWindows(picture, channels) as windows:
             georeference, readable = windows.georeference, windows.is_readable
-    return _Found(pixels, georeference, readable and pixels > _LARGE_PIXELS and predictor.tiling is not None)
+    return _Found(pixels, georeference, readable and pixels > _LARGE_PIXELS and masks.by_rows)
 
 
 def _refuse_collisions(pictures: list[Path], written: list[list[Path]]) -> None:
