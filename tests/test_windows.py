@@ -70,8 +70,9 @@ def test_channels_as_asked(tmp_path: Path) -> None:
 def test_what_cannot_be_read_by_rows(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "p.tif", pixels(1)[:, :, 0], photometric="palette", colormap=np.zeros((3, 256), "u2"))
     tifffile.imwrite(tmp_path / "t.tif", pixels(), photometric="rgb", extratags=[(274, 3, 1, 6, True)])
-    for name in ("p.tif", "t.tif"):
-        with TiffWindows(tmp_path / name) as windows:
+    tifffile.imwrite(tmp_path / "s.tif", np.moveaxis(pixels(5), 2, 0), photometric="minisblack")
+    for name in ("p.tif", "t.tif", "s.tif"):
+        with TiffWindows(tmp_path / name, 5) as windows:
             assert not windows.is_readable
     (tmp_path / "x.tif").write_bytes(b"no")
     assert not may_be_tiff(tmp_path / "x.tif")

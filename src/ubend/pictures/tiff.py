@@ -104,12 +104,12 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
     return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
 
 
-def find_page(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> tuple["tifffile.TiffPage", _Plan]:
-    """The one page that holds the picture, and how it is to be read; arguments and errors as of `read_tiff`."""
+def find_page(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> tuple["tifffile.TiffPage", _Plan, bool]:
+    """The first page, how the picture is to be read, and whether that page holds all of it; arguments and errors as
+    of `read_tiff`."""
     plan = _make_plan(tiff, path, channels)
-    if plan.source is not plan.page and (len(plan.source.pages) != 1 or plan.source.shape != plan.page.shape):
-        raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=plan.source.axes))
-    return plan.page, plan
+    alone = plan.source is plan.page or (len(plan.source.pages) == 1 and plan.source.shape == plan.page.shape)
+    return plan.page, plan, alone
 
 
 def _open(stream: BinaryIO) -> "tifffile.TiffFile":

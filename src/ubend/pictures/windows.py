@@ -47,7 +47,7 @@ class TiffWindows:
             self._stream = path.open("rb")
             try:
                 self._tiff = tifffile.TiffFile(self._stream)
-                self._page, self._plan = find_page(self._tiff, path, channels)
+                self._page, self._plan, self._alone = find_page(self._tiff, path, channels)
             except BaseException:
                 self._stream.close()
                 raise
@@ -56,7 +56,7 @@ class TiffWindows:
         height, width = (self._plan.shape[self._plan.axes.index(axis)] for axis in "YX")
         self.size_hw = int(height), int(width)
         self._mapped: NDArray[Any] | None = None
-        if self._page.is_memmappable:
+        if self._alone and self._page.is_memmappable:
             kind = np.dtype(self._page.dtype).newbyteorder(self._tiff.byteorder)
             self._mapped = np.memmap(path, kind, "r", self._page.dataoffsets[0], self._page.shape)
 
@@ -71,10 +71,11 @@ class TiffWindows:
 
     @property
     def is_readable(self) -> bool:
-        """Whether rows can be had without the whole, and mean what they hold: upright, no palette, no inks."""
+        """Whether rows can be had without the whole, and mean what they hold: one page, upright, no palette, no
+        inks."""
         chunk = math.prod(self._page.chunks) * np.dtype(self._page.dtype).itemsize
         small = self._mapped is not None or chunk <= _MOST_CHUNK_BYTES
-        return small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
+        return self._alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
         """(bottom - top, W, channels) as `read_image` would give these rows; may be called by several threads.
