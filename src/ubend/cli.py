@@ -246,6 +246,23 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> Non
         click.echo(_("{count} cut-outs in {out}").format(count=len(targets), out=out))
 
 
+@main.command(help=later("Number the objects in PATHS, measure and outline them."))
+@click.argument("model", type=_PATH)
+@click.argument("paths", type=_PATH, nargs=-1, required=True)
+@option("--out", type=_PATH, required=True, help=later("Folder for ids, outlines and objects.csv."))
+@option(
+    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
+)
+@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Leave smaller ones out, px."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.jobs.objects import find_objects
+
+    with _teller() as teller:
+        targets = find_objects(model, paths, out, teller=teller, **flags)
+        click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
+
+
 @main.command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
 @click.argument("run", type=_PATH)
 @option("--out", type=_PATH, help=later("PNG to write  [RUN/predictions.png]"))
@@ -329,20 +346,10 @@ def demo(out: Path, seed: int) -> None:
 @main.command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data, kernels."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
-    from ubend.data.named import clear_datasets, list_datasets
-    from ubend.data.store import clear_stores, list_stores
-    from ubend.files import default_cache
+    from ubend.jobs.cache import clear_cache, describe_cache
 
-    where = default_cache()
-    if clear:
-        freed = clear_stores(where) + clear_datasets(where)
-        click.echo(_("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where))
-        return
-    held = [*list_stores(where), *list_datasets(where)]
-    for folder, size in held:
-        click.echo(f"{size / 2**20:10.1f} MiB  {folder.relative_to(where).as_posix()}")
-    total = sum(size for _folder, size in held) / 2**20
-    click.echo(_("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where))
+    for line in clear_cache() if clear else describe_cache():
+        click.echo(line)
 
 
 def _prepare(deterministic: bool) -> None:

@@ -1,0 +1,86 @@
+"""How well objects are found: panoptic quality and counts.
+
+Source: Kirillov et al. 2019, Panoptic Segmentation, arXiv:1801.00868.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MATCH = 0.5  # of the intersection over union, above which two objects are the same; no object matches two
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of one class, over any number of pictures.
+
+    Attributes:
+        matched: objects that were found and are there.
+        extra: found, not there.
+        missed: there, not found.
+        iou: sum of the intersections over union of what matched.
+    """
+
+    matched: int = 0
+    extra: int = 0
+    missed: int = 0
+    iou: float = 0.0
+
+    def __add__(self, other: "Quality") -> "Quality":
+        return Quality(
+            self.matched + other.matched, self.extra + other.extra, self.missed + other.missed, self.iou + other.iou
+        )
+
+    @property
+    def recognition(self) -> float:
+        """RQ, the F1 score of the objects; NaN where there are none, found or true."""
+        total = self.matched + 0.5 * (self.extra + self.missed)
+        return self.matched / total if total else float("nan")
+
+    @property
+    def segmentation(self) -> float:
+        """SQ, the mean intersection over union of what matched; NaN where nothing did."""
+        return self.iou / self.matched if self.matched else float("nan")
+
+    @property
+    def panoptic(self) -> float:
+        """PQ = SQ * RQ; NaN where there are no objects, found or true."""
+        total = self.matched + 0.5 * (self.extra + self.missed)
+        return self.iou / total if total else float("nan")
+
+    @property
+    def count_error(self) -> int:
+        """Objects found minus objects there."""
+        return self.extra - self.missed
+
+
+def compare_objects(
+    found: NDArray[np.uint32],
+    found_classes: NDArray[np.uint8],
+    true: NDArray[np.uint32],
+    true_classes: NDArray[np.uint8],
+    classes: int,
+) -> list[Quality]:
+    """Quality of each class on one picture.
+
+    Args:
+        found, true: (H, W) ids of objects, 0 where there is none.
+        found_classes, true_classes: (objects,) the class of object 1, 2, ...
+        classes: number of classes.
+    """
+    most = len(true_classes) + 1
+    pairs = np.bincount(found.astype(np.int64).reshape(-1) * most + true.reshape(-1), minlength=most)
+    both = np.zeros((len(found_classes) + 1) * most, np.int64)
+    both[: len(pairs)] = pairs
+    table = both.reshape(-1, most)
+    union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
+    iou = table[1:, 1:] / np.maximum(union, 1)
+    same = (iou > _MATCH) & (found_classes[:, None] == true_classes[None, :])
+    qualities = []
+    for index in range(classes):
+        matches = same & (true_classes == index)
+        matched = int(matches.sum())
+        extra, missed = int((found_classes == index).sum()) - matched, int((true_classes == index).sum()) - matched
+        qualities.append(Quality(matched, extra, missed, float(iou[matches].sum())))
+    return qualities

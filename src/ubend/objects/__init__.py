@@ -1,0 +1,1 @@
+"""From classes to objects: which pixels belong to the same one."""

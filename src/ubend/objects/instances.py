@@ -1,0 +1,128 @@
+"""A mask of classes -> objects with numbers. H x W pixels.
+
+Sources: watershed from markers, Meyer 1991 as in scikit-image; seeds that stand out by a height (h-maxima) of the
+distance map, Soille 1999.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.masks.labels import background_class
+
+Method = Literal["contour", "parts", "distance"]
+
+_CONTOURS = ("contour", "border", "boundary", "edge", "outline", "viền")
+_CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
+_STANDING_PX = 1.0  # by which a seed of the distance map has to stand out of what lies around it
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one picture.
+
+    Attributes:
+        ids: (H, W) uint32; 0 where there is none, else 1, 2, ... in reading order of their first pixels.
+        classes: (objects,) uint8, the class of object 1, 2, ...
+    """
+
+    ids: NDArray[np.uint32]
+    classes: NDArray[np.uint8]
+
+
+def contour_class(names: Sequence[str]) -> int | None:
+    """The class that lies between touching objects, by its name, if any."""
+    plain = [name.strip().lower() for name in names]
+    return next((plain.index(name) for name in _CONTOURS if name in plain), None)
+
+
+def choose_method(names: Sequence[str]) -> Method:
+    """`contour` where a class of that name tells one kind of object apart, else `parts`."""
+    return "contour" if contour_class(names) is not None and len(_object_classes(names)) == 1 else "parts"
+
+
+def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_area: int = 1) -> Objects:
+    """Tell the objects of a mask apart.
+
+    Args:
+        mask: (H, W) class index; indices beyond `names` (ignored pixels) belong to no object.
+        names: of the classes.
+        method: `parts`: connected pixels of a class, also across corners. `contour`: insides grow into the contour
+            class between them, which then belongs to the nearest. `distance`: round pieces of touching objects, by
+            their distance to the border.
+        min_area: smaller objects are left out, px.
+    Raises:
+        SettingError: `contour` without such a class, or with several kinds of objects.
+    """
+    if method == "contour":
+        found = _grow_into_contour(mask, names)
+    else:
+        found = np.zeros(mask.shape, np.int64)
+        for index in _object_classes(names):
+            there = mask == index
+            labels = _label(there) if method == "parts" else _part_by_distance(there)
+            found[there] = labels[there] + found.max()
+    return _number(found, mask, _object_classes(names), min_area)
+
+
+def _object_classes(names: Sequence[str]) -> list[int]:
+    """All but background and contour."""
+    beside = (background_class(names), contour_class(names))
+    return [index for index in range(len(names)) if index not in beside]
+
+
+def _label(there: NDArray[np.bool_]) -> NDArray[np.int64]:
+    labels, _count = ndimage.label(there, _CORNERS, output=np.int64)
+    found: NDArray[np.int64] = labels
+    return found
+
+
+def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
+    contour, kinds = contour_class(names), _object_classes(names)
+    if contour is None or len(kinds) != 1:
+        raise SettingError(
+            _("--method contour needs one kind of object and a class named contour; the classes are: {names}").format(
+                names=", ".join(names)
+            )
+        )
+    inside, line = mask == kinds[0], mask == contour
+    labels, _count = ndimage.label(inside, output=np.int64)  # not across corners: a contour one pixel wide separates
+    away_px = ndimage.distance_transform_edt(~inside)
+    return _watershed(away_px, labels, inside | line)
+
+
+def _part_by_distance(there: NDArray[np.bool_]) -> NDArray[np.int64]:
+    from skimage.morphology import h_maxima
+
+    depth_px = ndimage.distance_transform_edt(np.pad(there, 1))[1:-1, 1:-1]  # the picture's rim is a border, too
+    seeds = _label(h_maxima(depth_px, _STANDING_PX).astype(bool) & there)
+    # what does not stand out is an object all the same
+    parts = _label(there)
+    lone = ~np.isin(parts, np.unique(parts[seeds > 0])) & there
+    seeds[lone] = parts[lone] + seeds.max()
+    return _watershed(-depth_px, seeds, there)
+
+
+def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], there: NDArray[np.bool_]) -> NDArray[np.int64]:
+    from skimage.segmentation import watershed
+
+    found: NDArray[np.int64] = watershed(height, seeds, connectivity=_CORNERS, mask=there)
+    return found
+
+
+def _number(found: NDArray[np.int64], mask: NDArray[np.uint8], kinds: Sequence[int], min_area: int) -> Objects:
+    """Numbers in reading order, without the small ones; the class of an object is that of most of its pixels."""
+    numbers, first, place, areas = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    kept = (numbers > 0) & (areas >= min_area)
+    order = np.flatnonzero(kept)[np.argsort(first[kept], kind="stable")]
+    new = np.zeros(len(numbers), np.uint32)
+    new[order] = np.arange(1, len(order) + 1)
+    ids = new[place].reshape(found.shape)
+    votes = np.stack([np.bincount(ids[mask == index], minlength=len(order) + 1) for index in kinds])
+    return Objects(ids, np.array(kinds, np.uint8)[votes.argmax(axis=0)][1:])
