@@ -71,7 +71,7 @@ def main(folder: Path, out: Path) -> None:
             train = UNet.train
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
-            for micro in sorted({BATCH // ranks.count, BATCH // 2, BATCH // 3} if ranks.count == 1 else {BATCH}):
+            for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if ranks.count == 1 else {BATCH, 1}):
                 key = f"{way} {min(micro, BATCH // ranks.count)} "
                 found |= {key + name: tensor for name, tensor in find(folder, way, micro, ranks).items()}
             UNet.train = train  # type: ignore[method-assign]

@@ -327,8 +327,20 @@ def test_a_step_of_several_is_that_of_one(way: str, count: int, steps: dict[int,
     """Gradients, sums, running statistics and validation, to float32's rounding: 2e-5 of the greatest one. With
     live batch norm the step is that of one process whose micro-batches are the parts; only the running statistics
     differ."""
-    several = pick(steps[count], f"{way} {6 // count} ")
-    one = pick(steps[1], f"{way} {6 if way != 'live' else 6 // count} ")
+    assert_same_step(
+        pick(steps[count], f"{way} {6 // count} "), pick(steps[1], f"{way} {6 if way != 'live' else 6 // count} "), way
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("way", ["frozen", "live"])
+def test_micro_batches_of_several_are_those_of_one(way: str, count: int, steps: dict[int, dict[str, Tensor]]) -> None:
+    """Pictures one at a time: gradients that have travelled already have others added to them."""
+    assert_same_step(pick(steps[count], f"{way} 1 "), pick(steps[1], f"{way} 1 "), way)
+
+
+def assert_same_step(several: dict[str, Tensor], one: dict[str, Tensor], way: str) -> None:
     assert set(one) == set(several)
     assert sum(name.startswith("gradient ") for name in one) > 20
     for name, tensor in one.items():

@@ -226,7 +226,8 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
         lambda weights: save_bundle(run.model, bundle, weights),
         ranks,
     )
-    fitted = choose_micro_batch(job, state, measure_passes(job, state))
+    said = settings.train.micro_batch or state.progress.micro_batch  # then nothing has to be tried
+    fitted = None if said else choose_micro_batch(job, state, measure_passes(job, state))
     if fitted is not None:
         choices.append(fitted)
         teller.say(_("chosen: {choice}").format(choice=fitted.line()))
