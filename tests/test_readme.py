@@ -53,6 +53,7 @@ def test_own_pictures(place: Path) -> None:
         ubend(words, place)
     assert (place / "runs" / "cells" / "predictions.png").stat().st_size > 10_000
     assert len(list((place / "masks").glob("*.png"))) == 2 * 64
+    assert len(list((place / "counted").glob("*_ids.tif"))) == len(list((place / "cut").glob("*.png"))) == 64
     assert (place / "cells-data" / "samples.png").exists()
 
 
