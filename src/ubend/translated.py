@@ -81,6 +81,11 @@ def option(*words: str, **attributes: Any) -> Callable[[_F], _F]:
     return click.option(*words, cls=Option, **attributes)
 
 
+def command(*, help: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A subcommand named after its function; `help` is translated when it is shown."""
+    return click.command(cls=Command, help=help)
+
+
 def _take_language(args: list[str]) -> tuple[list[str], str]:
     """The command line without `--lang` (`fit cells --lang vi`, `--lang=vi fit cells`), and the language.
 

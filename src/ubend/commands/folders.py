@@ -1,0 +1,78 @@
+"""Pictures and masks before training, and what is kept of them: data, samples, sample, demo, cache."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ubend.commands.shared import PATH, folder_options, make_teller, prepare
+from ubend.language import _, later
+from ubend.translated import command, option
+
+
+@command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
+@click.argument("folder", type=PATH, required=False)
+@folder_options()
+@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
+@option("--out", type=PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
+@option("--show", "display", is_flag=True, help=later("Also display the pictures."))
+def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
+    from ubend.config import parse_assignment
+
+    prepare(False)
+    from ubend.jobs.data import understand
+    from ubend.jobs.gather import gather_settings, source_name
+
+    settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
+    place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
+    with make_teller() as teller:
+        understand(settings, place, show=display, teller=teller)
+
+
+@command(help=later("Draw pictures of FOLDER with their masks, before training."))
+@click.argument("folder", type=PATH, required=False)
+@folder_options()
+@option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
+@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
+@option("--show", "display", is_flag=True, help=later("Also display it."))
+def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
+    from ubend.jobs.gather import gather_settings
+    from ubend.jobs.pictures import draw_samples
+
+    settings = gather_settings(folder, flags=flags)
+    click.echo(draw_samples(settings, out, count=count, show=display))
+
+
+@command(help=later("Draw microscope pictures with masks into FOLDER."))
+@click.argument("folder", type=PATH)
+@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Pictures."))
+@option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Of the drawing."))
+def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
+    from ubend.data.sample import draw_sample
+
+    draw_sample(folder, count, size_px, seed)
+    click.echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
+
+
+@command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
+@option("--out", type=PATH, default=Path("ubend-demo"), show_default=True, help=later("Folder to make."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Of every random draw."))
+def demo(out: Path, seed: int) -> None:
+    prepare(False)
+    from ubend.jobs.demo import run_demo
+
+    with make_teller() as teller:
+        run_demo(out, teller=teller, seed=seed)
+
+
+@command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data, kernels."))
+@option("--clear", is_flag=True, help=later("Delete all of it."))
+def cache(clear: bool) -> None:
+    from ubend.jobs.cache import clear_cache, describe_cache
+
+    for line in clear_cache() if clear else describe_cache():
+        click.echo(line)

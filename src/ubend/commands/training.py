@@ -1,0 +1,128 @@
+"""Train and score: fit, evaluate."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ubend.commands.shared import PATH, folder_options, make_teller, prepare, tell_scores
+from ubend.errors import SettingError
+from ubend.language import _, later
+from ubend.translated import command, option
+
+if TYPE_CHECKING:
+    from ubend.teller import Teller
+
+WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
+
+
+@command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
+@click.argument("folder", type=PATH, required=False)
+@option("--out", type=PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
+@folder_options()
+@option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
+@option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
+@option("--width", type=int, help=later("Channels of the network's first level."))
+@option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
+@option("--epochs", type=int, help=later("How often all pictures are shown."))
+@option("--batch", type=int, help=later("Pictures per step."))
+@option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))
+@option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
+@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
+@option("--gpus", type=click.IntRange(1), metavar="N", help=later("Train on so many GPUs of this computer  [1]"))
+@option("--deterministic", is_flag=True, default=None, help=later("The same to the bit every time on a GPU; slower."))
+@option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
+@option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Begin with the weights of a trained model."))
+@option("--show", is_flag=True, help=later("Display the panel of each epoch."))
+@option("--resume", "resumed", type=PATH, metavar="RUN", help=later("Go on with an interrupted run."))
+def fit(
+    folder: Path | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    show: bool,
+    resumed: Path | None,
+    gpus: int | None,
+    **flags: Any,
+) -> None:
+    from ubend.config import parse_assignment
+    from ubend.training.launch import find_place
+
+    if resumed is not None:
+        given = [name for name, value in flags.items() if value is not None]
+        if folder is not None or config is not None or assignments or given:
+            raise click.UsageError(
+                _("--resume takes the run's own folder and settings; give nothing else but --show and --gpus")
+            )
+    if gpus is not None and gpus != find_place().count:
+        _launch(gpus)
+        return
+    if resumed is not None:
+        _resume(resumed, show)
+        return
+    settings = dict(parse_assignment(text) for text in assignments)
+    out, recipe = flags.pop("out"), flags.pop("recipe")
+    prepare(bool(flags["deterministic"]))
+    from ubend.jobs.fit import fit as call
+
+    with make_teller() as teller:
+        result = call(folder, out, recipe=recipe, config=config, settings=settings, show=show, teller=teller, **flags)
+        _tell_result(teller, result.run, result.scores)
+
+
+def _launch(gpus: int) -> None:
+    """This command line in so many processes; ends with their exit code."""
+    from ubend.training.launch import find_place, launch
+
+    if find_place().count > 1:
+        raise SettingError(
+            _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
+                count=gpus, there=find_place().count
+            )
+        )
+    context = click.get_current_context()
+    context.exit(launch([sys.executable, "-m", "ubend", *context.meta[WORDS]], gpus))
+
+
+def _resume(run: Path, show: bool) -> None:
+    prepare(True)  # harmless for other runs
+    from ubend.jobs.fit import resume
+
+    with make_teller() as teller:
+        result = resume(run, show=show, teller=teller)
+        _tell_result(teller, result.run, result.scores)
+
+
+def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> None:
+    from ubend.training.launch import find_place
+
+    if not find_place().is_first:
+        return
+    if scores is None:
+        sys.exit(130)
+    tell_scores(scores)
+    teller.say(_("model: {model}; look at it with `ubend show {run}`").format(model=run / "model.safetensors", run=run))
+
+
+@command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
+@click.argument("model", type=PATH)
+@click.argument("folder", type=PATH, required=False)
+@folder_options("images", "masks", "split", "values", "root")
+@option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+@option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
+def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
+    from ubend.errors import OutputError
+    from ubend.files import write_json
+    from ubend.jobs.evaluate import evaluate as call
+
+    if out is not None and out.exists():
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    scores = call(model, folder, **flags)
+    tell_scores(scores)
+    if out is not None:
+        write_json(out, scores)

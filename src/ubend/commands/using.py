@@ -1,0 +1,107 @@
+"""Use a model: predict, cutout, objects, show, info."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ubend.commands.shared import PATH, make_teller
+from ubend.errors import SettingError
+from ubend.language import _, later
+from ubend.translated import command, option
+
+
+@command(
+    help=later(
+        "Write masks for PATHS: pictures, folders, patterns, or - for a list of them; videos; scans (NIfTI, DICOM)."
+    )
+)
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option("--out", type=PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
+@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
+@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
+@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Drop smaller parts; repeatable."))
+@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
+@option("--resume", is_flag=True, help=later("Leave the masks that are there already, and make the others."))
+@option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
+    from ubend.inference.conditions import Conditions
+    from ubend.jobs.predict_any import predict_paths
+
+    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
+    if side == -1:
+        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+    conditions = Conditions(*(flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes")))
+    with make_teller() as teller:
+        predict_paths(model, paths, out, conditions=conditions, tiles=side, teller=teller, **flags)
+
+
+@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option("--out", type=PATH, required=True, help=later("Folder for the cut-outs."))
+@option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="CLASS",
+    help=later("What to cut out; may be repeated, contour=0.5 counts half  [the only one]"),
+)
+@option(
+    "--background",
+    default="transparent",
+    show_default=True,
+    metavar="COLOR|PICTURE",
+    help=later("What to lay behind it."),
+)
+@option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> None:
+    from ubend.jobs.cutout import cut_out_files
+
+    with make_teller() as teller:
+        targets = cut_out_files(model, paths, out, teller=teller, **words)
+        click.echo(_("{count} cut-outs in {out}").format(count=len(targets), out=out))
+
+
+@command(help=later("Number the objects in PATHS, measure and outline them."))
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and objects.csv."))
+@option(
+    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
+)
+@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Leave smaller ones out, px."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.jobs.objects import find_objects
+
+    with make_teller() as teller:
+        targets = find_objects(model, paths, out, teller=teller, **flags)
+        click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
+
+
+@command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
+@click.argument("run", type=PATH)
+@option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png]"))
+@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Pictures."))
+@option("--show", "display", is_flag=True, help=later("Also display it."))
+@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
+    from ubend.jobs.pictures import draw_predictions
+
+    click.echo(draw_predictions(run, out, count=count, show=display, device=device))
+
+
+@command(help=later("Say what MODEL is: network, classes, size, how it came about."))
+@click.argument("model", type=PATH)
+def info(model: Path) -> None:
+    from ubend.jobs.info import describe_model
+
+    for line in describe_model(model):
+        click.echo(line)
