@@ -81,7 +81,7 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks/disc00.png")), predictor(path).mask)
     np.testing.assert_array_equal(predictor(path).prob, predictor(image).prob)
     for given in (image.astype(np.float32), image[:, :, 0] if channels == 1 else image):
-        np.testing.assert_array_equal(predictor(given).mask, predictor(path).mask)
+        np.testing.assert_allclose(predictor(given).prob, predictor(path).prob, atol=0.02)  # resized as float
 
 
 def test_numbers_per_channel(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
+from ubend.model.folded import FoldedUNet
 from ubend.model.unet import UNet
 from ubend.training import memory
 from ubend.training.captured import make_step
@@ -209,13 +210,15 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
     scores = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
     sizes = []
 
-    def forward(self: UNet, image: Tensor) -> Tensor:
+    folded = FoldedUNet.__call__
+
+    def forward(self: FoldedUNet, image: Tensor) -> Tensor:
         sizes.append(len(image))
         if len(image) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return FORWARD(self, image)
+        return folded(self, image)
 
-    monkeypatch.setattr(UNet, "forward", forward)
+    monkeypatch.setattr(FoldedUNet, "__call__", forward)
     predictor = load(tmp_path / "run", "cpu")
     found = {n: p.prob for n, p in predictor.predict(pictures)}
     assert set(found) == set(wanted)
@@ -228,6 +231,7 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
     assert again["native"]["cross_entropy"] == pytest.approx(scores["native"]["cross_entropy"], rel=1e-4)
 
     limit(monkeypatch, other=0)
+    monkeypatch.setattr(FoldedUNet, "__call__", lambda self, image: self._net(image.float()))
     for work in (lambda: list(load(tmp_path / "run", "cpu").predict(pictures)), lambda: job.resume(tmp_path / "run")):
         with pytest.raises(SettingError, match=r"one picture of 48x40 px; try --device cpu") as caught:
             work()

@@ -21,7 +21,7 @@ from ubend.cli import main
 from ubend.data.sample import SAMPLE_CLASSES
 from ubend.errors import SettingError
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.model.unet import UNet
+from ubend.model.folded import FoldedUNet
 from ubend.objects.instances import choose_method, separate
 
 PLAIN = ("background", "cell")
@@ -157,7 +157,7 @@ def test_quality_of_classes() -> None:
 
 def test_command(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids, table and outlines belong together; nothing is overwritten."""
-    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     words = ["objects", good / "run", good / "data" / "images", "--out", tmp_path / "out", "--device", "cpu"]
     run = CliRunner().invoke(main, [*map(str, words), "--method", "parts", "--min-area", "20"])
     assert run.exit_code == 0, run.output

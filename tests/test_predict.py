@@ -238,7 +238,7 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "print('peak', peak - before)\n"
     )
     paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("peak")[-1]) < 400

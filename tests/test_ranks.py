@@ -162,7 +162,8 @@ def test_own_batch_norm_is_torchs(dtype: torch.dtype, device: str) -> None:
         assert x.grad is not None
         found.append([out, x.grad, *(p.grad for p in net.parameters()), *net.buffers()])
         assert out.dtype == x.grad.dtype == dtype
-    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    slack = 0.05 if dtype == torch.bfloat16 else 1e-4 if device == "cpu" else 1e-3
+    close = {"rtol": slack, "atol": slack}
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, **close)
     torch.testing.assert_close(mine.eval()(image), theirs.eval()(image), **close)

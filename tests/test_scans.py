@@ -22,6 +22,7 @@ from ubend.cli import main
 from ubend.errors import DataError, SettingError
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.folded import FoldedUNet
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
 from ubend.volumes.scan import is_scan, read_scan
@@ -180,9 +181,9 @@ def test_window_words() -> None:
             parse_window(text)
 
 
-def brighter_than_half(_net: UNet, image: Tensor) -> Tensor:
+def brighter_than_half(_net: FoldedUNet, image: Tensor) -> Tensor:
     """Logits of a network that says class 1 where the first channel is above 128."""
-    bright = image[:, :1] - 128
+    bright = image[:, :1].float() - 128
     return torch.cat([-bright, bright], dim=1)
 
 
@@ -196,7 +197,7 @@ def save_model(path: Path, channels: int, dtype: str) -> None:
 def test_command(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds beside each other: masks, and the table of volumes, whose millilitres are the scan's."""
     save_model(tmp_path / "model.safetensors", channels, "uint8")
-    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     big = np.kron(SEEN, np.ones((1, 8, 8), np.int16))
     write_nifti(tmp_path / "scan.nii.gz", "PIR", big)
     series = write_series(tmp_path / "ct")

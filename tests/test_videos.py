@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from test_scans import brighter_than_half, save_model
 from ubend.cli import main
 from ubend.errors import DataError, OutputError
-from ubend.model.unet import UNet
+from ubend.model.folded import FoldedUNet
 from ubend.pictures.video import Video, open_video, read_frames, written_video
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -56,7 +56,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["ffmpeg", "-v", "error", "-i", tmp_path / "silent.mkv", "-f", "lavfi", "-i", "sine=440:duration=1"]
     subprocess.run([*words, "-c:v", "copy", "-c:a", "aac", "-shortest", tmp_path / "film.mkv"], check=True)
     save_model(tmp_path / "model.safetensors", 3, "uint8")
-    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     line = ["predict", tmp_path / "model.safetensors", tmp_path / "film.mkv", "--out", tmp_path / "out"]
     run = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
     assert run.exit_code == 0, run.output

@@ -23,6 +23,8 @@ from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
+from ubend.model.folded import FoldedUNet
+from ubend.model.unet import UNet
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image
 from ubend.pictures.raster import Header
@@ -122,6 +124,7 @@ class Predictor:
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
+        self._folded = FoldedUNet(self.model, self.precision) if type(self.model) is UNet else None
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
@@ -228,10 +231,11 @@ class Predictor:
     @torch.inference_mode()
     def forward(self, small: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
-        batch = send(small, self.device).float().contiguous(memory_format=torch.channels_last)
-        low = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=low):
-            logits: Tensor = self.model(batch)
+        batch = send(small, self.device)
+        if self._folded is not None:
+            return self._folded(batch)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits: Tensor = self.model(batch.float().contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
@@ -353,7 +357,9 @@ def too_large(native_hw: tuple[int, int]) -> str:
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of main memory on a device, without waiting for what that does."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _bytes_held(picture: Prepared) -> int:

@@ -1,0 +1,195 @@
+"""The U-Net of unet.py for prediction alone: the same function of its parameters as they are now.
+
+Batch norm is folded into the convolution before it, weights are cast once, bias and ReLU are part of the convolution
+where the library can (cuDNN), and the picture is normalised as the first convolution reads it. What lies between is
+done by ubend.kernels on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
+
+Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.kernels.gate import usable
+from ubend.model.unet import UNet, pad_to_multiple
+
+_SAME = (1, 1), (1, 1), (1, 1), 1  # stride, padding, dilation, groups
+
+
+class _Layer(NamedTuple):
+    """A convolution with its batch norm.
+
+    Attributes:
+        weight: (K, C, 3, 3) channels last, in the precision that is computed in.
+        bias: (K,) in the same.
+        moved: (4, K) float32 statistics of ubend.kernels.norm by which a map is moved by its bias alone.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    moved: Tensor
+
+
+class _Growth(NamedTuple):
+    """A transposed convolution: (C, K, 4, 4) in the precision that is computed in, and (K,) float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class FoldedUNet:
+    """Called as the network is, in inference mode: (N, C, H, W) raw values of any dtype -> (N, classes, H, W) float32.
+
+    Args:
+        net: in `eval` mode; later changes of its parameters are not seen.
+        dtype: in which maps are computed.
+    """
+
+    def __init__(self, net: UNet, dtype: torch.dtype) -> None:
+        self._net = net
+        decoders: list[Any] = list(net.decoders)
+        self._down = [_fold_block(block, dtype) for block in [net.stem, *(one.block for one in net.encoders)]]
+        self._up = [_Growth(one.up.weight.detach().to(dtype), _bias(one.up)) for one in decoders]
+        self._joined = [_fold_block(one.block, dtype) for one in decoders]
+        self._plain = _Plain(net, self._down[0][0])
+        self._kernels = _Kernels(net, self._down[0][0])
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Logits of a batch; arguments and result as of `UNet.forward`."""
+        way = self._kernels if usable(image) else self._plain
+        height, width = image.shape[-2:]
+        kept: list[Tensor | None] = []
+        features = way.begin(image)
+        last = self._down[0][1]
+        for (first, second), skip in zip(self._down[1:], self._net.skips, strict=True):
+            skipped, features = way.halve(features, last, skip)
+            kept.append(skipped)
+            features, last = convolve(features, first), second
+        for growth, (first, second) in zip(self._up, self._joined, strict=True):
+            grown = F.conv_transpose2d(convolve(features, last), growth.weight, None, 2, 1)
+            features, last = convolve(way.join(kept.pop(), grown, growth.bias), first), second
+        return way.finish(features, last)[..., :height, :width]
+
+
+class _Plain:
+    """What lies between convolutions, by torch."""
+
+    def __init__(self, net: UNet, first: _Layer) -> None:
+        self.net, self.first = net, first
+        self.head = net.head.weight.detach(), _bias(net.head)
+
+    def begin(self, image: Tensor) -> Tensor:
+        """relu(the first convolution of the normalised picture)."""
+        net = self.net
+        features = pad_to_multiple((image.float() - net.mean) / net.std, 2**net.depth)
+        return convolve(_channels_last(features.to(self.first.weight.dtype)), self.first)
+
+    def halve(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
+        """What `join` is given (None: no skip connection), and the 2x2 maxima, of relu(a convolution)."""
+        bright = convolve(features, layer)
+        return bright if skip else None, F.max_pool2d(bright, 2)
+
+    def join(self, kept: Tensor | None, grown: Tensor, bias: Tensor) -> Tensor:
+        """The skipped map beside the grown one with its bias."""
+        grown += bias.to(grown.dtype)[:, None, None]
+        return grown if kept is None else torch.cat([kept, grown], dim=1)
+
+    def finish(self, features: Tensor, layer: _Layer) -> Tensor:
+        """Logits, of relu(a convolution)."""
+        bright = convolve(features, layer)
+        weight, bias = (some.to(bright.dtype) for some in self.head)
+        return F.conv2d(bright, weight, bias).float()
+
+
+class _Kernels(_Plain):
+    """The same on an NVIDIA GPU: a map that is skipped is written straight into the decoder's concatenation, and the
+    head reads the last one before its ReLU."""
+
+    def __init__(self, net: UNet, first: _Layer) -> None:
+        super().__init__(net, first)
+        self._taps = first.weight.permute(2, 3, 1, 0).reshape(-1, first.weight.shape[0]).contiguous()
+        self._mean_std = net.mean.flatten(), net.std.flatten()
+
+    def begin(self, image: Tensor) -> Tensor:
+        from ubend.kernels.stem import first_convolution
+
+        multiple = 2**self.net.depth
+        height, width = (side + -side % multiple for side in image.shape[-2:])
+        return first_convolution(image, *self._mean_std, self._taps, self.first.moved[3], (height, width))
+
+    def halve(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
+        from ubend.kernels.norm import apply_and_pool
+
+        y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
+        n, channels, height, width = y.shape
+        if not skip:
+            return None, apply_and_pool(y, layer.moved, None)
+        shape = n, 2 * channels, height, width
+        joined = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+        return joined, apply_and_pool(y, layer.moved, joined[:, :channels])
+
+    def join(self, kept: Tensor | None, grown: Tensor, bias: Tensor) -> Tensor:
+        from ubend.kernels.join import add_bias
+
+        if kept is None:
+            return super().join(None, grown, bias)
+        add_bias(_channels_last(grown), bias, kept[:, grown.shape[1] :])
+        return kept
+
+    def finish(self, features: Tensor, layer: _Layer) -> Tensor:
+        from ubend.kernels.join import HEAD_CHANNELS, head
+
+        if features.shape[1] > HEAD_CHANNELS:
+            return super().finish(features, layer)
+        y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
+        return head(y, layer.moved, *self.head)
+
+
+def convolve(features: Tensor, layer: _Layer) -> Tensor:
+    """relu(3x3 convolution + bias); in one kernel where cuDNN has it."""
+    weight, bias = layer.weight, layer.bias
+    if features.is_cuda and _fuses(features.device, features.dtype, weight.shape[1] % 8 + weight.shape[0] % 8 == 0):
+        return torch.cudnn_convolution_relu(features, weight, bias, *_SAME)
+    return F.conv2d(features, weight, bias, 1, 1).relu_()
+
+
+@cache
+def _fuses(device: torch.device, dtype: torch.dtype, aligned: bool) -> bool:
+    """Whether this cuDNN computes a convolution with its bias and ReLU in one; tried once, on a small map."""
+    if not aligned or torch.are_deterministic_algorithms_enabled():
+        return False
+    x = torch.ones(1, 8, 16, 16, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    try:
+        torch.cudnn_convolution_relu(x, _channels_last(x[:, :, :3, :3].expand(8, 8, 3, 3)), x[0, :, 0, 0], *_SAME)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _fold_block(block: Any, dtype: torch.dtype) -> tuple[_Layer, _Layer]:
+    return _fold(block[0], block[1], dtype), _fold(block[3], block[4], dtype)
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> _Layer:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+    weight = convolution.weight.detach() * scale[:, None, None, None]
+    bias = norm.bias.detach() - norm.running_mean * scale
+    one = torch.ones_like(bias)
+    moved = torch.stack([torch.zeros_like(bias), one, one, bias])
+    return _Layer(_channels_last(weight.to(dtype)), bias.to(dtype), moved)
+
+
+def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias.detach()
+
+
+def _channels_last(map_: Tensor) -> Tensor:
+    return map_.contiguous(memory_format=torch.channels_last)
