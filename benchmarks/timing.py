@@ -37,7 +37,7 @@ class Variant:
     Attributes:
         name: in the table.
         run: does the work once.
-        pictures: of one `run`.
+        pictures: of one `run`, or megapixels of them.
         tuning: of torch's settings: "ubend", as `ubend.device.settle` leaves them; "none", as torch is installed;
             "all", with TF32 products and cuDNN's search of algorithms.
         warm_up: runs before anything is timed.
@@ -46,7 +46,7 @@ class Variant:
 
     name: str
     run: Callable[[], object]
-    pictures: int
+    pictures: float
     tuning: Tuning = "ubend"
     warm_up: int = 5
     facts: Row = field(default_factory=dict)

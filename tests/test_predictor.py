@@ -295,7 +295,7 @@ def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) ->
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
-    monkeypatch.setattr(subject, "_CPU_TILE_PIXELS", 8 * 32 * 32)
+    monkeypatch.setattr(subject, "TILE_BATCH_PIXELS", (8 * 32 * 32, 8 * 32 * 32))
     images = [picture((50, 60 + n, 3), n) for n in range(5)] + [picture((9, 70, 3), 9), picture((1, 1, 3), 10)]
     answers = dict(predictor.predict(iter(images)))
     assert sorted(answers) == list(range(7))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
-from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, read_row
+from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
@@ -32,7 +32,7 @@ from ubend.pictures.raster import Header
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
 _GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few large ones
-_CPU_TILE_PIXELS = 2**20  # likewise, of tiles on a CPU, which larger batches make no faster
+TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles, on a CPU, which larger batches make no faster, and on a GPU
 _TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
 _READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
@@ -180,19 +180,22 @@ class Predictor:
         """
         if self.tiling is None:
             raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"))
-        pixels = _CPU_TILE_PIXELS if self.device.type == "cpu" else _BATCH_PIXELS
+        pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"]
         rows = map_ahead(read_row, cut_rows(sources, self.tiling))
         yield from blend_rows(rows, lambda tensor: send(tensor, self.device), self._forward_tiles, batch_pixels=pixels)
 
     def _join(self, strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
         """(number, (..., H, W)) of each picture, of what `make` makes of (C, h, W) logits."""
         begun: dict[int, NDArray[Any]] = {}
-        for strip in strips:
-            with tell_out_of_memory(too_large(strip.size_hw)):
-                part = make(strip.logits).cpu().numpy()
-                if strip.picture not in begun:
-                    begun[strip.picture] = np.empty((*part.shape[:-2], *strip.size_hw), part.dtype)
-                begun[strip.picture][..., strip.rows, :] = part
+
+        def made(logits: Tensor) -> Tensor:
+            with tell_out_of_memory(too_large((logits.shape[-2], logits.shape[-1]))):
+                return make(logits)
+
+        for strip, part in fetch_strips(strips, made):
+            if strip.picture not in begun:
+                begun[strip.picture] = np.empty((*part.shape[:-2], *strip.size_hw), part.dtype)
+            begun[strip.picture][..., strip.rows, :] = part
             if strip.is_last:
                 yield strip.picture, begun.pop(strip.picture)
 

@@ -113,6 +113,30 @@ def read_row(row: Row) -> tuple[Row, NDArray[Any]]:
     return row, np.ascontiguousarray(pixels, None if pixels.dtype == np.uint8 else np.float32)
 
 
+def fetch_strips(strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[Strip, NDArray[Any]]]:
+    """Each strip, and in main memory what `make` makes of its (C, h, W) logits.
+
+    A GPU has been given the next strip's work before this one is waited for: it never idles meanwhile.
+    """
+    waiting: tuple[Strip, Tensor, torch.cuda.Event] | None = None
+    for strip in strips:
+        part = make(strip.logits)
+        if part.device.type != "cuda":
+            yield strip, part.cpu().numpy()
+            continue
+        place = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+        place.copy_(part, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        waiting, ready = (strip, place, done), waiting
+        if ready is not None:
+            ready[2].synchronize()
+            yield ready[0], ready[1].numpy()
+    if waiting is not None:
+        waiting[2].synchronize()
+        yield waiting[0], waiting[1].numpy()
+
+
 def blend_rows(
     rows: Iterable[tuple[Row, NDArray[Any]]],
     send: Callable[[Tensor], Tensor],
