@@ -171,7 +171,7 @@ def test_grid_legend_headings_and_labels_take_room_only_when_given() -> None:
 @given(st.text(max_size=60), st.integers(1, 200))
 @settings(max_examples=60, deadline=None)
 def test_shortened_text_fits(text: str, width_px: int) -> None:
-    font = panels._load_font(12)
+    font = panels.load_font(12)
     short = panels._shorten(text, font, width_px)
     assert font.getlength(short) <= width_px or short == "…"
     assert short == panels._clean(text) or short.endswith("…")
@@ -184,7 +184,7 @@ def test_long_text_does_not_widen_the_grid() -> None:
 
 
 def test_font_has_vietnamese_letters_also_decomposed() -> None:
-    font = panels._load_font(16)
+    font = panels.load_font(16)
     assert isinstance(font, ImageFont.FreeTypeFont)
     box = bytes(font.getmask("\uffff"))
     for letter in "ếậữđơưỷẵ…":

@@ -7,19 +7,16 @@ from typing import Any
 import click
 
 from ubend import __version__
-from ubend.commands import folders, training, using
+from ubend.commands import folders, lessons, training, using
 from ubend.errors import UbendError
 from ubend.language import _, later
-from ubend.translated import Group, Option
+from ubend.translated import MainGroup, Option
 
 _FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
-class _Group(Group):
-    """Turns our errors into one clear line and exit code 2; lists subcommands in the order of use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+class _Group(MainGroup):
+    """Turns our errors into one clear line and exit code 2."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[training.WORDS] = list(args)
@@ -75,6 +72,7 @@ for _command in (
     using.info,
     folders.sample,
     folders.demo,
+    lessons.lesson,
     folders.cache,
 ):
     main.add_command(_command)

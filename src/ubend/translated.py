@@ -43,9 +43,16 @@ class Command(_Translated, click.Command):
 
 
 class Group(Command, click.Group):
-    """A group of such subcommands that takes `--lang` anywhere on the command line."""
+    """A group of such subcommands, in the order in which they were added."""
 
     command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+class MainGroup(Group):
+    """The outermost one, which takes `--lang` anywhere on the command line."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)

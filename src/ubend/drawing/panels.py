@@ -58,7 +58,7 @@ def draw_grid(
     if labels is not None and len(labels) != len(rows):
         raise ValueError(f"{len(rows)} rows have {len(labels)} labels")
     text_px = min(20, max(11, cell_px // 13))
-    font, gap, line = _load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
+    font, gap, line = load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
 
     cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
     widths = []
@@ -207,7 +207,7 @@ def _clean(text: str) -> str:
 
 
 @functools.cache
-def _load_font(size_px: int) -> Font:
+def load_font(size_px: int) -> Font:
     """DejaVu Sans from matplotlib's own files: Pillow's font has no Vietnamese letters (ế, ậ, đ)."""
     try:
         package = find_spec("matplotlib")  # not imported: that takes ten times as long as a grid

@@ -1,0 +1,172 @@
+"""Convolutions of small matrices as pictures: a strip of all steps, and the same as an animation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ubend.drawing.panels import load_font
+from ubend.files import write_file
+from ubend.language import _
+from ubend.lessons.convolution import Matrix, Piece, Steps
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
+_PLAIN, _INPUT, _PIECE, _OVERLAP, _CUT = (
+    (255, 255, 255),
+    (189, 215, 240),
+    (255, 217, 160),
+    (245, 170, 150),
+    (228, 228, 228),
+)
+_CELL_PX, _GAP_PX, _LINE_PX, _TEXT_PX = 44, 24, 26, 16
+MOST_STEPS = 16  # drawn; of more, the first and the last
+Color = tuple[int, int, int]
+
+
+def draw_transposed(steps: Steps) -> list[Image.Image]:
+    """A picture for each step (the input with its value, the kernel, the sum so far), and one of the output."""
+    sum_so_far, frames = np.zeros_like(steps.large), []
+    for number, piece in enumerate(steps.pieces, 1):
+        window = _window(piece, steps.kernel)
+        touched = np.zeros(steps.large.shape, bool)
+        touched[window] = True
+        before = np.zeros(steps.large.shape, bool)
+        for earlier in steps.pieces[: number - 1]:
+            before[_window(earlier, steps.kernel)] = True
+        sum_so_far[window] += piece.values
+        value = _number(steps.small[piece.row, piece.column])
+        words = _("step {number}: {value} times the kernel, laid at row {row}, column {column}").format(
+            number=number, value=value, row=piece.top + 1, column=piece.left + 1
+        )
+        colors = _paint(touched & ~before, _PIECE, touched & before, _OVERLAP)
+        shown = np.where(touched | before, sum_so_far, np.nan)
+        frames.append(_draw_frame(words, steps, (piece.row, piece.column), shown, colors))
+    (p, q), (height, width) = steps.padding, steps.large.shape
+    cut = np.ones(steps.large.shape, bool)
+    cut[p : height - p, q : width - q] = False
+    words = _("output {height} x {width}: grey rows and columns are cut off by the padding").format(
+        height=height - 2 * p, width=width - 2 * q
+    )
+    if not cut.any():
+        words = _("output {height} x {width}").format(height=height, width=width)
+    frames.append(_draw_frame(words, steps, None, steps.large, _paint(cut, _CUT, ~cut, _PIECE)))
+    return frames
+
+
+def draw_convolution(steps: Steps) -> list[Image.Image]:
+    """A picture for each step: the input with its window, the kernel, the output so far."""
+    frames, so_far = [], np.full_like(steps.small, np.nan)
+    for number, piece in enumerate(steps.pieces, 1):
+        seen = np.zeros(steps.large.shape, bool)
+        seen[_window(piece, steps.kernel)] = True
+        so_far[piece.row, piece.column] = piece.values.sum()
+        words = _("step {number}: products of window and kernel add up to {value}").format(
+            number=number, value=_number(float(piece.values.sum()))
+        )
+        now = np.zeros(steps.small.shape, bool)
+        now[piece.row, piece.column] = True
+        empty: NDArray[np.bool_] = np.zeros(steps.large.shape, bool)
+        parts = [
+            (_("input"), steps.large, _paint(seen, _INPUT, empty, _PLAIN)),
+            (_("kernel"), steps.kernel, None),
+            (_("output"), so_far.copy(), _paint(now, _PIECE, np.zeros(now.shape, bool), _PLAIN)),
+        ]
+        frames.append(_lay_out(words, parts))
+    return frames
+
+
+def draw_overlaps(counts: Sequence[tuple[str, Matrix]]) -> Image.Image:
+    """How many pieces meet at each pixel, one heat map for each, with its heading."""
+    parts: list[tuple[str, Matrix, NDArray[np.uint8] | None]] = []
+    for heading, count in counts:
+        shade = (count - count.min()) / max(1.0, count.max() - count.min())
+        colors = np.array(_PLAIN) + shade[:, :, None] * (np.array(_OVERLAP) - np.array(_PLAIN))
+        parts.append((heading, count, colors.astype(np.uint8)))
+    return _lay_out(_("how many pieces meet at each output pixel"), parts)
+
+
+def stack(frames: Sequence[Image.Image]) -> Image.Image:
+    """All steps below each other; of more than `MOST_STEPS`, the first ones and the last."""
+    if len(frames) > MOST_STEPS:
+        frames = [*frames[: MOST_STEPS - 1], frames[-1]]
+    page = Image.new("RGB", (max(f.width for f in frames), sum(f.height for f in frames)), _PAPER)
+    top = 0
+    for frame in frames:
+        page.paste(frame, (0, top))
+        top += frame.height
+    return page
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 1.2) -> None:
+    """An animated GIF that begins again; its last picture stays three times as long."""
+    width, height = max(f.width for f in frames), max(f.height for f in frames)
+    pages = []
+    for frame in frames:
+        page = Image.new("RGB", (width, height), _PAPER)
+        page.paste(frame, (0, 0))
+        pages.append(page)
+    durations = [round(1000 * seconds)] * (len(pages) - 1) + [round(3000 * seconds)]
+    write_file(
+        path,
+        lambda place: pages[0].save(
+            place, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0
+        ),
+    )
+
+
+def _draw_frame(
+    words: str, steps: Steps, marked: tuple[int, int] | None, large: Matrix, colors: NDArray[np.uint8]
+) -> Image.Image:
+    now: NDArray[np.bool_] = np.zeros(steps.small.shape, bool)
+    if marked is not None:
+        now[marked] = True
+    inputs = _paint(now, _INPUT, np.zeros(now.shape, bool), _PLAIN)
+    parts = [(_("input"), steps.small, inputs), (_("kernel"), steps.kernel, None), (_("sum"), large, colors)]
+    return _lay_out(words, parts)
+
+
+def _lay_out(words: str, parts: Sequence[tuple[str, Matrix, NDArray[np.uint8] | None]]) -> Image.Image:
+    """Matrices beside each other, each with its heading (NaN: nothing there yet), and a line above them."""
+    font = load_font(_TEXT_PX)
+    widths = [max(m.shape[1] * _CELL_PX, round(font.getlength(name))) for name, m, _colors in parts]
+    height = max(m.shape[0] for _name, m, _colors in parts) * _CELL_PX
+    width = max(sum(widths) + _GAP_PX * (len(parts) - 1), round(font.getlength(words)))
+    page = Image.new("RGB", (width + 2 * _GAP_PX, height + 2 * _LINE_PX + 2 * _GAP_PX), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_GAP_PX, _GAP_PX), words, fill=_INK, font=font, anchor="lm")
+    left = _GAP_PX
+    for (name, matrix, colors), room in zip(parts, widths, strict=True):
+        draw.text((left, _GAP_PX + _LINE_PX), name, fill=_FAINT, font=font, anchor="lm")
+        _draw_matrix(draw, (left, _GAP_PX + 2 * _LINE_PX - _TEXT_PX // 2), matrix, colors)
+        left += room + _GAP_PX
+    return page
+
+
+def _draw_matrix(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], matrix: Matrix, colors: NDArray[np.uint8] | None
+) -> None:
+    for (row, column), value in np.ndenumerate(matrix):
+        x, y = at[0] + column * _CELL_PX, at[1] + row * _CELL_PX
+        color: Color = _PLAIN if colors is None else tuple(int(c) for c in colors[row, column])  # type: ignore[assignment]
+        draw.rectangle((x, y, x + _CELL_PX, y + _CELL_PX), fill=color, outline=_FAINT)
+        if not np.isnan(value):
+            text = _number(float(value))
+            font = load_font(_TEXT_PX if len(text) < 5 else 11)
+            draw.text((x + _CELL_PX / 2, y + _CELL_PX / 2), text, fill=_INK, font=font, anchor="mm")
+
+
+def _paint(first: NDArray[np.bool_], color: Color, second: NDArray[np.bool_], other: Color) -> NDArray[np.uint8]:
+    colors = np.full((*first.shape, 3), _PLAIN, np.uint8)
+    colors[first], colors[second] = color, other
+    return colors
+
+
+def _window(piece: Piece, kernel: Matrix) -> tuple[slice, slice]:
+    height, width = kernel.shape
+    return slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.0e}"

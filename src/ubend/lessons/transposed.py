@@ -1,0 +1,97 @@
+"""The lesson on transposed convolutions: numbers, formula, pictures."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from ubend.drawing.panels import save_png, show_picture
+from ubend.language import _
+from ubend.lessons.convolution import (
+    Matrix,
+    Pair,
+    convolve,
+    convolved_size,
+    count_overlaps,
+    transpose_convolve,
+)
+from ubend.lessons.convolution_pictures import draw_convolution, draw_overlaps, draw_transposed, save_animation, stack
+
+_OVERLAP_INPUT = 5  # px of the input whose overlaps are counted
+
+
+def teach_transposed_convolution(
+    values: Matrix,
+    kernel: Matrix,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    out: Path | str,
+    show: bool = False,
+) -> list[str]:
+    """Draw every step; a plain convolution with the same numbers beside it; and where checkerboards come from.
+
+    Writes into `out`: `transposed_convolution.png` and `.gif`, `convolution.png` (unless its output would be empty),
+    `checkerboard.png`.
+
+    Args:
+        values: (m, n); kernel: (h, k).
+        stride: (s, t) rows, columns; padding: (p, q).
+        show: also display the pictures.
+    Returns:
+        Lines: the size formula filled in, the output, the plain convolution's, and the files.
+    Raises:
+        SettingError: nothing would be left of the output, or a stride or padding is out of range.
+        OutputError: a picture cannot be written.
+    """
+    out, steps = Path(out), transpose_convolve(values, kernel, stride, padding)
+    frames = draw_transposed(steps)
+    strip = stack(frames)
+    files = [out / "transposed_convolution.png", out / "transposed_convolution.gif"]
+    save_png(strip, files[0])
+    save_animation(frames, files[1])
+    lines = [
+        _("transposed convolution: H = (m - 1) s - 2 p + (h - 1) + 1, and the same of columns"),
+        *_fill_in(values, kernel, stride, padding),
+        _matrix_words(steps.inner()),
+    ]
+    pictures = [strip]
+    if min(convolved_size(_hw(values), _hw(kernel), stride, padding)) >= 1:
+        plain = convolve(values, kernel, stride, padding)
+        pictures.append(stack(draw_convolution(plain)))
+        files.append(out / "convolution.png")
+        save_png(pictures[-1], files[-1])
+        lines += [
+            _("the plain convolution of the same numbers, which shrinks where this one grows:"),
+            _matrix_words(plain.small),
+        ]
+    pictures.append(_draw_checkerboards(kernel, stride))
+    files.append(out / "checkerboard.png")
+    save_png(pictures[-1], files[-1])
+    lines += [str(path) for path in files]
+    if show:
+        for picture in pictures:
+            show_picture(picture)
+    return lines
+
+
+def _fill_in(values: Matrix, kernel: Matrix, stride: Pair, padding: Pair) -> list[str]:
+    (m, n), (h, k), (s, t), (p, q) = _hw(values), _hw(kernel), stride, padding
+    return [
+        f"H = ({m} - 1) {s} - 2 x {p} + ({h} - 1) + 1 = {(m - 1) * s - 2 * p + h}",
+        f"W = ({n} - 1) {t} - 2 x {q} + ({k} - 1) + 1 = {(n - 1) * t - 2 * q + k}",
+    ]
+
+
+def _draw_checkerboards(kernel: Matrix, stride: Pair) -> Image.Image:
+    words = _("kernel {kernel}, stride {stride}")
+    own = [] if stride[0] < 2 else [(kernel.shape[0], stride[0])]
+    pairs = dict.fromkeys([*own, (3, 2), (4, 2), (2, 2)])
+    return draw_overlaps([(words.format(kernel=k, stride=s), count_overlaps(_OVERLAP_INPUT, k, s)) for k, s in pairs])
+
+
+def _hw(matrix: Matrix) -> Pair:
+    return matrix.shape[0], matrix.shape[1]
+
+
+def _matrix_words(matrix: Matrix) -> str:
+    return "\n".join("  " + " ".join(f"{value:6.4g}" for value in row) for row in matrix)
