@@ -23,6 +23,7 @@ Recipe = Literal["modern", "tutorial"]
 Resize = Literal["keep", "squash"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "dice+ce", "dice+focal"]
 
 
@@ -84,6 +85,7 @@ class ModelSettings(_Section):
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int = Field(4, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
+    growth: Growth = "transposed"  # how the decoder doubles the resolution
 
 
 class TrainSettings(_Section):

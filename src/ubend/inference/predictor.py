@@ -23,8 +23,7 @@ from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
-from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
+from ubend.model.folded import FoldedUNet, can_fold
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image
 from ubend.pictures.raster import Header
@@ -124,7 +123,7 @@ class Predictor:
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
-        self._folded = FoldedUNet(self.model, self.precision) if type(self.model) is UNet else None
+        self._folded = FoldedUNet(self.model, self.precision) if can_fold(self.model) else None
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0

@@ -68,6 +68,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
             "width": net.width,
             "depth": net.depth,
             "skips": list(net.skips),
+            "growth": net.growth,
         },
         "labels": bundle.labels.to_json(),
         "sizing": asdict(bundle.sizing),

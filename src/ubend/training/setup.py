@@ -52,6 +52,7 @@ def make_state(
             width,
             settings.model.depth,
             settings.model.skips,
+            settings.model.growth,
             mean=mean,
             std=std,
         )
@@ -120,7 +121,9 @@ def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
     """
     width = settings.model.width or default_width(device)
     with torch.device("meta"):
-        net = UNet(settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips)
+        net = UNet(
+            settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips, settings.model.growth
+        )
     model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
     state = model * (5 if settings.train.average_decay else 4)
     return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
