@@ -44,7 +44,7 @@ def contour_class(names: Sequence[str]) -> int | None:
 
 def choose_method(names: Sequence[str]) -> Method:
     """`contour` where a class of that name tells one kind of object apart, else `parts`."""
-    return "contour" if contour_class(names) is not None and len(_object_classes(names)) == 1 else "parts"
+    return "contour" if contour_class(names) is not None and len(object_classes(names)) == 1 else "parts"
 
 
 def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_area: int = 1) -> Objects:
@@ -64,15 +64,15 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
         found = _grow_into_contour(mask, names)
     else:
         found = np.zeros(mask.shape, np.int64)
-        for index in _object_classes(names):
+        for index in object_classes(names):
             there = mask == index
             labels = _label(there) if method == "parts" else _part_by_distance(there)
             found[there] = labels[there] + found.max()
-    return _number(found, mask, _object_classes(names), min_area)
+    return _number(found, mask, object_classes(names), min_area)
 
 
-def _object_classes(names: Sequence[str]) -> list[int]:
-    """All but background and contour."""
+def object_classes(names: Sequence[str]) -> list[int]:
+    """Class indices of objects: all but background and contour."""
     beside = (background_class(names), contour_class(names))
     return [index for index in range(len(names)) if index not in beside]
 
@@ -84,7 +84,7 @@ def _label(there: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
-    contour, kinds = contour_class(names), _object_classes(names)
+    contour, kinds = contour_class(names), object_classes(names)
     if contour is None or len(kinds) != 1:
         raise SettingError(
             _("--method contour needs one kind of object and a class named contour; the classes are: {names}").format(
