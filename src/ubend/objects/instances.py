@@ -20,6 +20,7 @@ Method = Literal["contour", "parts", "distance"]
 
 _CONTOURS = ("contour", "border", "boundary", "edge", "outline", "viền")
 _CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
+_CRUMB = 0.2  # of the depth of the deepest inside; measured, .15 to .3 do as well (docs/experiments.md)
 _STANDING_PX = 1.0  # by which a seed of the distance map has to stand out of what lies around it
 
 
@@ -54,8 +55,8 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
         mask: (H, W) class index; indices beyond `names` (ignored pixels) belong to no object.
         names: of the classes.
         method: `parts`: connected pixels of a class, also across corners. `contour`: insides grow into the contour
-            class between them, which then belongs to the nearest. `distance`: round pieces of touching objects, by
-            their distance to the border.
+            class between them, which then belongs to the nearest; crumbs in it, where the model was not sure, too.
+            `distance`: round pieces of touching objects, by their distance to the border.
         min_area: smaller objects are left out, px.
     Raises:
         SettingError: `contour` without such a class, or with several kinds of objects.
@@ -93,8 +94,21 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
         )
     inside, line = mask == kinds[0], mask == contour
     labels, _count = ndimage.label(inside, output=np.int64)  # not across corners: a contour one pixel wide separates
-    away_px = ndimage.distance_transform_edt(~inside)
-    return _watershed(away_px, labels, inside | line)
+    seeds = _without_crumbs(labels, _label(inside | line))
+    return _watershed(ndimage.distance_transform_edt(seeds == 0), seeds, inside | line)
+
+
+def _without_crumbs(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The insides that are not far thinner than the thickest of their region, whatever the size of objects is."""
+    if not insides.any():
+        return insides
+    # the picture's rim is no border here: what it cuts may be thick
+    depth_px = ndimage.distance_transform_edt(insides > 0)
+    numbers = np.arange(insides.max() + 1)
+    own, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
+    deepest = ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
+    kept = own >= _CRUMB * deepest[region]
+    return np.where(kept[insides], insides, 0)
 
 
 def _part_by_distance(there: NDArray[np.bool_]) -> NDArray[np.int64]:
