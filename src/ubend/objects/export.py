@@ -16,6 +16,7 @@ from PIL import Image
 
 from ubend.drawing.panels import save_png
 from ubend.files import write_text
+from ubend.masks.shapes import decode_rle
 from ubend.objects.instances import Objects, object_classes
 from ubend.objects.outlines import find_boxes
 from ubend.pictures.scale import MapPlace
@@ -128,8 +129,9 @@ def _segment(
     if not any(len(part.interiors) for part in parts):
         corners = [np.array(part.exterior.coords[:-1]) for part in parts]
         corner = box[1].start, box[0].start
-        drawn = coco.decode(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
-        if np.array_equal(drawn.any(axis=2), there):
+        drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
+        drawn = decode_rle({"size": there.shape, "counts": drawn["counts"].decode("ascii")})
+        if np.array_equal(drawn, there):
             return [one.ravel().tolist() for one in corners]
     whole = np.zeros(size_hw, np.uint8, order="F")
     whole[box] = there
