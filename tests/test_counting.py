@@ -20,6 +20,7 @@ from test_scale import PIXEL_SCALE, TIE, keys
 from test_scans import brighter_than_half, save_model
 from ubend.cli import main
 from ubend.errors import DataError
+from ubend.inference.conditions import Conditions
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.unet import UNet
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
@@ -133,17 +134,23 @@ def test_masks_in_place_of_ids_are_noticed(place: Path) -> None:
     assert "masks of classes?" in said
 
 
+def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def note(*positional: Any, **named: Any) -> None:
+        given.update(named, conditions=positional[2])
+        raise DataError("seen")
+
+    monkeypatch.setattr(job, "load_masks", note)
+    words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
+    assert refuse(*words, "--overlap", "0.5") == "seen"
+    wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",))
+    assert given == {"conditions": wanted, "tiles": 32, "overlap": 0.5}
+
+
 @pytest.mark.parametrize(
     "flags",
-    [
-        [],
-        ["--tiles", "32"],
-        ["--tta"],
-        ["--with", "run"],
-        ["--threshold", "foreground=0.2"],
-        ["--fill-holes", "all"],
-        ["--tta", "--with", "run", "--threshold", "foreground=0.4"],
-    ],
+    [[], ["--tiles", "32"], ["--tta", "--with", "run", "--threshold", "foreground=0.4"], ["--fill-holes", "all"]],
 )
 def test_masks_are_those_of_predict(flags: list[str], good: Path, tmp_path: Path) -> None:
     pictures = [str(good / "data" / "images" / f"disc0{number}.png") for number in range(3)]
