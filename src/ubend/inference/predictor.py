@@ -24,7 +24,7 @@ from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import model_size, read_image, resize_array, resize_image
+from ubend.pictures.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
@@ -299,7 +299,7 @@ class Predictor:
                     shape=image.shape, channels=sizing.channels
                 )
             )
-        return Held(image)
+        return Held(straighten(image))
 
 
 def class_index(logits: Tensor) -> Tensor:
