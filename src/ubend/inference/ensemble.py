@@ -17,6 +17,7 @@ from ubend.inference.predictor import Prediction, Predictor, refuse_other_kind
 from ubend.inference.predictor import load as load_one
 from ubend.language import _
 from ubend.masks.labels import LabelMap
+from ubend.model.bundle import Bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 from ubend.training.run_folder import RunFolder
@@ -107,7 +108,7 @@ def load(
         models: one, or several of the same classes, such as folds or seeds.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tta: test-time augmentation: average over the picture and its mirror image; over all eight turns and flips
-            where the run's settings say that the model was trained with those.
+            where the model was trained with those.
         tiles, overlap: as of `Predictor`.
     Raises:
         ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes.
@@ -132,15 +133,21 @@ def load(
             )
     if len(paths) == 1 and not tta:
         return predictors[0]
-    views = [find_views(Path(path)) if tta else PLAIN for path in paths]
+    views = [
+        find_views(Path(path), predictor.bundle) if tta else PLAIN
+        for path, predictor in zip(paths, predictors, strict=True)
+    ]
     return Ensemble([Member(*member) for member in zip(predictors, views, strict=True)])
 
 
-def find_views(model: Path) -> Sequence[View]:
+def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     """The views that test-time augmentation averages over: those that the model was shown in training.
 
-    That is told by the settings in its run folder. Without them: the picture and its mirror image.
+    Its file says so; of older ones the settings in the run folder. Where neither does: the picture and its mirror
+    image.
     """
+    if bundle.orientation is not None:
+        return SQUARE if bundle.orientation == "free" else MIRRORED
     settings = RunFolder(model if model.is_dir() else model.parent).settings
     augment = read_config(settings).get("augment") if settings.is_file() else None
     free = isinstance(augment, dict) and augment.get("kind") == "warp" and augment.get("orientation") == "free"
