@@ -350,3 +350,17 @@ def test_class_index() -> None:
     assert subject.class_index(logits).dtype == torch.uint8
     np.testing.assert_array_equal(subject.class_index(logits), logits.numpy().argmax(axis=0))
     assert subject.class_index(logits[:1]).max() == 0
+
+
+@pytest.mark.parametrize(("sizes", "most"), [([0] * 20, 9), ([40] * 20, 4), ([1000] * 20, 2), ([40, 1000, 0, 0], 4)])
+def test_reading_ahead(sizes: list[int], most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order; by count and by bytes, the one in work aside; one is read ahead whatever its size."""
+    monkeypatch.setattr(subject, "_AHEAD_BYTES", 100)
+    begun: list[int] = []
+    done = 0
+    for number in subject.map_ahead(lambda n: begun.append(n) or n, range(len(sizes)), lambda n: sizes[n]):  # type: ignore[func-returns-value]
+        assert number == done
+        done += 1
+        assert len(begun) - done < most
+    assert sorted(begun) == list(range(len(sizes)))
+    assert list(subject.map_ahead(str, [], lambda _item: 1)) == []

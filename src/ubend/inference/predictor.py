@@ -6,7 +6,7 @@ C classes, H x W pixels of the picture's own size, h x w of the size that the ne
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,7 +34,8 @@ _CPU_TILE_PIXELS = 2**20  # likewise, of tiles on a CPU, which larger batches ma
 _TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
 _READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
-_READ_AHEAD = 2  # pictures for each
+_READ_AHEAD = 2  # pictures, or rows of tiles, for each
+_AHEAD_BYTES = 2**27  # of all that is read ahead, the last one aside: rows of tiles are as long as pictures are wide
 _HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
 
 _T = TypeVar("_T")
@@ -146,10 +147,11 @@ class Predictor:
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
         if self.tiling is not None:
-            for number, whole in self._join(self.strips(map_ahead(self.hold, images)), lambda x: x.softmax(dim=0)):
+            strips = self.strips(map_ahead(self.hold, images, _bytes_given))
+            for number, whole in self._join(strips, lambda x: x.softmax(dim=0)):
                 yield number, Prediction(whole.argmax(axis=0).astype(np.uint8), whole, self.labels)
             return
-        for logits in self.run(map_ahead(self.prepare, images)):
+        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
                 prob = logits.native().softmax(dim=1)
                 masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
@@ -159,9 +161,9 @@ class Predictor:
     def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(number, (H, W) class index) of each picture, as of `predict`, without the probabilities in main memory."""
         if self.tiling is not None:
-            yield from self._join(self.strips(map_ahead(self.hold, images)), class_index)
+            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), class_index)
             return
-        for logits in self.run(map_ahead(self.prepare, images)):
+        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
                 masks = class_index(logits.native().movedim(1, 0)).cpu().numpy()
             yield from zip(logits.numbers, masks, strict=True)
@@ -178,7 +180,12 @@ class Predictor:
         if self.tiling is None:
             raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"))
         pixels = _CPU_TILE_PIXELS if self.device.type == "cpu" else _BATCH_PIXELS
-        rows = map_ahead(read_row, cut_rows(sources, self.tiling))
+        pixel_bytes = self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)  # as `read_row` gives it
+        rows = map_ahead(
+            read_row,
+            cut_rows(sources, self.tiling),
+            lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * pixel_bytes,
+        )
         yield from blend_rows(rows, lambda tensor: send(tensor, self.device), self._forward_tiles, batch_pixels=pixels)
 
     def _join(self, strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -360,11 +367,36 @@ def _bytes_held(picture: Prepared) -> int:
     return picture.small.nbytes + math.prod(picture.native_hw)
 
 
-def map_ahead(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """`map` in threads, in order, with at most _READ_AHEAD results of each waiting."""
-    source = iter(items)
+def _bytes_given(image: NDArray[Any] | Path | str) -> int:
+    """What a picture that is waited for takes; of files nothing is known yet."""
+    return image.nbytes if isinstance(image, np.ndarray) else 0
+
+
+def map_ahead(
+    work: Callable[[_T], _R], items: Iterable[_T], weigh: Callable[[_T], int] = lambda _item: 0
+) -> Iterator[_R]:
+    """`map` in threads, in order; at most _READ_AHEAD results of each wait, and no more once they have _AHEAD_BYTES.
+
+    Args:
+        weigh: bytes that the result of an item takes.
+    """
+    source, held = iter(items), 0
+    pending: deque[tuple[Future[_R], int]] = deque()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read") as pool:
-        pending = deque(pool.submit(work, item) for item in islice(source, _READ_AHEAD * _READERS))
+
+        def read_on() -> None:
+            nonlocal held
+            while not pending or (held < _AHEAD_BYTES and len(pending) < _READ_AHEAD * _READERS):
+                item = list(islice(source, 1))
+                if not item:
+                    return
+                held += weigh(item[0])
+                pending.append((pool.submit(work, item[0]), weigh(item[0])))
+
+        read_on()
         while pending:
-            yield pending.popleft().result()
-            pending.extend(pool.submit(work, item) for item in islice(source, 1))
+            future, size = pending.popleft()
+            future.result()
+            held -= size
+            read_on()  # beside what is done with this one
+            yield future.result()
