@@ -163,7 +163,7 @@ def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_p
     """The mask is that of the picture in memory, keeps the georeference, and counts in shares.csv; others beside it."""
     out = tmp_path / "out"
     predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64)
-    assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "shares.csv"]
+    assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "predict.json", "shares.csv"]
     mask = tifffile.imread(out / "field.tif")
     image = read_image(large)
     predictor = ubend.load(tiler, device="cpu", tiles=64)
@@ -191,7 +191,7 @@ def test_a_small_georeferenced_picture(
 ) -> None:
     monkeypatch.setattr(job, "_LARGE_PIXELS", 10**9)
     predict(tiler, large, "--out", tmp_path / "small", "--tiles", 64)
-    assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "shares.csv"]
+    assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "predict.json", "shares.csv"]
     monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
     predict(tiler, large, "--out", tmp_path / "large", "--tiles", 64)
     assert contents(tmp_path / "small")["field.tif"] == contents(tmp_path / "large")["field.tif"]
@@ -206,7 +206,7 @@ def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tm
     large.write_bytes(data)
     line = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
     assert "field.tif: damaged or truncated (the tile or strip at row 128: " in line
-    assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "shares.csv"]
+    assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "predict.json", "shares.csv"]
     assert rows(tmp_path / "out") == ["disc01.png"]
 
 
@@ -229,12 +229,14 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from ubend.jobs import predict\n"
         "from ubend.teller import Teller\n"
         "predict._LARGE_PIXELS = 2**25\n"
+        "from ubend.inference.conditions import Conditions\n"
+        "from ubend.jobs.predict_any import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class Counting(Teller):\n"
         "    def count(self, done, _total=0):\n"
         "        global peak; peak = max(peak, anonymous_mib())\n"
-        f"predict.predict_files({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
-        "    device='cpu', overlap=0.0, teller=Counting())\n"
+        f"predict_paths({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
+        "    device='cpu', conditions=Conditions(overlap=0.0), teller=Counting())\n"
         "print('peak', peak - before)\n"
     )
     paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]
@@ -269,12 +271,10 @@ def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
 
 
 def test_conditions_that_cannot_be(good: Path, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").touch()
     for words, says in (
         (["--threshold", "foregroud=0.3"], "did you mean foreground?"),
         (["--min-area", "few"], "--min-area few: write it as PX or CLASS=PX"),
         (["--with", tmp_path / "nowhere"], "no such model file"),
-        (["--tta", tmp_path / "a.mp4"], "not for videos and scans"),
     ):
         line = refused_once("predict", good / "run", images / "disc00.png", "--out", tmp_path / "out", *words)
         assert says in line

@@ -79,11 +79,11 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [float(row[3]) for row in rows[1:]] == pytest.approx([mask.mean() for mask in masks], abs=1e-5)
     assert float(rows[2][1]) == pytest.approx(1001 / 30000, abs=1e-3)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "film_mask.mkv", "film_overlay.mp4", "film_shares.csv",
+        "film_mask.mkv", "film_overlay.mp4", "film_shares.csv", "predict.json",
     ]  # fmt: skip
     again = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
     assert again.exit_code == 2
-    assert "film_overlay.mp4 exists already" in again.output
+    assert "film_mask.mkv exists already, and 2 more" in again.output
 
 
 def test_damaged(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import read_image
+from ubend.pictures.images import fit_channels, read_image
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)
@@ -111,7 +111,8 @@ def load(
             where the model was trained with those.
         tiles, overlap: as of `Predictor`.
     Raises:
-        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes.
+        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
+            pictures of another depth.
         SettingError: there is no such device, or no model is named.
     """
     paths = [models] if isinstance(models, str | Path) else list(models)
@@ -130,6 +131,13 @@ def load(
                     known=", ".join(predictors[0].labels.names),
                     found=", ".join(predictor.labels.names),
                 )
+            )
+        if predictor.bundle.dtype != predictors[0].bundle.dtype:
+            raise ModelFileError(
+                _(
+                    "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the "
+                    "same"
+                ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
             )
     if len(paths) == 1 and not tta:
         return predictors[0]
@@ -155,9 +163,11 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
 
 
 def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
-    """The picture with the channels that a model takes."""
+    """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
     if not isinstance(image, str | Path):
-        return np.asarray(image)
+        pixels = np.asarray(image)
+        fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
+        return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words
     path, channels = Path(image), predictor.bundle.sizing.channels
     refuse_other_kind(path, read_header(path, channels), predictor.bundle)
     return read_image(path, channels)

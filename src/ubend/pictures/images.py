@@ -108,9 +108,10 @@ def _read_into(place: NDArray[Any], path: Path) -> list[str]:
     return []
 
 
-def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
+def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
+    """(H, W, C) -> (H, W, channels): grey repeated, the luma of colour (ITU-R 601), or as it is; None: neither."""
     found = image.shape[2]
-    if channels in (None, found):
+    if channels == found:
         return image
     if (found, channels) == (1, 3):
         return np.repeat(image, 3, axis=2)
@@ -119,11 +120,18 @@ def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDA
             return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
         luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         return (np.rint(luma) if image.dtype.kind == "u" else luma).astype(image.dtype)[:, :, None]
-    raise DataError(
-        _("{path}: has {found} channels, but {channels} are asked for").format(
-            path=path, found=found, channels=channels
+    return None
+
+
+def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
+    fitted = fit_channels(image, image.shape[2] if channels is None else channels)
+    if fitted is None:
+        raise DataError(
+            _("{path}: has {found} channels, but {channels} are asked for").format(
+                path=path, found=image.shape[2], channels=channels
+            )
         )
-    )
+    return fitted
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from ubend.files import write_file
 from ubend.language import _
-from ubend.masks.labels import LabelMap
+from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.decode import explained
 from ubend.pictures.images import finish_pixels
 from ubend.pictures.tiff import find_page, is_tiff, stretch
 
-GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1: scale, tie points, transformation, keys
+# GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+_NODATA = 42113  # GDAL's: the value of pixels that were not seen, as text
 _MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
 
@@ -33,6 +35,7 @@ class TiffWindows:
         path: of the file.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
+        nodata: the value of pixels that were not seen; None: the file says none.
     Raises:
         DataError: missing, damaged, no TIFF, or a stack.
     """
@@ -53,6 +56,7 @@ class TiffWindows:
                 raise
         tags = self._page.tags
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
+        self.nodata = _number(tags.valueof(_NODATA))
         height, width = (self._plan.shape[self._plan.axes.index(axis)] for axis in "YX")
         self.size_hw = int(height), int(width)
         self._mapped: NDArray[Any] | None = None
@@ -100,6 +104,11 @@ class TiffWindows:
             for number in self._chunks(top, bottom):
                 self._decode(number, top, out)
         return out
+
+    def unseen(self, top: int, bottom: int) -> NDArray[np.bool_]:
+        """(bottom - top, W): where every channel is `nodata`."""
+        found: NDArray[np.bool_] = (self.read_stored(top, bottom) == self.nodata).all(axis=2)
+        return found
 
     def _chunks(self, top: int, bottom: int) -> Iterator[int]:
         """Numbers of the tiles or strips that hold some of these rows."""
@@ -150,13 +159,16 @@ def write_tiff_mask(
     strips: Iterable[NDArray[np.uint8]],
     labels: LabelMap,
     georeference: list[Any],
+    *,
+    has_unseen: bool = False,
 ) -> None:
     """Write class indices as a palette TIFF in compressed tiles, whole or not at all, while they come.
 
     Args:
         size_hw: (H, W), px.
-        strips: (h, W) class index each, together H rows.
+        strips: (h, W) class index each, or IGNORED, together H rows.
         georeference: of `TiffWindows`.
+        has_unseen: IGNORED stands for pixels that were not seen; GDAL is told so.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
@@ -165,17 +177,19 @@ def write_tiff_mask(
     colors = np.full((3, 256), 128 * 257, np.uint16)
     colors[:, : labels.classes] = np.array(labels.colors, np.uint16).T * 257
 
+    unseen = (_NODATA, 2, len(str(IGNORED)) + 1, str(IGNORED), True)
+
     def write(temporary: Path) -> None:
         tifffile.imwrite(
             temporary,
-            _cut_tiles(strips),
+            cut_tiles(strips, _MASK_TILE),
             shape=size_hw,
             dtype=np.uint8,
             tile=(_MASK_TILE, _MASK_TILE),
             compression="zlib",
             photometric="palette",
             colormap=colors,
-            extratags=georeference,
+            extratags=[*georeference, *([unseen] if has_unseen else [])],
             metadata=None,
             software=False,
         )
@@ -183,21 +197,29 @@ def write_tiff_mask(
     write_file(path, write)
 
 
-def _cut_tiles(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Tiles from left to right and from top to bottom; those at the border are filled up."""
-    held: list[NDArray[np.uint8]] = []
+def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any]]:
+    """(h, W) or (h, W, C) strips -> square tiles from left to right and from top to bottom, filled up at the border."""
+    held: list[NDArray[Any]] = []
 
-    def cut(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        filled = np.pad(rows, [(0, -side % _MASK_TILE) for side in rows.shape])
-        for top in range(0, filled.shape[0], _MASK_TILE):
-            for left in range(0, filled.shape[1], _MASK_TILE):
-                yield np.ascontiguousarray(filled[top : top + _MASK_TILE, left : left + _MASK_TILE])
+    def cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        height, width = rows.shape[:2]
+        filled = np.pad(rows, [(0, -height % side), (0, -width % side), *[(0, 0)] * (rows.ndim - 2)])
+        for top in range(0, filled.shape[0], side):
+            for left in range(0, filled.shape[1], side):
+                yield np.ascontiguousarray(filled[top : top + side, left : left + side])
 
     for strip in strips:
         held.append(strip)
         rows = np.concatenate(held)
-        whole = len(rows) - len(rows) % _MASK_TILE
+        whole = len(rows) - len(rows) % side
         yield from cut(rows[:whole])
         held = [rows[whole:]]
     if held and len(held[0]):
         yield from cut(held[0])
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
