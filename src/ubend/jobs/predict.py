@@ -306,7 +306,7 @@ def _look_at(picture: Path, masks: Masks) -> _Found:
     if may_be_tiff(picture):
         with TiffWindows(picture, masks.channels) as windows:
             georeference, readable = windows.georeference, windows.is_readable
-            has_unseen = bool(georeference) and windows.nodata is not None
+            has_unseen = bool(georeference) and windows.has_unseen
     by_rows = readable and pixels > _LARGE_PIXELS and masks.by_rows
     size = pixels * masks.channels * np.dtype(header.dtype).itemsize
     return _Found(pixels, size, georeference, has_unseen, by_rows)
