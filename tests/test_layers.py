@@ -101,6 +101,7 @@ ORDER = [
     "training.captured",
     "training.loop",
     "training.panel",
+    "inference.ahead",
     "inference.tiles",
     "inference.strips",
     "inference.predictor",

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
 from ubend.masks.labels import make_label_map
@@ -161,8 +162,8 @@ def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatc
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
-    monkeypatch.setattr(subject, "_READ_AHEAD", 2)
-    monkeypatch.setattr(subject, "_READERS", 2)
+    monkeypatch.setattr(ahead, "_READ_AHEAD", 2)
+    monkeypatch.setattr(ahead, "_READERS", 2)
     monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
     asked = 0
 
@@ -359,15 +360,15 @@ def test_class_index() -> None:
 @pytest.mark.parametrize(("sizes", "most"), [([0] * 20, 9), ([40] * 20, 4), ([1000] * 20, 2), ([40, 1000, 0, 0], 4)])
 def test_reading_ahead(sizes: list[int], most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order; by count and by bytes, the one in work aside; one is read ahead whatever its size."""
-    monkeypatch.setattr(subject, "_AHEAD_BYTES", 100)
+    monkeypatch.setattr(ahead, "_AHEAD_BYTES", 100)
     begun: list[int] = []
 
     def work(number: int) -> int:
         begun.append(number)
         return number
 
-    for done, number in enumerate(subject.map_ahead(work, range(len(sizes)), lambda n: sizes[n])):
+    for done, number in enumerate(ahead.map_ahead(work, range(len(sizes)), lambda n: sizes[n])):
         assert number == done
         assert len(begun) - done <= most
     assert sorted(begun) == list(range(len(sizes)))
-    assert list(subject.map_ahead(str, [], lambda _item: 1)) == []
+    assert list(ahead.map_ahead(str, [], lambda _item: 1)) == []

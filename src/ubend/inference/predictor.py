@@ -4,13 +4,10 @@ C classes, H x W pixels of the picture's own size, h x w of the size that the ne
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
+from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, read_row
 from ubend.language import _
 from ubend.masks.labels import LabelMap
@@ -33,13 +31,7 @@ _GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few
 _CPU_TILE_PIXELS = 2**20  # likewise, of tiles on a CPU, which larger batches make no faster
 _TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
-_READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
-_READ_AHEAD = 2  # pictures, or rows of tiles, for each
-_AHEAD_BYTES = 2**27  # of all that is read ahead, the last one aside: rows of tiles are as long as pictures are wide
 _HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -370,33 +362,3 @@ def _bytes_held(picture: Prepared) -> int:
 def _bytes_given(image: NDArray[Any] | Path | str) -> int:
     """What a picture that is waited for takes; of files nothing is known yet."""
     return image.nbytes if isinstance(image, np.ndarray) else 0
-
-
-def map_ahead(
-    work: Callable[[_T], _R], items: Iterable[_T], weigh: Callable[[_T], int] = lambda _item: 0
-) -> Iterator[_R]:
-    """`map` in threads, in order; at most _READ_AHEAD results of each wait, and no more once they have _AHEAD_BYTES.
-
-    Args:
-        weigh: bytes that the result of an item takes.
-    """
-    source, held = iter(items), 0
-    pending: deque[tuple[Future[_R], int]] = deque()
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read") as pool:
-
-        def read_on() -> None:
-            nonlocal held
-            while not pending or (held < _AHEAD_BYTES and len(pending) < _READ_AHEAD * _READERS):
-                item = list(islice(source, 1))
-                if not item:
-                    return
-                held += weigh(item[0])
-                pending.append((pool.submit(work, item[0]), weigh(item[0])))
-
-        read_on()
-        while pending:
-            future, size = pending.popleft()
-            future.result()
-            held -= size
-            read_on()  # beside what is done with this one
-            yield future.result()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ubend.errors import DataError, OutputError
-from ubend.inference.predictor import map_ahead
+from ubend.inference.ahead import map_ahead
 from ubend.language import _
 
 _Good = TypeVar("_Good")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from ubend.drawing.panels import save_png
 from ubend.errors import DataError
 from ubend.files import Need, clear_leftovers, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
+from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Masks
-from ubend.inference.predictor import Prediction, class_index, map_ahead
+from ubend.inference.predictor import class_index
 from ubend.jobs.many import Problems, refuse_collisions, refuse_there
 from ubend.language import _
 from ubend.masks.labels import IGNORED, background_class
@@ -55,6 +56,18 @@ class _Found:
     georeference: list[Any]
     has_unseen: bool
     by_rows: bool
+
+
+class _Answer(NamedTuple):
+    """(H, W) class index of a picture, and (C, H, W) probabilities where they are asked for."""
+
+    mask: NDArray[np.uint8]
+    prob: NDArray[np.float32] | None
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
 
 
 class PictureJob:
@@ -161,25 +174,26 @@ class PictureJob:
     def _write_held(self, numbers: Sequence[int]) -> Iterator[int]:
         """Predict and write those that memory holds; gives each number when its files are there."""
 
-        def predict(
-            images: Iterator[NDArray[Any]],
-        ) -> Iterator[tuple[int, tuple[NDArray[np.uint8], Prediction | None]]]:
+        def predict(images: Iterator[NDArray[Any]]) -> Iterator[tuple[int, _Answer]]:
             if self._prob is None:
-                yield from ((place, (mask, None)) for place, mask in self._masks.predict_masks(images))
+                yield from ((place, _Answer(mask, None)) for place, mask in self._masks.predict_masks(images))
             else:
-                yield from ((place, (answer.mask, answer)) for place, answer in self._masks.predict(images))
+                yield from ((place, _Answer(found.mask, found.prob)) for place, found in self._masks.predict(images))
 
-        answers = self._problems.predict(
-            predict,
-            lambda number: self._masks.read(self._pictures[number]),
-            numbers,
-            lambda number: self._found[number].bytes,
+        def read(number: int) -> NDArray[Any]:
+            return self._masks.read(self._pictures[number])
+
+        answers = self._problems.predict(predict, read, numbers, lambda number: self._found[number].bytes)
+        yield from map_ahead(
+            lambda answer: self._write_one(*answer),
+            answers,
+            lambda answer: self._found[answer[0]].bytes + answer[1].bytes,
         )
-        yield from map_ahead(lambda answer: self._write_one(answer[0], *answer[1]), answers)
 
-    def _write_one(self, number: int, mask: NDArray[np.uint8], prediction: Prediction | None) -> int:
+    def _write_one(self, number: int, answer: _Answer) -> int:
         """The mask last: one that is there says that its picture is done."""
         picture, found, labels = self._pictures[number], self._found[number], self._labels
+        mask, prob = answer
         size_hw = mask.shape[0], mask.shape[1]
         unseen = None
         if found.has_unseen:
@@ -191,8 +205,8 @@ class PictureJob:
         overlay = overlay_mask(image, mask, labels.colors, background=background_class(labels.names))
         target, *beside = self.written(number)
         save_png(Image.fromarray(overlay), beside[-1])
-        if prediction is not None and self._prob is not None:
-            seen = prediction.prob if unseen is None else prediction.prob * ~unseen
+        if prob is not None and self._prob is not None:
+            seen = prob if unseen is None else prob * ~unseen
             write_probabilities(beside[0], size_hw, [seen], labels.names, self._prob, found.georeference)
         if found.georeference:
             write_tiff_mask(target, size_hw, [mask], labels, found.georeference, has_unseen=found.has_unseen)
