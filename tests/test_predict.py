@@ -186,6 +186,22 @@ def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_p
     assert contents(out) == before, "the mask stays, half a file of a killed run goes, shares.csv holds all"
 
 
+def test_thresholds_by_rows(large: Path, tiler: Path, tmp_path: Path) -> None:
+    """What is asked of each pixel goes by rows; what is asked of parts needs the whole, and says so."""
+    prob = ubend.load(tiler, device="cpu", tiles=64)(read_image(large)).prob
+    low = float(np.quantile(prob[1], 0.3))
+    words = [tiler, large, "--tiles", 64, "--threshold", f"foreground={low}"]
+    assert "held in memory" not in predict(*words, "--out", tmp_path / "rows").output
+    assert not (tmp_path / "rows" / "field_overlay.png").exists()
+    found = tifffile.imread(tmp_path / "rows" / "field.tif")
+    assert (found == (prob[1] >= np.float32(low))).mean() > 0.9999
+    assert (
+        "field.tif has 0 megapixels and is held in memory"
+        in predict(*words, "--out", tmp_path / "whole", "--min-area", 1).output
+    )
+    assert (tifffile.imread(tmp_path / "whole" / "field.tif") == found).mean() > 0.9999
+
+
 def test_a_small_georeferenced_picture(
     large: Path, tiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ubend.choices import Choice
 from ubend.inference.ensemble import Ensemble, Member, load
-from ubend.inference.predictor import Prediction, Predictor, refuse_other_kind
+from ubend.inference.predictor import Prediction, Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
+from ubend.inference.strips import Source, Strip
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import SAME_SCALE
@@ -64,7 +65,8 @@ class Masks:
     @property
     def by_rows(self) -> bool:
         """Whether a picture can be predicted row by row, without its probabilities as a whole."""
-        return self.predictor.tiling is not None and self._answering is self.predictor and not self._wanted
+        parts = self._wanted.min_area or self._wanted.fill_holes
+        return self.predictor.tiling is not None and self._answering is self.predictor and not parts
 
     def refuse_unfit(self, picture: Path) -> None:
         """Look at a file's header.
@@ -101,6 +103,14 @@ class Masks:
             return
         for number, prediction in self.predict(images):
             yield number, prediction.mask
+
+    def predict_rows(self, source: Source) -> Iterator[tuple[Strip, NDArray[np.uint8]]]:
+        """(logits, (h, W) class index) of the strips of a picture, from top to bottom, where `by_rows` says so."""
+        for strip in self.predictor.strips([source]):
+            if self._wanted:
+                yield strip, refine(strip.logits.softmax(dim=0).cpu().numpy(), self._wanted)
+            else:
+                yield strip, class_index(strip.logits).cpu().numpy()
 
     def describe_tiling(self) -> list[str]:
         """How pictures are taken, and why; a warning where a model has not seen them so."""

@@ -21,7 +21,6 @@ from ubend.files import Need, clear_leftovers, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Masks
-from ubend.inference.predictor import class_index
 from ubend.jobs.many import Problems, refuse_collisions, refuse_there
 from ubend.language import _
 from ubend.masks.labels import IGNORED, background_class
@@ -140,6 +139,10 @@ class PictureJob:
         if there:
             teller.say(_("{count} masks are there already and stay as they are").format(count=there))
         by_rows = [number for number in self._todo if self._found[number].by_rows]
+        for number in sorted({*self._todo} - {*by_rows}):
+            if self._found[number].pixels > _LARGE_PIXELS:
+                said = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
+                teller.say(said.format(path=self._pictures[number], count=self._found[number].pixels / 1e6))
         teller.begin(_("predicting"), len(self._found), there)
         for done, _number in enumerate(self._write_held(sorted({*self._todo} - {*by_rows})), there + 1):
             teller.count(done)
@@ -245,8 +248,7 @@ class PictureJob:
     ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
         """(h, W) mask and (C, h, W) logits of strips, from top to bottom."""
         pixels = np.zeros(self._labels.classes, np.int64)
-        for strip in self._masks.predictor.strips([windows]):
-            rows = class_index(strip.logits).cpu().numpy()
+        for strip, rows in self._masks.predict_rows(windows):
             if self._found[number].has_unseen:
                 rows[windows.unseen(strip.rows.start, strip.rows.stop)] = IGNORED
             pixels += self._count(rows)
