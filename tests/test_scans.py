@@ -259,7 +259,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     table = (out / "volumes.csv").read_text()
     assert len(table.splitlines()) == 5
     before = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
-    (out / "ct_mask" / "0003.dcm").unlink()
+    (out / "ct_mask" / "0005.dcm").unlink()
     run = CliRunner().invoke(main, [*map(str, [*words, *paths[1:], "--resume"])])
     assert run.exit_code == 0, run.output
     after = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
