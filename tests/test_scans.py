@@ -1,5 +1,6 @@
 """Scans: slices are seen the same way whatever their axes stand for, and masks lie where the scan lies."""
 
+from collections import namedtuple
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import Tensor
 
 from refusal import refused_once
+from ubend import files
 from ubend.cli import main
 from ubend.errors import DataError, SettingError
 from ubend.masks.labels import make_label_map
@@ -277,3 +279,23 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "copy").mkdir(exist_ok=True)
         write_nifti(tmp_path / "copy" / "scan.nii.gz", "PIR", big)
         assert says in refused_once(*words, *paths[1:], "--resume", *more)
+
+
+def test_no_room_and_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    words = [
+        "predict",
+        tmp_path / "model.safetensors",
+        "--window",
+        "lung",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert refused_once(*words, tmp_path / "none.nii") == f"{tmp_path / 'none.nii'}: no such file"
+    write_nifti(tmp_path / "scan.nii", "LPS")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 10))
+    assert "will be written" in refused_once(*words, tmp_path / "scan.nii")
+    assert not (tmp_path / "out").exists()

@@ -61,9 +61,16 @@ class ScanJob:
         """
         self._refuse_unfit()
         refuse_collisions(self._paths, [[target] for target in self._targets], _("mask"))
+        for number, path in enumerate(self._paths):
+            with self._problems.keeping(number):
+                if not path.exists():
+                    raise DataError(_("{path}: no such file").format(path=path))
+        there = [number for number in range(len(self._paths)) if number not in self._problems]
+        if not there:
+            return []
         if not self._resume:
             refuse_there([*self._targets, self._out / _TABLE])
-        size = sum(_size(path) for path, target in zip(self._paths, self._targets, strict=True) if not target.exists())
+        size = sum(_size(self._paths[number]) for number in there if not self._targets[number].exists())
         return [Need(self._out, int(_MASK_SHARE * size), _("choose another --out"))]
 
     def write(self, teller: Teller) -> list[Path]:
@@ -71,6 +78,8 @@ class ScanJob:
         rows: list[tuple[Any, ...]] = []
         written = []
         for number, (path, target) in enumerate(zip(self._paths, self._targets, strict=True)):
+            if number in self._problems:
+                continue
             with self._problems.keeping(number):
                 scan = read_scan(path)
                 mask = self._read_before(scan, target)
