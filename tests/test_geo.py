@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 import ubend
 from refusal import refused_once
@@ -109,6 +110,26 @@ def test_overviews_and_masks_inside(by_rows: bool, tmp_path: Path, monkeypatch: 
         assert 0 < seen.mean() < 1
         np.testing.assert_array_equal(mask.read_masks(1) > 0, seen)
         np.testing.assert_array_equal(mask.read(1), np.where(seen, wanted.mask, 255))
+
+
+def test_a_damaged_mask_inside(tmp_path: Path) -> None:
+    """It is looked at last, when the picture was predicted; the others are done all the same."""
+    model = save_tiler(tmp_path / "model.safetensors", 3, "uint8")
+    values = write_geo(tmp_path / "field.tif", 3, "uint8", nodata=None)
+    write_geo(tmp_path / "other.tif", 3, "uint8")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "field.tif", "r+") as file:
+        file.write_mask((values != 0).any(axis=0))
+    with tifffile.TiffFile(tmp_path / "field.tif") as file:
+        place, size = file.pages[1].dataoffsets[0], file.pages[1].databytecounts[0]
+    data = bytearray((tmp_path / "field.tif").read_bytes())
+    data[place : place + size] = b"\x55" * size
+    (tmp_path / "field.tif").write_bytes(data)
+    out = tmp_path / "out"
+    line = refused_once("predict", model, tmp_path / "field.tif", tmp_path / "other.tif", "--out", out)
+    assert "field.tif: damaged or truncated" in line
+    assert (out / "other.tif").exists()
+    assert not (out / "field.tif").exists()
+    assert "field" not in (out / "shares.csv").read_text()
 
 
 def test_resume_counts_what_was_seen(tmp_path: Path) -> None:

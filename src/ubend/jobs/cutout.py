@@ -87,14 +87,12 @@ def cut_out_files(
     record = Record(out / "cutout.json", {**facts, "background": background, "soft_px": soft_px})
     empty: list[int] = []
 
-    def write(answer: tuple[int, Prediction]) -> int:
-        number, prediction = answer
+    def write(number: int, prediction: Prediction) -> None:
         alpha = make_alpha(weigh_classes(prediction.prob, weights), soft_px)
         if not alpha.any():
             empty.append(number)
         colors = extend_colors(to_rgb(read_image(pictures[number])), alpha)
         save_png(Image.fromarray(_lay_on(colors, alpha, behind)), targets[number])
-        return number
 
     if found:
         record.refuse_other(teller, resume=resume)
@@ -112,7 +110,9 @@ def cut_out_files(
         answers = problems.predict(
             masks.predict, lambda number: masks.read(pictures[number]), todo, lambda n: pixels[n] * masks.channels
         )
-        for done, _number in enumerate(map(write, answers), 1):
+        for done, (number, prediction) in enumerate(answers, 1):
+            with problems.keeping(number):
+                write(number, prediction)
             teller.count(done)
         teller.end()
     sought = ", ".join(masks.labels.names[index] for index in weights)

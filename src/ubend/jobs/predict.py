@@ -110,7 +110,7 @@ class PictureJob:
         """Read all headers, before anything is written; gives the room that is wanted.
 
         Raises:
-            DataError: none of the pictures can be used, or two of one name.
+            DataError: two of one name.
             OutputError: something of that name is there already.
         """
         numbers = range(len(self._pictures))
@@ -186,14 +186,15 @@ class PictureJob:
         def read(number: int) -> NDArray[Any]:
             return self._masks.read(self._pictures[number])
 
-        answers = self._problems.predict(predict, read, numbers, lambda number: self._found[number].bytes)
-        yield from map_ahead(
-            lambda answer: self._write_one(*answer),
-            answers,
-            lambda answer: self._found[answer[0]].bytes + answer[1].bytes,
-        )
+        def write(answer: tuple[int, _Answer]) -> int:
+            with self._problems.keeping(answer[0]):
+                self._write_one(*answer)
+            return answer[0]
 
-    def _write_one(self, number: int, answer: _Answer) -> int:
+        answers = self._problems.predict(predict, read, numbers, lambda number: self._found[number].bytes)
+        yield from map_ahead(write, answers, lambda answer: self._found[answer[0]].bytes + answer[1].bytes)
+
+    def _write_one(self, number: int, answer: _Answer) -> None:
         """The mask last: one that is there says that its picture is done."""
         picture, found, labels = self._pictures[number], self._found[number], self._labels
         mask, prob = answer
@@ -215,7 +216,6 @@ class PictureJob:
             write_tiff_mask(target, size_hw, [mask], labels, found.georeference, has_unseen=found.has_unseen)
         else:
             write_mask(target, mask, labels)
-        return number
 
     def _write_by_rows(self, number: int, teller: Teller) -> None:
         """Predict and write a picture that memory need not hold."""
@@ -259,13 +259,12 @@ class PictureJob:
     def _gather_shares(self) -> dict[int, dict[str, float]]:
         """Shares of the classes of each picture that has a mask, those of before included."""
         shares = {}
-        for number in sorted(self._found):
-            if number not in self._pixels and number not in self._problems:
+        for number in (number for number in sorted(self._found) if number not in self._problems):
+            if number not in self._pixels:
                 self._pixels[number] = self._count_written(self.written(number)[0])
-            if number in self._pixels:
-                pixels = self._pixels[number]
-                seen = max(1, int(pixels.sum()))
-                shares[number] = {n: int(c) / seen for n, c in zip(self._labels.names, pixels, strict=True)}
+            pixels = self._pixels[number]
+            seen = max(1, int(pixels.sum()))
+            shares[number] = {n: int(c) / seen for n, c in zip(self._labels.names, pixels, strict=True)}
         return shares
 
     def _count_written(self, mask: Path) -> NDArray[np.int64]:
