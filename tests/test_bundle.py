@@ -26,7 +26,9 @@ def make_bundle(seed: int = 0) -> Bundle:
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 16, 16) * 255)  # batch norms with statistics of their own
     labels = make_label_map([0, 255], ["nền", "полип"], ignored=(7,), reach=9)
-    return Bundle(model, labels, Sizing(96, False, 3), {"data": "ổ đĩa", "scores": {"dice": [0.5, None]}})
+    bundle = Bundle(model, labels, Sizing(96, False, 3), {"data": "ổ đĩa", "scores": {"dice": [0.5, None]}})
+    bundle.orientation = "free"
+    return bundle
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_round_trip(tmp_path: Path) -> None:
         loaded = load_bundle(path)
         assert (loaded.labels, loaded.sizing, loaded.about) == (bundle.labels, bundle.sizing, bundle.about)
         assert loaded.model.skips == (True, False)
+        assert loaded.orientation == "free"
         assert not loaded.model.training
         mine, theirs = bundle.model.state_dict(), loaded.model.state_dict()
         assert list(mine) == list(theirs)

@@ -16,7 +16,8 @@ from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
-from ubend.inference.predictor import Predictor, Prepared, map_ahead, send, too_large
+from ubend.inference.ahead import map_ahead
+from ubend.inference.predictor import Predictor, Prepared, send, too_large
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
