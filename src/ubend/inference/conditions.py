@@ -17,7 +17,7 @@ from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, re
 from ubend.inference.strips import Source, Strip
 from ubend.language import _
 from ubend.masks.labels import LabelMap
-from ubend.model.bundle import SAME_SCALE
+from ubend.model.bundle import SAME_SCALE, Bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 
@@ -61,6 +61,11 @@ class Masks:
     @property
     def labels(self) -> LabelMap:
         return self.predictor.labels
+
+    @property
+    def bundle(self) -> Bundle:
+        """What the pictures have to be like: the first model's."""
+        return self.predictor.bundle
 
     @property
     def by_rows(self) -> bool:
