@@ -23,6 +23,12 @@ WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
 @folder_options()
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
+@option(
+    "--patches",
+    is_flag=True,
+    default=None,
+    help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
+)
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
@@ -114,6 +120,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @folder_options("images", "masks", "split", "values", "root")
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+@option("--tiles", type=int, help=later("Side of the tiles in px, 0: whole pictures  [as the model was trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
     from ubend.errors import OutputError

@@ -1,7 +1,8 @@
 """Predictor + pairs -> scores.
 
 Two sizes: *native*, the picture's own, against the untouched mask (the honest one); and *model size*,
-the network's, against the mask resized by nearest pixel, for comparison with papers that score there.
+the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
+predictor cuts pictures into tiles, both are one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
-from ubend.inference.predictor import Predictor, Prepared, map_ahead, send, too_large
+from ubend.inference.predictor import Predictor, Prepared, class_index, map_ahead, send, too_large
+from ubend.inference.strips import Held
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
@@ -26,7 +28,7 @@ from ubend.metrics.overlap import (
     summarise_overlap,
 )
 from ubend.pictures.images import resize_mask
-from ubend.training.losses import sum_cross_entropy
+from ubend.training.losses import sum_cross_entropy, sums_dtype
 
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
@@ -36,6 +38,7 @@ def evaluate_pairs(
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     prepare: Callable[[int], Prepared] | None = None,
+    hold: Callable[[int], Held] | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on pictures with masks.
 
@@ -45,6 +48,7 @@ def evaluate_pairs(
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;
             None: it does so.
+        hold: the same for a predictor that cuts tiles: a picture at its own size.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -55,6 +59,10 @@ def evaluate_pairs(
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
     known = labels or predictor.labels
+    if predictor.tiling is not None:
+        confusions, losses = _score_strips(predictor, pairs, known, hold)
+        both = _summary(confusions, losses, known)
+        return {"native": both, "model_size": both, "per_picture": _per_picture(confusions, pairs, known)}
     counts = {size: _Counts(len(pairs), known.classes) for size in ("native", "model_size")}
     truths: dict[int, NDArray[np.uint8]] = {}
 
@@ -78,6 +86,36 @@ def evaluate_pairs(
         **{size: _summary(*found[size], known) for size in counts},
         "per_picture": _per_picture(found["native"][0], pairs, known),
     }
+
+
+def _score_strips(
+    predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap, hold: Callable[[int], Held] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(N, C, C) confusions and (N,) cross entropies at native size, strip by strip: no picture's logits are whole."""
+    classes, device = labels.classes, predictor.device
+    confusions = torch.zeros((len(pairs), classes, classes), dtype=torch.int64, device=device)
+    losses = torch.zeros(len(pairs), dtype=sums_dtype(device), device=device)
+    truths: dict[int, NDArray[np.uint8]] = {}
+
+    def look(number: int) -> tuple[Held, NDArray[np.uint8]]:
+        picture = hold(number) if hold else predictor.hold(pairs[number].image)
+        return picture, _read_truth(pairs[number], picture.size_hw, labels)
+
+    def pictures() -> Iterator[Held]:
+        for number, (picture, truth) in enumerate(map_ahead(look, range(len(pairs)))):
+            truths[number] = truth
+            yield picture
+
+    for strip in predictor.strips(pictures()):
+        number, logits = strip.picture, strip.logits[None]
+        with tell_out_of_memory(too_large(strip.size_hw)):
+            target = send(torch.from_numpy(truths[number][strip.rows]), device)[None]
+            guess = class_index(strip.logits)[None]
+            confusions[number] += count_confusion_batch(guess, target, classes)[0]
+            losses[number] += sum_cross_entropy(logits, target)[0]
+        if strip.is_last:
+            del truths[number]
+    return confusions.cpu().numpy(), losses.double().cpu().numpy()
 
 
 class _Counts:

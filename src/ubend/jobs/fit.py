@@ -19,6 +19,7 @@ import ubend
 from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.patches import Windows
 from ubend.device import (
     describe_device,
     fastest_precision,
@@ -31,6 +32,7 @@ from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor, Prepared
+from ubend.inference.strips import Held
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
@@ -195,6 +197,12 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     bundle, state = make_state(data, settings, device, ranks)
     batches, validation = make_batches(data, settings, device, ranks)
     refuse_lone_values(batches, settings)
+    if isinstance(validation, Windows) and len(validation) < validation.cover:
+        teller.say(
+            _(
+                "note: {cover} windows would cover the validation part; {count} of them, evenly taken, are looked at"
+            ).format(cover=validation.cover, count=len(validation))
+        )
     if resumed and run.state.exists():
         load_state(run.state, state)
         done = len(state.progress.history) == settings.train.epochs or state.progress.stopped
@@ -321,6 +329,13 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
         return Prepared((height, width), store.image(numbers[number]))
 
     predictor = Predictor(load_bundle(run.model), device)
-    scores = {"part": part, "recipe": settings.recipe, **evaluate_pairs(predictor, pairs, prepare=take_stored)}
+
+    def hold_stored(number: int) -> Held:
+        image = store.image(numbers[number])
+        whole = image.shape[:2] == tuple(store.native_hw[numbers[number]])
+        return Held(image) if whole else predictor.hold(pairs[number].image)
+
+    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored)
+    scores = {"part": part, "recipe": settings.recipe, **found}
     write_json(run.scores, scores)
     return scores

@@ -303,7 +303,7 @@ def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
             reason = _("pictures are taken whole and resized to {size} px, as in training")
             choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
         return [_("chosen: {choice}").format(choice=choice.line())]
-    if tiling is None and bundle.keeps_scale:
+    if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(
                 "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
