@@ -88,7 +88,7 @@ class Patches:
 
     def pictures_of(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which picture each window of an epoch is of."""
-        return np.asarray(np.searchsorted(self._ends, windows, side="right"))
+        return np.searchsorted(self._ends, windows, side="right")
 
     def take_ahead(self, crops: Crops) -> "Future[tuple[Tensor, Tensor]]":
         """(N, H, W, C) and (N, H, W) of `crop_hw`, brought to the device by reading threads."""
@@ -97,7 +97,8 @@ class Patches:
 
 def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
     """So many windows among pictures of these areas: in proportion, each at least one; the sum may differ a little."""
-    return np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64)
+    counts: NDArray[np.int64] = np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64)
+    return counts
 
 
 def find_crops(
