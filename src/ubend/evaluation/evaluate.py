@@ -38,7 +38,7 @@ def evaluate_pairs(
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     prepare: Callable[[int], Prepared] | None = None,
-    hold: Callable[[int], Held] | None = None,
+    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on pictures with masks.
 
@@ -48,7 +48,7 @@ def evaluate_pairs(
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;
             None: it does so.
-        hold: the same for a predictor that cuts tiles: a picture at its own size.
+        hold: the same for a predictor that cuts tiles: a picture at its own size, and its (H, W) class indices.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -89,7 +89,10 @@ def evaluate_pairs(
 
 
 def _score_strips(
-    predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap, hold: Callable[[int], Held] | None
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    labels: LabelMap,
+    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(N, C, C) confusions and (N,) cross entropies at native size, strip by strip: no picture's logits are whole."""
     classes, device = labels.classes, predictor.device
@@ -98,7 +101,9 @@ def _score_strips(
     truths: dict[int, NDArray[np.uint8]] = {}
 
     def look(number: int) -> tuple[Held, NDArray[np.uint8]]:
-        picture = hold(number) if hold else predictor.hold(pairs[number].image)
+        if hold:
+            return hold(number)
+        picture = predictor.hold(pairs[number].image)
         return picture, _read_truth(pairs[number], picture.size_hw, labels)
 
     def pictures() -> Iterator[Held]:
@@ -109,7 +114,8 @@ def _score_strips(
     for strip in predictor.strips(pictures()):
         number, logits = strip.picture, strip.logits[None]
         with tell_out_of_memory(too_large(strip.size_hw)):
-            target = send(torch.from_numpy(truths[number][strip.rows]), device)[None]
+            # a copy: what is mapped from a file cannot be written to, which torch warns of
+            target = send(torch.from_numpy(np.array(truths[number][strip.rows])), device)[None]
             guess = class_index(strip.logits)[None]
             confusions[number] += count_confusion_batch(guess, target, classes)[0]
             losses[number] += sum_cross_entropy(logits, target)[0]

@@ -110,7 +110,8 @@ def read_row(row: Row) -> tuple[Row, NDArray[Any]]:
     columns = row.plan.columns.needed_by_all()
     if len(columns) != row.source.size_hw[1]:
         pixels = pixels[:, columns]
-    return row, np.ascontiguousarray(pixels, None if pixels.dtype == np.uint8 else np.float32)
+    # what is mapped from a file cannot be written to, which torch warns of
+    return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
 
 
 def blend_rows(

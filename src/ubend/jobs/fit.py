@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 import ubend
@@ -330,12 +331,11 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
 
     predictor = Predictor(load_bundle(run.model), device)
 
-    def hold_stored(number: int) -> Held:
-        image = store.image(numbers[number])
-        whole = image.shape[:2] == tuple(store.native_hw[numbers[number]])
-        return Held(image) if whole else predictor.hold(pairs[number].image)
+    def hold_stored(number: int) -> tuple[Held, NDArray[np.uint8]]:
+        return Held(store.image(numbers[number])), store.mask(numbers[number])
 
-    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored)
+    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
+    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored if whole else None)
     scores = {"part": part, "recipe": settings.recipe, **found}
     write_json(run.scores, scores)
     return scores

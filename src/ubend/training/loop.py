@@ -40,6 +40,7 @@ from ubend.training.step import Job, autocast
 
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
+_CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -182,7 +183,9 @@ def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[n
 
 def validation_batch(pictures: Pictures | Windows, progress: Progress) -> int:
     """Pictures in one forward pass without gradients, as far as memory is known to allow."""
-    return progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
+    slow = isinstance(pictures, Windows) and pictures.device.type == "cpu"
+    pixels = _CPU_WINDOW_PIXELS if slow else _VALIDATION_PIXELS
+    return progress.validation_batch or max(1, pixels // math.prod(pictures.canvas_hw))
 
 
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:

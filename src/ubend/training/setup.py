@@ -105,8 +105,9 @@ def make_batches(
         windows = settled(settings.data.epoch_windows)
         training = Patches(data.store, data.numbers("train"), device, windows, window_hw, settings.augment)
         # twice as large: pixels at its border lack surroundings, and count half as often
-        most = max(1, round(_VALIDATION_SHARE * windows / 4))
-        validation = Windows(data.store, data.numbers("val"), device, (2 * window_hw[0], 2 * window_hw[1]), most)
+        numbers = data.numbers("val")
+        most = max(len(numbers), round(_VALIDATION_SHARE * windows / 4))
+        validation = Windows(data.store, numbers, device, (2 * window_hw[0], 2 * window_hw[1]), most)
     else:
         room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
         training = Pictures(data.store, data.numbers("train"), device, room)
