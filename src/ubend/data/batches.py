@@ -298,6 +298,12 @@ class TrainingBatches:
         native = self.pictures.store.native_hw[self.pictures.numbers[numbers]]
         return draw_frozen(self.settings, self.seed, numbers, items % self.copies, (shapes, native), channels)
 
+    def wait_for_reading(self) -> None:
+        """Until what is being read is there, and nothing more is read: while a step is captured, no other thread may
+        ask for memory."""
+        for _step, reading in self._ahead:
+            reading.exception()
+
     def fetch(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) and (B, H, W): a step's pictures, brought to the device; the next ones are being read."""
         if not self._ahead or self._ahead[0][0] != step:

@@ -177,6 +177,8 @@ def open_store(
     final = cache / key
     if not (final / "store.json").exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
+        if sizing.size_px is None:
+            cure = _("set UBEND_CACHE to another disk, or leave out --patches")
         refuse_full([Need(cache, _store_bytes(pairs, shapes_hw, sizing), cure), *needs])
         try:
             cache.mkdir(parents=True, exist_ok=True)

@@ -317,7 +317,7 @@ def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
         return [
             _(
                 "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with data.window"
+                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
             ).format(low=low, high=high)
         ]
     return []
