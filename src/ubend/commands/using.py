@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, make_teller
-from ubend.errors import SettingError
+from ubend.commands.shared import PATH, make_teller, parse_tiles
 from ubend.language import _, later
 from ubend.translated import command, option
 
@@ -33,9 +32,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     from ubend.inference.conditions import Conditions
     from ubend.jobs.predict_any import predict_paths
 
-    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
-    if side == -1:
-        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+    side = parse_tiles(tiles)
     conditions = Conditions(*(flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes")))
     with make_teller() as teller:
         predict_paths(model, paths, out, conditions=conditions, tiles=side, teller=teller, **flags)
