@@ -27,9 +27,11 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
+from ubend.pictures.decode import read_header
 from ubend.pictures.images import resize_mask
 from ubend.training.losses import sum_cross_entropy, sums_dtype
 
+_LARGE_PIXELS = 2**24  # of a picture
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
@@ -106,8 +108,13 @@ def _score_strips(
         picture = predictor.hold(pairs[number].image)
         return picture, _read_truth(pairs[number], picture.size_hw, labels)
 
+    # several large ones that are read ahead would fill the memory
+    headers = [] if hold else [read_header(pair.image, predictor.bundle.sizing.channels) for pair in pairs]
+    large = any(header.height * header.width > _LARGE_PIXELS for header in headers)
+
     def pictures() -> Iterator[Held]:
-        for number, (picture, truth) in enumerate(map_ahead(look, range(len(pairs)))):
+        found = map(look, range(len(pairs))) if large else map_ahead(look, range(len(pairs)))
+        for number, (picture, truth) in enumerate(found):
             truths[number] = truth
             yield picture
 
