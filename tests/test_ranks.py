@@ -375,7 +375,7 @@ def keys(value: object) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [(), ("--patches",)], ids=["pictures", "patches"])
+@pytest.mark.parametrize("how", [(), ("--patches", "--set", "data.epoch_windows=16")], ids=["pictures", "patches"])
 def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """With synchronised batch norm: the losses of three epochs; run folder and scores alike; and one process
     goes on with what two have begun."""
