@@ -93,19 +93,17 @@ def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str
     """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
     asked, multiple = settings.data.window, 2**settings.model.depth
     height, width = (int(side) for side in np.median(native_hw, axis=0))
-    least = max(multiple, min(height, width) // multiple * multiple, 16)
     if asked is not None:
-        if asked <= max(least, height, width):
-            return []
+        longer = max(16, height, width)
         reason = _("{asked} was asked for, but the middle picture has {width}x{height} px")
-        least = max(least, height, width)
-        return [Choice("data.window", least, reason.format(asked=asked, width=width, height=height))]
+        too_large = Choice("data.window", longer, reason.format(asked=asked, width=width, height=height))
+        return [too_large] if asked > longer else []
     most = _WINDOW_CPU if device == "cpu" else _WINDOW_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
     reason = _(
         "windows of pictures at their own scale, at most {most} px on {where}; the middle picture has {width}x{height}"
     )
-    side = max(multiple, min(most, least) // multiple * multiple)
+    side = max(16, multiple, min(most, height, width) // multiple * multiple)
     return [Choice("data.window", side, reason.format(most=most, where=where, width=width, height=height))]
 
 
