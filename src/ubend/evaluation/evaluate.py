@@ -128,7 +128,7 @@ def _score_strips(
             losses[number] += sum_cross_entropy(logits, target)[0]
         if strip.is_last:
             del truths[number]
-    return confusions.cpu().numpy(), losses.double().cpu().numpy()
+    return confusions.cpu().numpy(), losses.cpu().double().numpy()
 
 
 class _Counts:

@@ -91,7 +91,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
     """The scores as plain lines of a table, fit for a terminal."""
     lines = []
     if scores["model_size"] == scores["native"]:
-        lines.append(_("pictures were scored in tiles at their own scale, so there is no other size to score at"))
+        lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
         scores = {name: part for name, part in scores.items() if name != "model_size"}
     for size, title in (("native", _("at the pictures' own size")), ("model_size", _("at model size"))):
         if size not in scores:
