@@ -253,7 +253,7 @@ def test_a_run_with_patches(whole: Path, folder: Path, tmp_path: Path) -> None:
     assert saved["model_size"] == saved["native"]
     assert {**evaluate(whole, device="cpu"), "recipe": "modern"} == saved
     lines = score_lines(saved)
-    assert sum("own size" in line for line in lines) == 1
+    assert sum("pixel accuracy" in line for line in lines) == 1
     bundle = load_bundle(whole)
     assert (bundle.sizing.size_px, bundle.window_px, bundle.scale) == (None, 32, (1.0, 1.0))
     assert bundle.keeps_scale
