@@ -331,12 +331,12 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
-    for k in range(3):
-        image = rng.integers(0, 255, (300 + k, 260, 3)).astype(np.uint8)
-        image[: 100 + 30 * k] //= 4
+    for k, (h, w) in enumerate([(300, 260), (400, 260), (20, 900)]):
+        image = rng.integers(0, 255, (h, w, 3)).astype(np.uint8)
+        image[: h // 3 + k] //= 4
         target = tmp_path / f"images/{k}.{suffix}"
         tifffile.imwrite(target, image) if suffix == "tif" else Image.fromarray(image).save(target)
-        Image.fromarray((255 * (rng.random((300 + k, 260)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
+        Image.fromarray((255 * (rng.random((h, w)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     at_once = open_folder(tmp_path, tmp_path / "one", Sizing(None, True, 3))
     monkeypatch.setattr("ubend.data.store._LARGE_PIXELS", 0)
     monkeypatch.setattr("ubend.pictures.windows._PLACED_PIXELS", 5000)

@@ -259,8 +259,8 @@ def _build(
                 return error.problems
             masks[here] = mask.classes.reshape(-1)
             class_pixels[number] = mask.pixels
-            thin = min(native_hw) // (4 * THUMBNAIL_PX)  # enough for a thumbnail
-            thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::thin, ::thin]))[0]
+            down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
+            thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
             return []
 
         def fill(part: list[int]) -> dict[int, list[str]]:
