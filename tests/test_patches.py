@@ -32,6 +32,7 @@ from ubend.metrics.overlap import dice_from_confusion
 from ubend.model.bundle import load_bundle
 from ubend.pictures.images import Sizing
 from ubend.training import loop
+from ubend.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=180.0)
@@ -247,7 +248,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_run_with_patches(whole: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_run_with_patches(whole: Path, folder: Path) -> None:
     """It is scored at native size, its model cuts tiles by itself, and says so."""
     saved = json.loads((whole / "scores.json").read_text())
     assert saved["model_size"] == saved["native"]
@@ -264,7 +265,8 @@ def test_a_run_with_patches(whole: Path, folder: Path, tmp_path: Path) -> None:
     assert mask.shape == image.shape[:2]
     taken_whole = Predictor(bundle, "cpu", tiles=0)(image).mask
     assert (mask == taken_whole).mean() > 0.99
-    assert (whole / "panels").exists() or any(whole.rglob("*.png"))
+    with Image.open(RunFolder(whole).panel(2)) as panel:
+        assert panel.height > 3 * 40, "three windows"
 
 
 @pytest.mark.parametrize("tiles", [16, 0])
@@ -275,6 +277,10 @@ def test_scores_in_tiles_and_whole(whole: Path, tiles: int) -> None:
     assert other["native"]["true_share"] == scores["native"]["true_share"]
     for name in names:
         assert abs(other["native"]["predicted_share"][name] - scores["native"]["predicted_share"][name]) < 0.2
+
+
+def test_tiles_on_the_command_line(whole: Path) -> None:
+    assert "--tiles big: give a side in px" in refused_once("evaluate", whole, "--tiles", "big")
 
 
 def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
