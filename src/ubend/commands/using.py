@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, make_teller
-from ubend.errors import SettingError
+from ubend.commands.shared import PATH, make_teller, parse_tiles
 from ubend.language import _, later
 from ubend.translated import command, option
 
@@ -35,17 +34,9 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     from ubend.jobs.predict_any import predict_paths
 
     asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes", "overlap")}
-    conditions = Conditions(**asked, tiles=_parse_tiles(tiles))
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
         predict_paths(model, paths, out, conditions=conditions, teller=teller, **flags)
-
-
-def _parse_tiles(text: str | None) -> int | None:
-    """A side in px, 0 for `whole`, None where nothing is said."""
-    side = None if text is None else 0 if text == "whole" else int(text) if text.isdecimal() else -1
-    if side == -1:
-        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=text))
-    return side
 
 
 @command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
@@ -78,7 +69,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, *
     from ubend.jobs.cutout import cut_out_files
 
     asked = {name: words.pop(name) for name in ("models", "tta", "overlap")}
-    conditions = Conditions(**asked, tiles=_parse_tiles(tiles))
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
         cut_out_files(model, paths, out, conditions=conditions, teller=teller, **words)
 
@@ -112,7 +103,7 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
 
     counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
     asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "fill_holes", "overlap")}
-    conditions = Conditions(**asked, tiles=_parse_tiles(tiles))
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
         targets = find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
         click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))

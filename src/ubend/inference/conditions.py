@@ -17,7 +17,7 @@ from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, re
 from ubend.inference.strips import Source, Strip
 from ubend.language import _
 from ubend.masks.labels import LabelMap
-from ubend.model.bundle import SAME_SCALE
+from ubend.model.bundle import SAME_SCALE, Bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 
@@ -61,6 +61,11 @@ class Masks:
     @property
     def labels(self) -> LabelMap:
         return self.predictor.labels
+
+    @property
+    def bundle(self) -> Bundle:
+        """What the pictures have to be like: the first model's."""
+        return self.predictor.bundle
 
     @property
     def by_rows(self) -> bool:
@@ -161,7 +166,7 @@ def _describe_tiling(predictor: Predictor, asked: bool) -> list[str]:
             reason = _("pictures are taken whole and resized to {size} px, as in training")
             choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
         return [_("chosen: {choice}").format(choice=choice.line())]
-    if tiling is None and bundle.keeps_scale:
+    if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(
                 "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
@@ -175,7 +180,7 @@ def _describe_tiling(predictor: Predictor, asked: bool) -> list[str]:
         return [
             _(
                 "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with data.window"
+                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
             ).format(low=low, high=high)
         ]
     return []

@@ -98,7 +98,7 @@ class ScanJob:
         return written
 
     def _refuse_unfit(self) -> None:
-        bundle = self._masks.predictor.bundle
+        bundle = self._masks.bundle
         if not self._masks.takes_color:
             raise DataError(
                 _("the model was trained on pictures of {channels} channels; a scan has one").format(

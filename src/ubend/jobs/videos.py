@@ -55,7 +55,7 @@ class VideoJob:
             DataError: the models take other pictures, or two videos have one name.
             OutputError: something of that name is there already.
         """
-        if not self._masks.takes_color or self._masks.predictor.bundle.dtype != "uint8":
+        if not self._masks.takes_color or self._masks.bundle.dtype != "uint8":
             said = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
             raise DataError(said)
         refuse_collisions(self._paths, self._written, _("mask or overlay"))

@@ -85,27 +85,32 @@ def read_resized(
     bad: dict[int, list[str]] = {}
     with without_warnings():  # once for all of them
         for number, (path, place) in enumerate(zip(paths, native, strict=True)):
-            problems = _read_into(place, path)
+            problems = read_into(place, path)
             if problems:
                 place[:] = 0
                 bad[number] = problems
     return resize_arrays(native, size_hw), bad
 
 
-def _read_into(place: NDArray[Any], path: Path) -> list[str]:
+def read_into(place: NDArray[Any], path: Path) -> list[str]:
     """Read a picture into an array of its shape and dtype; returns what is wrong with it."""
     try:
         image = read_image(path, place.shape[2], place)
     except DataError as error:
         return error.problems
     if image.dtype != place.dtype:
-        line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
-        return [line.format(path=path, found=image.dtype, dtype=place.dtype)]
+        return [depth_problem(path, image.dtype, place.dtype)]
     if image.shape != place.shape:
         return [_("{path}: was changed while it was read; start again").format(path=path)]
     if not np.may_share_memory(image, place):
         place[:] = image
     return []
+
+
+def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    """The sentence for a picture of another depth than the others."""
+    line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
+    return line.format(path=path, found=found, dtype=wanted)
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
@@ -207,22 +212,24 @@ class Sizing:
     """How pictures are brought to the network's size; kept with the model, and part of a store's name.
 
     Attributes:
-        size_px: as in `model_size`.
+        size_px: as in `model_size`; None: pictures keep their own size.
         keep_aspect: as in `model_size`.
         channels: 1 reads grey, 3 colour.
     """
 
-    size_px: int
+    size_px: int | None
     keep_aspect: bool
     channels: int
 
 
-def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tuple[int, int]:
+def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:
     """(height, width) to which a picture is resized for the network.
 
     `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of a picture does not
-    depend on its shape); else that square.
+    depend on its shape); else that square. Without `size_px` the picture's own.
     """
+    if size_px is None:
+        return shape_hw
     if not keep_aspect:
         return size_px, size_px
     height, width = shape_hw

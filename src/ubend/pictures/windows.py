@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.decode import explained
-from ubend.pictures.images import finish_pixels
+from ubend.pictures.images import depth_problem, finish_pixels, read_into
 from ubend.pictures.tiff import find_mask, find_page, is_tiff, stretch
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
@@ -26,6 +27,7 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 _NODATA = 42113  # GDAL's: the value of pixels that were not seen, as text
 _MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
+_PLACED_PIXELS = 2**22  # of rows that are read at once
 
 
 class TiffWindows:
@@ -154,6 +156,27 @@ class TiffWindows:
 def _chunk_height(page: Any) -> int:
     """Rows of a tile or strip; tifffile's `chunks` leave the axis of separate planes out."""
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
+
+
+def read_to_place(path: Path, place: NDArray[Any]) -> None:
+    """Read a picture into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
+
+    Raises:
+        DataError: unreadable, or not of the place's shape and dtype.
+    """
+    if may_be_tiff(path):
+        with TiffWindows(path, place.shape[2]) as windows:
+            if windows.is_readable and windows.size_hw == place.shape[:2]:
+                step = max(1, _PLACED_PIXELS // place.shape[1])
+                for top in range(0, len(place), step):
+                    rows = windows.read(top, min(top + step, len(place)))
+                    if rows.dtype != place.dtype:
+                        raise DataError(depth_problem(path, rows.dtype, place.dtype))
+                    place[top : top + step] = rows
+                return
+    problems = read_into(place, path)
+    if problems:
+        raise DataError(problems)
 
 
 def may_be_tiff(path: Path) -> bool:
