@@ -74,7 +74,9 @@ def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
     (out / "shares.csv").unlink()
     (out / "disc01.png").unlink()
     assert str(out / "disc01_overlay.png") in refused_once("predict", run, picture, "--out", out)
-    assert contents(out) == {name: data for name, data in before.items() if name in ("disc01_overlay.png", "predict.json")}
+    assert contents(out) == {
+        name: data for name, data in before.items() if name in ("disc01_overlay.png", "predict.json")
+    }
     pictures = contents(good / "data")
     assert "disc01.png" in refused_once("predict", run, picture, "--out", picture.parent)
     assert contents(good / "data") == pictures
