@@ -8,7 +8,7 @@ from typing import TypeVar
 
 _READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
 _READ_AHEAD = 2  # pictures, or rows of tiles, for each
-_AHEAD_BYTES = 2**27  # of all that is read ahead, the last one aside: rows of tiles are as long as pictures are wide
+_AHEAD_BYTES = 2**26  # of all that is read ahead, the last one aside: rows of tiles are as long as pictures are wide
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

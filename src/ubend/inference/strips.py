@@ -78,7 +78,7 @@ class Strip:
         picture: its number.
         rows: of the picture; strips come from top to bottom.
         size_hw: (H, W) of the picture, px.
-        logits: (C, h, W) float32, on the device.
+        logits: (C, h, W) float32, on the device; to be used before the next strip is asked for.
     """
 
     picture: int

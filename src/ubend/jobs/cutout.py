@@ -120,6 +120,8 @@ def cut_out_files(
         said = _("{path}: nothing of {name} was found; its cut-out is empty")
         teller.say(said.format(path=pictures[number], name=sought))
     written = [targets[number] for number in found if number not in problems]
+    if found and not written:
+        record.withdraw()
     if written:
         teller.say(_("{count} cut-outs in {out}").format(count=len(written), out=out))
     if problems.told():

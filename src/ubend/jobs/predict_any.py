@@ -87,6 +87,8 @@ def predict_paths(
             teller.say(line)
         record.write()
     written = [path for job in jobs for path in job.write(teller)] if needs else []
+    if needs and not written:
+        record.withdraw()
     problems = [line for job in jobs for line in job.problems]
     if problems:
         raise DataError(problems)

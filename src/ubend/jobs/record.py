@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ class Record:
         """Write it, unless it is there."""
         if not self.path.exists():
             write_json(self.path, {"ubend": ubend.__version__, **self.facts})
+
+    def withdraw(self) -> None:
+        """Nothing was made after all: the file goes, and its folder where that is empty."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
 
 
 def _stripped(value: Any) -> Any:
