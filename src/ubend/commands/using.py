@@ -33,12 +33,18 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     from ubend.inference.conditions import Conditions
     from ubend.jobs.predict_any import predict_paths
 
-    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
-    if side == -1:
-        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+    side = _parse_tiles(tiles)
     conditions = Conditions(*(flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes")))
     with make_teller() as teller:
         predict_paths(model, paths, out, conditions=conditions, tiles=side, teller=teller, **flags)
+
+
+def _parse_tiles(tiles: str | None) -> int | None:
+    """The side of tiles in px; 0: pictures are taken whole; None: as the model was trained."""
+    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
+    if side == -1:
+        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+    return side
 
 
 @command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
@@ -77,12 +83,32 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> Non
     "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
 )
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Leave smaller ones out, px."))
+@option(
+    "--export",
+    "exports",
+    type=click.Choice(["coco", "geojson", "panoptic"]),
+    multiple=True,
+    help=later("Also write them for other programs; repeatable."),
+)
+@option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
+@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
+@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
+@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.objects import find_objects
+def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
+    from ubend.inference.conditions import Conditions
+    from ubend.jobs.objects import Counting, find_objects
 
+    side = _parse_tiles(tiles)
+    counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
+    asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "fill_holes")}
     with make_teller() as teller:
-        targets = find_objects(model, paths, out, teller=teller, **flags)
+        targets = find_objects(
+            model, paths, out, counting=counting, conditions=Conditions(**asked), tiles=side, teller=teller, **flags
+        )
         click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
 
 

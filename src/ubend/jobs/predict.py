@@ -89,7 +89,7 @@ def predict_files(
     for path in wanted if resume else []:
         clear_leftovers(path)
     refuse_full([Need(out, int(sum(found[number].bytes for number in todo)), _("choose another --out"))])
-    for line in _describe_tiling(masks.predictor, tiles):
+    for line in describe_tiling(masks.predictor, tiles):
         teller.say(line)
     if len(todo) < len(found):
         teller.say(_("{count} masks are there already and stay as they are").format(count=len(found) - len(todo)))
@@ -292,7 +292,7 @@ def _named(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
+def describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
     """How pictures are taken, and why; a warning where the model has not seen them so."""
     bundle, tiling = predictor.bundle, predictor.tiling
     if asked is None:
