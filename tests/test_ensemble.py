@@ -185,6 +185,8 @@ def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None
     [
         ('[augment]\nkind = "warp"\norientation = "free"\n', SQUARE),
         ('[augment]\nkind = "warp"\norientation = "upright"\n', MIRRORED),
+        ('[augment]\nkind = "warp"\norientation = "free"\nflip_share = 0.0\n', PLAIN),
+        ('[augment]\nkind = "warp"\norientation = "upright"\nflip_share = 0.1\n', MIRRORED),
         ('[augment]\nkind = "frozen"\n# orientation =\n', MIRRORED),
         ('[augment]\nkind = "none"\norientation = "free"\n', MIRRORED),
         ("augment = 3\n", MIRRORED),

@@ -139,12 +139,16 @@ def load(
 def find_views(model: Path) -> Sequence[View]:
     """The views that test-time augmentation averages over: those that the model was shown in training.
 
-    That is told by the settings in its run folder. Without them: the picture and its mirror image.
+    That is told by the settings in its run folder. Without them: the picture and its mirror image. A model that was
+    never shown a mirror image is shown none here.
     """
     settings = RunFolder(model if model.is_dir() else model.parent).settings
     augment = read_config(settings).get("augment") if settings.is_file() else None
-    free = isinstance(augment, dict) and augment.get("kind") == "warp" and augment.get("orientation") == "free"
-    return SQUARE if free else MIRRORED
+    if not isinstance(augment, dict) or augment.get("kind") != "warp":
+        return MIRRORED
+    if augment.get("flip_share") == 0:
+        return PLAIN
+    return SQUARE if augment.get("orientation") == "free" else MIRRORED
 
 
 def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
