@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ubend.commands.picture_lessons import PICTURE_LESSONS
 from ubend.commands.shared import PATH
 from ubend.errors import SettingError
 from ubend.language import _, later
@@ -42,3 +43,5 @@ def _pair(name: str, text: str) -> tuple[int, int]:
 
 
 lesson.add_command(transposed_convolution)
+for _picture_lesson in PICTURE_LESSONS:
+    lesson.add_command(_picture_lesson)

@@ -1,13 +1,14 @@
 """The lesson on the network's architecture: drawn from what its layers do to a picture, like the figure of
 Ronneberger et al. 2015, arXiv:1505.04597: boxes are maps, arrows are layers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ubend.drawing.panels import show_picture
 from ubend.errors import SettingError
@@ -52,12 +53,12 @@ class Box:
     height: float
 
 
-def teach_architecture(net: nn.Module, channels: int, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
+def teach_architecture(net: UNet, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
     """Draw a network from what it does to a picture: `architecture.png` and `architecture.svg`.
 
     Args:
-        net: a `UNet`, or another network that `trace_network` can watch.
-        channels, size_px: of the square picture.
+        net: trained or not.
+        size_px: side of the picture that it is shown.
     Returns:
         A line for each map: number, channels x height x width, how it was made, parameters; then the files.
     Raises:
@@ -70,7 +71,7 @@ def teach_architecture(net: nn.Module, channels: int, size_px: int, *, out: Path
                 size=size_px, most=_MOST_PX
             )
         )
-    drawn = torch.rand((1, channels, size_px, size_px), generator=torch.Generator().manual_seed(0))
+    drawn = torch.rand((1, net.channels, size_px, size_px), generator=torch.Generator().manual_seed(0))
     steps = trace_network(net.eval(), drawn)
     files = [Path(out) / "architecture.png", Path(out) / "architecture.svg"]
     draw_architecture(steps, files)
@@ -86,10 +87,10 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
     tallest = max(step.shape[1] for step in steps)
 
     def wide(channels: int) -> float:
-        return _LEAST_WIDE + _MORE_WIDE * float(channels / most_channels) ** 0.5
+        return _LEAST_WIDE + _MORE_WIDE * math.sqrt(channels / most_channels)
 
     def high(pixels: int) -> float:
-        return _LEAST_HIGH + _MORE_HIGH * float(pixels / tallest) ** 0.5
+        return _LEAST_HIGH + _MORE_HIGH * math.sqrt(pixels / tallest)
 
     levels = [0]
     for step in steps[1:]:
@@ -106,10 +107,11 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
         channels, height, width = step.shape
         if step.source is not None:  # beside the box before, which it is joined with
             before = boxes[-1]
-            copied = step_input_channels(steps, number) - step.grown
+            copied = steps[step.source].shape[0]
             across = wide(copied)
-            boxes.append(replace(before, step=step.source, copied=True, channels=copied, left=before.left - across,
-                                 width=across))
+            boxes.append(
+                replace(before, step=step.source, copied=True, channels=copied, left=before.left - across, width=across)
+            )
         if boxes:
             before = next(box for box in reversed(boxes) if not box.copied)
             left = before.left + before.width + _ARROW
@@ -121,18 +123,13 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
     return boxes
 
 
-def step_input_channels(steps: Sequence[Step], number: int) -> int:
-    """Channels of a step's input, copies counted."""
-    source = steps[number].source
-    return steps[number].grown + (0 if source is None else steps[source].shape[0])
-
-
 def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
     """Write the drawing in the format of each file's name.
 
     Raises:
         OutputError: a file cannot be written.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -154,10 +151,10 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
         axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
     _draw_arrows(axis, steps, boxes)
     _draw_legend(axis, words, bottom + _MARGIN + _LEGEND_LINE)
-    for path in files:
-        kind = path.suffix[1:]
-        facts = {"Date": None} if kind == "svg" else {}
-        write_file(path, lambda place, kind=kind, facts=facts: figure.savefig(place, format=kind, metadata=facts))
+    with rc_context({"svg.hashsalt": "ubend"}):  # with it, and without a date, the same drawing gives the same file
+        for path in files:
+            facts = {"Date": None} if path.suffix == ".svg" else {}
+            write_file(path, partial(figure.savefig, format=path.suffix[1:], metadata=facts))
 
 
 def _draw_box(axis: "Axes", box: Box) -> None:
@@ -188,9 +185,15 @@ def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> N
     for number, step in enumerate(steps[1:], 1):
         start, end = own[number - 1], own[number]
         if step.kind == "pooling":
-            tail, head = (start.left + start.width / 2, start.top + start.height), (end.left + end.width / 2, end.top - 0.2)
+            tail, head = (
+                (start.left + start.width / 2, start.top + start.height),
+                (end.left + end.width / 2, end.top - 0.2),
+            )
         elif step.kind == "growing":
-            tail, head = (start.left + start.width / 2, start.top - 0.2), (end.left + end.width / 2, end.top + end.height)
+            tail, head = (
+                (start.left + start.width / 2, start.top - 0.2),
+                (end.left + end.width / 2, end.top + end.height),
+            )
         else:
             y = start.top + start.height / 2
             tail, head = (start.left + start.width, y), (end.left, y)

@@ -110,7 +110,10 @@ def normalise_cards(
     for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
         before, after = image[:, :, channel], normal[:, :, channel]
         lines.append(
-            _("  channel {channel}: mean {mean:.4g}, std {std:.4g}; {low:.4g} .. {high:.4g} becomes {least:.3g} .. {most:.3g}").format(
+            _(
+                "  channel {channel}: mean {mean:.4g}, std {std:.4g}; {low:.4g} .. {high:.4g} becomes"
+                " {least:.3g} .. {most:.3g}"
+            ).format(
                 channel=channel,
                 mean=m,
                 std=s,
@@ -168,7 +171,9 @@ def _draw_maps(
     shown = [to_rgb((255 * one).round().astype(np.uint8)) for one in prob[: CHANNELS - 1]]
     rows.append([*shown, color_mask(mask, bundle.labels.colors)])
     labels.append(
-        _("probabilities: {names}; the class of each pixel").format(names=", ".join(bundle.labels.names[: CHANNELS - 1]))
+        _("probabilities: {names}; the class of each pixel").format(
+            names=", ".join(bundle.labels.names[: CHANNELS - 1])
+        )
     )
     legend = list(zip(bundle.labels.names, bundle.labels.colors, strict=True))
     return draw_grid(rows, (), labels, _CELL_PX, legend), lines

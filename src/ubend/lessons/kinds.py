@@ -5,6 +5,7 @@ Source of the panoptic form (each pixel a class and, of objects, a number): Kiri
 
 import colorsys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,8 +96,8 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
     scale = _PANEL_PX / max(example.mask.shape)
     size = (max(1, round(example.mask.shape[0] * scale)), max(1, round(example.mask.shape[1] * scale)))
     image = resize_array(to_rgb(example.image), size)
-    ids, classes = resize_mask(found.ids, size), resize_mask(meaning, size)  # type: ignore[arg-type, type-var]
-    objects = Objects(ids, found.classes)
+    ids: Any = found.ids  # any integers will do
+    objects, classes = Objects(resize_mask(ids, size), found.classes), resize_mask(meaning, size)  # type: ignore[arg-type]
     legend = ", ".join(example.names[kind] for kind in np.unique(classes) if kind != IGNORED)
     cards = [
         Card(_("picture"), image, _("Only values. Nothing says what they show.")),
@@ -121,7 +122,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
         Card(
             _("panoptic mask"),
             _draw_panoptic(image, objects, classes, example),
-            _("Says both: the class of every pixel, and the number of every object. Only what is not labelled is open."),
+            _("Says both: the class of every pixel, and the number of every object. Nothing is left open."),
         ),
     ]
     return draw_cards(cards, 3)
@@ -170,7 +171,7 @@ def _draw_panoptic(
 def _write_inside(draw: ImageDraw.ImageDraw, there: NDArray[np.bool_], offset: tuple[int, int], text: str) -> None:
     """A word where the region is widest."""
     depth = ndimage.distance_transform_edt(np.pad(there, 1))
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    y, x = (float(place) for place in np.unravel_index(int(depth.argmax()), depth.shape))
     font, height = load_font(12), draw.im.size[1]
     half = font.getlength(text) / 2 + 2
     x = min(max(x - 1 + offset[1], half), draw.im.size[0] - half)
@@ -198,7 +199,10 @@ def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8])
     for number in range(min(count, _LISTED)):
         (rows, columns), (high, wide) = boxes[number], sizes[number]
         lines.append(
-            _("  {number}: {kind}, left {left}, top {top}, width {wide}, height {high}; {share:.0%} of it are the object").format(
+            _(
+                "  {number}: {kind}, left {left}, top {top}, width {wide}, height {high}; the object takes {share:.0%}"
+                " of the box"
+            ).format(
                 number=number + 1,
                 kind=example.names[found.classes[number]],
                 left=columns.start,
@@ -210,19 +214,19 @@ def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8])
         )
     classes = ", ".join(f"{name} {share:.1%}" for name, share in zip(example.names, shares, strict=True) if share)
     lines += [
-        _("semantic segmentation gives {pixels} classes, one a pixel: {classes}").format(pixels=pixels, classes=classes),
-        _("  connected regions of one class: {parts}; objects: {count}").format(
-            parts=parts, count=count
+        _("semantic segmentation gives {pixels} classes, one a pixel: {classes}").format(
+            pixels=pixels, classes=classes
         ),
-        _("instance segmentation gives {count} masks of {height} x {width}; {share:.0%} of the pixels are in none").format(
-            count=count, height=height, width=width, share=(found.ids == 0).mean()
-        ),
+        _("  connected regions of one class: {parts}; objects: {count}").format(parts=parts, count=count),
+        _(
+            "instance segmentation gives {count} masks of {height} x {width}; {share:.0%} of the pixels are in none"
+        ).format(count=count, height=height, width=width, share=(found.ids == 0).mean()),
         _("panoptic segmentation gives {pixels} pairs (class, number of the object)").format(pixels=pixels),
     ]
     if meaning is not example.mask:
         lines.append(
-            _("note: this mask has a class '{contour}', a line around objects; with it, semantic masks can be counted").format(
-                contour=example.names[contour_class(example.names) or 0]
-            )
+            _(
+                "note: this mask has a class '{contour}', a line around objects; with it, semantic masks can be counted"
+            ).format(contour=example.names[contour_class(example.names) or 0])
         )
     return lines

@@ -23,7 +23,6 @@ class Step:
         words: the layers that made it, for people; "" for the picture.
         features: (1, C, H, W) its values.
         parameters: of those layers.
-        grown: channels of the step's input that the step before gave; the others were copied.
         source: number of the step whose map was copied and joined to the input; None: nothing was.
     """
 
@@ -31,7 +30,6 @@ class Step:
     words: str
     features: Tensor = field(repr=False)
     parameters: int = 0
-    grown: int = 0
     source: int | None = None
 
     @property
@@ -71,7 +69,7 @@ def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
             steps.append(Step("growing", _("resized"), given))
         grown = steps[-1].features.shape[1]
         source = _find_source(steps, given) if given.shape[1] > grown else None
-        steps.append(Step(kind, _describe(module), output, _count(module), grown, source))
+        steps.append(Step(kind, _describe(module), output, _count(module), source))
     return steps
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,11 @@ from ubend.errors import DataError, reason
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import class_colors
+from ubend.pictures.decode import without_warnings
 from ubend.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_FRAMES = 60  # of more epochs, evenly taken, the first and the last among them
 _HEIGHT_PX, _CURVES_PX, _DPI = 640, 520, 100
@@ -105,7 +109,7 @@ def _read_panel(path: Path) -> Image.Image:
 
 
 def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Image]:
-    """Losses above, Dice below, up to each epoch; the axes are those of the whole training, so that they stand still."""
+    """Losses above, Dice below, up to each epoch; on the axes of the whole training, so that these stand still."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,7 +120,7 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
     names = list(history[-1]["val_dice"])
     colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_colors(names)]
     curves = []
-    for axis, title, lines in (
+    plots: list[tuple[Axes, str, list[tuple[str, str, list[float]]]]] = [
         (
             above,
             _("loss"),
@@ -133,18 +137,19 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
                 for name, color in zip(names, colors, strict=True)
             ],
         ),
-    ):
+    ]
+    for axis, title, lines in plots:
         axis.set_title(title, fontsize=11)
         axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        for name, color, values in lines:
-            (line,) = axis.plot([], [], color=color, linewidth=1.8, marker="o", markersize=3, label=name)
+        for _name, color, values in lines:
+            (line,) = axis.plot([], [], color=color, linewidth=1.8, marker="o", markersize=3)
             curves.append((line, values))
         known = [value for _name, _color, values in lines for value in values if not math.isnan(value)]
         low, high = (min(known), max(known)) if axis is above and known else (0.0, 1.0)
         margin = 0.05 * (high - low) or 0.05
         axis.set_ylim(low - margin, high + margin)
         axis.grid(True, color="#e6e6e6")
-        axis.legend(fontsize=8, loc="upper right" if axis is above else "lower right", frameon=False)
+        _name_lines(axis, [name for name, _color, _values in lines], "upper right" if axis is above else "lower right")
     below.set_xlabel(_("epoch"))
     figure.subplots_adjust(0.13, 0.09, 0.96, 0.94, hspace=0.3)
     pictures = []
@@ -152,9 +157,19 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
         end = epochs.index(epoch) + 1
         for line, values in curves:
             line.set_data(epochs[:end], values[:end])
-        canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy()))
+        with without_warnings():  # of letters that DejaVu lacks
+            canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        pictures.append(Image.fromarray(pixels[:, :, :3].copy()))
     return pictures
+
+
+def _name_lines(axis: "Axes", names: Sequence[str], place: Literal["upper right", "lower right"]) -> None:
+    # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
+    legend = axis.legend(axis.get_lines(), ["x"] * len(names), fontsize=8, loc=place, frameon=False)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
 def _figure(value: Any) -> float:
