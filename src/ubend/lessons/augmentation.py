@@ -82,7 +82,7 @@ def teach_augmentation(
         SettingError: a setting is unknown or out of range.
         OutputError: a picture cannot be written.
     """
-    chosen = full_strength(make_settings(changes=settings)).augment
+    chosen = settle_warp(make_settings(changes=settings))
     with TemporaryDirectory() as place:
         store = store_example(example, min(_SIZE_PX, max(example.mask.shape)), Path(place))
         galleries = {
@@ -105,32 +105,35 @@ def teach_augmentation(
     return [*lines, *map(str, files)]
 
 
-def full_strength(settings: Settings) -> Settings:
-    """What is open is chosen as for pictures without an up; nothing is left to chance that only some pictures get."""
+def settle_warp(settings: Settings) -> AugmentSettings:
+    """What is open is chosen as for pictures without an up."""
     augment = settings.augment
-    open_ones = {
+    chosen = {
         "augment.kind": "warp",
         "augment.orientation": augment.orientation or "free",
         "augment.rotation_deg": 180.0 if augment.rotation_deg is None else augment.rotation_deg,
     }
-    return change_settings(settings, open_ones)
+    return change_settings(settings, chosen).augment
+
+
+def leave_out(settings: AugmentSettings, names: Sequence[str]) -> AugmentSettings:
+    """These settings with some kinds of the warp at rest."""
+    return settings.model_copy(update={key: 0.0 for name in names for key in KINDS[name]})
 
 
 def isolate(settings: AugmentSettings, name: str) -> AugmentSettings:
-    """These settings with every kind of the warp at rest but one, which every picture gets (flips: as drawn)."""
-    resting = {key: 0.0 for keys in KINDS.values() for key in keys}
-    own = {key: 1.0 if key in _SHARES else getattr(settings, key) for key in KINDS[name]}
-    return settings.model_copy(update={**resting, **own, "kind": "warp"})
+    """These settings with every kind of the warp at rest but one."""
+    return leave_out(settings, [other for other in KINDS if other != name])
 
 
-def leave_out(settings: AugmentSettings, name: str) -> AugmentSettings:
-    """These settings with one kind of the warp at rest."""
-    return settings.model_copy(update=dict.fromkeys(KINDS[name], 0.0))
+def for_all_pictures(settings: AugmentSettings) -> AugmentSettings:
+    """These settings, but that what some pictures get, if any, all get."""
+    return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
 
 
 def draw_kind(store: Store, settings: AugmentSettings, name: str, seed: int) -> Row:
     """One kind of the warp alone."""
-    return _draw_row(store, kind_words(name), isolate(settings, name), seed)
+    return _draw_row(store, kind_words(name), for_all_pictures(isolate(settings, name)), seed)
 
 
 def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]:

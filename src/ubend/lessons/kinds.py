@@ -122,7 +122,10 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
         Card(
             _("panoptic mask"),
             _draw_panoptic(image, objects, classes, example),
-            _("Says both: the class of every pixel, and the number of every object. Not what lies hidden behind another."),
+            _(
+                "Says both: the class of every pixel, and the number of every object. Not what lies hidden behind"
+                " another."
+            ),
         ),
     ]
     return draw_cards(cards, 3)
