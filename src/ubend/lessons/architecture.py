@@ -151,7 +151,8 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
         axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
     _draw_arrows(axis, steps, boxes)
     _draw_legend(axis, words, bottom + _MARGIN + _LEGEND_LINE)
-    with rc_context({"svg.hashsalt": "ubend"}):  # with it, and without a date, the same drawing gives the same file
+    # words stay words; with the salt, and without a date, the same drawing gives the same file
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ubend"}):
         for path in files:
             facts = {"Date": None} if path.suffix == ".svg" else {}
             write_file(path, partial(figure.savefig, format=path.suffix[1:], metadata=facts))

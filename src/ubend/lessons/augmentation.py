@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.config import AugmentSettings, Settings, change_settings, make_settings
+from ubend.config import AugmentSettings, Settings, change_settings, known_keys, make_settings
 from ubend.data.augment import FROZEN_COPIES
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item
 from ubend.data.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import SettingError
 from ubend.language import _
 from ubend.lessons.example import Example, store_example
 from ubend.masks.labels import IGNORED, background_class
@@ -82,6 +83,11 @@ def teach_augmentation(
         SettingError: a setting is unknown or out of range.
         OutputError: a picture cannot be written.
     """
+    for key in settings or {}:
+        if not key.startswith("augment.") and key in known_keys():
+            raise SettingError(
+                _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key)
+            )
     chosen = settle_warp(make_settings(changes=settings))
     with TemporaryDirectory() as place:
         store = store_example(example, min(_SIZE_PX, max(example.mask.shape)), Path(place))
