@@ -76,9 +76,8 @@ def architecture(
         if width is not None or depth is not None:
             raise SettingError(_("--width and --depth go without --model, which has its own"))
         bundle = load_bundle(model)
-        _tell(
-            teach_architecture(bundle.model, size or bundle.window_px or bundle.sizing.size_px, out=out, show=display)
-        )
+        side = bundle.window_px or bundle.sizing.size_px if size is None else size
+        _tell(teach_architecture(bundle.model, side, out=out, show=display))
         return
     net = untrained(width or 64, depth or 4)
     click.echo(
@@ -86,7 +85,7 @@ def architecture(
             width=net.width, depth=net.depth
         )
     )
-    _tell(teach_architecture(net, size if size is not None else _UNTRAINED_PX, out=out, show=display))
+    _tell(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
 
 
 @command(help=later("What MODEL makes of PICTURE on its way: feature maps; and how pictures are normalised."))
