@@ -237,11 +237,25 @@ def test_the_tutorials_copies(seed: int, store: Store) -> None:
     assert IGNORED not in bent.masks
 
 
+def test_the_tutorials_words(store: Store) -> None:
+    """Its text says elastic and both flips, its code both flips."""
+    bent, flips = draw_copies(store, ALL.model_copy(update={"both_flips": "elastic"}), 0)
+    assert flips.name.endswith("both after 'elastic'")
+    np.testing.assert_array_equal(flips.masks[0], flipped(store.mask(0), 0))
+    assert (flips.masks[2] != flipped(store.mask(0), 2)).any()
+    assert (flips.masks[2] != flipped(bent.masks[0], 2)).mean() < 0.02  # a half pixel here or there
+
+
 def test_deep_pictures_of_two_channels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 4000, (40, 56, 2)).astype(np.uint16)
     mask = (random.random((40, 56)) < 0.3).astype(np.uint8)
-    lines = teach_augmentation(make_example(image, mask, ("background", "x")), out=tmp_path)
+    example = make_example(image, mask, ("background", "x"))
+    kept = store_example(example, 47, tmp_path / "store")  # about its own size
+    assert (kept.dtype, kept.channels) == (np.uint16, 2)
+    np.testing.assert_array_equal(kept.image(0), image)
+    np.testing.assert_array_equal(kept.mask(0), mask)
+    lines = teach_augmentation(example, out=tmp_path)
     assert sum("values change by" in line for line in lines) == 18
     assert [Path(line).name for line in lines[-3:]] == [
         f"augmentation_{name}.png" for name in ("tutorial", "shape", "color")

@@ -17,7 +17,7 @@ from conftest import draw_disc
 from refusal import refused_once
 from ubend.cli import main
 from ubend.data.sample import draw_sample
-from ubend.errors import DataError
+from ubend.errors import DataError, SettingError
 from ubend.language import choose_language
 from ubend.lessons import tiny
 from ubend.lessons.architecture import draw_architecture, lay_out, teach_architecture, untrained
@@ -155,6 +155,8 @@ def test_the_texts_network() -> None:
     net = untrained()
     assert (net.width, net.depth, net.classes) == (64, 4, 2)
     torch.testing.assert_close(net.head.weight, untrained().head.weight)
+    with pytest.raises(SettingError, match=r"width 256 and depth 7 make [\d,]+ parameters"):
+        untrained(256, 7)
 
 
 # Commands

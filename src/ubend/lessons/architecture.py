@@ -30,7 +30,7 @@ _SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#
 # inches of the drawing
 _LEAST_WIDE, _MORE_WIDE, _LEAST_HIGH, _MORE_HIGH = 0.07, 0.45, 0.25, 1.55
 _ARROW, _DROP, _MARGIN, _LEGEND_LINE = 0.42, 0.62, 0.45, 0.24
-_MOST_PX = 1024
+_MOST_PX, _MOST_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,19 @@ def _tell_steps(steps: Sequence[Step]) -> list[str]:
 
 
 def untrained(width: int = 64, depth: int = 4) -> UNet:
-    """The course text's network for pictures in colour and two classes, with drawn weights."""
+    """The course text's network for pictures in colour and two classes, with drawn weights.
+
+    Raises:
+        SettingError: it would have more parameters than the lesson is worth.
+    """
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in UNet(3, 2, width, depth).parameters())
+    if count > _MOST_PARAMETERS:
+        raise SettingError(
+            _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
+                width=width, depth=depth, count=count
+            )
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return UNet(3, 2, width, depth)

@@ -152,6 +152,9 @@ def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]
     for other in range(seed, seed + DRAWS):
         first = int(np.flatnonzero(shuffled_item(other, FROZEN_COPIES, np.arange(FROZEN_COPIES)) == 1)[0])
         bent.append([one[first] for one in _draw(store, frozen, other, FROZEN_COPIES)])
+    flipping = _("the tutorial's flips: left-right, up-down, both")
+    if settings.both_flips == "elastic":
+        flipping = _("the tutorial's flips: left-right, up-down, both after 'elastic'")
     name = _("the tutorial's 'elastic': three anchors move, augment.anchor_shift_px = {px:g}")
     return [
         Row(
@@ -160,7 +163,7 @@ def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]
             np.stack([image for image, _mask in bent]),
             np.stack([mask for _image, mask in bent]),
         ),
-        Row(_("the tutorial's flips: left-right, up-down, both"), frozen, images[flips], masks[flips]),
+        Row(flipping, frozen, images[flips], masks[flips]),
     ]
 
 

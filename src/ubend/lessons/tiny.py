@@ -11,7 +11,7 @@ from ubend.training.run_folder import free_run_name
 
 _PICTURES = 32
 UNSEEN = 100  # number of a drawn picture that is not among them
-# Measured: Dice of cells .87 after 20 epochs of 22 pictures, in 25 s of processor time.
+# Measured: validation Dice of cells .90, contours .78, in 36 s of processor time.
 _SETTINGS = {
     "data.size": 256,
     "data.window": 128,
