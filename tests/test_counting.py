@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from test_scale import PIXEL_SCALE, TIE, keys
 from test_scans import brighter_than_half, save_model
 from ubend.cli import main
 from ubend.errors import DataError
+from ubend.inference.conditions import Conditions
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.model.unet import UNet
+from ubend.model.folded import FoldedUNet
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
 from ubend.pictures.scale import read_scale
 
@@ -40,7 +42,7 @@ EXPORTS = ["--export", "coco", "--export", "geojson", "--export", "panoptic"]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model that takes what is bright, pictures, and their true ids; tiles let it see each pixel."""
     save_model(tmp_path / "model.safetensors", 1, "uint8")
-    monkeypatch.setattr(UNet, "forward", brighter_than_half)
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     monkeypatch.chdir(tmp_path)
     for name, mask in (("two", TWO), ("ring", RING), ("empty", EMPTY)):
         save(tmp_path / "images" / f"{name}.png", mask * 200)
@@ -133,17 +135,23 @@ def test_masks_in_place_of_ids_are_noticed(place: Path) -> None:
     assert "masks of classes?" in said
 
 
+def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def note(_model: Path, _device: str | None, conditions: Conditions) -> None:
+        given.append(conditions)
+        raise DataError("seen")
+
+    monkeypatch.setattr(job, "load_masks", note)
+    words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
+    assert refuse(*words, "--overlap", "0.5") == "seen"
+    wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
+    assert given == [replace(wanted, overlap=0.5)]
+
+
 @pytest.mark.parametrize(
     "flags",
-    [
-        [],
-        ["--tiles", "32"],
-        ["--tta"],
-        ["--with", "run"],
-        ["--threshold", "foreground=0.2"],
-        ["--fill-holes", "all"],
-        ["--tta", "--with", "run", "--threshold", "foreground=0.4"],
-    ],
+    [[], ["--tiles", "32"], ["--tta", "--with", "run", "--threshold", "foreground=0.4"], ["--fill-holes", "all"]],
 )
 def test_masks_are_those_of_predict(flags: list[str], good: Path, tmp_path: Path) -> None:
     pictures = [str(good / "data" / "images" / f"disc0{number}.png") for number in range(3)]

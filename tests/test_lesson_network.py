@@ -34,6 +34,9 @@ NETS = [
     (UNet(2, 3, 4, 3, skips=(True, False, True)), 40),
     (UNet(3, 2, 2, 2, skips=(False, False)), 33),  # is padded
     (UNet(3, 4, 2, 7), 128),
+    (UNet(3, 2, 4, 2, growth="nearest"), 32),
+    (UNet(3, 2, 4, 3, growth="bilinear", skips=(True, False, True)), 32),
+    (UNet(3, 2, 4, 2, growth="unpool"), 32),
 ]
 
 
@@ -78,13 +81,16 @@ def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
     image = picture(net, size_px)
     steps = trace_network(net.eval(), image)
     real = watched(net, image)
-    assert [steps[number].shape for number in last_of_blocks(steps)] == real[:-1]
+    blocks = last_of_blocks(steps)
+    if net.growth == "unpool":  # its convolution comes before the map grows
+        assert [step.kind for step in steps].count("growing") == net.depth
+        blocks = [number - (steps[number + 1].kind == "growing") for number in blocks]
+    assert [steps[number].shape for number in blocks] == real[:-1]
     assert steps[-1].shape == real[-1]
     assert sum(step.parameters for step in steps) == sum(p.numel() for p in net.parameters())
     with torch.no_grad():
         logits = net(image)
     torch.testing.assert_close(steps[-1].features[..., : image.shape[2], : image.shape[3]], logits)
-    blocks = last_of_blocks(steps)
     joined = [step.source for step in steps if step.source is not None]
     assert joined == [blocks[level] for level in reversed(range(net.depth)) if net.skips[level]]
     assert [s.kind for s in steps].count("pooling") == [s.kind for s in steps].count("growing") == net.depth

@@ -69,14 +69,15 @@ def architecture(
     model: Path | None, width: int | None, depth: int | None, size: int | None, out: Path, display: bool
 ) -> None:
     prepare(deterministic=False)
-    from ubend.lessons.architecture import teach_architecture, untrained
+    from ubend.lessons.architecture import MOST_PX, teach_architecture, untrained
     from ubend.model.bundle import load_bundle
 
     if model is not None:
         if width is not None or depth is not None:
             raise SettingError(_("--width and --depth go without --model, which has its own"))
         bundle = load_bundle(model)
-        side = bundle.window_px or bundle.sizing.size_px if size is None else size
+        own = min(MOST_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
+        side = own if size is None else size
         _tell(teach_architecture(bundle.model, side, out=out, show=display))
         return
     net = untrained(width or 64, depth or 4)

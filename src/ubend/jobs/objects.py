@@ -1,12 +1,12 @@
 """Objects of pictures: numbers, a table, an overlay, files for other programs, scores."""
 
 import colorsys
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -17,9 +17,10 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError, SettingError
 from ubend.files import write_file, write_json
+from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Conditions, Masks, load_masks
-from ubend.inference.predictor import map_ahead, refuse_other_kind
-from ubend.jobs.predict import describe_tiling, list_pictures
+from ubend.jobs.many import Problems
+from ubend.jobs.predict import list_pictures
 from ubend.language import _
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
@@ -70,8 +71,6 @@ def find_objects(
     *,
     counting: Counting = Counting(),
     device: str | None = None,
-    tiles: int | None = None,
-    overlap: float = 0.25,
     conditions: Conditions = _NONE,
     teller: Teller,
 ) -> list[Path]:
@@ -84,10 +83,9 @@ def find_objects(
 
     Args:
         model: a run folder or a model file.
-        paths: as of `predict_files`.
+        paths: as of `PictureJob`.
         out: folder for what is written; nothing in it is overwritten.
-        tiles, overlap: as of `predict_files`.
-        conditions: more models, thresholds, holes.
+        conditions: more models, views, tiles, thresholds, holes.
     Returns:
         The id pictures.
     Raises:
@@ -97,8 +95,8 @@ def find_objects(
         OutputError: something of that name is there already, or cannot be written.
     """
     _refuse_missing(counting.exports)
-    masks, out = load_masks(model, device, conditions, tiles=tiles, overlap=overlap), Path(out)
-    names = masks.predictor.labels.names
+    masks, out = load_masks(model, device, conditions), Path(out)
+    names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
     pictures = list_pictures(paths)
@@ -106,8 +104,8 @@ def find_objects(
     job = _Job(masks, pictures, out, counting, method)
     found = job.look()
     if not found:
-        raise DataError(job.told())
-    for line in describe_tiling(masks.predictor, tiles):
+        raise DataError(job.problems.told())
+    for line in masks.describe_tiling():
         teller.say(line)
     if counting.method is None:
         teller.say(_("objects are told apart by {method} (--method)").format(method=method))
@@ -116,8 +114,8 @@ def find_objects(
         teller.count(done)
     teller.end()
     job.write_together(teller)
-    if job.problems:
-        raise DataError(job.told())
+    if job.problems.told():
+        raise DataError(job.problems.told())
     return [_ids_path(out, pictures[number]) for number in found]
 
 
@@ -134,56 +132,39 @@ class _Answer:
 
 
 class _Job:
-    """Pictures on their way to objects; what is wrong with one does not stop the others.
-
-    Attributes:
-        problems: number of a picture -> what is wrong with it.
-    """
+    """Pictures on their way to objects; `problems` holds what is wrong with some."""
 
     def __init__(self, masks: Masks, pictures: list[Path], out: Path, counting: Counting, method: Method) -> None:
         self._masks, self._pictures, self._out, self._counting, self._method = masks, pictures, out, counting, method
-        self._names, self._channels = masks.predictor.labels.names, masks.bundle.sizing.channels
+        self._names, self._channels = masks.labels.names, masks.channels
         self._scales: dict[int, Scale] = {}
         self._truth: dict[Path, Files] = {}
         self._answers: dict[int, _Answer] = {}
-        self.problems: dict[int, list[str]] = {}
+        self._pixels: dict[int, int] = {}
+        self.problems = Problems()
 
     def look(self) -> list[int]:
         """The pictures that are of the model's kind, by their headers; fails where a true one is missing."""
         sizes = {}
         for number, picture in enumerate(self._pictures):
-            try:
-                header = read_header(picture, self._channels)
-                refuse_other_kind(picture, header, self._masks.bundle)
+            with self.problems.keeping(number):
+                self._masks.refuse_unfit(picture)
+                sizes[picture] = read_header(picture, self._channels).size_hw
+                self._pixels[number] = math.prod(sizes[picture])
                 self._scales[number] = read_scale(picture)
-                sizes[picture] = header.size_hw
-            except DataError as error:
-                self.problems[number] = error.problems
         if self._counting.truth is not None:
             self._truth = find_truth(self._counting.truth, sizes, self._names)
         return list(self._scales)
 
     def write(self, numbers: Sequence[int]) -> Iterator[int]:
         """Predict and write; gives each number when its files are there."""
-        given: list[int] = []  # in the order in which the predictor is given them
-
-        def read(number: int) -> tuple[int, NDArray[Any] | DataError]:
-            try:
-                return number, self._masks.hold(self._pictures[number]).pixels
-            except DataError as error:
-                return number, error
-
-        def good() -> Iterator[NDArray[Any]]:
-            for number, image in map_ahead(read, numbers):
-                if isinstance(image, DataError):
-                    self.problems[number] = image.problems
-                else:
-                    given.append(number)
-                    yield image
-
-        yield from map_ahead(
-            self._write_one, ((given[place], mask) for place, mask in self._masks.predict_masks(good()))
+        answers = self.problems.predict(
+            self._masks.predict_masks,
+            lambda number: self._masks.read(self._pictures[number]),
+            numbers,
+            lambda number: self._pixels[number] * self._channels,
         )
+        yield from map_ahead(self._write_one, answers, lambda answer: answer[1].nbytes)
 
     def _write_one(self, answer: tuple[int, NDArray[np.uint8]]) -> int:
         number, mask = answer
@@ -193,10 +174,9 @@ class _Job:
         rows = measure(picture, image, found, self._names, scale.pixel)
         kept = _Answer((mask.shape[0], mask.shape[1]), rows)
         if self._truth:
-            try:
+            with self.problems.keeping(number):
                 truth = read_truth(self._truth[picture])
-            except DataError as error:
-                self.problems[number] = error.problems
+            if number in self.problems:
                 return number
             kept.odd_truth = looks_like_mask(truth)
             kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
@@ -264,10 +244,6 @@ class _Job:
                     "--truth takes a number for each object"
                 )
             )
-
-    def told(self) -> list[str]:
-        """All problems, in the order of the pictures."""
-        return [line for number in sorted(self.problems) for line in self.problems[number]]
 
 
 def _refuse_missing(exports: Sequence[Export]) -> None:

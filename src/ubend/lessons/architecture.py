@@ -30,7 +30,7 @@ _SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#
 # inches of the drawing
 _LEAST_WIDE, _MORE_WIDE, _LEAST_HIGH, _MORE_HIGH = 0.07, 0.45, 0.25, 1.55
 _ARROW, _DROP, _MARGIN, _LEGEND_LINE = 0.42, 0.62, 0.45, 0.24
-_MOST_PX, _MOST_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
+MOST_PX, _MOST_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def teach_architecture(net: UNet, size_px: int, *, out: Path | str, show: bool =
         SettingError: the picture is too small or too large.
         OutputError: a picture cannot be written.
     """
-    if not 1 <= size_px <= _MOST_PX:
+    if not 1 <= size_px <= MOST_PX:
         raise SettingError(
             _("--size {size}: give a side from 1 to {most} px; a network looks alike at any").format(
-                size=size_px, most=_MOST_PX
+                size=size_px, most=MOST_PX
             )
         )
     drawn = torch.rand((1, net.channels, size_px, size_px), generator=torch.Generator().manual_seed(0))
@@ -115,6 +115,9 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
         if boxes:
             before = next(box for box in reversed(boxes) if not box.copied)
             left = before.left + before.width + _ARROW
+            coming = steps[number + 1].source if number + 1 < len(steps) else None
+            if step.kind == "convolution" and coming is not None:
+                left += wide(steps[coming].shape[0])  # room for the copy
             if step.kind in ("pooling", "growing"):  # right below, or above
                 left = before.left + (before.width - wide(channels)) / 2
         room = rooms[level - lowest]

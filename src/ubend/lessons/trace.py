@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ubend.language import _
+from ubend.model.unet import Unpooling
 
 Kind = Literal["input", "convolution", "pooling", "growing", "last"]
 
@@ -52,7 +53,8 @@ def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         seen.append((module, inputs[0], output))
 
-    hooks = [module.register_forward_hook(watch) for module in net.modules() if not list(module.children())]
+    layers = [module for module in net.modules() if isinstance(module, Unpooling) or not list(module.children())]
+    hooks = [module.register_forward_hook(watch) for module in layers]
     try:
         with torch.inference_mode():
             net(image)
@@ -67,8 +69,8 @@ def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
             continue
         if given.shape[-2:] != steps[-1].features.shape[-2:] and given.shape[1] == steps[-1].features.shape[1]:
             steps.append(Step("growing", _("resized"), given))
-        grown = steps[-1].features.shape[1]
-        source = _find_source(steps, given) if given.shape[1] > grown else None
+        joins = kind in ("convolution", "last") and given.shape[1] > steps[-1].features.shape[1]
+        source = _find_source(steps, given) if joins else None
         steps.append(Step(kind, _describe(module), output, _count(module), source))
     return steps
 
@@ -79,7 +81,7 @@ def _kind(module: nn.Module) -> Kind | None:
             return "last" if tuple(module.kernel_size) == (1, 1) else "convolution"
         case nn.MaxPool2d() | nn.AvgPool2d():
             return "pooling"
-        case nn.ConvTranspose2d() | nn.Upsample() | nn.MaxUnpool2d():
+        case nn.ConvTranspose2d() | nn.Upsample() | Unpooling():
             return "growing"
     return None
 
@@ -93,6 +95,10 @@ def _describe(module: nn.Module) -> str:
             return _("transposed convolution {kernel}, stride {stride}").format(
                 kernel=_size(module.kernel_size), stride=module.stride[0]
             )
+        case nn.Upsample():
+            return _("{mode} enlargement, x {factor:g}").format(mode=module.mode, factor=module.scale_factor)
+        case Unpooling():
+            return _("max unpooling: to where the maxima were")
         case nn.MaxPool2d():
             return _("max pooling {kernel}").format(kernel=_size(module.kernel_size))
         case nn.BatchNorm2d():
@@ -108,7 +114,7 @@ def _size(kernel: Any) -> str:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
 def _widen(step: Step, module: nn.Module, output: Tensor) -> Step:

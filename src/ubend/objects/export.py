@@ -126,13 +126,11 @@ def _segment(
     from pycocotools import mask as coco
 
     parts = list(getattr(outline, "geoms", [outline]))
-    if not any(len(part.interiors) for part in parts):
-        corners = [np.array(part.exterior.coords[:-1]) for part in parts]
-        corner = box[1].start, box[0].start
-        drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
-        drawn = decode_rle({"size": there.shape, "counts": drawn["counts"].decode("ascii")})
-        if np.array_equal(drawn, there):
-            return [one.ravel().tolist() for one in corners]
+    corners = [np.array(part.exterior.coords[:-1]) for part in parts]
+    corner = box[1].start, box[0].start
+    drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
+    if np.array_equal(decode_rle({"size": there.shape, "counts": drawn["counts"].decode("ascii")}), there):
+        return [one.ravel().tolist() for one in corners]
     whole = np.zeros(size_hw, np.uint8, order="F")
     whole[box] = there
     runs = coco.encode(whole)
