@@ -20,11 +20,11 @@ from ubend.model.unet import UNet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS: dict[Kind, str] = {
-    "convolution": "#1f4e9c",
-    "pooling": "#c0282d",
-    "growing": "#2e8b3d",
-    "last": "#0f9aa8",
+_COLORS: dict[Kind, tuple[str, ...]] = {  # of arrows; where a network has several of a kind, one after the other
+    "convolution": ("#1f4e9c", "#7a6ad8", "#b04fb0"),
+    "pooling": ("#c0282d", "#e0793a"),
+    "growing": ("#2e8b3d", "#8aa818"),
+    "last": ("#0f9aa8",),
 }
 _SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#1e1e1e"
 # inches of the drawing
@@ -186,6 +186,9 @@ def _with_sizes(boxes: Sequence[Box]) -> list[Box]:
 
 def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> None:
     own = {box.step: box for box in boxes if not box.copied}
+    copies = {number - 1: box.left for number, box in enumerate(boxes) if box.copied}  # beside the box before
+    edges = {box.step: copies.get(number, box.left) for number, box in enumerate(boxes) if not box.copied}
+    colors = _color_words(steps)
     for number, step in enumerate(steps[1:], 1):
         start, end = own[number - 1], own[number]
         if step.kind == "pooling":
@@ -200,8 +203,8 @@ def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> N
             )
         else:
             y = start.top + start.height / 2
-            tail, head = (start.left + start.width, y), (end.left, y)
-        _draw_arrow(axis, tail, head, _COLORS[step.kind])
+            tail, head = (start.left + start.width, y), (edges[number], y)
+        _draw_arrow(axis, tail, head, colors[step.words])
     for copy in (box for box in boxes if box.copied):
         source = own[copy.step]
         y = copy.top + copy.height / 4  # above the arrows of the convolutions
@@ -220,18 +223,23 @@ def _draw_arrow(axis: "Axes", tail: tuple[float, float], head: tuple[float, floa
 
 def _legend_words(steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(words, colour) of each way in which maps are made here."""
-    words = dict.fromkeys((step.words, _COLORS[step.kind]) for step in steps[1:])
-    sources = [(step, steps[step.source]) for step in steps if step.source is not None]
-    if sources:
-        cropped = any(before.shape[1:] != source.shape[1:] for before, source in _joined(steps))
+    words = list(_color_words(steps).items())
+    joined = [(steps[n - 1], steps[step.source]) for n, step in enumerate(steps) if step.source is not None]
+    if joined:
+        cropped = any(grown.shape[1:] != copied.shape[1:] for grown, copied in joined)
         says = _("skip connection: copied, cropped and joined") if cropped else _("skip connection: copied and joined")
-        words[(says, _SKIP_COLOR)] = None
-    return list(words)
+        words.append((says, _SKIP_COLOR))
+    return words
 
 
-def _joined(steps: Sequence[Step]) -> list[tuple[Step, Step]]:
-    """What was joined: (the map that was grown, the map that was copied)."""
-    return [(steps[n - 1], steps[step.source]) for n, step in enumerate(steps) if step.source is not None]
+def _color_words(steps: Sequence[Step]) -> dict[str, str]:
+    """Words of layers -> the colour of their arrows."""
+    colors: dict[str, str] = {}
+    for step in steps[1:]:
+        shades = _COLORS[step.kind]
+        taken = sum(color in shades for color in colors.values())
+        colors.setdefault(step.words, shades[taken % len(shades)])
+    return colors
 
 
 def _draw_legend(axis: "Axes", words: Sequence[tuple[str, str]], top: float) -> None:
