@@ -177,6 +177,12 @@ def test_a_store_holds_the_picture(store: Store) -> None:
     np.testing.assert_array_equal(store.mask(0), example.mask)
 
 
+def test_what_is_open_is_settled() -> None:
+    assert (ALL.kind, ALL.orientation, ALL.rotation_deg) == ("warp", "free", 180)
+    upright = settle_warp(make_settings(changes={"augment.orientation": "upright"}))
+    assert (upright.orientation, upright.rotation_deg) == ("upright", 15)
+
+
 def test_every_range_belongs_to_a_kind() -> None:
     """A new setting of the warp has to get its row in the gallery."""
     others = {"kind", "anchor_shift_px", "both_flips", "orientation", "out_of_frame"}

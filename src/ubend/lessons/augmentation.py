@@ -112,12 +112,13 @@ def teach_augmentation(
 
 
 def settle_warp(settings: Settings) -> AugmentSettings:
-    """What is open is chosen as for pictures without an up."""
+    """What is open is chosen as by `choices.py`; nothing says of one picture that it has an up."""
     augment = settings.augment
+    turn = 15.0 if augment.orientation == "upright" else 180.0
     chosen = {
         "augment.kind": "warp",
         "augment.orientation": augment.orientation or "free",
-        "augment.rotation_deg": 180.0 if augment.rotation_deg is None else augment.rotation_deg,
+        "augment.rotation_deg": turn if augment.rotation_deg is None else augment.rotation_deg,
     }
     return change_settings(settings, chosen).augment
 
