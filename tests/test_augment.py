@@ -209,6 +209,10 @@ def test_ranges_of_warps() -> None:
     turn = np.arctan2(free.affine[:, 1, 0], free.affine[:, 0, 0])
     assert np.histogram(turn, 8, (-np.pi, np.pi))[0].min() > 0.8 * n / 8
     assert abs((np.linalg.det(free.affine) < 0).mean() - 0.5) < 0.03
+    for share, mirrored in ((0.0, 0.0), (0.2, 2 * 0.2 * 0.8), (1.0, 0.0)):  # both flips are half a turn
+        some = WARP.model_copy(update={"flip_share": share})
+        flipped = draw_warps(some, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+        assert abs((np.linalg.det(flipped.affine) < 0).mean() - mirrored) <= 0.03 * mirrored
     for name, half in (("gamma", 0.25), ("contrast", 0.25), ("gain", 0.1), ("saturation", 0.3)):
         logs = np.log(getattr(draws, name))
         assert 0.98 * half < np.abs(logs).max() <= half + 1e-5

@@ -15,6 +15,7 @@ import ubend
 from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
 from ubend.inference.predictor import Predictor
+from ubend.jobs.fit import fit
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
@@ -201,6 +202,12 @@ def test_views_follow_the_training(written: str | None, expected: tuple[View, ..
     assert find_views(tmp_path, bundle) == MIRRORED, "the file is believed before what lies beside it"
 
 
+def test_a_model_that_saw_no_mirror_image(discs: Path, tmp_path: Path) -> None:
+    small = {"data.size": 16, "model.width": 2, "train.epochs": 1, "train.batch": 4, "augment.flip_share": 0.0}
+    run = fit(discs, tmp_path / "run", settings=small, device="cpu").run
+    assert find_views(run, load_bundle(run)) == PLAIN
+
+
 def test_a_model_says_how_it_was_trained(good: Path, tmp_path: Path) -> None:
     """Its file alone, moved out of its run; of older ones the settings that the training left."""
     kept = (good / "run" / "settings.toml").read_text()
@@ -215,3 +222,7 @@ def test_a_model_says_how_it_was_trained(good: Path, tmp_path: Path) -> None:
         assert isinstance(moved, Ensemble)
         assert moved.members[0].views == expected
     assert find_views(good / "run", bundle) == (SQUARE if free else MIRRORED)
+    assert bundle.flips
+    bundle.flips = False
+    save_bundle(tmp_path / "moved.safetensors", bundle)
+    assert find_views(good / "run", load_bundle(tmp_path / "moved.safetensors")) == PLAIN

@@ -63,6 +63,7 @@ class AugmentSettings(_Section):
     # warp: drawn anew for every picture of every epoch
     orientation: Orientation | None = None  # free: any rotation and both flips; upright: small rotations, left-right
     rotation_deg: float | None = Field(None, ge=0, le=180)
+    flip_share: float = Field(0.5, ge=0, le=1)  # of the pictures: mirrored left-right; free: up-down, too
     scale: float = Field(0.25, ge=0, le=2)  # natural logarithm of the zoom
     stretch: float = Field(0.1, ge=0, le=1)  # natural logarithm of height over width
     shift: float = Field(0.1, ge=0, le=1)  # of the picture's side

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ubend.commands.picture_lessons import PICTURE_LESSONS
 from ubend.commands.shared import PATH, make_teller, prepare
 from ubend.errors import SettingError
 from ubend.language import _, later
@@ -86,5 +87,5 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
-for _lesson in (transposed_convolution, skips, upsampling):
+for _lesson in (transposed_convolution, skips, upsampling, *PICTURE_LESSONS):
     lesson.add_command(_lesson)

@@ -128,8 +128,8 @@ def draw_warps(
     angle = np.deg2rad(settled(settings.rotation_deg)) * signed[:, 0]
     zoom = np.exp(-settings.scale * signed[:, 1])  # source px per output px: small enlarges
     stretch = np.exp(0.5 * settings.stretch * signed[:, 2])
-    flip_y = np.where((u[:, 3] < 0.5) & (settings.orientation == "free"), -1.0, 1.0)
-    flip_x = np.where(u[:, 4] < 0.5, -1.0, 1.0)
+    flip_y = np.where((u[:, 3] < settings.flip_share) & (settings.orientation == "free"), -1.0, 1.0)
+    flip_x = np.where(u[:, 4] < settings.flip_share, -1.0, 1.0)
     cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]

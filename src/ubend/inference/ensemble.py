@@ -154,6 +154,8 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     Its file says so; of older ones the settings in the run folder. Where neither does: the picture and its mirror
     image.
     """
+    if not bundle.flips:
+        return PLAIN
     if bundle.orientation is not None:
         return SQUARE if bundle.orientation == "free" else MIRRORED
     settings = RunFolder(model if model.is_dir() else model.parent).settings

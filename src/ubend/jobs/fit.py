@@ -197,6 +197,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     loss = make_loss(data, settings, device)
     bundle, state = make_state(data, settings, device, ranks)
     bundle.orientation = settings.augment.orientation if settings.augment.kind == "warp" else None
+    bundle.flips = settings.augment.kind != "warp" or settings.augment.flip_share > 0
     batches, validation = make_batches(data, settings, device, ranks)
     refuse_lone_values(batches, settings)
     if isinstance(validation, Windows) and len(validation) < validation.cover:

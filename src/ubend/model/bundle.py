@@ -40,6 +40,7 @@ class Bundle:
         window_px: side of the windows of them that it was trained on; None: whole pictures.
         scale: least and greatest size of them at model size over their own, of the training part; None: not known.
         orientation: what it was shown of the turns and flips of them, as of `augment.orientation`; None: not known.
+        flips: whether mirror images were among them.
     """
 
     model: UNet
@@ -51,6 +52,7 @@ class Bundle:
     window_px: int | None = None
     scale: tuple[float, float] | None = None
     orientation: Orientation | None = None
+    flips: bool = True
 
     @property
     def keeps_scale(self) -> bool:
@@ -80,6 +82,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         "window_px": bundle.window_px,
         "scale": bundle.scale,
         "orientation": bundle.orientation,
+        "flips": bundle.flips,
     }
     write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
 
@@ -125,10 +128,8 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelFileError(
             _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
         ) from error
-    scale = scale and tuple(scale)
-    return Bundle(
-        model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation=orientation
-    )
+    scale, flips = scale and tuple(scale), header.get("flips", True)
+    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation, flips)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

@@ -1,0 +1,291 @@
+"""The lesson on the network's architecture: drawn from what its layers do to a picture, like the figure of
+Ronneberger et al. 2015, arXiv:1505.04597: boxes are maps, arrows are layers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ubend.drawing.panels import show_picture
+from ubend.errors import SettingError
+from ubend.files import write_file
+from ubend.language import _
+from ubend.lessons.trace import Kind, Step, trace_network
+from ubend.model.unet import UNet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS: dict[Kind, tuple[str, ...]] = {  # of arrows; where a network has several of a kind, one after the other
+    "convolution": ("#1f4e9c", "#7a6ad8", "#b04fb0"),
+    "pooling": ("#c0282d", "#e0793a"),
+    "growing": ("#2e8b3d", "#8aa818"),
+    "last": ("#0f9aa8",),
+}
+_SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#1e1e1e"
+# inches of the drawing
+_LEAST_WIDE, _MORE_WIDE, _LEAST_HIGH, _MORE_HIGH = 0.07, 0.45, 0.25, 1.55
+_ARROW, _DROP, _MARGIN, _LEGEND_LINE = 0.42, 0.62, 0.45, 0.24
+MOST_PX, _MOST_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
+
+
+@dataclass(frozen=True)
+class Box:
+    """A map in the drawing, inches; (left, top) with y downwards.
+
+    Attributes:
+        step: number of the step that made it, or whose map is copied.
+        copied: a copy that was joined: white.
+        channels, size_hw: of the map as it stands there.
+    """
+
+    step: int
+    copied: bool
+    channels: int
+    size_hw: tuple[int, int]
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def teach_architecture(net: UNet, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
+    """Draw a network from what it does to a picture: `architecture.png` and `architecture.svg`.
+
+    Args:
+        net: trained or not.
+        size_px: side of the picture that it is shown.
+    Returns:
+        A line for each map: number, channels x height x width, how it was made, parameters; then the files.
+    Raises:
+        SettingError: the picture is too small or too large.
+        OutputError: a picture cannot be written.
+    """
+    if not 1 <= size_px <= MOST_PX:
+        raise SettingError(
+            _("--size {size}: give a side from 1 to {most} px; a network looks alike at any").format(
+                size=size_px, most=MOST_PX
+            )
+        )
+    drawn = torch.rand((1, net.channels, size_px, size_px), generator=torch.Generator().manual_seed(0))
+    steps = trace_network(net.eval(), drawn)
+    files = [Path(out) / "architecture.png", Path(out) / "architecture.svg"]
+    draw_architecture(steps, files)
+    if show:
+        show_picture(files[0])
+    return [*_tell_steps(steps), *map(str, files)]
+
+
+def lay_out(steps: Sequence[Step]) -> list[Box]:
+    """A box for each map: convolutions go to the right, poolings down, growing ones up; a copy stands at the left of
+    what it is joined with."""
+    most_channels = max(step.shape[0] for step in steps)
+    tallest = max(step.shape[1] for step in steps)
+
+    def wide(channels: int) -> float:
+        return _LEAST_WIDE + _MORE_WIDE * math.sqrt(channels / most_channels)
+
+    def high(pixels: int) -> float:
+        return _LEAST_HIGH + _MORE_HIGH * math.sqrt(pixels / tallest)
+
+    levels = [0]
+    for step in steps[1:]:
+        levels.append(levels[-1] + {"pooling": 1, "growing": -1}.get(step.kind, 0))
+    lowest = min(levels)
+    rooms = [
+        max((high(s.shape[1]) for s, mine in zip(steps, levels, strict=True) if mine == level), default=0.0)
+        for level in range(lowest, max(levels) + 1)
+    ]
+    tops = [sum(rooms[:number]) + _DROP * number for number in range(len(rooms))]
+    boxes: list[Box] = []
+    left = 0.0
+    for number, (step, level) in enumerate(zip(steps, levels, strict=True)):
+        channels, height, width = step.shape
+        if step.source is not None:  # beside the box before, which it is joined with
+            before = boxes[-1]
+            copied = steps[step.source].shape[0]
+            across = wide(copied)
+            boxes.append(
+                replace(before, step=step.source, copied=True, channels=copied, left=before.left - across, width=across)
+            )
+        if boxes:
+            before = next(box for box in reversed(boxes) if not box.copied)
+            left = before.left + before.width + _ARROW
+            coming = steps[number + 1].source if number + 1 < len(steps) else None
+            if step.kind == "convolution" and coming is not None:
+                left += wide(steps[coming].shape[0])  # room for the copy
+            if step.kind in ("pooling", "growing"):  # right below, or above
+                left = before.left + (before.width - wide(channels)) / 2
+        room = rooms[level - lowest]
+        top = tops[level - lowest] + (room - high(height)) / 2
+        boxes.append(Box(number, False, channels, (height, width), left, top, wide(channels), high(height)))
+    return boxes
+
+
+def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
+    """Write the drawing in the format of each file's name.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    boxes = lay_out(steps)
+    words = _legend_words(steps)
+    right = max(box.left + box.width for box in boxes)
+    bottom = max(box.top + box.height for box in boxes)
+    width, height = max(right, 6.0) + 2 * _MARGIN, bottom + 2 * _MARGIN + _LEGEND_LINE * (len(words) + 3)
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_xlim(-_MARGIN, width - _MARGIN)
+    axis.set_ylim(height - _MARGIN, -_MARGIN)
+    axis.axis("off")
+    for box in boxes:
+        _draw_box(axis, box)
+    for box in _with_sizes(boxes):
+        text = " x ".join(map(str, box.size_hw))
+        axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
+    _draw_arrows(axis, steps, boxes)
+    _draw_legend(axis, words, bottom + _MARGIN + _LEGEND_LINE)
+    # words stay words; with the salt, and without a date, the same drawing gives the same file
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ubend"}):
+        for path in files:
+            facts = {"Date": None} if path.suffix == ".svg" else {}
+            write_file(path, partial(figure.savefig, format=path.suffix[1:], metadata=facts))
+
+
+def _draw_box(axis: "Axes", box: Box) -> None:
+    from matplotlib.patches import Rectangle
+
+    face = "white" if box.copied else _BOX_COLOR
+    axis.add_patch(
+        Rectangle((box.left, box.top), box.width, box.height, facecolor=face, edgecolor=_EDGE_COLOR, linewidth=1)
+    )
+    middle = box.left + box.width / 2
+    axis.text(middle, box.top - 0.05, f"{box.channels}", ha="center", va="bottom", fontsize=9, color=_INK)
+
+
+def _with_sizes(boxes: Sequence[Box]) -> list[Box]:
+    """The first box of its size in its row, copies counted, where its size is written."""
+    chosen: list[Box] = []
+    for number, box in enumerate(boxes):
+        before = boxes[number - 1] if number else None
+        if box.copied:  # stands at the left of the one before it
+            chosen = [other for other in chosen if other is not before] + [box]
+        elif before is None or (before.top, before.size_hw) != (box.top, box.size_hw):
+            chosen.append(box)
+    return chosen
+
+
+def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> None:
+    own = {box.step: box for box in boxes if not box.copied}
+    copies = {number - 1: box.left for number, box in enumerate(boxes) if box.copied}  # beside the box before
+    edges = {box.step: copies.get(number, box.left) for number, box in enumerate(boxes) if not box.copied}
+    colors = _color_words(steps)
+    for number, step in enumerate(steps[1:], 1):
+        start, end = own[number - 1], own[number]
+        if step.kind == "pooling":
+            tail, head = (
+                (start.left + start.width / 2, start.top + start.height),
+                (end.left + end.width / 2, end.top - 0.2),
+            )
+        elif step.kind == "growing":
+            tail, head = (
+                (start.left + start.width / 2, start.top - 0.2),
+                (end.left + end.width / 2, end.top + end.height),
+            )
+        else:
+            y = start.top + start.height / 2
+            tail, head = (start.left + start.width, y), (edges[number], y)
+        _draw_arrow(axis, tail, head, colors[step.words])
+    for copy in (box for box in boxes if box.copied):
+        source = own[copy.step]
+        y = copy.top + copy.height / 4  # above the arrows of the convolutions
+        _draw_arrow(axis, (source.left + source.width, y), (copy.left, y), _SKIP_COLOR)
+
+
+def _draw_arrow(axis: "Axes", tail: tuple[float, float], head: tuple[float, float], color: str) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    axis.add_patch(
+        FancyArrowPatch(
+            tail, head, arrowstyle="-|>", mutation_scale=9, linewidth=1.6, color=color, shrinkA=1, shrinkB=1, zorder=0.5
+        )
+    )
+
+
+def _legend_words(steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """(words, colour) of each way in which maps are made here."""
+    words = list(_color_words(steps).items())
+    joined = [(steps[n - 1], steps[step.source]) for n, step in enumerate(steps) if step.source is not None]
+    if joined:
+        cropped = any(grown.shape[1:] != copied.shape[1:] for grown, copied in joined)
+        says = _("skip connection: copied, cropped and joined") if cropped else _("skip connection: copied and joined")
+        words.append((says, _SKIP_COLOR))
+    return words
+
+
+def _color_words(steps: Sequence[Step]) -> dict[str, str]:
+    """Words of layers -> the colour of their arrows."""
+    colors: dict[str, str] = {}
+    for step in steps[1:]:
+        shades = _COLORS[step.kind]
+        taken = sum(color in shades for color in colors.values())
+        colors.setdefault(step.words, shades[taken % len(shades)])
+    return colors
+
+
+def _draw_legend(axis: "Axes", words: Sequence[tuple[str, str]], top: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    for number, (text, color) in enumerate(words):
+        y = top + number * _LEGEND_LINE
+        _draw_arrow(axis, (0.0, y), (_ARROW, y), color)
+        axis.text(_ARROW + 0.15, y, text, va="center", fontsize=9, color=_INK)
+    notes = [
+        (_BOX_COLOR, _("feature map: channels above, height x width at the lower left")),
+        ("white", _("copied feature map")),
+    ]
+    for number, (face, text) in enumerate(notes, len(words)):
+        y = top + number * _LEGEND_LINE
+        axis.add_patch(Rectangle((0.12, y - 0.08), 0.18, 0.16, facecolor=face, edgecolor=_EDGE_COLOR, linewidth=1))
+        axis.text(_ARROW + 0.15, y, text, va="center", fontsize=9, color=_INK)
+
+
+def _tell_steps(steps: Sequence[Step]) -> list[str]:
+    lines = []
+    for number, step in enumerate(steps):
+        channels, height, width = step.shape
+        words = step.words or _("the picture, normalised")
+        if step.source is not None:
+            words = _("{words}, after map {source} was joined").format(words=words, source=step.source)
+        count = f", {step.parameters:,}" if step.parameters else ""
+        lines.append(f"{number:3}  {channels:5} x {height} x {width}  {words}{count}")
+    total = sum(step.parameters for step in steps)
+    return [*lines, _("{total:,} parameters in all; the last number of a line is its own").format(total=total)]
+
+
+def untrained(width: int = 64, depth: int = 4) -> UNet:
+    """The course text's network for pictures in colour and two classes, with drawn weights.
+
+    Raises:
+        SettingError: it would have more parameters than the lesson is worth.
+    """
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in UNet(3, 2, width, depth).parameters())
+    if count > _MOST_PARAMETERS:
+        raise SettingError(
+            _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
+                width=width, depth=depth, count=count
+            )
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet(3, 2, width, depth)

