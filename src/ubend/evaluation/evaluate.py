@@ -4,8 +4,9 @@ Two sizes: *native*, the picture's own, against the untouched mask (the honest o
 the network's, against the mask resized by nearest pixel, for comparison with papers that score there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
-from ubend.inference.predictor import Predictor, Prepared, map_ahead, send, too_large
+from ubend.inference.predictor import Logits, Prepared, map_ahead, send, too_large
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
@@ -31,8 +32,22 @@ from ubend.training.losses import sum_cross_entropy
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
+class Answering(Protocol):
+    """What can be scored: a `Predictor`, or a `Baseline`, which answers in the same way."""
+
+    @property
+    def labels(self) -> LabelMap:
+        """The class table."""
+
+    def prepare(self, image: Path) -> Prepared:
+        """A picture's file at the size at which it is looked at."""
+
+    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
+        """Logits of each picture, in any order."""
+
+
 def evaluate_pairs(
-    predictor: Predictor,
+    predictor: Answering,
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     prepare: Callable[[int], Prepared] | None = None,
@@ -40,7 +55,7 @@ def evaluate_pairs(
     """Scores of a model on pictures with masks.
 
     Args:
-        predictor: the model.
+        predictor: the model, or what answers as one.
         pairs: pictures with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;

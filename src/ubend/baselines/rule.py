@@ -1,0 +1,99 @@
+"""Which segments are which class: learnt from the training part, since a traditional method knows no classes.
+
+Segments are sorted into K kinds. Of methods whose segments mean the same in every picture (dark and light) the segment
+is the kind; of others, segments of all training pictures are clustered by their descriptors. Each kind then gets a class.
+N pictures, K kinds, C classes, D descriptors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.baselines.clusters import Clusters, find_clusters
+from ubend.metrics.overlap import summarise_overlap
+
+_MOST_ROUNDS = 8  # of changing each kind's class in turn; measured: two or three are enough
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """How segments are sorted by their descriptors.
+
+    Attributes:
+        mean, spread: (D,) of the training segments, each weighing by its pixels.
+        clusters: of the descriptors less their mean, over their spread.
+    """
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    clusters: Clusters
+
+    def sort(self, descriptors: NDArray[np.float64]) -> NDArray[np.intp]:
+        """(n, D) -> (n,) kind of each segment."""
+        return self.clusters.nearest((descriptors - self.mean) / self.spread)
+
+
+def find_kinds(descriptors: NDArray[np.float64], areas: NDArray[np.int64], count: int) -> Kinds:
+    """At most `count` kinds of (n, D) segments of so many pixels each."""
+    mean = np.average(descriptors, axis=0, weights=areas)
+    spread = np.sqrt(np.average((descriptors - mean) ** 2, axis=0, weights=areas))
+    spread = np.where(spread > 1e-9, spread, 1.0)
+    return Kinds(mean, spread, find_clusters((descriptors - mean) / spread, count, areas.astype(np.float64)))
+
+
+def count_kinds(kinds: NDArray[np.intp], counts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(K, C) pixels of each class in each kind, of a picture whose (n,) segments have (n, C) of them."""
+    found = np.zeros((count, counts.shape[1]), np.int64)
+    np.add.at(found, kinds, counts)
+    return found
+
+
+def choose_classes(tables: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The class of each kind.
+
+    It begins with the class that most of a kind's pixels have, or, where that scores better, the one that most have
+    when the pixels of all classes weigh the same in all. Then one kind after the other takes the class with which the
+    Dice is best, until none changes.
+
+    Args:
+        tables: (N, K, C) pixels of each class in each kind, for each picture.
+    Returns:
+        (K,) uint8 class index.
+    """
+    total = tables.sum(axis=0)
+    even = total / np.maximum(total.sum(axis=0), 1)
+    starts = [one.argmax(axis=1).astype(np.uint8) for one in (total, even)]
+    classes = max(starts, key=lambda start: score_classes(tables, start))
+    best = score_classes(tables, classes)
+    for _round in range(_MOST_ROUNDS):
+        before = classes.copy()
+        for kind in np.flatnonzero(total.sum(axis=1)):
+            for other in range(tables.shape[2]):
+                tried = classes.copy()
+                tried[kind] = other
+                score = score_classes(tables, tried)
+                if score > best + 1e-9:
+                    best, classes = score, tried
+        if (classes == before).all():
+            break
+    return classes
+
+
+def score_classes(tables: NDArray[np.int64], classes: NDArray[np.uint8]) -> float:
+    """Dice per picture of kinds with these classes, mean over the classes; 0 where nothing is scored.
+
+    The background counts as a class: a threshold has two levels, and would else give both to objects.
+    """
+    taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (K, C)
+    confusions = np.einsum("nkt,kp->ntp", tables, taken)
+    score = summarise_overlap(confusions, [str(n) for n in range(tables.shape[2])], None).dice_per_image.mean
+    return 0.0 if np.isnan(score) else score
+
+
+def halves(count: int) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """(pictures that teach, pictures that judge): every other one, then the other way round; one alone does both."""
+    numbers = np.arange(count)
+    even, odd = numbers[::2], numbers[1::2]
+    return [(even, odd), (odd, even)] if len(odd) else [(even, even)]
