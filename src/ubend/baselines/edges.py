@@ -33,6 +33,6 @@ def fill_edges(pixels: Pixels, sigma_px: float, share: float, close_px: float) -
     around = np.pad(edges, reach)
     closed = ndimage.binary_closing(around, _CORNERS, iterations=reach)[reach:-reach, reach:-reach]
     filled = ndimage.binary_fill_holes(closed)
-    found = filled.astype(np.intp)
+    found: NDArray[np.intp] = filled.astype(np.intp)
     found[edges] = 2
     return found

@@ -1,7 +1,7 @@
 """Which segments are which class: learnt from the training part, since a traditional method knows no classes.
 
-Segments are sorted into K kinds. Of methods whose segments mean the same in every picture (dark and light) the segment
-is the kind; of others, segments of all training pictures are clustered by their descriptors. Each kind then gets a class.
+Segments are sorted into K kinds. Where segments mean the same in every picture (dark and light), the segment is the
+kind; else the segments of all training pictures are clustered by their descriptors. Each kind then gets a class.
 N pictures, K kinds, C classes, D descriptors.
 """
 
@@ -65,7 +65,7 @@ def choose_classes(tables: NDArray[np.int64]) -> NDArray[np.uint8]:
     total = tables.sum(axis=0)
     even = total / np.maximum(total.sum(axis=0), 1)
     starts = [one.argmax(axis=1).astype(np.uint8) for one in (total, even)]
-    classes = max(starts, key=lambda start: score_classes(tables, start))
+    classes: NDArray[np.uint8] = max(starts, key=lambda start: score_classes(tables, start))
     best = score_classes(tables, classes)
     for _round in range(_MOST_ROUNDS):
         before = classes.copy()

@@ -49,4 +49,4 @@ def threshold_locally(pixels: Pixels, window_px: float, offset: float) -> NDArra
 
     window = 2 * round(window_px * pixels.unit_px / 2) + 1
     around = threshold_local(pixels.light, max(3, window), method="gaussian", mode="nearest")
-    return (pixels.light > around + offset).astype(np.intp)
+    return np.asarray(pixels.light > around + offset, np.intp)
