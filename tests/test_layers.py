@@ -123,6 +123,7 @@ ORDER = [
     "lessons.convolution",
     "lessons.convolution_pictures",
     "lessons.transposed",
+    "lessons.traditional",
     "jobs.gather",
     "jobs.evaluate",
     "jobs.cache",

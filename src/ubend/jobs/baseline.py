@@ -1,6 +1,6 @@
 """A traditional method on a folder: learnt on its training part, scored as a model is, its masks written."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ubend.baselines.baseline import Baseline, Example, learn_baseline
 from ubend.baselines.methods import parse_method, refuse_missing
 from ubend.config import change_settings
 from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
@@ -70,12 +71,7 @@ def run_baseline(
     name = parse_method(method)
     refuse_missing()
     teller = teller or Teller()
-    settings = gather_settings(folder, flags=words, teller=teller)
-    if settings.data.size is None:
-        settings = change_settings(settings, {"data.size": _SIZE_PX})
-    dataset = open_dataset(settings, "cpu", default_cache(), teller)
-    for remark in dataset.remarks:
-        teller.say(remark)
+    dataset = _open(folder, words, teller)
     part = part or dataset.score_part
     pairs = dataset.pairs(part)
     if not pairs:
@@ -84,8 +80,9 @@ def run_baseline(
     target = None if out is None else Path(out)
     if target is not None:
         _refuse_there(pairs, target)
-    teller.say(_("learning from {count} training pictures").format(count=len(taught_numbers(dataset))))
-    baseline = learn_baseline(name, list_examples(dataset), dataset.labels, dataset.sizing, dataset.value_range())
+    examples = _take_examples(dataset, _TAUGHT)
+    teller.say(_("learning from {count} training pictures").format(count=len(examples)))
+    baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     teller.say(_("chosen on the training part: {parameters}").format(parameters=shown))
     teller.begin(_("segmenting"), len(pairs))
@@ -100,15 +97,31 @@ def run_baseline(
     return BaselineResult(baseline, scores)
 
 
-def taught_numbers(dataset: Dataset) -> list[int]:
-    """The training pictures that teach, evenly taken."""
+def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], Example, LabelMap]:
+    """Training pictures of a folder with their masks, at the size at which methods work; the first picture of the test
+    part (val, where there is none) with its mask, as they are; and the class table."""
+    dataset = _open(folder, {}, Teller())
+    shown = dataset.pairs(dataset.score_part)[0]
+    image = read_image(shown.image, dataset.sizing.channels)
+    truth = read_class_map(shown, image.shape[:2], dataset.labels).classes
+    return _take_examples(dataset, count), (image, truth), dataset.labels
+
+
+def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
+    settings = gather_settings(folder, flags=words, teller=teller)
+    if settings.data.size is None:
+        settings = change_settings(settings, {"data.size": _SIZE_PX})
+    dataset = open_dataset(settings, "cpu", default_cache(), teller)
+    for remark in dataset.remarks:
+        teller.say(remark)
+    return dataset
+
+
+def _take_examples(dataset: Dataset, count: int) -> list[Example]:
+    """Training pictures and their masks, evenly taken, at the size of the data set."""
     numbers = dataset.numbers("train")
-    return [int(n) for n in numbers[np.unique(np.linspace(0, len(numbers) - 1, _TAUGHT).astype(int))]]
-
-
-def list_examples(dataset: Dataset) -> list[Example]:
-    """Those pictures and their masks, at the size of the data set."""
-    return [(dataset.store.image(number), dataset.store.mask(number)) for number in taught_numbers(dataset)]
+    chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
+    return [(dataset.store.image(int(number)), dataset.store.mask(int(number))) for number in chosen]
 
 
 class _Watched:
