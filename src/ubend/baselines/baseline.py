@@ -21,7 +21,7 @@ from ubend.inference.predictor import Logits, Prediction, Prepared, class_index,
 from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.images import Sizing, model_size, read_image, resize_array
 
-_KINDS = (12, 48)  # of segments that are told by their descriptors; the training part chooses
+_KINDS = (4, 12, 48)  # of segments that are told by their descriptors; the training part chooses
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
 Example = tuple[NDArray[Any], NDArray[np.uint8]]
@@ -117,13 +117,13 @@ def learn_baseline(
             judged = float(
                 np.mean(
                     [
-                        score_classes(tables[judges], choose_classes(tables[teachers]))
+                        score_classes(tables[judges], choose_classes(tables[teachers], kinds))
                         for teachers, judges in halves(len(examples))
                     ]
                 )
             )
             if best is None or judged > best.judged_dice:
-                classes = choose_classes(tables)
+                classes = choose_classes(tables, kinds)
                 best = Baseline(method, parameters, kinds, classes, labels, sizing, value_range, judged)
     assert best is not None
     return best

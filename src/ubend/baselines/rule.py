@@ -50,26 +50,28 @@ def count_kinds(kinds: NDArray[np.intp], counts: NDArray[np.int64], count: int) 
     return found
 
 
-def choose_classes(tables: NDArray[np.int64]) -> NDArray[np.uint8]:
+def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np.uint8]:
     """The class of each kind.
 
     It begins with the class that most of a kind's pixels have, or, where that scores better, the one that most have
     when the pixels of all classes weigh the same in all. Then one kind after the other takes the class with which the
-    Dice is best, until none changes.
+    Dice is best, until none changes. A kind of which there are no pixels gets the class of the kind most like it.
 
     Args:
         tables: (N, K, C) pixels of each class in each kind, for each picture.
+        kinds: how segments were sorted; None: their numbers are the kinds, and none is like another.
     Returns:
         (K,) uint8 class index.
     """
     total = tables.sum(axis=0)
+    there = np.flatnonzero(total.sum(axis=1))
     even = total / np.maximum(total.sum(axis=0), 1)
     starts = [one.argmax(axis=1).astype(np.uint8) for one in (total, even)]
     classes: NDArray[np.uint8] = max(starts, key=lambda start: score_classes(tables, start))
     best = score_classes(tables, classes)
     for _round in range(_MOST_ROUNDS):
         before = classes.copy()
-        for kind in np.flatnonzero(total.sum(axis=1)):
+        for kind in there:
             for other in range(tables.shape[2]):
                 tried = classes.copy()
                 tried[kind] = other
@@ -78,7 +80,10 @@ def choose_classes(tables: NDArray[np.int64]) -> NDArray[np.uint8]:
                     best, classes = score, tried
         if (classes == before).all():
             break
-    return classes
+    if kinds is None or not len(there):
+        return classes
+    alike = Clusters(kinds.clusters.centers[there]).nearest(kinds.clusters.centers)
+    return classes[there[alike]]
 
 
 def score_classes(tables: NDArray[np.int64], classes: NDArray[np.uint8]) -> float:
