@@ -52,10 +52,11 @@ def parse_method(word: str) -> Method:
     found = next((method for method in METHODS if method == word.lower()), None)
     if found is not None:
         return found
-    near = difflib.get_close_matches(word.lower(), METHODS, 1, 0.4)
-    hint = _("; did you mean {name}?").format(name=near[0]) if near else ""
+    near, known = difflib.get_close_matches(word.lower(), METHODS, 1, 0.4), ", ".join(METHODS)
+    if not near:
+        raise SettingError(_("no method {word}; there are: {known}").format(word=word, known=known))
     raise SettingError(
-        _("no method {word}{hint} There are: {methods}").format(word=word, hint=hint or ".", methods=", ".join(METHODS))
+        _("no method {word}; did you mean {near}? There are: {known}").format(word=word, near=near[0], known=known)
     )
 
 

@@ -48,7 +48,8 @@ def flood_basins(pixels: Pixels, by: By, blur_px: float) -> NDArray[np.intp]:
     """
     from skimage.segmentation import watershed
 
-    return np.asarray(watershed(_slope(blur(pixels.maps(by), blur_px * pixels.unit_px))), np.intp) - 1
+    found = watershed(_slope(blur(pixels.maps(by), blur_px * pixels.unit_px)))
+    return np.maximum(np.asarray(found, np.intp) - 1, 0)  # a flat picture has no basin: 0 everywhere
 
 
 def merge_graph(pixels: Pixels, by: By, scale: float) -> NDArray[np.intp]:
