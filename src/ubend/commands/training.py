@@ -132,7 +132,7 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -
 @click.argument("method", required=False)
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
-@option("--size", type=int, help=later("Size in pixels at which the method works  [256]"))
+@option("--size", type=int, help=later("Size in pixels at which the method works  [the pictures' own, at most 256]"))
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--seed", type=int, help=later("Of the split, where it is drawn  [0]"))
 @option("--out", type=PATH, help=later("Folder for masks, overlays and scores.json."))

@@ -10,7 +10,6 @@ from PIL import Image
 
 from ubend.baselines.baseline import Baseline, Example, learn_baseline
 from ubend.baselines.methods import parse_method, refuse_missing
-from ubend.config import change_settings
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
@@ -26,7 +25,7 @@ from ubend.masks.labels import LabelMap, background_class
 from ubend.pictures.images import read_image, write_mask
 from ubend.teller import Teller
 
-_SIZE_PX = 256  # a compromise: half of it halves thin objects, twice as much takes four times as long
+_SIZED_FOR = "cuda"  # pictures are of the size at which `fit` learns there; nothing here runs on it
 _TAUGHT = 64  # training pictures that teach, evenly taken
 _SCORES = "scores.json"
 
@@ -61,8 +60,8 @@ def run_baseline(
         out: folder for `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png` and
             `scores.json`; None: nothing is written.
         part: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
-        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: as of `fit`, but size is
-            256 where nothing is said.
+        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: as of `fit`; where no size
+            is said, the methods work at the pictures' own, but at most at 256 px.
     Raises:
         SettingError: no such method, or scikit-image or scikit-learn is missing.
         DataError: see `open_dataset`; or the part is empty.
@@ -109,9 +108,7 @@ def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], E
 
 def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
     settings = gather_settings(folder, flags=words, teller=teller)
-    if settings.data.size is None:
-        settings = change_settings(settings, {"data.size": _SIZE_PX})
-    dataset = open_dataset(settings, "cpu", default_cache(), teller)
+    dataset = open_dataset(settings, _SIZED_FOR, default_cache(), teller)
     for remark in dataset.remarks:
         teller.say(remark)
     return dataset
