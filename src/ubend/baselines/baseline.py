@@ -24,6 +24,7 @@ from ubend.pictures.images import Sizing, model_size, read_image, resize_array
 _KINDS = (4, 12, 48)  # of segments that are told by their descriptors; the training part chooses
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
+Numbers = NDArray[np.intp]
 Example = tuple[NDArray[Any], NDArray[np.uint8]]
 
 
@@ -114,19 +115,17 @@ def learn_baseline(
         seen = _look(method, parameters, described, [mask for _image, mask in examples], labels.classes)
         for count in (None,) if names_levels(method) else _KINDS:
             kinds, tables = _sort(seen, count)
-            judged = float(
-                np.mean(
-                    [
-                        score_classes(tables[judges], choose_classes(tables[teachers], kinds))
-                        for teachers, judges in halves(len(examples))
-                    ]
-                )
-            )
+            judged = np.mean([_judge(tables, teachers, judges, kinds) for teachers, judges in halves(len(examples))])
             if best is None or judged > best.judged_dice:
                 classes = choose_classes(tables, kinds)
-                best = Baseline(method, parameters, kinds, classes, labels, sizing, value_range, judged)
+                best = Baseline(method, parameters, kinds, classes, labels, sizing, value_range, float(judged))
     assert best is not None
     return best
+
+
+def _judge(tables: NDArray[np.int64], teachers: Numbers, judges: Numbers, kinds: Kinds | None) -> float:
+    """Dice on some pictures of the rule that others teach."""
+    return float(score_classes(tables[judges], choose_classes(tables[teachers], kinds)[None])[0])
 
 
 class _Seen(NamedTuple):

@@ -3,8 +3,10 @@
 Source: Lloyd 1982, IEEE IT 28(2); first centres by k-means++, Arthur & Vassilvitskii 2007.
 """
 
+import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +35,28 @@ def find_clusters(
 ) -> Clusters:
     """At most `count` clusters of (n, D) values, of which some may weigh more; fewer where fewer values differ."""
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
 
     count = min(count, len(np.unique(values, axis=0)))
-    with threadpool_limits(1):  # pictures are in threads already
+    with one_thread():
         found = KMeans(count, n_init=1, random_state=_SEED).fit(values, sample_weight=weights)
     return Clusters(np.asarray(found.cluster_centers_, np.float64))
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside it OpenMP starts no threads: pictures are in threads already, and more of them wait for each other.
+
+    OpenMP's limit is each thread's own; that of linear algebra belongs to the process, and is left alone.
+    """
+    return cast(AbstractContextManager[Any], _find_pools().limit(limits=1, user_api="openmp"))
+
+
+@functools.cache
+def _find_pools() -> Any:
+    import skimage.segmentation  # the pools of what is loaded are found, so both have to be
+    import sklearn.cluster  # noqa: F401
+    from threadpoolctl import ThreadpoolController  # scikit-learn's own
+
+    return ThreadpoolController()
 
 
 def cluster_pixels(pixels: Pixels, by: By, clusters: int) -> NDArray[np.intp]:

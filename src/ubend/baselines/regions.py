@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ubend.baselines.clusters import one_thread
 from ubend.baselines.pixels import By, Maps, Pixels, blur
 
 _MOST_SEEDS = 64  # of a picture
@@ -74,10 +75,9 @@ def merge_superpixels(pixels: Pixels, by: By, superpixels: int, step: float) -> 
         Colantoni 2000, IEEE TIP 9(4).
     """
     from skimage.segmentation import slic
-    from threadpoolctl import threadpool_limits
 
     maps = pixels.maps(by)
-    with threadpool_limits(1):  # pictures are in threads already
+    with one_thread():
         found = np.asarray(
             slic(
                 maps,

@@ -7,13 +7,15 @@ N pictures, K kinds, C classes, D descriptors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.baselines.clusters import Clusters, find_clusters
-from ubend.metrics.overlap import summarise_overlap
+from ubend.metrics.overlap import dice_from_confusion
 
+_GAIN = 1e-9  # of Dice, below which it is rounding
 _MOST_ROUNDS = 8  # of changing each kind's class in turn; measured: two or three are enough
 
 
@@ -66,35 +68,40 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
     total = tables.sum(axis=0)
     there = np.flatnonzero(total.sum(axis=1))
     even = total / np.maximum(total.sum(axis=0), 1)
-    starts = [one.argmax(axis=1).astype(np.uint8) for one in (total, even)]
-    classes: NDArray[np.uint8] = max(starts, key=lambda start: score_classes(tables, start))
-    best = score_classes(tables, classes)
+    starts = np.stack([total.argmax(axis=1), even.argmax(axis=1)])
+    classes = starts[score_classes(tables, starts).argmax()]
     for _round in range(_MOST_ROUNDS):
-        before = classes.copy()
+        before = classes
         for kind in there:
-            for other in range(tables.shape[2]):
-                tried = classes.copy()
-                tried[kind] = other
-                score = score_classes(tables, tried)
-                if score > best + 1e-9:
-                    best, classes = score, tried
+            tried = np.repeat(classes[None], tables.shape[2], axis=0)
+            tried[:, kind] = np.arange(tables.shape[2])
+            scores = score_classes(tables, tried)
+            if scores.max() > scores[classes[kind]] + _GAIN:
+                classes = tried[scores.argmax()]
         if (classes == before).all():
             break
-    if kinds is None or not len(there):
-        return classes
-    alike = Clusters(kinds.clusters.centers[there]).nearest(kinds.clusters.centers)
-    return classes[there[alike]]
+    if kinds is not None and len(there):
+        alike = Clusters(kinds.clusters.centers[there]).nearest(kinds.clusters.centers)
+        classes = classes[there[alike]]
+    return np.asarray(classes, np.uint8)
 
 
-def score_classes(tables: NDArray[np.int64], classes: NDArray[np.uint8]) -> float:
+def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Dice per picture of kinds with these classes, mean over the classes; 0 where nothing is scored.
 
     The background counts as a class: a threshold has two levels, and would else give both to objects.
+
+    Args:
+        tables: as of `choose_classes`.
+        classes: (M, K) class index of each kind, M times.
+    Returns:
+        (M,) the same as `summarise_overlap` has as the mean of `dice_per_image`.
     """
-    taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (K, C)
-    confusions = np.einsum("nkt,kp->ntp", tables, taken)
-    score = summarise_overlap(confusions, [str(n) for n in range(tables.shape[2])], None).dice_per_image.mean
-    return 0.0 if np.isnan(score) else score
+    taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (M, K, C)
+    dice = dice_from_confusion(tables.swapaxes(1, 2)[None] @ taken[:, None])  # (M, N, C)
+    pictures = np.isfinite(dice).sum(axis=1)  # (M, C) in which a class is defined
+    means = np.nansum(dice, axis=1) / np.maximum(pictures, 1)
+    return np.asarray(means.sum(axis=1) / np.maximum((pictures > 0).sum(axis=1), 1))
 
 
 def halves(count: int) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:

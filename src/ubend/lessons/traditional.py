@@ -47,7 +47,7 @@ def teach_traditional_methods(
         examples: pictures (H, W, channels) and masks (H, W) uint8 of class index or IGNORED; any sizes.
         shown: one more picture with its mask.
         labels: the class table.
-        size_px: the methods work at this size, a side of a square of the same area.
+        size_px: the methods work at this size at most, a side of a square of the same area.
         show: also display the picture.
     Returns:
         Lines: each method with its Dice and what was chosen for it, and the file.
@@ -56,7 +56,8 @@ def teach_traditional_methods(
         OutputError: the picture cannot be written.
     """
     image, truth = shown
-    sizing, background = Sizing(size_px, True, image.shape[2]), background_class(labels.names)
+    own_px = max(1, round(float(np.sqrt(truth.size))))
+    sizing, background = Sizing(min(size_px, own_px), True, image.shape[2]), background_class(labels.names)
     small = [_resize(example, sizing) for example in examples]
     value_range = _find_range([picture for picture, _mask in examples])
     picture = to_rgb(image)
