@@ -52,7 +52,7 @@ def one_thread() -> AbstractContextManager[Any]:
 
 @functools.cache
 def _find_pools() -> Any:
-    import skimage.segmentation  # the pools of what is loaded are found, so both have to be
+    import skimage.segmentation  # noqa: F401, the pools of what is loaded are found, so both have to be
     import sklearn.cluster  # noqa: F401
     from threadpoolctl import ThreadpoolController  # scikit-learn's own
 
