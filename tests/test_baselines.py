@@ -18,9 +18,10 @@ from PIL import Image
 from conftest import make_discs
 from refusal import refused_once
 from ubend.baselines.baseline import Baseline, Example, learn_baseline
+from ubend.baselines.clusters import Clusters
 from ubend.baselines.methods import METHODS, Method, list_parameters, parse_method, segment
 from ubend.baselines.pixels import describe_pixels
-from ubend.baselines.rule import choose_classes, halves, score_classes
+from ubend.baselines.rule import Kinds, choose_classes, halves, score_classes
 from ubend.baselines.segments import describe_segments
 from ubend.cli import main
 from ubend.jobs.baseline import run_baseline
@@ -173,6 +174,13 @@ def test_the_rule_takes_the_side() -> None:
     np.testing.assert_array_equal(choose_classes(dark[:, ::-1], None), [0, 1])
 
 
+def test_a_kind_that_taught_nothing() -> None:
+    """It is what the kind most like it is."""
+    kinds = Kinds(np.zeros(1), np.ones(1), Clusters(np.array([[0.0], [10.0], [9.0], [-1.0]])))
+    tables = np.array([[[50, 0], [0, 50], [0, 0], [0, 0]]])
+    np.testing.assert_array_equal(choose_classes(tables, kinds), [0, 1, 1, 0])
+
+
 def test_nobody_judges_what_it_taught() -> None:
     for teachers, judges in halves(5):
         assert sorted([*teachers, *judges]) == list(range(5))
@@ -239,6 +247,7 @@ def test_the_test_part_chooses_nothing(folder: Path, tmp_path: Path) -> None:
     second = run_baseline("slic", tmp_path / "data", tmp_path / "two", size=32)
     assert second.scores["per_picture"].keys() == first.scores["per_picture"].keys()
     assert second.scores["native"] != first.scores["native"]
+    assert second.baseline.judged_dice == first.baseline.judged_dice
     for name in first.scores["per_picture"]:
         one, two = (read_indices(tmp_path / place / f"{name}.png") for place in ("one", "two"))
         np.testing.assert_array_equal(one, two)
