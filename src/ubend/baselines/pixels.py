@@ -16,7 +16,7 @@ SIDE_PX = 256.0  # lengths in px are meant at this size: of a picture with the a
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as `read_image` makes grey of colour
 _BANDS_PX = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))  # scales of texture: what a blur keeps and the next one takes away
 _AROUND = 2.0  # the energy of a band is averaged over so many times its coarser scale
-_TEXTURE_GAIN = 4.0  # brings the spread of texture near that of colour; measured on the drawn sample
+_TEXTURE_GAIN = 4.0  # measured: texture then spreads half as far as colour in the sample, a third in Kvasir-SEG
 
 
 class Pixels(NamedTuple):

@@ -15,7 +15,7 @@ _MOST_SEEDS = 64  # of a picture
 _GRID = 2  # only every second row and column grows, after a blur: a quarter of the time
 _LEFT = 0.02  # share of a picture that may be left when growing ends; it goes to the nearest regions
 _SMALLEST_PX = 6.0  # side of a square that holds as many pixels as the smallest region of Felzenszwalb's
-_SLIC_ITERATIONS = 5  # half of scikit-image's; measured on the sample: superpixels move no more
+_SLIC_ITERATIONS = 5  # measured on the drawn sample: superpixels of ten are no more alike inside (.0118, .0116)
 
 
 def grow_regions(pixels: Pixels, by: By, tolerance: float) -> NDArray[np.intp]:
