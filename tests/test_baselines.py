@@ -181,6 +181,14 @@ def test_a_kind_that_taught_nothing() -> None:
     np.testing.assert_array_equal(choose_classes(tables, kinds), [0, 1, 1, 0])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_levels_that_no_training_picture_has(method: Method) -> None:
+    """They are what most pixels are."""
+    flat = np.full((SIDE_PX, SIDE_PX, 3), 90, np.uint8)
+    baseline = learn(method, [(flat, np.ones(flat.shape[:2], np.uint8))] * 2)
+    assert baseline(draw_flat(0)[0]).mask.all()
+
+
 def test_nobody_judges_what_it_taught() -> None:
     for teachers, judges in halves(5):
         assert sorted([*teachers, *judges]) == list(range(5))

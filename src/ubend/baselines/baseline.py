@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.baselines.methods import Method, Parameters, list_parameters, names_levels, refuse_missing, segment
+from ubend.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
 from ubend.baselines.pixels import Pixels, describe_pixels
 from ubend.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
 from ubend.baselines.segments import describe_segments
@@ -113,8 +113,8 @@ def learn_baseline(
     best: Baseline | None = None
     for parameters in list_parameters(method):
         seen = _look(method, parameters, described, [mask for _image, mask in examples], labels.classes)
-        for count in (None,) if names_levels(method) else _KINDS:
-            kinds, tables = _sort(seen, count)
+        levels = count_levels(method, parameters)
+        for kinds, tables in [(None, _pad(seen, levels))] if levels else [_sort(seen, count) for count in _KINDS]:
             judged = np.mean([_judge(tables, teachers, judges, kinds) for teachers, judges in halves(len(examples))])
             if best is None or judged > best.judged_dice:
                 classes = choose_classes(tables, kinds)
@@ -160,12 +160,13 @@ def _look(
     return list(map_ahead(look, range(len(masks))))
 
 
-def _sort(seen: Sequence[_Seen], count: int | None) -> tuple[Kinds | None, NDArray[np.int64]]:
-    """Kinds of segments (None: their numbers), and for each picture the (K, C) pixels of each class in each kind."""
-    if count is None:
-        most = max(len(one.counts) for one in seen)
-        padded = [np.pad(one.counts, ((0, most - len(one.counts)), (0, 0))) for one in seen]
-        return None, np.stack(padded)
+def _pad(seen: Sequence[_Seen], levels: int) -> NDArray[np.int64]:
+    """(N, K, C) pixels of each class in each level; a flat picture has only the first."""
+    return np.stack([np.pad(one.counts, ((0, levels - len(one.counts)), (0, 0))) for one in seen])
+
+
+def _sort(seen: Sequence[_Seen], count: int) -> tuple[Kinds, NDArray[np.int64]]:
+    """At most so many kinds of segments, and for each picture the (K, C) pixels of each class in each kind."""
     kinds = find_kinds(
         np.concatenate([one.descriptors for one in seen]), np.concatenate([one.areas for one in seen]), count
     )

@@ -83,9 +83,18 @@ def list_parameters(method: Method) -> list[dict[str, Any]]:
             return _combine(sigma_px=[1.0, 2.0, 4.0], share=[0.05, 0.1], close_px=[3.0])
 
 
-def names_levels(method: Method) -> bool:
-    """Whether a segment's number means the same in every picture (dark and light, inside and outside)."""
-    return method in ("otsu", "multi-otsu", "local", "canny")
+def count_levels(method: Method, parameters: Parameters) -> int | None:
+    """How many segments there are where a segment's number means the same in every picture (dark and light, outside
+    and inside); None where it does not."""
+    match method:
+        case "otsu" | "multi-otsu":
+            return int(parameters["levels"])
+        case "local":
+            return 2
+        case "canny":
+            return 3
+        case _:
+            return None
 
 
 def segment(method: Method, pixels: Pixels, parameters: Parameters) -> NDArray[np.intp]:

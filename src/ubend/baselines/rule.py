@@ -57,7 +57,8 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
 
     It begins with the class that most of a kind's pixels have, or, where that scores better, the one that most have
     when the pixels of all classes weigh the same in all. Then one kind after the other takes the class with which the
-    Dice is best, until none changes. A kind of which there are no pixels gets the class of the kind most like it.
+    Dice is best, until none changes. A kind of which there are no pixels gets the class of the kind most like it;
+    a level of which there are none, the commonest class.
 
     Args:
         tables: (N, K, C) pixels of each class in each kind, for each picture.
@@ -83,6 +84,8 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
     if kinds is not None and len(there):
         alike = Clusters(kinds.clusters.centers[there]).nearest(kinds.clusters.centers)
         classes = classes[there[alike]]
+    else:
+        classes = np.where(total.any(axis=1), classes, total.sum(axis=0).argmax())
     return np.asarray(classes, np.uint8)
 
 
