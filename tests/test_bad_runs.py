@@ -74,7 +74,9 @@ def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
     (out / "shares.csv").unlink()
     (out / "disc01.png").unlink()
     assert str(out / "disc01_overlay.png") in refused_once("predict", run, picture, "--out", out)
-    assert contents(out) == {name: data for name, data in before.items() if name == "disc01_overlay.png"}
+    assert contents(out) == {
+        name: data for name, data in before.items() if name in ("disc01_overlay.png", "predict.json")
+    }
     pictures = contents(good / "data")
     assert "disc01.png" in refused_once("predict", run, picture, "--out", picture.parent)
     assert contents(good / "data") == pictures
@@ -85,7 +87,7 @@ def test_predict_refuses(good: Path, tmp_path: Path) -> None:
     for name in ("disc01.bmp", "disc02_overlay.png"):
         Image.open(images / "disc01.png").save(tmp_path / name)
     twins = refused_once("predict", run, images / "disc01.png", tmp_path / "disc01.bmp", "--out", out)
-    assert "pictures of one name" in twins
+    assert "overwrite each other" in twins
     assert "disc01.bmp" in twins
     overlays = refused_once("predict", run, images / "disc02.png", tmp_path / "disc02_overlay.png", "--out", out)
     assert "overlay" in overlays

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,15 @@ def test_time_to_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_time_to_quality_says_what_fit_said(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nothing-there"):
         run_script("time_to_quality", [str(tmp_path / "nothing-there")], tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="what a process took is told on Linux and macOS")
+def test_big_pictures(tmp_path: Path) -> None:
+    words = ["96", "128x64", "--width", "2", "--place", str(tmp_path)]
+    report = run_script("big_pictures", [*words, "--", "--tiles", "64"], tmp_path)
+    assert [row["name"] for row in report["rows"]] == ["96x96", "128x64"]
+    assert all(row["seconds"] > 0 and row["peak_rss_mib"] > 50 for row in report["rows"])
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of a process is read on Linux")

@@ -165,3 +165,48 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
 def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: float | None) -> None:
     settings = chosen(changes=changes, foreground={"nerve": 0.5, "polyp": share})
     assert settings.data.foreground_share == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "size_hw", "window"),
+    [
+        ("cpu", (2000, 3000), 128),
+        ("cuda", (2000, 3000), 256),
+        ("cuda", (200, 3000), 192),
+        ("cpu", (100, 90), 80),
+        ("cuda", (9, 9), 16),
+    ],
+)
+def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: int) -> None:
+    """No larger than the middle picture, and what the network divides by."""
+    settings = chosen(changes={"data.resize": "native"}, size_hw=size_hw, device=device, training_pixels=10**9)
+    assert (settings.data.window, settings.data.size) == (window, None)
+    assert settings.data.foreground_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("device", "pictures", "megapixels", "windows", "epochs"),
+    [
+        ("cuda", 4, 40, 611, 131),
+        ("cuda", 4, 4000, 4000, 20),
+        ("cuda", 5000, 40, 5000, 16),
+        ("cpu", 4, 4000, 800, 20),
+    ],
+)
+def test_epoch_at_native_size(device: str, pictures: int, megapixels: int, windows: int, epochs: int) -> None:
+    """As many windows as cover the training part, at least one of each picture, within limits."""
+    known = {"device": device, "training": pictures, "training_pixels": megapixels * 10**6}
+    settings = chosen(changes={"data.resize": "native"}, size_hw=(2000, 2000), **known)
+    assert (settings.data.epoch_windows, settings.train.epochs) == (windows, epochs)
+    again = chosen(changes={"data.resize": "native", "data.epoch_windows": 90}, size_hw=(2000, 2000), **known)
+    assert again.data.epoch_windows == 90
+
+
+def test_a_window_that_is_too_large() -> None:
+    """Falls back to the picture, and says so; one that is set and fits is left alone."""
+    for asked, window in ((4096, 300), (300, 300), (256, 256)):
+        changes = {"data.resize": "native", "data.window": asked}
+        settings, choices = choose_pictures(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, "cuda")
+        assert settings.data.window == window
+        said = [choice.reason for choice in choices if choice.key == "data.window"]
+        assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if asked == 4096 else [])

@@ -114,7 +114,7 @@ def test_predict(run: Path, tmp_path: Path) -> None:
     said = ubend("predict", run, pictures, tmp_path / "c.png", "--out", out, "--device", "cpu").output
     assert f"3 masks and overlays in {out}" in said.splitlines()
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        ["shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]
+        ["predict.json", "shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]
     )
     rows = {Path(row["file"]).stem: row for row in csv.DictReader((out / "shares.csv").read_text().splitlines())}
     colors = read_scores(run / "run.json")["classes"]["colors"]  # type: ignore[index]

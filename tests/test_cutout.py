@@ -1,5 +1,6 @@
 """Cut-outs: alpha, edges without a halo, backgrounds; and the command on drawn discs."""
 
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 from torch import nn
 
 from conftest import draw_disc
-from refusal import refused_once
+from refusal import contents, refused, refused_once
+from ubend import files
 from ubend.cli import main
 from ubend.errors import SettingError
+from ubend.inference import ensemble
 from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
@@ -134,9 +137,9 @@ def test_on_transparency(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["cutout", model, pictures, "--device", "cpu"]
     lines = ubend(*words, "--out", out, "--class", "foreground").splitlines()
     assert lines[-1] == f"3 cut-outs in {out}"
-    shapes = {path.stem: pixels(path).shape for path in out.iterdir()}
+    shapes = {path.stem: pixels(path).shape for path in out.glob("*.png")}
     assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
-    for path in out.iterdir():
+    for path in out.glob("*.png"):
         cut = pixels(path)
         empty = f"{pictures / path.name}: nothing of foreground was found; its cut-out is empty"
         assert (empty in lines) == (not cut[..., 3].any()) == (path.stem != "disc")
@@ -147,7 +150,7 @@ def test_on_transparency(model: Path, pictures: Path, tmp_path: Path) -> None:
             assert (solid == (draw_disc(3)[1] > 0)).mean() > 0.95
     again = tmp_path / "again"
     ubend(*words, "--out", again)
-    for path in out.iterdir():
+    for path in out.glob("*.png"):
         assert (again / path.name).read_bytes() == path.read_bytes(), "the only class is the default"
 
 
@@ -181,9 +184,64 @@ def test_refused(model: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "disc.jpg").write_bytes((pictures / "disc.png").read_bytes())
     assert "would overwrite each other's cut-out" in refused_once(*words, tmp_path / "disc.jpg")
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
-    assert "a uint16 picture" in refused_once(*words, tmp_path / "deep.png")
+    assert "a uint16 picture" in refused_once("cutout", model, tmp_path / "deep.png", "--out", out)
     assert not out.exists()
     ubend(*words)
     before = (out / "disc.png").read_bytes()
     assert refused_once(*words).startswith(f"{out / 'disc.png'} exists already, and 0 more")
     assert (out / "disc.png").read_bytes() == before
+
+
+def test_broken_files_do_not_stop_the_rest(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """Told at the end, all of them; exit code 2; the others are written as without them."""
+    out = tmp_path / "cut"
+    data = (pictures / "disc.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "zero.png").write_bytes(b"")
+    words = ["cutout", model, "--device", "cpu", "--out"]
+    told = refused(*words, out, tmp_path / "zero.png", pictures / "disc.png", tmp_path / "half.png", pictures)
+    assert "would overwrite each other's cut-out" in told[0]
+    told = refused(*words, out, tmp_path / "zero.png", tmp_path / "half.png", pictures)
+    assert told[0] == "2 problems:"
+    assert "zero.png" in told[1]
+    assert "half.png" in told[2]
+    assert {path.stem for path in out.glob("*.png")} == {"disc", "none", "grey"}
+    ubend(*words, tmp_path / "alone", pictures)
+    assert contents(out) == contents(tmp_path / "alone")
+
+
+def test_resume(model: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    words = ["cutout", model, pictures, "--device", "cpu", "--out", out]
+    ubend(*words)
+    whole = contents(out)
+    (out / "disc.png").unlink()
+    (out / ".disc-01234567.png").write_bytes(b"half")
+    before = (out / "none.png").stat().st_mtime_ns
+    assert "--resume" in refused_once(*words)
+    assert "2 cut-outs are there already" in ubend(*words, "--resume")
+    assert contents(out) == whole
+    assert (out / "none.png").stat().st_mtime_ns == before
+    for more, key in ((["--soft", 2], "soft_px"), (["--background", "white"], "background"), (["--tta"], "models")):
+        assert f"cutout.json differs in {key}" in refused_once(*words, "--resume", *more)
+
+
+def test_conditions(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """Tiles, several models and views: the alpha is that of what they say together."""
+    for name, words, settings_of in (
+        ("tiles", ["--tiles", 16, "--overlap", 0.5], {"tiles": 16, "overlap": 0.5}),
+        ("views", ["--tta", "--with", model], {"tta": True}),
+    ):
+        out = tmp_path / name
+        ubend("cutout", model, pictures / "disc.png", "--device", "cpu", "--out", out, *words)
+        models = [model, model] if "--with" in words else model
+        prob = ensemble.load(models, "cpu", **settings_of)(pictures / "disc.png").prob  # type: ignore[arg-type]
+        np.testing.assert_array_equal(pixels(out / "disc.png")[..., 3], np.rint(255 * make_alpha(prob[1])))
+
+
+def test_no_room(model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
+    line = refused_once("cutout", model, pictures, "--device", "cpu", "--out", tmp_path / "cut")
+    assert "will be written" in line
+    assert not (tmp_path / "cut").exists()

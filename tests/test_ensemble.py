@@ -16,7 +16,7 @@ from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.masks.labels import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
 
@@ -194,12 +194,24 @@ def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None
 def test_views_follow_the_training(written: str | None, expected: tuple[View, ...], tmp_path: Path) -> None:
     if written is not None:
         (tmp_path / "settings.toml").write_text(written)
-    assert find_views(tmp_path) == find_views(tmp_path / "model.safetensors") == expected
+    bundle = make_unet(0)
+    assert bundle.orientation is None, "a model file of before"
+    assert find_views(tmp_path, bundle) == find_views(tmp_path / "model.safetensors", bundle) == expected
+    bundle.orientation = "upright"
+    assert find_views(tmp_path, bundle) == MIRRORED, "the file is believed before what lies beside it"
 
 
-def test_a_run_says_how_it_was_trained(good: Path) -> None:
-    """The settings that a training leaves are those that are looked for."""
+def test_a_model_says_how_it_was_trained(good: Path, tmp_path: Path) -> None:
+    """Its file alone, moved out of its run; of older ones the settings that the training left."""
     kept = (good / "run" / "settings.toml").read_text()
     free = 'kind = "warp"' in kept and 'orientation = "free"' in kept
     assert ('orientation = "upright"' in kept) != free
-    assert find_views(good / "run") == (SQUARE if free else MIRRORED)
+    bundle = load_bundle(good / "run")
+    assert bundle.orientation == ("free" if free else "upright")
+    for orientation, expected in (("free", SQUARE), ("upright", MIRRORED), (None, MIRRORED)):
+        bundle.orientation = orientation  # type: ignore[assignment]
+        save_bundle(tmp_path / "moved.safetensors", bundle)
+        moved = load(tmp_path / "moved.safetensors", "cpu", tta=True)
+        assert isinstance(moved, Ensemble)
+        assert moved.members[0].views == expected
+    assert find_views(good / "run", bundle) == (SQUARE if free else MIRRORED)

@@ -30,6 +30,8 @@ from ubend.teller import Teller
 class Oracle:
     """A predictor that knows the masks; its logits are at the picture's own size. Answers come backwards."""
 
+    tiling = None
+
     def __init__(self, labels: LabelMap, pairs: list[Pair], wrong: bool = False) -> None:
         self.labels, self.pairs, self.wrong = labels, pairs, wrong
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
-from hypothesis import assume, given, settings
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from ubend.pictures.images import (
     model_size,
     read_image,
     resize_array,
+    resize_image,
     resize_mask,
     write_mask,
 )
@@ -49,7 +52,6 @@ SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES, st.sampled_from([1, 2, 3, 5, 16]), st.integers(0, 2**32 - 1))
 def test_resize_is_pillows_bilinear(old: tuple[int, int], new: tuple[int, int], channels: int, seed: int) -> None:
-    assume(channels < 5 or new[1] > 1)  # where torch 2.15 repeats the first row (CPU)
     image = np.random.default_rng(seed).integers(0, 256, (*old, channels)).astype(np.uint8)
     out = resize_array(image, new)
     assert out.shape == (*new, channels)
@@ -62,15 +64,39 @@ def test_resize_is_pillows_bilinear(old: tuple[int, int], new: tuple[int, int], 
 
 
 @settings(max_examples=40, deadline=None)
-@given(SIZES, SIZES.filter(lambda hw: hw[1] > 1), st.integers(0, 2**32 - 1))
+@given(SIZES, SIZES, st.integers(0, 2**32 - 1))
 def test_resize_of_deep_pictures(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
-    """Not to a width of 1 px, where torch 2.15 repeats the first row (floats, CPU)."""
     values = np.random.default_rng(seed).integers(0, 65_536, (*old, 1))
     want = np.asarray(Image.fromarray(values[:, :, 0].astype(np.float32)).resize(new[::-1], Image.Resampling.BILINEAR))
     for dtype, off in ((np.uint16, 1), (np.float32, 0.5)):
         out = resize_array(values.astype(dtype), new)
         assert out.dtype == dtype
         assert np.abs(out[:, :, 0].astype(np.float64) - want).max() <= off
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_resize_to_one_column(dtype: type, channels: int) -> None:
+    """However the picture lies in memory: each of three rows becomes its mean, in the shape of a triangle."""
+    image = np.zeros((6, 2, channels), dtype)
+    image[:] = 10 * np.arange(1, 7)[:, None, None]
+    # a centre of the new rows lies between two of the old, which weigh 3/8 each, their neighbours 1/8 each
+    want = np.array([(3 * 10 + 3 * 20 + 30) / 7, 35, (40 + 3 * 50 + 3 * 60) / 7])
+    planes = torch.from_numpy(image.astype(np.float32) if dtype == np.uint16 else image).permute(2, 0, 1)[None]
+    for given_planes in (planes, planes.contiguous(), planes.expand(2, -1, -1, -1)):
+        out = resize_image(given_planes, (3, 1))
+        assert out.dtype == planes.dtype
+        np.testing.assert_allclose(out[0, :, :, 0].numpy(), np.tile(want, (channels, 1)), atol=0.51)
+    np.testing.assert_allclose(resize_array(image, (3, 1))[:, 0, 0], want, atol=0.51)
+    assert resize_array(image, (1, 1)).ravel().tolist() == [35] * channels
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 3), (9, 1, 3), (9, 9, 1)])
+def test_resize_of_a_turned_picture(shape: tuple[int, int, int]) -> None:
+    """One row is called contiguous by numpy also when its stride is negative, which torch does not take."""
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for turned in (image[::-1], image[:, ::-1], image[::-1, ::-1]):
+        np.testing.assert_array_equal(resize_array(turned, (5, 4)), resize_array(turned.copy(), (5, 4)))
 
 
 @settings(max_examples=100, deadline=None)

@@ -43,6 +43,7 @@ FIGURES = (
         ({}, "by computing", "the device is busy"),
         ({"ahead": None}, "by computing", "the device is busy"),
         ({"reading": 0.4}, "by data", "a smaller --size"),
+        ({"reading": 0.4, "by_window": True}, "by data", "more main memory"),
         ({"reading": 0.4, "micro_batch": 22, "between": 0.9, "ahead": 0.1}, "by data", "a faster disk"),
         ({"micro_batch": 22}, "by memory, which has room for 22 of 64 pictures at a time", "--width or data.window"),
         ({"between": 0.6}, "by what follows each epoch", "fewer --epochs"),

@@ -93,6 +93,35 @@ def test_touching_discs_by_distance() -> None:
     assert len(separate(read("1111", "....", "1..."), PLAIN, "distance").classes) == 2
 
 
+@pytest.mark.parametrize("turn", np.linspace(0, np.pi / 2, 12).tolist())
+def test_a_shape_alone_is_whole_by_distance(turn: float) -> None:
+    """A rod, whose ridge is equally high in many places, a ring and an ellipse; two of them that touch are two."""
+    y, x = np.mgrid[:96, :96] - 47.7
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    rod = np.hypot(np.maximum(abs(along) - 30, 0), across) <= 5.5
+    ring = abs(np.hypot(x, y) - 30) <= 3 + turn
+    ellipse = np.hypot(along / 24, across / 12) <= 1
+    for shape in (rod, ring, ellipse):
+        assert len(separate(shape.astype(np.uint8), PLAIN, "distance").classes) == 1
+    beside = np.hypot(along / 24, (across - 21) / 12) <= 1
+    found = separate((ellipse | beside).astype(np.uint8), PLAIN, "distance")
+    assert len(found.classes) == 2
+    assert abs((found.ids == 1).sum() / (found.ids == 2).sum() - 1) < 0.1
+
+
+def test_crumbs_in_the_contour_are_no_objects() -> None:
+    """A pixel of cell in a line between cells goes to its neighbours; small cells among their like stay, and so does
+    what stands alone."""
+    half = "1" * 13
+    rows, crumb = [f"{half}2{half}"] * 6, f"{half[2:]}22122{half[2:]}"
+    mask = np.pad(read(*rows, crumb, *rows), 2)
+    mask[0, 0] = 1
+    found = separate(mask, CELLS, "contour")
+    assert len(found.classes) == 3
+    assert (found.ids[mask > 0] > 0).all()
+    assert len(separate(read("1212", "2222", "1212"), CELLS, "contour").classes) == 4
+
+
 def test_more_objects_than_16_bits() -> None:
     mask = np.zeros((520, 520), np.uint8)
     mask[::2, ::2] = 1

@@ -163,7 +163,7 @@ def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_p
     """The mask is that of the picture in memory, keeps the georeference, and counts in shares.csv; others beside it."""
     out = tmp_path / "out"
     predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64)
-    assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "shares.csv"]
+    assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "predict.json", "shares.csv"]
     mask = tifffile.imread(out / "field.tif")
     image = read_image(large)
     predictor = ubend.load(tiler, device="cpu", tiles=64)
@@ -186,28 +186,167 @@ def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_p
     assert contents(out) == before, "the mask stays, half a file of a killed run goes, shares.csv holds all"
 
 
+def test_thresholds_by_rows(large: Path, tiler: Path, tmp_path: Path) -> None:
+    """What is asked of each pixel goes by rows; what is asked of parts needs the whole, and says so."""
+    prob = ubend.load(tiler, device="cpu", tiles=64)(read_image(large)).prob
+    low = float(np.quantile(prob[1], 0.3))
+    words = [tiler, large, "--tiles", 64, "--threshold", f"foreground={low}"]
+    assert "held in memory" not in predict(*words, "--out", tmp_path / "rows").output
+    assert not (tmp_path / "rows" / "field_overlay.png").exists()
+    found = tifffile.imread(tmp_path / "rows" / "field.tif")
+    assert (found == (prob[1] >= np.float32(low))).mean() > 0.9999
+    assert (
+        "field.tif has 0 megapixels and is held in memory"
+        in predict(*words, "--out", tmp_path / "whole", "--min-area", 1).output
+    )
+    assert (tifffile.imread(tmp_path / "whole" / "field.tif") == found).mean() > 0.9999
+
+
 def test_a_small_georeferenced_picture(
     large: Path, tiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "_LARGE_PIXELS", 10**9)
     predict(tiler, large, "--out", tmp_path / "small", "--tiles", 64)
-    assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "shares.csv"]
+    assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "predict.json", "shares.csv"]
     monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
     predict(tiler, large, "--out", tmp_path / "large", "--tiles", 64)
     assert contents(tmp_path / "small")["field.tif"] == contents(tmp_path / "large")["field.tif"]
 
 
+def damage(path: Path, tile: int) -> None:
+    with tifffile.TiffFile(path) as file:
+        place, size = file.pages.first.dataoffsets[tile], file.pages.first.databytecounts[tile]
+    data = bytearray(path.read_bytes())
+    data[place : place + size] = b"\x55" * size
+    path.write_bytes(data)
+
+
 def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
     """One line; no half mask; the other pictures are written."""
-    with tifffile.TiffFile(large) as file:
-        place, size = file.pages.first.dataoffsets[12], file.pages.first.databytecounts[12]
-    data = bytearray(large.read_bytes())
-    data[place : place + size] = b"\x55" * size
-    large.write_bytes(data)
+    damage(large, 12)
     line = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
     assert "field.tif: damaged or truncated (the tile or strip at row 128: " in line
-    assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "shares.csv"]
+    assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "predict.json", "shares.csv"]
     assert rows(tmp_path / "out") == ["disc01.png"]
+
+
+def read_prob(path: Path) -> np.ndarray:
+    """(C, H, W)."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return np.moveaxis(file["prob"], 2, 0)  # type: ignore[no-any-return]
+    pixels = tifffile.imread(path)
+    return np.moveaxis(pixels, 2, 0) / np.iinfo(pixels.dtype).max  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "npz"])
+def test_probabilities(kind: str, large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
+    """Beside the masks, by rows too; --resume makes a picture again whose probabilities are missing."""
+    out, end = tmp_path / "out", "npz" if kind == "npz" else "tif"
+    words = [tiler, large, images / "disc01.png", "--out", out, "--tiles", 64, "--prob", kind]
+    predict(*words)
+    assert set(contents(out)) == {
+        "disc01.png", "disc01_overlay.png", f"disc01_prob.{end}", "field.tif", f"field_prob.{end}", "predict.json",
+        "shares.csv",
+    }  # fmt: skip
+    predictor = ubend.load(tiler, device="cpu", tiles=64)
+    for path, name in ((large, "field"), (images / "disc01.png", "disc01")):
+        found, off = read_prob(out / f"{name}_prob.{end}"), 0.51 / 255 if kind == "uint8" else 1e-5
+        np.testing.assert_allclose(found, predictor(read_image(path)).prob, atol=off)
+    assert (tifffile.imread(out / "field.tif") == read_prob(out / f"field_prob.{end}").argmax(axis=0)).mean() > 0.98
+    if kind != "npz":
+        with tifffile.TiffFile(out / f"field_prob.{end}") as file:
+            assert file.pages.first.tags[33550].value == (0.5, 0.5, 0.0)
+    before = contents(out)
+    for name in ("field", "disc01"):
+        (out / f"{name}_prob.{end}").unlink()
+    predict(*words, "--resume")
+    assert contents(out) == before
+    predict(*words[:3], "--out", tmp_path / "plain", "--tiles", 64)
+    for name, data in contents(tmp_path / "plain").items():
+        assert name == "predict.json" or data == before[name], "masks do not depend on it"
+
+
+def test_a_damaged_tile_leaves_no_probabilities(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
+    damage(large, 12)
+    words = [tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64, "--prob", "uint8"]
+    assert "the tile or strip at row 128" in refused_once("predict", *words)
+    assert not list((tmp_path / "out").glob("*field*"))
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
+    """--resume goes on with the same model under the same conditions, wherever the model lies."""
+    out = tmp_path / "out"
+    words = ["predict", good / "run", images / "disc01.png", images / "disc02.png", "--out", out]
+    predict(*words[1:], "--threshold", "foreground=0.50")
+    (out / "disc02.png").unlink()
+    before = contents(out)
+    (tmp_path / "moved.safetensors").write_bytes((good / "run" / "model.safetensors").read_bytes())
+    for model, more, keys in (
+        (tiler, ["--threshold", "foreground=.5"], "models"),
+        (good / "run", [], "thresholds"),
+        (good / "run", ["--threshold", "foreground=0.5", "--tiles", 32], "models"),
+        (good / "run", ["--threshold", "foreground=0.5", "--tta", "--fill-holes", "all"], "models, fill_holes"),
+        (good / "run", ["--threshold", "foreground=0.5", "--prob", "npz"], "prob"),
+    ):
+        line = refused_once("predict", model, *words[2:], *more, "--resume")
+        assert f"made by another model or under other conditions (predict.json differs in {keys})" in line
+        assert contents(out) == before
+    predict(tmp_path / "moved.safetensors", *words[2:], "--threshold", "foreground=0.5", "--resume")
+    assert masks(out) == ["disc01", "disc02"]
+    (out / "predict.json").write_text("{")
+    assert "predict.json: cannot be read" in refused_once(*words, "--resume")
+    (out / "predict.json").unlink()
+    assert "predict.json is missing" in predict(*words[1:], "--resume").output
+
+
+def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_path: Path) -> None:
+    """Other channels, another depth: one line each at the end, the rest is done."""
+    rng = np.random.default_rng(0)
+    for name, shape, dtype in (("five", (20, 30, 5), np.uint8), ("deep", (20, 30, 3), np.uint16)):
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", rng.integers(0, 200, shape).astype(dtype), photometric="minisblack",
+            planarconfig="contig", metadata=None,
+        )  # fmt: skip
+    told = refused(
+        "predict", good / "run", tmp_path / "five.tif", images / "disc01.png", tmp_path / "deep.tif", "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert told[0] == "2 problems:"
+    assert "five.tif: has 5 channels, but the model takes 3" in told[1]
+    assert "deep.tif: a uint16 picture, but the model takes uint8" in told[2]
+    assert masks(tmp_path / "out") == ["disc01"]
+
+
+def test_models_of_other_pictures(good: Path, images: Path, tmp_path: Path) -> None:
+    """A grey model and one in colour answer together, each for what it takes, whichever is first; depths must agree."""
+    bundle = load_bundle(good / "run")
+    grey = make_bundle(channels=1, classes=2)
+    grey.labels = bundle.labels
+    save_bundle(tmp_path / "grey.safetensors", grey)
+    both = [tmp_path / "grey.safetensors", good / "run"]
+    wanted = ubend.load(both, device="cpu")(images / "disc01.png")
+    for number, (first, second) in enumerate((both, both[::-1])):
+        out = tmp_path / f"out{number}"
+        predict(first, images / "disc01.png", "--with", second, "--out", out, "--prob", "npz")
+        np.testing.assert_allclose(read_prob(out / "disc01_prob.npz"), wanted.prob, atol=1e-6)
+    grey.dtype = "uint16"
+    save_bundle(tmp_path / "grey.safetensors", grey)
+    line = refused_once("predict", *both[1:], images, "--with", both[0], "--out", tmp_path / "none")
+    assert "models that answer together need the same" in line
+
+
+def test_names_that_collide(good: Path, images: Path, tmp_path: Path) -> None:
+    """Also a picture called as another's overlay or probabilities."""
+    for name in ("disc01.jpg", "disc01_overlay.png", "disc01_prob.tif"):
+        Image.open(images / "disc01.png").save(tmp_path / name)
+    words = ["predict", good / "run", images / "disc01.png", "--out", tmp_path / "out"]
+    for name in ("disc01.jpg", "disc01_overlay.png"):
+        line = refused_once(*words, tmp_path / name)
+        assert "would overwrite each other's mask or overlay" in line
+        assert name in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -229,12 +368,14 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from ubend.jobs import predict\n"
         "from ubend.teller import Teller\n"
         "predict._LARGE_PIXELS = 2**25\n"
+        "from ubend.inference.conditions import Conditions\n"
+        "from ubend.jobs.predict_any import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class Counting(Teller):\n"
         "    def count(self, done, _total=0):\n"
         "        global peak; peak = max(peak, anonymous_mib())\n"
-        f"predict.predict_files({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
-        "    device='cpu', overlap=0.0, teller=Counting())\n"
+        f"predict_paths({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
+        "    device='cpu', conditions=Conditions(overlap=0.0), teller=Counting())\n"
         "print('peak', peak - before)\n"
     )
     paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]
@@ -269,12 +410,10 @@ def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
 
 
 def test_conditions_that_cannot_be(good: Path, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").touch()
     for words, says in (
         (["--threshold", "foregroud=0.3"], "did you mean foreground?"),
         (["--min-area", "few"], "--min-area few: write it as PX or CLASS=PX"),
         (["--with", tmp_path / "nowhere"], "no such model file"),
-        (["--tta", tmp_path / "a.mp4"], "not for videos and scans"),
     ):
         line = refused_once("predict", good / "run", images / "disc00.png", "--out", tmp_path / "out", *words)
         assert says in line

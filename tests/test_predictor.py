@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
 from ubend.masks.labels import make_label_map
@@ -74,8 +75,15 @@ def test_kinds_of_input(tmp_path: Path) -> None:
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), image.astype(np.float32), image.astype(np.float64)):
         np.testing.assert_allclose(predictor(given).prob, expected, atol=2e-2)
     np.testing.assert_array_equal(predictor(tmp_path / "a.png").prob, expected)
-    turned = np.ascontiguousarray(image[::-1, ::-1])
-    np.testing.assert_array_equal(predictor(image[::-1, ::-1]).prob, predictor(turned).prob)
+    square = picture((32, 32, 3))  # of a whole number of tiles, so that nothing has to be repeated
+    frozen = square.copy()
+    frozen.flags.writeable = False  # as of Pillow's pictures
+    for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
+        np.testing.assert_array_equal(model(frozen).prob, model(square).prob)
+    for part in (image, image[:1], image[:, :1], image[:1, :1]):  # one row counts as contiguous, whatever its stride
+        for turned in (part[::-1, ::-1], part[:, ::-1], part[::-1]):
+            for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
+                np.testing.assert_array_equal(model(turned).prob, model(turned.copy()).prob)
 
     grey = make_predictor(channels=1)
     plane = picture((20, 30))
@@ -155,8 +163,8 @@ def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatc
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
-    monkeypatch.setattr(subject, "_READ_AHEAD", 2)
-    monkeypatch.setattr(subject, "_READERS", 2)
+    monkeypatch.setattr(ahead, "_READ_AHEAD", 2)
+    monkeypatch.setattr(ahead, "_READERS", 2)
     monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
     asked = 0
 
@@ -348,3 +356,20 @@ def test_class_index() -> None:
     assert subject.class_index(logits).dtype == torch.uint8
     np.testing.assert_array_equal(subject.class_index(logits), logits.numpy().argmax(axis=0))
     assert subject.class_index(logits[:1]).max() == 0
+
+
+@pytest.mark.parametrize(("sizes", "most"), [([0] * 20, 9), ([40] * 20, 4), ([1000] * 20, 2), ([40, 1000, 0, 0], 4)])
+def test_reading_ahead(sizes: list[int], most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order; by count and by bytes, the one in work aside; one is read ahead whatever its size."""
+    monkeypatch.setattr(ahead, "_AHEAD_BYTES", 100)
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return number
+
+    for done, number in enumerate(ahead.map_ahead(work, range(len(sizes)), lambda n: sizes[n])):
+        assert number == done
+        assert len(begun) - done <= most
+    assert sorted(begun) == list(range(len(sizes)))
+    assert list(ahead.map_ahead(str, [], lambda _item: 1)) == []

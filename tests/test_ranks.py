@@ -376,10 +376,11 @@ def keys(value: object) -> object:
 
 
 @pytest.mark.slow
-def test_a_training_of_two_is_that_of_one(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [(), ("--patches", "--set", "data.epoch_windows=16")], ids=["pictures", "patches"])
+def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """With synchronised batch norm: the losses of three epochs; run folder and scores alike; and one process
     goes on with what two have begun."""
-    more = [*TINY, "--epochs", "3", "--set", "train.sync_batch_norm=true"]
+    more = [*TINY, *how, "--epochs", "3", "--set", "train.sync_batch_norm=true"]
     ubend("fit", folder, "--out", tmp_path / "one", *more)
     said = ubend("fit", folder, "--out", tmp_path / "two", *more, "--gpus", "2").stdout
     assert "processes: 2, each with 3 of a step's 6 pictures" in said

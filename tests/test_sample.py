@@ -1,6 +1,8 @@
 """The drawn sample: repeatable, labelled as promised, and no toy."""
 
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels
 
-from ubend.data.sample import SAMPLE_CLASSES, draw_picture, draw_sample
+from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
 from ubend.errors import OutputError, SettingError
+from ubend.folders.folder import read_folder
 from ubend.masks.labels import default_colors
 
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -121,6 +124,7 @@ def test_the_folder_is_a_data_set(tmp_path: Path) -> None:
     draw_sample(folder, count=3, size_px=96, seed=7)
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
         "classes.txt",
+        *(f"ids/cell_00{i}.png" for i in range(3)),
         *(f"images/cell_00{i}.png" for i in range(3)),
         *(f"masks/cell_00{i}.png" for i in range(3)),
     ]
@@ -137,6 +141,30 @@ def test_the_folder_is_a_data_set(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(opened.convert("RGB")), colors[mask])
 
 
+def test_true_ids(tmp_path: Path) -> None:
+    """Counted up without gaps; a cell of the mask lies in one of them, the contour two px in it and one outside.
+
+    The folder is read as it is without them, and says that they are passed over.
+    """
+    draw_sample(tmp_path / "cells", count=3, size_px=128, seed=7)
+    for number in range(3):
+        ids, (_image, mask) = draw_ids(7, number, 128), draw_picture(7, number, 128)
+        with Image.open(tmp_path / "cells" / "ids" / f"cell_00{number}.png") as opened:
+            assert np.array_equal(np.asarray(opened), ids)
+        assert ids.dtype == np.uint16
+        assert np.array_equal(np.unique(ids), np.arange(ids.max() + 1))
+        assert ids.max() > 3
+        assert (ids[mask == 1] > 0).all()
+        near = ndimage.binary_dilation(ids > 0, ndimage.generate_binary_structure(2, 1))
+        assert near[mask > 0].all()
+        for cell in range(1, ids.max() + 1):
+            assert ((ids == cell) & (mask > 0)).sum() == (ids == cell).sum()
+    with_ids = read_folder(tmp_path / "cells")
+    assert any("ids/" in remark for remark in with_ids.remarks)
+    shutil.rmtree(tmp_path / "cells" / "ids")
+    assert replace(with_ids, remarks=()) == read_folder(tmp_path / "cells")
+
+
 def test_two_folders_of_one_seed_are_equal_byte_for_byte(tmp_path: Path) -> None:
     sums = []
     for name in ("a", "b"):
@@ -145,7 +173,7 @@ def test_two_folders_of_one_seed_are_equal_byte_for_byte(tmp_path: Path) -> None
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         sums.append([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
     assert sums[0] == sums[1]
-    assert len(sums[0]) == 5
+    assert len(sums[0]) == 7
 
 
 def test_a_longer_sample_starts_with_the_shorter_one(tmp_path: Path) -> None:

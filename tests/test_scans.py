@@ -1,5 +1,6 @@
 """Scans: slices are seen the same way whatever their axes stand for, and masks lie where the scan lies."""
 
+from collections import namedtuple
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import Tensor
 
+from refusal import refused_once
+from ubend import files
 from ubend.cli import main
 from ubend.errors import DataError, SettingError
 from ubend.masks.labels import make_label_map
@@ -233,4 +236,67 @@ def test_what_does_not_go_together(model: tuple[int, str], words: list[str], say
     run = CliRunner().invoke(main, [*line, "--device", "cpu", *words])
     assert run.exit_code == 2
     assert says in run.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices go the way of pictures: tiles, several models, views, thresholds, parts; how is said once. A broken scan
+    is told at the end, --resume leaves what is whole, also of a series."""
+    save_model(tmp_path / "grey.safetensors", 1, "uint8")
+    save_model(tmp_path / "color.safetensors", 3, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    big = np.kron(SEEN, np.ones((1, 8, 8), np.int16))
+    write_nifti(tmp_path / "scan.nii.gz", "PIR", big)
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "scan.nii.gz").read_bytes()[:90])
+    series = write_series(tmp_path / "ct")
+    out = tmp_path / "out"
+    words: list[Any] = ["predict", tmp_path / "grey.safetensors", "--device", "cpu", "--window", "0,2000"]
+    words += ["--tiles", 16, "--overlap", 0.5, "--tta", "--with", tmp_path / "color.safetensors"]
+    words += ["--threshold", "organ=0.5", "--out", out]
+    paths = [tmp_path / "cut.nii.gz", tmp_path / "scan.nii.gz", series]
+    run = CliRunner().invoke(main, [*map(str, [*words, *paths])])
+    assert run.exit_code == 2
+    assert "cut.nii.gz: not a readable scan" in run.output
+    assert run.output.count("does not say at which scale") == 1
+    np.testing.assert_array_equal(read_scan(out / "scan_mask.nii.gz").slices, Window(0, 2000).apply(big) >= 128)
+    table = (out / "volumes.csv").read_text()
+    assert len(table.splitlines()) == 5
+    before = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
+    (out / "ct_mask" / "0005.dcm").unlink()
+    run = CliRunner().invoke(main, [*map(str, [*words, *paths[1:], "--resume"])])
+    assert run.exit_code == 0, run.output
+    after = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert {name for name in before if before[name] != after[name]} == {
+        "volumes.csv", "ct_mask", "0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm", "0005.dcm",
+    }  # fmt: skip
+    assert (out / "volumes.csv").read_text() == table
+    np.testing.assert_array_equal(read_scan(out / "ct_mask").slices, Window(0, 2000).apply(SEEN) >= 128)
+    for more, says in (
+        (["--window", "0,1000"], "predict.json differs in window"),
+        (["--min-area", 3], "predict.json differs in min_area"),
+        (["--prob", "npz"], "--prob is for pictures"),
+        ([tmp_path / "copy" / "scan.nii.gz"], "would overwrite each other's mask"),
+    ):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        write_nifti(tmp_path / "copy" / "scan.nii.gz", "PIR", big)
+        assert says in refused_once(*words, *paths[1:], "--resume", *more)
+
+
+def test_no_room_and_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    words = [
+        "predict",
+        tmp_path / "model.safetensors",
+        "--window",
+        "lung",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert refused_once(*words, tmp_path / "none.nii") == f"{tmp_path / 'none.nii'}: no such file"
+    write_nifti(tmp_path / "scan.nii", "LPS")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 10))
+    assert "will be written" in refused_once(*words, tmp_path / "scan.nii")
     assert not (tmp_path / "out").exists()

@@ -49,7 +49,7 @@ def blend(plan: TilePlan, image: Tensor, network: nn.Module) -> tuple[Tensor, li
             assert (answer is not None) == (column + 1 == len(plan.columns.starts))
             if answer is not None:
                 rows.append(answer[0])
-                strips.append(answer[1])
+                strips.append(answer[1].clone())
     return torch.cat(strips, dim=1), rows
 
 
@@ -135,7 +135,7 @@ def test_strips_equal_the_whole(plan: TilePlan, seed: int) -> None:
             weight = torch.from_numpy(np.outer(rows.weights[row], columns.weights[column]))
             total[:, top : top + rows.tile, left : left + columns.tile] += logits * weight
             answer = blender.add(row, column, logits)
-            strips += [] if answer is None else [answer[1]]
+            strips += [] if answer is None else [answer[1].clone()]  # the next tile is written over it
     np.testing.assert_allclose(torch.cat(strips, 1), total[:, : rows.side, : columns.side], atol=1e-5)
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from refusal import refused_once
 from test_scans import brighter_than_half, save_model
 from ubend.cli import main
 from ubend.errors import DataError, OutputError
@@ -79,11 +80,11 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [float(row[3]) for row in rows[1:]] == pytest.approx([mask.mean() for mask in masks], abs=1e-5)
     assert float(rows[2][1]) == pytest.approx(1001 / 30000, abs=1e-3)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "film_mask.mkv", "film_overlay.mp4", "film_shares.csv",
+        "film_mask.mkv", "film_overlay.mp4", "film_shares.csv", "predict.json",
     ]  # fmt: skip
     again = CliRunner().invoke(main, [*map(str, line), "--device", "cpu"])
     assert again.exit_code == 2
-    assert "film_overlay.mp4 exists already" in again.output
+    assert "film_mask.mkv exists already, and 2 more" in again.output
 
 
 def test_damaged(tmp_path: Path) -> None:
@@ -105,3 +106,40 @@ def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="needs ffmpeg on the PATH"):
         open_video(tmp_path / "a.mp4")
+
+
+def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames go the way of pictures: tiles, several models, views, thresholds, parts; how is said once. A broken video
+    is told at the end, --resume leaves what is whole."""
+    frames = draw_frames(height=33, width=47)
+    write_exactly(tmp_path / "film.mkv", frames)
+    write_exactly(tmp_path / "other.mkv", frames[::-1])
+    (tmp_path / "text.mp4").write_text("no video")
+    save_model(tmp_path / "grey.safetensors", 1, "uint8")
+    save_model(tmp_path / "color.safetensors", 3, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    words = ["predict", tmp_path / "grey.safetensors", "--device", "cpu", "--tiles", 16, "--overlap", 0.5, "--tta"]
+    words += ["--with", tmp_path / "color.safetensors", "--min-area", 50, "--threshold", "organ=0.4"]
+    paths, out = [tmp_path / name for name in ("film.mkv", "text.mp4", "other.mkv")], tmp_path / "out"
+    run = CliRunner().invoke(main, [*map(str, [*words, *paths, "--out", out])])
+    assert run.exit_code == 2
+    assert "text.mp4: not a readable video" in run.output
+    assert run.output.count("does not say at which scale") == 1
+    masks = np.stack([frame[:, :, 0] for frame in read_frames(open_video(out / "film_mask.mkv"))])
+    np.testing.assert_array_equal(masks, frames > 128)  # at their own scale: exactly
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "other_shares.csv").unlink()
+    run = CliRunner().invoke(main, [*map(str, [*words, paths[0], paths[2], "--out", out, "--resume"])])
+    assert run.exit_code == 0, run.output
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in before if before[name] != after.get(name)} == {
+        "other_mask.mkv", "other_overlay.mp4", "other_shares.csv",
+    }  # fmt: skip
+    small = CliRunner().invoke(main, [*map(str, [*words, paths[0], "--min-area", 10**6, "--out", tmp_path / "small"])])
+    assert small.exit_code == 0, small.output
+    assert not any(frame.any() for frame in read_frames(open_video(tmp_path / "small" / "film_mask.mkv")))
+    write_exactly(tmp_path / "film.avi", frames)
+    clash = refused_once(*words, paths[0], tmp_path / "film.avi", "--out", tmp_path / "none")
+    assert "would overwrite each other's mask or overlay" in clash
+    assert "--prob is for pictures" in refused_once(*words, paths[0], "--prob", "npz", "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

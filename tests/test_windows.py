@@ -25,6 +25,8 @@ KINDS = {
     "one row each": {"rowsperstrip": 1},
     "mapped": {},
     "planes": {"planarconfig": "separate", "tile": (64, 64), "compression": "zlib"},
+    "planes of strips": {"planarconfig": "separate", "rowsperstrip": 7, "compression": "zlib"},
+    "planes of oblong tiles": {"planarconfig": "separate", "tile": (32, 96), "compression": "zlib"},
     "mapped planes": {"planarconfig": "separate"},
     "big": {"bigtiff": True, "byteorder": ">", "tile": (64, 64)},
     "big endian": {"byteorder": ">"},

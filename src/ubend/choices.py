@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.config import Settings, change_settings
+from ubend.config import Settings, change_settings, settled
 from ubend.language import _
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
 _PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Windows of pictures at their own scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
+# has 20 validations or more.
+_EPOCH_GPU, _EPOCH_CPU = 4_000, 800
+_WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
+_ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
@@ -32,6 +37,7 @@ class Facts:
         foreground: name of each class but the background -> its share of the training part's pixels, 0..1.
         upright_t: how surely objects lie off the middle vertically (t value), and
         upright_offset: how far, in standard deviations; less what they do sideways.
+        training_pixels: of the training part, as stored.
     """
 
     channels: int
@@ -42,6 +48,7 @@ class Facts:
     foreground: Mapping[str, float]
     upright_t: float
     upright_offset: float
+    training_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Choice:
 def choose_pictures(
     settings: Settings, native_hw: NDArray[np.int64], channels: int, classes: int | None, device: str
 ) -> tuple[Settings, list[Choice]]:
-    """The choices that the store needs: channels and size. `classes` is None when not yet known."""
+    """The choices that the store needs: channels and size, or window. `classes` is None when not yet known."""
     choices: list[Choice] = []
     data = settings.data
     if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
@@ -68,7 +75,9 @@ def choose_pictures(
         kinds = {1: _("all {count} pictures are grey"), 3: _("all {count} pictures are in colour")}
         reason = kinds.get(channels) or _("all {count} pictures have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
-    if data.size is None:
+    if data.resize == "native":
+        choices += _native_window(settings, native_hw, device)
+    elif data.size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
         most = 128 if device == "cpu" else 256
         size = int(max(32, min(most, 16 * round(side / 16))))
@@ -78,6 +87,24 @@ def choose_pictures(
         )
         choices.append(Choice("data.size", size, reason))
     return _apply(settings, choices), choices
+
+
+def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> list[Choice]:
+    """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
+    asked, multiple = settings.data.window, 2**settings.model.depth
+    height, width = (int(side) for side in np.median(native_hw, axis=0))
+    if asked is not None:
+        longer = max(16, height, width)
+        reason = _("{asked} was asked for, but the middle picture has {width}x{height} px")
+        too_large = Choice("data.window", longer, reason.format(asked=asked, width=width, height=height))
+        return [too_large] if asked > longer else []
+    most = _WINDOW_CPU if device == "cpu" else _WINDOW_GPU
+    where = _("a CPU") if device == "cpu" else _("this device")
+    reason = _(
+        "windows of pictures at their own scale, at most {most} px on {where}; the middle picture has {width}x{height}"
+    )
+    side = max(16, multiple, min(most, height, width) // multiple * multiple)
+    return [Choice("data.window", side, reason.format(most=most, where=where, width=width, height=height))]
 
 
 def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Choice]]:
@@ -91,20 +118,44 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
         choices.append(Choice("model.width", default_width(facts.device), _("on {where}").format(where=where)))
+    an_epoch = facts.training
+    if settings.data.resize == "native":
+        choices += _epoch_windows(settings, facts)
+        an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
-        batch = max(1, min(32 if gpu else 16, facts.training))
+        batch = max(1, min(32 if gpu else 16, an_epoch))
         reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
         shown = _PICTURES_GPU if gpu else _PICTURES_CPU
-        epochs = int(np.clip(round(shown / facts.training), 10, 400))
-        reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * facts.training, where=where)
+        epochs = int(np.clip(round(shown / an_epoch), 10, 400))
+        reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
     choices += _imbalance(settings, facts)
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
     return _apply(settings, choices), choices
+
+
+def _epoch_windows(settings: Settings, facts: Facts) -> list[Choice]:
+    """How many windows make an epoch: as many as cover the training part, within limits."""
+    if settings.data.epoch_windows is not None:
+        return []
+    side = settled(settings.data.window)
+    cover = max(facts.training, -(-facts.training_pixels // side**2))
+    most = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
+    size = f"{facts.training_pixels / 1e6:,.1f}"
+    if cover <= most:
+        reason = _(
+            "{pixels} megapixels of training pictures, in windows of {side} px; in proportion to a picture's area"
+        )
+    else:
+        reason = _(
+            "the {pixels} megapixels of training pictures would make {cover} windows of {side} px; an epoch draws this "
+            "many of them anew, in proportion to a picture's area"
+        )
+    return [Choice("data.epoch_windows", min(cover, most), reason.format(pixels=size, side=side, cover=cover))]
 
 
 def default_width(device: str) -> int:
@@ -138,7 +189,10 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
         choices.append(Choice("train.loss", "dice+ce", reason))
     data = settings.data
     windowed = data.window is not None and data.size is not None and data.window < data.size
-    if data.foreground_share is None and windowed and settings.augment.kind == "warp":
+    if data.foreground_share is None and data.resize == "native":
+        reason = _("{rarest}; half of the windows are laid over an object, as most of a large picture may be ground")
+        choices.append(Choice("data.foreground_share", _ON_OBJECTS, reason.format(rarest=rarest)))
+    elif data.foreground_share is None and windowed and settings.augment.kind == "warp":
         if share < _RARE:
             reason = _("{rarest}; this share of the windows is placed on an object").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.33, reason))

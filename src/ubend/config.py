@@ -20,9 +20,10 @@ from ubend.language import _
 
 _T = TypeVar("_T")
 Recipe = Literal["modern", "tutorial"]
-Resize = Literal["keep", "squash"]
+Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "dice+ce", "dice+focal"]
 
 
@@ -42,8 +43,9 @@ class DataSettings(_Section):
     skip_bad: bool = False  # go on without pairs that cannot be used
     channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the pictures are, if alike
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
-    resize: Resize = "keep"  # keep the aspect, or squash to a square
+    resize: Resize = "keep"  # keep the aspect, squash to a square, or leave pictures at their own size (native)
     window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
+    epoch_windows: int | None = Field(None, ge=1)  # native: windows shown in an epoch, at least one of each picture
     foreground_share: float | None = Field(None, ge=0, le=1)  # of the windows: laid over an object of a drawn class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
@@ -84,6 +86,7 @@ class ModelSettings(_Section):
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int = Field(4, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
+    growth: Growth = "transposed"  # how the decoder doubles the resolution
 
 
 class TrainSettings(_Section):
@@ -133,8 +136,12 @@ class Settings(_Section):
         weights = self.train.class_weights
         if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
             raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
-        if self.data.foreground_share and self.data.window is None:
+        if self.data.resize == "native":
+            self._check_native()
+        elif self.data.foreground_share and self.data.window is None:
             raise ValueError(_("data.foreground_share goes with data.window"))
+        elif self.data.epoch_windows is not None:
+            raise ValueError(_("data.epoch_windows goes with data.resize = native (--patches)"))
         if self.data.window is not None and self.data.resize == "squash":
             raise ValueError(_("data.window goes with data.resize = keep"))
         mean, std = self.data.mean, self.data.std
@@ -143,6 +150,20 @@ class Settings(_Section):
         if std is not None and not all(value > 0 for value in std):
             raise ValueError(_("data.std must be greater than 0"))
         return self
+
+    def _check_native(self) -> None:
+        """What does not go with pictures at their own size."""
+        if self.recipe == "tutorial" or self.augment.kind in ("none", "frozen"):
+            raise ValueError(
+                _(
+                    "data.resize = native (--patches) goes with the recipe modern and augment.kind = warp, by which "
+                    "windows are drawn"
+                )
+            )
+        if self.data.size is not None:
+            raise ValueError(
+                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size")
+            )
 
 
 # What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the pictures

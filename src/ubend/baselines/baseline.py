@@ -17,7 +17,8 @@ from ubend.baselines.methods import Method, Parameters, count_levels, list_param
 from ubend.baselines.pixels import Pixels, describe_pixels
 from ubend.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
 from ubend.baselines.segments import describe_segments
-from ubend.inference.predictor import Logits, Prediction, Prepared, class_index, map_ahead
+from ubend.inference.ahead import map_ahead
+from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
 from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.images import Sizing, model_size, read_image, resize_array
 

@@ -1,11 +1,12 @@
 """What the course explains, running: lesson."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH
+from ubend.commands.shared import PATH, make_teller, prepare
 from ubend.errors import SettingError
 from ubend.language import _, later
 from ubend.translated import Group, command, option
@@ -33,6 +34,50 @@ def transposed_convolution(text: str, kernel: str, stride: str, padding: str, ou
         click.echo(line)
 
 
+_VARIANT_OPTIONS = (
+    option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]")),
+    option("--out", type=PATH, required=True, help=later("Folder to make, for runs and pictures.")),
+    option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=later("Any other setting; see docs/settings.md."),
+    ),
+    option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
+    option("--show", is_flag=True, help=later("Also display it.")),
+)
+
+
+def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for add in reversed(_VARIANT_OPTIONS):
+        function = add(function)
+    return function
+
+
+def _teach(name: str, out: Path, assignments: tuple[str, ...], **options: Any) -> None:
+    from ubend.config import parse_assignment
+
+    prepare(False)
+    from ubend.lessons import variants
+
+    with make_teller() as teller:
+        settings = dict(parse_assignment(text) for text in assignments)
+        getattr(variants, name)(out, settings=settings, teller=teller, **options)
+
+
+@command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
+@_variant_options
+def skips(**options: Any) -> None:
+    _teach("teach_skips", **options)
+
+
+@command(help=later("Ways to grow a map (transposed, nearest, bilinear, max unpooling), trained and scored."))
+@_variant_options
+def upsampling(**options: Any) -> None:
+    _teach("teach_upsampling", **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -57,5 +102,5 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
         click.echo(line)
 
 
-lesson.add_command(transposed_convolution)
-lesson.add_command(traditional_methods)
+for _lesson in (transposed_convolution, skips, upsampling, traditional_methods):
+    lesson.add_command(_lesson)

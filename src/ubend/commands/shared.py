@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ubend.language import later
+from ubend.errors import SettingError
+from ubend.language import _, later
 from ubend.translated import option
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ def folder_options(*names: str) -> Callable[[_F], _F]:
         return command
 
     return add
+
+
+def parse_tiles(text: str | None) -> int | None:
+    """What --tiles says: a side in px, 0 for `whole`; None where nothing was said."""
+    if text is None or text == "whole":
+        return None if text is None else 0
+    if not text.isdecimal():
+        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=text))
+    return int(text)
 
 
 def prepare(deterministic: bool) -> None:

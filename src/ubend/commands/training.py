@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ubend.commands.shared import PATH, folder_options, make_teller, prepare, tell_scores
+from ubend.commands.shared import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
 from ubend.errors import SettingError
 from ubend.language import _, later
 from ubend.translated import command, option
@@ -23,6 +23,12 @@ WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
 @folder_options()
 @option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
+@option(
+    "--patches",
+    is_flag=True,
+    default=None,
+    help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
+)
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
@@ -114,15 +120,16 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @folder_options("images", "masks", "split", "values", "root")
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
-def evaluate(model: Path, folder: Path | None, out: Path | None, **flags: Any) -> None:
+def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
     from ubend.errors import OutputError
     from ubend.files import write_json
     from ubend.jobs.evaluate import evaluate as call
 
     if out is not None and out.exists():
         raise OutputError(_("{path} exists already; choose another --out").format(path=out))
-    scores = call(model, folder, **flags)
+    scores = call(model, folder, tiles=parse_tiles(tiles), **flags)
     tell_scores(scores)
     if out is not None:
         write_json(out, scores)

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, make_teller
-from ubend.errors import SettingError
+from ubend.commands.shared import PATH, make_teller, parse_tiles
 from ubend.language import _, later
 from ubend.translated import command, option
 
@@ -26,19 +25,18 @@ from ubend.translated import command, option
 @option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Drop smaller parts; repeatable."))
 @option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
-@option("--resume", is_flag=True, help=later("Leave the masks that are there already, and make the others."))
+@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Write probabilities too: TIFF, or npz."))
+@option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest."))
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
     from ubend.inference.conditions import Conditions
     from ubend.jobs.predict_any import predict_paths
 
-    side = None if tiles is None else 0 if tiles == "whole" else int(tiles) if tiles.isdecimal() else -1
-    if side == -1:
-        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
-    conditions = Conditions(*(flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes")))
+    asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes", "overlap")}
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
-        predict_paths(model, paths, out, conditions=conditions, tiles=side, teller=teller, **flags)
+        predict_paths(model, paths, out, conditions=conditions, teller=teller, **flags)
 
 
 @command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
@@ -60,13 +58,20 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     help=later("What to lay behind it."),
 )
 @option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
+@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
+@option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> None:
+def cutout(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **words: Any) -> None:
+    from ubend.inference.conditions import Conditions
     from ubend.jobs.cutout import cut_out_files
 
+    asked = {name: words.pop(name) for name in ("models", "tta", "overlap")}
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
-        targets = cut_out_files(model, paths, out, teller=teller, **words)
-        click.echo(_("{count} cut-outs in {out}").format(count=len(targets), out=out))
+        cut_out_files(model, paths, out, conditions=conditions, teller=teller, **words)
 
 
 @command(help=later("Number the objects in PATHS, measure and outline them."))
@@ -77,12 +82,30 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **words: Any) -> Non
     "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
 )
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Leave smaller ones out, px."))
+@option(
+    "--export",
+    "exports",
+    type=click.Choice(["coco", "geojson", "panoptic"]),
+    multiple=True,
+    help=later("Also write them for other programs; repeatable."),
+)
+@option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
+@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
+@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
+@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
+@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
+@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.objects import find_objects
+def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
+    from ubend.inference.conditions import Conditions
+    from ubend.jobs.objects import Counting, find_objects
 
+    counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
+    asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "fill_holes", "overlap")}
+    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
-        targets = find_objects(model, paths, out, teller=teller, **flags)
+        targets = find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
         click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
 
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from ubend.data.augment import (
 )
 from ubend.data.draws import shuffled_item
 from ubend.data.foreground import Foreground
+from ubend.data.patches import Crops, Patches, find_crops
 from ubend.data.store import Store
 from ubend.kernels.gate import usable
 
@@ -65,7 +67,9 @@ class Pictures:
         area = self.canvas_hw[0] * self.canvas_hw[1]
         pixel_bytes = store.channels * (1 if store.dtype == np.uint8 else 4) + 1
         self.bytes = len(numbers) * area * pixel_bytes
+        self.fetched_bytes = area * pixel_bytes  # of one that is brought to the device
         self.resident = self.bytes <= room_bytes
+        self.sources, self.source_count = np.arange(len(numbers)), len(numbers)  # as of `Windows`
         self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
         self._laid = np.zeros(len(self), np.bool_)  # which of them are there
         if self.resident:
@@ -79,6 +83,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def image(self, item: int) -> NDArray[Any]:
+        """(h, w, C) of one picture, in main memory."""
+        return self.store.image(int(self.numbers[item]))
 
     def mask(self, item: int) -> NDArray[np.uint8]:
         """(h, w) class index or IGNORED of one picture, in main memory."""
@@ -155,7 +163,7 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
 
     Args:
-        pictures: the training part.
+        pictures: the training part; of `Patches`, crops are read, and each picture is shown as often as they say.
         settings: what is done to them.
         seed: of the whole run.
         batch: pictures per step, of all processes together.
@@ -170,7 +178,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: Pictures | Patches,
         settings: AugmentSettings,
         seed: int,
         batch: int,
@@ -184,7 +192,8 @@ class TrainingBatches:
         self._offset = part[0] * self.batch
         self.window_hw, self._foreground = window_hw, foreground
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
-        self.items = len(pictures) * self.copies  # what one epoch shows
+        # what one epoch shows
+        self.items = int(pictures.shown.sum()) if isinstance(pictures, Patches) else len(pictures) * self.copies
         device = pictures.device
         channels = pictures.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
@@ -192,17 +201,19 @@ class TrainingBatches:
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+        self._cut: dict[int, tuple[NDArray[np.float32], Crops]] = {}  # of steps that are being read
         self.waited_s = 0.0
 
     @property
     def fetched_bytes(self) -> int:
         """Of the device's memory, that pictures take which are not resident: a step's, its copy, and those ahead."""
-        return 0 if self.pictures.resident else (_AHEAD + 2) * self.batch * self.pictures.bytes // len(self.pictures)
+        return 0 if self.pictures.resident else (_AHEAD + 2) * self.batch * self.pictures.fetched_bytes
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
         numbers, device = torch.from_numpy(self.numbers(step)), self.pictures.device
-        self.pictures.lay(self._items(step)[0] // self.copies)
+        if isinstance(self.pictures, Pictures):
+            self.pictures.lay(self._items(step)[0] // self.copies)
         numbers = numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
         return self.render(numbers, None if self.pictures.resident else self.fetch(step))
 
@@ -211,6 +222,8 @@ class TrainingBatches:
 
         A row is `Draws.pack`, the (h, w) of the picture as stored, and its number as the bits of an int32.
         """
+        if isinstance(self.pictures, Patches):
+            return self._cut_out(step, self.pictures)[0]
         items, positions = self._items(step)
         numbers = items // self.copies
         columns = [self.pictures.shapes_hw[numbers].astype(np.float32)]
@@ -227,7 +240,11 @@ class TrainingBatches:
             fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
         """
         settings = self.settings
-        images, masks = fetched or (self.pictures.images, self.pictures.masks)
+        if fetched is not None:
+            images, masks = fetched
+        else:
+            assert isinstance(self.pictures, Pictures)
+            images, masks = self.pictures.images, self.pictures.masks
         # of the pictures at hand
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
@@ -251,6 +268,23 @@ class TrainingBatches:
             warped = change_colors(warped, draws, self._low, self._high, self._noise)
         return Batch(warped.contiguous(memory_format=torch.channels_last), target)
 
+    def _cut_out(self, step: int, patches: Patches) -> tuple[NDArray[np.float32], Crops]:
+        """What `numbers` gives for a step, and the crops that it belongs to."""
+        if step not in self._cut:
+            items, positions = self._items(step)
+            pictures = patches.pictures_of(items)
+            shapes = patches.shapes_hw[pictures]
+            shown = self._foreground.draw(pictures, positions) if self._foreground else None
+            channels = patches.store.channels
+            draws = draw_warps(self.settings, self.seed, positions, shapes, self.window_hw, channels, shown)
+            draws, corners, sizes = find_crops(draws, shapes, self.window_hw, patches.crop_hw)
+            slots = np.arange(self.batch, dtype=np.int32).view(np.float32)[:, None]
+            rows = np.concatenate([draws.pack(), sizes.astype(np.float32), slots], axis=1)
+            while len(self._cut) > _AHEAD:
+                del self._cut[next(iter(self._cut))]
+            self._cut[step] = rows, Crops(patches.numbers[pictures], corners, sizes)
+        return self._cut[step]
+
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         positions = step * self._whole + self._offset + np.arange(self.batch, dtype=np.int64)
         return shuffled_item(self.seed, self.items, positions), positions
@@ -264,13 +298,23 @@ class TrainingBatches:
         native = self.pictures.store.native_hw[self.pictures.numbers[numbers]]
         return draw_frozen(self.settings, self.seed, numbers, items % self.copies, (shapes, native), channels)
 
+    def wait_for_reading(self) -> None:
+        """Until what is being read is there, and nothing more is read: while a step is captured, no other thread may
+        ask for memory."""
+        for _step, reading in self._ahead:
+            reading.exception()
+
     def fetch(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) and (B, H, W): a step's pictures, brought to the device; the next ones are being read."""
         if not self._ahead or self._ahead[0][0] != step:
             self._ahead.clear()  # a jump: after a resume, or when somebody looks at an old batch
         while len(self._ahead) < _AHEAD:
             following = self._ahead[-1][0] + 1 if self._ahead else step
-            self._ahead.append((following, self.pictures.take_ahead(self._items(following)[0] // self.copies)))
+            if isinstance(self.pictures, Patches):
+                read = self.pictures.take_ahead(self._cut_out(following, self.pictures)[1])
+            else:
+                read = self.pictures.take_ahead(self._items(following)[0] // self.copies)
+            self._ahead.append((following, read))
         began = time.monotonic()
         fetched = self._ahead.popleft()[1].result()
         self.waited_s += time.monotonic() - began

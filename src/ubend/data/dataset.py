@@ -5,19 +5,20 @@ folder -> pairs -> headers -> survey of the masks -> class table -> size -> stor
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.choices import Choice, Facts, choose_pictures
 from ubend.config import Settings, settled
+from ubend.data.damage import find_damage
 from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Store, find_damage, hash_pairs, open_store
+from ubend.data.store import Store, hash_pairs, open_store
 from ubend.errors import DataError, PairError, SettingError, TrainingError
 from ubend.files import Need, resolve_many
 from ubend.folders.folder import Asked, read_folder, read_pairs
@@ -33,6 +34,7 @@ from ubend.pictures.images import Sizing
 from ubend.pictures.known import KnownFiles
 from ubend.teller import Teller
 
+_PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -82,8 +84,7 @@ class Dataset:
         if self.store.dtype == np.uint8:
             return np.zeros(channels), np.full(channels, 255.0)
         low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
-        for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
-            pixels = self.store.image(int(number)).reshape(-1, channels)
+        for pixels in self._training_pixels():
             low, high = np.minimum(low, pixels.min(axis=0)), np.maximum(high, pixels.max(axis=0))
         return low, np.where(high > low, high, low + 1)
 
@@ -91,8 +92,7 @@ class Dataset:
         """Mean and standard deviation of each channel over the training part, in raw units."""
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-        for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
-            pixels = self.store.image(int(number)).reshape(-1, channels)
+        for pixels in self._training_pixels():
             planes = np.ascontiguousarray(pixels.T, np.float64)  # a ninth of the time of sums pixel by pixel
             count += len(pixels)
             total += planes.sum(axis=1)
@@ -100,6 +100,19 @@ class Dataset:
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
+
+    def _training_pixels(self) -> Iterator[NDArray[Any]]:
+        """(P, C) pixels of the training part: of so many pictures, large ones in pieces, of which many are evenly
+        thinned out."""
+        numbers = _evenly(self.numbers("train"), _STATISTICS_PICTURES)
+        pieces = [
+            (int(number), start, min(start + _PIECE_PIXELS, pixels))
+            for number, pixels in zip(numbers, self.store.shapes_hw[numbers].prod(axis=1).tolist(), strict=True)
+            for start in range(0, pixels, _PIECE_PIXELS)
+        ]
+        for place in _evenly(np.arange(len(pieces)), _STATISTICS_PICTURES):
+            number, start, stop = pieces[place]
+            yield self.store.image(number).reshape(-1, self.store.channels)[start:stop]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
@@ -125,6 +138,7 @@ class Dataset:
             {self.labels.names[number]: float(shares[number]) for number in self.foreground_classes()},
             upright_t,
             upright_offset,
+            int(self.store.shapes_hw[training].prod(axis=1).sum()),
         )
 
     def _upright(self) -> tuple[float, float]:
@@ -134,6 +148,8 @@ class Dataset:
         offsets = []
         for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
             index = self.store.mask(int(number))
+            thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # places need not be known to the pixel
+            index = index[::thin, ::thin]
             objects = (index != (0 if background is None else background)) & (index != IGNORED)
             if objects.any():
                 h, w = objects.shape
@@ -330,8 +346,12 @@ def _merge(more: Mapping[str, list[str]], known: Mapping[str, list[str]]) -> dic
 
 
 def _sizing(settings: Settings) -> Sizing:
-    data = settings.data
-    return Sizing(settled(data.size), data.resize == "keep", settled(data.channels))
+    data, channels = settings.data, settled(settings.data.channels)
+    return (
+        Sizing(None, True, channels)
+        if data.resize == "native"
+        else Sizing(settled(data.size), data.resize == "keep", channels)
+    )
 
 
 def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:

@@ -32,10 +32,11 @@ Color = Sequence[float]
 
 
 def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0) -> None:
-    """Write `count` pictures and masks as a data set that the other commands read.
+    """Write `count` pictures and masks as a data set that the other commands read, and whose cells can be counted.
 
     FOLDER/images/cell_000.png   (size_px, size_px, 3) uint8
     FOLDER/masks/cell_000.png    paletted PNG; its indices are the classes of `SAMPLE_CLASSES`
+    FOLDER/ids/cell_000.png      grey PNG of 16 bits: the number of the cell that a pixel belongs to, 0 for none
     FOLDER/classes.txt           one class name a line, in the order of the mask values
 
     Args:
@@ -61,12 +62,13 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
     palette = [channel for color in default_colors(len(SAMPLE_CLASSES)) for channel in color]
     digits = max(3, len(str(count - 1)))
     for number in range(count):
-        image, mask = draw_picture(seed, number, size_px)
+        image, mask, ids = _draw(seed, number, size_px)
         name = f"cell_{number:0{digits}d}.png"
         _write_png(folder / "images" / name, Image.fromarray(image))
         paletted = Image.fromarray(mask)
         paletted.putpalette(palette)  # "L" becomes "P": same indices, now with colours
         _write_png(folder / "masks" / name, paletted)
+        _write_png(folder / "ids" / name, Image.fromarray(ids))
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in SAMPLE_CLASSES))
 
 
@@ -80,12 +82,29 @@ def draw_picture(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np
         mask: (H, W) uint8: 0 background, 1 cell, 2 contour. The contour is 3 px wide in all, so that it is
             still 1 to 2 px wide at half size: around each cell, where cells meet and towards the background.
     """
+    image, mask, _ids = _draw(seed, number, size_px)
+    return image, mask
+
+
+def draw_ids(seed: int, number: int, size_px: int = 256) -> NDArray[np.uint16]:
+    """(H, W) uint16: the cell that each pixel of `draw_picture` belongs to, 1, 2, ..., or 0.
+
+    Whole cells, to their outlines: the contour lies two of its three pixels in a cell and one outside.
+    """
+    return _draw(seed, number, size_px)[2]
+
+
+def _draw(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
+    """Picture, mask and ids."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     cells = _grow_cells(random, size_px)
     contour = _contour(cells.labels)
     mask = (cells.labels > 0).astype(np.uint8)
     mask[contour] = 2
-    return _take_photo(random, _stain_cells(random, cells, contour)), mask
+    # some cells were drawn out of sight, or under others
+    ids = np.unique(cells.labels, return_inverse=True)[1].reshape(cells.labels.shape)
+    ids += int((cells.labels > 0).all())  # without any ground, the first of them is a cell
+    return _take_photo(random, _stain_cells(random, cells, contour)), mask, ids.astype(np.uint16)
 
 
 # ---------------------------------------------------------------------------------------------- shapes

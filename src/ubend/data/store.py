@@ -12,6 +12,7 @@ It is built beside and renamed when whole; two runs that start at once build it 
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -33,10 +34,18 @@ from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import Sizing, model_size, read_image, read_resized, resize_arrays, resize_mask
+from ubend.pictures.images import (
+    Sizing,
+    model_size,
+    read_resized,
+    resize_arrays,
+    resize_mask,
+)
 from ubend.pictures.known import KNOWN_SUFFIX, KnownFiles
+from ubend.pictures.windows import read_to_place
 
 STORE_VERSION = 2
+_LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
@@ -168,6 +177,8 @@ def open_store(
     final = cache / key
     if not (final / "store.json").exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
+        if sizing.size_px is None:
+            cure = _("set UBEND_CACHE to another disk, or leave out --patches")
         refuse_full([Need(cache, _store_bytes(pairs, shapes_hw, sizing), cure), *needs])
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -237,10 +248,27 @@ def _build(
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
+        def lay_large(number: int) -> list[str]:
+            """Lay down a pair that keeps its size, by rows where its file can be read so; returns what is wrong."""
+            here, native_hw = slice(offsets[number], offsets[number + 1]), shapes_hw[number]
+            place = images[here].reshape(*native_hw, sizing.channels)
+            try:
+                read_to_place(pairs[number].image, place)
+                mask = read_class_map(pairs[number], native_hw, labels)
+            except DataError as error:
+                return error.problems
+            masks[here] = mask.classes.reshape(-1)
+            class_pixels[number] = mask.pixels
+            down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
+            thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
+            return []
+
         def fill(part: list[int]) -> dict[int, list[str]]:
             """Read, resize and lay down pairs of one native size, in one thread: handing pictures to another
             costs as much as the work. Returns what is wrong with which."""
             paths, native_hw, size_hw = [pairs[n].image for n in part], shapes_hw[part[0]], stored_hw[part[0]]
+            if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:
+                return {number: found for number in part if (found := lay_large(number))}
             small, problems = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
             bad = {part[slot]: found for slot, found in problems.items()}
             thumbnails[part] = _thumbnails(small)
@@ -324,35 +352,6 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     if len(found.strangers):
         raise DataError(unknown_codes_problem(pair, found.strangers, labels))
     return found
-
-
-def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:
-    """Name of a pair -> what is wrong with its files; decodes them all. `channels` as in the settings.
-
-    Empty files are passed over: `read_folder` tells them.
-    """
-
-    def look(pair: Pair) -> list[str]:
-        if not all(path.is_file() and path.stat().st_size for path in (pair.image, *pair.mask.files)):
-            return []
-        problems: list[str] = []
-        shape: tuple[int, int] | None = None
-        try:
-            shape = read_image(pair.image, channels).shape[:2]
-        except DataError as error:
-            problems += error.problems
-            if isinstance(pair.mask, DrawnMask):
-                return problems  # it is drawn in the size of the picture
-        try:
-            codes = read_codes(pair.mask, shape or (1, 1))
-            if shape is not None and codes.values.shape != shape:
-                problems.append(mask_size_problem(pair, codes.values.shape, shape))
-        except DataError as error:
-            problems += error.problems
-        return problems
-
-    with ThreadPoolExecutor(threads()) as pool:
-        return {pair.name: found for pair, found in zip(pairs, pool.map(look, pairs), strict=True) if found}
 
 
 def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:

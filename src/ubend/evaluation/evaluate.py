@@ -1,7 +1,8 @@
 """Predictor + pairs -> scores.
 
 Two sizes: *native*, the picture's own, against the untouched mask (the honest one); and *model size*,
-the network's, against the mask resized by nearest pixel, for comparison with papers that score there.
+the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
+predictor cuts pictures into tiles, both are one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,9 @@ from ubend.data.store import read_class_map
 from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
-from ubend.inference.predictor import Logits, Prepared, map_ahead, send, too_large
+from ubend.inference.ahead import map_ahead
+from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
+from ubend.inference.strips import Held
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
@@ -26,14 +29,17 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
+from ubend.pictures.decode import read_header
 from ubend.pictures.images import resize_mask
-from ubend.training.losses import sum_cross_entropy
+from ubend.training.losses import sum_cross_entropy, sums_dtype
 
+_LARGE_PIXELS = 2**24  # of a picture
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
 class Answering(Protocol):
-    """What can be scored: a `Predictor`, or a `Baseline`, which answers in the same way."""
+    """What can be scored on whole pictures: a `Predictor` without tiles, or a `Baseline`, which answers in the same
+    way."""
 
     @property
     def labels(self) -> LabelMap:
@@ -47,19 +53,21 @@ class Answering(Protocol):
 
 
 def evaluate_pairs(
-    predictor: Answering,
+    predictor: Predictor,
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     prepare: Callable[[int], Prepared] | None = None,
+    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on pictures with masks.
 
     Args:
-        predictor: the model, or what answers as one.
+        predictor: the model.
         pairs: pictures with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;
             None: it does so.
+        hold: the same for a predictor that cuts tiles: a picture at its own size, and its (H, W) class indices.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -70,6 +78,20 @@ def evaluate_pairs(
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
     known = labels or predictor.labels
+    if predictor.tiling is None:
+        return evaluate_whole(predictor, pairs, known, prepare)
+    confusions, losses = _score_strips(predictor, pairs, known, hold)
+    both = _summary(confusions, losses, known)
+    return {"native": both, "model_size": both, "per_picture": _per_picture(confusions, pairs, known)}
+
+
+def evaluate_whole(
+    predictor: Answering,
+    pairs: Sequence[Pair],
+    known: LabelMap,
+    prepare: Callable[[int], Prepared] | None = None,
+) -> dict[str, Any]:
+    """`evaluate_pairs` of what looks at whole pictures; `known` are its `labels`."""
     counts = {size: _Counts(len(pairs), known.classes) for size in ("native", "model_size")}
     truths: dict[int, NDArray[np.uint8]] = {}
 
@@ -93,6 +115,47 @@ def evaluate_pairs(
         **{size: _summary(*found[size], known) for size in counts},
         "per_picture": _per_picture(found["native"][0], pairs, known),
     }
+
+
+def _score_strips(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    labels: LabelMap,
+    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(N, C, C) confusions and (N,) cross entropies at native size, strip by strip: no picture's logits are whole."""
+    classes, device = labels.classes, predictor.device
+    confusions = torch.zeros((len(pairs), classes, classes), dtype=torch.int64, device=device)
+    losses = torch.zeros(len(pairs), dtype=sums_dtype(device), device=device)
+    truths: dict[int, NDArray[np.uint8]] = {}
+
+    def look(number: int) -> tuple[Held, NDArray[np.uint8]]:
+        if hold:
+            return hold(number)
+        picture = predictor.hold(pairs[number].image)
+        return picture, _read_truth(pairs[number], picture.size_hw, labels)
+
+    # several large ones that are read ahead would fill the memory
+    headers = [] if hold else [read_header(pair.image, predictor.bundle.sizing.channels) for pair in pairs]
+    large = any(header.height * header.width > _LARGE_PIXELS for header in headers)
+
+    def pictures() -> Iterator[Held]:
+        found = map(look, range(len(pairs))) if large else map_ahead(look, range(len(pairs)))
+        for number, (picture, truth) in enumerate(found):
+            truths[number] = truth
+            yield picture
+
+    for strip in predictor.strips(pictures()):
+        number, logits = strip.picture, strip.logits[None]
+        with tell_out_of_memory(too_large(strip.size_hw)):
+            # a copy: what is mapped from a file cannot be written to, which torch warns of
+            target = send(torch.from_numpy(np.array(truths[number][strip.rows])), device)[None]
+            guess = class_index(strip.logits)[None]
+            confusions[number] += count_confusion_batch(guess, target, classes)[0]
+            losses[number] += sum_cross_entropy(logits, target)[0]
+        if strip.is_last:
+            del truths[number]
+    return confusions.cpu().numpy(), losses.cpu().double().numpy()
 
 
 class _Counts:

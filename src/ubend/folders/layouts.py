@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.folders.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, Side, folder_meaning, speaks_of
+from ubend.folders.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, speaks_of
 from ubend.folders.pairing import Affix, Item, match
 from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names
@@ -111,11 +111,17 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
 
 
 def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
-    """Pictures that are on no side: those in folders are a problem, loose ones are said."""
-    loose = [item.found.path.name for item in others if item.found.path.parent == root]
+    """Pictures that are on no side: those in folders are a problem, loose ones and numbers of objects are said."""
+    loose = []
     for item in others:
-        if item.found.path.parent != root:
-            problems.add("passed over", item.found.path.parent)
+        parent = item.found.path.parent
+        if parent == root:
+            loose.append(item.found.path.name)
+        elif parent.name.casefold() == OBJECT_IDS:
+            loose.append(f"{parent.relative_to(root).as_posix()}/")
+        else:
+            problems.add("passed over", parent)
+    loose = list(dict.fromkeys(loose))
     if not loose:
         return []
     return [_("passed over beside the folders of pictures and masks: {names}").format(names=enumerate_names(loose))]

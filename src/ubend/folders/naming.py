@@ -62,6 +62,8 @@ OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )
 
+OBJECT_IDS = "ids"  # a folder beside pictures and masks: the number of the object at every pixel
+
 
 _GAP = r"(?:[^\w()\[\]{}]|_)"  # between words; brackets belong to what they hold: `benign (1)_mask`
 

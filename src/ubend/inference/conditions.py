@@ -1,5 +1,7 @@
 """What a person asks of masks beyond one model's most probable class, as the command line says it."""
 
+import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.inference.ensemble import Ensemble, load
-from ubend.inference.predictor import Predictor
+from ubend.choices import Choice
+from ubend.inference.ensemble import Ensemble, Member, load
+from ubend.inference.predictor import Prediction, Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
-from ubend.inference.strips import Held
-from ubend.model.bundle import Bundle
+from ubend.inference.strips import Source, Strip
+from ubend.language import _
+from ubend.masks.labels import LabelMap
+from ubend.model.bundle import SAME_SCALE, Bundle
+from ubend.pictures.decode import read_header
+from ubend.pictures.images import read_image
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,9 @@ class Conditions:
         models: more models, whose probabilities are averaged with the first one's.
         tta: test-time augmentation, as of `ensemble.load`.
         threshold: `CLASS=P`, as of `parse_thresholds`.
-        min_area, fill_holes: `PX` or `CLASS=PX`, as of `parse_areas`.
+        min_area, fill_holes: `PX` or `CLASS=PX`, as of `parse_areas`; of each picture, frame, or slice.
+        tiles: side of the tiles in px, 0: whole pictures; None: as each model was trained.
+        overlap: share of a tile's side that neighbours have in common.
     """
 
     models: Sequence[Path | str] = ()
@@ -31,21 +40,27 @@ class Conditions:
     threshold: Sequence[str] = ()
     min_area: Sequence[str] = ()
     fill_holes: Sequence[str] = ()
-
-    def __bool__(self) -> bool:
-        return self != Conditions()
+    tiles: int | None = None
+    overlap: float = 0.25
 
 
 class Masks:
-    """A predictor under conditions, as far as masks are asked of it.
+    """Models under conditions: what predicts pictures, frames of videos, slices of scans.
 
     Attributes:
         predictor: the first model's.
+        channels: of the pictures that are to be given: the most that one of the models takes.
     """
 
-    def __init__(self, answering: Predictor | Ensemble, wanted: Refinement) -> None:
-        self._answering, self._wanted = answering, wanted
-        self.predictor = answering.members[0].predictor if isinstance(answering, Ensemble) else answering
+    def __init__(self, answering: Predictor | Ensemble, wanted: Refinement, paths: Sequence[Path], asked: bool) -> None:
+        self._answering, self._wanted, self._paths, self._asked = answering, wanted, paths, asked
+        self._members = answering.members if isinstance(answering, Ensemble) else [Member(answering)]
+        self.predictor = self._members[0].predictor
+        self.channels = max(member.predictor.bundle.sizing.channels for member in self._members)
+
+    @property
+    def labels(self) -> LabelMap:
+        return self.predictor.labels
 
     @property
     def bundle(self) -> Bundle:
@@ -55,33 +70,117 @@ class Masks:
     @property
     def by_rows(self) -> bool:
         """Whether a picture can be predicted row by row, without its probabilities as a whole."""
-        return self.predictor.tiling is not None and self._answering is self.predictor and not self._wanted
+        parts = self._wanted.min_area or self._wanted.fill_holes
+        return self.predictor.tiling is not None and self._answering is self.predictor and not parts
 
-    def hold(self, image: Path) -> Held:
-        """A picture as it is, checked."""
-        return self.predictor.hold(image)
+    def refuse_unfit(self, picture: Path) -> None:
+        """Look at a file's header.
+
+        Raises:
+            DataError: unreadable, or with other channels or another depth than one of the models takes.
+        """
+        for predictor, _views in self._members:
+            refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
+
+    @property
+    def takes_color(self) -> bool:
+        """Whether pictures in colour can be given, or in grey: each model takes one of the two."""
+        return all(predictor.bundle.sizing.channels in (1, 3) for predictor, _views in self._members)
+
+    def read(self, picture: Path) -> NDArray[Any]:
+        """(H, W, channels) of a file, as it is; errors as of `refuse_unfit`."""
+        self.refuse_unfit(picture)
+        return read_image(picture, self.channels)
+
+    def predict(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, Prediction]]:
+        """(number, mask and probabilities) of each picture; the mask under the conditions."""
+        for number, prediction in self._answering.predict(images):
+            if self._wanted:
+                mask = refine(prediction.prob, self._wanted)
+                yield number, Prediction(mask, prediction.prob, prediction.labels)
+            else:
+                yield number, prediction
 
     def predict_masks(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture."""
+        """(number, (H, W) class index) of each picture; where nothing asks for the probabilities, sooner."""
         if isinstance(self._answering, Predictor) and not self._wanted:
             yield from self._answering.predict_masks(images)
             return
-        for number, prediction in self._answering.predict(images):
-            yield number, refine(prediction.prob, self._wanted)
+        for number, prediction in self.predict(images):
+            yield number, prediction.mask
+
+    def predict_rows(self, source: Source) -> Iterator[tuple[Strip, NDArray[np.uint8]]]:
+        """(logits, (h, W) class index) of the strips of a picture, from top to bottom, where `by_rows` says so."""
+        for strip in self.predictor.strips([source]):
+            if self._wanted:
+                yield strip, refine(strip.logits.softmax(dim=0).cpu().numpy(), self._wanted)
+            else:
+                yield strip, class_index(strip.logits).cpu().numpy()
+
+    def describe_tiling(self) -> list[str]:
+        """How pictures are taken, and why; a warning where a model has not seen them so."""
+        said = [_describe_tiling(member.predictor, self._asked) for member in self._members]
+        if all(lines == said[0] for lines in said):
+            return said[0]
+        named = zip(self._paths, said, strict=True)
+        return [_("{model}: {line}").format(model=path, line=line) for path, lines in named for line in lines]
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the masks, for a file: equal where they would be equal."""
+        members = []
+        for path, (predictor, views) in zip(self._paths, self._members, strict=True):
+            tiling = predictor.tiling
+            file = path / "model.safetensors" if path.is_dir() else path
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            cut = {"tiles": tiling.tile_px, "overlap": tiling.overlap} if tiling else {"tiles": 0}
+            members.append({"path": str(path), "sha256": digest, "views": len(views), **cut})
+        names = self.labels.names
+        facts: dict[str, Any] = {"models": members}
+        for key in ("thresholds", "min_area", "fill_holes"):
+            asked = getattr(self._wanted, key)
+            facts[key] = {names[index]: "all" if value == math.inf else value for index, value in asked.items()}
+        return facts
 
 
-def load_masks(
-    model: Path | str, device: str | None, conditions: Conditions, *, tiles: int | None, overlap: float
-) -> Masks:
+def load_masks(model: Path | str, device: str | None, conditions: Conditions) -> Masks:
     """Load the models; arguments and errors as of `ensemble.load`, `parse_thresholds` and `parse_areas`."""
     models = [model, *conditions.models]
-    answering = load(models, device, tta=conditions.tta, tiles=tiles, overlap=overlap)
+    answering = load(models, device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
     names = answering.labels.names
-    return Masks(
-        answering,
-        Refinement(
-            parse_thresholds(conditions.threshold, names),
-            parse_areas("--min-area", conditions.min_area, names),
-            parse_areas("--fill-holes", conditions.fill_holes, names),
-        ),
+    wanted = Refinement(
+        parse_thresholds(conditions.threshold, names),
+        parse_areas("--min-area", conditions.min_area, names),
+        parse_areas("--fill-holes", conditions.fill_holes, names),
     )
+    return Masks(answering, wanted, [Path(path) for path in models], conditions.tiles is not None)
+
+
+def _describe_tiling(predictor: Predictor, asked: bool) -> list[str]:
+    bundle, tiling = predictor.bundle, predictor.tiling
+    if not asked:
+        if tiling is not None:
+            reason = _("trained on windows of {window} px of pictures at their own scale")
+            choice = Choice("--tiles", tiling.tile_px, reason.format(window=bundle.window_px))
+        else:
+            reason = _("pictures are taken whole and resized to {size} px, as in training")
+            choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
+        return [_("chosen: {choice}").format(choice=choice.line())]
+    if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
+        return [
+            _(
+                "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
+                "taken whole, look to it as if seen from another distance. Leave --tiles out"
+            )
+        ]
+    low, high = bundle.scale or (1.0, 1.0)
+    if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
+        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the picture's own")]
+    if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
+        return [
+            _(
+                "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
+                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
+            ).format(low=low, high=high)
+        ]
+    return []

@@ -17,8 +17,9 @@ from ubend.inference.predictor import Prediction, Predictor, refuse_other_kind
 from ubend.inference.predictor import load as load_one
 from ubend.language import _
 from ubend.masks.labels import LabelMap
+from ubend.model.bundle import Bundle
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import read_image
+from ubend.pictures.images import fit_channels, read_image
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)
@@ -107,10 +108,11 @@ def load(
         models: one, or several of the same classes, such as folds or seeds.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tta: test-time augmentation: average over the picture and its mirror image; over all eight turns and flips
-            where the run's settings say that the model was trained with those.
+            where the model was trained with those.
         tiles, overlap: as of `Predictor`.
     Raises:
-        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes.
+        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
+            pictures of another depth.
         SettingError: there is no such device, or no model is named.
     """
     paths = [models] if isinstance(models, str | Path) else list(models)
@@ -130,17 +132,30 @@ def load(
                     found=", ".join(predictor.labels.names),
                 )
             )
+        if predictor.bundle.dtype != predictors[0].bundle.dtype:
+            raise ModelFileError(
+                _(
+                    "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the "
+                    "same"
+                ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
+            )
     if len(paths) == 1 and not tta:
         return predictors[0]
-    views = [find_views(Path(path)) if tta else PLAIN for path in paths]
+    views = [
+        find_views(Path(path), predictor.bundle) if tta else PLAIN
+        for path, predictor in zip(paths, predictors, strict=True)
+    ]
     return Ensemble([Member(*member) for member in zip(predictors, views, strict=True)])
 
 
-def find_views(model: Path) -> Sequence[View]:
+def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     """The views that test-time augmentation averages over: those that the model was shown in training.
 
-    That is told by the settings in its run folder. Without them: the picture and its mirror image.
+    Its file says so; of older ones the settings in the run folder. Where neither does: the picture and its mirror
+    image.
     """
+    if bundle.orientation is not None:
+        return SQUARE if bundle.orientation == "free" else MIRRORED
     settings = RunFolder(model if model.is_dir() else model.parent).settings
     augment = read_config(settings).get("augment") if settings.is_file() else None
     free = isinstance(augment, dict) and augment.get("kind") == "warp" and augment.get("orientation") == "free"
@@ -148,9 +163,11 @@ def find_views(model: Path) -> Sequence[View]:
 
 
 def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
-    """The picture with the channels that a model takes."""
+    """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
     if not isinstance(image, str | Path):
-        return np.asarray(image)
+        pixels = np.asarray(image)
+        fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
+        return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words
     path, channels = Path(image), predictor.bundle.sizing.channels
     refuse_other_kind(path, read_header(path, channels), predictor.bundle)
     return read_image(path, channels)

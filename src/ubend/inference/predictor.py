@@ -4,13 +4,10 @@ C classes, H x W pixels of the picture's own size, h x w of the size that the ne
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +16,14 @@ from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.errors import DataError, SettingError
+from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
 from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
-from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
+from ubend.model.folded import FoldedUNet, can_fold
 from ubend.pictures.decode import read_header
-from ubend.pictures.images import model_size, read_image, resize_array, resize_image
+from ubend.pictures.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
@@ -35,12 +32,7 @@ _GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few
 TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles, on a CPU, which larger batches make no faster, and on a GPU
 _TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
 _NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
-_READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
-_READ_AHEAD = 2  # pictures for each
 _HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class Predictor:
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
-        self._folded = FoldedUNet(self.model, self.precision) if type(self.model) is UNet else None
+        self._folded = FoldedUNet(self.model, self.precision) if can_fold(self.model) else None
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
@@ -149,10 +141,11 @@ class Predictor:
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
         if self.tiling is not None:
-            for number, whole in self._join(self.strips(map_ahead(self.hold, images)), lambda x: x.softmax(dim=0)):
+            strips = self.strips(map_ahead(self.hold, images, _bytes_given))
+            for number, whole in self._join(strips, lambda x: x.softmax(dim=0)):
                 yield number, Prediction(whole.argmax(axis=0).astype(np.uint8), whole, self.labels)
             return
-        for logits in self.run(map_ahead(self.prepare, images)):
+        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
                 prob = logits.native().softmax(dim=1)
                 masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
@@ -162,9 +155,9 @@ class Predictor:
     def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(number, (H, W) class index) of each picture, as of `predict`, without the probabilities in main memory."""
         if self.tiling is not None:
-            yield from self._join(self.strips(map_ahead(self.hold, images)), class_index)
+            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), class_index)
             return
-        for logits in self.run(map_ahead(self.prepare, images)):
+        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
                 masks = class_index(logits.native().movedim(1, 0)).cpu().numpy()
             yield from zip(logits.numbers, masks, strict=True)
@@ -181,7 +174,12 @@ class Predictor:
         if self.tiling is None:
             raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"))
         pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"]
-        rows = map_ahead(read_row, cut_rows(sources, self.tiling))
+        pixel_bytes = self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)  # as `read_row` gives it
+        rows = map_ahead(
+            read_row,
+            cut_rows(sources, self.tiling),
+            lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * pixel_bytes,
+        )
         yield from blend_rows(rows, lambda tensor: send(tensor, self.device), self._forward_tiles, batch_pixels=pixels)
 
     def _join(self, strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -306,7 +304,7 @@ class Predictor:
                     shape=image.shape, channels=sizing.channels
                 )
             )
-        return Held(image)
+        return Held(straighten(image))
 
 
 def class_index(logits: Tensor) -> Tensor:
@@ -369,11 +367,6 @@ def _bytes_held(picture: Prepared) -> int:
     return picture.small.nbytes + math.prod(picture.native_hw)
 
 
-def map_ahead(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """`map` in threads, in order, with at most _READ_AHEAD results of each waiting."""
-    source = iter(items)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read") as pool:
-        pending = deque(pool.submit(work, item) for item in islice(source, _READ_AHEAD * _READERS))
-        while pending:
-            yield pending.popleft().result()
-            pending.extend(pool.submit(work, item) for item in islice(source, 1))
+def _bytes_given(image: NDArray[Any] | Path | str) -> int:
+    """What a picture that is waited for takes; of files nothing is known yet."""
+    return image.nbytes if isinstance(image, np.ndarray) else 0

@@ -47,8 +47,10 @@ def refine(prob: NDArray[np.float32], wanted: Refinement) -> NDArray[np.uint8]:
         (H, W) uint8 class index.
     """
     mask = apply_thresholds(prob, wanted.thresholds)
-    fill_holes(mask, wanted.fill_holes)
-    drop_small_parts(mask, wanted.min_area)
+    if wanted.fill_holes:
+        fill_holes(mask, wanted.fill_holes)
+    if wanted.min_area:
+        drop_small_parts(mask, wanted.min_area)
     return mask
 
 

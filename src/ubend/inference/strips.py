@@ -78,7 +78,7 @@ class Strip:
         picture: its number.
         rows: of the picture; strips come from top to bottom.
         size_hw: (H, W) of the picture, px.
-        logits: (C, h, W) float32, on the device.
+        logits: (C, h, W) float32, on the device; to be used before the next strip is asked for.
     """
 
     picture: int
@@ -110,7 +110,8 @@ def read_row(row: Row) -> tuple[Row, NDArray[Any]]:
     columns = row.plan.columns.needed_by_all()
     if len(columns) != row.source.size_hw[1]:
         pixels = pixels[:, columns]
-    return row, np.ascontiguousarray(pixels, None if pixels.dtype == np.uint8 else np.float32)
+    # torch takes no array that is for reading only, as Pillow's are
+    return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
 
 
 def fetch_strips(strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[Strip, NDArray[Any]]]:

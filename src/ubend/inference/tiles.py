@@ -149,6 +149,7 @@ class Blender:
         self.plan = plan
         width = plan.columns.starts[-1] + plan.columns.tile
         self._sums = torch.zeros(classes, plan.rows.tile, width, device=device)
+        self._finished = 0  # rows of sums that were given away and make room before the next tile
         self._weights = [torch.from_numpy(axis.weights).to(device) for axis in (plan.rows, plan.columns)]
 
     def add(self, row: int, column: int, logits: Tensor) -> tuple[slice, Tensor] | None:
@@ -157,9 +158,10 @@ class Blender:
         Args:
             logits: (C, T, T) of the tile, float32.
         Returns:
-            After the last tile of each row, the rows that are finished, and (C, rows, W) their logits, which
-            are the caller's.
+            After the last tile of each row, the rows that are finished, and (C, rows, W) their logits; to be used
+            before the next tile is added, which writes over them: a copy would be as large as all that is held.
         """
+        self._make_room()
         rows, columns = self.plan.rows, self.plan.columns
         weight = self._weights[0][row, :, None] * self._weights[1][column]
         start = columns.starts[column]
@@ -167,11 +169,16 @@ class Blender:
         if column + 1 < len(columns.starts):
             return None
         done = rows.finished(row)
-        count = done.stop - done.start
-        strip = self._sums[:, :count, : columns.side].clone()
-        kept = rows.tile - count
-        if row + 1 < len(rows.starts):
-            # cloned: both lie in the same memory and may overlap
-            self._sums[:, :kept] = self._sums[:, count:].clone()
-            self._sums[:, kept:] = 0
-        return done, strip
+        self._finished = done.stop - done.start
+        return done, self._sums[:, : self._finished, : columns.side]
+
+    def _make_room(self) -> None:
+        """Move the rows that are not finished to the top."""
+        if not self._finished:
+            return
+        kept = self._sums.shape[1] - self._finished
+        rest = self._sums[:, self._finished :]
+        # cloned where both overlap
+        self._sums[:, :kept] = rest.clone() if kept > self._finished else rest
+        self._sums[:, kept:] = 0
+        self._finished = 0

@@ -15,7 +15,7 @@ from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import DataError, OutputError
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.evaluate import evaluate_whole
 from ubend.files import default_cache, write_json
 from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import Logits, Prepared, class_index
@@ -85,7 +85,7 @@ def run_baseline(
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     teller.say(_("chosen on the training part: {parameters}").format(parameters=shown))
     teller.begin(_("segmenting"), len(pairs))
-    scores = evaluate_pairs(_Watched(baseline, pairs, target, teller), pairs)
+    scores = evaluate_whole(_Watched(baseline, pairs, target, teller), pairs, baseline.labels)
     teller.end()
     for size in ("native", "model_size"):
         scores[size]["cross_entropy"] = None

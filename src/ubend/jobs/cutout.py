@@ -4,7 +4,6 @@ H x W pixels of the picture's own size. The edge is as soft as the model is unsu
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +14,14 @@ from scipy import ndimage
 
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, OutputError, SettingError
-from ubend.inference.predictor import load, refuse_other_kind
+from ubend.errors import DataError, SettingError
+from ubend.files import Need, clear_leftovers, refuse_full
+from ubend.inference.conditions import Conditions, Masks, load_masks
+from ubend.inference.predictor import Prediction
 from ubend.inference.refine import find_class
+from ubend.jobs.many import Problems, refuse_collisions, refuse_there
 from ubend.jobs.predict import list_pictures
+from ubend.jobs.record import Record
 from ubend.language import _
 from ubend.masks.labels import background_class
 from ubend.pictures.decode import read_header
@@ -28,6 +31,8 @@ from ubend.teller import Teller
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side
 _LEAST_REACH_PX = 2.0
+_BYTES_PER_PIXEL = 2.0  # of a cut-out, as PNG; a guess: photographs without an edge take 1.5
+_NONE = Conditions()
 
 
 def cut_out_files(
@@ -38,55 +43,97 @@ def cut_out_files(
     classes: Sequence[str] = (),
     background: str = "transparent",
     soft_px: float | None = None,
+    conditions: Conditions = _NONE,
+    resume: bool = False,
     device: str | None = None,
     teller: Teller,
 ) -> list[Path]:
-    """Cut a class out of pictures; for NAME.jpg writes `NAME.png` at the picture's own size.
+    """Cut a class out of pictures; for NAME.jpg writes `NAME.png` at the picture's own size, and one `cutout.json`
+    that says what made them. What is wrong with one picture does not stop the others.
 
     Args:
         model: a run folder or a model file.
-        paths: pictures, or folders of pictures.
+        paths: as of `PictureJob`.
         out: folder for the cut-outs; files in it are not overwritten.
         classes: as of `parse_classes`.
         background: `transparent` (red, green, blue, alpha), or a colour or a picture to lie behind (red, green, blue).
         soft_px: width of the edge in px; None: as wide as the model is unsure, within limits.
+        conditions: more models, views, tiles; an edge follows the probabilities, so what changes masks alone is not
+            looked at.
+        resume: cut-outs that are there stay as they are.
     Returns:
-        The files.
+        The files, those of before included.
     Raises:
-        DataError: no pictures, unreadable ones, or two of one name.
+        DataError: no pictures, or two of one name; at the end, when all others are written: those that could not be
+            used.
         SettingError: no such class, colour, or width.
-        OutputError: something of that name is there already, or the folder cannot be written.
+        OutputError: something of that name is there already, or another model made it; no room, or no right to write.
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
         raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px))
-    predictor = load(model, device)
-    weights = parse_classes(classes, predictor.labels.names)
+    masks, out = load_masks(model, device, conditions), Path(out)
+    weights = parse_classes(classes, masks.labels.names)
     behind = _read_background(background)
     pictures = list_pictures(paths)
-    targets = [Path(out) / f"{picture.stem}.png" for picture in pictures]
-    _refuse_collisions(pictures, targets)
-    problems: list[str] = []
-    for picture in pictures:
-        try:
-            refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    empty: list[Path] = []
-    teller.begin(_("cutting out"), len(pictures))
-    for done, (number, prediction) in enumerate(predictor.predict(pictures), 1):
+    targets = [out / f"{picture.stem}.png" for picture in pictures]
+    problems = Problems()
+    pixels = dict(problems.work(lambda number: _count_pixels(pictures[number], masks), range(len(pictures))))
+    found = list(pixels)
+    refuse_collisions([pictures[n] for n in found], [[targets[n]] for n in found], _("cut-out"))
+    todo = [number for number in found if not (resume and targets[number].exists())]
+    if not resume:
+        refuse_there(targets[number] for number in found)
+    facts = {**masks.describe(), "classes": {masks.labels.names[i]: weight for i, weight in weights.items()}}
+    record = Record(out / "cutout.json", {**facts, "background": background, "soft_px": soft_px})
+    empty: list[int] = []
+
+    def write(number: int, prediction: Prediction) -> None:
         alpha = make_alpha(weigh_classes(prediction.prob, weights), soft_px)
         if not alpha.any():
-            empty.append(pictures[number])
+            empty.append(number)
         colors = extend_colors(to_rgb(read_image(pictures[number])), alpha)
         save_png(Image.fromarray(_lay_on(colors, alpha, behind)), targets[number])
-        teller.count(done)
-    teller.end()
-    sought = ", ".join(predictor.labels.names[index] for index in weights)
-    for picture in empty:
-        teller.say(_("{path}: nothing of {name} was found; its cut-out is empty").format(path=picture, name=sought))
-    return targets
+
+    if found:
+        record.refuse_other(teller, resume=resume)
+        size = _BYTES_PER_PIXEL * sum(pixels[number] for number in todo)
+        refuse_full([Need(out, int(size), _("choose another --out"))])
+        for line in masks.describe_tiling():
+            teller.say(line)
+        record.write()
+        if len(todo) < len(found):
+            there = len(found) - len(todo)
+            teller.say(_("{count} cut-outs are there already and stay as they are").format(count=there))
+        for number in todo:
+            clear_leftovers(targets[number])
+        teller.begin(_("cutting out"), len(todo))
+        answers = problems.predict(
+            masks.predict, lambda number: masks.read(pictures[number]), todo, lambda n: pixels[n] * masks.channels
+        )
+        for done, (number, prediction) in enumerate(answers, 1):
+            with problems.keeping(number):
+                write(number, prediction)
+            teller.count(done)
+        teller.end()
+    sought = ", ".join(masks.labels.names[index] for index in weights)
+    for number in sorted(empty):
+        said = _("{path}: nothing of {name} was found; its cut-out is empty")
+        teller.say(said.format(path=pictures[number], name=sought))
+    written = [targets[number] for number in found if number not in problems]
+    if found and not written:
+        record.withdraw()
+    if written:
+        teller.say(_("{count} cut-outs in {out}").format(count=len(written), out=out))
+    if problems.told():
+        raise DataError(problems.told())
+    return written
+
+
+def _count_pixels(picture: Path, masks: Masks) -> int:
+    """What its header says; fails when it is not of the models' kind."""
+    masks.refuse_unfit(picture)
+    header = read_header(picture, masks.channels)
+    return header.height * header.width
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
@@ -201,21 +248,3 @@ def _read_background(text: str) -> Color | Image.Image | None:
             ).format(text=text)
         ) from error
     return red, green, blue
-
-
-def _refuse_collisions(pictures: Sequence[Path], targets: Sequence[Path]) -> None:
-    written = Counter(targets)
-    twice = sorted(str(picture) for picture, target in zip(pictures, targets, strict=True) if written[target] > 1)
-    if twice:
-        raise DataError(
-            _("pictures of one name would overwrite each other's cut-out: {names}; give them different --out").format(
-                names=", ".join(twice[:6])
-            )
-        )
-    there = [target for target in targets if target.exists()]
-    if there:
-        raise OutputError(
-            _("{path} exists already, and {count} more; choose another --out").format(
-                path=there[0], count=len(there) - 1
-            )
-        )

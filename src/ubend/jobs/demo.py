@@ -8,7 +8,7 @@ from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.jobs.pictures import draw_predictions, draw_samples
-from ubend.jobs.predict import predict_files
+from ubend.jobs.predict_any import predict_paths
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -37,7 +37,7 @@ def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
         teller.say(line)
     answers = draw_predictions(run)
     pictures = sorted((sample / "images").iterdir())[:4]
-    predict_files(run, pictures, masks, teller=teller)
+    predict_paths(run, pictures, masks, teller=teller)
     teller.say("")
     teller.say(_("Look at:"))
     for path, what in (

@@ -27,6 +27,7 @@ def evaluate(
     *,
     part: Part | None = None,
     device: str | None = None,
+    tiles: int | None = None,
     **words: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
@@ -36,12 +37,13 @@ def evaluate(
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
         device: None: the best one here.
+        tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
             differs from the model's own masks; the names are the model's.
     Returns:
         As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
     """
-    predictor = load(model, device)
+    predictor = load(model, device, tiles=tiles)
     labels = predictor.labels
     if folder is None and words.get("images") is None:
         pairs = read_run_pairs(Path(model))
@@ -88,7 +90,12 @@ def read_run_pairs(run: Path) -> list[Pair]:
 def score_lines(scores: Mapping[str, Any]) -> list[str]:
     """The scores as plain lines of a table, fit for a terminal."""
     lines = []
+    if scores["model_size"] == scores["native"]:
+        lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
+        scores = {name: part for name, part in scores.items() if name != "model_size"}
     for size, title in (("native", _("at the pictures' own size")), ("model_size", _("at model size"))):
+        if size not in scores:
+            continue
         part = scores[size]
         lines.append(
             _("{title}: {count} pictures of part {part}, pixel accuracy {accuracy}, cross entropy {loss}").format(

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 import ubend
 from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.patches import Windows
 from ubend.device import (
     describe_device,
     fastest_precision,
@@ -31,6 +33,7 @@ from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor, Prepared
+from ubend.inference.strips import Held
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
@@ -193,8 +196,15 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
 
     loss = make_loss(data, settings, device)
     bundle, state = make_state(data, settings, device, ranks)
+    bundle.orientation = settings.augment.orientation if settings.augment.kind == "warp" else None
     batches, validation = make_batches(data, settings, device, ranks)
     refuse_lone_values(batches, settings)
+    if isinstance(validation, Windows) and len(validation) < validation.cover:
+        teller.say(
+            _(
+                "note: {cover} windows would cover the validation part; {count} of them, evenly taken, are looked at"
+            ).format(cover=validation.cover, count=len(validation))
+        )
     if resumed and run.state.exists():
         load_state(run.state, state)
         done = len(state.progress.history) == settings.train.epochs or state.progress.stopped
@@ -321,6 +331,12 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
         return Prepared((height, width), store.image(numbers[number]))
 
     predictor = Predictor(load_bundle(run.model), device)
-    scores = {"part": part, "recipe": settings.recipe, **evaluate_pairs(predictor, pairs, prepare=take_stored)}
+
+    def hold_stored(number: int) -> tuple[Held, NDArray[np.uint8]]:
+        return Held(store.image(numbers[number])), store.mask(numbers[number])
+
+    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
+    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored if whole else None)
+    scores = {"part": part, "recipe": settings.recipe, **found}
     write_json(run.scores, scores)
     return scores

@@ -64,6 +64,9 @@ def gather_settings(
     if config is not None:
         given |= dict(flatten(read_config(Path(config))))
     flags = dict(flags or {})
+    if flags.pop("patches", None):
+        given |= {"data.resize": "native", "data.window": flags.pop("size", None) or given.get("data.window")}
+        given.pop("data.size", None)  # that of a file
     skips, root = flags.pop("skips", None), flags.pop("root", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
     for key in ("data.classes", "data.values"):

@@ -13,9 +13,12 @@ def describe_model(path: Path | str) -> list[str]:
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
     parameters = sum(p.numel() for p in net.parameters())
     kept = ", ".join(str(level) for level, there in enumerate(net.skips, 1) if there) or _("none")
-    aspect = (
-        _("aspect kept, the area of a {size} px square") if sizing.keep_aspect else _("squashed to {size} x {size} px")
-    )
+    if sizing.size_px is None:
+        aspect = _("at their own size")
+    elif sizing.keep_aspect:
+        aspect = _("aspect kept, the area of a {size} px square")
+    else:
+        aspect = _("squashed to {size} x {size} px")
     lines = [
         _("U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}").format(
             width=net.width, depth=net.depth, parameters=parameters, skips=kept

@@ -1,113 +1,41 @@
-"""Masks, overlays and class shares for pictures: read ahead, predicted, and written behind, all at once."""
+"""Masks, overlays, probabilities, class shares of pictures: read ahead, predicted, and written behind, all at once."""
 
 import csv
 import glob
 import io
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from ubend.choices import Choice
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, OutputError
-from ubend.files import Need, clear_leftovers, refuse_full, write_text
+from ubend.errors import DataError
+from ubend.files import Need, clear_leftovers, write_text
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.inference.conditions import Conditions, Masks, load_masks
-from ubend.inference.predictor import Predictor, class_index, map_ahead, refuse_other_kind
+from ubend.inference.ahead import map_ahead
+from ubend.inference.conditions import Masks
+from ubend.jobs.many import Problems, refuse_collisions, refuse_there
 from ubend.language import _
-from ubend.masks.labels import background_class
-from ubend.model.bundle import SAME_SCALE
+from ubend.masks.labels import IGNORED, background_class
 from ubend.pictures.decode import explained, read_header
 from ubend.pictures.images import read_image, write_mask
+from ubend.pictures.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
 from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.teller import Teller
 
 _SHARES = "shares.csv"
-_NONE = Conditions()
 _STDIN = Path("-")
-_Good = TypeVar("_Good")
 _LARGE_PIXELS = 64 * 2**20  # of a TIFF; above, it is read, predicted and written by rows
 _ROWS = 1024  # of a written mask, read at once
 _MASK_BYTES_PER_PIXEL = 0.1  # compressed; a guess: masks of the sample take 0.02 to 0.05
 _BYTES_PER_PIXEL = 1.6  # of a mask and an overlay, as PNG; measured: photographs take 1.5 (1.0 to 2.2)
-
-
-def predict_files(
-    model: Path | str,
-    paths: Sequence[Path | str],
-    out: Path | str,
-    *,
-    device: str | None = None,
-    tiles: int | None = None,
-    overlap: float = 0.25,
-    conditions: Conditions = _NONE,
-    resume: bool = False,
-    teller: Teller,
-) -> list[Path]:
-    """Predict pictures; for NAME.jpg writes `NAME.png` (class indices with a palette, at the picture's own
-    size), `NAME_overlay.png`, and one `shares.csv` for all. A picture with a georeference gets a mask with the same
-    one, `NAME.tif`; so does a TIFF above 64 megapixels that goes through the network in tiles: it is read,
-    predicted and written by rows, in bounded memory, and gets no overlay.
-
-    Args:
-        model: a run folder or a model file.
-        paths: pictures, folders of pictures, patterns such as `set/*.png`, or `-`: one path in each line of the
-            standard input.
-        out: folder for the masks; files in it are not overwritten.
-        tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
-        overlap: share of a tile's side that neighbours have in common.
-        conditions: more models, thresholds, smallest parts, holes.
-        resume: go on in a folder where some masks are already: those are left as they are.
-    Returns:
-        The mask files, those of before included.
-    Raises:
-        DataError: no pictures, or two of one name; at the end, when all others are written: those that could not
-            be used.
-        OutputError: something of that name is there already, or the folder cannot be written, or has no room.
-    """
-    masks = load_masks(model, device, conditions, tiles=tiles, overlap=overlap)
-    pictures = list_pictures(paths)
-    out = Path(out)
-    job = _Job(masks, pictures, out)
-    found = job.look()
-    if not found:
-        raise DataError(job.told())
-    targets = job.targets
-    wanted = [path for number in found for path in job.written(number)]
-    _refuse_collisions([pictures[number] for number in found], [job.written(number) for number in found])
-    if not resume:
-        _refuse_there([*wanted, out / _SHARES])
-    todo = [number for number in found if not (resume and targets[number].exists())]
-    for path in wanted if resume else []:
-        clear_leftovers(path)
-    refuse_full([Need(out, int(sum(found[number].bytes for number in todo)), _("choose another --out"))])
-    for line in _describe_tiling(masks.predictor, tiles):
-        teller.say(line)
-    if len(todo) < len(found):
-        teller.say(_("{count} masks are there already and stay as they are").format(count=len(found) - len(todo)))
-    by_rows = [number for number in todo if found[number].by_rows]
-    teller.begin(_("predicting"), len(found), len(found) - len(todo))
-    for done, _number in enumerate(job.write([n for n in todo if n not in set(by_rows)]), len(found) - len(todo) + 1):
-        teller.count(done)
-    for number in by_rows:
-        job.write_by_rows(number, teller)
-    teller.end()
-    shares = job.gather_shares(found)
-    if shares:
-        _write_shares(out / _SHARES, pictures, shares)
-        _tell_shares(teller, pictures, shares)
-        teller.say(_("{count} masks and overlays in {out}").format(count=len(shares), out=out))
-    if job.problems:
-        raise DataError(job.told())
-    return [targets[number] for number in found]
 
 
 @dataclass(frozen=True)
@@ -116,119 +44,227 @@ class _Found:
 
     Attributes:
         pixels: their number.
+        bytes: of all of them in memory.
         georeference: as of `TiffWindows`.
+        has_unseen: so is this: whether some value stands for pixels that were not seen.
         by_rows: read, predicted and written by rows.
     """
 
     pixels: int
+    bytes: int
     georeference: list[Any]
+    has_unseen: bool
     by_rows: bool
 
+
+class _Answer(NamedTuple):
+    """(H, W) class index of a picture, and (C, H, W) probabilities where they are asked for."""
+
+    mask: NDArray[np.uint8]
+    prob: NDArray[np.float32] | None
+
     @property
-    def bytes(self) -> float:
-        """About what its files take."""
-        return (_MASK_BYTES_PER_PIXEL if self.by_rows else _BYTES_PER_PIXEL) * self.pixels
+    def bytes(self) -> int:
+        """In memory."""
+        return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
 
 
-class _Job:
+class PictureJob:
     """Pictures on their way to masks; what is wrong with one does not stop the others.
 
-    Attributes:
-        problems: number of a picture -> what is wrong with it.
+    For NAME.jpg writes `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png`,
+    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. A picture with a
+    georeference gets a mask with the same one, `NAME.tif`, in which pixels without data are 255; so does a TIFF
+    above 64 megapixels that goes through the network in tiles: it is read, predicted and written by rows, in bounded
+    memory, and gets no overlay.
+
+    Args:
+        masks: the models.
+        paths: pictures, folders of pictures, patterns such as `set/*.png`, or `-`: one path in each line of the
+            standard input.
+        out: folder for the masks; files in it are not overwritten.
+        prob: as of `write_probabilities`.
+        resume: go on in a folder where some masks are already: those are left as they are.
+    Raises:
+        DataError: no pictures.
     """
 
-    def __init__(self, masks: Masks, pictures: list[Path], out: Path) -> None:
-        self._masks, self._predictor, self._pictures, self._out = masks, masks.predictor, pictures, out
+    def __init__(
+        self,
+        masks: Masks,
+        paths: Sequence[Path | str],
+        out: Path,
+        *,
+        prob: ProbKind | None = None,
+        resume: bool = False,
+    ) -> None:
+        self._masks, self._out, self._prob, self._resume = masks, out, prob, resume
+        self._pictures = list_pictures(paths)
+        self._labels = masks.labels
         self._found: dict[int, _Found] = {}
         self._pixels: dict[int, NDArray[np.int64]] = {}  # of each class
-        self.problems: dict[int, list[str]] = {}
+        self._problems = Problems()
+        self._todo: list[int] = []
 
-    def look(self) -> dict[int, _Found]:
-        """What the headers say of the pictures that are of the model's kind."""
+    def look(self) -> list[Need]:
+        """Read all headers, before anything is written; gives the room that is wanted.
 
-        def look(number: int) -> _Found | DataError:
-            try:
-                return _look_at(self._pictures[number], self._masks)
-            except DataError as error:
-                return error
-
-        self._found = dict(self._good(map_ahead(look, range(len(self._pictures)))))
-        return self._found
+        Raises:
+            DataError: two of one name.
+            OutputError: something of that name is there already.
+        """
+        numbers = range(len(self._pictures))
+        self._found = dict(self._problems.work(lambda number: _look_at(self._pictures[number], self._masks), numbers))
+        if not self._found:
+            return []
+        written = [self.written(number) for number in self._found]
+        refuse_collisions([self._pictures[number] for number in self._found], written, _("mask or overlay"))
+        self._todo = list(self._found)
+        if self._resume:
+            self._todo = [number for number in self._todo if not self._is_done(number)]
+        else:
+            refuse_there([*(path for paths in written for path in paths), self._out / _SHARES])
+        return [Need(self._out, int(sum(map(self._bytes_written, self._todo))), _("choose another --out"))]
 
     @property
-    def targets(self) -> dict[int, Path]:
-        """The mask of each picture."""
-        return {number: self.written(number)[0] for number in self._found}
+    def problems(self) -> list[str]:
+        """What is wrong with pictures, so far."""
+        return self._problems.told()
+
+    def write(self, teller: Teller) -> list[Path]:
+        """Predict and write all that `look` found; gives the masks, those of before included."""
+        for path in (path for number in self._found if self._resume for path in self.written(number)):
+            clear_leftovers(path)
+        there = len(self._found) - len(self._todo)
+        if there:
+            teller.say(_("{count} masks are there already and stay as they are").format(count=there))
+        by_rows = [number for number in self._todo if self._found[number].by_rows]
+        for number in sorted({*self._todo} - {*by_rows}):
+            if self._found[number].pixels > _LARGE_PIXELS:
+                said = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
+                teller.say(said.format(path=self._pictures[number], count=self._found[number].pixels / 1e6))
+        teller.begin(_("predicting"), len(self._found), there)
+        for done, _number in enumerate(self._write_held(sorted({*self._todo} - {*by_rows})), there + 1):
+            teller.count(done)
+        for number in by_rows:
+            with self._problems.keeping(number):
+                self._write_by_rows(number, teller)
+        teller.end()
+        shares = self._gather_shares()
+        if shares:
+            _write_shares(self._out / _SHARES, self._pictures, shares)
+            _tell_shares(teller, self._pictures, shares)
+            teller.say(_("{count} masks and overlays in {out}").format(count=len(shares), out=self._out))
+        return [self.written(number)[0] for number in self._found if number not in self._problems]
 
     def written(self, number: int) -> list[Path]:
         """The files of a picture, the mask first."""
         found, name = self._found[number], self._pictures[number].stem
         mask = self._out / f"{name}{'.tif' if found.by_rows or found.georeference else '.png'}"
-        return [mask] if found.by_rows else [mask, self._out / f"{name}_overlay.png"]
+        beside = [] if self._prob is None else [prob_path(mask, self._prob)]
+        return [mask, *beside] if found.by_rows else [mask, *beside, self._out / f"{name}_overlay.png"]
 
-    def write(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Predict and write; gives each number when its files are there."""
-        given: list[int] = []  # in the order in which the predictor is given them
+    def _is_done(self, number: int) -> bool:
+        """The mask is written last; one that was made without probabilities lacks them."""
+        return all(path.exists() for path in self.written(number)[: 1 if self._prob is None else 2])
 
-        def read(number: int) -> NDArray[Any] | DataError:
-            try:
-                return self._masks.hold(self._pictures[number]).pixels
-            except DataError as error:
-                return error
+    def _bytes_written(self, number: int) -> float:
+        """About what its files take."""
+        found = self._found[number]
+        values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
+        return ((_MASK_BYTES_PER_PIXEL if found.by_rows else _BYTES_PER_PIXEL) + values) * found.pixels
 
-        def good() -> Iterator[NDArray[Any]]:
-            for place, image in self._good(map_ahead(read, numbers), numbers):
-                given.append(place)
-                yield image
+    def _write_held(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Predict and write those that memory holds; gives each number when its files are there."""
 
-        masks = ((given[number], mask) for number, mask in self._masks.predict_masks(good()))
-        yield from map_ahead(self._write_one, masks)
+        def predict(images: Iterator[NDArray[Any]]) -> Iterator[tuple[int, _Answer]]:
+            if self._prob is None:
+                yield from ((place, _Answer(mask, None)) for place, mask in self._masks.predict_masks(images))
+            else:
+                yield from ((place, _Answer(found.mask, found.prob)) for place, found in self._masks.predict(images))
 
-    def _write_one(self, answer: tuple[int, NDArray[np.uint8]]) -> int:
-        """The overlay first: a mask that is there says that its picture is done."""
-        number, mask = answer
-        labels = self._predictor.labels
+        def read(number: int) -> NDArray[Any]:
+            return self._masks.read(self._pictures[number])
+
+        def write(answer: tuple[int, _Answer]) -> int:
+            with self._problems.keeping(answer[0]):
+                self._write_one(*answer)
+            return answer[0]
+
+        answers = self._problems.predict(predict, read, numbers, lambda number: self._found[number].bytes)
+        yield from map_ahead(write, answers, lambda answer: self._found[answer[0]].bytes + answer[1].bytes)
+
+    def _write_one(self, number: int, answer: _Answer) -> None:
+        """The mask last: one that is there says that its picture is done."""
+        picture, found, labels = self._pictures[number], self._found[number], self._labels
+        mask, prob = answer
+        size_hw = mask.shape[0], mask.shape[1]
+        unseen = None
+        if found.has_unseen:
+            with TiffWindows(picture) as windows:
+                unseen = windows.unseen(0, size_hw[0])
+            mask[unseen] = IGNORED
         self._pixels[number] = self._count(mask)
-        image = to_rgb(read_image(self._pictures[number], self._predictor.bundle.sizing.channels))
+        image = to_rgb(read_image(picture, self._masks.channels))
         overlay = overlay_mask(image, mask, labels.colors, background=background_class(labels.names))
-        target, beside = self.written(number)
-        save_png(Image.fromarray(overlay), beside)
-        if self._found[number].georeference:
-            height, width = mask.shape
-            write_tiff_mask(target, (height, width), [mask], labels, self._found[number].georeference)
+        target, *beside = self.written(number)
+        save_png(Image.fromarray(overlay), beside[-1])
+        if prob is not None and self._prob is not None:
+            seen = prob if unseen is None else prob * ~unseen
+            write_probabilities(beside[0], size_hw, [seen], labels.names, self._prob, found.georeference)
+        if found.georeference:
+            write_tiff_mask(target, size_hw, [mask], labels, found.georeference, has_unseen=found.has_unseen)
         else:
             write_mask(target, mask, labels)
-        return number
 
-    def write_by_rows(self, number: int, teller: Teller) -> None:
+    def _write_by_rows(self, number: int, teller: Teller) -> None:
         """Predict and write a picture that memory need not hold."""
-        labels, pixels = self._predictor.labels, np.zeros(self._predictor.labels.classes, np.int64)
+        picture, found, labels = self._pictures[number], self._found[number], self._labels
+        target, *beside = self.written(number)
+        with TiffWindows(picture, self._masks.channels) as windows:
+            teller.begin(_("predicting {name}, rows").format(name=picture.name), windows.size_hw[0])
+            answers = self._predict_rows(number, windows, teller)
 
-        def predict(windows: TiffWindows) -> Iterator[NDArray[np.uint8]]:
-            for strip in self._predictor.strips([windows]):
-                rows = class_index(strip.logits).cpu().numpy()
-                pixels[:] += self._count(rows)
-                teller.count(strip.rows.stop)
-                yield rows
+            def write(rows: Iterable[NDArray[np.uint8]]) -> None:
+                write_tiff_mask(target, windows.size_hw, rows, labels, found.georeference, has_unseen=found.has_unseen)
 
-        path = self._pictures[number]
-        try:
-            with TiffWindows(path, self._predictor.bundle.sizing.channels) as windows:
-                teller.begin(_("predicting {name}, rows").format(name=path.name), windows.size_hw[0])
-                strips = predict(windows)
-                write_tiff_mask(self.written(number)[0], windows.size_hw, strips, labels, windows.georeference)
-            self._pixels[number] = pixels
-        except DataError as error:
-            self.problems[number] = error.problems
+            if self._prob is None:
+                write(rows for rows, _logits in answers)
+                return
+            with written_beside(write) as add_rows:  # the mask is whole last
 
-    def gather_shares(self, numbers: Iterable[int]) -> dict[int, dict[str, float]]:
+                def take_prob() -> Iterator[NDArray[np.float32]]:
+                    for rows, logits in answers:
+                        add_rows(rows)
+                        prob = logits.softmax(dim=0).cpu().numpy()
+                        yield prob * (rows != IGNORED) if found.has_unseen else prob
+
+                write_probabilities(
+                    beside[0], windows.size_hw, take_prob(), labels.names, self._prob, found.georeference
+                )
+
+    def _predict_rows(
+        self, number: int, windows: TiffWindows, teller: Teller
+    ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+        """(h, W) mask and (C, h, W) logits of strips, from top to bottom."""
+        pixels = np.zeros(self._labels.classes, np.int64)
+        for strip, rows in self._masks.predict_rows(windows):
+            if self._found[number].has_unseen:
+                rows[windows.unseen(strip.rows.start, strip.rows.stop)] = IGNORED
+            pixels += self._count(rows)
+            yield rows, strip.logits
+            teller.count(strip.rows.stop)
+        self._pixels[number] = pixels
+
+    def _gather_shares(self) -> dict[int, dict[str, float]]:
         """Shares of the classes of each picture that has a mask, those of before included."""
-        names, shares = self._predictor.labels.names, {}
-        for number in sorted(set(numbers) - set(self.problems)):
+        shares = {}
+        for number in (number for number in sorted(self._found) if number not in self._problems):
             if number not in self._pixels:
                 self._pixels[number] = self._count_written(self.written(number)[0])
             pixels = self._pixels[number]
-            shares[number] = {n: int(c) / int(pixels.sum()) for n, c in zip(names, pixels, strict=True)}
+            seen = max(1, int(pixels.sum()))
+            shares[number] = {n: int(c) / seen for n, c in zip(self._labels.names, pixels, strict=True)}
         return shares
 
     def _count_written(self, mask: Path) -> NDArray[np.int64]:
@@ -239,28 +275,13 @@ class _Job:
         with TiffWindows(mask) as windows:
             height = windows.size_hw[0]
             parts = (windows.read_stored(top, min(height, top + _ROWS)) for top in range(0, height, _ROWS))
-            return sum((self._count(part) for part in parts), np.zeros(self._predictor.labels.classes, np.int64))
+            return sum((self._count(part) for part in parts), np.zeros(self._labels.classes, np.int64))
 
     def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-        counts = np.bincount(mask.reshape(-1), minlength=self._predictor.labels.classes)
-        if len(counts) > self._predictor.labels.classes:
+        counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
+        if counts[self._labels.classes : IGNORED].any():
             raise DataError(_("a mask of another model lies in the folder; choose another --out"))
-        return counts
-
-    def told(self) -> list[str]:
-        """All problems, in the order of the pictures."""
-        return [line for number in sorted(self.problems) for line in self.problems[number]]
-
-    def _good(
-        self, results: Iterable[_Good | DataError], numbers: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, _Good]]:
-        """(number, result) of those that are no errors; the errors are kept."""
-        for place, result in enumerate(results):
-            number = place if numbers is None else numbers[place]
-            if isinstance(result, DataError):
-                self.problems[number] = result.problems
-            else:
-                yield number, result
+        return counts[: self._labels.classes]
 
 
 def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
@@ -292,70 +313,18 @@ def _named(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _describe_tiling(predictor: Predictor, asked: int | None) -> list[str]:
-    """How pictures are taken, and why; a warning where the model has not seen them so."""
-    bundle, tiling = predictor.bundle, predictor.tiling
-    if asked is None:
-        if tiling is not None:
-            reason = _("trained on windows of {window} px of pictures at their own scale")
-            choice = Choice("--tiles", tiling.tile_px, reason.format(window=bundle.window_px))
-        else:
-            reason = _("pictures are taken whole and resized to {size} px, as in training")
-            choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
-        return [_("chosen: {choice}").format(choice=choice.line())]
-    if tiling is None and bundle.keeps_scale:
-        return [
-            _(
-                "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
-                "taken whole, look to it as if seen from another distance. Leave --tiles out"
-            )
-        ]
-    low, high = bundle.scale or (1.0, 1.0)
-    if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
-        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the picture's own")]
-    if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
-        return [
-            _(
-                "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with data.window"
-            ).format(low=low, high=high)
-        ]
-    return []
-
-
 def _look_at(picture: Path, masks: Masks) -> _Found:
-    """What its header says; fails when it is not of the model's kind."""
-    channels = masks.bundle.sizing.channels
-    header = read_header(picture, channels)
-    refuse_other_kind(picture, header, masks.bundle)
-    pixels, georeference, readable = header.height * header.width, [], False
+    """What its header says; fails when it is not of the models' kind."""
+    masks.refuse_unfit(picture)
+    header = read_header(picture, masks.channels)
+    pixels, georeference, has_unseen, readable = header.height * header.width, [], False, False
     if may_be_tiff(picture):
-        with TiffWindows(picture, channels) as windows:
+        with TiffWindows(picture, masks.channels) as windows:
             georeference, readable = windows.georeference, windows.is_readable
-    return _Found(pixels, georeference, readable and pixels > _LARGE_PIXELS and masks.by_rows)
-
-
-def _refuse_collisions(pictures: list[Path], written: list[list[Path]]) -> None:
-    counted = Counter(path for paths in written for path in paths)
-    twice = [p for p, paths in zip(pictures, written, strict=True) if any(counted[path] > 1 for path in paths)]
-    if twice:
-        names = ", ".join(sorted(map(str, twice))[:6])
-        raise DataError(
-            _(
-                "pictures of one name would overwrite each other's mask or overlay: {names}; predict them into "
-                "different --out folders"
-            ).format(names=names)
-        )
-
-
-def _refuse_there(wanted: Sequence[Path]) -> None:
-    there = [path for path in wanted if path.exists()]
-    if there:
-        raise OutputError(
-            _("{path} exists already, and {count} more; choose another --out, or go on with --resume").format(
-                path=there[0], count=len(there) - 1
-            )
-        )
+            has_unseen = bool(georeference) and windows.has_unseen
+    by_rows = readable and pixels > _LARGE_PIXELS and masks.by_rows
+    size = pixels * masks.channels * np.dtype(header.dtype).itemsize
+    return _Found(pixels, size, georeference, has_unseen, by_rows)
 
 
 def _write_shares(path: Path, pictures: list[Path], shares: dict[int, dict[str, float]]) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.config import Precision
+from ubend.config import Orientation, Precision
 from ubend.errors import ModelFileError
 from ubend.files import write_file
 from ubend.language import _
@@ -39,6 +39,7 @@ class Bundle:
         precision: in which it was trained and validated; predictions are made in the same.
         window_px: side of the windows of them that it was trained on; None: whole pictures.
         scale: least and greatest size of them at model size over their own, of the training part; None: not known.
+        orientation: what it was shown of the turns and flips of them, as of `augment.orientation`; None: not known.
     """
 
     model: UNet
@@ -49,6 +50,7 @@ class Bundle:
     precision: Precision = "float32"
     window_px: int | None = None
     scale: tuple[float, float] | None = None
+    orientation: Orientation | None = None
 
     @property
     def keeps_scale(self) -> bool:
@@ -68,6 +70,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
             "width": net.width,
             "depth": net.depth,
             "skips": list(net.skips),
+            "growth": net.growth,
         },
         "labels": bundle.labels.to_json(),
         "sizing": asdict(bundle.sizing),
@@ -76,6 +79,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         "precision": bundle.precision,
         "window_px": bundle.window_px,
         "scale": bundle.scale,
+        "orientation": bundle.orientation,
     }
     write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
 
@@ -114,13 +118,17 @@ def load_bundle(path: Path) -> Bundle:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
         dtype, precision = header["dtype"], header["precision"]
-        window_px, scale = header.get("window_px"), header.get("scale")  # files of before have neither
+        # files of before have none of these
+        window_px, scale, orientation = (header.get(name) for name in ("window_px", "scale", "orientation"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
             _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
         ) from error
-    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale and tuple(scale))
+    scale = scale and tuple(scale)
+    return Bundle(
+        model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation=orientation
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

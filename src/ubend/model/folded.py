@@ -76,6 +76,11 @@ class FoldedUNet:
         return way.finish(features, last)[..., :height, :width]
 
 
+def can_fold(net: nn.Module) -> bool:
+    """Whether `FoldedUNet` knows this network."""
+    return type(net) is UNet and net.growth == "transposed"
+
+
 class _Plain:
     """What lies between convolutions, by torch."""
 

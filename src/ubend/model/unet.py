@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ubend.config import Growth
 from ubend.model import fused
 
 
@@ -43,20 +44,43 @@ class Encoder(nn.Module):
         return out
 
 
+class Unpooling(nn.Module):
+    """A 3x3 convolution whose values go back to where the encoder's maxima were; zeros elsewhere.
+
+    Source: Badrinarayanan et al. 2015, SegNet, arXiv:1511.00561.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+        """(N, inputs, H, W), and the (N, outputs, 2H, 2W) map that was pooled -> (N, outputs, 2H, 2W)."""
+        _maxima, places = F.max_pool2d(skipped, 2, return_indices=True)
+        return F.max_unpool2d(self.convolution(features), places, [2, 2], output_size=skipped.shape[-2:])
+
+
 class Decoder(nn.Module):
     """Double the resolution, join the skip connection, then a ConvBlock.
 
-    (N, inputs, H, W) and, unless the skip is cut, (N, outputs, 2H, 2W) -> (N, outputs, 2H, 2W).
+    (N, inputs, H, W) and (N, outputs, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
     """
 
-    def __init__(self, inputs: int, outputs: int, skip: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed") -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        self.up: nn.Module
+        if growth == "transposed":
+            self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        elif growth == "unpool":
+            self.up = Unpooling(inputs, outputs)
+        else:
+            grid = nn.Upsample(scale_factor=2, mode=growth, align_corners=None if growth == "nearest" else False)
+            self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
         self.block = ConvBlock(2 * outputs if skip else outputs, outputs)
         self.skip = skip
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        grown = self.up(features)
+        grown = self.up(features, skipped) if isinstance(self.up, Unpooling) else self.up(features)
         out: Tensor = self.block(torch.cat([skipped, grown], dim=1) if self.skip else grown)
         return out
 
@@ -70,6 +94,8 @@ class UNet(nn.Module):
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, >= 1.
         skips: for each level, full size first, whether its skip connection is there; None: all.
+        growth: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
+            enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
         mean, std: per channel, in the picture's own units (0..255 for 8 bit); stored as buffers.
     """
 
@@ -83,6 +109,7 @@ class UNet(nn.Module):
         width: int = 64,
         depth: int = 4,
         skips: Sequence[bool] | None = None,
+        growth: Growth = "transposed",
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -91,17 +118,14 @@ class UNet(nn.Module):
         kept = tuple(skips) if skips is not None else (True,) * depth
         if len(kept) != depth:
             raise ValueError(f"skips has {len(kept)} entries for depth {depth}")
-        self.channels, self.classes, self.width, self.depth, self.skips = (
-            channels,
-            classes,
-            width,
-            depth,
-            kept,
-        )
+        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
+        self.skips, self.growth = kept, growth
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ConvBlock(channels, widths[0])
         self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
-        self.decoders = nn.ModuleList(Decoder(widths[i + 1], widths[i], kept[i]) for i in reversed(range(depth)))
+        self.decoders = nn.ModuleList(
+            Decoder(widths[i + 1], widths[i], kept[i], growth) for i in reversed(range(depth))
+        )
         self.head = nn.Conv2d(widths[0], classes, 1)
         self.register_buffer("mean", _per_channel(mean, channels, 0.0))
         self.register_buffer("std", _per_channel(std, channels, 1.0))
@@ -131,7 +155,7 @@ class UNet(nn.Module):
 
     def _is_common(self, features: Tensor) -> bool:
         """Whether `fused` knows this case: float32 weights; batch norm's own statistics, or no gradients."""
-        known = features.dtype == torch.float32 and type(self.stem[1]) is nn.BatchNorm2d
+        known = self.growth == "transposed" and features.dtype == torch.float32 and type(self.stem[1]) is nn.BatchNorm2d
         return known and (self.stem[1].training or not torch.is_grad_enabled())
 
 

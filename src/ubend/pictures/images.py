@@ -85,22 +85,21 @@ def read_resized(
     bad: dict[int, list[str]] = {}
     with without_warnings():  # once for all of them
         for number, (path, place) in enumerate(zip(paths, native, strict=True)):
-            problems = _read_into(place, path)
+            problems = read_into(place, path)
             if problems:
                 place[:] = 0
                 bad[number] = problems
     return resize_arrays(native, size_hw), bad
 
 
-def _read_into(place: NDArray[Any], path: Path) -> list[str]:
+def read_into(place: NDArray[Any], path: Path) -> list[str]:
     """Read a picture into an array of its shape and dtype; returns what is wrong with it."""
     try:
         image = read_image(path, place.shape[2], place)
     except DataError as error:
         return error.problems
     if image.dtype != place.dtype:
-        line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
-        return [line.format(path=path, found=image.dtype, dtype=place.dtype)]
+        return [depth_problem(path, image.dtype, place.dtype)]
     if image.shape != place.shape:
         return [_("{path}: was changed while it was read; start again").format(path=path)]
     if not np.may_share_memory(image, place):
@@ -108,9 +107,16 @@ def _read_into(place: NDArray[Any], path: Path) -> list[str]:
     return []
 
 
-def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
+def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    """The sentence for a picture of another depth than the others."""
+    line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
+    return line.format(path=path, found=found, dtype=wanted)
+
+
+def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
+    """(H, W, C) -> (H, W, channels): grey repeated, the luma of colour (ITU-R 601), or as it is; None: neither."""
     found = image.shape[2]
-    if channels in (None, found):
+    if channels == found:
         return image
     if (found, channels) == (1, 3):
         return np.repeat(image, 3, axis=2)
@@ -119,11 +125,18 @@ def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDA
             return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
         luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         return (np.rint(luma) if image.dtype.kind == "u" else luma).astype(image.dtype)[:, :, None]
-    raise DataError(
-        _("{path}: has {found} channels, but {channels} are asked for").format(
-            path=path, found=found, channels=channels
+    return None
+
+
+def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
+    fitted = fit_channels(image, image.shape[2] if channels is None else channels)
+    if fitted is None:
+        raise DataError(
+            _("{path}: has {found} channels, but {channels} are asked for").format(
+                path=path, found=image.shape[2], channels=channels
+            )
         )
-    )
+    return fitted
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
@@ -152,6 +165,13 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
 
     if tuple(image.shape[-2:]) == tuple(size_hw):
         return image
+    if size_hw[1] == 1:
+        # torch 2.14 on a CPU gives a single column the first row's value all over, or fails an assertion of its own
+        # where it is uint8; a single row it gets right. So the picture is laid on its side
+        turned = image.float().transpose(2, 3)
+        out = interpolate(turned, size=size_hw[::-1], mode="bilinear", align_corners=False, antialias=True)
+        out = out.transpose(2, 3)
+        return out.to(image.dtype) if image.is_floating_point() else out.round().to(image.dtype)
     return interpolate(image, size=size_hw, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -167,10 +187,15 @@ def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any
     if images.shape[1:3] == tuple(size_hw):
         return images
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-    planes = torch.from_numpy(np.require(images, dtype, ["C", "W"])).permute(0, 3, 1, 2)
+    planes = torch.from_numpy(np.require(straighten(images), dtype, ["C", "W"])).permute(0, 3, 1, 2)
     out = resize_image(planes, size_hw).permute(0, 2, 3, 1).numpy()
     whole = images.dtype.kind == "f" or out.dtype == images.dtype
     return np.ascontiguousarray(out if whole else np.rint(out)).astype(images.dtype, copy=False)
+
+
+def straighten(image: NDArray[Any]) -> NDArray[Any]:
+    """The same, without negative strides, which torch refuses: numpy calls one row contiguous whatever its stride."""
+    return image.copy() if any(stride < 0 for stride in image.strides) else image
 
 
 def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -187,22 +212,24 @@ class Sizing:
     """How pictures are brought to the network's size; kept with the model, and part of a store's name.
 
     Attributes:
-        size_px: as in `model_size`.
+        size_px: as in `model_size`; None: pictures keep their own size.
         keep_aspect: as in `model_size`.
         channels: 1 reads grey, 3 colour.
     """
 
-    size_px: int
+    size_px: int | None
     keep_aspect: bool
     channels: int
 
 
-def model_size(shape_hw: tuple[int, int], size_px: int, keep_aspect: bool) -> tuple[int, int]:
+def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:
     """(height, width) to which a picture is resized for the network.
 
     `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of a picture does not
-    depend on its shape); else that square.
+    depend on its shape); else that square. Without `size_px` the picture's own.
     """
+    if size_px is None:
+        return shape_hw
     if not keep_aspect:
         return size_px, size_px
     height, width = shape_hw

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tifffile
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
+_REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
 _CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
 _BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
@@ -112,6 +113,15 @@ def find_page(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> tu
     return plan.page, plan, alone
 
 
+def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
+    """The page that says where a picture of that size was seen, if there is one."""
+    for series in tiff.series:
+        page = series.keyframe
+        if int(page.subfiletype) & (_REDUCED | _MASK) == _MASK and page.axes == "YX" and page.shape == shape_hw:
+            return page
+    return None
+
+
 def _open(stream: BinaryIO) -> "tifffile.TiffFile":
     import tifffile
 
@@ -138,8 +148,8 @@ def _make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> _
 
 
 def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
-    """The series of the full picture; smaller copies of it are passed over."""
-    full = [series for series in tiff.series if not series.keyframe.is_reduced]
+    """The series of the full picture; smaller copies of it, and masks of what was seen, are passed over."""
+    full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & (_REDUCED | _MASK)]
     if len(full) > 1:
         raise DataError(
             _("{path}: holds {count} pictures of different kinds; save each as a file of its own").format(

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
-from ubend.masks.labels import LabelMap
+from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.decode import explained
-from ubend.pictures.images import finish_pixels
-from ubend.pictures.tiff import find_page, is_tiff, stretch
+from ubend.pictures.images import depth_problem, finish_pixels, read_into
+from ubend.pictures.tiff import find_mask, find_page, is_tiff, stretch
 
-GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1: scale, tie points, transformation, keys
+# GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+_NODATA = 42113  # GDAL's: the value of pixels that were not seen, as text
 _MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
+_PLACED_PIXELS = 2**22  # of rows that are read at once
 
 
 class TiffWindows:
@@ -33,6 +37,7 @@ class TiffWindows:
         path: of the file.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
+        has_unseen: whether the file tells pixels that were not seen, by a value or by a mask of its own.
     Raises:
         DataError: missing, damaged, no TIFF, or a stack.
     """
@@ -55,6 +60,10 @@ class TiffWindows:
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
         height, width = (self._plan.shape[self._plan.axes.index(axis)] for axis in "YX")
         self.size_hw = int(height), int(width)
+        self._nodata = _number(tags.valueof(_NODATA))
+        with explained(path):
+            self._seen = find_mask(self._tiff, self.size_hw)
+        self.has_unseen = self._nodata is not None or self._seen is not None
         self._mapped: NDArray[Any] | None = None
         if self._alone and self._page.is_memmappable:
             kind = np.dtype(self._page.dtype).newbyteorder(self._tiff.byteorder)
@@ -96,22 +105,31 @@ class TiffWindows:
             rows = np.asarray(rows).astype(self._mapped.dtype.newbyteorder("="), copy=True)
             return np.moveaxis(rows, 0, 2) if axes == "CYX" else rows.reshape(bottom - top, self.size_hw[1], -1)
         out = np.zeros((bottom - top, self.size_hw[1], self._plan.stored), self._page.dtype)
-        with explained(self.path):
-            for number in self._chunks(top, bottom):
-                self._decode(number, top, out)
+        self._read_rows(self._page, axes, top, out)
         return out
 
-    def _chunks(self, top: int, bottom: int) -> Iterator[int]:
-        """Numbers of the tiles or strips that hold some of these rows."""
-        page = self._page
-        grid, axis = page.chunked, page.axes.index("Y")
-        high = page.chunks[axis]
-        numbers = np.arange(math.prod(grid)).reshape(grid)
-        yield from numbers.take(range(top // high, -(-bottom // high)), axis).ravel().tolist()
+    def unseen(self, top: int, bottom: int) -> NDArray[np.bool_]:
+        """(bottom - top, W): where every channel has the value for it, or the file's mask says so."""
+        found = np.zeros((bottom - top, self.size_hw[1]), bool)
+        if self._nodata is not None:
+            found |= (self.read_stored(top, bottom) == self._nodata).all(axis=2)
+        if self._seen is not None:
+            seen = np.zeros((*found.shape, 1), self._seen.dtype)
+            self._read_rows(self._seen, "YX", top, seen)
+            found |= seen[:, :, 0] == 0
+        return found
 
-    def _decode(self, number: int, top: int, out: NDArray[Any]) -> None:
+    def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
+        """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
+        grid, high = page.chunked, _chunk_height(page)
+        numbers = np.arange(math.prod(grid)).reshape(grid)
+        wanted = range(top // high, -(-(top + len(out)) // high))
+        with explained(self.path):
+            for number in numbers.take(wanted, page.axes.index("Y")).ravel().tolist():
+                self._decode(page, axes, number, top, out)
+
+    def _decode(self, page: Any, axes: str, number: int, top: int, out: NDArray[Any]) -> None:
         """Put what a tile or strip has of the rows from `top` on into `out`."""
-        page = self._page
         offset, size = page.dataoffsets[number], page.databytecounts[number]
         if not size:
             return  # a hole, as GDAL leaves where nothing was drawn
@@ -124,15 +142,41 @@ class TiffWindows:
                 raise ValueError(_("the end is missing"))
             part, place, shape = page.decode(data, number, **tables)
         except Exception as error:  # decoders raise many kinds
-            row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * page.chunks[page.axes.index("Y")]
+            row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
             reason = " ".join(str(error).split())
             raise ValueError(_("the tile or strip at row {row}: {reason}").format(row=row, reason=reason)) from error
         plane, _depth, y, x, band = place
         first, last = max(y, top), min(y + shape[1], top + len(out))
-        bands = slice(plane, plane + 1) if self._plan.axes == "CYX" else slice(band, band + shape[3])
+        bands = slice(plane, plane + 1) if axes == "CYX" else slice(band, band + shape[3])
         wide = min(shape[2], out.shape[1] - x)
         if part is not None:
             out[first - top : last - top, x : x + wide, bands] = part[0, first - y : last - y, :wide]
+
+
+def _chunk_height(page: Any) -> int:
+    """Rows of a tile or strip; tifffile's `chunks` leave the axis of separate planes out."""
+    return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
+
+
+def read_to_place(path: Path, place: NDArray[Any]) -> None:
+    """Read a picture into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
+
+    Raises:
+        DataError: unreadable, or not of the place's shape and dtype.
+    """
+    if may_be_tiff(path):
+        with TiffWindows(path, place.shape[2]) as windows:
+            if windows.is_readable and windows.size_hw == place.shape[:2]:
+                step = max(1, _PLACED_PIXELS // place.shape[1])
+                for top in range(0, len(place), step):
+                    rows = windows.read(top, min(top + step, len(place)))
+                    if rows.dtype != place.dtype:
+                        raise DataError(depth_problem(path, rows.dtype, place.dtype))
+                    place[top : top + step] = rows
+                return
+    problems = read_into(place, path)
+    if problems:
+        raise DataError(problems)
 
 
 def may_be_tiff(path: Path) -> bool:
@@ -150,13 +194,16 @@ def write_tiff_mask(
     strips: Iterable[NDArray[np.uint8]],
     labels: LabelMap,
     georeference: list[Any],
+    *,
+    has_unseen: bool = False,
 ) -> None:
     """Write class indices as a palette TIFF in compressed tiles, whole or not at all, while they come.
 
     Args:
         size_hw: (H, W), px.
-        strips: (h, W) class index each, together H rows.
+        strips: (h, W) class index each, or IGNORED, together H rows.
         georeference: of `TiffWindows`.
+        has_unseen: IGNORED stands for pixels that were not seen; GDAL is told so.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
@@ -165,17 +212,19 @@ def write_tiff_mask(
     colors = np.full((3, 256), 128 * 257, np.uint16)
     colors[:, : labels.classes] = np.array(labels.colors, np.uint16).T * 257
 
+    unseen = (_NODATA, 2, len(str(IGNORED)) + 1, str(IGNORED), True)
+
     def write(temporary: Path) -> None:
         tifffile.imwrite(
             temporary,
-            _cut_tiles(strips),
+            cut_tiles(strips, _MASK_TILE),
             shape=size_hw,
             dtype=np.uint8,
             tile=(_MASK_TILE, _MASK_TILE),
             compression="zlib",
             photometric="palette",
             colormap=colors,
-            extratags=georeference,
+            extratags=[*georeference, *([unseen] if has_unseen else [])],
             metadata=None,
             software=False,
         )
@@ -183,21 +232,29 @@ def write_tiff_mask(
     write_file(path, write)
 
 
-def _cut_tiles(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Tiles from left to right and from top to bottom; those at the border are filled up."""
-    held: list[NDArray[np.uint8]] = []
+def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any]]:
+    """(h, W) or (h, W, C) strips -> square tiles from left to right and from top to bottom, filled up at the border."""
+    held: list[NDArray[Any]] = []
 
-    def cut(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        filled = np.pad(rows, [(0, -side % _MASK_TILE) for side in rows.shape])
-        for top in range(0, filled.shape[0], _MASK_TILE):
-            for left in range(0, filled.shape[1], _MASK_TILE):
-                yield np.ascontiguousarray(filled[top : top + _MASK_TILE, left : left + _MASK_TILE])
+    def cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        height, width = rows.shape[:2]
+        filled = np.pad(rows, [(0, -height % side), (0, -width % side), *[(0, 0)] * (rows.ndim - 2)])
+        for top in range(0, filled.shape[0], side):
+            for left in range(0, filled.shape[1], side):
+                yield np.ascontiguousarray(filled[top : top + side, left : left + side])
 
     for strip in strips:
         held.append(strip)
         rows = np.concatenate(held)
-        whole = len(rows) - len(rows) % _MASK_TILE
+        whole = len(rows) - len(rows) % side
         yield from cut(rows[:whole])
         held = [rows[whole:]]
     if held and len(held[0]):
         yield from cut(held[0])
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None

@@ -89,6 +89,7 @@ class CapturedStep(Step):
             self._flat[1].lerp_(self._flat[0], self._share)
 
     def _capture(self) -> bool:
+        self.job.batches.wait_for_reading()
         torch.cuda.empty_cache()  # the graph has a pool of its own
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._finish(self._gradients(self._draw()))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ubend.config import settled
+from ubend.data.patches import Patches
 from ubend.language import _
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import TrainingState
@@ -36,6 +37,7 @@ class Measured:
         micro_batch: pictures at a time that memory has room for; None: a batch has room.
         batch: pictures of a step, in this process.
         memory: bytes of the device in use, and there are; None: unknown.
+        by_window: pictures are read window by window, in every epoch.
     """
 
     steps_s: float
@@ -47,6 +49,7 @@ class Measured:
     micro_batch: int | None
     batch: int
     memory: tuple[int, int] | None
+    by_window: bool = False
 
 
 def describe_limit(measured: Measured) -> str:
@@ -63,7 +66,12 @@ def describe_limit(measured: Measured) -> str:
     if measured.memory is not None:
         used, total = (number / _GIB for number in measured.memory)
         figures += _("; {used:.1f} of {total:.1f} GiB of the device's memory in use").format(used=used, total=total)
-    if measured.reading >= _READING:
+    if measured.reading >= _READING and measured.by_window:
+        says = _(
+            "the run is limited by data: {figures}. Windows are read from the cache each time: a faster disk for it "
+            "(UBEND_CACHE) helps, or more main memory, in which the system keeps what was read"
+        )
+    elif measured.reading >= _READING:
         says = _(
             "the run is limited by data: {figures}. Pictures that fit into the device's memory are read only once: a "
             "smaller --size or a device with more memory helps, or a faster disk"
@@ -164,6 +172,7 @@ class Watch:
                 micro if forced else None,
                 job.batches.batch,
                 memory,
+                isinstance(job.batches.pictures, Patches),
             )
         )
 

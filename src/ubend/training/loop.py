@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ubend.config import settled
 from ubend.data.batches import Pictures
+from ubend.data.patches import Windows
 from ubend.device import attempt
 from ubend.errors import SettingError, TrainingError
 from ubend.language import _
@@ -39,6 +40,7 @@ from ubend.training.step import Job, autocast
 
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
+_CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -149,7 +151,8 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
     state.average.eval()
     mine, classes = job.ranks.part(len(pictures)), len(job.class_names)
     sums, start = torch.zeros_like(state.sums), mine.start
-    confusions = torch.zeros((len(pictures), classes, classes), dtype=torch.int64, device=sums.device)
+    # a window is a part of its picture
+    confusions = torch.zeros((pictures.source_count, classes, classes), dtype=torch.int64, device=sums.device)
     while start < mine.stop:
         count = validation_batch(pictures, progress)
         items = np.arange(start, min(start + count, mine.stop))
@@ -158,9 +161,9 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
             _halve_validation_batch(state, len(items), teller)
             continue
         sums += found[0]
-        confusions[start : start + len(items)] = found[1]
+        confusions.index_add_(0, torch.from_numpy(pictures.sources[items]).to(sums.device), found[1])
         start += len(items)
-    job.ranks.sum_tensors([sums, confusions])  # the rows of the others' pictures are zero
+    job.ranks.sum_tensors([sums, confusions])  # what others have counted is zero here
     per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
@@ -178,9 +181,11 @@ def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[n
     return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))
 
 
-def validation_batch(pictures: Pictures, progress: Progress) -> int:
+def validation_batch(pictures: Pictures | Windows, progress: Progress) -> int:
     """Pictures in one forward pass without gradients, as far as memory is known to allow."""
-    return progress.validation_batch or max(1, _VALIDATION_PIXELS // math.prod(pictures.canvas_hw))
+    slow = isinstance(pictures, Windows) and pictures.device.type == "cpu"
+    pixels = _CPU_WINDOW_PIXELS if slow else _VALIDATION_PIXELS
+    return progress.validation_batch or max(1, pixels // math.prod(pictures.canvas_hw))
 
 
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:

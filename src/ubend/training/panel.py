@@ -8,6 +8,7 @@ import torch
 from ubend.config import TrainSettings
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset
+from ubend.data.patches import Windows
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.language import _
@@ -20,9 +21,14 @@ _PANEL_PICTURES = 3  # of the validation part
 
 
 def draw_panel(
-    run: RunFolder, data: Dataset, validation: Pictures, state: TrainingState, settings: TrainSettings, show: bool
+    run: RunFolder,
+    data: Dataset,
+    validation: Pictures | Windows,
+    state: TrainingState,
+    settings: TrainSettings,
+    show: bool,
 ) -> Callable[[], None]:
-    """The panel of an epoch: the same validation pictures every time, input | prediction | truth.
+    """The panel of an epoch: the same validation pictures, or windows of them, every time, input | prediction | truth.
 
     The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
     """
@@ -42,7 +48,7 @@ def draw_panel(
             h, w = validation.shapes_hw[item]
             number = int(validation.numbers[item])
             masks = [color_mask(one[slot, :h, :w], colors) for one in (index, truth)]
-            rows.append([to_rgb(data.store.image(number)), *masks])
+            rows.append([to_rgb(validation.image(int(item))), *masks])
             labels.append(data.folder.pairs[number].name)
         panel = draw_grid(
             rows,

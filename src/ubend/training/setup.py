@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import ubend
@@ -13,6 +14,7 @@ from ubend.config import Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
 from ubend.data.foreground import Foreground
+from ubend.data.patches import Patches, Windows
 from ubend.device import free_bytes
 from ubend.errors import SettingError
 from ubend.language import _
@@ -24,6 +26,7 @@ from ubend.training.ranks import ALONE, Ranks
 from ubend.training.schedule import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
+_VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
 _PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
 _RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
 
@@ -52,6 +55,7 @@ def make_state(
             width,
             settings.model.depth,
             settings.model.skips,
+            settings.model.growth,
             mean=mean,
             std=std,
         )
@@ -90,12 +94,26 @@ def _training_scale(data: Dataset) -> tuple[float, float]:
 
 def make_batches(
     data: Dataset, settings: Settings, device: torch.device, ranks: Ranks = ALONE
-) -> tuple[TrainingBatches, Pictures]:
-    """The training part as batches, and the pictures of the validation part; on the device if they fit."""
-    room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-    training = Pictures(data.store, data.numbers("train"), device, room)
-    taken = training.bytes if training.resident else 0
-    validation = Pictures(data.store, data.numbers("val"), device, room - taken)
+) -> tuple[TrainingBatches, Pictures | Windows]:
+    """The training part as batches, and the validation part; on the device if they fit.
+
+    Pictures that keep their own size stay in the store, and windows of them are read.
+    """
+    training: Pictures | Patches
+    validation: Pictures | Windows
+    window_hw = window_size(data.store.shapes_hw[data.numbers("train")], settings)
+    if settings.data.resize == "native":
+        windows = settled(settings.data.epoch_windows)
+        training = Patches(data.store, data.numbers("train"), device, windows, window_hw, settings.augment)
+        # twice as large: pixels at its border lack surroundings, and count half as often
+        numbers = data.numbers("val")
+        most = max(len(numbers), round(_VALIDATION_SHARE * windows / 4))
+        validation = Windows(data.store, numbers, device, (2 * window_hw[0], 2 * window_hw[1]), most)
+    else:
+        room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
+        training = Pictures(data.store, data.numbers("train"), device, room)
+        taken = training.bytes if training.resident else 0
+        validation = Pictures(data.store, data.numbers("val"), device, room - taken)
     share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
     if share:
         classes = data.foreground_classes()
@@ -105,7 +123,7 @@ def make_batches(
         settings.augment,
         seed,
         settled(settings.train.batch),
-        window_size(training, settings),
+        window_hw,
         data.value_range(),
         foreground,
         (ranks.rank, ranks.count),
@@ -120,7 +138,9 @@ def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
     """
     width = settings.model.width or default_width(device)
     with torch.device("meta"):
-        net = UNet(settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips)
+        net = UNet(
+            settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips, settings.model.growth
+        )
     model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
     state = model * (5 if settings.train.average_decay else 4)
     return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
@@ -163,12 +183,12 @@ def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
         )
 
 
-def window_size(pictures: Pictures, settings: Settings) -> tuple[int, int]:
+def window_size(shapes_hw: NDArray[np.int64], settings: Settings) -> tuple[int, int]:
     """(H, W) of a training picture: the middle one of the pictures' sizes, or `data.window` if less."""
     multiple = 2**settings.model.depth
-    height, width = (int(v) for v in np.median(pictures.shapes_hw, axis=0))
+    height, width = (int(v) for v in np.median(shapes_hw, axis=0))
     height, width = (multiple * max(1, round(side / multiple)) for side in (height, width))
     if settings.augment.kind != "warp":
-        return pictures.canvas_hw
+        return int(shapes_hw[:, 0].max()), int(shapes_hw[:, 1].max())
     window = settings.data.window
     return (height, width) if window is None else (min(window, height), min(window, width))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ubend.config import TrainSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
+from ubend.data.patches import Windows
 from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
 from ubend.kernels.compiler import load_kernels
@@ -30,7 +31,7 @@ class Job:
 
     Attributes:
         batches: the training part.
-        validation: the pictures that choose the weights.
+        validation: the pictures, or windows of them, that choose the weights.
         class_names: of the class table.
         loss: what is made small.
         settings: resolved; no None is left.
@@ -43,7 +44,7 @@ class Job:
     """
 
     batches: TrainingBatches
-    validation: Pictures
+    validation: Pictures | Windows
     class_names: tuple[str, ...]
     loss: Loss
     settings: TrainSettings

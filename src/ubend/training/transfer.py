@@ -54,7 +54,7 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
         SettingError: one of them asks for another shape.
     """
     net = start.bundle.model
-    shape = {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips}
+    shape = {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
     for key, theirs in shape.items():
         mine = given.get(key)
         if mine is not None and (tuple(mine) if isinstance(mine, list) else mine) != theirs:

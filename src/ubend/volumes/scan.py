@@ -35,13 +35,13 @@ class Scan(ABC):
     spacing_mm: tuple[float, float, float]
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The scan's name, without what says its format."""
+        return _name(self.path)
 
-    @abstractmethod
     def target(self, out: Path) -> Path:
         """Where its mask goes below `out`: of the scan's own format."""
+        return place_mask(self.path, out)
 
     @abstractmethod
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
@@ -59,6 +59,11 @@ def is_scan(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
 
 
+def place_mask(path: Path, out: Path) -> Path:
+    """Where the mask of a scan goes below `out`; the scan need not be read."""
+    return out / f"{_name(path)}_mask{'.nii.gz' if _is_nifti(path) else ''}"
+
+
 def read_scan(path: Path) -> Scan:
     """Read a whole scan.
 
@@ -66,7 +71,17 @@ def read_scan(path: Path) -> Scan:
         DataError: not readable, of several values for each voxel or several moments, or slices that do not make a
             stack; or nibabel or pydicom is not installed.
     """
-    return _read_nifti(path) if path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES) else _read_dicom(path)
+    return _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def _name(path: Path) -> str:
+    if _is_nifti(path):
+        return path.name[: path.name.lower().rindex(".nii")]
+    return path.stem if path.is_file() else path.resolve().name
 
 
 # ------------------------------------------------------------------------------------------------------- NIfTI
@@ -90,13 +105,6 @@ class NiftiScan(Scan):
         for axis, (place, _flip) in enumerate(self._there):
             zooms[int(place)] = float(image.header.get_zooms()[axis])
         self.spacing_mm = zooms[2], zooms[1], zooms[0]
-
-    @property
-    def name(self) -> str:
-        return self.path.name[: self.path.name.lower().rindex(".nii")]
-
-    def target(self, out: Path) -> Path:
-        return out / f"{self.name}_mask.nii.gz"
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         import nibabel
@@ -150,13 +158,6 @@ class DicomSeries(Scan):
         self.slices = np.stack([apply_rescale(file.pixel_array, file) for file in files])
         rows, columns = (float(value) for value in files[0].PixelSpacing)
         self.spacing_mm = _slice_spacing(path, files), rows, columns
-
-    @property
-    def name(self) -> str:
-        return self.path.stem if self.path.is_file() else self.path.resolve().name
-
-    def target(self, out: Path) -> Path:
-        return out / f"{self.name}_mask"
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         from pydicom.uid import generate_uid

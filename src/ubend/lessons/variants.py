@@ -1,0 +1,191 @@
+"""Lessons that train the same network several times, with one thing changed, and compare."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.data.sample import draw_sample
+from ubend.data.store import read_class_map
+from ubend.drawing.overlay import color_mask, to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import DataError, OutputError
+from ubend.folders.pairs import Pair
+from ubend.inference.predictor import Predictor, load
+from ubend.jobs.evaluate import read_run_pairs
+from ubend.jobs.fit import fit
+from ubend.language import _
+from ubend.masks.labels import background_class
+from ubend.metrics.boundary import boundary_dice
+from ubend.pictures.images import read_image
+from ubend.teller import Teller
+
+TOLERANCE_PX = 2.0  # of the boundary Dice
+# A minute on two cores for six trainings; what differs then still differs after longer ones.
+_QUICK = {"data.size": 128, "model.width": 8, "train.epochs": 20, "train.batch": 8, "train.warmup": 0.1}
+_SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
+_SHOWN = 2  # test pictures in the grid
+_MOST_OUTLINES = 200  # test pictures whose outlines are compared, chosen evenly: distances take a core's time
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training of a lesson.
+
+    Attributes:
+        name: for people.
+        settings: by dotted key; what differs from the others.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a variant came to on the test part.
+
+    Attributes:
+        variant: which.
+        dice: mean over pictures and classes without the background, at native size, 0..1.
+        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MOST_OUTLINES` pictures at most.
+        masks: (H, W) class index of the first test pictures.
+    """
+
+    variant: Variant
+    dice: float
+    boundary: float
+    masks: Sequence[NDArray[np.uint8]]
+
+
+def compare_variants(
+    variants: Sequence[Variant],
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> list[Outcome]:
+    """Train each variant on the same pictures with the same draws; score, draw and tell.
+
+    Writes `comparison.png` (first test pictures: input, truth, each prediction) and a run folder for each into `out`.
+
+    Args:
+        folder: pictures and masks; None: a sample is drawn into `out`.
+        settings: for all, over the lesson's own (`_QUICK`).
+        device: cuda, mps or cpu; None: the fastest here.
+    Raises:
+        OutputError: `out` holds something already.
+        DataError: no test part.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    if folder is None:
+        folder = out / "sample"
+        draw_sample(folder, _SAMPLE, _SAMPLE_PX)
+    outcomes, quiet = [], Quiet()
+    for number, variant in enumerate(variants, 1):
+        run = out / f"run-{number}"
+        chosen = {**_QUICK, **(settings or {}), **variant.settings}
+        scores = fit(folder, run, settings=chosen, device=device, teller=quiet).scores
+        if scores is None:
+            raise KeyboardInterrupt
+        outcomes.append(_look(variant, run, scores["native"]["dice"]["per_image"]["mean_foreground"], device))
+        teller.say(
+            _("{name}: Dice {dice:.3f}, outlines within {px:g} px {boundary:.3f}").format(
+                name=variant.name, dice=outcomes[-1].dice, px=TOLERANCE_PX, boundary=outcomes[-1].boundary
+            )
+        )
+    picture = out / "comparison.png"
+    grid = _draw(out / "run-1", outcomes, device)
+    save_png(grid, picture)
+    teller.say(str(picture))
+    if show:
+        show_picture(grid)
+    return outcomes
+
+
+def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
+    """The network with all skip connections, with none, and with each one cut; options as of `compare_variants`.
+
+    Raises:
+        UbendError: as of `compare_variants`.
+    """
+    variants = [Variant(_("all skip connections"), {}), Variant(_("none"), {"model.skips": [False] * 4})]
+    for level in range(4):
+        kept = [other != level for other in range(4)]
+        words = _("level {level} cut").format(level=level + 1)
+        variants.append(Variant(words, {"model.skips": kept}))
+    return compare_variants(variants, out, **options)
+
+
+def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
+    """Four ways to grow a map in the decoder, trained alike; options as of `compare_variants`.
+
+    Raises:
+        UbendError: as of `compare_variants`.
+    """
+    names = {
+        "transposed": _("transposed convolution"),
+        "nearest": _("nearest, then convolution"),
+        "bilinear": _("bilinear, then convolution"),
+        "unpool": _("convolution, then max unpooling"),
+    }
+    variants = [Variant(name, {"model.growth": growth}) for growth, name in names.items()]
+    return compare_variants(variants, out, **options)
+
+
+class Quiet(Teller):
+    """Says nothing of a training, but counts its epochs where there is a terminal."""
+
+    def say(self, sentence: str) -> None:
+        """Nothing."""
+
+    def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
+        """Nothing."""
+
+
+def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """(pairs, C) boundary Dice at native size of each picture and class; NaN where a class has no outline."""
+    scores = np.full((len(pairs), predictor.labels.classes), np.nan)
+    for number, mask in predictor.predict_masks([pair.image for pair in pairs]):
+        truth = read_class_map(pairs[number], (mask.shape[0], mask.shape[1]), predictor.labels).classes
+        scores[number] = boundary_dice(mask, truth, predictor.labels.classes, TOLERANCE_PX)
+    return scores
+
+
+def _look(variant: Variant, run: Path, dice: float, device: str | None) -> Outcome:
+    """A trained variant's outlines and first masks."""
+    pairs, predictor = _test_pairs(run), load(run, device)
+    outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MOST_OUTLINES))])
+    background = background_class(predictor.labels.names)
+    kept = [number for number in range(predictor.labels.classes) if number != background]
+    masks = dict(predictor.predict_masks([pair.image for pair in pairs[:_SHOWN]]))
+    return Outcome(variant, dice, float(np.nanmean(outlines[:, kept])), [masks[n] for n in range(len(masks))])
+
+
+def _test_pairs(run: Path) -> list[Pair]:
+    pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
+    if not pairs:
+        raise DataError(_("{run}: no test part to compare on; give more pictures").format(run=run))
+    return pairs
+
+
+def _draw(run: Path, outcomes: Sequence[Outcome], device: str | None) -> Any:
+    labels = load(run, device).labels
+    rows, names = [], []
+    for number, pair in enumerate(_test_pairs(run)[:_SHOWN]):
+        image = read_image(pair.image)
+        truth = read_class_map(pair, (image.shape[0], image.shape[1]), labels).classes
+        masks = [truth, *(outcome.masks[number] for outcome in outcomes)]
+        rows.append([to_rgb(image), *(color_mask(mask, labels.colors) for mask in masks)])
+        names.append(pair.name)
+    headings = [_("input"), _("truth"), *(f"{o.variant.name} {o.dice:.2f}" for o in outcomes)]
+    return draw_grid(rows, headings, names, legend=list(zip(labels.names, labels.colors, strict=True)))

@@ -1,0 +1,137 @@
+"""Objects in the formats of other programs: COCO's instances and panoptic pictures, GeoJSON. H x W pixels.
+
+Sources: COCO data format (cocodataset.org, "Data format"), with pycocotools to write and check run lengths; GeoJSON,
+RFC 7946. RFC 7946 knows longitude and latitude only; the member `crs` for others is that of GeoJSON 2008, which GDAL
+and QGIS read.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.drawing.panels import save_png
+from ubend.files import write_text
+from ubend.masks.shapes import decode_rle
+from ubend.objects.instances import Objects, object_classes
+from ubend.objects.outlines import find_boxes
+from ubend.pictures.scale import MapPlace
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+Export = Literal["coco", "geojson", "panoptic"]
+Entry = dict[str, Any]
+
+
+def list_categories(names: Sequence[str]) -> list[Entry]:
+    """COCO's categories: the classes of objects, numbered 1, 2, ... in the order of the class table."""
+    kinds = [names[index] for index in object_classes(names)]
+    return [{"id": number, "name": name, "supercategory": "", "isthing": 1} for number, name in enumerate(kinds, 1)]
+
+
+def describe_image(number: int, path: Path, size_hw: tuple[int, int]) -> Entry:
+    """A picture in COCO's list; its number among the pictures, from 0, gives its id."""
+    return {"id": number + 1, "file_name": path.name, "height": size_hw[0], "width": size_hw[1]}
+
+
+def describe_instances(
+    found: Objects, outlines: "Sequence[Polygon | MultiPolygon]", names: Sequence[str]
+) -> list[Entry]:
+    """COCO's annotations of one picture, without their ids: polygons where pycocotools makes exactly the object's
+    pixels of them, else run lengths.
+
+    Args:
+        outlines: of `trace`.
+        names: of the classes.
+    """
+    entries, height, width = _describe_segments(found, names), *found.ids.shape
+    for number, (entry, outline, box) in enumerate(zip(entries, outlines, find_boxes(found.ids), strict=True), 1):
+        entry["segmentation"] = _segment(found.ids[box] == number, outline, box, (height, width))
+    return entries
+
+
+def describe_panoptic(found: Objects, names: Sequence[str]) -> list[Entry]:
+    """COCO's segments_info of one picture; a segment's id is the object's number."""
+    return [{"id": number} | entry for number, entry in enumerate(_describe_segments(found, names), 1)]
+
+
+def write_panoptic(path: Path, ids: NDArray[np.uint32]) -> None:
+    """The PNG of COCO's panoptic format: the id is red + 256 green + 65536 blue; black: no object."""
+    save_png(Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)), path)
+
+
+def write_coco(path: Path, images: Sequence[Entry], annotations: Iterable[Entry], names: Sequence[str]) -> None:
+    """COCO's JSON of all pictures."""
+    whole = {"images": images, "annotations": list(annotations), "categories": list_categories(names)}
+    write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
+
+
+def write_geojson(
+    path: Path,
+    outlines: "Sequence[Polygon | MultiPolygon]",
+    properties: Sequence[Mapping[str, Any]],
+    place: MapPlace | None,
+) -> None:
+    """A FeatureCollection of one picture's objects, with outer rings against the clock.
+
+    Args:
+        outlines: of `trace`.
+        properties: of each object.
+        place: coordinates are those of the map; None: px, x to the right and y down, 0, 0 the upper left corner.
+    """
+    import shapely
+
+    features = []
+    for number, (outline, own) in enumerate(zip(outlines, properties, strict=True), 1):
+        shape = outline if place is None else shapely.transform(outline, lambda xy: _to_map(xy, place))
+        geometry = shapely.geometry.mapping(shapely.orient_polygons(shape))
+        features.append({"type": "Feature", "id": number, "properties": dict(own), "geometry": geometry})
+    whole: Entry = {"type": "FeatureCollection", "features": features}
+    if place is not None and place.epsg is not None:
+        whole["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
+    write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
+
+
+def _to_map(xy: NDArray[np.float64], place: MapPlace) -> NDArray[np.float64]:
+    a, b, c, d, e, f = place.matrix
+    return np.stack([a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f], axis=1)
+
+
+def _describe_segments(found: Objects, names: Sequence[str]) -> list[Entry]:
+    categories = {index: number for number, index in enumerate(object_classes(names), 1)}
+    areas = np.bincount(found.ids.reshape(-1), minlength=len(found.classes) + 1)[1:]
+    return [
+        {
+            "category_id": categories[int(index)],
+            "area": int(area),
+            "bbox": [left.start, top.start, left.stop - left.start, top.stop - top.start],
+            "iscrowd": 0,
+        }
+        for index, area, (top, left) in zip(found.classes, areas, find_boxes(found.ids), strict=True)
+    ]
+
+
+def _segment(
+    there: NDArray[np.bool_],
+    outline: "Polygon | MultiPolygon",
+    box: tuple[slice, slice],
+    size_hw: tuple[int, int],
+) -> list[list[float]] | Entry:
+    """An object as COCO's polygons, or as its packed run lengths."""
+    from pycocotools import mask as coco
+
+    parts = list(getattr(outline, "geoms", [outline]))
+    corners = [np.array(part.exterior.coords[:-1]) for part in parts]
+    corner = box[1].start, box[0].start
+    drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
+    if np.array_equal(decode_rle({"size": there.shape, "counts": drawn["counts"].decode("ascii")}), there):
+        return [one.ravel().tolist() for one in corners]
+    whole = np.zeros(size_hw, np.uint8, order="F")
+    whole[box] = there
+    runs = coco.encode(whole)
+    return {"size": list(size_hw), "counts": runs["counts"].decode("ascii")}

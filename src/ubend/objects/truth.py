@@ -1,0 +1,159 @@
+"""True objects, drawn by people, against those that were found. H x W pixels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ubend.errors import DataError, SettingError
+from ubend.language import _
+from ubend.metrics.panoptic import Quality
+from ubend.objects.instances import Objects, object_classes
+from ubend.pictures.decode import read_header, read_raster
+
+_SUFFIXES = (".png", ".tif", ".tiff")
+Files = dict[int, Path]  # class index -> id picture
+Scores = dict[str, Any]
+
+
+def find_truth(folder: Path, pictures: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
+    """The true id pictures of pictures: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg, with whole numbers, 0
+    where there is no object. Where there are several classes of objects, each has its own, in `FOLDER/CLASS/`.
+
+    Args:
+        pictures: picture -> (H, W), px.
+        names: of the classes.
+    Raises:
+        SettingError: there is no such folder, or no classes of objects.
+        DataError: all that are missing, of another size, or no numbers.
+    """
+    kinds = object_classes(names)
+    places = {index: folder / names[index] if len(kinds) > 1 else folder for index in kinds}
+    for place in places.values():
+        if not place.is_dir():
+            raise SettingError(
+                _("--truth {folder}: no such folder; it holds a picture of ids for each picture, NAME.png").format(
+                    folder=place
+                )
+            )
+    problems: list[str] = []
+    found: dict[Path, Files] = {}
+    for picture, size_hw in pictures.items():
+        found[picture] = {}
+        for index, place in places.items():
+            try:
+                found[picture][index] = _find_file(place, picture, size_hw)
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def _find_file(place: Path, picture: Path, size_hw: tuple[int, int]) -> Path:
+    files = [place / f"{picture.stem}{end}{suffix}" for end in ("", "_ids") for suffix in _SUFFIXES]
+    there = [path for path in files if path.exists()]
+    if len(there) != 1:
+        words = ", ".join(path.name for path in there or files[:1])
+        missing = _("{picture}: no true ids in {folder}; add {names}, or leave the picture out")
+        several = _("{picture}: several true ids in {folder}: {names}; keep one")
+        raise DataError((several if there else missing).format(picture=picture, folder=place, names=words))
+    header = read_header(there[0])
+    if header.size_hw != size_hw:
+        raise DataError(
+            _("{path}: {found} px, but {picture} has {size}; true ids are as large as their picture").format(
+                path=there[0],
+                found=f"{header.width}x{header.height}",
+                picture=picture,
+                size=f"{size_hw[1]}x{size_hw[0]}",
+            )
+        )
+    return there[0]
+
+
+def read_truth(files: Files) -> Objects:
+    """The true objects of a picture, numbered anew.
+
+    Raises:
+        DataError: unreadable, several channels, or no whole numbers; or two classes claim a pixel.
+    """
+    ids, classes = np.zeros((0, 0), np.uint32), list[int]()
+    for index, path in files.items():
+        own = _read_ids(path)
+        ids = ids if ids.size else np.zeros(own.shape, np.uint32)
+        if (ids[own > 0] > 0).any():
+            raise DataError(
+                _("{path}: some of its objects lie on another class's; let each pixel be of one").format(path=path)
+            )
+        ids[own > 0] = own[own > 0] + len(classes)
+        classes += [index] * int(own.max(initial=0))
+    return Objects(ids, np.array(classes, np.uint8))
+
+
+def _read_ids(path: Path) -> NDArray[np.uint32]:
+    """(H, W), 1, 2, ... without gaps, or 0."""
+    raster = read_raster(path)
+    pixels = raster.pixels[:, :, 0]
+    if raster.pixels.shape[2] != 1 or pixels.dtype.kind not in "bui" or pixels.min(initial=0) < 0 or raster.lossy:
+        raise DataError(
+            _("{path}: no picture of ids; save one channel of whole numbers, 8, 16 or 32 bit, as PNG or TIFF").format(
+                path=path
+            )
+        )
+    numbers, place = np.unique(pixels, return_inverse=True)
+    return (place.reshape(pixels.shape) + int(numbers[0] != 0)).astype(np.uint32)
+
+
+def looks_like_mask(truth: Objects) -> bool:
+    """One number per class in several pieces: a mask of classes rather than ids."""
+    alone = len(truth.classes) == len(set(truth.classes.tolist()))
+    return alone and int(ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
+
+
+def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> Scores:
+    """The scores of each class of objects, over all pictures and of each.
+
+    Args:
+        qualities: picture -> of each class.
+    """
+    kinds = object_classes(names)
+    total = {names[i]: sum((own[i] for own in qualities.values()), Quality()) for i in kinds}
+    summary = {}
+    for index, (name, quality) in zip(kinds, total.items(), strict=True):
+        errors = np.array([own[index].count_error for own in qualities.values()])
+        summary[name] = _figures(quality) | {"mean_absolute_count_error": round(float(np.abs(errors).mean()), 6)}
+    each = {str(path): {names[i]: _figures(own[i]) for i in kinds} for path, own in qualities.items()}
+    return {"pictures": len(qualities), "classes": summary, "per_picture": each}
+
+
+def _figures(quality: Quality) -> Scores:
+    """As JSON has them: nothing where there is nothing to score."""
+    ratios = {
+        "pq": quality.panoptic,
+        "sq": quality.segmentation,
+        "rq": quality.recognition,
+        "f1": quality.recognition,  # at an IoU above .5 the two are one
+    }
+    return {name: None if np.isnan(value) else round(float(value), 6) for name, value in ratios.items()} | {
+        "true": quality.matched + quality.missed,
+        "found": quality.matched + quality.extra,
+        "matched": quality.matched,
+        "count_error": quality.count_error,
+    }
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """The scores of all pictures as lines of a table, fit for a terminal."""
+    wide = max(5, *(len(name) for name in scores["classes"]))
+    heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per picture")]
+    lines = [" " * (wide + 2) + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]
+    for name, own in scores["classes"].items():
+        ratios = ["-" if own[key] is None else f"{own[key]:.4f}" for key in ("pq", "sq", "rq")]
+        counts = [str(own["true"]), str(own["found"]), f"{own['count_error']:+d}"]
+        cells = [*ratios, *counts, f"{own['mean_absolute_count_error']:.2f}"]
+        row = "".join(f"{cell:>{max(9, len(head) + 2)}}" for cell, head in zip(cells, heads, strict=True))
+        lines.append(f"  {name:<{wide}}{row}")
+    return lines

@@ -1,0 +1,194 @@
+"""How large a pixel is, and where a picture lies on the map, when its file tells.
+
+What counts, the first that is there:
+
+- OME-TIFF: PhysicalSizeX and PhysicalSizeY with their units (without one: µm, as OME has it).
+- ImageJ: pixels per unit, when the unit is one of length.
+- GeoTIFF: pixel scale or transformation of a projected CRS whose unit is the metre. Not degrees, not feet, and not web
+  Mercator, whose metres are true at the equator only.
+- TIFF: resolution in px per inch or centimetre, unless it is 72 or 96 px per inch or at most 1, which programs write
+  when they know nothing, or the file says that a camera made it: how large a photograph is to be printed says nothing
+  of what it shows.
+
+The density of PNG, JPEG, WebP and BMP never counts: cameras, screens and plotting programs write it for the printer.
+
+Sources: OME schema 2016-06; ImageJ's FileInfo; OGC GeoTIFF 1.1 (19-008r4); TIFF 6.0, section 8.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ubend.pictures.decode import explained
+from ubend.pictures.windows import GEO_TAGS, may_be_tiff
+
+if TYPE_CHECKING:
+    import tifffile
+
+_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3,
+       "cm": 1e4, "m": 1e6, "inch": 25400.0, "inches": 25400.0, "in": 25400.0}  # fmt: skip
+_DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
+_KNOW_NOTHING = (72.0, 96.0)  # px per inch that programs write when they know nothing
+_ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
+_PROJECTED, _METRE = 1, 9001  # of GeoTIFF: GTModelTypeGeoKey, ProjLinearUnitsGeoKey
+_USER_DEFINED = 32767  # of GeoTIFF: the CRS has no number
+_WEB_MERCATOR = (3857, 3785, 900913)
+_PIXEL_IS_POINT = 2  # of GeoTIFF's GTRasterTypeGeoKey: coordinates are those of pixels' middles
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """Of one pixel.
+
+    Attributes:
+        height, width: in `unit`.
+        unit: um (µm), or m of a map.
+    """
+
+    height: float
+    width: float
+    unit: Literal["um", "m"]
+
+    @property
+    def is_square(self) -> bool:
+        """Within a thousandth, so that lengths do not depend on their direction."""
+        return bool(abs(self.height / self.width - 1) < 1e-3)
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """Where a picture lies: pixel borders to coordinates.
+
+    Attributes:
+        matrix: a, b, c, d, e, f with x = a column + b row + c and y = d column + e row + f; the upper left corner of
+            the first pixel is column 0, row 0.
+        epsg: number of the CRS, if the file tells it.
+    """
+
+    matrix: tuple[float, float, float, float, float, float]
+    epsg: int | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a file tells of sizes and places.
+
+    Attributes:
+        pixel: None: not told.
+        place: None: no georeference.
+        tags: GeoTIFF tags as tifffile's `extratags`.
+    """
+
+    pixel: PixelSize | None = None
+    place: MapPlace | None = None
+    tags: tuple[Any, ...] = ()
+
+
+def read_scale(path: Path) -> Scale:
+    """What a picture's file tells.
+
+    Raises:
+        DataError: a TIFF that is damaged.
+    """
+    if not may_be_tiff(path):
+        return Scale()
+    import tifffile
+
+    with explained(path), tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        upright = page.tags.valueof(_ORIENTATION, 1)
+        if upright == 1 and (place := _read_place(page)):
+            tags = tuple((t.code, int(t.dtype), t.count, t.value, True) for t in page.tags if t.code in GEO_TAGS)
+            return Scale(_measure_map(page, place), place, tags)
+        pixel = _read_ome(tiff) or _read_imagej(tiff, page) or _read_density(page)
+        if pixel is not None and upright >= 5:  # rows of the file are columns of the picture
+            pixel = PixelSize(pixel.width, pixel.height, pixel.unit)
+        return Scale(pixel)
+
+
+def _size(height: float, width: float) -> PixelSize | None:
+    """In µm, when both are sizes."""
+    good = np.isfinite([height, width]).all() and height > 0 and width > 0
+    return PixelSize(float(height), float(width), "um") if good else None
+
+
+def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
+    if not tiff.is_ome:
+        return None
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first picture; we read no other
+    told = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', pixels.group())) if pixels else {}
+    sides = []
+    for axis in "YX":
+        unit = _UM.get(told.get(f"PhysicalSize{axis}Unit", "µm"))
+        try:
+            sides.append(float(told[f"PhysicalSize{axis}"]) * (unit or np.nan))
+        except (KeyError, ValueError):
+            return None
+    return _size(*sides)
+
+
+def _read_imagej(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> PixelSize | None:
+    if not tiff.is_imagej:
+        return None
+    unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip()
+    um = _UM.get(unit.lower())
+    return None if um is None else _from_density(page, um)
+
+
+def _read_density(page: "tifffile.TiffPage") -> PixelSize | None:
+    um = _DENSITY_UM.get(int(page.tags.valueof(296, 2)))
+    if um is None or _MAKE in page.tags or _EXIF in page.tags:
+        return None
+    return _from_density(page, um)
+
+
+def _from_density(page: "tifffile.TiffPage", um: float) -> PixelSize | None:
+    """From XResolution and YResolution, px in so many µm."""
+    densities = []
+    for code in (283, 282):
+        above, below = page.tags.valueof(code, (0, 1))
+        densities.append(above / below / um if below else 0.0)
+    per_inch = [density * 25400 for density in densities]
+    blank = any(abs(dpi - known) < 0.5 for dpi in per_inch for known in _KNOW_NOTHING)
+    if blank or min(per_inch) <= 1:
+        return None
+    return _size(1 / densities[0], 1 / densities[1])
+
+
+def _read_place(page: "tifffile.TiffPage") -> MapPlace | None:
+    scale, tie, matrix = (page.tags.valueof(code) for code in (33550, 33922, 34264))
+    if matrix is not None and len(matrix) == 16:
+        a, b, c, d, e, f = (float(matrix[i]) for i in (0, 1, 3, 4, 5, 7))
+    elif scale is not None and tie is not None and len(scale) >= 2 and len(tie) >= 6:
+        a, b, d, e = float(scale[0]), 0.0, 0.0, -float(scale[1])
+        c, f = tie[3] - a * tie[0], tie[4] - e * tie[1]
+    else:
+        return None
+    keys = page.geotiff_tags or {}
+    if keys.get("GTRasterTypeGeoKey") == _PIXEL_IS_POINT:
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    if not np.isfinite([a, b, c, d, e, f]).all() or a * e == b * d:
+        return None
+    epsg = int(keys.get("ProjectedCSTypeGeoKey") or keys.get("GeographicTypeGeoKey") or 0)
+    return MapPlace((a, b, float(c), d, e, float(f)), epsg if 0 < epsg < _USER_DEFINED else None)
+
+
+def _measure_map(page: "tifffile.TiffPage", place: MapPlace) -> PixelSize | None:
+    """Metres, where the map's are true ones, within its projection's."""
+    keys = page.geotiff_tags or {}
+    if keys.get("GTModelTypeGeoKey") != _PROJECTED or place.epsg in _WEB_MERCATOR:
+        return None
+    unit = keys.get("ProjLinearUnitsGeoKey")
+    if unit != _METRE and not (unit is None and _is_utm(place.epsg)):
+        return None
+    a, b, _c, d, e, _f = place.matrix
+    return PixelSize(float(np.hypot(b, e)), float(np.hypot(a, d)), "m")
+
+
+def _is_utm(epsg: int | None) -> bool:
+    """UTM on WGS 84, ETRS89 and NAD83: always in metres, said or not."""
+    zones = (range(32601, 32661), range(32701, 32761), range(25828, 25839), range(26901, 26924))
+    return epsg is not None and any(epsg in numbers for numbers in zones)

@@ -1,0 +1,298 @@
+"""`ubend objects`: its files, masks as of `ubend predict`, scores against true ids, and what is refused."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+
+import ubend.jobs.objects as job
+from refusal import contents, refused, refused_once
+from test_scale import PIXEL_SCALE, TIE, keys
+from test_scans import brighter_than_half, save_model
+from ubend.cli import main
+from ubend.errors import DataError
+from ubend.inference.conditions import Conditions
+from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.model.folded import FoldedUNet
+from ubend.objects.truth import find_truth, read_truth, score, score_lines
+from ubend.pictures.scale import read_scale
+
+TWO = np.zeros((40, 48), np.uint8)
+TWO[5:15, 5:15] = TWO[5:15, 20:40] = 1
+RING = np.zeros((40, 48), np.uint8)
+RING[10:30, 10:30] = 1
+RING[15:25, 15:25] = 0
+RING[0:3, 0:3] = 1
+EMPTY = np.zeros((40, 48), np.uint8)
+IDS = {"two": TWO + (np.arange(48) >= 20) * TWO, "ring": RING * 2 - (np.arange(48) < 5) * RING, "empty": EMPTY}
+EXPORTS = ["--export", "coco", "--export", "geojson", "--export", "panoptic"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model that takes what is bright, pictures, and their true ids; tiles let it see each pixel."""
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    monkeypatch.chdir(tmp_path)
+    for name, mask in (("two", TWO), ("ring", RING), ("empty", EMPTY)):
+        save(tmp_path / "images" / f"{name}.png", mask * 200)
+    for name, ids in IDS.items():
+        save(tmp_path / "truth" / f"{name}.png", ids.astype(np.uint16) * 7)  # any numbers
+    return tmp_path
+
+
+def save(path: Path, pixels: NDArray[Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def count(*words: object, out: str = "out", pictures: str = "images") -> str:
+    """What the command says."""
+    base = ["objects", "model.safetensors", pictures, "--out", out, "--device", "cpu", "--tiles", "64"]
+    run = CliRunner().invoke(main, [*base, *map(str, words)])
+    assert run.exit_code == 0, run.output
+    return run.output
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def refuse(*words: object) -> str:
+    """The one line; nothing is written."""
+    line = refused_once("objects", "model.safetensors", "images", "--out", "out", "--device", "cpu", *words)
+    assert not Path("out").exists()
+    return line
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+def test_all_files(place: Path) -> None:
+    """They speak of the same objects."""
+    said = count(*EXPORTS, "--truth", "truth")
+    out = place / "out"
+    names = [f"{name}{end}" for name in IDS for end in (".geojson", "_ids.tif", "_objects.csv", "_objects.png")]
+    names += [f"panoptic/{name}.png" for name in IDS]
+    assert sorted(contents(out)) == sorted([*names, "coco.json", "panoptic.json", "objects.csv", "scores.json"])
+    coco, panoptic = COCO(out / "coco.json"), json.loads((out / "panoptic.json").read_text())
+    whole = read_table(out / "objects.csv")
+    for name, true in IDS.items():
+        ids = tifffile.imread(out / f"{name}_ids.tif")
+        np.testing.assert_array_equal(ids, true)
+        own = read_table(out / f"{name}_objects.csv")
+        assert own == [row for row in whole if Path(row["file"]).stem == name]
+        (image,) = [image for image in coco.imgs.values() if image["file_name"] == f"{name}.png"]
+        entries = coco.loadAnns(coco.getAnnIds(image["id"]))
+        (segments,) = [entry for entry in panoptic["annotations"] if entry["file_name"] == f"{name}.png"]
+        assert segments["image_id"] == image["id"]
+        features = json.loads((out / f"{name}.geojson").read_text())["features"]
+        assert len(own) == len(entries) == len(segments["segments_info"]) == len(features) == true.max()
+        for row, entry, segment, feature in zip(own, entries, segments["segments_info"], features, strict=True):
+            np.testing.assert_array_equal(coco.annToMask(entry), ids == int(row["id"]))
+            assert entry["area"] == segment["area"] == feature["properties"]["area_px"] == int(row["area_px"])
+            assert segment["id"] == feature["id"] == int(row["id"])
+    assert panoptic["categories"] == list(coco.cats.values())
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["method"] == "parts"
+    assert scores["classes"]["organ"] == {
+        **dict.fromkeys(("pq", "sq", "rq", "f1"), 1),
+        **dict.fromkeys(("true", "found", "matched"), 4),
+        **dict.fromkeys(("count_error", "mean_absolute_count_error"), 0),
+    }
+    assert scores["per_picture"][str(Path("images/empty.png"))]["organ"]["pq"] is None
+    assert "organ   1.0000   1.0000   1.0000        4        4       +0" in said
+    assert "parts against truth, 3 pictures" in said
+
+
+def test_errors_are_counted(place: Path) -> None:
+    """One picture misses an object, one has two too many: +1 in all, 1 a picture on the mean of three."""
+    save(place / "truth" / "two.png", np.where(np.arange(40)[:, None] < 8, IDS["two"], 0))  # the top 3 rows of 10
+    save(place / "truth" / "ring.png", IDS["ring"] % 2)
+    save(place / "truth" / "empty.png", np.eye(40, 48, dtype=np.uint8))
+    said = count("--truth", "truth")
+    organ = json.loads((place / "out" / "scores.json").read_text())["classes"]["organ"]
+    assert (organ["true"], organ["found"], organ["matched"], organ["count_error"]) == (4, 4, 1, 0)
+    assert organ["mean_absolute_count_error"] == pytest.approx(2 / 3)
+    assert organ["f1"] == organ["rq"] == 0.25
+    assert organ["sq"] == 1
+    assert "masks of classes" not in said
+
+
+def test_masks_in_place_of_ids_are_noticed(place: Path) -> None:
+    for name, ids in IDS.items():
+        save(place / "truth" / f"{name}.png", (ids > 0).astype(np.uint8) * 255)
+    (place / "images" / "empty.png").unlink()
+    said = count("--truth", "truth")
+    assert "masks of classes?" in said
+
+
+def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def note(_model: Path, _device: str | None, conditions: Conditions) -> None:
+        given.append(conditions)
+        raise DataError("seen")
+
+    monkeypatch.setattr(job, "load_masks", note)
+    words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
+    assert refuse(*words, "--overlap", "0.5") == "seen"
+    wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
+    assert given == [replace(wanted, overlap=0.5)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--tiles", "32"], ["--tta", "--with", "run", "--threshold", "foreground=0.4"], ["--fill-holes", "all"]],
+)
+def test_masks_are_those_of_predict(flags: list[str], good: Path, tmp_path: Path) -> None:
+    pictures = [str(good / "data" / "images" / f"disc0{number}.png") for number in range(3)]
+    flags = [str(good / "run") if word == "run" else word for word in flags]
+    for kind, own in (("predict", []), ("objects", ["--method", "parts"])):
+        words = [kind, str(good / "run"), *pictures, "--out", str(tmp_path / kind), "--device", "cpu", *flags, *own]
+        run = CliRunner().invoke(main, words)
+        assert run.exit_code == 0, run.output
+    seen = 0
+    for name in ("disc00", "disc01", "disc02"):
+        mask = np.asarray(Image.open(tmp_path / "predict" / f"{name}.png"))
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "objects" / f"{name}_ids.tif") > 0, mask == 1)
+        seen += int(mask.sum())
+    assert seen
+
+
+def test_fill_holes(place: Path) -> None:
+    count("--fill-holes", "all")
+    assert (tifffile.imread(place / "out" / "ring_ids.tif")[10:30, 10:30] > 0).all()
+
+
+def test_a_picture_on_the_map(place: Path) -> None:
+    """Ids keep the georeference, polygons have the map's coordinates, the table has square metres."""
+    tags = [PIXEL_SCALE, TIE, keys(model=1, projected=32633)]
+    (place / "maps").mkdir()
+    tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
+    tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
+    said = count("--export", "geojson", pictures="maps")
+    assert "2 of 2 files tell the size of a pixel" in said
+    assert read_scale(place / "out" / "field_ids.tif") == read_scale(place / "maps" / "field.tif")
+    told = json.loads((place / "out" / "field.geojson").read_text())
+    assert told["crs"]["properties"]["name"].endswith("EPSG::32633")
+    assert [499990 + 50, 4600040 - 100] in told["features"][0]["geometry"]["coordinates"][0]
+    assert told["features"][0]["properties"]["area_m2"] == 100 * 200
+    rows = read_table(place / "out" / "objects.csv")
+    assert [row["area_m2"] for row in rows] == ["20000.0", "40000.0", "", ""]
+    assert [row["area_um2"] for row in rows] == ["", "", "100.0", "200.0"]
+
+
+def test_broken_files_do_not_stop_the_rest(place: Path) -> None:
+    """Neither a picture nor its true ids."""
+    (place / "images" / "none.png").write_bytes(b"")
+    (place / "images" / "half.png").write_bytes((place / "images" / "two.png").read_bytes()[:-30])
+    save(place / "truth" / "half.png", EMPTY)
+    tifffile.imwrite(place / "truth" / "ring.tif", IDS["ring"] * 0.5)
+    (place / "truth" / "ring.png").unlink()
+    words = ["objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", "--tiles", 64, *EXPORTS]
+    told = refused(*words)
+    assert told[0] == "3 problems:"
+    for line, name in zip(told[1:], ("half.png", "none.png", "ring.tif"), strict=True):
+        assert name in line
+    assert {path.stem.removesuffix("_ids") for path in (place / "out").glob("*_ids.tif")} == {"two", "empty"}
+    assert len(json.loads((place / "out" / "coco.json").read_text())["images"]) == 2
+    assert len(json.loads((place / "out" / "scores.json").read_text())["per_picture"]) == 2
+
+
+def test_bad_truth(place: Path) -> None:
+    """Told before anything is done, all of it."""
+    assert "no such folder" in refuse("--truth", "nowhere")
+    (place / "truth" / "two.png").unlink()
+    assert "two.png: no true ids in truth; add two.png" in refuse("--truth", "truth")
+    save(place / "truth" / "two.png", TWO[:, :40])
+    line = refuse("--truth", "truth")
+    assert "40x40 px" in line
+    assert "two.png has 48x40" in line
+    tifffile.imwrite(place / "truth" / "two_ids.tif", IDS["two"])
+    assert "keep one" in refuse("--truth", "truth")
+    (place / "truth" / "two.png").unlink()
+    count("--truth", "truth")
+
+
+def test_what_is_there_is_not_overwritten(place: Path) -> None:
+    for name in ("coco.json", "ring.geojson", "panoptic/two.png", "panoptic.json", "scores.json", "two_objects.csv"):
+        (place / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "out" / name).write_text("mine")
+        line = refused_once(
+            "objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", *EXPORTS, "--device", "cpu"
+        )
+        assert Path(name).name in line
+        assert "exists already" in line
+        (place / "out" / name).unlink()
+    count()
+
+
+def test_bad_exports(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["objects", "model.safetensors", "images", "--out", "out", "--export"]
+    run = CliRunner().invoke(main, [*words, "yolo"])
+    assert run.exit_code == 2
+    assert all(name in run.output for name in ("yolo", "coco", "geojson", "panoptic"))
+    monkeypatch.setattr(job, "find_spec", lambda name: None if name == "shapely" else name)
+    for name in ("coco", "geojson"):
+        line = refuse("--export", name)
+        assert f"--export {name} needs shapely" in line
+        assert "pip install 'ubend[objects]'" in line
+    count("--export", "panoptic")
+
+
+def test_bad_tiles(place: Path) -> None:
+    assert "--tiles some" in refuse("--tiles", "some")
+
+
+def test_true_ids_of_several_classes(tmp_path: Path) -> None:
+    """Each class has its folder; ids begin anew in it; a pixel is of one class."""
+    names = ("background", "a", "b", "contour")
+    for kind, ids in (("a", TWO), ("b", RING)):
+        (tmp_path / kind).mkdir()
+        tifffile.imwrite(tmp_path / kind / "x.tif", ids.astype(np.uint32))
+    picture = tmp_path / "x.jpg"
+    (files,) = find_truth(tmp_path, {picture: (40, 48)}, names).values()
+    with pytest.raises(DataError, match="of one"):
+        read_truth(files)
+    tifffile.imwrite(tmp_path / "b" / "x.tif", (EMPTY + 3 * np.eye(40, 48)).astype(np.uint32) * (TWO == 0))
+    truth = read_truth(files)
+    np.testing.assert_array_equal(truth.classes, [1, 2])
+    np.testing.assert_array_equal(truth.ids == 1, TWO)
+    qualities = compare_objects(truth.ids, truth.classes, truth.ids, truth.classes, 4)
+    scores = score({picture: qualities}, names)
+    assert list(scores["classes"]) == ["a", "b"]
+    assert [line.split()[0] for line in score_lines(scores)[1:]] == ["a", "b"]
+    (tmp_path / "b" / "x.tif").unlink()
+    with pytest.raises(DataError, match=r"no true ids in .*b"):
+        find_truth(tmp_path, {picture: (40, 48)}, names)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 5, 3), np.uint8), np.full((4, 5), -1, np.int16), np.zeros((4, 5), np.float32)]
+)
+def test_no_ids(pixels: NDArray[Any], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", pixels)
+    with pytest.raises(DataError, match=r"x\.tif.*whole numbers"):
+        read_truth({1: tmp_path / "x.tif"})
+
+
+def test_true_ids_without_ground(tmp_path: Path) -> None:
+    """Where no pixel is 0, the least number is an object too; large numbers are read."""
+    tifffile.imwrite(tmp_path / "x.tif", np.array([[5, 5, 2**31]], np.uint32))
+    np.testing.assert_array_equal(read_truth({1: tmp_path / "x.tif"}).ids, [[1, 1, 2]])
+
+
+def test_nothing_to_score() -> None:
+    scores = score({Path("x"): [Quality(), Quality()]}, ("background", "cell"))
+    assert scores["classes"]["cell"]["pq"] is None
+    assert "-" in score_lines(scores)[1]
+    assert not any(isinstance(value, float) and math.isnan(value) for value in scores["classes"]["cell"].values())
