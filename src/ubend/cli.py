@@ -63,6 +63,7 @@ def main() -> None:
 for _command in (
     training.fit,
     training.evaluate,
+    training.baseline,
     using.predict,
     using.cutout,
     using.objects,

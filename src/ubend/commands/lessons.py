@@ -87,5 +87,21 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
-for _lesson in (transposed_convolution, skips, upsampling, *PICTURE_LESSONS):
+@command(help=later("Thresholds, clusters, regions and edges on one picture, beside its true mask."))
+@option("--data", type=PATH, metavar="FOLDER", help=later("Pictures with masks, or a named set  [drawn ones]"))
+@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures."))
+@option("--show", "display", is_flag=True, help=later("Also display them."))
+def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
+    from ubend.baselines.methods import refuse_missing
+
+    refuse_missing()
+    from ubend.jobs.baseline import open_examples
+    from ubend.lessons.traditional import draw_examples, teach_traditional_methods
+
+    examples, shown, labels = draw_examples() if data is None else open_examples(data)
+    for line in teach_traditional_methods(examples, shown, labels, out=out, show=display):
+        click.echo(line)
+
+
+for _lesson in (transposed_convolution, skips, upsampling, traditional_methods, *PICTURE_LESSONS):
     lesson.add_command(_lesson)

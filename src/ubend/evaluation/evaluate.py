@@ -5,8 +5,9 @@ the network's, against the mask resized by nearest pixel, for comparison with pa
 predictor cuts pictures into tiles, both are one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ubend.device import tell_out_of_memory
 from ubend.errors import DataError
 from ubend.folders.pairs import Pair
 from ubend.inference.ahead import map_ahead
-from ubend.inference.predictor import Predictor, Prepared, class_index, send, too_large
+from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
 from ubend.inference.strips import Held
 from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
@@ -34,6 +35,21 @@ from ubend.training.losses import sum_cross_entropy, sums_dtype
 
 _LARGE_PIXELS = 2**24  # of a picture
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
+
+
+class Answering(Protocol):
+    """What can be scored on whole pictures: a `Predictor` without tiles, or a `Baseline`, which answers in the same
+    way."""
+
+    @property
+    def labels(self) -> LabelMap:
+        """The class table."""
+
+    def prepare(self, image: Path) -> Prepared:
+        """A picture's file at the size at which it is looked at."""
+
+    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
+        """Logits of each picture, in any order."""
 
 
 def evaluate_pairs(
@@ -62,10 +78,20 @@ def evaluate_pairs(
         DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
     """
     known = labels or predictor.labels
-    if predictor.tiling is not None:
-        confusions, losses = _score_strips(predictor, pairs, known, hold)
-        both = _summary(confusions, losses, known)
-        return {"native": both, "model_size": both, "per_picture": _per_picture(confusions, pairs, known)}
+    if predictor.tiling is None:
+        return evaluate_whole(predictor, pairs, known, prepare)
+    confusions, losses = _score_strips(predictor, pairs, known, hold)
+    both = _summary(confusions, losses, known)
+    return {"native": both, "model_size": both, "per_picture": _per_picture(confusions, pairs, known)}
+
+
+def evaluate_whole(
+    predictor: Answering,
+    pairs: Sequence[Pair],
+    known: LabelMap,
+    prepare: Callable[[int], Prepared] | None = None,
+) -> dict[str, Any]:
+    """`evaluate_pairs` of what looks at whole pictures; `known` are its `labels`."""
     counts = {size: _Counts(len(pairs), known.classes) for size in ("native", "model_size")}
     truths: dict[int, NDArray[np.uint8]] = {}
 

@@ -1,0 +1,1 @@
+"""Segmentation without a network: thresholds, clusters, regions, edges, and the rule that names their segments."""

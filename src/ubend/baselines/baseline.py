@@ -1,0 +1,175 @@
+"""A traditional method that has learnt what its segments mean; it answers as a `Predictor` does.
+
+h x w pixels of the size at which the method works, H x W of the picture's own size, C classes, n segments.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
+from ubend.baselines.pixels import Pixels, describe_pixels
+from ubend.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
+from ubend.baselines.segments import describe_segments
+from ubend.inference.ahead import map_ahead
+from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
+from ubend.masks.labels import IGNORED, LabelMap
+from ubend.pictures.images import Sizing, model_size, read_image, resize_array
+
+_KINDS = (4, 12, 48)  # of segments that are told by their descriptors; the training part chooses
+
+Range = tuple[NDArray[np.float64], NDArray[np.float64]]
+Numbers = NDArray[np.intp]
+Example = tuple[NDArray[Any], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A traditional method, ready to be used: `baseline(picture).mask`.
+
+    Attributes:
+        method: its name.
+        parameters: as of `list_parameters`.
+        kinds: how its segments are sorted; None: the segments' numbers are the kinds.
+        classes: (K,) uint8 class index of each kind.
+        labels: the class table.
+        sizing: at which size it works.
+        value_range: (low, high), each (channels,): what counts as 0 and as 1.
+        judged_dice: Dice, mean over all classes, on training pictures that did not teach the rule, 0..1; the
+            parameters are those with the best.
+    """
+
+    method: Method
+    parameters: Parameters
+    kinds: Kinds | None
+    classes: NDArray[np.uint8]
+    labels: LabelMap
+    sizing: Sizing
+    value_range: Range
+    judged_dice: float
+
+    def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
+        """Segment one picture.
+
+        Args:
+            image: a file, or (H, W, channels) values in the units of the training pictures.
+        Returns:
+            The mask; `prob` is 1 for its class, but for borders where the answer was enlarged.
+        Raises:
+            DataError: the file cannot be read, or has other channels.
+        """
+        (logits,) = self.run([self.prepare(image)])
+        prob = logits.native()[0]
+        return Prediction(class_index(prob).numpy(), prob.numpy(), self.labels)
+
+    def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
+        """A picture at the size at which the method works; arguments and errors as of a call."""
+        pixels = read_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else np.asarray(image)
+        native_hw = pixels.shape[0], pixels.shape[1]
+        size_hw = model_size(native_hw, self.sizing.size_px, self.sizing.keep_aspect)
+        return Prepared(native_hw, resize_array(pixels, size_hw))
+
+    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
+        """What the method says of pictures: 1 for a pixel's class and 0 for the others in the place of a network's
+        logits, so that its answers are enlarged and scored just as those are."""
+
+        def answer(picture: Prepared) -> tuple[tuple[int, int], Tensor]:
+            hot = np.eye(self.labels.classes, dtype=np.float32)[self.classify(picture.small)]
+            return picture.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]
+
+        for number, (native_hw, values) in enumerate(map_ahead(answer, pictures)):
+            yield Logits([number], native_hw, values)
+
+    def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
+        """(h, w, channels) picture at the size at which the method works -> (h, w) class index."""
+        pixels = describe_pixels(small, *self.value_range)
+        segments = segment(self.method, pixels, self.parameters)
+        if self.kinds is None:
+            return self.classes[segments]
+        return self.classes[self.kinds.sort(describe_segments(segments, pixels))][segments]
+
+
+def learn_baseline(
+    method: Method, examples: Sequence[Example], labels: LabelMap, sizing: Sizing, value_range: Range
+) -> Baseline:
+    """A method with the parameters and the rule that suit training pictures.
+
+    Half of the pictures teach which kinds of segments are which class, the other half judges by its Dice, and the
+    other way round; the parameters that are best on average are taken, and their rule is learnt from all.
+
+    Args:
+        examples: pictures (h, w, channels) at the size of `sizing`, and their masks (h, w) of class index or IGNORED.
+        labels, sizing, value_range: as of `Baseline`.
+    Raises:
+        SettingError: scikit-image or scikit-learn is missing.
+    """
+    refuse_missing()
+    described = list(map_ahead(lambda example: describe_pixels(example[0], *value_range), examples))
+    best: Baseline | None = None
+    for parameters in list_parameters(method):
+        seen = _look(method, parameters, described, [mask for _image, mask in examples], labels.classes)
+        levels = count_levels(method, parameters)
+        for kinds, tables in [(None, _pad(seen, levels))] if levels else [_sort(seen, count) for count in _KINDS]:
+            judged = np.mean([_judge(tables, teachers, judges, kinds) for teachers, judges in halves(len(examples))])
+            if best is None or judged > best.judged_dice:
+                classes = choose_classes(tables, kinds)
+                best = Baseline(method, parameters, kinds, classes, labels, sizing, value_range, float(judged))
+    assert best is not None
+    return best
+
+
+def _judge(tables: NDArray[np.int64], teachers: Numbers, judges: Numbers, kinds: Kinds | None) -> float:
+    """Dice on some pictures of the rule that others teach."""
+    return float(score_classes(tables[judges], choose_classes(tables[teachers], kinds)[None])[0])
+
+
+class _Seen(NamedTuple):
+    """A picture's segments.
+
+    Attributes:
+        descriptors: (n, D).
+        areas: (n,) px.
+        counts: (n, C) px of each class.
+    """
+
+    descriptors: NDArray[np.float64]
+    areas: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _look(
+    method: Method,
+    parameters: Parameters,
+    described: Sequence[Pixels],
+    masks: Sequence[NDArray[np.uint8]],
+    classes: int,
+) -> list[_Seen]:
+    def look(number: int) -> _Seen:
+        segments, mask = segment(method, described[number], parameters), masks[number]
+        count, scored = int(segments.max()) + 1, mask != IGNORED
+        cells = segments[scored] * classes + mask[scored]
+        counts = np.bincount(cells, minlength=count * classes).reshape(count, classes)
+        areas = np.bincount(segments.reshape(-1), minlength=count)
+        return _Seen(describe_segments(segments, described[number]), areas, counts)
+
+    return list(map_ahead(look, range(len(masks))))
+
+
+def _pad(seen: Sequence[_Seen], levels: int) -> NDArray[np.int64]:
+    """(N, K, C) pixels of each class in each level; a flat picture has only the first."""
+    return np.stack([np.pad(one.counts, ((0, levels - len(one.counts)), (0, 0))) for one in seen])
+
+
+def _sort(seen: Sequence[_Seen], count: int) -> tuple[Kinds, NDArray[np.int64]]:
+    """At most so many kinds of segments, and for each picture the (K, C) pixels of each class in each kind."""
+    kinds = find_kinds(
+        np.concatenate([one.descriptors for one in seen]), np.concatenate([one.areas for one in seen]), count
+    )
+    number = len(kinds.clusters.centers)
+    return kinds, np.stack([count_kinds(kinds.sort(one.descriptors), one.counts, number) for one in seen])

@@ -1,0 +1,71 @@
+"""Clusters by k-means: of a picture's pixels, and (`rule.py`) of the segments of many pictures.
+
+Source: Lloyd 1982, IEEE IT 28(2); first centres by k-means++, Arthur & Vassilvitskii 2007.
+"""
+
+import functools
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.baselines.pixels import By, Pixels
+
+_SEEN = 4096  # pixels of a picture that place the centres; all of them are then given to the nearest
+_SEED = 0  # of the first centres
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Attributes:
+    centers: (K, D)."""
+
+    centers: NDArray[np.float64]
+
+    def nearest(self, values: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+        """(n, D) -> (n,) number of the nearest centre."""
+        far = (self.centers**2).sum(axis=1) - 2 * values @ self.centers.T  # without |value|^2, the same for all
+        return np.asarray(far.argmin(axis=1))
+
+
+def find_clusters(
+    values: NDArray[np.floating[Any]], count: int, weights: NDArray[np.floating[Any]] | None = None
+) -> Clusters:
+    """At most `count` clusters of (n, D) values, of which some may weigh more; fewer where fewer values differ."""
+    from sklearn.cluster import KMeans
+
+    count = min(count, len(np.unique(values, axis=0)))
+    with one_thread():
+        found = KMeans(count, n_init=1, random_state=_SEED).fit(values, sample_weight=weights)
+    return Clusters(np.asarray(found.cluster_centers_, np.float64))
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside it OpenMP starts no threads: pictures are in threads already, and more of them wait for each other.
+
+    OpenMP's limit is each thread's own; that of linear algebra belongs to the process, and is left alone.
+    """
+    return cast(AbstractContextManager[Any], _find_pools().limit(limits=1, user_api="openmp"))
+
+
+@functools.cache
+def _find_pools() -> Any:
+    import skimage.segmentation  # noqa: F401, the pools of what is loaded are found, so both have to be
+    import sklearn.cluster  # noqa: F401
+    from threadpoolctl import ThreadpoolController  # scikit-learn's own
+
+    return ThreadpoolController()
+
+
+def cluster_pixels(pixels: Pixels, by: By, clusters: int) -> NDArray[np.intp]:
+    """(h, w) number of each pixel's cluster, wherever it lies.
+
+    Which cluster is which class is learnt from what the clusters look like (`segments.py`), since their numbers mean
+    nothing from one picture to the next.
+    """
+    maps = pixels.maps(by)
+    values = maps.reshape(-1, maps.shape[2])
+    seen = values[:: max(1, len(values) // _SEEN)]
+    return find_clusters(seen, clusters).nearest(values).reshape(maps.shape[:2])

@@ -1,0 +1,141 @@
+"""The traditional methods by name, what may be chosen about each, and a picture's segments by one of them."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.baselines.clusters import cluster_pixels
+from ubend.baselines.edges import fill_edges
+from ubend.baselines.pixels import Pixels
+from ubend.baselines.regions import flood_basins, grow_regions, merge_graph, merge_superpixels
+from ubend.baselines.thresholds import threshold_globally, threshold_locally
+from ubend.errors import SettingError
+from ubend.language import _
+
+Method = Literal["otsu", "multi-otsu", "local", "kmeans", "growing", "watershed", "felzenszwalb", "slic", "canny"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Parameters = Mapping[str, Any]
+
+
+def describe_method(method: Method) -> str:
+    """One line for people."""
+    match method:
+        case "otsu":
+            return _("threshold: one for the picture (Otsu 1979)")
+        case "multi-otsu":
+            return _("thresholds: two or three for the picture (Otsu 1979)")
+        case "local":
+            return _("threshold: the mean light around each pixel")
+        case "kmeans":
+            return _("clusters of pixels by colour and texture (k-means)")
+        case "growing":
+            return _("regions: grown from seeds over pixels that are alike (Adams and Bischof 1994)")
+        case "watershed":
+            return _("regions: basins of the gradient (Vincent and Soille 1991)")
+        case "felzenszwalb":
+            return _("regions: a graph of pixels, joined (Felzenszwalb and Huttenlocher 2004)")
+        case "slic":
+            return _("regions: superpixels (Achanta et al. 2012), and neighbours that are alike joined")
+        case "canny":
+            return _("edges (Canny 1986), closed and filled")
+
+
+def parse_method(word: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        SettingError: there is none of that name; says the nearest.
+    """
+    found = next((method for method in METHODS if method == word.lower()), None)
+    if found is not None:
+        return found
+    near, known = difflib.get_close_matches(word.lower(), METHODS, 1, 0.4), ", ".join(METHODS)
+    if not near:
+        raise SettingError(_("no method {word}; there are: {known}").format(word=word, known=known))
+    raise SettingError(
+        _("no method {word}; did you mean {near}? There are: {known}").format(word=word, near=near[0], known=known)
+    )
+
+
+def list_parameters(method: Method) -> list[dict[str, Any]]:
+    """The parameters among which the training part chooses, as arguments of the method's function."""
+    match method:
+        case "otsu":
+            return _combine(levels=[2], blur_px=[0.0, 2.0, 4.0])
+        case "multi-otsu":
+            return _combine(levels=[3, 4], blur_px=[0.0, 2.0, 4.0])
+        case "local":
+            return _combine(window_px=[31, 81, 161], offset=[-0.04, 0.0, 0.04])
+        case "kmeans":
+            return _combine(by=["color", "texture", "both"], clusters=[3, 6])
+        case "growing":
+            return _combine(by=["color", "texture", "both"], tolerance=[0.06, 0.12])
+        case "watershed":
+            return _combine(by=["color", "texture", "both"], blur_px=[2.0, 4.0])
+        case "felzenszwalb":
+            return _combine(by=["color", "texture", "both"], scale=[100.0, 400.0])
+        case "slic":
+            return _combine(by=["color", "texture", "both"], superpixels=[200], step=[0.0, 0.05])
+        case "canny":
+            return _combine(sigma_px=[1.0, 2.0, 4.0], share=[0.05, 0.1], close_px=[3.0])
+
+
+def count_levels(method: Method, parameters: Parameters) -> int | None:
+    """How many segments there are where a segment's number means the same in every picture (dark and light, outside
+    and inside); None where it does not."""
+    match method:
+        case "otsu" | "multi-otsu":
+            return int(parameters["levels"])
+        case "local":
+            return 2
+        case "canny":
+            return 3
+        case _:
+            return None
+
+
+def segment(method: Method, pixels: Pixels, parameters: Parameters) -> NDArray[np.intp]:
+    """(h, w) number of each pixel's segment, 0, 1, ...; parameters as of `list_parameters`."""
+    match method:
+        case "otsu" | "multi-otsu":
+            return threshold_globally(pixels, **parameters)
+        case "local":
+            return threshold_locally(pixels, **parameters)
+        case "kmeans":
+            return cluster_pixels(pixels, **parameters)
+        case "growing":
+            return grow_regions(pixels, **parameters)
+        case "watershed":
+            return flood_basins(pixels, **parameters)
+        case "felzenszwalb":
+            return merge_graph(pixels, **parameters)
+        case "slic":
+            return merge_superpixels(pixels, **parameters)
+        case "canny":
+            return fill_edges(pixels, **parameters)
+
+
+def refuse_missing() -> None:
+    """Fail at the door where the libraries of the methods are not installed.
+
+    Raises:
+        SettingError: says what to install.
+    """
+    try:
+        import skimage  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise SettingError(
+            _("traditional methods need scikit-image and scikit-learn; install them by pip install 'ubend[baselines]'")
+        ) from None
+
+
+def _combine(**choices: list[Any]) -> list[dict[str, Any]]:
+    """Every combination."""
+    found: list[dict[str, Any]] = [{}]
+    for name, values in choices.items():
+        found = [{**one, name: value} for one in found for value in values]
+    return found

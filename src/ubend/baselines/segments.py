@@ -1,0 +1,35 @@
+"""What a segment looks like and where it lies, in a few numbers by which those of many pictures can be compared."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.baselines.pixels import Pixels
+
+
+def describe_segments(segments: NDArray[np.intp], pixels: Pixels) -> NDArray[np.float64]:
+    """The descriptors of a picture's segments.
+
+    Args:
+        segments: (h, w) numbers 0 .. n - 1; one that no pixel has gives a row of zeros.
+    Returns:
+        (n, D): mean colour and texture, and both less the picture's own means (so that a dark picture's lightest
+        segment and a light one's are alike); distance from the middle of the picture and height in it, -1..1; share
+        of the picture's rim that the segment takes; square root of its share of the picture.
+    """
+    h, w = segments.shape
+    flat, count = segments.reshape(-1), int(segments.max()) + 1
+    areas = np.bincount(flat, minlength=count)
+    some = np.maximum(areas, 1)
+
+    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(flat, np.ascontiguousarray(values).reshape(-1), count) / some)
+
+    maps = pixels.maps("both")
+    looks = np.stack([mean(maps[:, :, channel]) for channel in range(maps.shape[2])], axis=1)
+    y = np.broadcast_to(np.linspace(-1, 1, h)[:, None], (h, w))
+    x = np.broadcast_to(np.linspace(-1, 1, w)[None, :], (h, w))
+    places = np.stack([mean(np.sqrt(y**2 + x**2)), mean(y)], axis=1)
+    rim = np.concatenate([segments[0], segments[-1], segments[:, 0], segments[:, -1]])
+    shares = np.stack([np.bincount(rim, minlength=count) / len(rim), np.sqrt(areas / (h * w))], axis=1)
+    found = np.concatenate([looks, looks - maps.mean(axis=(0, 1), dtype=np.float64), places, shares], axis=1)
+    return np.where(areas[:, None] > 0, found, 0.0)

@@ -1,0 +1,160 @@
+"""A traditional method on a folder: learnt on its training part, scored as a model is, its masks written."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ubend.baselines.baseline import Baseline, Example, learn_baseline
+from ubend.baselines.methods import parse_method, refuse_missing
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.store import read_class_map
+from ubend.drawing.overlay import overlay_mask, to_rgb
+from ubend.drawing.panels import save_png
+from ubend.errors import DataError, OutputError
+from ubend.evaluation.evaluate import evaluate_whole
+from ubend.files import default_cache, write_json
+from ubend.folders.pairs import Pair, Part
+from ubend.inference.predictor import Logits, Prepared, class_index
+from ubend.jobs.gather import gather_settings
+from ubend.language import _
+from ubend.masks.labels import LabelMap, background_class
+from ubend.pictures.images import read_image, write_mask
+from ubend.teller import Teller
+
+_SIZED_FOR = "cuda"  # pictures are of the size at which `fit` learns there; nothing here runs on it
+_TAUGHT = 64  # training pictures that teach, evenly taken
+_SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """A traditional method and its scores.
+
+    Attributes:
+        baseline: to be used on other pictures: `baseline(picture).mask`.
+        scores: as of `evaluate`, and `method`, `parameters`. `cross_entropy` is None: masks have no probabilities.
+    """
+
+    baseline: Baseline
+    scores: dict[str, Any]
+
+
+def run_baseline(
+    method: str,
+    folder: Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    part: Part | None = None,
+    teller: Teller | None = None,
+    **words: Any,
+) -> BaselineResult:
+    """Learn on the training part what a method's segments mean, and score it on another part.
+
+    Args:
+        method: one of `METHODS`.
+        folder: pictures with masks, or a data set by name.
+        out: folder for `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png` and
+            `scores.json`; None: nothing is written.
+        part: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
+        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: as of `fit`; where no size
+            is said, the methods work at the pictures' own, but at most at 256 px.
+    Raises:
+        SettingError: no such method, or scikit-image or scikit-learn is missing.
+        DataError: see `open_dataset`; or the part is empty.
+        OutputError: something of that name is there already, or cannot be written.
+    """
+    name = parse_method(method)
+    refuse_missing()
+    teller = teller or Teller()
+    dataset = _open(folder, words, teller)
+    part = part or dataset.score_part
+    pairs = dataset.pairs(part)
+    if not pairs:
+        found = ", ".join(sorted(set(dataset.parts)))
+        raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
+    target = None if out is None else Path(out)
+    if target is not None:
+        _refuse_there(pairs, target)
+    examples = _take_examples(dataset, _TAUGHT)
+    teller.say(_("learning from {count} training pictures").format(count=len(examples)))
+    baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
+    shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
+    teller.say(_("chosen on the training part: {parameters}").format(parameters=shown))
+    teller.begin(_("segmenting"), len(pairs))
+    scores = evaluate_whole(_Watched(baseline, pairs, target, teller), pairs, baseline.labels)
+    teller.end()
+    for size in ("native", "model_size"):
+        scores[size]["cross_entropy"] = None
+    scores = {"part": part, "method": name, "parameters": dict(baseline.parameters), **scores}
+    if target is not None:
+        write_json(target / _SCORES, scores)
+        teller.say(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))
+    return BaselineResult(baseline, scores)
+
+
+def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], Example, LabelMap]:
+    """Training pictures of a folder with their masks, at the size at which methods work; the first picture of the test
+    part (val, where there is none) with its mask, as they are; and the class table."""
+    dataset = _open(folder, {}, Teller())
+    shown = dataset.pairs(dataset.score_part)[0]
+    image = read_image(shown.image, dataset.sizing.channels)
+    truth = read_class_map(shown, image.shape[:2], dataset.labels).classes
+    return _take_examples(dataset, count), (image, truth), dataset.labels
+
+
+def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
+    settings = gather_settings(folder, flags=words, teller=teller)
+    dataset = open_dataset(settings, _SIZED_FOR, default_cache(), teller)
+    for remark in dataset.remarks:
+        teller.say(remark)
+    return dataset
+
+
+def _take_examples(dataset: Dataset, count: int) -> list[Example]:
+    """Training pictures and their masks, evenly taken, at the size of the data set."""
+    numbers = dataset.numbers("train")
+    chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
+    return [(dataset.store.image(int(number)), dataset.store.mask(int(number))) for number in chosen]
+
+
+class _Watched:
+    """A baseline that answers as it does; what it says is counted and, where wanted, written."""
+
+    def __init__(self, baseline: Baseline, pairs: Sequence[Pair], out: Path | None, teller: Teller) -> None:
+        self._baseline, self._pairs, self._out, self._teller = baseline, pairs, out, teller
+
+    @property
+    def labels(self) -> LabelMap:
+        return self._baseline.labels
+
+    def prepare(self, image: Path) -> Prepared:
+        return self._baseline.prepare(image)
+
+    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
+        for done, logits in enumerate(self._baseline.run(pictures), 1):
+            if self._out is not None:
+                self._write(self._out, logits)
+            self._teller.count(done)
+            yield logits
+
+    def _write(self, out: Path, logits: Logits) -> None:
+        pair, mask = self._pairs[logits.numbers[0]], class_index(logits.native()[0]).numpy()
+        image = to_rgb(read_image(pair.image, self._baseline.sizing.channels))
+        overlay = overlay_mask(image, mask, self.labels.colors, background=background_class(self.labels.names))
+        save_png(Image.fromarray(overlay), _targets(out, pair)[1])
+        write_mask(_targets(out, pair)[0], mask, self.labels)
+
+
+def _targets(out: Path, pair: Pair) -> tuple[Path, Path]:
+    """Mask and overlay; names of pairs may hold folders."""
+    return out / f"{pair.name}.png", out / f"{pair.name}_overlay.png"
+
+
+def _refuse_there(pairs: Sequence[Pair], out: Path) -> None:
+    for path in (out / _SCORES, *(path for pair in pairs for path in _targets(out, pair))):
+        if path.exists():
+            raise OutputError(_("{path} exists already; choose another --out").format(path=path))

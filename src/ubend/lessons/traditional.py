@@ -1,0 +1,108 @@
+"""The lesson on traditional methods: all of them on one picture, beside the truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.baselines.baseline import Baseline, Example, Range, learn_baseline
+from ubend.baselines.methods import METHODS, describe_method
+from ubend.data.sample import SAMPLE_CLASSES, draw_picture
+from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.language import _
+from ubend.lessons.convolution_pictures import stack
+from ubend.masks.labels import LabelMap, background_class, make_label_map
+from ubend.metrics.overlap import count_confusion, summarise_overlap
+from ubend.pictures.images import Sizing, model_size, resize_array, resize_mask
+
+_COLUMNS, _CELL_PX = 4, 224
+_PICTURE = "traditional_methods.png"
+
+
+def draw_examples(count: int = 16, size_px: int = 192) -> tuple[list[Example], Example, LabelMap]:
+    """So many pictures of the drawn sample with their masks, one more to be shown, and the class table."""
+    *examples, shown = (draw_picture(0, number, size_px) for number in range(count + 1))
+    return examples, shown, make_label_map((0, 1, 2), SAMPLE_CLASSES)
+
+
+def teach_traditional_methods(
+    examples: Sequence[Example],
+    shown: Example,
+    labels: LabelMap,
+    *,
+    out: Path | str,
+    size_px: int = 192,
+    show: bool = False,
+) -> list[str]:
+    """Learn every traditional method from examples, and draw what it makes of a picture that was none of them.
+
+    Writes `traditional_methods.png` into `out`: the picture, its true mask, both, and each method's mask with its Dice
+    (mean over the classes without background).
+
+    Args:
+        examples: pictures (H, W, channels) and masks (H, W) uint8 of class index or IGNORED; any sizes.
+        shown: one more picture with its mask.
+        labels: the class table.
+        size_px: the methods work at this size at most, a side of a square of the same area.
+        show: also display the picture.
+    Returns:
+        Lines: each method with its Dice and what was chosen for it, and the file.
+    Raises:
+        SettingError: scikit-image or scikit-learn is missing.
+        OutputError: the picture cannot be written.
+    """
+    image, truth = shown
+    own_px = max(1, round(float(np.sqrt(truth.size))))
+    sizing, background = Sizing(min(size_px, own_px), True, image.shape[2]), background_class(labels.names)
+    small = [_resize(example, sizing) for example in examples]
+    value_range = _find_range([picture for picture, _mask in examples])
+    picture = to_rgb(image)
+    both = overlay_mask(picture, truth, labels.colors, background=background)
+    cells = [(_("picture"), picture), (_("truth"), color_mask(truth, labels.colors)), (_("both"), both)]
+    lines = []
+    for method in METHODS:
+        baseline = learn_baseline(method, small, labels, sizing, value_range)
+        mask = baseline(image).mask
+        scores = summarise_overlap(count_confusion(mask, truth, labels.classes)[None], labels.names, background)
+        dice = scores.dice_per_image.mean_foreground
+        cells.append((f"{method}: Dice {dice:.2f}", color_mask(mask, labels.colors)))
+        lines.append(f"{method:<14}Dice {dice:.2f}  {describe_method(method)} [{_chosen(baseline)}]")
+    page = _draw(cells, labels)
+    save_png(page, Path(out) / _PICTURE)
+    if show:
+        show_picture(page)
+    return [*lines, str(Path(out) / _PICTURE)]
+
+
+def _resize(example: Example, sizing: Sizing) -> Example:
+    image, mask = example
+    size_hw = model_size((mask.shape[0], mask.shape[1]), sizing.size_px, sizing.keep_aspect)
+    return resize_array(image, size_hw), resize_mask(mask, size_hw)
+
+
+def _find_range(images: Sequence[NDArray[Any]]) -> Range:
+    """What counts as black and white of each channel: 0 and 255, or the least and greatest value of deeper pictures."""
+    channels = images[0].shape[2]
+    if images[0].dtype == np.uint8:
+        return np.zeros(channels), np.full(channels, 255.0)
+    flat = np.concatenate([image.reshape(-1, channels) for image in images]).astype(np.float64)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    return low, np.where(high > low, high, low + 1)
+
+
+def _chosen(baseline: Baseline) -> str:
+    return ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
+
+
+def _draw(cells: Sequence[tuple[str, NDArray[np.uint8]]], labels: LabelMap) -> Image.Image:
+    """Rows of cells, each with its heading, and the classes' colours below the last."""
+    grids = []
+    for first in range(0, len(cells), _COLUMNS):
+        row = cells[first : first + _COLUMNS]
+        legend = list(zip(labels.names, labels.colors, strict=True)) if first + _COLUMNS >= len(cells) else []
+        grids.append(draw_grid([[cell for _name, cell in row]], [n for n, _cell in row], None, _CELL_PX, legend))
+    return stack(grids)
