@@ -110,7 +110,7 @@ def _plan_axis(side: int, tile_px: int, overlap: float, network: tuple[int, int,
     padded, most = _round_up(max(0, side - edge), multiple), max(multiple, _round_up(tile_px - edge, multiple))
     tile = min(padded, most) + edge
     room = (padded + edge - tile) // multiple
-    step = tile // multiple if margin else max(1, math.floor((1 - overlap) * tile / multiple))
+    step = max(1, tile // multiple) if margin else max(1, math.floor((1 - overlap) * tile / multiple))
     gaps = math.ceil(room / step)
     if margin:
         places = [min(step * number, room) for number in range(gaps + 1)]
