@@ -40,7 +40,6 @@ _QUICK: dict[str, Any] = {
     "model.width": 8,
     "model.depth": 2,
     "train.epochs": 30,
-    "train.batch": 4,
 }
 _CRUMB = 0.05  # of a true object's median area: what is smaller is not counted
 _SHOWN = 2  # test pictures in the grid
