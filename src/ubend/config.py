@@ -91,6 +91,7 @@ class ModelSettings(_Section):
     depth: int = Field(4, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
     growth: Growth = "transposed"  # how the decoder doubles the resolution
+    dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
 
 
 class TrainSettings(_Section):

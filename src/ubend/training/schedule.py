@@ -102,12 +102,12 @@ class SGD:
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in moved:
-                speed = self.state_of(parameter)["momentum"]
-                speed.mul_(self.momentum).add_(parameter.grad)
-                if group["weight_decay"]:
-                    speed.add_(parameter, alpha=group["weight_decay"])
-                parameter.sub_(group["lr"] * speed)  # a product: the rate may be a tensor
+            speeds = [self.state_of(parameter)["momentum"] for parameter in moved]
+            torch._foreach_mul_(speeds, self.momentum)
+            torch._foreach_add_(speeds, [parameter.grad for parameter in moved])
+            if group["weight_decay"]:
+                torch._foreach_add_(speeds, moved, alpha=group["weight_decay"])
+            torch._foreach_sub_(moved, torch._foreach_mul(speeds, group["lr"]))
 
     def zero_grad(self) -> None:
         """Free the gradients."""

@@ -92,7 +92,7 @@ def _make_network(
         case "unet":
             return UNet(channels, classes, width, shape.depth, shape.skips, shape.growth, mean=mean, std=std)
         case "paper":
-            return PaperUNet(channels, classes, width, shape.depth, mean=mean, std=std)
+            return PaperUNet(channels, classes, width, shape.depth, shape.dropout, mean=mean, std=std)
 
 
 def _training_scale(data: Dataset) -> tuple[float, float]:
