@@ -334,6 +334,18 @@ def test_decoding(tmp_path: Path) -> None:
     assert all(rates[0] > 0 for rates in figures["img_per_s"].values())
 
 
+def test_paper(tmp_path: Path) -> None:
+    """With the weight map and without, for each seed."""
+    tiny = ["model.width=2", "model.depth=1", "train.epochs=1", "train.batch=4", "train.learning_rate=1e-6"]
+    words = [word for setting in tiny for word in ("--set", setting)]
+    words += ["--count", "8", "--size", "64", "--seeds", "0", "1", "--device", "cpu"]
+    report = run_script("paper", words, tmp_path)
+    assert [row["name"] for row in report["rows"]] == ["border weight 0", "border weight 10"]
+    for row in report["rows"]:
+        assert len(row["count_error"]) == len(row["f1"]) == len(row["dice"]) == 2
+        assert all(0 <= value <= 1 for value in [*row["f1"], *row["dice"]])
+
+
 def run_other(name: str, place: Path, *words: object) -> dict[str, Any]:
     """What a script that has a form of its own wrote of the folder `discs`; in a process, since it settles threads."""
     path = place / f"{name}.json"

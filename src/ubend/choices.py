@@ -18,6 +18,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
+_MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
 _ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
@@ -38,6 +39,7 @@ class Facts:
         upright_t: how surely objects lie off the middle vertically (t value), and
         upright_offset: how far, in standard deviations; less what they do sideways.
         training_pixels: of the training part, as stored.
+        shares: of each class in the training part's pixels, 0..1.
     """
 
     channels: int
@@ -49,6 +51,7 @@ class Facts:
     upright_t: float
     upright_offset: float
     training_pixels: int = 0
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
         reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
     choices += _imbalance(settings, facts)
+    if settings.train.learning_rate is None:
+        choices.append(_summed_rate(settings, facts, batch))
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
     return _apply(settings, choices), choices
@@ -156,6 +161,21 @@ def _epoch_windows(settings: Settings, facts: Facts) -> list[Choice]:
             "many of them anew, in proportion to a picture's area"
         )
     return [Choice("data.epoch_windows", min(cover, most), reason.format(pixels=size, side=side, cover=cover))]
+
+
+def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
+    """A learning rate for a loss that is a sum: what suits its mean, over the number of pixels of a step.
+
+    Adam divides by the gradients' size, so that there a sum and a mean are alike.
+    """
+    if settings.train.loss != "ce-sum" or settings.train.optimizer != "sgd":
+        return Choice("train.learning_rate", _MEAN_RATE, _("what suits a mean over the pixels, and Adam"))
+    pixels = facts.training_pixels // max(1, facts.training)
+    if settings.data.window is not None:
+        pixels = min(pixels, settings.data.window**2)
+    reason = _("the loss is a sum: {rate:g}, which suits its mean, over the {pixels:,} pixels of a step")
+    shown = reason.format(rate=_MEAN_RATE, pixels=batch * pixels)
+    return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
 
 
 def default_width(device: str) -> int:
@@ -187,6 +207,11 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     if settings.train.loss is None:
         reason = _("{rarest}; Dice counts every class alike, so no class is weighted").format(rarest=rarest)
         choices.append(Choice("train.loss", "dice+ce", reason))
+    if settings.recipe == "paper" and settings.train.class_weights is None and facts.shares:
+        weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares)
+        reason = _("the recipe balances the classes by how often they are: {shares}")
+        shares = ", ".join(percent(own) for own in facts.shares)
+        choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
     data = settings.data
     windowed = data.window is not None and data.size is not None and data.window < data.size
     if data.foreground_share is None and data.resize == "native":

@@ -1,4 +1,4 @@
-"""Every setting of a run, checked; the recipes `modern`, `tutorial`.
+"""Every setting of a run, checked; the recipes `modern`, `tutorial`, `paper`.
 
 A setting that is None is chosen later from the pictures and the device (`choices.py`), with the reason
 printed. What was chosen is saved in the run folder as `settings.toml`, which `--config` takes back.
@@ -19,12 +19,13 @@ from ubend.errors import SettingError, reason, unfit
 from ubend.language import _
 
 _T = TypeVar("_T")
-Recipe = Literal["modern", "tutorial"]
+Recipe = Literal["modern", "tutorial", "paper"]
 Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
 Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
-LossKind = Literal["ce", "dice+ce", "dice+focal"]
+LossKind = Literal["ce", "ce-sum", "dice+ce", "dice+focal"]
+NetworkKind = Literal["unet", "paper"]
 
 
 class _Section(BaseModel):
@@ -68,6 +69,8 @@ class AugmentSettings(_Section):
     stretch: float = Field(0.1, ge=0, le=1)  # natural logarithm of height over width
     shift: float = Field(0.1, ge=0, le=1)  # of the picture's side
     elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the picture's side
+    elastic_px: float | None = Field(None, ge=0)  # the same in px of the resized picture, in place of `elastic`
+    elastic_grid: int = Field(5, ge=2, le=5)  # points a side of the coarse field
     elastic_share: float = Field(0.5, ge=0, le=1)  # of the pictures
     out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the picture is reflected
     brightness: float = Field(0.15, ge=0, le=1)  # of the value range
@@ -84,10 +87,12 @@ class AugmentSettings(_Section):
 class ModelSettings(_Section):
     """The shape of the U-Net."""
 
+    kind: NetworkKind = "unet"  # paper: the original one, without padding
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int = Field(4, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
     growth: Growth = "transposed"  # how the decoder doubles the resolution
+    dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
 
 
 class TrainSettings(_Section):
@@ -96,15 +101,18 @@ class TrainSettings(_Section):
     epochs: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
     micro_batch: int | None = Field(None, ge=1)  # pictures in memory at once; None: the batch
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.99, ge=0, lt=1)  # of sgd
+    learning_rate: float | None = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
     loss: LossKind | None = (
-        None  # ce: cross entropy; dice adds 1 - soft Dice; focal: pixels that are right count little
+        None  # ce: cross entropy, sum: not its mean; dice adds 1 - soft Dice; focal: right pixels count little
     )
     class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
+    border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
+    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized picture; how close
     sync_batch_norm: bool = False  # in several processes: batch norm over the pictures of all of them
     average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
@@ -137,6 +145,8 @@ class Settings(_Section):
         weights = self.train.class_weights
         if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
             raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
+        if self.model.kind == "paper":
+            self._check_paper()
         if self.data.resize == "native":
             self._check_native()
         elif self.data.foreground_share and self.data.window is None:
@@ -152,13 +162,31 @@ class Settings(_Section):
             raise ValueError(_("data.std must be greater than 0"))
         return self
 
+    def _check_paper(self) -> None:
+        """What does not go with the original network."""
+        if self.model.growth != "transposed" or not all(self.model.skips or ()):
+            raise ValueError(
+                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither")
+            )
+        if self.train.sync_batch_norm:
+            raise ValueError(
+                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm")
+            )
+
     def _check_native(self) -> None:
         """What does not go with pictures at their own size."""
         if self.recipe == "tutorial" or self.augment.kind in ("none", "frozen"):
             raise ValueError(
                 _(
-                    "data.resize = native (--patches) goes with the recipe modern and augment.kind = warp, by which "
-                    "windows are drawn"
+                    "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
+                    "by which windows are drawn"
+                )
+            )
+        if self.train.border_weight:
+            raise ValueError(
+                _(
+                    "train.border_weight goes with pictures as wholes: not with data.resize = native (--patches); "
+                    "give --size instead, or --set train.border_weight=0"
                 )
             )
         if self.data.size is not None:
@@ -185,6 +213,35 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "average_decay": 0.0,
             "select": "loss",
             "precision": "float32",
+        },
+    },
+    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not say is left to `choices.py`: the learning rate, the
+    # ranges of shift and grey values (ours), how long.
+    "paper": {
+        "augment": {
+            "kind": "warp",
+            "scale": 0.0,
+            "stretch": 0.0,
+            "elastic_px": 10.0,
+            "elastic_grid": 3,
+            "elastic_share": 1.0,
+            "color": 0.0,
+            "saturation": 0.0,
+            "blur_share": 0.0,
+            "noise_share": 0.0,
+        },
+        "model": {"kind": "paper", "width": 64},
+        "train": {
+            "batch": 1,
+            "optimizer": "sgd",
+            "momentum": 0.99,
+            "learning_rate": None,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "loss": "ce-sum",
+            "border_weight": 10.0,
+            "border_sigma_px": 5.0,
+            "average_decay": 0.0,
         },
     },
 }

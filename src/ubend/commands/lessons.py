@@ -79,6 +79,18 @@ def upsampling(**options: Any) -> None:
     _teach("teach_upsampling", **options)
 
 
+@command(help=later("The original U-Net: sizes, mirrored tiles, and touching cells counted with and without weights."))
+@_variant_options
+def paper(out: Path, assignments: tuple[str, ...], **options: Any) -> None:
+    from ubend.config import parse_assignment
+
+    prepare(False)
+    from ubend.lessons.paper import teach_paper
+
+    with make_teller() as teller:
+        teach_paper(out, settings=dict(parse_assignment(text) for text in assignments), teller=teller, **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -103,5 +115,5 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
         click.echo(line)
 
 
-for _lesson in (transposed_convolution, skips, upsampling, traditional_methods, *PICTURE_LESSONS):
+for _lesson in (transposed_convolution, skips, upsampling, traditional_methods, paper, *PICTURE_LESSONS):
     lesson.add_command(_lesson)

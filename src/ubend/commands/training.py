@@ -21,7 +21,11 @@ WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
 @click.argument("folder", type=PATH, required=False)
 @option("--out", type=PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
 @folder_options()
-@option("--recipe", type=click.Choice(["modern", "tutorial"]), help=later("Group of settings to start from  [modern]"))
+@option(
+    "--recipe",
+    type=click.Choice(["modern", "tutorial", "paper"]),
+    help=later("Group of settings to start from  [modern]"),
+)
 @option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
 @option(
     "--patches",
@@ -30,7 +34,7 @@ WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
     help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
 )
 @option("--width", type=int, help=later("Channels of the network's first level."))
-@option("--loss", type=click.Choice(["ce", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
+@option("--loss", type=click.Choice(["ce", "ce-sum", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
 @option("--batch", type=int, help=later("Pictures per step."))
 @option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))

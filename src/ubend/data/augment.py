@@ -143,7 +143,8 @@ def draw_warps(
         )
 
     grid = draw_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
-    grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * (settings.elastic * side)[:, None, None, None]
+    deviation = settings.elastic * side if settings.elastic_px is None else np.full(n, settings.elastic_px)
+    grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * deviation[:, None, None, None]
     grid *= (u[:, 7] < settings.elastic_share)[:, None, None, None]
 
     gain = 2.0 * draw_uniform(seed, "gain", positions, channels) - 1.0
@@ -240,6 +241,7 @@ def warp(
     draws: DeviceDraws,
     canvas_hw: tuple[int, int],
     ignore_outside: bool,
+    points: int = ELASTIC_POINTS,
 ) -> tuple[Tensor, Tensor]:
     """Sample picture and mask once, through one grid; outside the picture is its reflection.
 
@@ -249,13 +251,14 @@ def warp(
         shapes_hw: (N, 2) float32, the part of (h, w) that is picture.
         canvas_hw: (H, W) of the output.
         ignore_outside: the mask is IGNORED where the grid leaves the picture, else reflected with it.
+        points: a side of the elastic field, as of `elastic_basis`.
     Returns:
         (N, C, H, W) float32 and (N, H, W) uint8.
     """
     (height, width), (h, w) = canvas_hw, image.shape[-2:]
     y = torch.arange(height, device=image.device, dtype=torch.float32) - (height - 1) / 2
     x = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    basis_y, basis_x = elastic_basis(height, image.device), elastic_basis(width, image.device)
+    basis_y, basis_x = (elastic_basis(side, image.device, points) for side in canvas_hw)
     source = torch.matmul(torch.matmul(basis_y, draws.elastic), basis_x.T)  # (N, 2, H, W) px
     a = draws.affine[:, :, :, None, None]
     centre = (shapes_hw - 1) / 2 + draws.offset_yx
@@ -332,11 +335,14 @@ def _reflect(source: Tensor, size: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def elastic_basis(length: int, device: torch.device) -> Tensor:
-    """(length, G) weights of the coarse points at each pixel; rows add up to 1 (bicubic)."""
-    points = torch.eye(ELASTIC_POINTS)[None, None]
-    weights = F.interpolate(points, size=(length, ELASTIC_POINTS), mode="bicubic", align_corners=True)
-    return weights[0, 0].to(device).contiguous()
+def elastic_basis(length: int, device: torch.device, points: int = ELASTIC_POINTS) -> Tensor:
+    """(length, G) weights of the coarse points at each pixel; rows add up to 1 (bicubic).
+
+    Of fewer points a side the first ones are used; the others weigh nothing, and all else stays as it is.
+    """
+    coarse = torch.eye(points)[None, None]
+    weights = F.interpolate(coarse, size=(length, points), mode="bicubic", align_corners=True)
+    return F.pad(weights[0, 0], (0, ELASTIC_POINTS - points)).to(device).contiguous()
 
 
 def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,10 +153,12 @@ class Batch:
     Attributes:
         image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's part of the batch.
         target: (B, H, W) uint8 class index or IGNORED.
+        more: (B, H, W) float32, what a pixel weighs beyond its class, warped as the picture is; None: nothing.
     """
 
     image: Tensor
     target: Tensor
+    more: Tensor | None = None
 
 
 class TrainingBatches:
@@ -171,6 +173,7 @@ class TrainingBatches:
         value_range: (low, high), each (C,), of the channels.
         foreground: the windows that are laid over objects; None: all lie anywhere.
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
+        more: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
     Attributes:
         batch: pictures per step that are drawn here.
         waited_s: for pictures that had not been read yet, in all.
@@ -186,11 +189,12 @@ class TrainingBatches:
         value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
         foreground: Foreground | None = None,
         part: tuple[int, int] = (0, 1),
+        more: NDArray[np.float16] | None = None,
     ) -> None:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch
         self._offset = part[0] * self.batch
-        self.window_hw, self._foreground = window_hw, foreground
+        self.window_hw, self._foreground, self._more = window_hw, foreground, more
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         # what one epoch shows
         self.items = int(pictures.shown.sum()) if isinstance(pictures, Patches) else len(pictures) * self.copies
@@ -215,7 +219,23 @@ class TrainingBatches:
         if isinstance(self.pictures, Pictures):
             self.pictures.lay(self._items(step)[0] // self.copies)
         numbers = numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
-        return self.render(numbers, None if self.pictures.resident else self.fetch(step))
+        batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
+        return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
+
+    @property
+    def weighs_pixels(self) -> bool:
+        """Whether batches have weights of single pixels."""
+        return self._more is not None
+
+    def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
+        """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""
+        chosen = torch.from_numpy(weights[self._items(step)[0] // self.copies]).to(numbers.device)
+        if self.settings.kind == "none":
+            return chosen.float()
+        draws = DeviceDraws.unpack(numbers[:, :-3], self.pictures.store.channels)
+        unlabelled = torch.zeros(chosen.shape, dtype=torch.uint8, device=numbers.device)
+        points = self.settings.elastic_grid
+        return warp(chosen[:, None], unlabelled, numbers[:, -3:-1], draws, self.window_hw, False, points)[0][:, 0]
 
     def numbers(self, step: int) -> NDArray[np.float32]:
         """(B, K) all that is drawn for a step, for `render`: it travels to the device in one copy.
@@ -255,7 +275,9 @@ class TrainingBatches:
             from ubend.kernels.augment import blur_and_noise
             from ubend.kernels.augment import warp as warp_in_one
 
-            basis = elastic_basis(self.window_hw[0], images.device), elastic_basis(self.window_hw[1], images.device)
+            height, width = self.window_hw
+            points = settings.elastic_grid
+            basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
             reach = self._low, self._high
             warped, target = warp_in_one(
                 images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore
@@ -263,7 +285,7 @@ class TrainingBatches:
             return Batch(blur_and_noise(warped, numbers, self._noise, reach) if colors else warped, target)
         draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
         chosen = images[items].permute(0, 3, 1, 2), masks[items]
-        warped, target = warp(*chosen, numbers[:, -3:-1], draws, self.window_hw, ignore)
+        warped, target = warp(*chosen, numbers[:, -3:-1], draws, self.window_hw, ignore, settings.elastic_grid)
         if colors:
             warped = change_colors(warped, draws, self._low, self._high, self._noise)
         return Batch(warped.contiguous(memory_format=torch.channels_last), target)
@@ -277,7 +299,8 @@ class TrainingBatches:
             shown = self._foreground.draw(pictures, positions) if self._foreground else None
             channels = patches.store.channels
             draws = draw_warps(self.settings, self.seed, positions, shapes, self.window_hw, channels, shown)
-            draws, corners, sizes = find_crops(draws, shapes, self.window_hw, patches.crop_hw)
+            points = self.settings.elastic_grid
+            draws, corners, sizes = find_crops(draws, shapes, self.window_hw, patches.crop_hw, points)
             slots = np.arange(self.batch, dtype=np.int32).view(np.float32)[:, None]
             rows = np.concatenate([draws.pack(), sizes.astype(np.float32), slots], axis=1)
             while len(self._cut) > _AHEAD:

@@ -139,6 +139,7 @@ class Dataset:
             upright_t,
             upright_offset,
             int(self.store.shapes_hw[training].prod(axis=1).sum()),
+            tuple(shares.tolist()),
         )
 
     def _upright(self) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.config import AugmentSettings, settled
-from ubend.data.augment import Draws, elastic_basis
+from ubend.data.augment import ELASTIC_POINTS, Draws, elastic_basis
 from ubend.data.store import Store
 from ubend.masks.labels import IGNORED
 
@@ -106,6 +106,7 @@ def find_crops(
     shapes_hw: NDArray[np.int64],
     window_hw: tuple[int, int],
     crop_hw: tuple[int, int],
+    points: int = ELASTIC_POINTS,
 ) -> tuple[Draws, NDArray[np.int64], NDArray[np.int64]]:
     """What the warp of each window looks at.
 
@@ -114,11 +115,12 @@ def find_crops(
     Args:
         draws: on pictures as wholes.
         shapes_hw: (N, 2) of the pictures.
+        points: a side of the elastic field, as of `elastic_basis`.
     Returns:
         The draws on the crops, and the (N, 2) corners and sizes of these, px.
     """
     centre = (shapes_hw - 1) / 2 + draws.offset_yx.astype(np.float64)
-    low, high = _source_bounds(draws, window_hw)
+    low, high = _source_bounds(draws, window_hw, points)
     first, last = np.floor(centre + low).astype(np.int64), np.ceil(centre + high).astype(np.int64)
     # out of the picture, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
     mirrored = np.where(first < 0, -1 - first, 0), np.where(last >= shapes_hw, 2 * shapes_hw - 1 - last, shapes_hw)
@@ -134,11 +136,13 @@ def find_crops(
     return replace(draws, offset_yx=offset.astype(np.float32)), corner, size
 
 
-def _source_bounds(draws: Draws, window_hw: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _source_bounds(
+    draws: Draws, window_hw: tuple[int, int], points: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N, 2) least and greatest place that a window looks at, from its centre in the picture, px."""
     places = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in window_hw]
     cpu = torch.device("cpu")
-    basis_y, basis_x = (elastic_basis(s, cpu).numpy()[at] for s, at in zip(window_hw, places, strict=True))
+    basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(window_hw, places, strict=True))
     y, x = (at - (side - 1) / 2 for side, at in zip(window_hw, places, strict=True))
     a = draws.affine.astype(np.float64)
     source = basis_y @ draws.elastic @ basis_x.T  # (N, 2, nodes, nodes)
@@ -150,7 +154,10 @@ def _reach(window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: ND
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settled(settings.rotation_deg))), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
-    bend = 2 * (_ELASTIC_DEVIATIONS * settings.elastic * math.sqrt(math.prod(window_hw)) + _BEND_PX + 1)
+    deviation = settings.elastic * math.sqrt(math.prod(window_hw))
+    if settings.elastic_px is not None:
+        deviation = settings.elastic_px
+    bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
     height, width = window_hw
     sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
     high, wide = (min(math.ceil(zoom * side + bend), int(most)) for side, most in zip(sides, largest_hw, strict=True))

@@ -22,6 +22,7 @@ from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.folded import FoldedUNet, can_fold
+from ubend.model.paper import EDGE_PX, Network, PaperUNet
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.pictures.raster import Header
@@ -120,7 +121,7 @@ class Predictor:
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
-        self.tiling = Tiling(tiles, overlap, 2**bundle.model.depth) if tiles else None
+        self.tiling = _tile(bundle.model, tiles, overlap) if tiles else None
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
 
     @property
@@ -198,8 +199,8 @@ class Predictor:
                 yield strip.picture, begun.pop(strip.picture)
 
     def _forward_tiles(self, tiles: Tensor) -> Tensor:
-        """`forward`, in as many parts as memory asks for."""
-        logits = attempt(self.forward, tiles)
+        """Logits of tiles, in as many parts as memory asks for."""
+        logits = attempt(self.forward, tiles, tile=True)
         if logits is None and len(tiles) == 1:
             raise SettingError(
                 _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu").format(
@@ -230,13 +231,14 @@ class Predictor:
             yield from self._forward(group)
 
     @torch.inference_mode()
-    def forward(self, small: Tensor) -> Tensor:
-        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
+    def forward(self, small: Tensor, tile: bool = False) -> Tensor:
+        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; of a tile, its middle."""
         batch = send(small, self.device)
         if self._folded is not None:
             return self._folded(batch)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits: Tensor = self.model(batch.float().contiguous(memory_format=torch.channels_last))
+            net = self.model.valid if tile and isinstance(self.model, PaperUNet) else self.model
+            logits: Tensor = net(batch.float().contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
@@ -272,7 +274,9 @@ class Predictor:
         return self.forward(batch.permute(0, 3, 1, 2))
 
     def _padded(self, picture: Prepared) -> tuple[int, int]:
-        """(h, w) of a picture inside the network."""
+        """(h, w) that pictures have in common which share a forward pass; of the network that mirrors, their own."""
+        if isinstance(self.model, PaperUNet):
+            return picture.small.shape[0], picture.small.shape[1]
         height, width = (side + -side % 2**self.bundle.model.depth for side in picture.small.shape[:2])
         return height, width
 
@@ -305,6 +309,13 @@ class Predictor:
                 )
             )
         return Held(straighten(image))
+
+
+def _tile(net: Network, tiles: int, overlap: float) -> Tiling:
+    """Blended, or for a network without padding seamless beside each other."""
+    if isinstance(net, PaperUNet):
+        return Tiling(tiles, 0.0, 2**net.depth, net.margin, EDGE_PX)
+    return Tiling(tiles, overlap, 2**net.depth)
 
 
 def class_index(logits: Tensor) -> Tensor:

@@ -54,11 +54,14 @@ class Tiling:
         tile_px: as in `plan_tiles`.
         overlap: as in `plan_tiles`.
         multiple: what the network divides by.
+        margin, edge: as in `plan_tiles`.
     """
 
     tile_px: int
     overlap: float
     multiple: int
+    margin: int = 0
+    edge: int = 0
 
 
 class Row(NamedTuple):
@@ -95,7 +98,8 @@ class Strip:
 def cut_rows(sources: Iterable[Source], tiling: Tiling) -> Iterator[Row]:
     """The rows of tiles of all pictures, one picture after the other."""
     for picture, source in enumerate(sources):
-        plan = plan_tiles(source.size_hw, tiling.tile_px, tiling.overlap, multiple=tiling.multiple)
+        network = {"multiple": tiling.multiple, "margin": tiling.margin, "edge": tiling.edge}
+        plan = plan_tiles(source.size_hw, tiling.tile_px, tiling.overlap, **network)
         for number in range(len(plan.rows.starts)):
             yield Row(picture, number, plan, source)
 

@@ -81,7 +81,13 @@ class TilePlan:
 
 
 def plan_tiles(
-    size_hw: tuple[int, int], tile_px: int, overlap: float = 0.25, *, multiple: int = 16, margin: int = 0
+    size_hw: tuple[int, int],
+    tile_px: int,
+    overlap: float = 0.25,
+    *,
+    multiple: int = 16,
+    margin: int = 0,
+    edge: int = 0,
 ) -> TilePlan:
     """Tiles that cover a picture.
 
@@ -93,16 +99,18 @@ def plan_tiles(
         multiple: what the network divides by, 2**depth; all tiles begin there, so that its poolings fall on the
             same pixels as with the picture as a whole.
         margin: px that convolutions without padding take from each side; every pixel is then given by one tile.
+        edge: px that a tile is larger than a multiple, as such a network gives them; the next one gives them, too.
     """
-    height, width = (_plan_axis(side, tile_px, overlap, multiple, margin) for side in size_hw)
+    height, width = (_plan_axis(side, tile_px, overlap, (multiple, margin, edge)) for side in size_hw)
     return TilePlan(height, width)
 
 
-def _plan_axis(side: int, tile_px: int, overlap: float, multiple: int, margin: int) -> Axis:
-    padded, most = _round_up(side, multiple), _round_up(tile_px, multiple)
-    tile = min(padded, most)
-    room = (padded - tile) // multiple
-    step = tile // multiple if margin else max(1, math.floor((1 - overlap) * tile / multiple))
+def _plan_axis(side: int, tile_px: int, overlap: float, network: tuple[int, int, int]) -> Axis:
+    multiple, margin, edge = network
+    padded, most = _round_up(max(0, side - edge), multiple), max(multiple, _round_up(tile_px - edge, multiple))
+    tile = min(padded, most) + edge
+    room = (padded + edge - tile) // multiple
+    step = max(1, tile // multiple) if margin else max(1, math.floor((1 - overlap) * tile / multiple))
     gaps = math.ceil(room / step)
     if margin:
         places = [min(step * number, room) for number in range(gaps + 1)]

@@ -39,6 +39,7 @@ from ubend.jobs.gather import gather_settings, source_name
 from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.teller import Teller
+from ubend.training.borders import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.launch import find_place
 from ubend.training.loop import steps_until, train
@@ -86,8 +87,8 @@ def fit(
             `data.toml` of `ubend data`;
             None: `images` and `masks` name them.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
-        recipe: `modern` (unless `config` says otherwise), or `tutorial`: the course text's settings,
-            its faults mended.
+        recipe: `modern` (unless `config` says otherwise), `tutorial`: the course text's settings, its faults mended,
+            or `paper`: the original U-Net and its training.
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
@@ -200,6 +201,8 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     bundle.flips = settings.augment.kind != "warp" or settings.augment.flip_share > 0
     batches, validation = make_batches(data, settings, device, ranks)
     refuse_lone_values(batches, settings)
+    if batches.weighs_pixels:
+        teller.say(describe_objects(data))
     if isinstance(validation, Windows) and len(validation) < validation.cover:
         teller.say(
             _(

@@ -5,6 +5,7 @@ from pathlib import Path
 from ubend.language import _
 from ubend.masks.codes import code_words
 from ubend.model.bundle import load_bundle
+from ubend.model.paper import PaperUNet
 
 
 def describe_model(path: Path | str) -> list[str]:
@@ -19,10 +20,11 @@ def describe_model(path: Path | str) -> list[str]:
         aspect = _("aspect kept, the area of a {size} px square")
     else:
         aspect = _("squashed to {size} x {size} px")
+    words = _("U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}")
+    if isinstance(net, PaperUNet):
+        words = _("original U-Net, without padding: width {width}, depth {depth}, {parameters:,} parameters")
     lines = [
-        _("U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}").format(
-            width=net.width, depth=net.depth, parameters=parameters, skips=kept
-        ),
+        words.format(width=net.width, depth=net.depth, parameters=parameters, skips=kept),
         _("pictures: {channels} channels, {aspect}").format(
             channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
         ),

@@ -127,8 +127,8 @@ class UNet(nn.Module):
             Decoder(widths[i + 1], widths[i], kept[i], growth) for i in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
-        self.register_buffer("mean", _per_channel(mean, channels, 0.0))
-        self.register_buffer("std", _per_channel(std, channels, 1.0))
+        self.register_buffer("mean", per_channel(mean, channels, 0.0))
+        self.register_buffer("std", per_channel(std, channels, 1.0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch.
@@ -166,7 +166,8 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
 
 
-def _per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
+def per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
+    """(1, C, 1, 1) of the values, or of the default where there are none."""
     out = torch.full((1, channels, 1, 1), default) if values is None else torch.tensor(values, dtype=torch.float32)
     if out.numel() != channels:
         raise ValueError(f"{out.numel()} values given for {channels} channels")

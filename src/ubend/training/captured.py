@@ -15,6 +15,7 @@ from ubend.data.batches import Batch
 from ubend.device import attempt
 from ubend.kernels.gate import usable
 from ubend.language import _
+from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.schedule import averaging_decay, learning_rate_at
@@ -114,10 +115,13 @@ def flatten(module: nn.Module) -> Tensor:
 
 def can_capture(job: Job, state: TrainingState) -> bool:
     """Whether this training's steps can be one graph here."""
-    return not job.settings.compile and usable(next(state.model.parameters()))
+    plain = isinstance(state.model, UNet) and not job.batches.weighs_pixels  # no dropout, nothing more to fetch
+    return plain and not job.settings.compile and usable(next(state.model.parameters()))
 
 
 def make_step(job: Job, state: TrainingState, teller: Teller) -> Step:
     """The fastest way to take steps on the job's device."""
     kind = CapturedStep if can_capture(job, state) else Step
+    if kind is Step and usable(next(state.model.parameters())) and not job.settings.compile:
+        teller.say(_("note: the steps of this network or loss are not captured in a CUDA graph, which is slower"))
     return kind(job, state, teller)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
-from ubend.model.unet import UNet
-from ubend.training.schedule import Adam
+from ubend.model.paper import Network
+from ubend.training.schedule import Optimizer
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 _MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
@@ -85,9 +85,9 @@ class TrainingState:
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
     """
 
-    model: UNet
+    model: Network
     average: nn.Module
-    optimizer: Adam
+    optimizer: Optimizer
     best: dict[str, Tensor]
     sums: Tensor
     progress: Progress
@@ -199,14 +199,9 @@ def load_state(path: Path, state: TrainingState) -> None:
             header = file.metadata() or {}
             state.progress = Progress(**json.loads(header["ubend_state"]))
             names = set(file.keys())
-            for parameter in _parameters(state.optimizer):
-                if "optimizer.0.step" in names:
-                    on = parameter.device if state.optimizer.fused else "cpu"
-                    state.optimizer.state[parameter] = {
-                        "step": torch.zeros((), dtype=torch.float32, device=on),
-                        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                    }
+            if any(name.startswith("optimizer.") for name in names):  # it has been stepped
+                for parameter in _parameters(state.optimizer):
+                    state.optimizer.state_of(parameter)
             if any(name.startswith("best.") for name in names):
                 state.best = {name: torch.empty_like(t) for name, t in state.average.state_dict().items()}
             targets = _tensors(state)
@@ -234,5 +229,5 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors | {"sums": state.sums}
 
 
-def _parameters(optimizer: Adam) -> list[Tensor]:
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -13,7 +13,7 @@ from torch import nn
 from ubend.config import settled
 from ubend.data.patches import Patches
 from ubend.language import _
-from ubend.model.unet import UNet
+from ubend.model.paper import Network, PaperUNet, input_side, level_sides
 from ubend.training.checkpoint import TrainingState
 from ubend.training.step import Job, micro_batch_of
 
@@ -96,8 +96,10 @@ def describe_limit(measured: Measured) -> str:
     return says.format(figures=figures, micro=measured.micro_batch, batch=measured.batch)
 
 
-def count_step_flops(net: UNet, window_hw: tuple[int, int]) -> int:
+def count_step_flops(net: Network, window_hw: tuple[int, int]) -> int:
     """Of the convolutions, for one picture, forward and backward: a multiplication and an addition each."""
+    if isinstance(net, PaperUNet):
+        return _count_valid_flops(net, window_hw)
     height, width = (-(-side >> net.depth) << net.depth for side in window_hw)  # as the network pads it
     products, first, pixels = 0, net.stem.get_parameter("0.weight"), height * width
     blocks: list[tuple[nn.Module, int]] = [(net.stem, 0), (net.head, 0)]
@@ -109,6 +111,22 @@ def count_step_flops(net: UNet, window_hw: tuple[int, int]) -> int:
         weights = sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 4)
         products += weights * (pixels >> 2 * level)
     return 2 * (3 * products - first.numel() * pixels)  # the picture itself needs no gradient
+
+
+def _count_valid_flops(net: PaperUNet, window_hw: tuple[int, int]) -> int:
+    """The same of the network without padding, whose maps shrink from convolution to convolution."""
+    (down_y, up_y), (down_x, up_x) = (level_sides(input_side(side, net.depth), net.depth) for side in window_hw)
+    products = 0
+    blocks = [net.stem, *net.encoders, *(decoder.get_submodule("block") for decoder in net.decoders)]
+    for block, ys, xs in zip(blocks, [*down_y, *up_y], [*down_x, *up_x], strict=True):
+        for number, name in enumerate(("0.weight", "2.weight"), 1):
+            products += block.get_parameter(name).numel() * ys[number] * xs[number]
+    first = net.stem.get_parameter("0.weight").numel() * down_y[0][1] * down_x[0][1]
+    for decoder, ys, xs in zip(net.decoders, up_y, up_x, strict=True):
+        # every tap meets every pixel of the input
+        products += decoder.get_parameter("up.weight").numel() * (ys[0] // 2) * (xs[0] // 2)
+    products += net.head.weight.numel() * up_y[-1][2] * up_x[-1][2]
+    return 2 * (3 * products - first)
 
 
 class Watch:

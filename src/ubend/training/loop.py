@@ -112,7 +112,7 @@ def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) 
             _(
                 "the loss is not a finite number any more after step {step}; use a smaller learning rate "
                 "(--set train.learning_rate={rate:g}) or --set train.precision=float32"
-            ).format(step=progress.step, rate=settings.learning_rate / 10)
+            ).format(step=progress.step, rate=settled(settings.learning_rate) / 10)
         )
     state.sums.zero_()
     figure = -val_loss if settings.select == "loss" else float(np.nanmean(val_dice))

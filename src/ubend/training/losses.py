@@ -41,36 +41,40 @@ class Loss:
     """What training makes small.
 
     ce           cross entropy, mean per scored pixel
+    ce-sum       the same, but what a step makes small is the sum over the pixels, as in the U-Net paper
     dice+ce      that, plus 1 - soft Dice, mean over the classes that occur in each picture
     dice+focal   the same with (1 - p)^2 times the cross entropy: pixels that are right already count little
 
     With class weights w the mean over pixels is a weighted one, sum(w l) / sum(w); Dice is not weighted,
-    since it counts every class alike.
+    since it counts every class alike. A pixel may have more weight, which is added to that of its class.
 
     Attributes:
         kind: as above.
         class_weights: (C,) float32 on the device of the targets; None: all classes weigh the same.
     Sources: Milletari et al. 2016, V-Net, arXiv:1606.04797 (Dice; plain sums where the paper squares); Lin
-        et al. 2017, Focal loss, arXiv:1708.02002.
+        et al. 2017, Focal loss, arXiv:1708.02002; Ronneberger et al. 2015, arXiv:1505.04597 (sum, pixel weights).
     """
 
     kind: LossKind
     class_weights: Tensor | None = None
 
-    def count(self, target: Tensor, classes: int) -> LossCounts:
+    def count(self, target: Tensor, classes: int, more: Tensor | None = None) -> LossCounts:
         """The counts by which `sum` of the same targets is divided.
 
         Args:
             target: (N, H, W) uint8 class index or IGNORED.
+            more: (N, H, W) float32, what single pixels weigh beyond their class.
         """
         hot = one_hot(target, classes)
         if self.class_weights is None:
             pixels = hot.sum().float()
         else:
             pixels = hot.sum(dim=(0, 2, 3)).float() @ self.class_weights
+        if more is not None:
+            pixels = pixels + (hot.any(dim=1) * more).sum()
         return LossCounts(pixels, hot.flatten(2).any(dim=2).sum().float())
 
-    def sum(self, logits: Tensor, target: Tensor) -> LossSums:
+    def sum(self, logits: Tensor, target: Tensor, more: Tensor | None = None) -> LossSums:
         """Cross entropy of every pixel, and soft Dice of every class of every picture, as sums.
 
         The Dice of class c in a picture is 2 sum(p t) / (sum(p) + sum(t)) over the scored pixels; a class
@@ -80,8 +84,9 @@ class Loss:
         Args:
             logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
             target: (N, H, W) uint8 class index or IGNORED.
+            more: as of `count`.
         """
-        if self.has_kernel(logits, logits.shape[1]):
+        if more is None and self.has_kernel(logits, logits.shape[1]):
             from ubend.kernels.loss import SumLosses
 
             weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
@@ -97,7 +102,9 @@ class Loss:
             cross_entropy = -pixelwise.sum()
         else:
             cross_entropy = -(pixelwise.sum(dim=(0, 2, 3)) @ self.class_weights)
-        if self.kind == "ce":
+        if more is not None:
+            cross_entropy = cross_entropy - (pixelwise.sum(dim=1) * more).sum()
+        if self.kind in ("ce", "ce-sum"):
             return LossSums(cross_entropy, torch.zeros_like(cross_entropy))
         overlap = (prob * hot).sum(dim=(2, 3))
         truth = hot.sum(dim=(2, 3))
@@ -116,7 +123,11 @@ class Loss:
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the loss of everything that was summed and counted; 0 where there is nothing to count."""
         loss = sums.cross_entropy / torch.where(counts.pixels > 0, counts.pixels, 1.0)
-        return loss if self.kind == "ce" else loss + sums.dice / counts.regions.clamp_min(1)
+        return loss if self.kind in ("ce", "ce-sum") else loss + sums.dice / counts.regions.clamp_min(1)
+
+    def of_step(self, sums: LossSums, counts: LossCounts) -> Tensor:
+        """Scalar: what a step makes small. The mean, but of `ce-sum`, whose counts are for people."""
+        return sums.cross_entropy if self.kind == "ce-sum" else self.mean(sums, counts)
 
 
 def sum_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def predict_training_bytes(
     return TrainingBytes(
         pictures=sum(some.bytes for some in (batches.pictures, job.validation) if some.resident),
         weights=weights * (1 if state.average is net else 2),
-        moments=2 * parameters,
+        moments=state.optimizer.moments * parameters,
         best=weights,
         step=passes.of(micro_batch) + gradients + batches.fetched_bytes,
     )
@@ -169,7 +169,7 @@ def try_pass(job: Job, state: TrainingState, batch: Batch, pictures: int) -> Non
         with autocast(image.device, job.settings):
             logits = state.model(image)
         counts = job.loss.count(target, len(job.class_names))
-        job.loss.mean(job.loss.sum(logits, target), counts).backward()  # type: ignore[no-untyped-call]
+        job.loss.of_step(job.loss.sum(logits, target), counts).backward()  # type: ignore[no-untyped-call]
     finally:
         state.optimizer.zero_grad()
         state.statistics.restore()

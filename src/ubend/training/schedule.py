@@ -1,4 +1,4 @@
-"""Adam, learning rate of a step, weight averaging."""
+"""Adam and SGD, learning rate of a step, weight averaging."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from ubend.config import TrainSettings
+from ubend.config import TrainSettings, settled
 
 _ONE_CYCLE_START = 25.0  # the peak over the first rate (Smith & Topin 2018 as in common use)
 _ONE_CYCLE_END = 1e4  # the first rate over the last
@@ -28,8 +28,11 @@ class Adam:
     Attributes:
         param_groups: `groups`.
         state: of each parameter that was stepped: `step`, `exp_avg`, `exp_avg_sq`.
+        moments: tensors of a parameter's size that are kept of each.
     Sources: Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
+
+    moments = 2
 
     def __init__(self, groups: list[dict[str, Any]], *, decoupled: bool, fused: bool) -> None:
         self.param_groups, self.decoupled, self.fused = groups, decoupled, fused
@@ -40,7 +43,7 @@ class Adam:
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            states = [self._state_of(parameter) for parameter in moved]
+            states = [self.state_of(parameter) for parameter in moved]
             adam(
                 moved,
                 [parameter.grad for parameter in moved],
@@ -61,11 +64,10 @@ class Adam:
 
     def zero_grad(self) -> None:
         """Free the gradients."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        _free_gradients(self.param_groups)
 
-    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is kept of a parameter; zeros before its first step."""
         if parameter not in self.state:
             device = parameter.device if self.fused else torch.device("cpu")
             self.state[parameter] = {
@@ -76,14 +78,67 @@ class Adam:
         return self.state[parameter]
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> Adam:
-    """Adam or AdamW; biases and batch norms are not decayed."""
+class SGD:
+    """Stochastic gradient descent with momentum: v = momentum v + gradient, parameter -= lr v.
+
+    Args:
+        groups: as of `Adam`; the decay is added to the gradients.
+        momentum: share of v that stays; a constant gradient moves a parameter by lr / (1 - momentum) of it in the end.
+
+    Attributes:
+        param_groups, moments: as of `Adam`.
+        state: of each parameter that was stepped: `momentum`, the v above.
+    Source: Polyak 1964, in the form of Sutskever et al. 2013 without Nesterov's change, and of torch.optim.SGD.
+    """
+
+    moments = 1
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
+        self.param_groups, self.momentum = groups, momentum
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            speeds = [self.state_of(parameter)["momentum"] for parameter in moved]
+            torch._foreach_mul_(speeds, self.momentum)
+            torch._foreach_add_(speeds, [parameter.grad for parameter in moved])
+            if group["weight_decay"]:
+                torch._foreach_add_(speeds, moved, alpha=group["weight_decay"])
+            torch._foreach_sub_(moved, torch._foreach_mul(speeds, group["lr"]))
+
+    def zero_grad(self) -> None:
+        """Free the gradients."""
+        _free_gradients(self.param_groups)
+
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is kept of a parameter; zeros before its first step."""
+        if parameter not in self.state:
+            self.state[parameter] = {"momentum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return self.state[parameter]
+
+
+Optimizer = Adam | SGD
+
+
+def _free_gradients(groups: list[dict[str, Any]]) -> None:
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
+    """Adam, AdamW or SGD; biases and batch norms are not decayed."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
-        {"params": weights, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
-        {"params": others, "lr": settings.learning_rate, "weight_decay": 0.0},
+        {"params": weights, "lr": settled(settings.learning_rate), "weight_decay": settings.weight_decay},
+        {"params": others, "lr": settled(settings.learning_rate), "weight_decay": 0.0},
     ]
+    if settings.optimizer == "sgd":
+        return SGD(groups, settings.momentum)
     device = weights[0].device.type
     return Adam(groups, decoupled=settings.optimizer == "adamw", fused=device in ("cuda", "cpu"))
 
@@ -94,7 +149,7 @@ def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
     one-cycle rises from a 25th of the peak and falls to a 250,000th, both along half a cosine (Smith &
     Topin 2018, arXiv:1708.07120); cosine rises linearly from zero and falls to zero.
     """
-    peak = settings.learning_rate
+    peak = settled(settings.learning_rate)
     if settings.schedule == "constant":
         return peak
     rise = settings.warmup * steps

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from ubend.device import free_bytes
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle
+from ubend.model.paper import Network, PaperUNet
 from ubend.model.unet import UNet
+from ubend.training.borders import weigh_pictures
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.ranks import ALONE, Ranks
@@ -49,17 +52,8 @@ def make_state(
     width = settled(settings.model.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        net = UNet(
-            data.store.channels,
-            data.labels.classes,
-            width,
-            settings.model.depth,
-            settings.model.skips,
-            settings.model.growth,
-            mean=mean,
-            std=std,
-        )
-    model: UNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = _make_network(settings, data.store.channels, data.labels.classes, width, mean, std)
+    model: Network = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
     if settings.train.sync_batch_norm and ranks.count > 1:
         from ubend.training.syncnorm import synchronise_batch_norm  # imports torch's compiler, for 1.3 s and more
@@ -83,6 +77,22 @@ def make_state(
     windowed = settings.data.window if settings.augment.kind == "warp" else None
     scale = _training_scale(data)
     return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision, windowed, scale), state
+
+
+def _make_network(
+    settings: Settings,
+    channels: int,
+    classes: int,
+    width: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Network:
+    shape = settings.model
+    match shape.kind:
+        case "unet":
+            return UNet(channels, classes, width, shape.depth, shape.skips, shape.growth, mean=mean, std=std)
+        case "paper":
+            return PaperUNet(channels, classes, width, shape.depth, shape.dropout, mean=mean, std=std)
 
 
 def _training_scale(data: Dataset) -> tuple[float, float]:
@@ -127,6 +137,7 @@ def make_batches(
         data.value_range(),
         foreground,
         (ranks.rank, ranks.count),
+        weigh_pictures(data, training, settings.train) if isinstance(training, Pictures) else None,
     )
     return batches, validation
 
@@ -138,9 +149,7 @@ def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
     """
     width = settings.model.width or default_width(device)
     with torch.device("meta"):
-        net = UNet(
-            settings.data.channels or 3, 2, width, settings.model.depth, settings.model.skips, settings.model.growth
-        )
+        net = _make_network(settings, settings.data.channels or 3, 2, width, None, None)
     model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
     state = model * (5 if settings.train.average_decay else 4)
     return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
@@ -171,7 +180,9 @@ def has_lone_values(batches: TrainingBatches, depth: int, micro_batch: int) -> b
 
 
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
-    """Before anything slow happens; see `has_lone_values`."""
+    """Before anything slow happens; see `has_lone_values`. The paper's network has no batch norm."""
+    if settings.model.kind == "paper":
+        return
     batch = batches.batch
     micro = min(settings.train.micro_batch or batch, batch)
     if has_lone_values(batches, settings.model.depth, micro):

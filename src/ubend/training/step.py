@@ -6,16 +6,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ubend.config import TrainSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
+from ubend.data.draws import draw_bits
 from ubend.data.patches import Windows
 from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
 from ubend.kernels.compiler import load_kernels
 from ubend.language import _
+from ubend.model.paper import PaperUNet
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
@@ -67,13 +70,30 @@ class Step:
 
     def __call__(self, step: int) -> None:
         batch = self.job.batches.draw(step)
-        self.state.sums += self._gradients_in_memory(lambda: batch)
+
+        def begin() -> Batch:
+            if isinstance(self.state.model, PaperUNet):
+                self._seed_dropout(step)
+            return batch
+
+        with torch.random.fork_rng(self._generators(), enabled=isinstance(self.state.model, PaperUNet)):
+            self.state.sums += self._gradients_in_memory(begin)
         for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.job.steps, self.job.settings)
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
         if self.state.average is not self.state.model:
             update_average(self.state.average, self.state.model, averaging_decay(step, self.job.settings.average_decay))
+
+    def _seed_dropout(self, step: int) -> None:
+        """What is dropped is a function of (seed, step, process), so that a resumed run drops the same."""
+        position = np.array([step * self.job.ranks.count + self.job.ranks.rank])
+        torch.manual_seed(int(draw_bits(self.job.settings.seed, "dropout", position, 1)[0, 0]) >> 1)
+
+    def _generators(self) -> list[torch.device]:
+        """The devices, but for the CPU, whose generators dropout moves."""
+        device = self.job.batches.pictures.device
+        return [device] if device.type == "cuda" else []
 
     def _gradients_in_memory(self, draw: Callable[[], Batch]) -> Tensor:
         """As `_gradients`; where memory runs out they are begun again, in smaller parts.
@@ -90,15 +110,15 @@ class Step:
     def _gradients(self, batch: Batch) -> Tensor:
         """The gradients of a batch in the parameters; returns its sums, as in `TrainingState.sums`."""
         job, state = self.job, self.state
-        counts = job.loss.count(batch.target, len(job.class_names))
+        counts = job.loss.count(batch.target, len(job.class_names), batch.more)
         job.ranks.sum_tensors(counts)
         found = torch.zeros_like(state.sums)
         state.model.train()
-        for image, target in _micro_batches(batch, self._micro_batch()):
+        for image, target, more in _micro_batches(batch, self._micro_batch()):
             with autocast(image.device, job.settings), self._early.watched():
                 logits = self._network(image)
-            sums = job.loss.sum(logits, target)
-            job.loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
+            sums = job.loss.sum(logits, target, more)
+            job.loss.of_step(sums, counts).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 found[0::2] += torch.stack(sums)
         sum_step(job.ranks, state.model, found, self._early.take())
@@ -157,8 +177,10 @@ def _compile_kernels(settings: TrainSettings, teller: Teller) -> None:
         teller.say(_("note: gcc was not found or does not work here; with it, training would be about a fifth faster"))
 
 
-def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(batch.image, size), torch.split(batch.target, size), strict=True)
+def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    images = torch.split(batch.image, size)
+    more = [None] * len(images) if batch.more is None else torch.split(batch.more, size)
+    return zip(images, torch.split(batch.target, size), more, strict=True)
 
 
 def autocast(device: torch.device, settings: TrainSettings) -> Any:

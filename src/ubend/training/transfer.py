@@ -12,6 +12,7 @@ from torch import Tensor
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle, load_bundle
+from ubend.model.paper import PaperUNet
 from ubend.training.checkpoint import TrainingState
 
 _FIRST = "stem.0.weight"
@@ -54,7 +55,14 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
         SettingError: one of them asks for another shape.
     """
     net = start.bundle.model
-    shape = {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
+    kind = "paper" if isinstance(net, PaperUNet) else "unet"
+    shape = {
+        "model.kind": kind,
+        "model.width": net.width,
+        "model.depth": net.depth,
+        "model.skips": net.skips,
+        "model.growth": net.growth,
+    }
     for key, theirs in shape.items():
         mine = given.get(key)
         if mine is not None and (tuple(mine) if isinstance(mine, list) else mine) != theirs:

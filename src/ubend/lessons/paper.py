@@ -1,0 +1,226 @@
+"""The lesson on the original U-Net: its sizes, its tiles, and what its weight map is for: counting touching cells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from ubend.data.sample import draw_ids, draw_picture
+from ubend.data.store import read_class_map
+from ubend.drawing.overlay import to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import DataError, OutputError
+from ubend.files import write_text
+from ubend.folders.pairs import Pair
+from ubend.inference.predictor import load
+from ubend.jobs.evaluate import read_run_pairs
+from ubend.jobs.fit import fit
+from ubend.language import _
+from ubend.lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+from ubend.lessons.variants import Quiet
+from ubend.masks.labels import LabelMap
+from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.model.paper import input_side
+from ubend.objects.instances import Objects, choose_method, object_classes, separate
+from ubend.objects.truth import read_truth
+from ubend.pictures.images import read_image
+from ubend.teller import Teller
+from ubend.training.borders import weigh_borders
+
+W0, SIGMA_PX = 10.0, 5.0  # the paper's
+_GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # figure 1
+_SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
+_QUICK: dict[str, Any] = {
+    "data.test_share": 0.25,
+    "model.width": 8,
+    "model.depth": 2,
+    "train.epochs": 30,
+}
+_CRUMB = 0.05  # of a true object's median area: what is smaller is not counted
+_SHOWN = 2  # test pictures in the grid
+_TILES = 2.5  # tiles along the longer side of the picture of them
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a training with or without the weight map came to on the test part.
+
+    Attributes:
+        border_weight: w0.
+        dice: mean over pictures, of the classes without the background, 0..1.
+        quality: of all objects of all pictures.
+        count_errors: objects found minus objects there, of each picture.
+        found: (H, W) ids of the first pictures.
+    """
+
+    border_weight: float
+    dice: float
+    quality: Quality
+    count_errors: tuple[int, ...]
+    found: tuple[NDArray[np.uint32], ...]
+
+    @property
+    def absolute_error(self) -> float:
+        """Mean over pictures of the absolute count error."""
+        return float(np.abs(self.count_errors).mean())
+
+
+def teach_paper(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> list[Counted]:
+    """Draw the paper's network, tiles and weight map; train it without and with the map, and count objects.
+
+    Writes `sizes.png`, `tiles.png`, `weights.png`, `comparison.png` and a run folder for each training into `out`.
+
+    Args:
+        folder: pictures and masks, and true objects in `ids/` where they touch; None: touching cells are drawn.
+        settings: for both trainings, over the recipe `paper` and the lesson's own (`_QUICK`).
+        device: cuda, mps or cpu; None: the fastest here.
+    Raises:
+        OutputError: `out` holds something already.
+        DataError: no test part.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    if folder is None:
+        folder = out / "cells"
+        draw_touching_cells(folder, _SAMPLE, _SAMPLE_PX)
+    side = input_side(_GIVEN_PX, _DEPTH)
+    pictures = {"sizes": draw_sizes(side, _DEPTH, _WIDTH, 1, 2)}
+    teller.say(
+        _("without padding every 3x3 convolution takes 2 px: of {side} x {side} px {given} x {given} are left").format(
+            side=side, given=_GIVEN_PX
+        )
+    )
+    counted: list[Counted] = []
+    quiet = Quiet()
+    for weight in (0.0, W0):
+        run = out / f"run-{len(counted) + 1}"
+        chosen = {**_QUICK, **(settings or {}), "train.border_weight": weight}
+        scores = fit(folder, run, recipe="paper", settings=chosen, device=device, teller=quiet).scores
+        if scores is None:
+            raise KeyboardInterrupt
+        dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
+        counted.append(count_objects(run, weight, dice, device))
+        teller.say(_describe(counted[-1]))
+    labels, pairs = load(out / "run-1", "cpu").labels, _test_pairs(out / "run-1")
+    rows = []
+    for pair, *found in zip(pairs, *(own.found for own in counted), strict=False):
+        truth = find_objects(Path(folder), pair, labels)
+        rows.append([to_rgb(read_image(pair.image)), color_ids(truth.ids), *map(color_ids, found)])
+    headings = [_("input"), _("truth"), *(_variant(own.border_weight) for own in counted)]
+    pictures["comparison"] = draw_grid(rows, headings, [pair.name for pair in pairs[: len(rows)]])
+    image, truth = read_image(pairs[0].image), find_objects(Path(folder), pairs[0], labels)
+    pictures["weights"] = draw_weights(image, truth.ids, _weigh(pairs[0], truth, labels))
+    depth = int(chosen["model.depth"])
+    pictures["tiles"] = draw_tiles(image, depth, round(max(image.shape[:2]) / _TILES))
+    for name, picture in pictures.items():
+        save_png(picture, out / f"{name}.png")
+        teller.say(str(out / f"{name}.png"))
+        if show:
+            show_picture(picture)
+    return counted
+
+
+def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -> None:
+    """The drawn sample as the paper has its cells: two classes, and touching cells parted by lines of background.
+
+    FOLDER/images, FOLDER/masks (0 background, 1 cell), FOLDER/ids (0, or the number of the cell), FOLDER/classes.txt
+    """
+    for number in range(count):
+        ids, name = draw_ids(seed, number, size_px), f"cell_{number:03d}.png"
+        image = draw_picture(seed, number, size_px)[0]
+        for kind, pixels in (("images", image), ("masks", part_cells(ids)), ("ids", ids)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            save_png(Image.fromarray(pixels), folder / kind / name)
+    write_text(folder / "classes.txt", "background\ncell\n")
+
+
+def part_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """(H, W) ids -> (H, W): 1 inside a cell, 0 outside and on lines, 2 px wide, where cells touch."""
+    known = ids.astype(np.int64)
+    highest = ndimage.maximum_filter(known, 3)
+    lowest = ndimage.minimum_filter(np.where(known > 0, known, highest.max() + 1), 3)
+    mask: NDArray[np.uint8] = ((known > 0) & (lowest == highest)).astype(np.uint8)
+    return mask
+
+
+def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> Counted:
+    """Count the objects of a run's test part, told apart as `ubend count` does, against the true ones."""
+    predictor, pairs = load(run, device), _test_pairs(run)
+    names, root = predictor.labels.names, _root(pairs)
+    quality, errors, shown = Quality(), [], []
+    found = dict(predictor.predict_masks([pair.image for pair in pairs]))
+    for number, pair in enumerate(pairs):
+        truth = find_objects(root, pair, predictor.labels)
+        areas = np.bincount(truth.ids.ravel())[1:]
+        least = max(1, round(_CRUMB * float(np.median(areas)))) if len(areas) else 1
+        own = separate(found[number], names, choose_method(names), least)
+        each = compare_objects(own.ids, own.classes, truth.ids, truth.classes, len(names))
+        total = sum((each[kind] for kind in object_classes(names)), Quality())
+        quality += total
+        errors.append(total.count_error)
+        if number < _SHOWN:
+            shown.append(own.ids)
+    return Counted(border_weight, dice, quality, tuple(errors), tuple(shown))
+
+
+def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
+    """The true objects of a picture: of `ids/` beside the pictures where it is there, else of its mask."""
+    kinds = object_classes(labels.names)
+    path = root / "ids" / f"{pair.image.stem}.png"
+    if path.is_file() and len(kinds) == 1:
+        return read_truth({kinds[0]: path})
+    return separate(_read_mask(pair, labels), labels.names, choose_method(labels.names))
+
+
+def _weigh(pair: Pair, truth: Objects, labels: LabelMap) -> NDArray[np.float32]:
+    ground = ~np.isin(_read_mask(pair, labels), object_classes(labels.names))
+    return weigh_borders(truth.ids, ground, W0, SIGMA_PX)
+
+
+def _read_mask(pair: Pair, labels: LabelMap) -> NDArray[np.uint8]:
+    image = read_image(pair.image)
+    return read_class_map(pair, (image.shape[0], image.shape[1]), labels).classes
+
+
+def _root(pairs: list[Pair]) -> Path:
+    """The folder that holds the pictures' one."""
+    return pairs[0].image.parent.parent
+
+
+def _test_pairs(run: Path) -> list[Pair]:
+    pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
+    if not pairs:
+        raise DataError(_("{run}: no test part to compare on; give more pictures").format(run=run))
+    return pairs
+
+
+def _variant(border_weight: float) -> str:
+    return _("with the weight map") if border_weight else _("without the weight map")
+
+
+def _describe(counted: Counted) -> str:
+    own = counted.quality
+    return _(
+        "{name}: {found} objects found of {true}; count error {error:.2f} a picture, F1 {f1:.3f}, Dice {dice:.3f}"
+    ).format(
+        name=_variant(counted.border_weight),
+        found=own.matched + own.extra,
+        true=own.matched + own.missed,
+        error=counted.absolute_error,
+        f1=own.recognition,
+        dice=counted.dice,
+    )

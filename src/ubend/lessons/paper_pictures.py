@@ -1,0 +1,198 @@
+"""Pictures of the original U-Net: its sizes, its weight map, its mirrored tiles.
+
+Source: Ronneberger et al. 2015, arXiv:1505.04597, whose figures 1, 2 and 3 these are, drawn anew from what is computed.
+"""
+
+import colorsys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ubend.drawing.overlay import Color, to_rgb
+from ubend.drawing.panels import draw_grid, load_font
+from ubend.inference.tiles import plan_tiles
+from ubend.language import _
+from ubend.model.paper import EDGE_PX, level_sides, valid_margin
+
+_PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)
+_MAP, _COPY = (189, 215, 240), (255, 255, 255)
+_CONVOLVE, _POOL, _GROW, _SKIP, _HEAD = (60, 110, 170), (200, 60, 50), (60, 150, 70), (140, 140, 140), (0, 140, 150)
+_NEEDED, _GIVEN = (40, 110, 220), (250, 200, 20)  # of a tile: what the network is given, and what it gives
+_GOLDEN = 0.618034  # turns of the hue from object to object
+_TEXT_PX, _SMALL_PX, _LINE_PX = 17, 12, 28
+_BOX_PX, _STEP_PX = 26, 64  # width of a map; from one map to the next
+_TALLEST_PX, _LEAST_PX, _SHRINK = 150, 18, 0.6  # heights of maps: a power of their side
+_MARGIN_PX, _GAP_PX = 40, 66  # around all; between levels
+_CELL_PX = 320  # of a grid
+_SHOWN_PX = 640  # longer side of a picture of tiles
+Point = tuple[int, int]
+
+
+def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -> Image.Image:
+    """The network as in figure 1: each map with its channels above it and its side, px, below.
+
+    Args:
+        side: of the input, px, as of `input_side`.
+        depth, width, channels, classes: as of `PaperUNet`.
+    """
+    down, up = level_sides(side, depth)
+    up = up[::-1]  # full size first
+    tall = [max(_LEAST_PX, round(_TALLEST_PX * (own[0] / side) ** _SHRINK)) for own in down]
+    tops = [_MARGIN_PX + _TEXT_PX + sum(tall[:level]) + _GAP_PX * level for level in range(depth + 1)]
+    middles = [top + height // 2 for top, height in zip(tops, tall, strict=True)]
+    low = [round(tall[level] * up[level][0] / down[level][2]) for level in range(depth)]  # heights on the way up
+    widths = [width << level for level in range(depth + 1)]
+    legend = [
+        (_CONVOLVE, _("3x3 convolution without padding, ReLU")),
+        (_SKIP, _("copy and crop")),
+        (_POOL, _("2x2 max pooling")),
+        (_GROW, _("2x2 transposed convolution")),
+        (_HEAD, _("1x1 convolution")),
+    ]
+    foot = tops[-1] + tall[-1] + _GAP_PX
+    page = Image.new(
+        "RGB", (2 * _MARGIN_PX + (4 * depth + 3) * _STEP_PX + _BOX_PX, foot + _LINE_PX * len(legend)), _PAPER
+    )
+    draw = ImageDraw.Draw(page)
+
+    for level in range(depth + 1):
+        left, y = _MARGIN_PX + 2 * level * _STEP_PX, middles[level]
+        before = channels if level == 0 else widths[level - 1]
+        for number, count in enumerate((before, widths[level], widths[level])):
+            at = left + number * _STEP_PX
+            _draw_map(draw, (at, y), tall[level], str(count), down[level][number])
+            if number:
+                _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
+        if level < depth:
+            x = left + 2 * _STEP_PX + _BOX_PX // 2
+            _draw_arrow(draw, (x, tops[level] + tall[level] + 20), (x, tops[level + 1] - 22), _POOL)
+    for level in reversed(range(depth)):
+        left, y = _MARGIN_PX + (2 * depth + 2 + 2 * (depth - level - 1)) * _STEP_PX, middles[level]
+        last, half = _MARGIN_PX + 2 * (level + 1) * _STEP_PX, low[level] // 2
+        # the frame on the skipped map is what the crop leaves of it
+        draw.rectangle((last + 3, y - half, last + _BOX_PX - 4, y + half), outline=_SKIP, width=2)
+        _draw_arrow(draw, (last + _BOX_PX, y), (left - _BOX_PX, y), _SKIP)
+        _draw_map(draw, (left - _BOX_PX, y), low[level], "", None, _COPY)
+        for number, count in enumerate((2 * widths[level], widths[level], widths[level])):
+            at = left + number * _STEP_PX
+            _draw_map(draw, (at, y), low[level], str(count), up[level][number])
+            if number:
+                _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
+        below = (low[level + 1] if level + 1 < depth else tall[depth]) // 2
+        x = left + _BOX_PX // 2
+        _draw_arrow(draw, (x, middles[level + 1] - below - 22), (x, y + half + 20), _GROW)
+    x, y = _MARGIN_PX + (4 * depth + 3) * _STEP_PX, middles[0]
+    _draw_map(draw, (x, y), low[0], str(classes), up[0][2])
+    _draw_arrow(draw, (x - _STEP_PX + _BOX_PX, y), (x, y), _HEAD)
+    for number, (color, words) in enumerate(legend):
+        y = foot + _LINE_PX * number
+        _draw_arrow(draw, (_MARGIN_PX, y), (_MARGIN_PX + 40, y), color)
+        draw.text((_MARGIN_PX + 54, y), words, fill=_INK, font=load_font(_TEXT_PX), anchor="lm")
+    return page
+
+
+def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.float32]) -> Image.Image:
+    """A picture, its objects, and the weight map over it as in figure 3: white is no more than its class weighs.
+
+    Args:
+        image: (H, W, C); ids: (H, W), 0 where there is no object.
+        weights: (H, W) of `weigh_borders`.
+    """
+    most = max(float(weights.max()), 1e-6)
+    headings = [_("input"), _("objects"), _("border weight, 0 to {most:.1f}").format(most=most)]
+    return draw_grid([[to_rgb(image), color_ids(ids), _heat(weights / most)]], headings, cell_px=_CELL_PX)
+
+
+def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
+    """Figure 2: the picture, mirrored at its border, with what the network is given for a tile and what it gives.
+
+    Args:
+        image: (H, W, C).
+        depth: of the network.
+        tile_px: side of what a tile gives, px, as of `plan_tiles`.
+    """
+    margin = valid_margin(depth)
+    plan = plan_tiles(image.shape[:2], tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX)
+    rows, columns = plan.rows.needed_by_all(), plan.columns.needed_by_all()
+    whole = to_rgb(image[rows[:, None], columns])
+    own = np.s_[margin : margin + image.shape[0], margin : margin + image.shape[1]]
+    pale = (whole * 0.55 + 255 * 0.45).astype(np.uint8)  # what is mirrored
+    pale[own] = whole[own]
+    scale = _SHOWN_PX / max(pale.shape[:2])
+    size = round(pale.shape[1] * scale), round(pale.shape[0] * scale)
+    legend = [
+        (_INK, _("the picture; beyond it, paler, its mirror image")),
+        (_NEEDED, _("what the network is given: {side} px").format(side=plan.input_hw[0])),
+        (
+            _GIVEN,
+            _("what it gives: {side} px; a pixel is taken from the first tile that gives it").format(
+                side=plan.rows.tile
+            ),
+        ),
+    ]
+    font = load_font(_TEXT_PX)
+    room = max(size[0], 30 + max(round(font.getlength(words)) for _color, words in legend))
+    page = Image.new("RGB", (room + 2 * _TEXT_PX, size[1] + _LINE_PX * len(legend) + 2 * _TEXT_PX), _PAPER)
+    page.paste(Image.fromarray(pale).resize(size, Image.Resampling.BICUBIC), (_TEXT_PX, _TEXT_PX))
+    draw = ImageDraw.Draw(page)
+
+    def frame(top: float, left: float, high: float, wide: float, color: Color, line: int) -> None:
+        box = (left, top, left + wide, top + high)
+        draw.rectangle([_TEXT_PX + round(scale * place) for place in box], outline=color, width=line)
+
+    frame(margin, margin, image.shape[0], image.shape[1], _INK, 1)
+    for y in plan.rows.starts:
+        for x in plan.columns.starts:
+            frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 1)
+    y, x = plan.rows.starts[0], plan.columns.starts[-1]  # of a corner, where most is mirrored
+    frame(y, x, *plan.input_hw, _NEEDED, 4)
+    frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 4)
+    for number, (color, words) in enumerate(legend):
+        middle = _TEXT_PX + size[1] + _LINE_PX * number + _LINE_PX // 2
+        draw.rectangle((_TEXT_PX, middle - 6, _TEXT_PX + 20, middle + 6), outline=color, width=3)
+        draw.text((_TEXT_PX + 30, middle), words, fill=_INK, font=font, anchor="lm")
+    return page
+
+
+def color_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W) numbers of objects -> (H, W, 3) colours, far apart for numbers that follow each other; 0 is black."""
+    colors = [(0.0, 0.0, 0.0)]
+    colors += [colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.6, 1.0) for number in range(1, int(ids.max()) + 1)]
+    table = (255 * np.array(colors)).astype(np.uint8)
+    colored: NDArray[np.uint8] = table[ids.astype(np.int64)]
+    return colored
+
+
+def _heat(share: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(H, W) 0..1 -> (H, W, 3): white, yellow, red, black."""
+    stops = np.array([[255, 255, 255], [255, 220, 80], [215, 40, 30], [60, 0, 20]], np.float64)
+    place = np.clip(share, 0, 1) * (len(stops) - 1)
+    first = np.minimum(place.astype(np.int64), len(stops) - 2)
+    rest = (place - first)[..., None]
+    mixed: NDArray[np.uint8] = (stops[first] * (1 - rest) + stops[first + 1] * rest).astype(np.uint8)
+    return mixed
+
+
+def _draw_map(
+    draw: ImageDraw.ImageDraw, at: Point, height: int, channels: str, side: int | None, color: Color = _MAP
+) -> None:
+    """A map: its left edge and the middle of its height are `at`."""
+    x, y = at[0], at[1] - height // 2
+    draw.rectangle((x, y, x + _BOX_PX, y + height), fill=color, outline=_FRAME)
+    middle = x + _BOX_PX // 2
+    draw.text((middle, y - 10), channels, fill=_INK, font=load_font(_SMALL_PX + 1), anchor="mm")
+    if side is not None:
+        draw.text((middle, y + height + 10), f"{side}", fill=_FAINT, font=load_font(_SMALL_PX), anchor="mm")
+
+
+def _draw_arrow(draw: ImageDraw.ImageDraw, begin: Point, end: Point, color: Color) -> None:
+    """Across or up and down."""
+    draw.line((*begin, *end), fill=color, width=3)
+    (x, y), head = end, 8
+    if begin[1] == end[1]:
+        draw.polygon([(x, y), (x - head, y - 6), (x - head, y + 6)], fill=color)
+    else:
+        back = head if begin[1] > y else -head
+        draw.polygon([(x, y), (x - 6, y + back), (x + 6, y + back)], fill=color)

@@ -1,0 +1,205 @@
+"""The original U-Net: convolutions without padding, crop and concatenate, no batch norm, dropout at the bottom.
+
+What the network gives is smaller than what it is given, by a margin on each side: 572 -> 388 px at depth 4. Asked for
+a picture as a whole (`forward`), it is given the picture mirrored at its border by that margin, as in figure 2 of the
+paper, and so it is used like any other network here.
+
+N pictures of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+
+Source: Ronneberger et al. 2015, arXiv:1505.04597. Of the two places where the text is short: "drop-out layers at the
+end of the contracting path" are here one at each of the two deepest levels, before the pooling and the skip connection
+of the last but one; biases begin at 0.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.config import Growth
+from ubend.model.unet import UNet, per_channel
+
+EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
+
+
+class ValidBlock(nn.Sequential):
+    """Twice (3x3 convolution without padding, ReLU): (N, inputs, H, W) -> (N, outputs, H - 4, W - 4)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ValidDecoder(nn.Module):
+    """Double the resolution, crop the skipped map to that and put both together, then a ValidBlock.
+
+    (N, inputs, H, W) and a skipped (N, outputs, h, w), h >= 2H, w >= 2W -> (N, outputs, 2H - 4, 2W - 4).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+        self.block = ValidBlock(2 * outputs, outputs)
+
+    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+        grown = self.up(features)
+        out: Tensor = self.block(torch.cat([crop_middle(skipped, grown.shape[-2:]), grown], dim=1))
+        return out
+
+
+class PaperUNet(nn.Module):
+    """The U-Net of the paper, for pictures of any size; mirroring and normalisation are inside.
+
+    Args:
+        channels: C of the picture.
+        classes: number of classes.
+        width: channels of the first level; each deeper level has twice as many.
+        depth: number of poolings, >= 1.
+        dropout: share of the values that are dropped at the two deepest levels, while training.
+        mean, std: per channel, in the picture's own units (0..255 for 8 bit); stored as buffers.
+    Attributes:
+        margin: px that the convolutions take from each side.
+    """
+
+    mean: Tensor
+    std: Tensor
+    growth: Growth = "transposed"  # what there is no choice of here
+
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        width: int = 64,
+        depth: int = 4,
+        dropout: float = 0.5,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
+        self.skips, self.margin = (True,) * depth, valid_margin(depth)
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.stem = ValidBlock(channels, widths[0])
+        self.encoders = nn.ModuleList(ValidBlock(widths[i], widths[i + 1]) for i in range(depth))
+        self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.register_buffer("mean", per_channel(mean, channels, 0.0))
+        self.register_buffer("std", per_channel(std, channels, 1.0))
+        draw_he_weights(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch, as of `UNet.forward`: beyond its border the picture is its mirror image.
+
+        Args:
+            image: (N, C, H, W), raw values in the picture's own units, any H and W >= 1.
+        Returns:
+            (N, classes, H, W) unnormalised scores.
+        """
+        height, width = image.shape[-2:]
+        return self.valid(mirror_to_fit(image, self.depth))[..., :height, :width]
+
+    def valid(self, image: Tensor) -> Tensor:
+        """The network as it is drawn in the paper's figure 1.
+
+        Args:
+            image: (N, C, H, W), raw values; both sides as `input_side` says.
+        Returns:
+            (N, classes, H - 2 margin, W - 2 margin) unnormalised scores of the middle.
+        Raises:
+            ValueError: a side that does not go: somewhere a pooling would meet an odd one.
+        """
+        for side in image.shape[-2:]:
+            if side != input_side(side - 2 * self.margin, self.depth):
+                fits = input_side(max(1, side - 2 * self.margin), self.depth)
+                raise ValueError(f"a side of {side} px does not halve {self.depth} times; {fits} px does")
+        levels = [self.stem((image - self.mean) / self.std)]
+        for encoder in self.encoders:
+            if len(levels) == self.depth:
+                levels[-1] = self.dropout(levels[-1])
+            levels.append(encoder(F.max_pool2d(levels[-1], 2)))
+        features = self.dropout(levels.pop())
+        for decoder in self.decoders:
+            features = decoder(features, levels.pop())
+        logits: Tensor = self.head(features)
+        return logits
+
+
+Network = UNet | PaperUNet
+
+
+def valid_margin(depth: int) -> int:
+    """Px that the network takes from each side: 92 at depth 4.
+
+    Two blocks take 2 px each on each side of every level but the deepest, which has one, and a pixel of a level is
+    2**level px wide.
+    """
+    return 6 * (1 << depth) - 4
+
+
+def input_side(side: int, depth: int) -> int:
+    """The least side, px, of an input of which the network gives at least `side` px: 388 -> 572 at depth 4."""
+    multiple = 1 << depth
+    return max(0, math.ceil((side - EDGE_PX) / multiple)) * multiple + EDGE_PX + 2 * valid_margin(depth)
+
+
+def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Sides of the maps, px: of each level on the way down (before, between and behind its two convolutions), full
+    size first, and of each on the way up, deepest first.
+
+    Args:
+        side: of the input, as of `input_side`.
+    """
+    down, up = [], []
+    for _level in range(depth + 1):
+        down.append((side, side - 2, side - 4))
+        side = (side - 4) // 2
+    side = down[-1][2]
+    for _level in range(depth):
+        up.append((2 * side, 2 * side - 2, 2 * side - 4))
+        side = 2 * side - 4
+    return down, up
+
+
+def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
+    """A picture, mirrored at its border to what `PaperUNet.valid` needs for all of it: (N, C, H, W) -> (N, C, H', W').
+
+    The border's own pixels are not repeated. A picture smaller than the margin is mirrored there and back.
+    """
+    margin = valid_margin(depth)
+    for dim in (-2, -1):
+        side = image.shape[dim]
+        places = torch.arange(-margin, input_side(side, depth) - margin, device=image.device)
+        there_and_back = max(1, 2 * (side - 1))
+        places = places % there_and_back
+        image = image.index_select(dim, torch.minimum(places, there_and_back - places).clamp_max(side - 1))
+    return image
+
+
+def crop_middle(features: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """(N, C, h, w) -> (N, C, H, W), a view of its middle; what is left over is even at each level."""
+    top, left = ((have - want) // 2 for have, want in zip(features.shape[-2:], size_hw, strict=True))
+    return features[..., top : top + size_hw[0], left : left + size_hw[1]]
+
+
+@torch.no_grad()
+def draw_he_weights(net: nn.Module) -> None:
+    """Normal weights of standard deviation sqrt(2 / N), N the number of values that make one value of the output;
+    biases 0.
+
+    Source: He et al. 2015, arXiv:1502.01852, as the paper says it.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            # of a 2x2 transposed convolution of stride 2, one tap meets each pixel of the output
+            taps = 1 if isinstance(layer, nn.ConvTranspose2d) else math.prod(layer.kernel_size)
+            layer.weight.normal_(0.0, math.sqrt(2.0 / (layer.in_channels * taps)))
+            assert layer.bias is not None
+            layer.bias.zero_()

@@ -1,0 +1,69 @@
+"""The lesson on the original U-Net: what it draws is what the network computes; cells are counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from scipy import ndimage
+
+from ubend.cli import main
+from ubend.data.sample import draw_ids, draw_picture
+from ubend.lessons.paper import draw_touching_cells, part_cells
+from ubend.lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+
+TINY = ["model.width=2", "model.depth=1", "train.epochs=1", "train.batch=4", "data.size=32", "train.learning_rate=1e-6"]
+
+
+def test_cells_are_parted() -> None:
+    """Each cell stays one part, touching ones are two, and only pixels beside another cell become background."""
+    ids = np.zeros((20, 30), np.uint16)
+    ids[4:14, 2:12], ids[4:14, 12:25], ids[14:18, 2:12] = 1, 2, 3
+    mask = part_cells(ids)
+    _labels, count = ndimage.label(mask, np.ones((3, 3)))
+    assert count == 3
+    lost = (ids > 0) & (mask == 0)
+    np.testing.assert_array_equal(np.unique(np.argwhere(lost[4:13])[:, 1]), [11, 12])
+    assert mask[8, 10] == mask[8, 13] == mask[4, 2] == mask[17, 11] == 1
+    assert not mask[ids == 0].any()
+    drawn = draw_ids(0, 3, 128)
+    parts = part_cells(drawn)
+    # next to each true cell of some size is one part
+    assert ndimage.label(parts, np.ones((3, 3)))[1] >= 0.9 * sum(np.bincount(drawn.ravel())[1:] > 60)
+
+
+def test_pictures() -> None:
+    """Nothing is cut off at the right or below, and what is drawn follows the numbers."""
+    for picture in (draw_sizes(572, 4, 64, 1, 2), draw_sizes(60, 2, 8, 3, 5)):
+        ink = np.asarray(picture.convert("L")) < 250
+        assert not ink[:, -10:].any()
+        assert not ink[-3:].any()
+    image, ids = draw_picture(0, 0, 64)[0], draw_ids(0, 0, 64)
+    weights = np.zeros((64, 64), np.float32)
+    weights[:, 32:] = 9.5
+    heat = np.asarray(draw_weights(image, ids, weights))
+    dark = (heat == [60, 0, 20]).all(axis=2)
+    assert 0.4 < dark.sum() / 320**2 < 0.55
+    assert draw_tiles(image, 2, 20).width > 640
+    colors = color_ids(np.arange(9).reshape(3, 3))
+    assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 9
+    assert not colors[0, 0].any()
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_command(language: str, tmp_path: Path) -> None:
+    draw_touching_cells(tmp_path / "cells", 8, 64)
+    words = ["lesson", "paper", "--data", str(tmp_path / "cells"), "--device", "cpu", "--lang", language]
+    words += [word for setting in TINY for word in ("--set", setting)]
+    run = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert "572 x 572" in run.output
+    assert "388 x 388" in run.output
+    assert run.output.count("F1 ") == 2
+    for name in ("sizes", "tiles", "weights", "comparison"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+            assert picture.width > 300
+    again = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2
+    assert len(again.output.splitlines()) == 1
