@@ -15,7 +15,7 @@ from ubend.errors import SettingError
 from ubend.files import write_file
 from ubend.language import _
 from ubend.lessons.trace import Kind, Step, trace_network
-from ubend.model.paper import PaperUNet
+from ubend.model.paper import Network
 from ubend.model.unet import UNet
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Box:
     height: float
 
 
-def teach_architecture(net: UNet | PaperUNet, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
+def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
     """Draw a network from what it does to a picture: `architecture.png` and `architecture.svg`.
 
     Args:
