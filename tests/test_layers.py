@@ -82,6 +82,7 @@ ORDER = [
     "model.second_stream",
     "model.fused",
     "model.unet",
+    "model.encoders",
     "model.folded",
     "model.bundle",
     "metrics.overlap",

@@ -5,6 +5,7 @@ from pathlib import Path
 from ubend.language import _
 from ubend.masks.codes import code_words
 from ubend.model.bundle import load_bundle
+from ubend.model.encoders import EncodedUNet
 
 
 def describe_model(path: Path | str) -> list[str]:
@@ -23,6 +24,7 @@ def describe_model(path: Path | str) -> list[str]:
         _("U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}").format(
             width=net.width, depth=net.depth, parameters=parameters, skips=kept
         ),
+        *([_("encoder: {name}, of timm").format(name=net.name)] if isinstance(net, EncodedUNet) else []),
         _("pictures: {channels} channels, {aspect}").format(
             channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
         ),

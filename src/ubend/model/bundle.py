@@ -19,7 +19,7 @@ from ubend.errors import ModelFileError
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import LabelMap
-from ubend.model.unet import UNet
+from ubend.model.encoders import Network, make_network, shape_of
 from ubend.pictures.images import Sizing
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
@@ -42,7 +42,7 @@ class Bundle:
         orientation: what it was shown of the turns and flips of them, as of `augment.orientation`; None: not known.
     """
 
-    model: UNet
+    model: Network
     labels: LabelMap
     sizing: Sizing
     about: dict[str, Any] = field(default_factory=dict)
@@ -64,14 +64,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     net = bundle.model
     header = {
         "format": FORMAT,
-        "network": {
-            "channels": net.channels,
-            "classes": net.classes,
-            "width": net.width,
-            "depth": net.depth,
-            "skips": list(net.skips),
-            "growth": net.growth,
-        },
+        "network": shape_of(net),
         "labels": bundle.labels.to_json(),
         "sizing": asdict(bundle.sizing),
         "about": bundle.about,
@@ -89,6 +82,7 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         ModelFileError: missing, truncated, not ours, or newer than this version.
+        SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
     if path.is_dir():
         path = path / "model.safetensors"
@@ -114,7 +108,7 @@ def load_bundle(path: Path) -> Bundle:
                         path=path, format=header["format"]
                     )
                 )
-            model = UNet(**header["network"])
+            model = make_network(header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
         dtype, precision = header["dtype"], header["precision"]

@@ -63,10 +63,13 @@ class Unpooling(nn.Module):
 class Decoder(nn.Module):
     """Double the resolution, join the skip connection, then a ConvBlock.
 
-    (N, inputs, H, W) and (N, outputs, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
+    (N, inputs, H, W) and (N, skipped, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
+    `skipped` None: as many as `outputs`.
     """
 
-    def __init__(self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed") -> None:
+    def __init__(
+        self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed", skipped: int | None = None
+    ) -> None:
         super().__init__()
         self.up: nn.Module
         if growth == "transposed":
@@ -76,7 +79,7 @@ class Decoder(nn.Module):
         else:
             grid = nn.Upsample(scale_factor=2, mode=growth, align_corners=None if growth == "nearest" else False)
             self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.block = ConvBlock(2 * outputs if skip else outputs, outputs)
+        self.block = ConvBlock(outputs + (skipped or outputs) if skip else outputs, outputs)
         self.skip = skip
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
@@ -127,8 +130,8 @@ class UNet(nn.Module):
             Decoder(widths[i + 1], widths[i], kept[i], growth) for i in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
-        self.register_buffer("mean", _per_channel(mean, channels, 0.0))
-        self.register_buffer("std", _per_channel(std, channels, 1.0))
+        self.register_buffer("mean", per_channel(mean, channels, 0.0))
+        self.register_buffer("std", per_channel(std, channels, 1.0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch.
@@ -166,7 +169,8 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
 
 
-def _per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
+def per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
+    """(1, channels, 1, 1) of the values, or of the default."""
     out = torch.full((1, channels, 1, 1), default) if values is None else torch.tensor(values, dtype=torch.float32)
     if out.numel() != channels:
         raise ValueError(f"{out.numel()} values given for {channels} channels")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
-from ubend.model.unet import UNet
+from ubend.model.encoders import Network
 from ubend.training.schedule import Adam
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
@@ -85,7 +85,7 @@ class TrainingState:
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
     """
 
-    model: UNet
+    model: Network
     average: nn.Module
     optimizer: Adam
     best: dict[str, Tensor]

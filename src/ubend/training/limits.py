@@ -4,6 +4,7 @@ Nothing is waited for that training does not wait for anyway, but once: where me
 steps, in which kernels are compiled and the step is captured.
 """
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import nn
 from ubend.config import settled
 from ubend.data.patches import Patches
 from ubend.language import _
+from ubend.model.encoders import Network
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.step import Job, micro_batch_of
@@ -96,9 +98,11 @@ def describe_limit(measured: Measured) -> str:
     return says.format(figures=figures, micro=measured.micro_batch, batch=measured.batch)
 
 
-def count_step_flops(net: UNet, window_hw: tuple[int, int]) -> int:
+def count_step_flops(net: Network, window_hw: tuple[int, int]) -> int:
     """Of the convolutions, for one picture, forward and backward: a multiplication and an addition each."""
     height, width = (-(-side >> net.depth) << net.depth for side in window_hw)  # as the network pads it
+    if not isinstance(net, UNet):
+        return 3 * _count_forward_flops(net, (height, width))
     products, first, pixels = 0, net.stem.get_parameter("0.weight"), height * width
     blocks: list[tuple[nn.Module, int]] = [(net.stem, 0), (net.head, 0)]
     blocks += [(encoder, level + 1) for level, encoder in enumerate(net.encoders)]
@@ -109,6 +113,16 @@ def count_step_flops(net: UNet, window_hw: tuple[int, int]) -> int:
         weights = sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 4)
         products += weights * (pixels >> 2 * level)
     return 2 * (3 * products - first.numel() * pixels)  # the picture itself needs no gradient
+
+
+def _count_forward_flops(net: Network, window_hw: tuple[int, int]) -> int:
+    """Of any network's convolutions and products of matrices, for one picture; counted, not computed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = torch.empty(1, net.channels, *window_hw, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(net).to("meta").eval()(image)
+    return int(counter.get_total_flops())
 
 
 class Watch:
