@@ -1,6 +1,6 @@
 """The lessons `transfer` and `breeds` on real pictures and for several seeds, as tables.
 
-    python benchmarks/transfer.py FOLDER [--only transfer breeds] [--seeds 0 1 2] [--counts 50 200] [--set key=value ...]
+    python benchmarks/transfer.py FOLDER [--only transfer breeds] [--seeds 0 1 2] [--counts 50 200] [--set k=v]
 
 transfer: Dice of the test part (at most 1,000 pictures of it, at native size, per image, the classes without the
 background) from scratch, and begun with an encoder that learnt the breeds of the training part.

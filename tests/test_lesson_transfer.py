@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transfer as benchmark
 from click.testing import CliRunner
 from PIL import Image
 
+import transfer as benchmark
 import ubend
 from conftest import make_discs
 from refusal import refused_once
@@ -87,13 +87,14 @@ def test_views(pets: Path, breeds: Breeds, tmp_path: Path) -> None:
     torch.testing.assert_close(cut, image * prob[:, None])  # its mean is 0: a net with no normalisation
 
 
-def test_breeds_are_learnt(breeds: Breeds) -> None:
-    """The encoder trained is the network's own, and the loss falls."""
+def test_breeds_are_learnt(pets: Path) -> None:
+    """The encoder trained is the network's own, and the pictures as they are, are soon known by heart."""
+    breeds = open_breeds(pets, {**TINY, "augment.kind": "none", "train.learning_rate": 0.01}, "cpu")
     torch.manual_seed(0)
     net = UNet(3, 2, 4, 2, mean=[128] * 3, std=[64] * 3)
     before = net.stem[0].weight.detach().clone()
     head = BreedNet(net, len(breeds.names))
-    assert train_breeds(breeds, head, 30) < 1.6  # log 6 = 1.79
+    assert train_breeds(breeds, head, 30) < 1.2  # log 6 = 1.79
     assert not torch.equal(net.stem[0].weight, before)
     assert 0 <= measure_accuracy(breeds, head) <= 1
 
@@ -200,7 +201,7 @@ def test_benchmark(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = [str(pets), "--seeds", "0", "--counts", "6", "--breed-epochs", "1", "--device", "cpu", *WORDS]
     benchmark.main([*words, "--json", str(tmp_path / "f.json")])
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
-    assert [row["name"] for row in rows][0] == "6 pictures, from scratch"
+    assert rows[0]["name"] == "6 pictures, from scratch"
     assert [row["name"] for row in rows][-3:] == ["breeds, whole", "breeds, pixels", "breeds, cut"]
     assert "| 6 pictures, begun with breeds |" in capsys.readouterr().out
 

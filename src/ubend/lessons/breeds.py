@@ -42,7 +42,8 @@ from ubend.training.step import autocast
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
 # About a minute on two cores, on drawn animals; squashed, so that all pictures have one size.
-QUICK = {"data.size": 64, "data.resize": "squash", "model.width": 8, "train.epochs": 25, "train.batch": 16}
+QUICK: dict[str, Any] = {"data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
+QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
 _BREED_EPOCHS = 40
 _LEAST_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole
 _CHUNK = 64  # pictures in one pass without gradients

@@ -20,7 +20,7 @@ KINDS = tuple(f"{coat}-{ears}" for coat, ears in product(_COATS, _EARS))
 Field = NDArray[np.float64]
 
 
-def draw_pets(folder: Path, count: int = 160, size_px: int = 96, seed: int = 0) -> None:
+def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) -> None:
     """Write pictures and masks: FOLDER/images/KIND_007.png, FOLDER/masks/KIND_007.png, FOLDER/classes.txt.
 
     Args:

@@ -145,7 +145,7 @@ def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels
 def draw_shapes(cut: Sequence[CutOut]) -> Image.Image:
     """A table: a cut-out in each row, and what was measured."""
     font = load_font(_TEXT_PX)
-    headings = ["", _("class"), _("area, px"), _("outline, px"), _("roundness"), _("longness"), _("solidity")]
+    headings = ["", _("class"), _("area, px"), _("outline, px"), _("roundness"), _("eccentricity"), _("solidity")]
     width = _CELL_PX + _COLUMN_PX * (len(headings) - 1) + 2 * _GAP_PX
     page = Image.new("RGB", (width, (_CELL_PX + _GAP_PX) * len(cut) + 3 * _TEXT_PX), _PAPER)
     draw = ImageDraw.Draw(page)
