@@ -1,6 +1,7 @@
 """The U-Net on timm's encoders keeps the contract of the U-Net: any size, gradients everywhere, whole in its file."""
 
 import builtins
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,16 @@ def test_timm_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         load_bundle(model)
 
 
-def test_the_network_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def fail(*_args: Any, **_more: Any) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying")
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr(encoders._load_timm(), "create_model", fail)
     with pytest.raises(SettingError, match=r"the weights of resnet18 cannot be had \(no route to host\); without") as e:
         encoders.make_encoder("resnet18", 3, 1, True)
     assert "\n" not in str(e.value)
+    assert caplog.records == []  # what the hub's client says of its attempts
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

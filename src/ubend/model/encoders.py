@@ -8,7 +8,9 @@ Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/
 """
 
 import difflib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,7 +206,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
             raise SettingError(_("model.weights: {path}: no such file").format(path=pretrained))
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     try:
-        net: nn.Module = timm.create_model(name, pretrained=True, **options)
+        with _without_chatter():
+            net: nn.Module = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # whatever the hub, its client, or the reader of weights raises
         raise SettingError(_tell_unreachable(name, pretrained, error)) from error
     if isinstance(pretrained, Path) and (drawn_ones := _find_drawn(net, timm.create_model(name, True, **options))):
@@ -224,6 +227,20 @@ def pretrained_normalisation(name: str, channels: int) -> tuple[list[float], lis
     values = [list(config.mean), list(config.std)]
     mean, std = values if channels == 3 else [[sum(v) / len(v)] * channels for v in values]
     return mean, std
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The hub's client tells of each of its attempts, and timm of layers that are left out; the one line is ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _load_timm() -> Any:
