@@ -120,7 +120,10 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
     gpu = facts.device != "cpu"
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
-        choices.append(Choice("model.width", default_width(facts.device), _("on {where}").format(where=where)))
+        reason = _("on {where}").format(where=where)
+        if settings.model.encoder is not None:
+            reason = _("of the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)
+        choices.append(Choice("model.width", default_width(facts.device, settings.model.encoder), reason))
     an_epoch = facts.training
     if settings.data.resize == "native":
         choices += _epoch_windows(settings, facts)
@@ -178,8 +181,10 @@ def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
     return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
 
 
-def default_width(device: str) -> int:
+def default_width(device: str, encoder: str | None = None) -> int:
     """Channels of the network's first level, where nobody says."""
+    if encoder is not None:
+        return 16  # the encoder does the work: at 64 the decoder would have three times the weights of a resnet18
     return 16 if device == "cpu" else 64
 
 

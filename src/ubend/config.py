@@ -93,6 +93,9 @@ class ModelSettings(_Section):
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
     growth: Growth = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
+    encoder: str | None = None  # one of timm's, in place of the U-Net's own way down
+    pretrained: bool = False  # begin with timm's weights of it, downloaded if need be
+    weights: str | None = None  # begin with these: a local file in place of the download
 
 
 class TrainSettings(_Section):
@@ -142,6 +145,10 @@ class Settings(_Section):
                     count=len(self.model.skips), depth=self.model.depth
                 )
             )
+        if self.model.encoder is None and (self.model.pretrained or self.model.weights is not None):
+            raise ValueError(_("model.pretrained and model.weights go with model.encoder (--encoder)"))
+        if self.model.encoder is not None and self.model.growth == "unpool":
+            raise ValueError(_("model.growth = unpool goes without model.encoder: encoders pool in other ways"))
         weights = self.train.class_weights
         if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
             raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))

@@ -91,6 +91,59 @@ def paper(out: Path, assignments: tuple[str, ...], **options: Any) -> None:
         teach_paper(out, settings=dict(parse_assignment(text) for text in assignments), teller=teller, **options)
 
 
+_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("How often breeds' training shows all pictures."))
+
+
+@command(
+    help=later("Transfer learning: an encoder that learnt breeds, then segmentation with few masks and with many.")
+)
+@option("--counts", metavar="N[,N]", help=later("Training pictures with masks, before all  [50,200]"))
+@_BREED_EPOCHS
+@_variant_options
+def transfer(out: Path, assignments: tuple[str, ...], counts: str | None, epochs: int | None, **options: Any) -> None:
+    from ubend.config import parse_assignment
+
+    if counts is not None:
+        words = counts.replace(",", " ").split()
+        if not words or not all(word.isdecimal() for word in words):
+            raise SettingError(_("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts))
+        options["counts"] = [int(word) for word in words]
+    prepare(False)
+    from ubend.lessons.transfer import teach_transfer
+
+    options |= {} if epochs is None else {"epochs": epochs}
+    with make_teller() as teller:
+        teach_transfer(out, settings=dict(parse_assignment(text) for text in assignments), teller=teller, **options)
+
+
+@command(help=later("Breeds told by a second head: by the whole picture, by the mask's pixels, by the cut-out."))
+@option("--model", type=PATH, help=later("A segmentation model of these classes  [one is trained]"))
+@_BREED_EPOCHS
+@_variant_options
+def breeds(out: Path, assignments: tuple[str, ...], epochs: int | None, **options: Any) -> None:
+    from ubend.config import parse_assignment
+
+    prepare(False)
+    from ubend.lessons.breeds import teach_breeds
+
+    options |= {} if epochs is None else {"epochs": epochs}
+    with make_teller() as teller:
+        teach_breeds(out, settings=dict(parse_assignment(text) for text in assignments), teller=teller, **options)
+
+
+@command(help=later("Objects cut out by their masks, and a table of their shapes."))
+@option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]"))
+@option("--model", type=PATH, help=later("A model that finds the objects  [the masks of the folder]"))
+@option("--pictures", type=int, default=4, show_default=True, help=later("How many, evenly taken."))
+@option("--out", type=PATH, required=True, help=later("Folder to make, for tables and pictures."))
+@option("--show", is_flag=True, help=later("Also display it."))
+def shapes(out: Path, **options: Any) -> None:
+    from ubend.lessons.shapes import teach_shapes
+
+    with make_teller() as teller:
+        teach_shapes(out, teller=teller, **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -115,5 +168,15 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
         click.echo(line)
 
 
-for _lesson in (transposed_convolution, skips, upsampling, traditional_methods, paper, *PICTURE_LESSONS):
+for _lesson in (
+    transposed_convolution,
+    skips,
+    upsampling,
+    traditional_methods,
+    paper,
+    transfer,
+    breeds,
+    shapes,
+    *PICTURE_LESSONS,
+):
     lesson.add_command(_lesson)

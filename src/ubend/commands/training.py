@@ -34,6 +34,7 @@ WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
     help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
 )
 @option("--width", type=int, help=later("Channels of the network's first level."))
+@option("--encoder", metavar="NAME", help=later("Encoder of timm, such as resnet18, in place of the U-Net's own."))
 @option("--loss", type=click.Choice(["ce", "ce-sum", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
 @option("--batch", type=int, help=later("Pictures per step."))

@@ -22,7 +22,8 @@ from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.folded import FoldedUNet, can_fold
-from ubend.model.paper import EDGE_PX, Network, PaperUNet
+from ubend.model.networks import Network
+from ubend.model.paper import EDGE_PX, PaperUNet
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.pictures.raster import Header

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import ubend
 from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, dump_toml, make_settings, read_config, settled
+from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.patches import Windows
 from ubend.device import (
@@ -47,7 +47,7 @@ from ubend.training.memory import choose_micro_batch, measure_passes
 from ubend.training.panel import draw_panel
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.setup import make_batches, make_loss, make_state, refuse_lone_values, run_bytes
+from ubend.training.setup import fetch_weights, make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.step import Job
 from ubend.training.transfer import begin_with, load_start
 from ubend.training.warmup import warmed_up
@@ -171,6 +171,11 @@ def _no_memory() -> str:
 def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: Ranks, resumed: bool) -> FitResult:
     prepare_process(settings.train.deterministic)
     start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
+    if not resumed:
+        with ranks.first_alone():
+            fetch_weights(settings.model)
+    elif run.state.exists():  # it holds the weights
+        settings = change_settings(settings, {"model.pretrained": False, "model.weights": None})
     device = ranks.pick_device(settings.device)
     if settings.train.batch is not None:
         ranks.refuse_uneven(settings.train.batch)
@@ -257,7 +262,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
                 facts["begun_with"] = {"path": str(start.path), "sha256": start.sha256, "kept": kept}
             run.create()
             run.state.unlink(missing_ok=True)  # of a beginning that was killed
-            if start is not None:
+            if start is not None or settings.model.pretrained or settings.model.weights is not None:
                 save_state(run.state, state)  # so that the run can go on from its first step without the other model
             _write_beginning(run, data, settings, facts)
     ranks.refuse_difference(

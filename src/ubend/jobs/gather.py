@@ -22,6 +22,7 @@ FLAGS = {
     "channels": "data.channels",
     "size": "data.size",
     "width": "model.width",
+    "encoder": "model.encoder",
     "loss": "train.loss",
     "epochs": "train.epochs",
     "batch": "train.batch",
@@ -32,7 +33,7 @@ FLAGS = {
     "init_from": "train.init_from",
 }
 # made absolute: a resumed run may stand elsewhere
-_PATHS = ("data.folder", "data.images", "data.masks", "data.split", "train.init_from")
+_PATHS = ("data.folder", "data.images", "data.masks", "data.split", "model.weights", "train.init_from")
 
 
 def gather_settings(
@@ -75,6 +76,8 @@ def gather_settings(
     given |= changes | dict(settings or {})
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
     shape = _shape(Path(given["train.init_from"]), given, skips) if given.get("train.init_from") else {}
+    if not shape and isinstance(given.get("model.encoder"), str):
+        given.setdefault("model.depth", _encoder_depth(given["model.encoder"]))
     chosen = make_settings(recipe, given | shape)
     if skips is not None and not shape:
         chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
@@ -104,6 +107,13 @@ def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | 
     start = load_start(model)
     asked = {} if skips is None else {"model.skips": parse_skips(skips, start.bundle.model.depth)}
     return shape_settings(start, {**given, **asked})
+
+
+def _encoder_depth(name: str) -> int:
+    """Levels of an encoder of timm's, all of which are used where nobody says."""
+    from ubend.model.encoders import describe_encoder
+
+    return max(describe_encoder(name))
 
 
 def source_name(settings: Settings) -> str:

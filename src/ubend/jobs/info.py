@@ -5,6 +5,7 @@ from pathlib import Path
 from ubend.language import _
 from ubend.masks.codes import code_words
 from ubend.model.bundle import load_bundle
+from ubend.model.encoders import EncodedUNet
 from ubend.model.paper import PaperUNet
 
 
@@ -25,6 +26,7 @@ def describe_model(path: Path | str) -> list[str]:
         words = _("original U-Net, without padding: width {width}, depth {depth}, {parameters:,} parameters")
     lines = [
         words.format(width=net.width, depth=net.depth, parameters=parameters, skips=kept),
+        *([_("encoder: {name}, of timm").format(name=net.name)] if isinstance(net, EncodedUNet) else []),
         _("pictures: {channels} channels, {aspect}").format(
             channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
         ),

@@ -15,7 +15,7 @@ from ubend.errors import SettingError
 from ubend.files import write_file
 from ubend.language import _
 from ubend.lessons.trace import Kind, Step, trace_network
-from ubend.model.paper import Network
+from ubend.model.networks import Network
 from ubend.model.unet import UNet
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.config import NetworkKind, Orientation, Precision
+from ubend.config import Orientation, Precision
 from ubend.errors import ModelFileError
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import LabelMap
-from ubend.model.paper import Network, PaperUNet
-from ubend.model.unet import UNet
+from ubend.model.networks import Network, make_network, shape_of
 from ubend.pictures.images import Sizing
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
@@ -67,7 +66,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     net = bundle.model
     header = {
         "format": FORMAT,
-        "network": _describe_network(net),
+        "network": shape_of(net),
         "labels": bundle.labels.to_json(),
         "sizing": asdict(bundle.sizing),
         "about": bundle.about,
@@ -86,6 +85,7 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         ModelFileError: missing, truncated, not ours, or newer than this version.
+        SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
     if path.is_dir():
         path = path / "model.safetensors"
@@ -111,7 +111,7 @@ def load_bundle(path: Path) -> Bundle:
                         path=path, format=header["format"]
                     )
                 )
-            model = _make_network(**header["network"])
+            model = make_network(header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
         dtype, precision = header["dtype"], header["precision"]
@@ -124,24 +124,6 @@ def load_bundle(path: Path) -> Bundle:
         ) from error
     scale, flips = scale and tuple(scale), header.get("flips", True)
     return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation, flips)
-
-
-def _describe_network(net: Network) -> dict[str, Any]:
-    shape = {"channels": net.channels, "classes": net.classes, "width": net.width, "depth": net.depth}
-    if isinstance(net, PaperUNet):
-        return {"kind": "paper", **shape, "dropout": net.dropout.p}
-    return shape | {"skips": list(net.skips), "growth": net.growth}
-
-
-def _make_network(kind: NetworkKind = "unet", **shape: Any) -> Network:
-    """Files that do not say the kind have the one that there was."""
-    match kind:
-        case "unet":
-            return UNet(**shape)
-        case "paper":
-            return PaperUNet(**shape)
-        case _:
-            raise ValueError(f"a network of kind {kind}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.config import Growth
-from ubend.model.unet import UNet, per_channel
+from ubend.model.unet import per_channel
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
 
@@ -130,9 +130,6 @@ class PaperUNet(nn.Module):
             features = decoder(features, levels.pop())
         logits: Tensor = self.head(features)
         return logits
-
-
-Network = UNet | PaperUNet
 
 
 def valid_margin(depth: int) -> int:

@@ -63,10 +63,13 @@ class Unpooling(nn.Module):
 class Decoder(nn.Module):
     """Double the resolution, join the skip connection, then a ConvBlock.
 
-    (N, inputs, H, W) and (N, outputs, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
+    (N, inputs, H, W) and (N, skipped, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
+    `skipped` None: as many as `outputs`.
     """
 
-    def __init__(self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed") -> None:
+    def __init__(
+        self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed", skipped: int | None = None
+    ) -> None:
         super().__init__()
         self.up: nn.Module
         if growth == "transposed":
@@ -76,7 +79,7 @@ class Decoder(nn.Module):
         else:
             grid = nn.Upsample(scale_factor=2, mode=growth, align_corners=None if growth == "nearest" else False)
             self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.block = ConvBlock(2 * outputs if skip else outputs, outputs)
+        self.block = ConvBlock(outputs + (skipped or outputs) if skip else outputs, outputs)
         self.skip = skip
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
-from ubend.model.paper import Network
+from ubend.model.networks import Network
 from ubend.training.schedule import Optimizer
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most

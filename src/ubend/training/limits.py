@@ -4,6 +4,7 @@ Nothing is waited for that training does not wait for anyway, but once: where me
 steps, in which kernels are compiled and the step is captured.
 """
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from torch import nn
 from ubend.config import settled
 from ubend.data.patches import Patches
 from ubend.language import _
-from ubend.model.paper import Network, PaperUNet, input_side, level_sides
+from ubend.model.networks import Network
+from ubend.model.paper import PaperUNet, input_side, level_sides
+from ubend.model.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.step import Job, micro_batch_of
 
@@ -101,6 +104,8 @@ def count_step_flops(net: Network, window_hw: tuple[int, int]) -> int:
     if isinstance(net, PaperUNet):
         return _count_valid_flops(net, window_hw)
     height, width = (-(-side >> net.depth) << net.depth for side in window_hw)  # as the network pads it
+    if not isinstance(net, UNet):
+        return 3 * _count_forward_flops(net, (height, width))
     products, first, pixels = 0, net.stem.get_parameter("0.weight"), height * width
     blocks: list[tuple[nn.Module, int]] = [(net.stem, 0), (net.head, 0)]
     blocks += [(encoder, level + 1) for level, encoder in enumerate(net.encoders)]
@@ -127,6 +132,16 @@ def _count_valid_flops(net: PaperUNet, window_hw: tuple[int, int]) -> int:
         products += decoder.get_parameter("up.weight").numel() * (ys[0] // 2) * (xs[0] // 2)
     products += net.head.weight.numel() * up_y[-1][2] * up_x[-1][2]
     return 2 * (3 * products - first)
+
+
+def _count_forward_flops(net: Network, window_hw: tuple[int, int]) -> int:
+    """Of any network's convolutions and products of matrices, for one picture; counted, not computed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = torch.empty(1, net.channels, *window_hw, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(net).to("meta").eval()(image)
+    return int(counter.get_total_flops())
 
 
 class Watch:

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 import ubend
 from ubend.choices import default_width
-from ubend.config import Settings, settled
+from ubend.config import ModelSettings, Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
 from ubend.data.foreground import Foreground
@@ -20,8 +21,8 @@ from ubend.device import free_bytes
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle
-from ubend.model.paper import Network, PaperUNet
-from ubend.model.unet import UNet
+from ubend.model.encoders import make_encoder, pretrained_normalisation
+from ubend.model.networks import Network, make_network
 from ubend.training.borders import weigh_pictures
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.losses import Loss, sums_dtype
@@ -49,10 +50,16 @@ def make_state(
             )
         mean = [m * white for m, white in zip(settings.data.mean, high, strict=True)]
         std = [s * white for s, white in zip(settings.data.std, high, strict=True)]
+    elif settings.model.encoder is not None and _encoder_weights(settings.model):  # as these weights know pictures
+        of_white = pretrained_normalisation(settings.model.encoder, data.store.channels)
+        mean, std = ([v * white for v, white in zip(values, high.tolist(), strict=True)] for values in of_white)
     width = settled(settings.model.width)
+    first: dict[str, Any] = {"mean": mean, "std": std}
+    if weights := _encoder_weights(settings.model):
+        first["pretrained"] = weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        net = _make_network(settings, data.store.channels, data.labels.classes, width, mean, std)
+        net = make_network(_shape(settings.model, data.store.channels, data.labels.classes, width), **first)
     model: Network = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
     if settings.train.sync_batch_norm and ranks.count > 1:
@@ -79,20 +86,26 @@ def make_state(
     return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision, windowed, scale), state
 
 
-def _make_network(
-    settings: Settings,
-    channels: int,
-    classes: int,
-    width: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Network:
-    shape = settings.model
-    match shape.kind:
-        case "unet":
-            return UNet(channels, classes, width, shape.depth, shape.skips, shape.growth, mean=mean, std=std)
-        case "paper":
-            return PaperUNet(channels, classes, width, shape.depth, shape.dropout, mean=mean, std=std)
+def fetch_weights(settings: ModelSettings) -> None:
+    """Before anything slow happens: download what an encoder begins with, unless it is here.
+
+    Raises:
+        SettingError: it cannot be had.
+    """
+    if settings.encoder is not None and (weights := _encoder_weights(settings)):
+        make_encoder(settings.encoder, 3, 1, weights)
+
+
+def _encoder_weights(settings: ModelSettings) -> bool | Path:
+    return Path(settings.weights) if settings.weights is not None else settings.pretrained
+
+
+def _shape(settings: ModelSettings, channels: int, classes: int, width: int) -> dict[str, Any]:
+    shape: dict[str, Any] = {"channels": channels, "classes": classes, "width": width, "depth": settings.depth}
+    if settings.kind == "paper":
+        return {"kind": "paper", **shape, "dropout": settings.dropout}
+    shape |= {"skips": settings.skips, "growth": settings.growth}
+    return shape | ({"encoder": settings.encoder} if settings.encoder is not None else {})
 
 
 def _training_scale(data: Dataset) -> tuple[float, float]:
@@ -147,9 +160,9 @@ def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
 
     Weights are float32; the state holds them with two moments, the kept and the averaged ones.
     """
-    width = settings.model.width or default_width(device)
+    width = settings.model.width or default_width(device, settings.model.encoder)
     with torch.device("meta"):
-        net = _make_network(settings, settings.data.channels or 3, 2, width, None, None)
+        net = make_network(_shape(settings.model, settings.data.channels or 3, 2, width))
     model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
     state = model * (5 if settings.train.average_decay else 4)
     return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.model.bundle import Bundle, load_bundle
+from ubend.model.encoders import EncodedUNet, fit_channels
+from ubend.model.networks import first_weight
 from ubend.model.paper import PaperUNet
 from ubend.training.checkpoint import TrainingState
 
-_FIRST = "stem.0.weight"
 _HEAD = ("head.weight", "head.bias")
 _NORMALISATION = ("mean", "std")
 
@@ -55,20 +55,21 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
         SettingError: one of them asks for another shape.
     """
     net = start.bundle.model
+    encoder = net.name if isinstance(net, EncodedUNet) else None
     kind = "paper" if isinstance(net, PaperUNet) else "unet"
-    shape = {
+    shape: dict[str, Any] = {
         "model.kind": kind,
-        "model.width": net.width,
-        "model.depth": net.depth,
-        "model.skips": net.skips,
-        "model.growth": net.growth,
+        "model.encoder": encoder,
+        "model.pretrained": False,
+        "model.weights": None,
     }
+    shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
     for key, theirs in shape.items():
         mine = given.get(key)
         if mine is not None and (tuple(mine) if isinstance(mine, list) else mine) != theirs:
             raise SettingError(
                 _("{key} = {mine}, but the model {path} has {theirs}; leave it out, or train without --from").format(
-                    key=key, mine=mine, path=start.path, theirs=theirs
+                    key=key, mine=mine, path=start.path, theirs=_("none") if theirs is None else theirs
                 )
             )
     return shape
@@ -87,6 +88,7 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
         classes: names of the new classes, in their order.
     """
     theirs, labels = start.bundle.model.state_dict(), start.bundle.labels
+    first = first_weight(start.bundle.model)
     rows = match_classes(labels.names, classes)
     for net in (state.model, state.average):
         for name, mine in net.state_dict().items():
@@ -94,11 +96,11 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
                 for row, source in enumerate(rows):
                     if source is not None:
                         mine[row].copy_(theirs[name][source])
-            elif name == _FIRST:
+            elif name == first:
                 mine.copy_(fit_channels(theirs[name], mine.shape[1]))
             elif name not in _NORMALISATION:
                 mine.copy_(theirs[name])
-    return _tell(start, classes, rows, theirs[_FIRST].shape[1], int(state.model.state_dict()[_FIRST].shape[1]))
+    return _tell(start, classes, rows, theirs[first].shape[1], int(state.model.state_dict()[first].shape[1]))
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
@@ -112,22 +114,6 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | Non
             key = name.strip().casefold()
             rows.append(plain.index(key) if key in plain else None)
     return rows
-
-
-def fit_channels(kernels: Tensor, channels: int) -> Tensor:
-    """The kernels of a first convolution for another number of channels.
-
-    Each new channel gets the sum over the old ones, divided by the number of new ones. So a picture whose
-    channels are all alike gets the same response: 3 -> 1 is the sum, 1 -> 3 a third each.
-
-    Args:
-        kernels: (outputs, inputs, 3, 3).
-    Returns:
-        (outputs, channels, 3, 3); `kernels` itself when the numbers are equal.
-    """
-    if kernels.shape[1] == channels:
-        return kernels
-    return (kernels.sum(dim=1, keepdim=True) / channels).expand(-1, channels, -1, -1)
 
 
 def _tell(start: Start, classes: Sequence[str], rows: Sequence[int | None], before: int, now: int) -> list[str]:

@@ -1,0 +1,308 @@
+"""Recognising the kind of animal with the encoder of a segmentation network, with and without the mask's help.
+
+The breed of a picture stands in its file name: `Abyssinian_12.jpg`. N pictures, C channels, H x W pixels.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.choices import choose_training
+from ubend.config import Settings, settled
+from ubend.data.batches import Pictures
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.device import fastest_precision, pick_device, settle
+from ubend.drawing.overlay import to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import DataError, OutputError, SettingError
+from ubend.files import default_cache
+from ubend.jobs.fit import fit
+from ubend.jobs.gather import gather_settings
+from ubend.language import _
+from ubend.lessons.drawn_pets import draw_pets
+from ubend.lessons.variants import Quiet
+from ubend.masks.labels import background_class
+from ubend.model.bundle import load_bundle
+from ubend.model.unet import UNet, pad_to_multiple
+from ubend.teller import Teller
+from ubend.training.loop import steps_until
+from ubend.training.schedule import learning_rate_at, make_optimizer
+from ubend.training.setup import make_batches
+from ubend.training.step import autocast
+
+View = Literal["whole", "pixels", "cut"]
+VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
+# About a minute on two cores, on drawn animals; squashed, so that all pictures have one size.
+QUICK: dict[str, Any] = {"data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
+QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
+_BREED_EPOCHS = 40
+_LEAST_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole
+_CHUNK = 64  # pictures in one pass without gradients
+_SHOWN = 4
+
+
+class BreedNet(nn.Module):
+    """The way down of a U-Net, its deepest map pooled to one value per channel, and a linear layer.
+
+    Args:
+        net: whose layers and normalisation these are, shared with it: training one trains the other.
+        breeds: number of breeds.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: UNet, breeds: int) -> None:
+        super().__init__()
+        self.stem, self.encoders, self.depth = net.stem, net.encoders, net.depth
+        self.head = nn.Linear(net.width * 2**net.depth, breeds)
+        self.register_buffer("mean", net.mean)
+        self.register_buffer("std", net.std)
+
+    def forward(self, image: Tensor, share: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) raw values, and (N, H, W) weights 0..1 of pixels (None: all alike) -> (N, breeds) scores."""
+        features = self.stem(pad_to_multiple((image - self.mean) / self.std, 2**self.depth))
+        for encoder in self.encoders:
+            features = encoder(features)
+        if share is None:
+            return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+        weight = F.adaptive_avg_pool2d(share[:, None].float(), features.shape[-2:]) + _LEAST_SHARE
+        pooled = (features * weight).sum((2, 3)) / weight.sum((2, 3))
+        return self.head(pooled)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Breeds:
+    """Pictures whose names tell the breed.
+
+    Attributes:
+        data: the pictures.
+        settings: nothing in them is open any more.
+        device: where all is computed.
+        names: of the breeds.
+        of_picture: (pictures of the store,) the breed of each.
+    """
+
+    data: Dataset
+    settings: Settings
+    device: torch.device
+    names: tuple[str, ...]
+    of_picture: NDArray[np.int64]
+
+
+class Finder:
+    """Finds the animals in batches, by a trained segmentation network: all classes but the background.
+
+    Args:
+        model: a run folder or a model file.
+        data: the pictures that it will be asked about.
+    Raises:
+        SettingError: it was trained for other classes.
+    """
+
+    def __init__(self, model: Path, data: Dataset, device: torch.device) -> None:
+        bundle = load_bundle(model)
+        if bundle.labels.names != data.labels.names:
+            raise SettingError(
+                _("{model} knows the classes {theirs}, but {folder} has {mine}; take a model trained for them").format(
+                    model=model,
+                    theirs=", ".join(bundle.labels.names),
+                    folder=data.folder.root,
+                    mine=", ".join(data.labels.names),
+                )
+            )
+        self.net = bundle.model.to(device)
+        self._background = background_class(bundle.labels.names) or 0
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) raw values -> (N, H, W) probability that a pixel is an animal's."""
+        prob: Tensor = self.net(image).float().softmax(dim=1)
+        return 1 - prob[:, self._background]
+
+    def look(self, image: Tensor, view: View) -> tuple[Tensor, Tensor | None]:
+        """What `BreedNet` is given: all; all, the animal's pixels weighing; the animal cut out, on plain ground."""
+        if view == "whole":
+            return image, None
+        prob = self(image)
+        if view == "pixels":
+            return image, prob
+        return torch.lerp(self.net.mean.expand_as(image), image, prob[:, None]), None
+
+
+def open_breeds(
+    folder: Path | str, settings: Mapping[str, Any], device: str | None = None, teller: Teller | None = None
+) -> Breeds:
+    """Read a folder of pictures and masks named after breeds.
+
+    Raises:
+        DataError: the names of the files tell no breeds, or there is no test part.
+        UbendError: as of `ubend.fit`.
+    """
+    place, teller = pick_device(device), teller or Quiet()
+    settle(place, False)
+    data = open_dataset(gather_settings(folder, settings=settings), place.type, default_cache(), teller)
+    chosen, _choices = choose_training(data.settings, data.facts(place.type, fastest_precision(place)))
+    words = [pair.name.rpartition("/")[2].rpartition("_")[0] for pair in data.folder.pairs]
+    names = tuple(sorted(set(words)))
+    if "" in names or len(names) < 2 or min(Counter(words).values()) < 2:
+        raise DataError(
+            _("{folder}: the names of its files tell no breeds; name them BREED_NUMBER, such as Abyssinian_12").format(
+                folder=folder
+            )
+        )
+    if not len(data.numbers("test")):
+        raise DataError(_("{folder}: no test part to compare on; give more pictures").format(folder=folder))
+    return Breeds(data, chosen, place, names, np.array([names.index(word) for word in words]))
+
+
+def train_breeds(
+    breeds: Breeds, net: BreedNet, epochs: int, finder: Finder | None = None, view: View = "whole"
+) -> float:
+    """Train on the augmented training part by cross entropy; returns the loss of the last step.
+
+    Args:
+        net: on the device of `breeds`; trained in place.
+        finder: of the animals, for views that need it.
+    """
+    settings = breeds.settings.train
+    batches, _validation = make_batches(breeds.data, breeds.settings, breeds.device)
+    of_item = breeds.of_picture[breeds.data.numbers("train")]
+    steps, optimizer = steps_until(epochs, batches.items, settled(settings.batch)), make_optimizer(net, settings)
+    net.train()
+    loss = torch.zeros(())
+    for step in range(steps):
+        items = np.ascontiguousarray(batches.numbers(step)[:, -1]).view(np.int32)  # the pictures of this step
+        target = torch.from_numpy(of_item[items]).to(breeds.device)
+        image = batches.draw(step).image
+        with autocast(breeds.device, settings):
+            seen, share = (image, None) if finder is None else finder.look(image, view)
+            loss = F.cross_entropy(net(seen, share).float(), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, settings)
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None, view: View = "whole") -> float:
+    """Share of the test part whose breed is named, 0..1."""
+    net.eval()
+    numbers = breeds.data.numbers("test")
+    pictures, right = Pictures(breeds.data.store, numbers, breeds.device, 0), 0
+    for items in np.array_split(np.arange(len(numbers)), -(-len(numbers) // _CHUNK)):
+        image = pictures.take(items)[0].float()
+        with autocast(breeds.device, breeds.settings.train):
+            said = net(*((image, None) if finder is None else finder.look(image, view))).argmax(dim=1)
+        right += int((said.cpu().numpy() == breeds.of_picture[numbers[items]]).sum())
+    return right / len(numbers)
+
+
+def teach_breeds(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    model: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    epochs: int = _BREED_EPOCHS,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> dict[str, float]:
+    """Breeds told by a second head on a segmentation network's encoder: accuracy on the test part by `VIEWS`.
+
+    The same encoder is trained on with the whole picture, with the mask's pixels weighing in the pooling, and on the
+    animal cut out. Masks are the network's own, in training too. Writes `breeds.png`, and a run folder, into `out`.
+
+    Args:
+        folder: pictures and masks named after breeds; None: animals are drawn into `out`.
+        model: a segmentation model of its classes; None: one is trained.
+        settings: over the lesson's own (`QUICK`).
+        epochs: how often each training of breeds shows all pictures.
+        device: cuda, mps or cpu; None: the fastest here.
+    Raises:
+        OutputError: `out` holds something already.
+        UbendError: as of `open_breeds` and `Finder`.
+    """
+    out, folder, chosen = prepare_lesson(out, folder, settings)
+    breeds = open_breeds(folder, chosen, device)
+    if model is None:
+        model = out / "run"
+        scores = fit(folder, model, settings=chosen, device=device, teller=Quiet()).scores
+        if scores is None:
+            raise KeyboardInterrupt
+        dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
+        teller.say(_("a segmentation network was trained: Dice {dice:.3f}").format(dice=dice))
+    finder = Finder(Path(model), breeds.data, breeds.device)
+    if not isinstance(finder.net, UNet):
+        raise SettingError(_("{model}: the lesson looks into the U-Net's own encoder").format(model=model))
+    found: dict[str, float] = {}
+    for view, name in zip(VIEWS, view_names(), strict=True):
+        torch.manual_seed(breeds.settings.train.seed)
+        net = BreedNet(copy.deepcopy(finder.net), len(breeds.names)).to(breeds.device)
+        train_breeds(breeds, net, epochs, finder, view)
+        found[view] = measure_accuracy(breeds, net, finder, view)
+        teller.say(
+            _("{name}: the breed of {share:.1%} of {count} test pictures").format(
+                name=name, share=found[view], count=len(breeds.data.numbers("test"))
+            )
+        )
+    chance = Counter(breeds.of_picture[breeds.data.numbers("train")].tolist()).most_common(1)[0][0]
+    share = float((breeds.of_picture[breeds.data.numbers("test")] == chance).mean())
+    teller.say(_("who always says {name} is right for {share:.1%}").format(name=breeds.names[chance], share=share))
+    grid = _draw(breeds, finder, list(found.values()))
+    save_png(grid, out / "breeds.png")
+    teller.say(str(out / "breeds.png"))
+    if show:
+        show_picture(grid)
+    return found
+
+
+def prepare_lesson(
+    out: Path | str, folder: Path | str | None, settings: Mapping[str, Any] | None
+) -> tuple[Path, Path | str, dict[str, Any]]:
+    """An empty place, its pictures (drawn where there are none), and the lesson's settings.
+
+    Raises:
+        OutputError: `out` holds something already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+        folder = out / "pets"
+        draw_pets(folder)
+    return out, folder, {**QUICK, **(settings or {})}
+
+
+def view_names() -> Sequence[str]:
+    """Of `VIEWS`, for people."""
+    return _("whole picture"), _("the mask's pixels"), _("cut out by the mask")
+
+
+def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
+    """Test pictures as each view sees them; what the pooling leaves out is pale."""
+    numbers = breeds.data.numbers("test")
+    chosen = numbers[np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers)), dtype=np.int64)]
+    image = Pictures(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()
+    prob, cut = finder(image)[:, None], finder.look(image, "cut")[0]
+    pale = torch.lerp(torch.full_like(image, float(breeds.data.value_range()[1].max())), image, 0.25 + 0.75 * prob)
+    rows = []
+    for views in zip(image, pale, cut, strict=True):
+        arrays = (view.permute(1, 2, 0).cpu().numpy().astype(breeds.data.store.dtype) for view in views)
+        rows.append([to_rgb(array) for array in arrays])
+    headings = [f"{name} {share:.0%}" for name, share in zip(view_names(), shares, strict=True)]
+    labels = [breeds.names[breeds.of_picture[number]] for number in chosen]
+    return draw_grid(rows, headings, labels, cell_px=240)

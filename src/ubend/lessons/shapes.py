@@ -1,0 +1,174 @@
+"""What a mask is a base for: objects cut out, and a table of their shapes. H x W pixels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ubend.config import settled
+from ubend.data.dataset import open_dataset
+from ubend.data.sample import draw_sample
+from ubend.data.store import read_class_map
+from ubend.drawing.overlay import to_rgb
+from ubend.drawing.panels import load_font, save_png, show_picture
+from ubend.errors import DataError, OutputError, SettingError
+from ubend.files import default_cache
+from ubend.inference.predictor import load
+from ubend.jobs.cutout import extend_colors, make_alpha
+from ubend.jobs.gather import gather_settings
+from ubend.language import _
+from ubend.lessons.variants import Quiet
+from ubend.masks.labels import LabelMap
+from ubend.objects.instances import choose_method, separate
+from ubend.objects.table import Row, measure, write_table
+from ubend.pictures.images import read_image
+from ubend.teller import Teller
+
+_SAMPLE, _SAMPLE_PX = 2, 128
+_MOST_ROWS = 12  # of the drawn table; the CSV holds all
+_LEAST_SHARE = 1e-3  # of the picture's pixels: smaller objects are crumbs
+_SOFT_PX = 1.5  # width of a cut-out's edge, where a mask knows no probabilities
+_CELL_PX, _COLUMN_PX, _TEXT_PX, _GAP_PX = 112, 108, 15, 12
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (95, 95, 95)
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """One object.
+
+    Attributes:
+        row: its measures, as of `measure`.
+        pixels: (h, w, 4) its box, what is not the object clear.
+    """
+
+    row: Row
+    pixels: NDArray[np.uint8]
+
+    @property
+    def roundness(self) -> float:
+        """4 pi area / perimeter^2: 1 for a disc, less the longer the outline is; small discs pass it."""
+        perimeter = float(self.row["perimeter_px"])
+        return 4 * math.pi * float(self.row["area_px"]) / perimeter**2 if perimeter else 1.0
+
+
+def teach_shapes(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    model: Path | str | None = None,
+    pictures: int = 4,
+    show: bool = False,
+    teller: Teller,
+) -> list[CutOut]:
+    """Cut the objects of a few pictures out and measure them; by the masks of the folder, or a model's.
+
+    Writes `shapes.csv` (every object), `shapes.png` (the largest ones as a table) and `NAME_ID.png` (each cut-out, on
+    transparency) into `out`.
+
+    Args:
+        folder: pictures and masks; None: a sample is drawn into `out`.
+        model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
+        pictures: how many, evenly taken.
+    Raises:
+        OutputError: `out` holds something already.
+        SettingError: pictures is not above 0, or scikit-image is not installed.
+        DataError: there is no object.
+    """
+    if pictures < 1:
+        raise SettingError(_("pictures: give 1 or more"))
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    if folder is None:
+        folder = out / "sample"
+        draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)
+    data = open_dataset(gather_settings(folder), "cpu", default_cache(), Quiet())
+    predictor = None if model is None else load(model)
+    found: list[CutOut] = []
+    numbers = np.linspace(0, len(data.folder.pairs) - 1, min(pictures, len(data.folder.pairs)), dtype=np.int64)
+    for number in numbers:
+        pair = data.folder.pairs[number]
+        if predictor is None:
+            image = read_image(pair.image, settled(data.settings.data.channels))
+            mask = read_class_map(pair, (image.shape[0], image.shape[1]), data.labels).classes
+            found += cut_objects(pair.image, image, mask, data.labels)
+        else:
+            image = read_image(pair.image, predictor.bundle.sizing.channels)
+            found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
+    if not found:
+        raise DataError(
+            _("{folder}: no objects in {count} pictures; give more").format(folder=folder, count=len(numbers))
+        )
+    for one in found:
+        stem = Path(str(one.row["file"])).stem
+        save_png(Image.fromarray(one.pixels), out / f"{stem}_{one.row['id']}.png")
+    channels = sum(key.startswith("mean_") for key in found[0].row)
+    write_table(out / "shapes.csv", [one.row for one in found], channels, [])
+    largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MOST_ROWS]
+    page = draw_shapes(largest)
+    save_png(page, out / "shapes.png")
+    said = _("{count} objects in {pictures} pictures; their cut-outs and measures are in {out}")
+    teller.say(said.format(count=len(found), pictures=len(numbers), out=out))
+    if show:
+        show_picture(page)
+    return found
+
+
+def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels: LabelMap) -> list[CutOut]:
+    """The objects of one picture, crumbs left out.
+
+    Args:
+        path: the picture's name in the table.
+        image: (H, W, channels) values.
+        mask: (H, W) class index.
+    """
+    names, colors = labels.names, to_rgb(image)
+    objects = separate(mask, names, choose_method(names), max(1, round(_LEAST_SHARE * mask.size)))
+    cut = []
+    for row in measure(path, image, objects, names, None):
+        margin = math.ceil(_SOFT_PX)
+        box = np.s_[
+            max(0, int(row["top"]) - margin) : int(row["bottom"]) + margin,
+            max(0, int(row["left"]) - margin) : int(row["right"]) + margin,
+        ]
+        alpha = make_alpha((objects.ids[box] == row["id"]).astype(np.float32), _SOFT_PX)
+        solid = np.rint(255 * alpha[..., None]).astype(np.uint8)
+        cut.append(CutOut(row, np.concatenate([extend_colors(colors[box], alpha), solid], axis=2)))
+    return cut
+
+
+def draw_shapes(cut: Sequence[CutOut]) -> Image.Image:
+    """A table: a cut-out in each row, and what was measured."""
+    font = load_font(_TEXT_PX)
+    headings = ["", _("class"), _("area, px"), _("outline, px"), _("roundness"), _("eccentricity"), _("solidity")]
+    width = _CELL_PX + _COLUMN_PX * (len(headings) - 1) + 2 * _GAP_PX
+    page = Image.new("RGB", (width, (_CELL_PX + _GAP_PX) * len(cut) + 3 * _TEXT_PX), _PAPER)
+    draw = ImageDraw.Draw(page)
+    middles = [_GAP_PX + _CELL_PX + _COLUMN_PX * (column + 0.5) for column in range(len(headings) - 1)]
+    for heading, x in zip(headings[1:], middles, strict=True):
+        draw.text((x, 1.5 * _TEXT_PX), heading, fill=_FAINT, font=font, anchor="mm")
+    for number, one in enumerate(cut):
+        top, row = 3 * _TEXT_PX + number * (_CELL_PX + _GAP_PX), one.row
+        small = Image.fromarray(one.pixels)
+        scale = min(_CELL_PX / small.width, _CELL_PX / small.height)
+        small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
+        ground = _draw_checks(_CELL_PX)
+        ground.paste(small, ((_CELL_PX - small.width) // 2, (_CELL_PX - small.height) // 2), small)
+        page.paste(ground, (_GAP_PX, top))
+        values = [str(row["class"]), f"{row['area_px']:,}", f"{float(row['perimeter_px']):.0f}", f"{one.roundness:.2f}"]
+        values += [f"{float(row['eccentricity']):.2f}", f"{float(row['solidity']):.2f}"]
+        for value, x in zip(values, middles, strict=True):
+            draw.text((x, top + _CELL_PX / 2), value, fill=_INK, font=font, anchor="mm")
+    return page
+
+
+def _draw_checks(side_px: int) -> Image.Image:
+    """What stands for transparency."""
+    y, x = np.mgrid[:side_px, :side_px] // 8
+    shade = np.where((y + x) % 2, 255, 225).astype(np.uint8)
+    return Image.fromarray(np.repeat(shade[..., None], 3, axis=2))

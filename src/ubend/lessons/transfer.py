@@ -1,0 +1,212 @@
+"""Transfer learning: an encoder that learnt breeds first, then segmentation on few pictures and on many."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ubend.choices import choose_training
+from ubend.config import change_settings, settled
+from ubend.data.dataset import Dataset
+from ubend.device import fastest_precision
+from ubend.drawing.panels import show_picture
+from ubend.errors import SettingError
+from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.files import write_file
+from ubend.inference.predictor import Predictor, Prepared
+from ubend.language import _
+from ubend.lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
+from ubend.lessons.variants import Quiet
+from ubend.model.bundle import load_bundle, save_bundle
+from ubend.model.unet import UNet
+from ubend.teller import Teller
+from ubend.training.checkpoint import Saver
+from ubend.training.loop import steps_until, train
+from ubend.training.run_folder import RunFolder
+from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.step import Job
+from ubend.training.transfer import Start, begin_with, load_start
+
+COUNTS = (50, 200)  # training pictures, and then all
+_MORE = 10  # times the epochs, at most, for a part of the pictures: else it would be shown too few
+_MOST_VALIDATED, _MOST_SCORED = 200, 1000  # pictures: enough to choose and to compare
+_BREED_EPOCHS = 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """Dice on the test part, mean over pictures and classes without the background, by number of training pictures."""
+
+    pictures: int
+    scratch: float
+    transferred: float
+
+
+def teach_transfer(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    counts: Sequence[int] = COUNTS,
+    settings: Mapping[str, Any] | None = None,
+    epochs: int = _BREED_EPOCHS,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> list[Row]:
+    """Segmentation from scratch, and begun with an encoder that was trained to tell breeds, on few pictures and on all.
+
+    The encoder learns from the breeds of the whole training part, of which masks are then given for few; the test part
+    is seen by neither. Writes `breeds.safetensors` (for `ubend fit --from`) and `transfer.png` into `out`.
+
+    Args:
+        folder: pictures and masks named after breeds; None: animals are drawn into `out`.
+        counts: training pictures with masks; those that are not less than all are left out, and all come last.
+        settings: over the lesson's own; `train.epochs` is for all pictures, fewer are shown more often.
+        epochs: how often the training of breeds shows all pictures.
+        device: cuda, mps or cpu; None: the fastest here.
+    Raises:
+        OutputError: `out` holds something already.
+        SettingError: a count is not above 0.
+        UbendError: as of `open_breeds`.
+    """
+    if min(counts, default=1) < 1:
+        raise SettingError(_("counts: each is a number of training pictures, 1 or more"))
+    out, folder, chosen = prepare_lesson(out, folder, settings)
+    breeds = open_breeds(folder, chosen, device)
+    start = out / "breeds.safetensors"
+    accuracy = pretrain(breeds, start, epochs)
+    teller.say(
+        _(
+            "the encoder learnt {breeds} breeds from {count} pictures; on test pictures it is right for {share:.1%}"
+        ).format(breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy)
+    )
+    whole = len(breeds.data.numbers("train"))
+    rows = []
+    for count in [*(count for count in sorted(counts) if count < whole), whole]:
+        scratch = train_part(breeds, count, None, out / f"scratch-{count}")
+        row = Row(count, scratch, train_part(breeds, count, load_start(start), out / f"transferred-{count}"))
+        rows.append(row)
+        teller.say(
+            _("{count} pictures: Dice {scratch:.3f} from scratch, {transferred:.3f} begun with the encoder").format(
+                count=count, scratch=row.scratch, transferred=row.transferred
+            )
+        )
+    picture = out / "transfer.png"
+    _draw(rows, picture)
+    teller.say(str(picture))
+    if show:
+        show_picture(picture)
+    return rows
+
+
+def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
+    """Train a U-Net's way down to tell breeds, and write the U-Net; its way up is as drawn. Returns the accuracy on
+    the test part, 0..1.
+
+    Raises:
+        SettingError: the settings ask for another network than the U-Net.
+    """
+    bundle, state = make_state(breeds.data, breeds.settings, breeds.device)
+    if not isinstance(state.model, UNet):
+        raise SettingError(_("the lesson trains the U-Net's own encoder; leave out model.encoder"))
+    torch.manual_seed(breeds.settings.train.seed)
+    net = BreedNet(state.model, len(breeds.names)).to(breeds.device)
+    train_breeds(breeds, net, epochs)
+    bundle.about["encoder"] = f"{len(breeds.names)} breeds"
+    save_bundle(path, bundle)
+    return measure_accuracy(breeds, net)
+
+
+def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> float:
+    """Train on some pictures of the training part, into a run folder; the model's Dice on the test part.
+
+    Args:
+        count: training pictures; the same ones whenever it is asked with the same count, spread over the breeds.
+        start: what to begin with; None: drawn weights.
+    """
+    data, device = _take_part(breeds, count), breeds.device
+    whole = len(breeds.data.numbers("train"))
+    epochs = settled(breeds.settings.train.epochs)
+    more = {"train.epochs": min(_MORE * epochs, round(epochs * whole / count))}
+    more |= {"train.batch": min(settled(breeds.settings.train.batch), count)}
+    settings, _choices = choose_training(
+        change_settings(breeds.settings, more), data.facts(device.type, fastest_precision(device))
+    )
+    bundle, state = make_state(data, settings, device)
+    if start is not None:
+        begin_with(start, state, data.labels.names)
+    batches, validation = make_batches(data, settings, device)
+    run = RunFolder(out)
+    run.create()
+    job = Job(
+        batches,
+        validation,
+        data.labels.names,
+        make_loss(data, settings, device),
+        settings.train,
+        steps_until(settled(settings.train.epochs), batches.items, settled(settings.train.batch)),
+        run,
+        lambda _state: lambda: None,
+        lambda weights: save_bundle(run.model, bundle, weights),
+    )
+    with Saver(run.state, job.save_model) as saver:
+        train(job, state, saver, Quiet())
+    return _score(breeds.data, Predictor(load_bundle(run.model), device))
+
+
+def _take_part(breeds: Breeds, count: int) -> Dataset:
+    """The data with so few training pictures, one of each breed in turn, and not too many to validate on.
+
+    The others are called test pictures, so that training looks at none; scores are made on the true test part.
+    """
+    data = breeds.data
+    numbers = data.numbers("train")
+    order = np.random.Generator(np.random.Philox(breeds.settings.train.seed)).permutation(len(numbers))
+    turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many of its breed come before
+    seen = [0] * len(breeds.names)
+    for place in order:
+        breed = breeds.of_picture[numbers[place]]
+        turn[place], seen[breed] = seen[breed], seen[breed] + 1
+    kept = set(numbers[order[np.argsort(turn[order], kind="stable")]][:count].tolist())
+    kept |= set(_evenly(data.numbers("val"), _MOST_VALIDATED).tolist())
+    return replace(data, parts=tuple(p if number in kept else "test" for number, p in enumerate(data.parts)))
+
+
+def _score(data: Dataset, predictor: Predictor) -> float:
+    store, numbers = data.store, _evenly(data.numbers("test"), _MOST_SCORED).tolist()
+
+    def take_stored(place: int) -> Prepared:
+        height, width = store.native_hw[numbers[place]].tolist()
+        return Prepared((height, width), store.image(numbers[place]))
+
+    scores = evaluate_pairs(predictor, [data.folder.pairs[number] for number in numbers], prepare=take_stored)
+    return float(scores["native"]["dice"]["per_image"]["mean_foreground"])
+
+
+def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return numbers[:: -(-len(numbers) // most)]
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """Dice against the number of training pictures, both ways."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    counts = [row.pictures for row in rows]
+    axis.plot(counts, [row.scratch for row in rows], "o-", label=_("from scratch"))
+    axis.plot(counts, [row.transferred for row in rows], "s-", label=_("begun with an encoder that knows breeds"))
+    axis.set_xscale("log")
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.minorticks_off()
+    axis.set_xlabel(_("training pictures with masks"))
+    axis.set_ylabel(_("Dice on test pictures"))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    write_file(path, lambda place: figure.savefig(place, format="png"))

@@ -1,0 +1,241 @@
+"""A U-Net whose way down is an encoder of timm, with pretrained weights or without; the way up is the tutorial's.
+
+An encoder's maps have strides 2, 4, 8, ... (some begin at 1, others at 4): level k is the one of stride 2^k. Where
+the encoder has a map, the decoder of that level joins it by a skip connection; where it has none, it only grows.
+timm is asked for when an encoder is made, so that all else works without it.
+
+Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/pytorch-image-models
+"""
+
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ubend.config import Growth
+from ubend.errors import SettingError
+from ubend.language import _
+from ubend.model.unet import Decoder, pad_to_multiple, per_channel
+
+_PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
+
+
+class EncodedUNet(nn.Module):
+    """U-Net on an encoder of timm, for pictures of any size; padding and normalisation are inside.
+
+    Args:
+        encoder: its name in timm, such as `resnet18` or `convnext_tiny.in12k`.
+        channels: C of the picture; the first convolution is fitted to it (`fit_channels`).
+        classes: number of classes.
+        width: channels of the decoder at full size; twice as many at each deeper level.
+        depth: log2 of the greatest stride that is used; None: all that the encoder has.
+        skips: for each level, full size first, whether a map of the encoder is joined if there is one; None: all.
+        growth: how the decoder doubles the resolution, as of `UNet`; not `unpool`, as encoders pool in other ways.
+        pretrained: the encoder's first weights: drawn, or timm's (downloaded if need be), or of a local file.
+        mean, std: as of `UNet`.
+    Attributes:
+        skips: for each level, whether a map is joined there.
+    Raises:
+        SettingError: as of `describe_encoder` and `make_encoder`, or the encoder is not as deep.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: str,
+        channels: int = 3,
+        classes: int = 2,
+        width: int = 16,
+        depth: int | None = None,
+        skips: Sequence[bool] | None = None,
+        growth: Growth = "transposed",
+        *,
+        pretrained: bool | Path = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        known = describe_encoder(encoder)
+        depth = max(known) if depth is None else depth
+        if depth not in known:
+            raise SettingError(
+                _("model.depth = {depth}, but {encoder} has maps at levels {levels}").format(
+                    depth=depth, encoder=encoder, levels=", ".join(map(str, known))
+                )
+            )
+        wanted = tuple(skips) if skips is not None else (True,) * depth
+        if len(wanted) != depth:
+            raise ValueError(f"skips has {len(wanted)} entries for depth {depth}")
+        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
+        self.name, self.growth = encoder, growth
+        self.levels = tuple(level for level in known if level <= depth)
+        self.skips = tuple(there and level in known for level, there in enumerate(wanted))
+        self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
+        inputs = known[depth]
+        self.decoders = nn.ModuleList()
+        for level in reversed(range(depth)):
+            outputs = width * 2**level
+            self.decoders.append(Decoder(inputs, outputs, self.skips[level], growth, skipped=known.get(level)))
+            inputs = outputs
+        self.head = nn.Conv2d(width, classes, 1)
+        self.register_buffer("mean", per_channel(mean, channels, 0.0))
+        self.register_buffer("std", per_channel(std, channels, 1.0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch; (N, C, H, W) raw values, any H and W >= 1 -> (N, classes, H, W) unnormalised scores."""
+        height, width = image.shape[-2:]
+        features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
+        maps = dict(zip(self.levels, self.encoder(features), strict=True))
+        features = maps.pop(self.depth)
+        for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
+            features = decoder(features, maps.get(level, features))  # without a skip connection it is not looked at
+        logits: Tensor = self.head(features)
+        return logits[..., :height, :width]
+
+
+def fit_channels(kernels: Tensor, channels: int) -> Tensor:
+    """The kernels of a first convolution for another number of channels.
+
+    Each new channel gets the sum over the old ones, divided by the number of new ones. So a picture whose
+    channels are all alike gets the same response: 3 -> 1 is the sum, 1 -> 3 a third each.
+
+    Args:
+        kernels: (outputs, inputs, h, w).
+    Returns:
+        (outputs, channels, h, w); `kernels` itself when the numbers are equal.
+    """
+    if kernels.shape[1] == channels:
+        return kernels
+    return (kernels.sum(dim=1, keepdim=True) / channels).expand(-1, channels, -1, -1)
+
+
+@cache
+def describe_encoder(name: str) -> dict[int, int]:
+    """Level -> channels of an encoder's maps, in order; nothing is computed, and no weights are made.
+
+    Raises:
+        SettingError: timm is not installed, knows no such encoder (the nearest known ones are named), or it has no
+            maps that halve from level to level, as transformers of one scale.
+    """
+    timm = _load_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
+        cure = (
+            _("did you mean {name}?").format(name=", ".join(near))
+            if near
+            else _("see timm.list_models() for all names")
+        )
+        raise SettingError(_("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure))
+    found: dict[int, int] = {}
+    try:
+        with torch.device("meta"):
+            net = timm.create_model(name, features_only=True).eval()
+            for map_ in net(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX)):
+                found[(_PROBE_PX // map_.shape[2]).bit_length() - 1] = map_.shape[1]
+        fits = list(found.values()) == net.feature_info.channels()
+        fits &= [2**level for level in found] == net.feature_info.reduction()
+    except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        fits = False  # each family of timm's says in its own way that it has no maps, or takes one size of pictures
+    if not fits:
+        raise SettingError(
+            _(
+                "model.encoder: {name} has no maps of halving size for pictures of any size; take a convolutional one "
+                "such as resnet18, efficientnet_b0 or convnext_tiny"
+            ).format(name=name)
+        )
+    return found
+
+
+def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = False) -> nn.Module:
+    """An encoder: (N, channels, H, W) normalised -> its first maps, so many of them, finest first.
+
+    Args:
+        channels: of the pictures; kernels for three are fitted to another number.
+        pretrained: as of `EncodedUNet`.
+    Raises:
+        SettingError: the weights cannot be downloaded, or do not fit.
+    """
+    timm = _load_timm()
+    options: dict[str, Any] = {"features_only": True, "out_indices": tuple(range(maps))}
+    if not pretrained:
+        drawn: nn.Module = timm.create_model(name, in_chans=channels, **options)
+        return drawn
+    if isinstance(pretrained, Path):
+        if not pretrained.is_file():
+            raise SettingError(_("model.weights: {path}: no such file").format(path=pretrained))
+        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    try:
+        with _without_chatter():
+            net: nn.Module = timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # whatever the hub, its client, or the reader of weights raises
+        raise SettingError(_tell_unreachable(name, pretrained, error)) from error
+    if isinstance(pretrained, Path) and (drawn_ones := _find_drawn(net, timm.create_model(name, True, **options))):
+        raise SettingError(_tell_unreachable(name, pretrained, ValueError(_("no {key}").format(key=drawn_ones[0]))))
+    first = _first_convolution(net, 3)
+    first.weight = nn.Parameter(fit_channels(first.weight.detach(), channels).clone())
+    first.in_channels = channels
+    return net
+
+
+def pretrained_normalisation(name: str, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel that timm's weights were trained with, 1 = white.
+
+    For other pictures than of three channels, the means over the three.
+    """
+    config = _load_timm().get_pretrained_cfg(name)
+    values = [list(config.mean), list(config.std)]
+    mean, std = values if channels == 3 else [[sum(v) / len(v)] * channels for v in values]
+    return mean, std
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The hub's client tells of each of its attempts, and timm of layers that are left out; the one line is ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _load_timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise SettingError(_("encoders need timm; install it by pip install 'ubend[encoders]'")) from error
+    return timm
+
+
+def _tell_unreachable(name: str, pretrained: bool | Path, error: Exception) -> str:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(pretrained, Path):
+        return _("model.weights: {path} does not fit {name} ({reason})").format(
+            path=pretrained, name=name, reason=reason
+        )
+    return _(
+        "model.pretrained: the weights of {name} cannot be had ({reason}); without a network, copy their file here and "
+        "say --set model.weights=FILE"
+    ).format(name=name, reason=reason)
+
+
+def _find_drawn(net: nn.Module, again: nn.Module) -> list[str]:
+    """The weights that differ from one making to the next: those that were not read, of which timm says nothing."""
+    others = again.state_dict()
+    return [name for name, p in net.named_parameters() if p.ndim > 1 and not torch.equal(p, others[name])]
+
+
+def _first_convolution(net: nn.Module, channels: int) -> nn.Conv2d:
+    """The first one that takes so many channels: encoders name it each in their own way."""
+    return next(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels == channels)

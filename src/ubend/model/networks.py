@@ -1,0 +1,46 @@
+"""The networks that a model file may hold: the tutorial's U-Net, the original one, one on an encoder of timm."""
+
+from typing import Any
+
+from torch import nn
+
+from ubend.model.encoders import EncodedUNet
+from ubend.model.paper import PaperUNet
+from ubend.model.unet import UNet
+
+Network = UNet | PaperUNet | EncodedUNet
+
+
+def shape_of(net: Network) -> dict[str, Any]:
+    """The arguments that make a network of the same shape, fit for JSON."""
+    shape: dict[str, Any] = {"channels": net.channels, "classes": net.classes, "width": net.width, "depth": net.depth}
+    if isinstance(net, PaperUNet):
+        return {"kind": "paper", **shape, "dropout": net.dropout.p}
+    shape |= {"skips": list(net.skips), "growth": net.growth}
+    return shape | {"encoder": net.name} if isinstance(net, EncodedUNet) else shape
+
+
+def make_network(shape: dict[str, Any], **more: Any) -> Network:
+    """A network with drawn weights, from `shape_of`, and further arguments such as `mean`.
+
+    Raises:
+        SettingError: as of `EncodedUNet`.
+        ValueError: of a kind that is not known.
+    """
+    kind, rest = shape.get("kind", "unet"), {key: value for key, value in shape.items() if key != "kind"}
+    match kind:
+        case "paper":
+            return PaperUNet(**rest, **more)
+        case "unet":
+            return EncodedUNet(**rest, **more) if "encoder" in rest else UNet(**rest, **more)
+        case _:
+            raise ValueError(f"a network of kind {kind}")
+
+
+def first_weight(net: Network) -> str:
+    """The name in `state_dict` of the weights that the picture meets first."""
+    if not isinstance(net, EncodedUNet):
+        return "stem.0.weight"
+    # encoders name it each in their own way
+    first = next(m for m in net.encoder.modules() if isinstance(m, nn.Conv2d) and m.in_channels == net.channels)
+    return next(name for name, parameter in net.named_parameters() if parameter is first.weight)

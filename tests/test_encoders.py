@@ -1,0 +1,206 @@
+"""The U-Net on timm's encoders keeps the contract of the U-Net: any size, gradients everywhere, whole in its file."""
+
+import builtins
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ubend
+from conftest import make_discs
+from refusal import refused_once
+from ubend.config import make_settings
+from ubend.errors import SettingError
+from ubend.inference.predictor import Predictor
+from ubend.jobs.info import describe_model
+from ubend.masks.labels import make_label_map
+from ubend.model.bundle import Bundle, load_bundle, save_bundle
+from ubend.pictures.images import Sizing
+from ubend.training.limits import count_step_flops
+from ubend.training.transfer import load_start, shape_settings
+
+timm = pytest.importorskip("timm")
+
+from ubend.model import encoders  # noqa: E402
+from ubend.model.encoders import EncodedUNet, describe_encoder, pretrained_normalisation  # noqa: E402
+from ubend.model.networks import first_weight  # noqa: E402
+
+# strides from 2, from 4 (convnext), from 1 (vgg)
+NAMES = ["test_resnet", "test_convnext", "vgg11"]
+SMALL: dict[str, Any] = {"size": 32, "width": 2, "epochs": 1, "batch": 8, "device": "cpu", "encoder": "test_resnet"}
+
+
+def make(name: str = "test_resnet", channels: int = 3, **more: Any) -> EncodedUNet:
+    torch.manual_seed(0)
+    return EncodedUNet(name, channels, 3, 2, **{"depth": 3, **more})
+
+
+def save(net: EncodedUNet, path: Path) -> Path:
+    save_bundle(path, Bundle(net, make_label_map([0, 1, 2], ["ground", "a", "b"]), Sizing(32, True, net.channels)))
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str, channels: int, tmp_path: Path) -> None:
+    net = make(name, channels, mean=[100.0] * channels, std=[50.0] * channels)
+    for size in ((1, 1), (17, 40), (32, 32)):
+        assert net.eval()(torch.rand(1, channels, *size) * 255).shape == (1, 3, *size)
+    for parameter in net.parameters():  # timm begins residual branches, and scales of them, at 0
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    net.train()(torch.rand(2, channels, 33, 24) * 255).square().sum().backward()
+    for key, parameter in net.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
+    image = torch.rand(1, channels, 21, 30) * 255
+    loaded = load_bundle(save(net, tmp_path / "m.safetensors")).model
+    assert isinstance(loaded, EncodedUNet)
+    torch.testing.assert_close(loaded(image), net.eval()(image), rtol=0, atol=0)
+    assert (loaded.skips, loaded.depth, loaded.width) == (net.skips, 3, 2)
+
+
+def test_skips_lie_where_the_encoder_has_maps() -> None:
+    assert describe_encoder("test_resnet") == {1: 32, 2: 32, 3: 48, 4: 192, 5: 96}
+    assert make("test_resnet").skips == (False, True, True)
+    assert make("test_convnext").skips == (False, False, True)
+    assert make("vgg11").skips == (True, True, True)
+    assert make("vgg11", skips=[False, True, False]).skips == (False, True, False)
+
+
+def test_a_skip_reaches_the_result() -> None:
+    """The map of level 1 goes to the decoder of level 1, not to another."""
+    net = make("test_resnet").eval()
+    image, first = torch.rand(1, 3, 32, 32), torch.rand(1, 32, 16, 16)
+    before = net(image)
+    maps = net.encoder(image)
+    net.encoder = Replaced([first, *maps[1:]])
+    assert not torch.allclose(net(image), before)
+
+
+class Replaced(torch.nn.Module):
+    """An encoder with these maps."""
+
+    def __init__(self, maps: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return self.maps
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("resnet81", "timm knows no resnet81; did you mean resnet"),
+        ("qqqqqq", "timm knows no qqqqqq; see timm.list_models"),
+        ("test_vit", "test_vit has no maps of halving size"),
+        ("vit_tiny_patch16_224", "has no maps of halving size for pictures of any size"),
+    ],
+)
+def test_encoders_that_cannot_be_used(name: str, part: str, tmp_path: Path) -> None:
+    make_discs(tmp_path / "data", 8)
+    assert part in refused_once("fit", tmp_path / "data", "--out", tmp_path / "run", "--encoder", name)
+
+
+def test_too_deep() -> None:
+    with pytest.raises(SettingError, match=r"model.depth = 7, but test_resnet has maps at levels 1, 2, 3, 4, 5"):
+        make(depth=7)
+
+
+def test_timm_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved model too says in one line what to install."""
+    model = save(make(), tmp_path / "m.safetensors")
+    describe_encoder.cache_clear()
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "timm":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SettingError, match=r"encoders need timm; install it by pip install 'ubend\[encoders\]'"):
+        load_bundle(model)
+
+
+def test_the_network_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_args: Any, **_more: Any) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying")
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr(encoders._load_timm(), "create_model", fail)
+    with pytest.raises(SettingError, match=r"the weights of resnet18 cannot be had \(no route to host\); without") as e:
+        encoders.make_encoder("resnet18", 3, 1, True)
+    assert "\n" not in str(e.value)
+    assert caplog.records == []  # what the hub's client says of its attempts
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_weights_of_a_file(channels: int, tmp_path: Path) -> None:
+    """A picture of equal channels is answered as by the original."""
+    torch.manual_seed(1)
+    original = timm.create_model("test_resnet", pretrained=False)
+    save_file(original.state_dict(), tmp_path / "w.safetensors")
+    net = make(channels=channels, depth=5, pretrained=tmp_path / "w.safetensors").eval()
+    grey = torch.rand(1, 1, 64, 64)
+    wanted = original.eval().forward_intermediates(grey.expand(-1, 3, -1, -1), intermediates_only=True)
+    for mine, theirs in zip(net.encoder(grey.expand(-1, channels, -1, -1)), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    assert net.state_dict()[first_weight(net)].shape[1] == channels
+
+
+def test_bad_files_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no such file"):
+        make(pretrained=tmp_path / "none.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(SettingError, match=r"other.safetensors does not fit test_resnet \(no conv1.0.weight\)"):
+        make(pretrained=tmp_path / "other.safetensors")
+
+
+def test_normalisation_of_the_weights() -> None:
+    assert pretrained_normalisation("resnet18", 3)[0] == [0.485, 0.456, 0.406]
+    assert pretrained_normalisation("resnet18", 1)[0] == pytest.approx([0.449])
+    assert len(pretrained_normalisation("resnet18", 4)[1]) == 4
+
+
+def test_fit(tmp_path: Path) -> None:
+    """Trained, scored, described; used to begin another with; resumed without its weights."""
+    torch.manual_seed(1)
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    make_discs(tmp_path / "data", 16)
+    run = tmp_path / "run"
+    result = ubend.fit(tmp_path / "data", run, settings={"model.weights": str(tmp_path / "w.safetensors")}, **SMALL)
+    assert result.scores is not None
+    lines = describe_model(run)
+    assert "encoder: test_resnet, of timm" in lines
+    net = load_bundle(run).model
+    assert net.depth == 5
+    assert net.mean.flatten().tolist() == pytest.approx([127.5] * 3)  # as timm says of this one
+    assert Predictor(load_bundle(run), "cpu")(tmp_path / "data" / "images" / "disc00.png").mask.shape == (40, 48)
+    (tmp_path / "w.safetensors").unlink()
+    assert ubend.resume(run).scores is not None
+    again = ubend.fit(tmp_path / "data", tmp_path / "again", init_from=str(run), **{**SMALL, "encoder": None})
+    assert isinstance(load_bundle(again.run).model, EncodedUNet)
+
+
+def test_contradictions(tmp_path: Path) -> None:
+    for changes, part in (
+        ({"model.pretrained": True}, "go with model.encoder"),
+        ({"model.encoder": "resnet18", "model.growth": "unpool"}, "unpool goes without model.encoder"),
+    ):
+        with pytest.raises(SettingError, match=part):
+            make_settings(changes=changes)
+    start = load_start(save(make(), tmp_path / "m.safetensors"))
+    assert shape_settings(start, {})["model.encoder"] == "test_resnet"
+    with pytest.raises(SettingError, match=r"model.encoder = resnet18, but the model .* has test_resnet"):
+        shape_settings(start, {"model.encoder": "resnet18"})
+
+
+def test_work_is_counted() -> None:
+    """In proportion to the pixels."""
+    net = make()
+    assert count_step_flops(net, (64, 64)) == 4 * count_step_flops(net, (32, 32)) > 0
