@@ -1,6 +1,7 @@
 """What the course explains, running: lesson."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,15 @@ def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _teach(name: str, out: Path, assignments: tuple[str, ...], **options: Any) -> None:
+def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "variants", **options: Any) -> None:
     from ubend.config import parse_assignment
 
     prepare(False)
-    from ubend.lessons import variants
+    taught = import_module(f"ubend.lessons.{module}")
 
     with make_teller() as teller:
         settings = dict(parse_assignment(text) for text in assignments)
-        getattr(variants, name)(out, settings=settings, teller=teller, **options)
+        getattr(taught, name)(out, settings=settings, teller=teller, **options)
 
 
 @command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
@@ -78,6 +79,12 @@ def upsampling(**options: Any) -> None:
     _teach("teach_upsampling", **options)
 
 
+@command(help=later("The tutorial's own faults, each run both ways: what it says, and what is so."))
+@_variant_options
+def faults(**options: Any) -> None:
+    _teach("teach_faults", module="faults", **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -86,5 +93,5 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
-for _lesson in (transposed_convolution, skips, upsampling):
+for _lesson in (transposed_convolution, skips, upsampling, faults):
     lesson.add_command(_lesson)
