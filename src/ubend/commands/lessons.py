@@ -85,6 +85,24 @@ def faults(**options: Any) -> None:
     _teach("teach_faults", module="faults", **options)
 
 
+@command(help=later("Medicine: 16-bit slices of computed tomography, an organ and its lesions, a scan in millilitres."))
+@_variant_options
+def medicine(**options: Any) -> None:
+    _teach("teach_medicine", module="fields", **options)
+
+
+@command(help=later("Satellites: GeoTIFFs of six bands, a vegetation index, masks that keep their place on the map."))
+@_variant_options
+def satellite(**options: Any) -> None:
+    _teach("teach_satellite", module="fields", **options)
+
+
+@command(help=later("Driving: street scenes of eight classes, some of them rare."))
+@_variant_options
+def driving(**options: Any) -> None:
+    _teach("teach_driving", module="fields", **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -93,5 +111,5 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
-for _lesson in (transposed_convolution, skips, upsampling, faults):
+for _lesson in (transposed_convolution, skips, upsampling, faults, medicine, satellite, driving):
     lesson.add_command(_lesson)
