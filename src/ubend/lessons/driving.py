@@ -95,7 +95,7 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
         _draw_thing(scene, name, depth, middle, horizon, reach, random)
     image, mask = np.asarray(scene.image).astype(float), np.asarray(scene.mask)
     noise = ndimage.gaussian_filter(random.standard_normal(mask.shape), 1.2)
-    texture = np.where(np.isin(mask, [2]), 70.0, 18.0) * noise
+    texture = np.where(mask == list(CLASSES).index("tree"), 70.0, 18.0) * noise
     fall = 1 + random.uniform(-0.25, 0.25) * np.linspace(-1, 1, mask.shape[1])
     image = (
         ndimage.gaussian_filter(image + texture[..., None], (0.5, 0.5, 0)) * fall[:, None] * random.uniform(0.6, 1.1)

@@ -43,7 +43,8 @@ def draw_leak(root: Path) -> Image.Image:
     """
     parts = dict(line.split(",") for line in (root / "split.csv").read_text(encoding="utf-8").split()[1:])
     leaking = [name for name, part in parts.items() if part == "test" and name.startswith("copy")]
-    rows, labels = [], []
+    rows: list[list[NDArray[np.uint8]]] = []
+    labels: list[str] = []
     for name in leaking:
         picture = name.rsplit("-", 1)[0]
         siblings = [other for other in parts if other.startswith(f"{picture}-") and parts[other] == "train"]

@@ -144,21 +144,19 @@ def find_faults(
     own |= {"data.size": sized.images.shape[1], "data.resize": "squash"}
     seed = int(chosen.get("train.seed", 0))
 
-    def learn(what: str, written: Mapping[str, Any], **more: Any) -> Recorded:
+    def learn(what: str, written: Mapping[str, Any]) -> Recorded:
         teller.say(_("training: {what}").format(what=what))
-        changed = {name.replace("_", ".", 1): value for name, value in more.items()}
-        return train_recorded(written["data.folder"], {**own, **written, **changed}, device=device, teller=quiet)
+        return train_recorded(written["data.folder"], {**own, **written}, device=device, teller=quiet)
 
     plain_files = _write_plain(place / "plain", sized)
     plain = learn(_("plain"), plain_files)
     findings = [*_choosing(plain), *_batch_means(plain), *_after_the_loop(plain), *_summed(plain, device)]
     if sized.images.shape[3] == 3:
-        findings += _grey(learn(_("grey pictures"), plain_files, data_channels=1), plain)
+        findings += _grey(learn(_("grey pictures"), {**plain_files, "data.channels": 1}), plain)
     findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(place / "blurred", sized)), plain)
     leak_files = write_leak(place / "leak", sized, _MOST_COPIED, seed)
-    # each picture is shown in about five copies
-    epochs = max(1, int(own["train.epochs"]) // 2)
-    return [*_leak(learn(_("copies made before the division"), leak_files, train_epochs=epochs)), *findings]
+    leak_files["train.epochs"] = max(1, own["train.epochs"] // 2)  # each picture is there in about five copies
+    return [*_leak(learn(_("copies made before the division"), leak_files)), *findings]
 
 
 def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
@@ -172,7 +170,7 @@ def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float
         (E,).
     """
     starts = range(0, losses.shape[1], batch)
-    return np.mean([losses[:, start : start + batch].mean(axis=1) for start in starts], axis=0)
+    return np.asarray(np.mean([losses[:, start : start + batch].mean(axis=1) for start in starts], axis=0))
 
 
 def _write_plain(root: Path, sized: Sized) -> dict[str, Any]:
@@ -304,10 +302,10 @@ def _summed(plain: Recorded, device: str | None) -> list[Finding]:
             model = copy.deepcopy(state.model).train()
             before = [weight.detach().clone() for weight in model.parameters()]
             optimizer = make(model.parameters())
-            (loss.mean(loss.sum(model(batch.image), batch.target), counts) * factor).backward()
-            norm = float(
-                torch.sqrt(sum((w.grad.double() ** 2).sum() for w in model.parameters() if w.grad is not None))
-            )
+            value = loss.mean(loss.sum(model(batch.image), batch.target), counts) * factor
+            value.backward()  # type: ignore[no-untyped-call]
+            lengths = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+            norm = float(torch.stack(lengths).norm())
             optimizer.step()
             with torch.no_grad():
                 after = float(loss.mean(loss.sum(model(batch.image), batch.target), counts))

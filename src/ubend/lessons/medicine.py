@@ -51,7 +51,9 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
     values[inside((0, 0.03, 0), (9, deep - 0.2, wide - 0.2))] = -60 + random.uniform(-25, 25)
     for _loop in range(9):  # bowel, some of it with gas
         centre = random.uniform(-0.6, 0.6), random.uniform(-0.35, 0.15), random.uniform(-0.1, 0.6)
-        values[inside(centre, random.uniform(0.1, 0.17, 3) * (2, 1, 1))] = random.choice([30.0, 45.0, -700.0])
+        values[inside(centre, (random.uniform(0.1, 0.17, 3) * (2, 1, 1)).tolist())] = random.choice(
+            [30.0, 45.0, -700.0]
+        )
     values[inside((0.1, -0.02, 0.58), (0.7, 0.26, 0.17))] = random.uniform(85, 115)  # spleen: like the organ
     for side in (-1, 1):
         values[inside((-0.3, 0.28, 0.42 * side), (0.6, 0.14, 0.12))] = random.uniform(130, 170)  # kidneys

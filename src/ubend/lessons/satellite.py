@@ -4,6 +4,7 @@ B bands of H x W pixels, H = W.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
@@ -100,11 +101,17 @@ def _write_geotiff(path: Path, pixels: NDArray[np.uint16] | NDArray[np.uint8], n
         (33922, 12, 6, (0.0, 0.0, 0.0, east, north, 0.0), True),  # ModelTiepoint
         (34735, 3, len(keys), keys, True),  # GeoKeyDirectory
     ]
-    planes = {"planarconfig": "separate"} if pixels.ndim == 3 else {}
+    planes: Literal["separate"] | None = "separate" if pixels.ndim == 3 else None
 
     def write(temporary: Path) -> None:
         tifffile.imwrite(
-            temporary, pixels, photometric="minisblack", compression="deflate", extratags=tags, metadata=None, **planes
+            temporary,
+            pixels,
+            photometric="minisblack",
+            planarconfig=planes,
+            compression="deflate",
+            extratags=tags,
+            metadata=None,
         )
 
     write_file(path, write)
