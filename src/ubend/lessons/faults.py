@@ -41,7 +41,7 @@ _QUICK: dict[str, Any] = {
     "train.precision": None,
 }
 _SAMPLE, _SAMPLE_PX = 60, 256  # pictures, and their side: twice the network's, so that masks have to be resized
-_MOST_COPIED = 1000  # pictures of which copies are made
+_MOST_COPIED = 30  # pictures of which copies are made
 _BLURRED = "blurred"  # how names of test pictures begin whose mask was resized bilinearly
 _RATE = 0.01  # of the step of plain gradient descent that is tried
 
@@ -128,12 +128,15 @@ def find_faults(
     *,
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
+    copied: int = _MOST_COPIED,
     teller: Teller,
 ) -> list[Finding]:
     """Four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
 
     Args:
         place: folder to make, for the pictures that are trained on.
+        settings, device: as of `teach_faults`.
+        copied: pictures, at most, of which copies are made; each is five in training.
     Raises:
         UbendError: as of `train_recorded`.
     """
@@ -154,8 +157,8 @@ def find_faults(
     if sized.images.shape[3] == 3:
         findings += _grey(learn(_("grey pictures"), {**plain_files, "data.channels": 1}), plain)
     findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(place / "blurred", sized)), plain)
-    leak_files = write_leak(place / "leak", sized, _MOST_COPIED, seed)
-    leak_files["train.epochs"] = max(1, own["train.epochs"] // 2)  # each picture is there in about five copies
+    leak_files = write_leak(place / "leak", sized, copied, seed)
+    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows a picture in several copies
     return [*_leak(learn(_("copies made before the division"), leak_files)), *findings]
 
 
