@@ -45,8 +45,12 @@ def draw_leak(root: Path) -> Image.Image:
     leaking = [name for name, part in parts.items() if part == "test" and name.startswith("copy")]
     rows: list[list[NDArray[np.uint8]]] = []
     labels: list[str] = []
+    seen = set()
     for name in leaking:
         picture = name.rsplit("-", 1)[0]
+        if picture in seen:
+            continue
+        seen.add(picture)
         siblings = [other for other in parts if other.startswith(f"{picture}-") and parts[other] == "train"]
         if len(siblings) > 1 and len(rows) < _ROWS:
             shown = [name, *siblings[:4]]

@@ -5,6 +5,7 @@ bone from 300. What sets an organ off is a few tens of them, of several thousand
 """
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Sequence
@@ -129,14 +130,14 @@ def cut_scans(scans: Path, folder: Path) -> None:
 
 
 def write_nifti(path: Path, values: NDArray[np.int16]) -> None:
-    """(S, H, W) as `draw_volume` gives them, as one NIfTI file; nibabel has to be installed."""
+    """(S, H, W) as `draw_volume` gives them, as one .nii.gz; nibabel has to be installed."""
     import nibabel
 
     # x to the left, y to the back: both against NIfTI's axes
     affine = np.diag([-SPACING_MM[2], -SPACING_MM[1], SPACING_MM[0], 1.0])
     image = nibabel.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm")
-    packed = image.to_bytes()
+    packed = gzip.compress(image.to_bytes(), mtime=0)
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(packed)
