@@ -18,7 +18,7 @@ from ubend.errors import DataError
 from ubend.lessons import driving, medicine, satellite
 from ubend.lessons.variants import Quiet
 from ubend.pictures.images import read_image
-from ubend.pictures.scale import read_pixel_size
+from ubend.pictures.scale import read_scale
 from ubend.volumes.scan import read_scan
 
 TINY = {"model.width": 2, "train.epochs": 1, "train.batch": 4, "data.size": 32}
@@ -94,7 +94,7 @@ def test_drawn_fields(tmp_path: Path) -> None:
     first, second, below = (read_image(tmp_path / "images" / f"field_0{n}.tif") for n in (0, 1, 8))
     assert first.shape == second.shape == below.shape == (48, 48, 6)
     assert first.dtype == np.uint16
-    size = read_pixel_size(tmp_path / "images" / "field_00.tif")
+    size = read_scale(tmp_path / "images" / "field_00.tif").pixel
     assert size is not None
     assert (size.height, size.width, size.unit) == (10, 10, "m")
     places = []
