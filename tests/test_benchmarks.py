@@ -133,6 +133,19 @@ def test_time_to_quality_says_what_fit_said(tmp_path: Path) -> None:
         run_script("time_to_quality", [str(tmp_path / "nothing-there")], tmp_path)
 
 
+def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_discs(tmp_path / "discs", 24)
+    small = ["model.width=2", "train.epochs=2", "train.batch=2", "data.size=16"]
+    words = [str(tmp_path / "discs"), "--seeds", "0", "1", "--device", "cpu"]
+    report = run_script("faults", [*words, *(word for one in small for word in ("--set", one))], tmp_path)
+    faults = {row["fault"] for row in report["rows"]}
+    assert faults == {"leak", "choosing", "bilinear", "batch-means", "after-the-loop", "grey", "summed"}
+    for row in report["rows"]:
+        assert [len(row[column]) for column in ("text", "mended", "difference")] == [2, 2, 2]
+        assert row["difference"] == pytest.approx([a - b for a, b in zip(row["text"], row["mended"], strict=True)])
+    assert f"| {report['rows'][0]['name']} | " in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="what a process took is told on Linux and macOS")
 def test_big_pictures(tmp_path: Path) -> None:
     words = ["96", "128x64", "--width", "2", "--place", str(tmp_path)]

@@ -1,6 +1,7 @@
 """What the course explains, running: lesson."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,15 @@ def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _teach(name: str, out: Path, assignments: tuple[str, ...], **options: Any) -> None:
+def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "variants", **options: Any) -> None:
     from ubend.config import parse_assignment
 
     prepare(False)
-    from ubend.lessons import variants
+    taught = import_module(f"ubend.lessons.{module}")
 
     with make_teller() as teller:
         settings = dict(parse_assignment(text) for text in assignments)
-        getattr(variants, name)(out, settings=settings, teller=teller, **options)
+        getattr(taught, name)(out, settings=settings, teller=teller, **options)
 
 
 @command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
@@ -144,6 +145,30 @@ def shapes(out: Path, **options: Any) -> None:
         teach_shapes(out, teller=teller, **options)
 
 
+@command(help=later("The tutorial's own faults, each run both ways: what it says, and what is so."))
+@_variant_options
+def faults(**options: Any) -> None:
+    _teach("teach_faults", module="faults", **options)
+
+
+@command(help=later("Medicine: 16-bit slices of computed tomography, an organ and its lesions, a scan in millilitres."))
+@_variant_options
+def medicine(**options: Any) -> None:
+    _teach("teach_medicine", module="fields", **options)
+
+
+@command(help=later("Satellites: GeoTIFFs of six bands, a vegetation index, masks that keep their place on the map."))
+@_variant_options
+def satellite(**options: Any) -> None:
+    _teach("teach_satellite", module="fields", **options)
+
+
+@command(help=later("Driving: street scenes of eight classes, some of them rare."))
+@_variant_options
+def driving(**options: Any) -> None:
+    _teach("teach_driving", module="fields", **options)
+
+
 def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
@@ -168,15 +193,20 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
         click.echo(line)
 
 
+# in the order of the course
 for _lesson in (
     transposed_convolution,
-    skips,
     upsampling,
-    traditional_methods,
+    skips,
     paper,
+    traditional_methods,
     transfer,
-    breeds,
     shapes,
+    breeds,
+    faults,
+    medicine,
+    satellite,
+    driving,
     *PICTURE_LESSONS,
 ):
     lesson.add_command(_lesson)

@@ -1,0 +1,202 @@
+"""The pictures on which the tutorial's faults are measured: sized once, and written as folders that ubend reads.
+
+N pictures of S x S pixels, C channels.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.config import AugmentSettings
+from ubend.data.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
+from ubend.data.dataset import Dataset
+from ubend.data.store import read_class_map
+from ubend.errors import DataError
+from ubend.files import write_file, write_text
+from ubend.folders.pairs import Part
+from ubend.inference.ahead import map_ahead
+from ubend.language import _
+from ubend.masks.labels import IGNORED, LabelMap
+from ubend.pictures.images import write_mask
+
+HELD = "held"  # how names of copies begin whose picture has no copy in the training part
+_HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text
+_SLICE = 64  # pictures warped at once
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Pictures and masks at the size of the network.
+
+    Attributes:
+        images: (N, S, S, C) uint8.
+        masks: (N, S, S) uint8 class index or IGNORED, resized by nearest pixel.
+        blurred: the same, resized bilinearly as the numbers that they are, each then taken for the nearest class.
+        strange: (N, S, S) bool: the bilinear value is that of no class.
+        parts: train, val or test, of each.
+        native_hw: (N, 2) px.
+        labels: the class table.
+    """
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    blurred: NDArray[np.uint8]
+    strange: NDArray[np.bool_]
+    parts: tuple[Part, ...]
+    native_hw: NDArray[np.int64]
+    labels: LabelMap
+
+
+def size_pictures(data: Dataset) -> Sized:
+    """Read the masks of a data set again, to resize them the wrong way too.
+
+    Raises:
+        DataError: other pictures than 8-bit grey or colour ones, or a part is missing.
+    """
+    store, numbers = data.store, np.arange(len(data.folder.pairs))
+    if store.dtype != np.uint8 or store.channels not in (1, 3):
+        raise DataError(
+            _("this lesson takes 8-bit pictures, grey or in colour; these are {dtype} of {channels} channels").format(
+                dtype=store.dtype.name, channels=store.channels
+            )
+        )
+    missing = {"train", "val", "test"} - set(data.parts)
+    if missing:
+        raise DataError(_("no pictures in the part {part}; give more, or another --split").format(part=min(missing)))
+    masks = np.stack([store.mask(int(number)) for number in numbers])
+
+    def blur(number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        height, width = store.native_hw[number].tolist()
+        index = read_class_map(data.folder.pairs[number], (height, width), data.labels).classes
+        return resize_bilinear(index, masks.shape[1:], data.labels)
+
+    blurred = list(map_ahead(blur, range(len(numbers))))
+    found = np.stack([index for index, _strange in blurred])
+    found[masks == IGNORED] = IGNORED
+    return Sized(
+        np.stack([store.image(int(number)) for number in numbers]),
+        masks,
+        found,
+        np.stack([strange for _index, strange in blurred]),
+        data.parts,
+        store.native_hw,
+        data.labels,
+    )
+
+
+def resize_bilinear(
+    index: NDArray[np.uint8], size_hw: tuple[int, ...], labels: LabelMap
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A mask resized as if its numbers were brightness, which is the fault.
+
+    Args:
+        index: (H, W) class index or IGNORED.
+        size_hw: (height, width).
+        labels: the numbers that mask files hold for each class; where they hold colours, 0 to 255 evenly.
+    Returns:
+        (height, width) class whose number is nearest, and whether that number is another one.
+    """
+    count = labels.classes
+    codes = np.linspace(0, 255, count).astype(np.int64)
+    if labels.kind == "value" and all(labels.codes) and max(some[0] for some in labels.codes) < 256:
+        codes = np.array([some[0] for some in labels.codes])
+    values = np.append(codes, np.zeros(256 - count, np.int64))[np.where(index < count, index, 0)].astype(np.uint8)
+    small = np.asarray(Image.fromarray(values).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+    far = np.abs(small[..., None].astype(np.int64) - codes)
+    return far.argmin(axis=-1).astype(np.uint8), np.asarray(far.min(axis=-1) > 0)
+
+
+def make_copies(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], native_hw: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(5 N, S, S, C) and (5 N, S, S): each picture and its four copies one after the other, as the text makes them."""
+    pictures = np.arange(len(images)).repeat(FROZEN_COPIES)
+    copies = np.tile(np.arange(FROZEN_COPIES), len(images))
+    stored = np.full((len(pictures), 2), images.shape[1:3], np.int64)
+    settings, channels = AugmentSettings(kind="frozen"), images.shape[3]
+    draws = draw_frozen(settings, seed, pictures, copies, (stored, native_hw[pictures]), channels).pack()
+    out_images = np.empty((len(pictures), *images.shape[1:]), np.uint8)
+    out_masks = np.empty((len(pictures), *masks.shape[1:]), np.uint8)
+    for start in range(0, len(pictures), _SLICE):
+        some = slice(start, start + _SLICE)
+        image, mask = warp(
+            torch.from_numpy(images[pictures[some]]).permute(0, 3, 1, 2),
+            torch.from_numpy(masks[pictures[some]]),
+            torch.from_numpy(stored[some]).float(),
+            DeviceDraws.unpack(torch.from_numpy(draws[some]), channels),
+            images.shape[1:3],
+            ignore_outside=False,
+        )
+        out_images[some] = image.round().byte().permute(0, 2, 3, 1).numpy()
+        out_masks[some] = mask.numpy()
+    return out_images, out_masks
+
+
+def write_pictures(
+    root: Path,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    names: Sequence[str],
+    parts: Sequence[str],
+    labels: LabelMap,
+) -> dict[str, Any]:
+    """Write a folder of pictures and masks, and how it is divided; gives the settings that read it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+
+    def write(number: int) -> None:
+        pixels = images[number] if images.shape[3] == 3 else images[number, :, :, 0]
+        picture = Image.fromarray(pixels)
+        target = root / "images" / f"{names[number]}.png"
+        write_file(target, lambda temporary: picture.save(temporary, "PNG", compress_level=1))
+        write_mask(root / "masks" / f"{names[number]}.png", masks[number], labels)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(write, range(len(names))))
+    table = io.StringIO()
+    csv.writer(table).writerows([("file", "split"), *((f"{n}.png", p) for n, p in zip(names, parts, strict=True))])
+    write_text(root / "split.csv", table.getvalue())
+    values = [f"{number}={name}" for number, name in enumerate(labels.names)]
+    return {
+        "data.folder": str(root),
+        "data.split": str(root / "split.csv"),
+        "data.values": (*values, f"{IGNORED}=ignored"),
+    }
+
+
+def write_leak(root: Path, sized: Sized, most: int, seed: int) -> dict[str, Any]:
+    """Copies first, then a random division of the copies, as the text does; and pictures kept wholly apart.
+
+    All pictures take part whatever their part was: some are kept apart at random, with their copies, so that over
+    several seeds neither side is the harder one. Names begin with `HELD` or `copy`, then the picture's number, then
+    the copy's.
+
+    Args:
+        most: pictures; more are thinned out evenly.
+    """
+    random = np.random.default_rng([seed, 8])
+    chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(most, len(sized.images))).astype(np.int64))
+    images, masks = make_copies(sized.images[chosen], sized.masks[chosen], sized.native_hw[chosen], seed)
+    held = np.zeros(len(chosen), np.bool_)
+    held[random.permutation(len(chosen))[: max(1, round(_HELD_SHARE * len(chosen)))]] = True
+    held = held.repeat(FROZEN_COPIES)
+    order = random.permutation(np.flatnonzero(~held))
+    val, test = round(_VAL_SHARE * len(order)), round(_TEST_SHARE * len(order))
+    parts = np.full(len(images), "train", dtype=object)
+    parts[order[:val]], parts[order[val : val + test]], parts[held] = "val", "test", "test"
+    names = [
+        f"{HELD if held[number] else 'copy'}-{number // FROZEN_COPIES:05d}-{number % FROZEN_COPIES}"
+        for number in range(len(images))
+    ]
+    return write_pictures(root, images, masks, names, parts.tolist(), sized.labels)

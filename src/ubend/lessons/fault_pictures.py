@@ -1,0 +1,78 @@
+"""Pictures of the tutorial's faults: invented classes in resized masks, and test items that leak."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.drawing.overlay import color_mask
+from ubend.drawing.panels import draw_grid
+from ubend.language import _
+from ubend.lessons.fault_data import Sized
+
+_ROWS = 3  # of either picture
+_CLOSE_PX = 48  # side of the part of a mask that is shown from near
+_WRONG, _STRANGE, _RIGHT = (213, 94, 0), (0, 114, 178), (235, 235, 235)
+
+
+def draw_trimaps(sized: Sized) -> Image.Image:
+    """The masks in which bilinear resizing does most harm, from near: nearest, bilinear, and what differs."""
+    wrong = sized.blurred != sized.masks
+    worst = np.argsort(-wrong.sum(axis=(1, 2)) - 1e-6 * sized.strange.sum(axis=(1, 2)), kind="stable")[:_ROWS]
+    rows = []
+    for number in worst:
+        window = _busiest(wrong[number] | sized.strange[number])
+        pixels = np.full((*wrong[number][window].shape, 3), _RIGHT, np.uint8)
+        pixels[sized.strange[number][window]] = _STRANGE
+        pixels[wrong[number][window]] = _WRONG
+        masks = [color_mask(some[number][window], sized.labels.colors) for some in (sized.masks, sized.blurred)]
+        rows.append([sized.images[number][window], *masks, pixels])
+    if sized.images.shape[3] == 1:
+        rows = [[row[0].repeat(3, axis=2), *row[1:]] for row in rows]
+    legend = [*zip(sized.labels.names, sized.labels.colors, strict=True)]
+    legend += [(_("wrong class"), _WRONG), (_("value of no class"), _STRANGE)]
+    return draw_grid(rows, [_("input"), _("by nearest pixel"), _("bilinear"), _("what differs")], legend=legend)
+
+
+def draw_leak(root: Path) -> Image.Image:
+    """Items of the test part, and what the training part holds of the same pictures.
+
+    Args:
+        root: the folder that `write_leak` has written.
+    """
+    parts = dict(line.split(",") for line in (root / "split.csv").read_text(encoding="utf-8").split()[1:])
+    leaking = [name for name, part in parts.items() if part == "test" and name.startswith("copy")]
+    rows: list[list[NDArray[np.uint8]]] = []
+    labels: list[str] = []
+    seen = set()
+    for name in leaking:
+        picture = name.rsplit("-", 1)[0]
+        if picture in seen:
+            continue
+        seen.add(picture)
+        siblings = [other for other in parts if other.startswith(f"{picture}-") and parts[other] == "train"]
+        if len(siblings) > 1 and len(rows) < _ROWS:
+            shown = [name, *siblings[:4]]
+            rows.append([_read(root / "images" / one) for one in shown])
+            count = _("one picture: {test} in the test part, {train} in the training part")
+            labels.append(count.format(test=name.removesuffix(".png"), train=len(siblings)))
+    columns = max((len(row) for row in rows), default=1)
+    if not rows:
+        rows, labels = [[_read(root / "images" / next(iter(parts)))]], [_("no item of the test part leaks")]
+    return draw_grid(rows, [_("test item"), *[_("in training")] * (columns - 1)], labels, cell_px=144)
+
+
+def _busiest(marked: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The window of the mask that holds most marked pixels."""
+    height, width = marked.shape
+    side_y, side_x = min(_CLOSE_PX, height), min(_CLOSE_PX, width)
+    sums = np.pad(marked.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    counts = sums[side_y:, side_x:] - sums[:-side_y, side_x:] - sums[side_y:, :-side_x] + sums[:-side_y, :-side_x]
+    top, left = np.unravel_index(int(counts.argmax()), counts.shape)
+    return slice(int(top), int(top) + side_y), slice(int(left), int(left) + side_x)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

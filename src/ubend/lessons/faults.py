@@ -1,0 +1,348 @@
+"""The faults of a much-copied U-Net tutorial, each run both ways: what it says of itself, and what is so.
+
+E epochs, N pictures. Losses are mean cross entropies per pixel, nats; Dice is the mean over pictures and classes
+without the background.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ubend.config import RECIPES, flatten, settled
+from ubend.data.dataset import open_dataset
+from ubend.data.sample import draw_sample
+from ubend.device import pick_device
+from ubend.drawing.panels import save_png, show_picture
+from ubend.errors import OutputError
+from ubend.files import default_cache, write_text
+from ubend.jobs.gather import gather_settings
+from ubend.language import _
+from ubend.lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
+from ubend.lessons.fault_pictures import draw_leak, draw_trimaps
+from ubend.lessons.recorded import Recorded, train_recorded
+from ubend.lessons.variants import Quiet
+from ubend.masks.labels import IGNORED
+from ubend.teller import Teller
+from ubend.training.setup import make_batches, make_loss, make_state
+
+# The tutorial's loss, optimiser and choice of weights; plain pictures, and a minute on two cores.
+_QUICK: dict[str, Any] = {
+    **dict(flatten(RECIPES["tutorial"])),
+    "augment.kind": "none",
+    "model.width": 8,
+    "train.epochs": 12,
+    "train.batch": 8,
+    "train.precision": None,
+}
+_SAMPLE, _SAMPLE_PX = 60, 256  # pictures, and their side: twice the network's, so that masks have to be resized
+_MOST_COPIED = 30  # pictures of which copies are made
+_BLURRED = "blurred"  # how names of test pictures begin whose mask was resized bilinearly
+_RATE = 0.01  # of the step of plain gradient descent that is tried
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of one fault, both ways.
+
+    Attributes:
+        fault: a word that names the fault, the same in every language.
+        measure: what is counted, for people.
+        text: as the tutorial does it.
+        mended: done right.
+        form: of both numbers, as of `format`.
+    """
+
+    fault: str
+    measure: str
+    text: float
+    mended: float
+    form: str = ".3f"
+
+    def row(self) -> str:
+        """A line of a Markdown table."""
+        difference = self.text - self.mended
+        sign = "+" if difference > 0 else ""
+        cells = [f"{self.text:{self.form}}", f"{self.mended:{self.form}}", f"{sign}{difference:{self.form}}"]
+        return f"| {self.measure} | {' | '.join(cells)} |"
+
+
+def teach_faults(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> list[Finding]:
+    """Measure every fault, tell the table, and draw what can be drawn.
+
+    Writes `faults.md`, `trimaps.png` (where bilinear resizing puts a wrong class) and `leak.png` (test items, and
+    what the training part holds of the same pictures) into `out`.
+
+    Args:
+        folder: 8-bit pictures and masks; None: a sample is drawn into `out`.
+        settings: for all trainings, over the lesson's own.
+        device: cuda, mps or cpu; None: the fastest here.
+    Raises:
+        OutputError: `out` holds something already.
+        DataError: see `size_pictures`.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    if folder is None:
+        folder = out / "sample"
+        draw_sample(folder, _SAMPLE, _SAMPLE_PX)
+    sized = read_sized(folder, settings)
+    findings = find_faults(sized, out / "pictures", settings=settings, device=device, teller=teller)
+    lines = [_("| what is measured | as the text does | mended | difference |"), "|---|---|---|---|"]
+    lines += [finding.row() for finding in findings]
+    write_text(out / "faults.md", "\n".join(lines) + "\n")
+    for line in lines:
+        teller.say(line)
+    pictures = {"trimaps": draw_trimaps(sized), "leak": draw_leak(out / "pictures" / "leak")}
+    for name, picture in pictures.items():
+        save_png(picture, out / f"{name}.png")
+        teller.say(str(out / f"{name}.png"))
+        if show:
+            show_picture(picture)
+    return findings
+
+
+def read_sized(folder: Path | str, settings: Mapping[str, Any] | None = None) -> Sized:
+    """The pictures of a folder at the network's size; errors as of `size_pictures`."""
+    wanted = gather_settings(folder, settings={**_QUICK, **(settings or {})})
+    return size_pictures(open_dataset(wanted, "cpu", default_cache(), Quiet()))
+
+
+def find_faults(
+    sized: Sized,
+    place: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    copied: int = _MOST_COPIED,
+    teller: Teller,
+) -> list[Finding]:
+    """Four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
+
+    Args:
+        place: folder to make, for the pictures that are trained on.
+        settings, device: as of `teach_faults`.
+        copied: pictures, at most, of which copies are made; each is five in training.
+    Raises:
+        UbendError: as of `train_recorded`.
+    """
+    chosen = {**_QUICK, **(settings or {})}
+    quiet = Quiet()
+    # data.values and the like were the given folder's; what is written here has its own
+    own = {key: value for key, value in chosen.items() if not key.startswith("data.")}
+    own |= {"data.size": sized.images.shape[1], "data.resize": "squash"}
+    seed = int(chosen.get("train.seed", 0))
+
+    def learn(what: str, written: Mapping[str, Any]) -> Recorded:
+        teller.say(_("training: {what}").format(what=what))
+        return train_recorded(written["data.folder"], {**own, **written}, device=device, teller=quiet)
+
+    plain_files = _write_plain(place / "plain", sized)
+    plain = learn(_("plain"), plain_files)
+    findings = [*_choosing(plain), *_batch_means(plain), *_after_the_loop(plain), *_summed(plain, device)]
+    if sized.images.shape[3] == 3:
+        findings += _grey(learn(_("grey pictures"), {**plain_files, "data.channels": 1}), plain)
+    findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(place / "blurred", sized)), plain)
+    leak_files = write_leak(place / "leak", sized, copied, seed)
+    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows a picture in several copies
+    return [*_leak(learn(_("copies made before the division"), leak_files)), *findings]
+
+
+def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
+    """The tutorial's epoch loss: the mean of the batches' means, in which the pictures of a smaller last batch weigh
+    more than the others.
+
+    Args:
+        losses: (E, N) mean loss of each picture, in the order in which they are taken.
+        batch: pictures at a time.
+    Returns:
+        (E,).
+    """
+    starts = range(0, losses.shape[1], batch)
+    return np.asarray(np.mean([losses[:, start : start + batch].mean(axis=1) for start in starts], axis=0))
+
+
+def _write_plain(root: Path, sized: Sized) -> dict[str, Any]:
+    names = [f"{number:05d}" for number in range(len(sized.images))]
+    return write_pictures(root, sized.images, sized.masks, names, sized.parts, sized.labels)
+
+
+def _write_blurred(root: Path, sized: Sized) -> dict[str, Any]:
+    """Masks resized bilinearly; the test part also with those of nearest pixels."""
+    test = np.flatnonzero(np.array(sized.parts) == "test")
+    names = [f"{_BLURRED if p == 'test' else 'learnt'}-{n:05d}" for n, p in enumerate(sized.parts)]
+    return write_pictures(
+        root,
+        np.concatenate([sized.images, sized.images[test]]),
+        np.concatenate([sized.blurred, sized.masks[test]]),
+        [*names, *(f"true-{number:05d}" for number in test)],
+        [*sized.parts, *["test"] * len(test)],
+        sized.labels,
+    )
+
+
+def _leak(leaking: Recorded) -> list[Finding]:
+    held = np.array([name.startswith(HELD) for name in leaking.names])
+    siblings = ~held & ~leaking.is_val
+    originals = held & np.array([Path(name).stem.endswith("-0") for name in leaking.names])
+    epoch = leaking.best_epoch(leaking.is_val)
+    pairs = leaking.data.folder.pairs
+    trained = {_picture_of(pairs[number].name) for number in leaking.data.numbers("train")}
+    known = float(np.mean([_picture_of(name) in trained for name in leaking.names[siblings]]))
+    dice = leaking.dice(epoch, siblings)
+    return [
+        Finding("leak", _("leak: test items with a copy of the same picture in training"), known, 0.0, ".0%"),
+        Finding("leak", _("leak: Dice, copies of new pictures in its place"), dice, leaking.dice(epoch, held)),
+        Finding("leak", _("leak: Dice, new pictures alone"), dice, leaking.dice(epoch, originals)),
+        Finding(
+            "leak",
+            _("leak: loss, copies of new pictures in its place"),
+            float(leaking.losses[epoch, siblings].mean()),
+            float(leaking.losses[epoch, held].mean()),
+        ),
+    ]
+
+
+def _picture_of(name: str) -> str:
+    """`copy-00012-3.png` -> `00012`."""
+    return name.split("-")[1]
+
+
+def _choosing(plain: Recorded) -> list[Finding]:
+    test = ~plain.is_val
+    wrong, right = plain.best_epoch(test), plain.best_epoch(plain.is_val)
+    losses = plain.losses[:, test].mean(axis=1)
+    return [
+        Finding("choosing", _("weights chosen on the test set: its loss"), float(losses[wrong]), float(losses[right])),
+        Finding(
+            "choosing",
+            _("weights chosen on the test set: its Dice"),
+            plain.dice(wrong, test),
+            plain.dice(right, test),
+        ),
+        Finding("choosing", _("weights chosen on the test set: epoch"), wrong + 1, right + 1, ".0f"),
+    ]
+
+
+def _batch_means(plain: Recorded) -> list[Finding]:
+    """On the validation part, whose batches choose the epoch."""
+    losses = plain.losses[:, plain.is_val]
+    batch = settled(plain.settings.train.batch)
+    wrong, right = mean_of_batches(losses, batch), losses.mean(axis=1)
+    worst = int(np.abs(wrong - right).argmax())
+    last = losses.shape[1] % batch or min(batch, losses.shape[1])
+    words = _("mean of batch means, the last batch of {last} instead of {batch}: loss where it is most wrong")
+    return [
+        Finding(
+            "batch-means",
+            words.format(last=last, batch=min(batch, losses.shape[1])),
+            float(wrong[worst]),
+            float(right[worst]),
+            ".4f",
+        ),
+        Finding(
+            "batch-means",
+            _("mean of batch means: epoch chosen"),
+            int(wrong.argmin()) + 1,
+            int(right.argmin()) + 1,
+            ".0f",
+        ),
+    ]
+
+
+def _after_the_loop(plain: Recorded) -> list[Finding]:
+    losses = plain.losses[:, plain.is_val]
+    batch = settled(plain.settings.train.batch)
+    start = (losses.shape[1] - 1) // batch * batch
+    return [
+        Finding("after-the-loop", _("losses kept after the loop: points of the curve"), 1, len(losses), ".0f"),
+        Finding(
+            "after-the-loop",
+            _("losses kept after the loop: the last batch's for the epoch's"),
+            float(losses[-1, start:].mean()),
+            float(losses[-1].mean()),
+        ),
+        Finding(
+            "after-the-loop",
+            _("losses kept after the loop: the last epoch's for the kept weights'"),
+            float(losses[-1].mean()),
+            float(losses.mean(axis=1).min()),
+        ),
+    ]
+
+
+def _summed(plain: Recorded, device: str | None) -> list[Finding]:
+    """Cross entropy summed over each picture, mean over the batch, against its mean over the pixels."""
+    where = pick_device(device)
+    loss = make_loss(plain.data, plain.settings, where)
+    _bundle, state = make_state(plain.data, plain.settings, where)
+    batches, _validation = make_batches(plain.data, plain.settings, where)
+    batch = batches.draw(0)
+    counts = loss.count(batch.target, plain.data.labels.classes)
+    pixels = float(counts.pixels) / len(batch.target)
+
+    def measure(factor: float) -> tuple[float, float, float]:
+        """Gradient norm, loss after a step of plain descent, and greatest change of a weight by Adam's first step."""
+        found = []
+        for make in (
+            lambda weights: torch.optim.SGD(weights, lr=_RATE),
+            lambda weights: torch.optim.Adam(weights, lr=0.001),
+        ):
+            model = copy.deepcopy(state.model).train()
+            before = [weight.detach().clone() for weight in model.parameters()]
+            optimizer = make(model.parameters())
+            value = loss.mean(loss.sum(model(batch.image), batch.target), counts) * factor
+            value.backward()  # type: ignore[no-untyped-call]
+            lengths = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+            norm = float(torch.stack(lengths).norm())
+            optimizer.step()
+            with torch.no_grad():
+                after = float(loss.mean(loss.sum(model(batch.image), batch.target), counts))
+                moved = max(float((w - b).abs().max()) for w, b in zip(model.parameters(), before, strict=True))
+            found.append((norm, after, moved))
+        return found[0][0], found[0][1], found[1][2]
+
+    (norm, after, moved), (mean_norm, mean_after, mean_moved) = measure(pixels), measure(1.0)
+    rate = settled(plain.settings.train.learning_rate)
+    words = _("summed loss: loss after one step of plain descent at the rate {rate:g}")
+    return [
+        Finding("summed", _("summed loss: length of the gradient"), norm, mean_norm, ".3g"),
+        Finding("summed", words.format(rate=_RATE), after, mean_after, ".3g"),
+        Finding("summed", _("summed loss: rate that makes the same step of plain descent"), rate / pixels, rate, ".2g"),
+        Finding("summed", _("summed loss: greatest change of a weight by Adam's first step"), moved, mean_moved, ".2g"),
+    ]
+
+
+def _grey(grey: Recorded, plain: Recorded) -> list[Finding]:
+    one, other = (run.dice(run.best_epoch(run.is_val), ~run.is_val) for run in (grey, plain))
+    return [Finding("grey", _("grey instead of colour: Dice"), one, other)]
+
+
+def _resized(sized: Sized, blurred: Recorded, plain: Recorded) -> list[Finding]:
+    scored = sized.masks != IGNORED
+    wrong = float((sized.blurred != sized.masks)[scored].mean())
+    strange = float(sized.strange[scored].mean())
+    epoch = blurred.best_epoch(blurred.is_val)
+    own = np.array([name.startswith(_BLURRED) for name in blurred.names]) & ~blurred.is_val
+    true = ~own & ~blurred.is_val
+    right = plain.dice(plain.best_epoch(plain.is_val), ~plain.is_val)
+    return [
+        Finding("bilinear", _("masks resized bilinearly: pixels of a wrong class"), wrong, 0.0, ".2%"),
+        Finding("bilinear", _("masks resized bilinearly: pixels whose value is no class"), strange, 0.0, ".2%"),
+        Finding("bilinear", _("masks resized bilinearly: Dice on such masks"), blurred.dice(epoch, own), right),
+        Finding("bilinear", _("masks resized bilinearly: Dice on true masks"), blurred.dice(epoch, true), right),
+    ]

@@ -1,0 +1,317 @@
+"""Three fields that segment pictures, a worked example of each: medicine, satellites, driving.
+
+Each draws its pictures, or takes others, trains on them, scores every class, draws predictions, and shows what is
+particular to the field: a window on 16-bit values and a scan; bands, an index and a place on the map; many classes,
+some of them rare.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.data.store import read_class_map
+from ubend.drawing.overlay import color_mask, to_rgb
+from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.errors import DataError, OutputError
+from ubend.folders.pairs import Pair
+from ubend.inference.conditions import Conditions
+from ubend.inference.predictor import Predictor, load
+from ubend.jobs.evaluate import read_run_pairs
+from ubend.jobs.fit import fit
+from ubend.jobs.predict_any import predict_paths
+from ubend.language import _
+from ubend.lessons import driving, medicine, satellite
+from ubend.lessons.variants import Quiet
+from ubend.pictures.images import read_image
+from ubend.pictures.windows import TiffWindows
+from ubend.teller import Teller
+from ubend.volumes.scan import read_scan
+from ubend.volumes.window import PRESETS, Window
+
+_QUICK = {"model.width": 8, "train.batch": 8, "train.epochs": 30, "train.warmup": 0.1}  # a minute on two cores
+_LONGER = {"train.epochs": 60, "train.learning_rate": 3e-3}  # small things of eight classes are found late
+_SHOWN = 3  # test pictures in the grid
+_SCAN_SLICES, _SIZE_PX = 16, 96  # of the drawn scan
+_GREEN = 0.4  # vegetation index from which a pixel counts as covered with plants
+_VEGETATION = ("field", "forest")
+
+View = Callable[[NDArray[Any]], NDArray[np.uint8]]
+
+
+def teach_medicine(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> dict[str, Any]:
+    """Slices of computed tomography in Hounsfield units, an organ and its lesions; a scan predicted in millilitres.
+
+    Writes `window.png`, `predictions.png`, `run/` and, where nibabel is installed and the pictures are drawn, the scan
+    `scan.nii.gz` and its mask in `scan_masks/`, into `out`.
+
+    Args:
+        folder: slices and masks as any folder of pictures; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
+            into slices; None: drawn.
+        settings: over the lesson's own.
+        device: cuda, mps or cpu; None: the fastest here.
+    Returns:
+        The scores, as of `ubend.evaluate`.
+    Raises:
+        OutputError: `out` holds something already.
+        DataError: bad pictures.
+    """
+    out = _refuse_full(out)
+    drawn, slices = folder is None, out / "slices"
+    if folder is None:
+        medicine.draw_slices(slices, size_px=_SIZE_PX)
+    elif (Path(folder) / "imagesTr").is_dir():
+        medicine.cut_scans(Path(folder), slices)
+    else:
+        slices = Path(folder)
+    if slices == out / "slices":
+        settings = {"data.split": str(slices / "split.csv"), **(settings or {})}
+
+    def view(image: NDArray[Any]) -> NDArray[np.uint8]:
+        return to_rgb(Window(*PRESETS["abdomen"]).apply(image) if image.dtype != np.uint8 else image)
+
+    scores, pairs, predictor = _train(slices, out, settings, device, teller)
+    windows = _draw_windows(pairs)
+    save_png(windows, out / "window.png")
+    teller.say(
+        _(
+            "{path}: the same slices, all of their values and the window abdomen ({center:g}, {width:g}); the network "
+            "is given all values"
+        ).format(path=out / "window.png", center=PRESETS["abdomen"][0], width=PRESETS["abdomen"][1])
+    )
+    grid = _draw_predictions(pairs, predictor, out, view, teller)
+    if drawn:
+        _predict_scan(out, device, teller)
+    teller.say(
+        _(
+            "the same on people: a task of the Medical Segmentation Decathlon (medicaldecathlon.com, CC BY-SA 4.0, "
+            "fetched by you):"
+        )
+    )
+    teller.say("    ubend lesson medicine --data Task09_Spleen --out spleen --set data.size=256 --set model.width=32")
+    _show(show, [windows, grid])
+    return scores
+
+
+def teach_satellite(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> dict[str, Any]:
+    """GeoTIFFs of six bands; what an index of two bands tells, and a mask that lies where its picture lies.
+
+    Writes `predictions.png`, `run/`, and masks with their georeference into `placed/`; arguments, result and errors
+    as of `teach_medicine`, but for scans.
+    """
+    out = _refuse_full(out)
+    drawn = folder is None
+    if drawn:
+        folder = out / "fields"
+        satellite.draw_fields(folder, size_px=_SIZE_PX)
+    scores, pairs, predictor = _train(Path(str(folder)), out, settings, device, teller)
+
+    def view(image: NDArray[Any]) -> NDArray[np.uint8]:
+        return to_rgb(np.ascontiguousarray(image[:, :, 2::-1]) if drawn else image)  # blue comes first in a satellite
+
+    extra = None
+    if drawn:
+        _tell_index(pairs, predictor, teller)
+        extra = _("vegetation index"), lambda image: to_rgb(satellite.vegetation_index(image))
+    grid = _draw_predictions(pairs, predictor, out, view, teller, extra)
+    _place_masks(out, pairs, device, teller)
+    teller.say(
+        _(
+            "the same on orthophotos: LandCover.ai (landcover.ai, CC BY-NC-SA 4.0, fetched by you), GeoTIFFs of about "
+            "9,000 px a side in images/ and masks/, learnt by windows:"
+        )
+    )
+    teller.say("    ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land")
+    _show(show, [grid])
+    return scores
+
+
+def teach_driving(
+    out: Path | str,
+    *,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    show: bool = False,
+    teller: Teller,
+) -> dict[str, Any]:
+    """Street scenes of eight classes, some of them rare: how often each is seen, and how well it is found.
+
+    Writes `predictions.png` and `run/` into `out`; arguments, result and errors as of `teach_medicine`, but for scans.
+    """
+    out = _refuse_full(out)
+    if folder is None:
+        folder = out / "streets"
+        driving.draw_streets(folder, height_px=_SIZE_PX)
+    longer = {**_LONGER, **(settings or {})}
+    scores, pairs, predictor = _train(Path(folder), out, longer, device, teller)
+    grid = _draw_predictions(pairs, predictor, out, to_rgb, teller)
+    teller.say(
+        _(
+            "the same on streets: CamVid (train/, train_labels/, ... and class_dict.csv; its makers state no licence, "
+            "so ask before other than research), or Cityscapes (leftImg8bit/ and gtFine/; registration, no commercial "
+            "use), fetched by you:"
+        )
+    )
+    teller.say("    ubend fit CamVid --out runs/camvid")
+    teller.say("    ubend fit cityscapes --out runs/cityscapes")
+    _show(show, [grid])
+    return scores
+
+
+def _train(
+    folder: Path, out: Path, settings: Mapping[str, Any] | None, device: str | None, teller: Teller
+) -> tuple[dict[str, Any], list[Pair], Predictor]:
+    """Scores, which are told, test pairs, and the trained model."""
+    teller.say(_("training on {folder}").format(folder=folder))
+    run = out / "run"
+    scores = fit(folder, run, settings={**_QUICK, **(settings or {})}, device=device, teller=Quiet()).scores
+    if scores is None:
+        raise KeyboardInterrupt
+    _tell_classes(scores, teller)
+    pairs = [pair for pair in read_run_pairs(run) if pair.part == scores["part"]]
+    if not pairs:
+        raise DataError(_("no pictures to score"))
+    return scores, pairs, load(run, device)
+
+
+def _tell_classes(scores: Mapping[str, Any], teller: Teller) -> None:
+    """Each class's share of the test part's pixels, and its scores, the commonest first."""
+    native = scores["native"]
+    heads = [_("share"), _("Dice"), _("IoU")]
+    wide = max(len(name) for name in native["true_share"]) + 2
+    teller.say(
+        _("{count} pictures of the part {part}, scores per image at their own size:").format(
+            count=native["pictures"], part=scores["part"]
+        )
+    )
+    teller.say(" " * wide + "".join(f"{head:>9}" for head in heads))
+    for name, share in sorted(native["true_share"].items(), key=lambda item: -item[1]):
+        cells = [native[kind]["per_image"][name] for kind in ("dice", "iou")]
+        teller.say(f"{name:<{wide}}{share:>9.2%}" + "".join("        -" if c is None else f"{c:>9.3f}" for c in cells))
+
+
+def _draw_predictions(
+    pairs: Sequence[Pair],
+    predictor: Predictor,
+    out: Path,
+    view: View,
+    teller: Teller,
+    extra: tuple[str, View] | None = None,
+) -> Image.Image:
+    """Input, perhaps another view of it, truth, prediction; written to `predictions.png`."""
+    labels, rows = predictor.labels, []
+    chosen = _evenly(pairs)
+    for pair, prediction in zip(chosen, (predictor(pair.image) for pair in chosen), strict=True):
+        image = read_image(pair.image)
+        truth = read_class_map(pair, (image.shape[0], image.shape[1]), labels).classes
+        masks = [color_mask(mask, labels.colors) for mask in (truth, prediction.mask)]
+        rows.append([view(image), *([extra[1](image)] if extra else []), *masks])
+    headings = [_("input"), *([extra[0]] if extra else []), _("truth"), _("prediction")]
+    names = [pair.name for pair in chosen]
+    grid = draw_grid(rows, headings, names, legend=list(zip(labels.names, labels.colors, strict=True)))
+    save_png(grid, out / "predictions.png")
+    teller.say(str(out / "predictions.png"))
+    return grid
+
+
+def _evenly(pairs: Sequence[Pair]) -> list[Pair]:
+    """So many pairs as are shown."""
+    return [pairs[int(place)] for place in np.unique(np.linspace(0, len(pairs) - 1, _SHOWN + 2)[1:-1].astype(int))]
+
+
+def _draw_windows(pairs: Sequence[Pair]) -> Image.Image:
+    """Slices with all of their values, from the least to the greatest, and through the window."""
+    rows = []
+    for pair in _evenly(pairs):
+        image = read_image(pair.image)
+        low, high = float(image.min()), float(image.max())
+        whole = Window((low + high) / 2, max(high - low, 1)).apply(image)
+        rows.append([to_rgb(whole), to_rgb(Window(*PRESETS["abdomen"]).apply(image))])
+    return draw_grid(rows, [_("all values"), _("window")])
+
+
+def _predict_scan(out: Path, device: str | None, teller: Teller) -> None:
+    """A drawn patient who was not learnt from, as NIfTI, and millilitres found beside the true ones."""
+    if find_spec("nibabel") is None:
+        teller.say(_("no scan is written: that needs nibabel (pip install nibabel)"))
+        return
+    path = out / "scan.nii.gz"
+    values, truth = medicine.draw_volume(0, 1000, _SCAN_SLICES, _SIZE_PX)
+    medicine.write_nifti(path, values)
+    masks = out / "scan_masks"
+    predict_paths(out / "run", [path], masks, conditions=Conditions(), teller=Quiet(), device=device)
+    found = medicine.measure_ml(read_scan(masks / "scan_mask.nii.gz").slices.astype(np.uint8))
+    for name, true_ml in medicine.measure_ml(truth).items():
+        teller.say(
+            _("{path}: {name} {found:.0f} ml found, {true:.0f} ml drawn").format(
+                path=path, name=name, found=found[name], true=true_ml
+            )
+        )
+
+
+def _tell_index(pairs: Sequence[Pair], predictor: Predictor, teller: Teller) -> None:
+    """Share of the pixels in which plants are told from all else: by the index, and by the network."""
+    labels = predictor.labels
+    plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
+    by_index, by_network = [], []
+    for pair, (_number, mask) in zip(pairs, predictor.predict_masks([pair.image for pair in pairs]), strict=True):
+        image = read_image(pair.image)
+        truth = plants[read_class_map(pair, mask.shape, labels).classes]
+        by_index.append(((satellite.vegetation_index(image) > _GREEN) == truth).mean())
+        by_network.append((plants[mask] == truth).mean())
+    teller.say(
+        _(
+            "plants told from all else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
+            "{network:.1%} by the network, which also tells fields from forests"
+        ).format(index=float(np.mean(by_index)), threshold=_GREEN, network=float(np.mean(by_network)))
+    )
+
+
+def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, teller: Teller) -> None:
+    """Masks of the test part, and whether each lies where its picture lies."""
+    paths, masks = [pair.image for pair in pairs], out / "placed"
+    predict_paths(out / "run", paths, masks, conditions=Conditions(), teller=Quiet(), device=device)
+    placed = 0
+    for path in paths:
+        mask = masks / f"{path.stem}.tif"
+        if path.suffix.lower() in (".tif", ".tiff") and mask.exists():
+            with TiffWindows(path) as picture, TiffWindows(mask) as made:
+                placed += bool(picture.georeference) and made.georeference == picture.georeference
+    teller.say(
+        _("{count} masks in {folder}, {placed} of them with the georeference of their picture").format(
+            count=len(paths), folder=masks, placed=placed
+        )
+    )
+
+
+def _refuse_full(out: Path | str) -> Path:
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    return out
+
+
+def _show(wanted: bool, pictures: Sequence[Image.Image]) -> None:
+    for picture in pictures if wanted else ():
+        show_picture(picture)

@@ -1,0 +1,135 @@
+"""A training by ubend's own loop, of which every epoch's scores of every picture are kept.
+
+E epochs, N pictures, C classes.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ubend.choices import choose_training
+from ubend.config import Settings, settled
+from ubend.data.batches import Pictures
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.device import fastest_precision, pick_device, settle
+from ubend.files import default_cache
+from ubend.jobs.gather import gather_settings
+from ubend.masks.labels import background_class
+from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
+from ubend.teller import Teller
+from ubend.training.checkpoint import Saver, TrainingState
+from ubend.training.loop import steps_until, train
+from ubend.training.losses import sum_cross_entropy
+from ubend.training.run_folder import RunFolder
+from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.step import Job, autocast
+
+_PIXELS = 2**21  # in one forward pass
+_ROOM_BYTES = 2**30  # on the device, for the pictures that are scored
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a training came to, epoch by epoch.
+
+    Attributes:
+        data: what it was trained on.
+        settings: resolved.
+        names: (N,) of the pictures of the parts val and test, in this order.
+        is_val: (N,) bool.
+        losses: (E, N) mean cross entropy per pixel of each picture, nats, at model size.
+        confusions: (E, N, C, C) pixels; rows truth.
+    """
+
+    data: Dataset
+    settings: Settings
+    names: NDArray[np.str_]
+    is_val: NDArray[np.bool_]
+    losses: NDArray[np.float64]
+    confusions: NDArray[np.int64]
+
+    def best_epoch(self, which: NDArray[np.bool_]) -> int:
+        """The epoch, from 0, with the least loss over these pictures."""
+        return int(self.losses[:, which].mean(axis=1).argmin())
+
+    def dice(self, epoch: int, which: NDArray[np.bool_]) -> float:
+        """Mean Dice over these pictures and all classes but the background, after an epoch."""
+        names = self.data.labels.names
+        scores = summarise_overlap(self.confusions[epoch, which], names, background_class(names)).to_json()
+        return float(scores["dice"]["per_image"]["mean_foreground"])
+
+
+def train_recorded(
+    folder: Path | str,
+    settings: Mapping[str, Any],
+    *,
+    split: Path | str | None = None,
+    device: str | None = None,
+    teller: Teller,
+) -> Recorded:
+    """Train as `ubend fit` does, and score the validation and the test part after every epoch; no file is kept.
+
+    Args:
+        folder, split, device: as of `fit`.
+        settings: by dotted key.
+        teller: told of nothing but the counting.
+    Raises:
+        UbendError: as of `fit`.
+    """
+    chosen = gather_settings(folder, settings=settings, flags={"split": split, "device": device})
+    where = pick_device(chosen.device)
+    settle(where, chosen.train.deterministic)
+    data = open_dataset(chosen, where.type, default_cache(), teller)
+    chosen, _choices = choose_training(data.settings, data.facts(where.type, fastest_precision(where)))
+    loss = make_loss(data, chosen, where)
+    _bundle, state = make_state(data, chosen, where)
+    batches, validation = make_batches(data, chosen, where)
+    numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
+    scored = Pictures(data.store, numbers, where, _ROOM_BYTES)
+    epochs: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+
+    def score(state: TrainingState) -> Callable[[], None]:
+        epochs.append(_score(scored, state, chosen, data.labels.classes))
+        return lambda: None
+
+    with tempfile.TemporaryDirectory() as place:
+        run = RunFolder(Path(place) / "run")
+        run.create()
+        steps = steps_until(settled(chosen.train.epochs), batches.items, settled(chosen.train.batch))
+        job = Job(batches, validation, data.labels.names, loss, chosen.train, steps, run, score, lambda _weights: None)
+        with Saver(run.state, job.save_model) as saver:
+            train(job, state, saver, teller)
+            saver.wait()
+    return Recorded(
+        data,
+        chosen,
+        np.array([data.folder.pairs[number].name for number in numbers]),
+        np.arange(len(numbers)) < len(data.numbers("val")),
+        np.stack([losses for losses, _confusions in epochs]),
+        np.stack([confusions for _losses, confusions in epochs]),
+    )
+
+
+@torch.inference_mode()
+def _score(
+    pictures: Pictures, state: TrainingState, settings: Settings, classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(N,) mean cross entropy per scored pixel, and (N, C, C) confusions, of the averaged weights."""
+    state.average.eval()
+    count = max(1, _PIXELS // math.prod(pictures.canvas_hw))
+    losses, confusions = [], []
+    for start in range(0, len(pictures), count):
+        image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
+        with autocast(image.device, settings.train):
+            logits = state.average(image.float())
+        pixels = (target < classes).sum(dim=(1, 2)).clamp_min(1)
+        losses.append(sum_cross_entropy(logits, target) / pixels)
+        confusions.append(count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, classes))
+    return torch.cat(losses).double().cpu().numpy(), torch.cat(confusions).cpu().numpy()
