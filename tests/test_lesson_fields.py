@@ -12,9 +12,9 @@ from PIL import Image
 
 from refusal import refused_once
 from ubend.cli import main
-from ubend.jobs.gather import gather_settings
 from ubend.data.dataset import open_dataset
 from ubend.errors import DataError
+from ubend.jobs.gather import gather_settings
 from ubend.lessons import driving, medicine, satellite
 from ubend.lessons.variants import Quiet
 from ubend.pictures.images import read_image
