@@ -88,9 +88,9 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
             corners += [(ends[1][0] + thick[1], ends[1][1]), (ends[1][0] - thick[1], ends[1][1])]
             scene.polygon("lane", shade(225, 222, 210), corners)
             y += length * random.uniform(1.9, 2.3)
-    things = [("tree", random.integers(2, 5)), ("sign", random.integers(1, 3)), ("car", random.integers(1, 4))]
-    things += [("person", random.integers(1, 4))]
-    placed = [(random.uniform(0.06, 0.42), name) for name, count in things for _one in range(int(count))]
+    things = [("tree", random.integers(2, 5)), ("sign", random.integers(2, 4)), ("car", random.integers(1, 4))]
+    things += [("person", random.integers(2, 5))]
+    placed = [(random.uniform(0.1, 0.45), name) for name, count in things for _one in range(int(count))]
     for depth, name in sorted(placed):  # the near ones hide the far ones
         _draw_thing(scene, name, depth, middle, horizon, reach, random)
     image, mask = np.asarray(scene.image).astype(float), np.asarray(scene.mask)
@@ -104,7 +104,7 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
 
-def draw_streets(folder: Path, count: int = 60, height_px: int = 96, seed: int = 0) -> None:
+def draw_streets(folder: Path, count: int = 96, height_px: int = 96, seed: int = 0) -> None:
     """Write scenes and their masks of colours, laid out as CamVid is.
 
     FOLDER/train/street_00.png            likewise val/ and test/
@@ -152,11 +152,11 @@ def _draw_thing(
                 (x + (wheel - 0.1) * wide, base - 0.2 * tall, x + (wheel + 0.1) * wide, base + 0.08 * tall),
             )
     elif name == "person":
-        x, tall = middle + side * half * random.uniform(0.8, 1.3), 0.55 * depth
-        scene.box("person", color, (x - 0.11 * tall, base - 0.8 * tall, x + 0.11 * tall, base - 0.35 * tall))
-        scene.box("person", color * 0.5, (x - 0.09 * tall, base - 0.4 * tall, x + 0.09 * tall, base))
+        x, tall = middle + side * half * random.uniform(0.8, 1.3), 0.75 * depth
+        scene.box("person", color, (x - 0.14 * tall, base - 0.8 * tall, x + 0.14 * tall, base - 0.35 * tall))
+        scene.box("person", color * 0.5, (x - 0.12 * tall, base - 0.4 * tall, x + 0.12 * tall, base))
         skin = np.array([200.0, 160.0, 130.0]) * random.uniform(0.5, 1.1)
-        scene.ellipse("person", skin, (x - 0.08 * tall, base - tall, x + 0.08 * tall, base - 0.8 * tall))
+        scene.ellipse("person", skin, (x - 0.1 * tall, base - tall, x + 0.1 * tall, base - 0.8 * tall))
     elif name == "tree":
         x, tall = middle + side * half * random.uniform(1.25, 1.8), depth * random.uniform(1.3, 2.0)
         scene.box("tree", np.array([85.0, 65.0, 45.0]), (x - 0.03 * tall, base - 0.5 * tall, x + 0.03 * tall, base))
@@ -168,7 +168,7 @@ def _draw_thing(
             scene.ellipse("tree", green * random.uniform(0.85, 1.1), (x + dx - r, top - r, x + dx + r, top + r))
     else:
         x, tall = middle + side * half * random.uniform(1.05, 1.25), 0.95 * depth
-        scene.box("sign", np.array([120.0, 120.0, 125.0]), (x - 0.012 * tall, base - tall, x + 0.012 * tall, base))
+        scene.box("sign", np.array([120.0, 120.0, 125.0]), (x - 0.02 * tall, base - tall, x + 0.02 * tall, base))
         paint = np.array([[190.0, 30.0, 35.0], [30.0, 70.0, 170.0], [225.0, 190.0, 40.0]])[random.integers(3)]
-        r = 0.16 * tall
+        r = 0.2 * tall
         scene.ellipse("sign", paint, (x - r, base - tall - r, x + r, base - tall + r))

@@ -74,7 +74,7 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
         radius = random.uniform(0.09, 0.18)
         centre = random.uniform(-0.4, 0.5), random.uniform(-0.3, 0.2), random.uniform(-0.65, -0.15)
         spot = organ & inside(centre, (2 * radius, radius, radius))
-        values[spot] = soft - random.uniform(35, 60)
+        values[spot] = soft - random.uniform(50, 75)
         mask[spot] = 2
     values = ndimage.gaussian_filter(values, (0, 0.7, 0.7))
     noise = ndimage.gaussian_filter(random.standard_normal(values.shape), (0, 0.6, 0.6))
@@ -82,7 +82,7 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
     return np.rint(values.clip(-1024, 3000)).astype(np.int16), mask
 
 
-def draw_slices(folder: Path, patients: int = 12, slices: int = 6, size_px: int = 96, seed: int = 0) -> None:
+def draw_slices(folder: Path, patients: int = 18, slices: int = 6, size_px: int = 96, seed: int = 0) -> None:
     """Write 16-bit slices of drawn patients; a patient's slices are all in one part.
 
     FOLDER/images/patient00_slice00.tif   (size_px, size_px) int16, HU

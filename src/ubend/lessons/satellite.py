@@ -68,7 +68,7 @@ def draw_field(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint16]
     return np.rint(10000 * values.clip(0.0001, 1.6)).astype(np.uint16), mask
 
 
-def draw_fields(folder: Path, count: int = 48, size_px: int = 96, seed: int = 0) -> None:
+def draw_fields(folder: Path, count: int = 60, size_px: int = 96, seed: int = 0) -> None:
     """Write GeoTIFFs and their masks.
 
     FOLDER/images/field_00.tif   (B, size_px, size_px) uint16, in planes, with a georeference

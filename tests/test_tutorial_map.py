@@ -1,0 +1,57 @@
+"""docs/tutorial-map.md names only commands that parse, and tests that are there, but for what it marks."""
+
+import re
+import shlex
+
+import click
+import pytest
+
+from conftest import ROOT
+from ubend.cli import main
+
+PAGE = (ROOT / "docs" / "tutorial-map.md").read_text(encoding="utf-8")
+COMING = " (on its way)"
+ITEMS = re.findall(rf"`([^`\n]+)`({re.escape(COMING)})?", PAGE)
+HERE = {text for text, coming in ITEMS if not coming}
+COMMANDS = sorted(text for text in HERE if text.startswith("ubend "))
+TESTS = sorted(text for text in HERE if text.startswith("test_"))
+
+
+def parse(words: list[str]) -> None:
+    """As the command line would, up to where the command would be run."""
+    command: click.Command = main
+    context = None
+    while isinstance(command, click.Group):
+        name, words = words[0], words[1:]
+        context = click.Context(command, parent=context, info_name=name)
+        found = command.get_command(context, name)
+        assert found is not None, f"no command {name}"
+        command = found
+    command.make_context(command.name, words, parent=context)
+
+
+@pytest.mark.parametrize("text", COMMANDS)
+def test_commands_parse(text: str) -> None:
+    try:
+        parse(shlex.split(text)[1:])
+    except click.UsageError as error:
+        pytest.fail(f"{text}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("text", TESTS)
+def test_tests_are_there(text: str) -> None:
+    name, _colons, function = text.partition("::")
+    path = ROOT / "tests" / name
+    assert path.exists(), name
+    assert not function or f"\ndef {function}(" in path.read_text(encoding="utf-8")
+
+
+def test_every_statement_has_both() -> None:
+    rows = [row for row in re.findall(r"^\| (.+) \|$", PAGE, re.M) if not row.startswith("statement ")]
+    assert len(rows) > 50
+    for row in rows:
+        _statement, commands, tests = row.split(" | ")
+        assert commands.startswith("`ubend "), row
+        assert tests.startswith("`test_"), row
+    assert len(COMMANDS) > 20
+    assert len(TESTS) > 30
