@@ -49,6 +49,10 @@ _GREEN = 0.4  # vegetation index from which a pixel counts as covered with plant
 _VEGETATION = ("field", "forest")
 
 View = Callable[[NDArray[Any]], NDArray[np.uint8]]
+# The same on the sets that people use.
+_SPLEEN = "ubend lesson medicine --data Task09_Spleen --out spleen --set data.size=256 --set model.width=32"
+_LAND = "ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land"
+_STREETS = ("ubend fit CamVid --out runs/camvid", "ubend fit cityscapes --out runs/cityscapes")
 
 
 def teach_medicine(
@@ -108,7 +112,7 @@ def teach_medicine(
             "fetched by you):"
         )
     )
-    teller.say("    ubend lesson medicine --data Task09_Spleen --out spleen --set data.size=256 --set model.width=32")
+    teller.say(f"    {_SPLEEN}")
     _show(show, [windows, grid])
     return scores
 
@@ -149,7 +153,7 @@ def teach_satellite(
             "9,000 px a side in images/ and masks/, learnt by windows:"
         )
     )
-    teller.say("    ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land")
+    teller.say(f"    {_LAND}")
     _show(show, [grid])
     return scores
 
@@ -180,8 +184,8 @@ def teach_driving(
             "use), fetched by you:"
         )
     )
-    teller.say("    ubend fit CamVid --out runs/camvid")
-    teller.say("    ubend fit cityscapes --out runs/cityscapes")
+    for command in _STREETS:
+        teller.say(f"    {command}")
     _show(show, [grid])
     return scores
 
