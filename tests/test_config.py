@@ -82,7 +82,7 @@ def test_one_wrong_letter_is_told(known: str, place: int, letter: str) -> None:
         ("train.learning_rate", -1),
         ("train.learning_rate", float("nan")),
         ("train.weight_decay", float("inf")),
-        ("train.optimizer", "sgd"),
+        ("train.optimizer", "rmsprop"),
         ("train.seed", 2**63),
         ("data.size", 7),
         ("data.channels", 17),
