@@ -366,6 +366,9 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(key, known, 1, 0.5)
         leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, 1, 0.5)
         best = leaves[leaf[0]] if leaf else (near[0] if near else None)
+        section = key.rpartition(".")[0]
+        if leaf and f"{section}.{leaf[0]}" in known:  # `kind` is in two of them
+            best = f"{section}.{leaf[0]}"
         cure = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
 

@@ -201,7 +201,8 @@ class Predictor:
 
     def _forward_tiles(self, tiles: Tensor) -> Tensor:
         """Logits of tiles, in as many parts as memory asks for."""
-        logits = attempt(self.forward, tiles, tile=True)
+        forward = self._forward_valid if isinstance(self.model, PaperUNet) else self.forward
+        logits = attempt(forward, tiles)
         if logits is None and len(tiles) == 1:
             raise SettingError(
                 _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu").format(
@@ -232,14 +233,20 @@ class Predictor:
             yield from self._forward(group)
 
     @torch.inference_mode()
-    def forward(self, small: Tensor, tile: bool = False) -> Tensor:
-        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; of a tile, its middle."""
+    def forward(self, small: Tensor) -> Tensor:
+        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
         batch = send(small, self.device)
-        if self._folded is not None:
-            return self._folded(batch)
+        return self._compute(self.model, batch) if self._folded is None else self._folded(batch)
+
+    @torch.inference_mode()
+    def _forward_valid(self, small: Tensor) -> Tensor:
+        """The same of tiles with their margin, for the network that pads nothing: logits of their middle."""
+        assert isinstance(self.model, PaperUNet)
+        return self._compute(self.model.valid, send(small, self.device))
+
+    def _compute(self, network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            net = self.model.valid if tile and isinstance(self.model, PaperUNet) else self.model
-            logits: Tensor = net(batch.float().contiguous(memory_format=torch.channels_last))
+            logits = network(batch.float().contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
