@@ -50,7 +50,7 @@ _VEGETATION = ("field", "forest")
 
 View = Callable[[NDArray[Any]], NDArray[np.uint8]]
 # The same on the sets that people use.
-_SPLEEN = "ubend lesson medicine --data Task09_Spleen --out spleen --set data.size=256 --set model.width=32"
+_SPLEEN = "ubend lesson medicine --data Task09_Spleen --out spleen"
 _LAND = "ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land"
 _STREETS = ("ubend fit CamVid --out runs/camvid", "ubend fit cityscapes --out runs/cityscapes")
 
@@ -72,7 +72,7 @@ def teach_medicine(
     Args:
         folder: slices and masks as any folder of pictures; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
             into slices; None: drawn.
-        settings: over the lesson's own.
+        settings: over the lesson's own where the pictures are drawn, else over those of `fit`.
         device: cuda, mps or cpu; None: the fastest here.
     Returns:
         The scores, as of `ubend.evaluate`.
@@ -88,13 +88,14 @@ def teach_medicine(
         medicine.cut_scans(Path(folder), slices)
     else:
         slices = Path(folder)
+    chosen = {**(_QUICK if drawn else {}), **(settings or {})}
     if slices == out / "slices":
-        settings = {"data.split": str(slices / "split.csv"), **(settings or {})}
+        chosen = {"data.split": str(slices / "split.csv"), **chosen}
 
     def view(image: NDArray[Any]) -> NDArray[np.uint8]:
         return to_rgb(Window(*PRESETS["abdomen"]).apply(image) if image.dtype != np.uint8 else image)
 
-    scores, pairs, predictor = _train(slices, out, settings, device, teller)
+    scores, pairs, predictor = _train(slices, out, chosen, device, teller)
     windows = _draw_windows(pairs)
     save_png(windows, out / "window.png")
     teller.say(
@@ -133,10 +134,11 @@ def teach_satellite(
     """
     out = _refuse_full(out)
     drawn = folder is None
-    if drawn:
+    if folder is None:
         folder = out / "fields"
         satellite.draw_fields(folder, size_px=_SIZE_PX)
-    scores, pairs, predictor = _train(Path(str(folder)), out, settings, device, teller)
+    chosen = {**(_QUICK if drawn else {}), **(settings or {})}
+    scores, pairs, predictor = _train(Path(folder), out, chosen, device, teller)
 
     def view(image: NDArray[Any]) -> NDArray[np.uint8]:
         return to_rgb(np.ascontiguousarray(image[:, :, 2::-1]) if drawn else image)  # blue comes first in a satellite
@@ -172,10 +174,11 @@ def teach_driving(
     Writes `predictions.png` and `run/` into `out`; arguments, result and errors as of `teach_medicine`, but for scans.
     """
     out = _refuse_full(out)
+    chosen = {**(_QUICK if folder is None else {}), **(settings or {})}
     if folder is None:
         folder = out / "streets"
         driving.draw_streets(folder, height_px=_SIZE_PX)
-    scores, pairs, predictor = _train(Path(folder), out, settings, device, teller)
+    scores, pairs, predictor = _train(Path(folder), out, chosen, device, teller)
     grid = _draw_predictions(pairs, predictor, out, to_rgb, teller)
     teller.say(
         _(
@@ -191,12 +194,12 @@ def teach_driving(
 
 
 def _train(
-    folder: Path, out: Path, settings: Mapping[str, Any] | None, device: str | None, teller: Teller
+    folder: Path, out: Path, settings: Mapping[str, Any], device: str | None, teller: Teller
 ) -> tuple[dict[str, Any], list[Pair], Predictor]:
     """Scores, which are told, test pairs, and the trained model."""
     teller.say(_("training on {folder}").format(folder=folder))
     run = out / "run"
-    scores = fit(folder, run, settings={**_QUICK, **(settings or {})}, device=device, teller=Quiet()).scores
+    scores = fit(folder, run, settings=settings, device=device, teller=Quiet()).scores
     if scores is None:
         raise KeyboardInterrupt
     _tell_classes(scores, teller)
