@@ -367,7 +367,9 @@ def test_trying_changes_nothing(folder: Path, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     batch = work.batches.draw(0)
     memory.try_pass(work, state, batch, 3)
-    failing = replace(work, loss=SimpleNamespace(mean=lambda *_args: 1 / 0, sum=work.loss.sum, count=work.loss.count))
+    failing = replace(
+        work, loss=SimpleNamespace(of_step=lambda *_args: 1 / 0, sum=work.loss.sum, count=work.loss.count)
+    )
     with pytest.raises(ZeroDivisionError):
         memory.try_pass(failing, state, batch, 3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())

@@ -368,7 +368,7 @@ def test_the_flag() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"recipe": "tutorial", "data.resize": "native"}, "recipe modern"),
+        ({"recipe": "tutorial", "data.resize": "native"}, "recipes modern and paper"),
         ({"augment.kind": "frozen", "data.resize": "native"}, "augment.kind = warp"),
         ({"data.size": 128, "data.resize": "native"}, "say data.window"),
         ({"data.epoch_windows": 100}, "goes with data.resize = native"),
@@ -381,7 +381,7 @@ def test_what_does_not_go_together(changes: dict[str, Any], says: str) -> None:
 
 
 def test_the_tutorial_is_refused_in_one_line(folder: Path) -> None:
-    assert "recipe modern" in refused_once("fit", folder, "--patches", "--recipe", "tutorial")
+    assert "recipes modern and paper" in refused_once("fit", folder, "--patches", "--recipe", "tutorial")
 
 
 def test_a_window_larger_than_every_picture(folder: Path, tmp_path: Path) -> None:

@@ -163,13 +163,14 @@ def _measure_pass(job: Job, state: TrainingState, batch: Batch, pictures: int) -
 def try_pass(job: Job, state: TrainingState, batch: Batch, pictures: int) -> None:
     """Gradients of a batch's first pictures, made and dropped; the state is as it was."""
     image, target = batch.image[:pictures], batch.target[:pictures]
+    more = None if batch.more is None else batch.more[:pictures]
     state.model.train()
     state.statistics.keep()
     try:
         with autocast(image.device, job.settings):
             logits = state.model(image)
-        counts = job.loss.count(target, len(job.class_names))
-        job.loss.of_step(job.loss.sum(logits, target), counts).backward()  # type: ignore[no-untyped-call]
+        counts = job.loss.count(target, len(job.class_names), more)
+        job.loss.of_step(job.loss.sum(logits, target, more), counts).backward()  # type: ignore[no-untyped-call]
     finally:
         state.optimizer.zero_grad()
         state.statistics.restore()
