@@ -47,12 +47,12 @@ _SHOWN = 3  # test pictures in the grid
 _SCAN_SLICES, _SIZE_PX = 16, 96  # of the drawn scan
 _GREEN = 0.4  # vegetation index from which a pixel counts as covered with plants
 _VEGETATION = ("field", "forest")
+# Command lines for public sets.
+_ON_PEOPLE = "    ubend lesson medicine --data Task09_Spleen --out spleen"
+_ON_LAND = "    ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land"
+_ON_STREETS = ("    ubend fit CamVid --out runs/camvid", "    ubend fit cityscapes --out runs/cityscapes")
 
 View = Callable[[NDArray[Any]], NDArray[np.uint8]]
-# The same on the sets that people use.
-_SPLEEN = "ubend lesson medicine --data Task09_Spleen --out spleen"
-_LAND = "ubend fit landcover --patches --classes background,building,woodland,water,road --out runs/land"
-_STREETS = ("ubend fit CamVid --out runs/camvid", "ubend fit cityscapes --out runs/cityscapes")
 
 
 def teach_medicine(
@@ -113,7 +113,7 @@ def teach_medicine(
             "fetched by you):"
         )
     )
-    teller.say(f"    {_SPLEEN}")
+    teller.say(_ON_PEOPLE)
     _show(show, [windows, grid])
     return scores
 
@@ -151,11 +151,11 @@ def teach_satellite(
     _place_masks(out, pairs, device, teller)
     teller.say(
         _(
-            "the same on orthophotos: LandCover.ai (landcover.ai, CC BY-NC-SA 4.0, fetched by you), GeoTIFFs of about "
-            "9,000 px a side in images/ and masks/, learnt by windows:"
+            "the same on orthophotos: LandCover.ai (landcover.ai, CC BY-NC-SA 4.0, fetched by you), large "
+            "GeoTIFFs in images/ and masks/, learnt by windows:"
         )
     )
-    teller.say(f"    {_LAND}")
+    teller.say(_ON_LAND)
     _show(show, [grid])
     return scores
 
@@ -187,8 +187,8 @@ def teach_driving(
             "use), fetched by you:"
         )
     )
-    for command in _STREETS:
-        teller.say(f"    {command}")
+    for line in _ON_STREETS:
+        teller.say(line)
     _show(show, [grid])
     return scores
 
