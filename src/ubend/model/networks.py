@@ -27,7 +27,8 @@ def make_network(shape: dict[str, Any], **more: Any) -> Network:
         SettingError: as of `EncodedUNet`.
         ValueError: of a kind that is not known.
     """
-    kind, rest = shape.get("kind", "unet"), {key: value for key, value in shape.items() if key != "kind"}
+    rest = dict(shape)
+    kind = rest.pop("kind", "unet")  # files that do not say it have the one that there was
     match kind:
         case "paper":
             return PaperUNet(**rest, **more)
