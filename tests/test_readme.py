@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_blocks_are_found() -> None:
-    assert len(BASH) == 3
+    assert len(BASH) == 4
     assert len(PYTHON) == 1
 
 
@@ -86,6 +86,13 @@ def test_two_jobs(place: Path, real_data: Path) -> None:
     for words in BASH[2]:
         out = ubend(words, place)
         assert "at model size" in out
+
+
+def test_lessons(place: Path) -> None:
+    for words in BASH[3]:
+        ubend(words, place)
+    assert (place / "lesson" / "transposed_convolution.gif").exists()
+    assert list((place / "net").glob("*.png"))
 
 
 def test_links_lead_somewhere() -> None:
