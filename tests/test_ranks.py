@@ -417,6 +417,18 @@ def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tm
 
 
 @pytest.mark.slow
+def test_two_without_batch_norm(folder: Path, tmp_path: Path) -> None:
+    """The original network: its summed loss and the pixels' weights are those of the whole batch."""
+    more = ["--recipe", "paper", "--device", "cpu", "--width", "4", "--epochs", "2", "--batch", "4"]
+    more += ["--set", "model.dropout=0", "--set", "model.depth=2", "--set", "train.precision=float32"]
+    ubend("fit", folder, "--out", tmp_path / "one", *more)
+    ubend("fit", folder, "--out", tmp_path / "two", *more, "--gpus", "2")
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for figure in ("train_loss", "val_loss"):
+            assert b[figure] == pytest.approx(a[figure], rel=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_stopped_in_two_goes_on_in_one(folder: Path, tmp_path: Path) -> None:
     """Ctrl-C stops all after the same step, and leaves a model; a killed process ends all, with one line."""

@@ -279,7 +279,8 @@ def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> No
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-    torch._foreach_div_(statistics, ranks.count)
+    if statistics:  # not every network has batch norm
+        torch._foreach_div_(statistics, ranks.count)
     gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
     ranks.sum_tensors([*gradients, *statistics, sums])
 
