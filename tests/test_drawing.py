@@ -19,7 +19,7 @@ from PIL import Image, ImageFont, ImageShow
 
 from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
-from ubend.drawing.overlay import IGNORED_COLOR, color_mask, overlay_mask, to_rgb
+from ubend.drawing.overlay import IGNORED_COLOR, _outline, color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import OutputError
 from ubend.masks.labels import IGNORED, default_colors
@@ -96,6 +96,18 @@ def test_overlay_outline_grows_with_the_picture() -> None:
     mask[:, 512:] = 1
     out = overlay_mask(np.zeros((1024, 1024, 1), np.uint8), mask, COLORS)
     assert (out[500] == COLORS[1]).all(axis=-1).sum() == 4
+
+
+@given(st.integers(1, 6), st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1))
+def test_outline_reaches_as_far_as_it_says(width_px: int, height: int, width: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).choice(3, (height, width), p=[0.9, 0.05, 0.05]).astype(np.uint8)
+    found = _outline(mask, width_px)
+    for row in range(height):
+        for column in range(width):
+            rows = slice(max(0, row - width_px), row + width_px + 1)
+            columns = slice(max(0, column - width_px), column + width_px + 1)
+            cross = np.concatenate([mask[rows, column], mask[row, columns]])
+            assert found[row, column] == (cross != mask[row, column]).any()
 
 
 def test_overlay_refuses_what_does_not_fit(mask: NDArray[np.uint8]) -> None:

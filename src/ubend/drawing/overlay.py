@@ -128,11 +128,15 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
 def _outline(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
     """(H, W): pixels with another class at most `width_px` rows or columns away."""
     out = np.zeros(mask.shape, dtype=bool)
-    for step in range(1, width_px + 1):
-        rows = mask[step:] != mask[:-step]
-        out[step:] |= rows
-        out[:-step] |= rows
-        columns = mask[:, step:] != mask[:, :-step]
-        out[:, step:] |= columns
-        out[:, :-step] |= columns
+    for classes, outline in ((mask, out), (mask.T, out.T)):
+        above, below = np.zeros_like(classes, dtype=bool), np.zeros_like(classes, dtype=bool)
+        differs = classes[1:] != classes[:-1]
+        below[1:], above[:-1] = differs, differs
+        reach = 1
+        while reach < min(width_px, len(classes)):  # each round as far again as all before it
+            more = min(reach, width_px - reach)
+            below[more:] |= below[:-more]
+            above[:-more] |= above[more:]
+            reach += more
+        outline |= below | above
     return out

@@ -25,6 +25,7 @@ from ubend.language import _
 
 _logger = logging.getLogger(__name__)
 
+_LEVEL = 2  # of PNG's compression: photographs take a quarter of the time that level 6 does, and an eighth more room
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (200, 200, 200)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -110,7 +111,7 @@ def save_png(picture: Image.Image, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+    write_file(path, lambda temporary: picture.save(temporary, format="PNG", compress_level=_LEVEL))
 
 
 def show_picture(picture: Path | Image.Image) -> None:
