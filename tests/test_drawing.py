@@ -1,5 +1,6 @@
 """Overlays, grids and curves: what is painted where, and that a training never falls over its pictures."""
 
+import itertools
 import logging
 import math
 import os
@@ -187,6 +188,25 @@ def test_shortened_text_fits(text: str, width_px: int) -> None:
     short = panels._shorten(text, font, width_px)
     assert font.getlength(short) <= width_px or short == "…"
     assert short == panels._clean(text) or short.endswith("…")
+
+
+@given(st.lists(st.text("abé", min_size=1, max_size=8), max_size=9), st.integers(80, 200))
+def test_headings_are_broken_between_words(words: list[str], width_px: int) -> None:
+    font = panels.load_font(12)
+    lines = panels._break("  ".join(words), font, width_px)
+    assert " ".join(lines) == panels._clean(" ".join(words))
+    assert all(font.getlength(line) <= width_px for line in lines)
+    for line, after in itertools.pairwise(lines):  # as few as it takes
+        assert font.getlength(f"{line} {after.split()[0]}") > width_px
+
+
+def test_a_broken_heading_stands_above_its_picture() -> None:
+    rows = [[solid(50, 50, (9, 9, 9))] * 2]
+    one, two = (draw_grid(rows, ("a", text), cell_px=96) for text in ("short", "convolution, then max unpooling .87"))
+    line = two.height - one.height
+    assert line > 10
+    assert two.width == one.width
+    assert (np.asarray(two)[-one.height :, :100] == np.asarray(one)[:, :100]).all()  # the first is as near to its own
 
 
 def test_long_text_does_not_widen_the_grid() -> None:

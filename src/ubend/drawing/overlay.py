@@ -16,6 +16,7 @@ Color = tuple[int, int, int]
 
 IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
+_BAND = 1 << 20  # pixels that are blended at a time
 _SAMPLE = 1 << 16  # values looked at for the percentiles of a picture; more does not move them visibly
 
 
@@ -62,13 +63,17 @@ def overlay_mask(
         raise ValueError(f"opacity is {opacity}, outside 0..1")
     table = _color_table(mask, colors)
     out = to_rgb(image).copy()
-    painted = np.ones_like(mask, dtype=bool) if background is None else mask != background
-    # fixed point, 1/256: the blend of 255 with 255 stays 255
-    weight = round(opacity * 256)
-    mixed = out[painted].astype(np.uint16) * (256 - weight) + table[mask[painted]].astype(np.uint16) * weight
-    out[painted] = (mixed + 128) >> 8
-    outline = _outline(mask, max(1, round(max(mask.shape) / _OUTLINE_SHARE))) & painted & (mask != IGNORED)
-    out[outline] = table[mask[outline]]
+    outline = _outline(mask, max(1, round(max(mask.shape) / _OUTLINE_SHARE)))
+    weight = round(opacity * 256)  # fixed point, 1/256: the blend of 255 with 255 stays 255
+    rows = max(1, _BAND // mask.shape[1])
+    for top in range(0, mask.shape[0], rows):  # what a band takes is some times its pixels
+        band = slice(top, top + rows)
+        classes, shown = mask[band], out[band]
+        painted = np.ones_like(classes, dtype=bool) if background is None else classes != background
+        mixed = shown[painted].astype(np.uint16) * (256 - weight) + table[classes[painted]].astype(np.uint16) * weight
+        shown[painted] = (mixed + 128) >> 8
+        edge = outline[band] & painted & (classes != IGNORED)
+        shown[edge] = table[classes[edge]]
     return out
 
 
@@ -128,15 +133,14 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
 def _outline(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
     """(H, W): pixels with another class at most `width_px` rows or columns away."""
     out = np.zeros(mask.shape, dtype=bool)
-    for classes, outline in ((mask, out), (mask.T, out.T)):
-        above, below = np.zeros_like(classes, dtype=bool), np.zeros_like(classes, dtype=bool)
-        differs = classes[1:] != classes[:-1]
-        below[1:], above[:-1] = differs, differs
+    views = [(mask, out), (mask[::-1], out[::-1]), (mask.T, out.T), (mask.T[::-1], out.T[::-1])]
+    for classes, outline in views:  # downwards and upwards, rightwards and leftwards
+        near = np.zeros_like(classes, dtype=bool)
+        np.not_equal(classes[1:], classes[:-1], out=near[1:])
         reach = 1
-        while reach < min(width_px, len(classes)):  # each round as far again as all before it
+        while reach < min(width_px, len(near)):  # each round as far again as all before it
             more = min(reach, width_px - reach)
-            below[more:] |= below[:-more]
-            above[:-more] |= above[more:]
+            near[more:] |= near[:-more]
             reach += more
-        outline |= below | above
+        outline |= near
     return out

@@ -42,7 +42,8 @@ def draw_grid(
     Args:
         rows: pictures (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect kept; a row may be
             shorter than `headings`.
-        headings: one per column; () draws none. Text that does not fit ends in an ellipsis.
+        headings: one per column; () draws none. One that does not fit is broken between words; text that
+            still does not, and a label, end in an ellipsis.
         labels: one per row; None or "" draws none.
         cell_px: longest side of a picture in the grid.
         legend: class names and colours.
@@ -70,18 +71,20 @@ def draw_grid(
     heights = [max((cell.height for cell in row), default=0) for row in cells]
     inner = sum(widths) + gap * (columns - 1)
     legend_lines = _wrap_legend(legend, font, text_px, inner)
-    height = gap + (line if headings else 0) + gap * len(legend_lines[:1]) + line * len(legend_lines)
+    heads = [_break(heading, font, width) for heading, width in zip(headings, widths, strict=False)]
+    head_lines = max(map(len, heads), default=0)
+    height = gap + line * head_lines + gap * len(legend_lines[:1]) + line * len(legend_lines)
     height += sum(h + gap for h in heights) + sum(line for label in labels or () if label)
 
     page = Image.new("RGB", (inner + 2 * gap, height), _PAPER)
     draw = ImageDraw.Draw(page)
     lefts = [gap + sum(widths[:column]) + gap * column for column in range(columns)]
     top = gap
-    if headings:
-        for heading, left, width in zip(headings, lefts, widths, strict=False):
-            text = _shorten(heading, font, width)
-            draw.text((left + width / 2, top + line / 2 - 2), text, fill=_INK, font=font, anchor="mm")
-        top += line
+    for head, left, width in zip(heads, lefts, widths, strict=False):
+        first = head_lines - len(head)  # the last lines of all stand on the pictures
+        for number, text in enumerate(head, first):
+            draw.text((left + width / 2, top + line * (number + 0.5) - 2), text, fill=_INK, font=font, anchor="mm")
+    top += line * head_lines
     for index, (row, row_height) in enumerate(zip(cells, heights, strict=True)):
         for cell, left, width in zip(row, lefts, widths, strict=False):
             x, y = left + (width - cell.width) // 2, top + (row_height - cell.height) // 2
@@ -190,6 +193,18 @@ def _wrap_legend(
         lines[-1].append((x, text, color))
         x += width + space
     return lines
+
+
+def _break(text: str, font: Font, width_px: float) -> list[str]:
+    """The text in lines, broken between words; a word that does not fit is shortened."""
+    lines: list[str] = []
+    for word in _clean(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [_shorten(text, font, width_px) for text in lines]
 
 
 def _shorten(text: str, font: Font, width_px: float) -> str:
