@@ -185,7 +185,7 @@ def test_a_longer_sample_starts_with_the_shorter_one(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"not empty.*choose a folder"):
+    with pytest.raises(OutputError, match=r"exists already; choose another folder"):
         draw_sample(tmp_path, count=1, size_px=64)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(OutputError, match=r"thesis\.txt"):

@@ -53,6 +53,20 @@ def refuse_full(needs: Sequence[Need]) -> None:
         raise OutputError("\n".join(lines))
 
 
+def refuse_taken(folder: Path | str) -> Path:
+    """The folder that results will be written to: there is none of that name yet, or an empty one.
+
+    Raises:
+        OutputError: something is there already, or it cannot be looked into.
+    """
+    folder = Path(folder)
+    with telling_writes(folder):
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken:
+        raise OutputError(_("{path} exists already; choose another folder").format(path=folder))
+    return folder
+
+
 def default_cache() -> Path:
     """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
     import platformdirs

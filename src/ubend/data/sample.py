@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ubend.errors import OutputError, SettingError, reason
-from ubend.files import write_file, write_text
+from ubend.errors import SettingError
+from ubend.files import refuse_taken, write_file, write_text
 from ubend.language import _
 from ubend.masks.labels import default_colors
 
@@ -58,7 +58,7 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
         )
     if not 0 <= seed < 2**64:
         raise SettingError(_("seed is {seed}; give a whole number from 0 to 2^64 - 1").format(seed=seed))
-    _refuse_full(folder)
+    refuse_taken(folder)
     palette = [channel for color in default_colors(len(SAMPLE_CLASSES)) for channel in color]
     digits = max(3, len(str(count - 1)))
     for number in range(count):
@@ -358,17 +358,3 @@ def _noise(random: np.random.Generator, size_px: int, grain_px: float) -> Field:
 def _write_png(path: Path, picture: Image.Image) -> None:
     # level 3: a third faster than the default level for 6 % more bytes, noise being what it is (measured)
     write_file(path, lambda temporary: picture.save(temporary, "PNG", compress_level=3, bits=8))
-
-
-def _refuse_full(folder: Path) -> None:
-    """Raise OutputError unless `folder` is an empty folder or nothing at all."""
-    try:
-        if not folder.exists() or not any(folder.iterdir()):
-            return
-    except OSError as error:
-        raise OutputError(
-            _("cannot draw into {folder}: {reason}; choose another folder").format(folder=folder, reason=reason(error))
-        ) from error
-    raise OutputError(
-        _("{folder} is not empty; choose a folder that is new or empty, nothing was written").format(folder=folder)
-    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ubend.data.sample import draw_sample
-from ubend.errors import OutputError
+from ubend.files import refuse_taken
 from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
@@ -23,9 +23,7 @@ def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
     Raises:
         OutputError: `out` exists already.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     sample, run, masks = out / "sample", out / "run", out / "predictions"
     teller.say(_("drawing microscope pictures into {path}").format(path=sample))
     draw_sample(sample, seed=seed)

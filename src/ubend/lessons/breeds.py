@@ -23,8 +23,8 @@ from ubend.data.dataset import Dataset, open_dataset
 from ubend.device import fastest_precision, pick_device, settle
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError, SettingError
-from ubend.files import default_cache
+from ubend.errors import DataError, SettingError
+from ubend.files import default_cache, refuse_taken
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.language import _
@@ -277,9 +277,7 @@ def prepare_lesson(
     Raises:
         OutputError: `out` holds something already.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     out.mkdir(parents=True, exist_ok=True)
     if folder is None:
         folder = out / "pets"

@@ -19,8 +19,7 @@ from ubend.data.dataset import open_dataset
 from ubend.data.sample import draw_sample
 from ubend.device import pick_device
 from ubend.drawing.panels import save_png, show_picture
-from ubend.errors import OutputError
-from ubend.files import default_cache, write_text
+from ubend.files import default_cache, refuse_taken, write_text
 from ubend.jobs.gather import gather_settings
 from ubend.language import _
 from ubend.lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
@@ -94,9 +93,7 @@ def teach_faults(
         OutputError: `out` holds something already.
         DataError: see `size_pictures`.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, _SAMPLE, _SAMPLE_PX)

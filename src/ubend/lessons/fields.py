@@ -17,7 +17,8 @@ from PIL import Image
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError
+from ubend.files import refuse_taken
 from ubend.folders.pairs import Pair
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
@@ -80,7 +81,7 @@ def teach_medicine(
         OutputError: `out` holds something already.
         DataError: bad pictures.
     """
-    out = _refuse_full(out)
+    out = refuse_taken(out)
     drawn, slices = folder is None, out / "slices"
     if folder is None:
         medicine.draw_slices(slices, size_px=_SIZE_PX)
@@ -132,7 +133,7 @@ def teach_satellite(
     Writes `predictions.png`, `run/`, and masks with their georeference into `placed/`; arguments, result and errors
     as of `teach_medicine`, but for scans.
     """
-    out = _refuse_full(out)
+    out = refuse_taken(out)
     drawn = folder is None
     if folder is None:
         folder = out / "fields"
@@ -173,7 +174,7 @@ def teach_driving(
 
     Writes `predictions.png` and `run/` into `out`; arguments, result and errors as of `teach_medicine`, but for scans.
     """
-    out = _refuse_full(out)
+    out = refuse_taken(out)
     chosen = {**(_QUICK if folder is None else {}), **(settings or {})}
     if folder is None:
         folder = out / "streets"
@@ -317,13 +318,6 @@ def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, teller: T
             count=len(paths), folder=masks, placed=placed
         )
     )
-
-
-def _refuse_full(out: Path | str) -> Path:
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
-    return out
 
 
 def _show(wanted: bool, pictures: Sequence[Image.Image]) -> None:

@@ -14,8 +14,8 @@ from ubend.data.sample import draw_ids, draw_picture
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
-from ubend.files import write_text
+from ubend.errors import DataError
+from ubend.files import refuse_taken, write_text
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
@@ -98,9 +98,7 @@ def teach_paper(
         OutputError: `out` holds something already.
         DataError: no test part.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     if folder is None:
         folder = out / "cells"
         draw_touching_cells(folder, _SAMPLE, _SAMPLE_PX)

@@ -16,8 +16,8 @@ from ubend.data.sample import draw_sample
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
-from ubend.errors import DataError, OutputError, SettingError
-from ubend.files import default_cache
+from ubend.errors import DataError, SettingError
+from ubend.files import default_cache, refuse_taken
 from ubend.inference.predictor import load
 from ubend.jobs.cutout import extend_colors, make_alpha
 from ubend.jobs.gather import gather_settings
@@ -81,9 +81,7 @@ def teach_shapes(
     """
     if pictures < 1:
         raise SettingError(_("pictures: give 1 or more"))
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)

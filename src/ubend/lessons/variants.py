@@ -13,7 +13,8 @@ from ubend.data.sample import draw_sample
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError
+from ubend.files import refuse_taken
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Predictor, load
 from ubend.jobs.evaluate import read_run_pairs
@@ -84,9 +85,7 @@ def compare_variants(
         OutputError: `out` holds something already.
         DataError: no test part.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(_("{path} exists already; choose another folder").format(path=out))
+    out = refuse_taken(out)
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, _SAMPLE, _SAMPLE_PX)
