@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import dropout
 
 import ubend
 from conftest import make_discs
 from refusal import refused_once
+from test_loop import Listener, press_once
 from ubend.config import make_settings
 from ubend.errors import SettingError
 from ubend.inference.predictor import Predictor
@@ -19,6 +21,7 @@ from ubend.jobs.info import describe_model
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.pictures.images import Sizing
+from ubend.training.checkpoint import Saver
 from ubend.training.limits import count_step_flops
 from ubend.training.transfer import load_start, shape_settings
 
@@ -185,6 +188,23 @@ def test_fit(tmp_path: Path) -> None:
     assert ubend.resume(run).scores is not None
     again = ubend.fit(tmp_path / "data", tmp_path / "again", init_from=str(run), **{**SMALL, "encoder": None})
     assert isinstance(load_bundle(again.run).model, EncodedUNet)
+
+
+def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of timm's drop paths at random; an interrupted run still ends as a whole one, to the bit."""
+    forward = EncodedUNet.forward
+    monkeypatch.setattr(
+        EncodedUNet, "forward", lambda self, image: forward(self, dropout(image, 0.3, training=self.training))
+    )
+    monkeypatch.setattr(Saver, "is_due", lambda self, after_s=0.0: False)
+    make_discs(tmp_path / "data", 16)
+    chosen: dict[str, Any] = {**SMALL, "epochs": 3, "settings": {"train.precision": "float32"}}
+    assert ubend.fit(tmp_path / "data", tmp_path / "whole", **chosen).scores is not None
+    assert ubend.fit(tmp_path / "data", tmp_path / "run", teller=Listener(press_once(2)), **chosen).scores is None
+    assert ubend.resume(tmp_path / "run").scores is not None
+    whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "run"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_contradictions(tmp_path: Path) -> None:

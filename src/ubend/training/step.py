@@ -18,7 +18,7 @@ from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
 from ubend.kernels.compiler import load_kernels
 from ubend.language import _
-from ubend.model.paper import PaperUNet
+from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
@@ -64,6 +64,7 @@ class Step:
     def __init__(self, job: Job, state: TrainingState, teller: Teller) -> None:
         self.job, self.state, self.teller = job, state, teller
         self._network = _compiled(state.model, teller) if job.settings.compile else state.model
+        self._draws = not isinstance(state.model, UNet)  # the paper's network and some encoders drop at random
         self._early = EarlySums(job.ranks)
         if not job.settings.compile and job.batches.pictures.device.type == "cpu":
             _compile_kernels(job.settings, teller)
@@ -72,11 +73,11 @@ class Step:
         batch = self.job.batches.draw(step)
 
         def begin() -> Batch:
-            if isinstance(self.state.model, PaperUNet):
+            if self._draws:
                 self._seed_dropout(step)
             return batch
 
-        with torch.random.fork_rng(self._generators(), enabled=isinstance(self.state.model, PaperUNet)):
+        with torch.random.fork_rng(self._generators(), enabled=self._draws):
             self.state.sums += self._gradients_in_memory(begin)
         for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.job.steps, self.job.settings)
