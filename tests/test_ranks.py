@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +16,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from conftest import make_discs, open_folder
 from refusal import refused_once
 from test_loop import Listener, make_job
 from ubend.config import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
-from ubend.errors import SettingError, TrainingError
+from ubend.errors import SettingError
 from ubend.jobs.fit import fit
 from ubend.masks.labels import IGNORED
 from ubend.pictures.images import Sizing
 from ubend.training import launch
-from ubend.training.launch import Place, find_place
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, Ranks, Vote
 from ubend.training.step import Step
-from ubend.training.syncnorm import SyncedBatchNorm, synchronise_batch_norm
 
 WORKER = Path(__file__).parent / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
@@ -56,18 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------ one process
-
-
-def test_place(monkeypatch: Patch) -> None:
-    """From torchrun's environment; half an environment, or a group of one, is none."""
-    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-    for name, value in told.items():
-        assert find_place() == Place()
-        monkeypatch.setenv(name, value)
-    assert find_place() == Place(5, 8, 1)
-    assert not find_place().is_first
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert find_place() == Place()
 
 
 def test_parts_are_the_whole() -> None:
@@ -135,40 +120,6 @@ def test_counts_of_parts_add_up() -> None:
         assert float(parts[1][i]) == 0
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_own_batch_norm_is_torchs(dtype: torch.dtype, device: str) -> None:
-    """Alone: outputs, all gradients, running statistics; far from zero too, where squares cost digits."""
-    torch.manual_seed(0)
-    theirs = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).to(device)
-    nn.init.normal_(theirs[0].weight)
-    mine = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).to(device)
-    mine.load_state_dict(theirs.state_dict())
-    weights = list(mine.parameters())
-    synchronise_batch_norm(mine, ALONE)
-    if dtype == torch.bfloat16:  # a second one would make the first one's rounding large
-        mine, theirs, weights = mine[:1], theirs[:1], weights[:2]
-    assert isinstance(mine[-1], SyncedBatchNorm)
-    assert list(mine.state_dict()) == list(theirs.state_dict())
-    assert all(a is b for a, b in zip(mine.parameters(), weights, strict=True)), "those that the optimiser knows"
-    far = 50 if dtype == torch.float32 else 1
-    image = (torch.randn(4, 5, 6, 7) + torch.arange(5).view(-1, 1, 1) * far).to(device, dtype)
-    pull = torch.randn(4, 5, 6, 7, device=device)
-    found = []
-    for net in (mine, theirs):
-        x = image.clone().requires_grad_()
-        out = net(x)
-        (out.float() * pull).sum().backward()
-        assert x.grad is not None
-        found.append([out, x.grad, *(p.grad for p in net.parameters()), *net.buffers()])
-        assert out.dtype == x.grad.dtype == dtype
-    slack = 0.05 if dtype == torch.bfloat16 else 1e-4 if device == "cpu" else 1e-3
-    close = {"rtol": slack, "atol": slack}
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, **close)
-    torch.testing.assert_close(mine.eval()(image), theirs.eval()(image), **close)
-
-
 def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One of several cannot halve its micro-batches alone; it names itself and the setting."""
     work, state = make_job(folder, tmp_path, {"train.batch": 6})
@@ -184,84 +135,6 @@ def raise_out_of_memory(*_args: object) -> None:
 def test_python_does_not_start_processes(discs: Path) -> None:
     with pytest.raises(SettingError, match=r"gpus: .*`ubend fit \.\.\. --gpus 2`"):
         fit(discs, gpus=2)
-
-
-# ------------------------------------------------------------------------------------------------ the launcher
-
-START = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
-
-
-@pytest.fixture
-def quick(monkeypatch: Patch) -> Iterator[None]:
-    """No process is left when a test ends, and nothing took long."""
-    monkeypatch.setattr(launch, "_GRACE_S", 1.0)
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < 20
-
-
-def start(program: str, count: int = 2) -> int:
-    return launch.launch([sys.executable, "-c", START + program], count)
-
-
-@pytest.mark.usefixtures("quick")
-def test_places_and_what_is_said(capfd: pytest.CaptureFixture[str]) -> None:
-    """Each knows its place; the first one's words are shown, its exit code is the whole's."""
-    words = "' '.join(os.environ[k] for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'))"
-    assert start(f"print({words}); print('careful', rank, file=sys.stderr)", 3) == 0
-    assert tuple(capfd.readouterr()) == ("0 3 0 127.0.0.1\n", "careful 0\n")
-    assert start("sys.exit(130 if rank == 0 else 0)") == 130
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_ends_all(failing: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its own words and exit code are shown, and no other's; stubborn ones are killed."""
-    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', file=sys.stderr); time.sleep(600)"
-    program = (
-        f"\nif rank == {failing}: time.sleep(1); print('error: no luck', file=sys.stderr); sys.exit(2)\n{stubborn}"
-    )
-    assert start(program) == 2
-    assert capfd.readouterr().err == "error: no luck\n"
-
-
-@pytest.mark.usefixtures("quick")
-def test_one_that_is_killed_ends_all() -> None:
-    with pytest.raises(TrainingError, match=r"process 1 of 2 was ended by SIGKILL.*--resume RUN --gpus 2"):
-        start("\nif rank: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)")
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
-    """The second one gives them a moment only. The launcher's own end is theirs."""
-    program = START + (
-        "n = []; signal.signal(signal.SIGINT, lambda *_: n.append(1)); "
-        f"open(r'{tmp_path}/ready' + str(rank), 'w').close()\n"
-        f"while True: time.sleep(.05); open(r'{tmp_path}/heard' + str(rank), 'w').write(str(len(n)))"
-    )
-    body = (
-        "import sys; from ubend.training import launch; launch._GRACE_S = 1; "
-        f"sys.exit(launch.launch({[sys.executable, '-c', program]!r}, 2))"
-    )
-
-    def heard(times: int) -> None:
-        while not all(
-            (tmp_path / f"heard{r}").exists() and (tmp_path / f"heard{r}").read_text() == str(times) for r in range(2)
-        ):
-            time.sleep(0.05)
-
-    for last, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with subprocess.Popen([sys.executable, "-c", body]) as launcher:
-            heard(0)
-            launcher.send_signal(signal.SIGINT)
-            heard(1)
-            launcher.send_signal(last)
-            assert launcher.wait(15) == code
-        for path in tmp_path.iterdir():
-            path.unlink()
-        time.sleep(0.3)
-        assert not list(tmp_path.iterdir()), "one of them is still writing"
 
 
 # ------------------------------------------------------------------------------------------------ several processes

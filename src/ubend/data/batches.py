@@ -98,8 +98,7 @@ class Pictures:
             pixels, index = self._to_device(items)
             return pixels.permute(0, 3, 1, 2), index
         self.lay(items)
-        where = torch.from_numpy(items)
-        where = where.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else where
+        where = _send(torch.from_numpy(items), self.device)
         return self.images[where].permute(0, 3, 1, 2), self.masks[where]
 
     def take_ahead(self, items: NDArray[np.int64]) -> "Future[tuple[Tensor, Tensor]]":
@@ -215,10 +214,10 @@ class TrainingBatches:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        numbers, device = torch.from_numpy(self.numbers(step)), self.pictures.device
+        drawn = torch.from_numpy(self.numbers(step))
         if isinstance(self.pictures, Pictures):
             self.pictures.lay(self._items(step)[0] // self.copies)
-        numbers = numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+        numbers = _send(drawn, self.pictures.device)
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
         return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
 
@@ -229,7 +228,7 @@ class TrainingBatches:
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
         """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""
-        chosen = torch.from_numpy(weights[self._items(step)[0] // self.copies]).to(numbers.device)
+        chosen = _send(torch.from_numpy(weights[self._items(step)[0] // self.copies]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
         draws = DeviceDraws.unpack(numbers[:, :-3], self.pictures.store.channels)
@@ -342,3 +341,8 @@ class TrainingBatches:
         fetched = self._ahead.popleft()[1].result()
         self.waited_s += time.monotonic() - began
         return fetched
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for what it is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
