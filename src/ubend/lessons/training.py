@@ -189,7 +189,8 @@ def _first_and_last(lines: Sequence[str]) -> list[str]:
 
 
 def _save_animation(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
-    pages = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
+    colors = frames[-1].quantize(256)  # of all: the last frame has every line, and none may change its colour
+    pages = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
     durations = [round(1000 * seconds)] * (len(pages) - 1) + [round(1000 * seconds * _LAST_TIMES)]
 
     def write(place: Path) -> None:
