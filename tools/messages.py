@@ -13,9 +13,10 @@ The files hold no date, no name and no line number, so that equal sentences give
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from babel.messages.catalog import Catalog
+from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
@@ -71,15 +72,17 @@ SYSTEM = [
 class PlainCatalog(Catalog):
     """A catalogue whose header says only what gettext needs."""
 
-    @property
-    def mime_headers(self) -> list[tuple[str, str]]:
-        return [
-            ("Language", str(self.locale)),
-            ("MIME-Version", "1.0"),
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Transfer-Encoding", "8bit"),
-            ("Plural-Forms", self.plural_forms),
-        ]
+    def __iter__(self) -> Iterator[Message]:
+        _header, *messages = super().__iter__()
+        headers = {
+            "Language": self.locale,
+            "MIME-Version": "1.0",
+            "Content-Type": "text/plain; charset=utf-8",
+            "Content-Transfer-Encoding": "8bit",
+            "Plural-Forms": self.plural_forms,
+        }
+        yield Message("", "\n".join(f"{name}: {value}" for name, value in headers.items()))
+        yield from messages
 
 
 def extract() -> Catalog:
