@@ -191,10 +191,15 @@ def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monke
     """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait; nobody
     waits for them to have the model."""
     monkeypatch.setattr(checkpoint, "_MOST_WAITING", 2)
-    state, done = tmp_path / "s.safetensors", []
+    state, done, has_model = tmp_path / "s.safetensors", list[object](), threading.Event()
 
     def draw(number: int) -> Callable[[], None]:
-        return lambda: (time.sleep(0.05), done.append((number, state.exists())))[1]  # type: ignore[func-returns-value]
+        def work() -> None:
+            time.sleep(0.05)
+            assert number < 3 or has_model.wait(60), "the model waits for the last panel"
+            done.append((number, state.exists()))
+
+        return work
 
     with Saver(state, lambda _weights: done.append("model")) as saver:
         for number in range(4):
@@ -204,6 +209,7 @@ def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monke
         saver.wait_for_model()
         assert "model" in done
         assert (3, False) not in done
+        has_model.set()
         saver.wait()
         done.remove("model")
         assert done == [(number, False) for number in range(4)]
