@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ubend.device import describe_instructions
 from ubend.errors import OutputError
 from ubend.files import default_cache, write_file
+from ubend.kernels.gate import is_off
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def load_kernels(dtype: "torch.dtype") -> ctypes.CDLL | None:
     That is: no gcc, nowhere to write, another type, another system than Linux (untried). `CC` is tried first, as
     people give it to make, words and all.
     """
-    if str(dtype) not in _DTYPES or sys.platform != "linux":
+    if is_off() or str(dtype) not in _DTYPES or sys.platform != "linux":
         return None
     flags = (*_FLAGS, *_DTYPES[str(dtype)])
     kept = default_cache() / (_fingerprint(flags) + KERNELS_SUFFIX)

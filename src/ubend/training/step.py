@@ -17,6 +17,7 @@ from ubend.data.patches import Windows
 from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
 from ubend.kernels.compiler import load_kernels
+from ubend.kernels.gate import is_off
 from ubend.language import _
 from ubend.model.unet import UNet
 from ubend.teller import Teller
@@ -174,7 +175,7 @@ def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor]
 def _compile_kernels(settings: TrainSettings, teller: Teller) -> None:
     """Those of the CPU, here rather than in the first step; where they cannot be had, say what would help."""
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-    if load_kernels(dtype) is None and sys.platform == "linux":
+    if load_kernels(dtype) is None and not is_off() and sys.platform == "linux":
         teller.say(_("note: gcc was not found or does not work here; with it, training would be about a fifth faster"))
 
 
