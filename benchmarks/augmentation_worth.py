@@ -28,8 +28,8 @@ import ubend
 from timing import Row, make_parser, print_facts, read_facts, summarise, write_report
 from ubend.config import AugmentSettings
 from ubend.device import pick_device
-from ubend.lessons.augmentation import KINDS, isolate, leave_out
 from ubend.teller import Teller
+from ubend_lessons.augmentation import KINDS, isolate, leave_out
 
 GROUPS = ("none", "all", "without", "only")
 

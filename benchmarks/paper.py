@@ -15,8 +15,8 @@ from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.config import parse_assignment
-from ubend.lessons.paper import Counted, draw_touching_cells, teach_paper
-from ubend.lessons.variants import Quiet
+from ubend_lessons.paper import Counted, draw_touching_cells, teach_paper
+from ubend_lessons.variants import Quiet
 from variants import spread
 
 # The recipe's own optimiser, where the lesson takes a faster one.

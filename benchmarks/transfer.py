@@ -18,9 +18,9 @@ from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.config import parse_assignment
-from ubend.lessons.breeds import VIEWS, teach_breeds
-from ubend.lessons.transfer import COUNTS, teach_transfer
 from ubend.teller import Teller
+from ubend_lessons.breeds import VIEWS, teach_breeds
+from ubend_lessons.transfer import COUNTS, teach_transfer
 
 
 def spread(values: Sequence[float]) -> str:

@@ -3,7 +3,10 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,27 @@ if not torch.cuda.is_available():
 # What tests keep goes to a folder of their own; kernels are asked for when tests are collected already.
 os.environ["UBEND_CACHE"] = tempfile.mkdtemp(prefix="ubend-tests-")
 atexit.register(shutil.rmtree, os.environ["UBEND_CACHE"], ignore_errors=True)
+
+
+def write_distribution(folder: Path, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:
+    """The metadata of an installed package: entry points by group and name."""
+    place = folder / f"{name}-1.0.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    lines = [
+        line
+        for group, entries in groups.items()
+        for line in (f"[{group}]", *(f"{k} = {v}" for k, v in entries.items()))
+    ]
+    (place / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+# Commands are those of this tree, here and in other processes, whichever ubend is installed.
+_OWN = Path(tempfile.mkdtemp(prefix="ubend-metadata-"))
+atexit.register(shutil.rmtree, _OWN, ignore_errors=True)
+write_distribution(_OWN, "ubend", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"])
+sys.path.insert(0, str(_OWN))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_OWN), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import augmentation_worth
 from augmentation_worth import list_variants, summarise_variants, table_lines
 from ubend.config import AugmentSettings, make_settings
-from ubend.lessons.augmentation import KINDS, leave_out
+from ubend_lessons.augmentation import KINDS, leave_out
 
 
 def test_the_variants() -> None:

@@ -17,17 +17,17 @@ from PIL import Image
 
 from conftest import make_discs
 from refusal import refused_once
-from ubend.baselines.baseline import Baseline, Example, learn_baseline
-from ubend.baselines.clusters import Clusters
-from ubend.baselines.methods import METHODS, Method, list_parameters, parse_method, segment
-from ubend.baselines.pixels import describe_pixels
-from ubend.baselines.rule import Kinds, choose_classes, halves, score_classes
-from ubend.baselines.segments import describe_segments
 from ubend.cli import main
-from ubend.jobs.baseline import run_baseline
 from ubend.masks.labels import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
 from ubend.pictures.images import Sizing
+from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
+from ubend_lessons.baselines.clusters import Clusters
+from ubend_lessons.baselines.methods import METHODS, Method, list_parameters, parse_method, segment
+from ubend_lessons.baselines.pixels import describe_pixels
+from ubend_lessons.baselines.rule import Kinds, choose_classes, halves, score_classes
+from ubend_lessons.baselines.run import run_baseline
+from ubend_lessons.baselines.segments import describe_segments
 
 SIDE_PX = 96
 LABELS = make_label_map([0, 1])

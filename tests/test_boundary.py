@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from ubend.masks.labels import IGNORED
-from ubend.metrics.boundary import boundary_dice
+from ubend_lessons.boundary import boundary_dice
 
 
 def outline(mask: NDArray[np.uint8], kind: int, known: NDArray[np.bool_]) -> list[tuple[int, int]]:

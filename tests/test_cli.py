@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -243,7 +244,10 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_subcommands_have_help() -> None:
     listed = ubend("--help").stdout
-    for name, command in main.commands.items():
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
         assert name in listed
+        assert command is not None
         assert command.help
         assert ubend(name, "--help").stdout.startswith("Usage: ")

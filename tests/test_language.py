@@ -28,7 +28,7 @@ from ubend.jobs import demo
 from ubend.kernels.compiler import load_kernels
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "src" / "ubend"
+SOURCE = ROOT / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 OTHERS = [name for name in language.LANGUAGES if name != "en"]
 _PAINT = np.array([[0, 0, 0], [230, 159, 0]], np.uint8)

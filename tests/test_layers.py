@@ -88,7 +88,6 @@ ORDER = [
     "model.folded",
     "model.bundle",
     "metrics.overlap",
-    "metrics.boundary",
     "metrics.panoptic",
     "objects.instances",
     "objects.outlines",
@@ -125,20 +124,6 @@ ORDER = [
     "volumes.window",
     "volumes.scan",
     "evaluation.evaluate",
-    "baselines.pixels",
-    "baselines.thresholds",
-    "baselines.clusters",
-    "baselines.regions",
-    "baselines.edges",
-    "baselines.methods",
-    "baselines.segments",
-    "baselines.rule",
-    "baselines.baseline",
-    "lessons.convolution",
-    "lessons.convolution_pictures",
-    "lessons.transposed",
-    "lessons.traditional",
-    "lessons.paper_pictures",
     "jobs.gather",
     "jobs.evaluate",
     "jobs.cache",
@@ -153,39 +138,13 @@ ORDER = [
     "jobs.pictures",
     "jobs.data",
     "jobs.info",
-    "jobs.baseline",
     "jobs.fit",
     "jobs.demo",
-    "lessons.variants",
-    "lessons.example",
-    "lessons.cards",
-    "lessons.kinds",
-    "lessons.augmentation",
-    "lessons.trace",
-    "lessons.architecture",
-    "lessons.tiny",
-    "lessons.feature_maps",
-    "lessons.training",
-    "lessons.paper",
-    "lessons.drawn_pets",
-    "lessons.breeds",
-    "lessons.transfer",
-    "lessons.shapes",
-    "lessons.recorded",
-    "lessons.fault_data",
-    "lessons.fault_pictures",
-    "lessons.faults",
-    "lessons.medicine",
-    "lessons.satellite",
-    "lessons.driving",
-    "lessons.fields",
     "translated",
     "commands.shared",
     "commands.training",
     "commands.using",
     "commands.folders",
-    "commands.picture_lessons",
-    "commands.lessons",
     "cli",
     "__main__",
 ]
@@ -204,8 +163,6 @@ WITHOUT_TORCH = [
     "commands.training",
     "commands.using",
     "commands.folders",
-    "commands.picture_lessons",
-    "commands.lessons",
     "cli",
     "masks.codes",
     "masks.labels",
@@ -253,7 +210,6 @@ WITHOUT_TORCH = [
     "data.named",
     "data.dataset",
     "metrics.overlap",
-    "metrics.boundary",
     "drawing.overlay",
     "drawing.panels",
     "drawing.curves",
@@ -305,6 +261,12 @@ def test_every_file_has_its_place() -> None:
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_imports_go_to_the_left(name: str) -> None:
     assert wrong_imports(name, ast.parse(FILES[name].read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_the_lessons_are_not_imported(name: str) -> None:
+    """They use ubend, never the reverse; their commands are found through entry points."""
+    assert "ubend_lessons" not in FILES[name].read_text(encoding="utf-8")
 
 
 def test_packages_import_nothing() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ubend.cli import main
 from ubend.errors import SettingError
-from ubend.lessons.convolution import (
+from ubend_lessons.convolution import (
     convolve,
     convolved_size,
     count_overlaps,
@@ -23,7 +23,7 @@ from ubend.lessons.convolution import (
     transpose_convolve,
     transposed_size,
 )
-from ubend.lessons.convolution_pictures import MOST_STEPS, draw_transposed, stack
+from ubend_lessons.convolution_pictures import MOST_STEPS, draw_transposed, stack
 
 NUMBERS = st.integers(-9, 9).map(float)
 MATRIX = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=NUMBERS)

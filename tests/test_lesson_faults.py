@@ -16,11 +16,11 @@ from ubend.data.augment import FROZEN_COPIES
 from ubend.data.sample import draw_sample
 from ubend.errors import DataError
 from ubend.jobs.fit import fit
-from ubend.lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
-from ubend.lessons.faults import find_faults, mean_of_batches, read_sized
-from ubend.lessons.recorded import train_recorded
-from ubend.lessons.variants import Quiet
 from ubend.masks.labels import make_label_map
+from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
+from ubend_lessons.faults import find_faults, mean_of_batches, read_sized
+from ubend_lessons.recorded import train_recorded
+from ubend_lessons.variants import Quiet
 
 TINY = {"model.width": 2, "train.epochs": 3, "train.batch": 4, "data.size": 32}
 TINY_WORDS = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]

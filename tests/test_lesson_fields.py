@@ -15,11 +15,11 @@ from ubend.cli import main
 from ubend.data.dataset import open_dataset
 from ubend.errors import DataError
 from ubend.jobs.gather import gather_settings
-from ubend.lessons import driving, medicine, satellite
-from ubend.lessons.variants import Quiet
 from ubend.pictures.images import read_image
 from ubend.pictures.scale import read_scale
 from ubend.volumes.scan import read_scan
+from ubend_lessons import driving, medicine, satellite
+from ubend_lessons.variants import Quiet
 
 TINY = {"model.width": 2, "train.epochs": 1, "train.batch": 4, "data.size": 32}
 TINY_WORDS = ["--device", "cpu", *(word for key, value in TINY.items() for word in ("--set", f"{key}={value}"))]

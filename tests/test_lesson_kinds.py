@@ -15,8 +15,9 @@ from ubend.data.augment import draw_warps, identity_draws
 from ubend.data.store import Store
 from ubend.errors import SettingError
 from ubend.language import choose_language
-from ubend.lessons import kinds
-from ubend.lessons.augmentation import (
+from ubend.masks.labels import IGNORED
+from ubend_lessons import kinds
+from ubend_lessons.augmentation import (
     DRAWS,
     KINDS,
     draw_copies,
@@ -27,9 +28,8 @@ from ubend.lessons.augmentation import (
     settle_warp,
     teach_augmentation,
 )
-from ubend.lessons.cards import Card, draw_cards, wrap_text
-from ubend.lessons.example import Example, make_example, store_example, take_example
-from ubend.masks.labels import IGNORED
+from ubend_lessons.cards import Card, draw_cards, wrap_text
+from ubend_lessons.example import Example, make_example, store_example, take_example
 
 NAMES = ("background", "cell", "contour")
 FIELDS = {

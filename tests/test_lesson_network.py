@@ -19,14 +19,14 @@ from ubend.cli import main
 from ubend.data.sample import draw_sample
 from ubend.errors import DataError, SettingError
 from ubend.language import choose_language
-from ubend.lessons import tiny
-from ubend.lessons.architecture import draw_architecture, lay_out, teach_architecture, untrained
-from ubend.lessons.feature_maps import CHANNELS, last_of_blocks, normalise_cards, pick_channels, teach_feature_maps
-from ubend.lessons.trace import trace_network
-from ubend.lessons.training import MOST_FRAMES, pick_epochs, read_history, teach_training
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
 from ubend.training.run_folder import RunFolder
+from ubend_lessons import tiny
+from ubend_lessons.architecture import draw_architecture, lay_out, teach_architecture, untrained
+from ubend_lessons.feature_maps import CHANNELS, last_of_blocks, normalise_cards, pick_channels, teach_feature_maps
+from ubend_lessons.trace import trace_network
+from ubend_lessons.training import MOST_FRAMES, pick_epochs, read_history, teach_training
 
 NETS = [
     (UNet(3, 2, 4, 4), 64),

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from ubend.cli import main
 from ubend.data.sample import draw_ids, draw_picture
-from ubend.lessons.paper import draw_touching_cells, part_cells
-from ubend.lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+from ubend_lessons.paper import draw_touching_cells, part_cells
+from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 
 TINY = ["model.width=2", "model.depth=1", "train.epochs=1", "train.batch=4", "data.size=32", "train.learning_rate=1e-6"]
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from conftest import make_discs
 from refusal import refused_once
-from ubend.baselines.methods import METHODS
 from ubend.cli import main
-from ubend.lessons.traditional import draw_examples, teach_traditional_methods
+from ubend_lessons.baselines.methods import METHODS
+from ubend_lessons.traditional import draw_examples, teach_traditional_methods
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ import ubend
 from conftest import make_discs
 from refusal import refused_once
 from ubend.cli import main
-from ubend.lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds
-from ubend.lessons.drawn_pets import KINDS, draw_pet, draw_pets
-from ubend.lessons.shapes import CutOut, cut_objects
-from ubend.lessons.transfer import _take_part, pretrain
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing
+from ubend_lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds
+from ubend_lessons.drawn_pets import KINDS, draw_pet, draw_pets
+from ubend_lessons.shapes import CutOut, cut_objects
+from ubend_lessons.transfer import _take_part, pretrain
 
 TINY: dict[str, Any] = {"data.size": 32, "data.resize": "squash", "model.width": 2, "model.depth": 2}
 TINY |= {"train.epochs": 1, "train.batch": 8}

@@ -11,9 +11,9 @@ import ubend
 from ubend.cli import main
 from ubend.data.sample import draw_sample
 from ubend.errors import OutputError
-from ubend.lessons import variants as subject
-from ubend.lessons.variants import Quiet, Variant, compare_variants, teach_skips, teach_upsampling
-from ubend.metrics.boundary import boundary_dice
+from ubend_lessons import variants as subject
+from ubend_lessons.boundary import boundary_dice
+from ubend_lessons.variants import Quiet, Variant, compare_variants, teach_skips, teach_upsampling
 
 TINY = {"data.size": 32, "model.width": 2, "train.epochs": 1, "train.batch": 4}
 

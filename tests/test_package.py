@@ -1,6 +1,7 @@
 """The wheel: what is in it, and that it works where it is installed, from any folder."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -41,14 +42,16 @@ def test_contents(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
-    assert "ubend/py.typed" in names
+    assert {"ubend/py.typed", "ubend_lessons/py.typed"} <= names
     assert "ubend/locale/vi/LC_MESSAGES/ubend.mo" in names
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in names)
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"ubend"}, "tests or other things came along"
+    assert {name for name in top if not name.endswith(".dist-info")} == {"ubend", "ubend_lessons"}, (
+        "tests or other things came along"
+    )
     source = {
         path.relative_to(ROOT / "src").as_posix()
-        for path in (ROOT / "src" / "ubend").rglob("*")
+        for path in (ROOT / "src").rglob("*")
         if path.suffix in (".py", ".c", ".h")
     }
     assert source <= names
@@ -82,3 +85,18 @@ def test_installed(scripts: Path, tmp_path: Path) -> None:
     done = _run(scripts / "python", "-m", "ubend", "info", "nowhere", cwd=tmp_path, status=2)
     assert done.stderr.strip() == "error: nowhere: no such model file"
     assert not any(tmp_path.iterdir())
+
+
+def test_installed_lessons(scripts: Path, tmp_path: Path) -> None:
+    """Every command of the tutorial map has its help, and one lesson runs: entry points and catalogue are there."""
+    page = (ROOT / "docs" / "tutorial-map.md").read_text(encoding="utf-8")
+    commands = {tuple(found.split()) for found in re.findall(r"`ubend ((?:lesson )?[a-z-]+)", page)}
+    assert {("lesson", "kinds"), ("baseline",), ("fit",)} <= commands
+    for words in sorted(commands):
+        said = _run(scripts / "ubend", *words, "--help", cwd=tmp_path).stdout
+        assert said.startswith(f"Usage: ubend {' '.join(words)} ")
+    listed = _run(scripts / "ubend", "lesson", cwd=tmp_path, status=2).stderr
+    assert {words[1] for words in commands if len(words) == 2} <= set(re.findall(r"^  ([a-z-]+)  ", listed, re.M))
+    said = _run(scripts / "ubend", "lesson", "transposed-convolution", "--lang", "vi", cwd=tmp_path).stdout
+    assert "tích chập chuyển vị" in said
+    assert (tmp_path / "lesson" / "transposed_convolution.gif").exists()

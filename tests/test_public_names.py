@@ -9,7 +9,7 @@ import pytest
 
 import ubend
 
-SOURCE = Path(__file__).parent.parent / "src" / "ubend"
+SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -44,6 +44,8 @@ def test_the_public_names() -> None:
         "from ubend.cli import main; main(['--help'], standalone_mode=False)",
         "from ubend.cli import main; main(['fit', '--help'], standalone_mode=False)",
         "from ubend.cli import main; main(['--version'], standalone_mode=False)",
+        "from ubend.cli import main; main(['lesson', 'kinds', '--help'], standalone_mode=False)",
+        "from ubend.cli import main; main(['baseline', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported(program: str) -> None:
@@ -64,6 +66,22 @@ def test_docstrings(path: Path) -> None:
     if tree.body:
         assert ast.get_docstring(tree), "the file says nothing of itself"
     assert [node.name for node in _public(tree) if not (ast.get_docstring(node) or _has_help(node))] == []
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "ubend_lessons").rglob("*.py")), ids=lambda path: path.name)
+def test_the_lessons_use_what_is_public(path: Path) -> None:
+    """No names with an underscore but gettext's, and nothing of the command line but what commands share."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = [
+        f"{node.module}.{one.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for one in node.names
+    ]
+    imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
+    for name in imported:
+        if name.startswith("ubend.") and name != "ubend.language._":
+            assert not any(word.startswith("_") for word in name.split(".")), name
+            assert not name.startswith(("ubend.cli", "ubend.commands")) or name.startswith("ubend.commands.shared."), (
+                name
+            )
 
 
 def _has_help(node: ast.AST) -> bool:

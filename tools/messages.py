@@ -2,7 +2,7 @@
 
 make messages
 
-1. Extract what stands in `_("...")` and `later("...")` below src/ubend, and add what is borrowed (below).
+1. Extract what stands in `_("...")` and `later("...")` below src, and add what is borrowed (below).
 2. Update src/ubend/locale/LANG/LC_MESSAGES/ubend.po: a new sentence comes in empty, or with the translation of
    the sentence most like it and the mark `#, fuzzy`; one that is gone goes.
 3. Compile it to ubend.mo, which is what the program reads. Both are committed.
@@ -22,8 +22,8 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "src" / "ubend"
-LOCALE = SOURCE / "locale"
+SOURCE = ROOT / "src"  # of all packages, which share the catalogues
+LOCALE = SOURCE / "ubend" / "locale"
 KEYWORDS = {"_": None, "later": None}
 
 # Sentences of click that its users meet; singular and plural where click counts.
@@ -90,7 +90,7 @@ def extract() -> Catalog:
     template = Catalog()
     found = extract_from_dir(SOURCE, [("**.py", "python")], keywords=KEYWORDS)
     for name, _line, sentence, _comments, _context in sorted(found, key=lambda one: (one[0], one[1])):
-        template.add(sentence, locations=[(f"src/ubend/{Path(name).as_posix()}", 1)])
+        template.add(sentence, locations=[(f"src/{Path(name).as_posix()}", 1)])
     for sentence in CLICK:
         template.add(sentence, locations=[("click", 1)])
     for sentence in SYSTEM:

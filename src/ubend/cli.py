@@ -1,22 +1,40 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
+import functools
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ubend import __version__
-from ubend.commands import folders, lessons, training, using
+from ubend.commands import folders, training, using
 from ubend.errors import UbendError
 from ubend.language import _, later
-from ubend.translated import MainGroup, Option
+from ubend.translated import Command, MainGroup, Option
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+EXTENSIONS = "ubend.commands"  # group of entry points
 _FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
 class _Group(MainGroup):
-    """Turns our errors into one clear line and exit code 2."""
+    """Built-in commands, then those of installed packages. Turns our errors into one clear line and exit code 2.
+
+    Installed packages are searched only for the list of commands and for a name that is not built in.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        built_in = super().list_commands(ctx)
+        return [*built_in, *(name for name in sorted(_find_extensions()) if name not in built_in)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is None and (extension := _find_extensions().get(cmd_name)):
+            return _load_extension(extension)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[training.WORDS] = list(args)
@@ -50,6 +68,39 @@ class _Group(MainGroup):
             raise
 
 
+@functools.cache
+def _find_extensions() -> "dict[str, EntryPoint]":
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=EXTENSIONS)}
+
+
+def _load_extension(entry: "EntryPoint") -> click.Command:
+    """The command; where it cannot be loaded, one that says so in the list of commands and when it is called."""
+    try:
+        command = entry.load()
+        if not isinstance(command, click.Command):
+            raise TypeError(_("{value} is not a click command").format(value=entry.value))
+        return command
+    except Exception as error:
+        problem = _("package {package} is broken ({reason}); update or uninstall it").format(
+            package=entry.dist.name if entry.dist else entry.value,
+            reason=" ".join(f"{type(error).__name__}: {error}".split()),
+        )
+
+    def fail(words: tuple[str, ...]) -> None:
+        raise UbendError(problem)
+
+    return Command(
+        entry.name,
+        callback=fail,
+        help=problem,
+        params=[click.Argument(["words"], nargs=-1)],
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
 @click.group(
     cls=_Group,
     help=later("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
@@ -63,7 +114,6 @@ def main() -> None:
 for _command in (
     training.fit,
     training.evaluate,
-    training.baseline,
     using.predict,
     using.cutout,
     using.objects,
@@ -73,7 +123,6 @@ for _command in (
     using.info,
     folders.sample,
     folders.demo,
-    lessons.lesson,
     folders.cache,
 ):
     main.add_command(_command)

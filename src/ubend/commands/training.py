@@ -1,4 +1,4 @@
-"""Train and score: fit, evaluate, baseline."""
+"""Train and score: fit, evaluate."""
 
 import sys
 from pathlib import Path
@@ -138,28 +138,3 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | No
     tell_scores(scores)
     if out is not None:
         write_json(out, scores)
-
-
-@command(help=later("Score METHOD, a traditional one, on FOLDER as a model is scored; without METHOD, list them."))
-@click.argument("method", required=False)
-@click.argument("folder", type=PATH, required=False)
-@folder_options()
-@option("--size", type=int, help=later("Size in pixels at which the method works  [the pictures' own, at most 256]"))
-@option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
-@option("--seed", type=int, help=later("Of the split, where it is drawn  [0]"))
-@option("--out", type=PATH, help=later("Folder for masks, overlays and scores.json."))
-def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
-    if method is None:
-        from ubend.baselines.methods import METHODS, describe_method
-
-        for name in METHODS:
-            click.echo(f"{name:<14}{describe_method(name)}")
-        return
-    prepare(False)
-    from ubend.jobs.baseline import run_baseline
-    from ubend.jobs.evaluate import score_lines
-
-    with make_teller() as teller:
-        result = run_baseline(method, folder, teller=teller, **flags)
-        for line in score_lines(result.scores):
-            click.echo(line)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.baselines.pixels import By, Pixels
+from ubend_lessons.baselines.pixels import By, Pixels
 
 _SEEN = 4096  # pixels of a picture that place the centres; all of them are then given to the nearest
 _SEED = 0  # of the first centres

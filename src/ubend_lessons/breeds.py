@@ -28,8 +28,6 @@ from ubend.files import default_cache, refuse_taken
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.language import _
-from ubend.lessons.drawn_pets import draw_pets
-from ubend.lessons.variants import Quiet
 from ubend.masks.labels import background_class
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet, pad_to_multiple
@@ -38,6 +36,8 @@ from ubend.training.loop import steps_until
 from ubend.training.schedule import learning_rate_at, make_optimizer
 from ubend.training.setup import make_batches
 from ubend.training.step import autocast
+from ubend_lessons.drawn_pets import draw_pets
+from ubend_lessons.variants import Quiet
 
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")

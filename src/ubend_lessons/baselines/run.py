@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ubend.baselines.baseline import Baseline, Example, learn_baseline
-from ubend.baselines.methods import parse_method, refuse_missing
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
@@ -24,6 +22,8 @@ from ubend.language import _
 from ubend.masks.labels import LabelMap, background_class
 from ubend.pictures.images import read_image, write_mask
 from ubend.teller import Teller
+from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
+from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
 _SIZED_FOR = "cuda"  # pictures are of the size at which `fit` learns there; nothing here runs on it
 _TAUGHT = 64  # training pictures that teach, evenly taken

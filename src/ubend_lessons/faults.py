@@ -22,13 +22,13 @@ from ubend.drawing.panels import save_png, show_picture
 from ubend.files import default_cache, refuse_taken, write_text
 from ubend.jobs.gather import gather_settings
 from ubend.language import _
-from ubend.lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
-from ubend.lessons.fault_pictures import draw_leak, draw_trimaps
-from ubend.lessons.recorded import Recorded, train_recorded
-from ubend.lessons.variants import Quiet
 from ubend.masks.labels import IGNORED
 from ubend.teller import Teller
 from ubend.training.setup import make_batches, make_loss, make_state
+from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
+from ubend_lessons.fault_pictures import draw_leak, draw_trimaps
+from ubend_lessons.recorded import Recorded, train_recorded
+from ubend_lessons.variants import Quiet
 
 # The tutorial's loss, optimiser and choice of weights; plain pictures, and a minute on two cores.
 _QUICK: dict[str, Any] = {

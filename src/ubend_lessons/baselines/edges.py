@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.baselines.pixels import Pixels
+from ubend_lessons.baselines.pixels import Pixels
 
 _WEAK = 2  # times the share of strong edges: these count where they touch a strong one (hysteresis)
 _CORNERS = np.ones((3, 3), bool)

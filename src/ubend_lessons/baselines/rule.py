@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.baselines.clusters import Clusters, find_clusters
 from ubend.metrics.overlap import dice_from_confusion
+from ubend_lessons.baselines.clusters import Clusters, find_clusters
 
 _GAIN = 1e-9  # of Dice, below which it is rounding
 _MOST_ROUNDS = 8  # of changing each kind's class in turn; measured on the drawn sample: three were enough

@@ -9,7 +9,7 @@ from PIL import Image
 from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
 from ubend.language import _
-from ubend.lessons.fault_data import Sized
+from ubend_lessons.fault_data import Sized
 
 _ROWS = 3  # of either picture
 _CLOSE_PX = 48  # side of the part of a mask that is shown from near

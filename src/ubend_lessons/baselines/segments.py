@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.baselines.pixels import Pixels
+from ubend_lessons.baselines.pixels import Pixels
 
 
 def describe_segments(segments: NDArray[np.intp], pixels: Pixels) -> NDArray[np.float64]:

@@ -22,12 +22,12 @@ from ubend.inference.predictor import load
 from ubend.jobs.cutout import extend_colors, make_alpha
 from ubend.jobs.gather import gather_settings
 from ubend.language import _
-from ubend.lessons.variants import Quiet
 from ubend.masks.labels import LabelMap
 from ubend.objects.instances import choose_method, separate
 from ubend.objects.table import Row, measure, write_table
 from ubend.pictures.images import read_image
 from ubend.teller import Teller
+from ubend_lessons.variants import Quiet
 
 _SAMPLE, _SAMPLE_PX = 2, 128
 _MOST_ROWS = 12  # of the drawn table; the CSV holds all

@@ -21,8 +21,6 @@ from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.language import _
-from ubend.lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
-from ubend.lessons.variants import Quiet
 from ubend.masks.labels import LabelMap
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.paper import input_side
@@ -31,6 +29,8 @@ from ubend.objects.truth import read_truth
 from ubend.pictures.images import read_image
 from ubend.teller import Teller
 from ubend.training.borders import weigh_borders
+from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+from ubend_lessons.variants import Quiet
 
 W0, SIGMA_PX = 10.0, 5.0  # the paper's
 _GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # figure 1

@@ -16,12 +16,12 @@ from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.errors import SettingError
 from ubend.language import _
-from ubend.lessons.cards import Card, draw_cards
-from ubend.lessons.example import Example
 from ubend.masks.labels import IGNORED, background_class
 from ubend.objects.instances import Objects, choose_method, contour_class, object_classes, separate
 from ubend.objects.outlines import find_boxes
 from ubend.pictures.images import resize_array, resize_mask
+from ubend_lessons.cards import Card, draw_cards
+from ubend_lessons.example import Example
 
 _PANEL_PX = 330
 _GOLDEN = 0.618034  # of a turn of the hue from one object to the next: neighbours in number differ most

@@ -16,10 +16,10 @@ from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import DataError
 from ubend.language import _
-from ubend.lessons.cards import Card, draw_cards
-from ubend.lessons.trace import Step, trace_network
 from ubend.model.bundle import Bundle
 from ubend.pictures.images import model_size, resize_array
+from ubend_lessons.cards import Card, draw_cards
+from ubend_lessons.trace import Step, trace_network
 
 CHANNELS = 6  # shown of each map
 _CELL_PX, _CARD_PX = 160, 300

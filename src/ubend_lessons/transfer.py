@@ -19,8 +19,6 @@ from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.files import write_file
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.language import _
-from ubend.lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
-from ubend.lessons.variants import Quiet
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.teller import Teller
@@ -30,6 +28,8 @@ from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
 from ubend.training.step import Job
 from ubend.training.transfer import Start, begin_with, load_start
+from ubend_lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
+from ubend_lessons.variants import Quiet
 
 COUNTS = (50, 200)  # training pictures, and then all
 _MORE = 10  # times the epochs, at most, for a part of the pictures: else it would be shown too few

@@ -21,9 +21,9 @@ from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.language import _
 from ubend.masks.labels import background_class
-from ubend.metrics.boundary import boundary_dice
 from ubend.pictures.images import read_image
 from ubend.teller import Teller
+from ubend_lessons.boundary import boundary_dice
 
 TOLERANCE_PX = 2.0  # of the boundary Dice
 # A minute on two cores for six trainings; what differs then still differs after longer ones.

@@ -26,13 +26,13 @@ from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.jobs.predict_any import predict_paths
 from ubend.language import _
-from ubend.lessons import driving, medicine, satellite
-from ubend.lessons.variants import Quiet
 from ubend.pictures.images import read_image
 from ubend.pictures.windows import TiffWindows
 from ubend.teller import Teller
 from ubend.volumes.scan import read_scan
 from ubend.volumes.window import PRESETS, Window
+from ubend_lessons import driving, medicine, satellite
+from ubend_lessons.variants import Quiet
 
 # A minute on two cores: many short steps at a high rate. What is drawn varies enough without augmentation.
 _QUICK: dict[str, Any] = {

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.baselines.clusters import cluster_pixels
-from ubend.baselines.edges import fill_edges
-from ubend.baselines.pixels import Pixels
-from ubend.baselines.regions import flood_basins, grow_regions, merge_graph, merge_superpixels
-from ubend.baselines.thresholds import threshold_globally, threshold_locally
 from ubend.errors import SettingError
 from ubend.language import _
+from ubend_lessons.baselines.clusters import cluster_pixels
+from ubend_lessons.baselines.edges import fill_edges
+from ubend_lessons.baselines.pixels import Pixels
+from ubend_lessons.baselines.regions import flood_basins, grow_regions, merge_graph, merge_superpixels
+from ubend_lessons.baselines.thresholds import threshold_globally, threshold_locally
 
 Method = Literal["otsu", "multi-otsu", "local", "kmeans", "growing", "watershed", "felzenszwalb", "slic", "canny"]
 METHODS: tuple[Method, ...] = get_args(Method)

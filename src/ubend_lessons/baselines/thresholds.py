@@ -7,7 +7,7 @@ so chooses the side on which the objects lie.
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.baselines.pixels import Pixels, blur
+from ubend_lessons.baselines.pixels import Pixels, blur
 
 _BINS = 64  # of the histogram for several thresholds, whose time grows with a power of it
 

@@ -20,8 +20,8 @@ from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.errors import SettingError
 from ubend.language import _
-from ubend.lessons.example import Example, store_example
 from ubend.masks.labels import IGNORED, background_class
+from ubend_lessons.example import Example, store_example
 
 DRAWS = 3  # of each kind
 _SIZE_PX = 256  # of the picture that is augmented

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.baselines.clusters import one_thread
-from ubend.baselines.pixels import By, Maps, Pixels, blur
+from ubend_lessons.baselines.clusters import one_thread
+from ubend_lessons.baselines.pixels import By, Maps, Pixels, blur
 
 _MOST_SEEDS = 64  # of a picture
 _GRID = 2  # only every second row and column grows, after a blur: a quarter of the time

@@ -14,9 +14,9 @@ from ubend.drawing.panels import show_picture
 from ubend.errors import SettingError
 from ubend.files import write_file
 from ubend.language import _
-from ubend.lessons.trace import Kind, Step, trace_network
 from ubend.model.networks import Network
 from ubend.model.unet import UNet
+from ubend_lessons.trace import Kind, Step, trace_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from ubend.drawing.panels import load_font
 from ubend.files import write_file
 from ubend.language import _
-from ubend.lessons.convolution import Matrix, Piece, Steps
+from ubend_lessons.convolution import Matrix, Piece, Steps
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
 _PLAIN, _INPUT, _PIECE, _OVERLAP, _CUT = (

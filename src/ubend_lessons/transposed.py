@@ -6,7 +6,7 @@ from PIL import Image
 
 from ubend.drawing.panels import save_png, show_picture
 from ubend.language import _
-from ubend.lessons.convolution import (
+from ubend_lessons.convolution import (
     Matrix,
     Pair,
     convolve,
@@ -14,7 +14,7 @@ from ubend.lessons.convolution import (
     count_overlaps,
     transpose_convolve,
 )
-from ubend.lessons.convolution_pictures import draw_convolution, draw_overlaps, draw_transposed, save_animation, stack
+from ubend_lessons.convolution_pictures import draw_convolution, draw_overlaps, draw_transposed, save_animation, stack
 
 _OVERLAP_INPUT = 5  # px of the input whose overlaps are counted
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
-from ubend.baselines.pixels import Pixels, describe_pixels
-from ubend.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
-from ubend.baselines.segments import describe_segments
 from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
 from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.images import Sizing, model_size, read_image, resize_array
+from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
+from ubend_lessons.baselines.pixels import Pixels, describe_pixels
+from ubend_lessons.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
+from ubend_lessons.baselines.segments import describe_segments
 
 _KINDS = (4, 12, 48)  # of segments that are told by their descriptors; the training part chooses
 

@@ -1,1 +1,0 @@
-"""What a course on U-Nets explains, as things to run, look at and change."""
