@@ -84,7 +84,7 @@ def _load_extension(entry: "EntryPoint") -> click.Command:
         return command
     except Exception as error:
         problem = _("package {package} is broken ({reason}); update or uninstall it").format(
-            package=entry.dist.name if entry.dist else entry.value,
+            package=(entry.dist and entry.dist.name) or entry.value,
             reason=" ".join(f"{type(error).__name__}: {error}".split()),
         )
 
