@@ -224,7 +224,9 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 4, 32, 32), (3, 32, 32)])
-@pytest.mark.parametrize("make", [UNet, PaperUNet, lambda: FoldedUNet(UNet(width=4, depth=1).eval(), torch.float32)])
+@pytest.mark.parametrize(
+    "make", [UNet, lambda: PaperUNet(3), lambda: FoldedUNet(UNet(width=4, depth=1).eval(), torch.float32)]
+)
 def test_inputs_of_another_shape_are_refused(make: Callable[[], Any], shape: tuple[int, ...]) -> None:
     """One channel would be broadcast to three, and an image without a batch dimension too."""
     with pytest.raises(ValueError, match=r"takes \(N, 3, H, W\), got"):
