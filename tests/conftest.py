@@ -32,7 +32,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-# What tests keep goes to a folder of their own; kernels are asked for when tests are collected already.
+# What tests keep goes to a folder of their own.
 os.environ["UBEND_CACHE"] = tempfile.mkdtemp(prefix="ubend-tests-")
 atexit.register(shutil.rmtree, os.environ["UBEND_CACHE"], ignore_errors=True)
 

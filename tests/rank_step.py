@@ -3,6 +3,7 @@
     python rank_step.py FOLDER OUT.safetensors      with torchrun's environment, or alone
 
 Three ways of batch norm: `frozen` (its statistics stay), `synced`, `live` (each process looks at its own pictures).
+And `fused`: live batch norm in the fused network, whose gradients are summed while others are computed.
 """
 
 import io
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from ubend.config import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.files import default_cache
+from ubend.kernels import reference
+from ubend.model import fused
 from ubend.model.unet import UNet
 from ubend.teller import Teller
 from ubend.training import loop
@@ -67,8 +70,9 @@ def main(folder: Path, out: Path) -> None:
     found: dict[str, Tensor] = {}
     with join_ranks() as ranks:
         assert ranks.least(9 - ranks.rank) == 10 - ranks.count
-        for way in ("frozen", "synced", "live"):
+        for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
+            fused.find_kernels = lambda _features, way=way: reference if way == "fused" else None
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
             for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if ranks.count == 1 else {BATCH, 1}):

@@ -14,9 +14,13 @@ from torch import Tensor
 from conftest import make_discs
 from test_loop import Listener, make_job
 from ubend.device import has_compiler
-from ubend.training.captured import CapturedStep
+from ubend.kernels import gate
+from ubend.model.unet import UNet
+from ubend.training import warmup
+from ubend.training.captured import CapturedStep, can_capture, make_step
 from ubend.training.step import Job, Step
 
+CPU = torch.device("cpu")
 STEPS = 8  # of which the last five are the graph's, when captured
 
 
@@ -82,6 +86,65 @@ def test_captured(
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on the CPU say that they are on an H100."""
+    pytest.importorskip("triton", reason="Triton is not installed: there is no fast path")
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.delenv("UBEND_ACCEL", raising=False)
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_when_a_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate.usable(torch.zeros(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5))
+        assert not gate.usable(torch.zeros(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "_has_triton", lambda: False)
+        assert not gate.usable(torch.zeros(1))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not gate.usable(torch.zeros(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setenv("UBEND_ACCEL", "off")
+    assert not gate.usable(torch.zeros(1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
+@pytest.mark.usefixtures("pretended_gpu")
+def test_off_takes_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, image = UNet(3, 2, 4, 1), torch.rand(2, 3, 8, 8)
+
+    def operators() -> str:
+        return str(net(image).grad_fn.next_functions)
+
+    assert "_NormHead" in operators()
+    monkeypatch.setenv("UBEND_ACCEL", "off")
+    assert "_NormHead" not in operators()
+    assert "Convolution" in operators()
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_off_captures_no_step(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is loaded for it beside the reading; no note either, since it was asked for."""
+    loaded: list[torch.device] = []
+    monkeypatch.setattr(warmup, "_run_something", loaded.append)
+    job, state = make_job(discs, tmp_path / "run", {}, "cpu")
+    for setting, captures in (("", True), ("off", False)):
+        monkeypatch.setenv("UBEND_ACCEL", setting)
+        assert can_capture(job, state) is captures
+        with warmup.warmed_up(CPU):
+            pass
+        assert loaded == [CPU]
+    listener = Listener()
+    assert type(make_step(job, state, listener)) is Step
+    assert listener.said == ""
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -1,14 +1,11 @@
-"""The network in fewer passes over memory computes what the plain one does, with either kernels.
+"""The fused network computes what the plain one does, with Triton's kernels and with their reference.
 
-On a GPU as they are, elsewhere in Triton's interpreter; those in C where there is a compiler.
+On a GPU the kernels run as they are, elsewhere in Triton's interpreter. Each kernel alone: test_kernels.py.
 """
 
 import copy
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,22 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.data.store import list_stores
-from ubend.kernels import compiler, cpu
+from ubend.kernels import reference
 from ubend.model import fused
 from ubend.model.unet import UNet, pad_to_multiple
 
 
-@pytest.fixture(params=["gpu", "cpu"])
+@pytest.fixture(params=["gpu", "reference"])
 def kernels(request: pytest.FixtureRequest) -> ModuleType:
-    if request.param == "gpu":
-        pytest.importorskip("triton", reason="Triton is not installed: only the plain network runs on GPUs")
-        from ubend.kernels import gpu
+    if request.param == "reference":
+        return reference
+    pytest.importorskip("triton", reason="Triton is not installed: only the plain network runs on GPUs")
+    from ubend.kernels import gpu
 
-        return gpu
-    if compiler.load_kernels(torch.float32) is None:
-        pytest.skip("no gcc here: only the plain network runs on the CPU")
-    return cpu
+    return gpu
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +38,8 @@ def _exact() -> Iterator[None]:
 
 
 def device_of(kernels: ModuleType) -> torch.device:
-    """Where these kernels can run here; without a GPU, conftest.py has chosen Triton's interpreter."""
-    return torch.device("cuda" if kernels is not cpu and torch.cuda.is_available() else "cpu")
+    """Where these kernels run in tests; without a GPU, conftest.py has chosen Triton's interpreter."""
+    return torch.device("cuda" if kernels is not reference and torch.cuda.is_available() else "cpu")
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
@@ -61,9 +55,9 @@ def run_fused(net: UNet, image: Tensor, kernels: ModuleType) -> Tensor:
 
 
 def run_plain(net: UNet, image: Tensor) -> Tensor:
-    """Also where there are kernels."""
+    """Also on a GPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "find_kernels", lambda _net, _features: None)
+        patch.setattr(fused, "find_kernels", lambda _features: None)
         logits: Tensor = net(image)
     return logits
 
@@ -111,8 +105,6 @@ def test_network(name: str, kernels: ModuleType) -> None:
         assert float((a.grad - b.grad).norm()) < slack * (float(a.grad.norm()) + 1e-2 * scale), label
     for a, b in zip(plain.buffers(), fast.buffers(), strict=True):
         torch.testing.assert_close(b, a, rtol=slack, atol=slack)
-    if kernels is cpu:
-        return  # which predicts with the plain network
     for net in (plain, fast):
         net.eval()
     with torch.no_grad():
@@ -199,125 +191,9 @@ def test_equal_maxima_go_to_the_first(kernels: ModuleType) -> None:
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-2, atol=2e-3 if device.type == "cuda" else 1e-4)
 
 
-@pytest.mark.skipif(compiler.load_kernels(torch.float32) is None, reason="no gcc here")
-class TestOnTheCPU:
-    """The kernels in C: when they are taken, and what runs where they cannot be had."""
-
-    def test_for_gradients_alone(self) -> None:
-        net, image = make_net(0, torch.device("cpu"), width=4, depth=1), torch.rand(2, 3, 8, 8)
-        assert fused.find_kernels(net, image) is cpu
-        assert "_NormHead" in str(net(image).grad_fn.next_functions)
-        with torch.no_grad():
-            assert fused.find_kernels(net, image) is None
-        with torch.autocast("cpu", torch.float16):
-            assert fused.find_kernels(net, image) is None
-        assert fused.find_kernels(copy.deepcopy(net).double(), image) is None
-
-    @pytest.mark.parametrize("low", [False, True])
-    def test_the_same_every_time(self, low: bool) -> None:
-        """To the bit, as a resumed training needs it; odd numbers of threads, pixels and channels."""
-        net, threads = make_net(2, torch.device("cpu"), classes=3, width=6, depth=2), torch.get_num_threads()
-        image, found = torch.rand(3, 3, 36, 52) * 255, []
-        try:
-            torch.set_num_threads(3)
-            for _ in range(3):
-                again = copy.deepcopy(net)
-                with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                    logits = again(image)
-                logits.square().mean().backward()
-                found.append([*(p.grad for p in again.parameters()), *again.buffers()])
-        finally:
-            torch.set_num_threads(threads)
-        assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-
-    def test_a_mean_far_from_zero(self) -> None:
-        """The variance is that of small differences."""
-        y = (1000 + torch.randn(4, 8, 16, 16)).contiguous(memory_format=torch.channels_last)
-        mean, inverse, *_rest = cpu.measure_statistics(y, nn.BatchNorm2d(8))
-        torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)), rtol=1e-6, atol=0)
-        torch.testing.assert_close(inverse, y.var(dim=(0, 2, 3), unbiased=False).rsqrt(), rtol=1e-4, atol=0)
-
-    def test_a_lone_value(self) -> None:
-        """As plain batch norm: not a wrong number."""
-        with pytest.raises(ValueError, match="more than 1 value per channel"):
-            make_net(0, torch.device("cpu"), width=4, depth=1)(torch.rand(1, 3, 2, 2))
-
-
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nothing is loaded or kept yet."""
-    compiler.load_kernels.cache_clear()
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
-    yield
-    compiler.load_kernels.cache_clear()
-
-
-def _write_program(path: Path, text: str) -> None:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize(
-    "broken", ["no compiler", "it fails", "it makes nothing", "nowhere to write", "another system"]
-)
-def test_without_a_compiler(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain network trains."""
-    if broken == "nowhere to write":
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    elif broken == "another system":
-        monkeypatch.setattr(compiler.sys, "platform", "win32")
-    else:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        if broken != "no compiler":
-            _write_program(tmp_path / "gcc", "exit 1" if broken == "it fails" else "exit 0")
-    net, image = make_net(0, torch.device("cpu"), width=4, depth=1), torch.rand(2, 3, 8, 8)
-    assert fused.find_kernels(net, image) is None
-    net(image).sum().backward()
-    assert net.head.weight.grad is not None
-
-
-@pytest.mark.skipif(compiler.load_kernels(torch.float32) is None, reason="no gcc here")
-@pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("words", ["gcc -m64 -Wall", "no-such-compiler -x", "'unclosed", "", "false"])
-def test_the_compiler_of_the_environment(words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Words and all; one that is no C compiler is passed over. Nothing is left behind but the library in the cache."""
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("CC", words)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "empty"))
-    assert compiler.load_kernels(torch.float32) is not None
-    assert os.listdir(tmp_path / "empty") == []
-    assert [path for path, _size in list_stores(tmp_path / "cache")] == list((tmp_path / "cache").iterdir())
-
-
-@pytest.mark.skipif(compiler.load_kernels(torch.float32) is None, reason="no gcc here")
-@pytest.mark.usefixtures("uncompiled")
-def test_libraries_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One for each type, for this processor, unless it cannot be loaded; where nothing can be kept, none is."""
-    compiled: list[list[str]] = []
-    run = subprocess.run
-
-    def count(words: list[str], **how: Any) -> Any:
-        compiled.append(words)
-        return run(words, **how)
-
-    monkeypatch.setattr(compiler.subprocess, "run", count)
-
-    def load(dtype: torch.dtype) -> int:
-        """How many programs are run for it."""
-        compiled.clear()
-        compiler.load_kernels.cache_clear()
-        assert compiler.load_kernels(dtype) is not None
-        return len(compiled)
-
-    assert [load(torch.float32), load(torch.float32), load(torch.bfloat16), load(torch.bfloat16)] == [2, 0, 2, 0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "describe_instructions", lambda: "another processor")
-        assert load(torch.float32) == 2
-    monkeypatch.setattr(compiler, "_fingerprint", lambda _flags: "0" * 24)
-    (tmp_path / "cache" / f"{'0' * 24}{compiler.KERNELS_SUFFIX}").write_bytes(b"no library")
-    assert [load(torch.float32), load(torch.float32)] == [2, 0]
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "file"))
-    assert [load(torch.float32), load(torch.float32)] == [2, 2]
+@pytest.mark.parametrize("size", [(1, 3, 2, 2), (0, 3, 8, 8)])
+def test_a_map_without_two_values_a_channel(size: tuple[int, ...], kernels: ModuleType) -> None:
+    """As plain batch norm: an error, not a wrong number."""
+    net = make_net(0, device_of(kernels), width=4, depth=1)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        run_fused(net, torch.rand(size, device=device_of(kernels)), kernels)

@@ -1,6 +1,6 @@
-"""The kernels of loss and augmentation compute what their plain counterparts do.
+"""Every kernel computes what its plain counterpart does: loss, augmentation, and those of the network.
 
-On a GPU as they are, elsewhere in Triton's interpreter. Those of the network: test_fused.py.
+On a GPU as they are, elsewhere in Triton's interpreter. The whole network: test_fused.py.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 CUDA = torch.cuda.is_available()  # else conftest.py has chosen the interpreter
 pytest.importorskip("triton", reason="Triton is not installed: the plain code runs, there is nothing to compare")
@@ -15,6 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed: the plain code ru
 from ubend.config import AugmentSettings
 from ubend.data import augment
 from ubend.kernels import augment as kernels
+from ubend.kernels import gpu, reference
 from ubend.kernels.loss import SumLosses
 from ubend.training.losses import Loss
 
@@ -90,3 +92,145 @@ def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.cpu(), colored, rtol=0, atol=0.02)
     assert torch.equal(index, same)
     assert float((index.cpu() != target).float().mean()) < 0.002  # a nearest pixel may fall to the other side
+
+
+def test_the_reference_has_the_same_names() -> None:
+    assert all(hasattr(reference, name) for name in gpu.__all__)
+    assert (reference.ALIGNED, reference.HEAD_CHANNELS) == (gpu.ALIGNED, gpu.HEAD_CHANNELS)
+
+
+MAPS = {"(2, 8, 6, 10)": (2, 8, 6, 10), "odd channels": (1, 5, 4, 6), "wider than a tile": (1, 72, 8, 2)}
+
+
+@pytest.fixture(params=MAPS.values(), ids=MAPS)
+def shape(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    shape: tuple[int, ...] = request.param
+    return shape
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    dtype: torch.dtype = request.param
+    return dtype
+
+
+def draw_map(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Multiples of 1/4 below 2, channels last: bfloat16 holds y * scale + shift exactly, and some maxima are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-7, 8, shape, generator=generator) / 4
+    return values.to(DEVICE, dtype, memory_format=torch.channels_last)
+
+
+def draw_statistics(channels: int) -> Tensor:
+    """(4, C) mean, 1 / deviation, scale, shift."""
+    mean, scale, shift = draw_map((3, channels, 1, 1), torch.float32, 5).flatten(1)
+    return torch.stack([mean, 0.5 + mean.abs(), scale, shift])
+
+
+def halves(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+    """The first and the second half of the channels of one map, twice as wide as `shape`."""
+    n, channels, height, width = shape
+    return draw_map((n, 2 * channels, height, width), dtype, seed).chunk(2, dim=1)  # type: ignore[return-value]
+
+
+def assert_same(found: Any, wanted: Any, dtype: torch.dtype) -> None:
+    """Sums are made in another order, and then rounded to `dtype`."""
+    slack = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, **slack)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])  # the variance is that of small differences
+def test_statistics(offset: float, training: bool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Also against torch's own batch norm, which moves its running statistics the same way."""
+    y, channels = draw_map(shape, dtype, 0) + offset, shape[1]
+    found, norms = [], [nn.BatchNorm2d(channels, momentum=0.3).to(DEVICE).train(training) for _ in range(3)]
+    for norm in norms:
+        norm.weight.data, norm.bias.data = draw_statistics(channels)[2:]
+        norm.running_mean = torch.full((channels,), offset, device=DEVICE)
+    found = [kernel.measure_statistics(y, norm) for kernel, norm in zip((gpu, reference), norms, strict=False)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4 * (1 + offset))
+    bright = norms[2](y.float()).relu()
+    for stats, norm in zip(found, norms, strict=False):
+        torch.testing.assert_close(reference.apply(y.float(), stats), bright, rtol=1e-4, atol=1e-4 * (1 + offset))
+        for buffer, wanted in zip(norm.buffers(), norms[2].buffers(), strict=True):
+            if buffer.ndim:  # not the number of batches, which the network counts
+                torch.testing.assert_close(buffer, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_apply(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    y, stats = draw_map(shape, dtype, 0), draw_statistics(shape[1])
+    found = gpu.apply(y, stats)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, reference.apply(y, stats))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_apply_and_pool(kept: bool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """What lies beside `z` in the wider map is left alone."""
+    y, stats = draw_map(shape, dtype, 0), draw_statistics(shape[1])
+    found = []
+    for kernel in (gpu, reference):
+        z, beside = halves(shape, dtype, 1)
+        found.append((kernel.apply_and_pool(y, stats, z if kept else None), z, beside))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert torch.equal(found[0][1], gpu.apply(y, stats)) is kept
+
+
+@pytest.mark.parametrize("of", ["z", "pool", "both"])
+def test_differentiate(of: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """With equal maxima."""
+    n, channels, height, width = shape
+    y, stats = draw_map(shape, dtype, 0), draw_statistics(channels)
+    dz = None if of == "pool" else halves(shape, dtype, 2)[0]
+    dpool = None if of == "z" else draw_map((n, channels, height // 2, width // 2), dtype, 3)
+    assert_same(gpu.differentiate(y, stats, dz, dpool), reference.differentiate(y, stats, dz, dpool), dtype)
+
+
+def test_the_reference_is_the_gradient() -> None:
+    """Of batch norm, ReLU and pooling as autograd finds it, in float64."""
+    torch.manual_seed(0)
+    y, shape = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True), (2, 3, 4, 6)
+    norm = nn.BatchNorm2d(3).double()
+    nn.init.normal_(norm.weight)
+    dz, dpool = torch.randn(shape), torch.randn(2, 3, 2, 3)
+    z = norm(y).relu()
+    torch.autograd.backward([z, nn.functional.max_pool2d(z, 2)], [dz.double(), dpool.double()])
+    single = y.detach().float()
+    dy, (dbias, dweight) = reference.differentiate(
+        single, reference.measure_statistics(single, norm.float()), dz, dpool
+    )
+    for found, wanted in ((dy, y.grad), (dbias, norm.bias.grad), (dweight, norm.weight.grad)):
+        torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_add_bias(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    up, bias = draw_map(shape, dtype, 0), draw_statistics(shape[1])[3]
+    found = []
+    for kernel in (gpu, reference):
+        before, half = halves(shape, dtype, 1)
+        kernel.add_bias(up, bias, half)
+        found.append((before, half))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_copy_and_sum(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    half = halves(shape, dtype, 1)[1]
+    found, wanted = gpu.copy_and_sum(half), reference.copy_and_sum(half)
+    assert torch.equal(found[0], half)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert_same(found, wanted, torch.float32)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20])
+def test_head(classes: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Forward and backward; on a GPU the products are TF32, which these numbers fit."""
+    n, channels, height, width = shape
+    y, stats = draw_map(shape, dtype, 0), draw_statistics(channels)
+    weight = draw_map((classes, channels, 1, 1), torch.float32, 6).contiguous()
+    bias, dlogits = weight[:, 0, 0, 0].contiguous(), draw_map((n, classes, height, width), torch.float32, 7)
+    assert_same([gpu.head(y, stats, weight, bias)], [reference.head(y, stats, weight, bias)], torch.float32)
+    found = gpu.differentiate_head(y, stats, weight, dlogits)
+    assert_same(found, reference.differentiate_head(y, stats, weight, dlogits), dtype)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from babel.messages.catalog import Message
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -25,7 +24,6 @@ from ubend import language
 from ubend.cli import main
 from ubend.data.sample import draw_sample
 from ubend.jobs import demo
-from ubend.kernels.compiler import load_kernels
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
@@ -191,8 +189,6 @@ def say(*words: object, status: int = 0) -> Result:
 def main_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """All that the commands of the main job say, also of bad input; the same words in every language."""
     monkeypatch.chdir(place)
-    for dtype in (torch.float32, torch.bfloat16):
-        load_kernels(dtype)  # once for all languages, so not seen in the second one's cache
     monkeypatch.setenv("UBEND_CACHE", str(place / "cache"))
     small = {"data.size": 32, "model.width": 2, "train.epochs": 1, "train.batch": 4}
     monkeypatch.setattr(demo, "_SETTINGS", small)

@@ -297,17 +297,6 @@ def test_micro_batches_are_the_whole_batch(
     torch.testing.assert_close(sums, cut_sums, rtol=1e-5, atol=1e-5)
 
 
-def test_what_gcc_would_help_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Linux, where people can install it; nothing where the kernels are there."""
-    work, state = make_job(folder, tmp_path, {})
-    for kernels, platform, said in [(None, "linux", True), (None, "win32", False), (object(), "linux", False)]:
-        monkeypatch.setattr("ubend.training.step.load_kernels", lambda _dtype, kernels=kernels: kernels)
-        monkeypatch.setattr("ubend.training.step.sys.platform", platform)
-        listener = Listener()
-        Step(work, state, listener)
-        assert ("gcc" in listener.said) is said
-
-
 def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     """One step changes the weights, the average and the sums; the learning rate is the schedule's."""
     work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "reflected"})

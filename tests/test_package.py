@@ -52,7 +52,7 @@ def test_contents(wheel: Path) -> None:
     source = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src").rglob("*")
-        if path.suffix in (".py", ".c", ".h")
+        if path.suffix == ".py"
     }
     assert source <= names
     assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]

@@ -36,6 +36,7 @@ WORKER = Path(__file__).parent / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
 TINY = ["--size", "32", "--width", "4", "--batch", "6", "--device", "cpu", "--set", "train.precision=float32"]
 Patch = pytest.MonkeyPatch
+LIVE = ("live", "fused")  # of rank_step.py: batch norm looks at each process's own images
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -196,19 +197,19 @@ def pick(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("way", ["frozen", "synced", "live"])
+@pytest.mark.parametrize("way", ["frozen", "synced", *LIVE])
 def test_a_step_of_several_is_that_of_one(way: str, count: int, steps: dict[int, dict[str, Tensor]]) -> None:
     """Gradients, sums, running statistics and validation, to float32's rounding: 2e-5 of the greatest one. With
     live batch norm the step is that of one process whose micro-batches are the parts; only the running statistics
     differ."""
     assert_same_step(
-        pick(steps[count], f"{way} {6 // count} "), pick(steps[1], f"{way} {6 if way != 'live' else 6 // count} "), way
+        pick(steps[count], f"{way} {6 // count} "), pick(steps[1], f"{way} {6 // count if way in LIVE else 6} "), way
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("way", ["frozen", "live"])
+@pytest.mark.parametrize("way", ["frozen", *LIVE])
 def test_micro_batches_of_several_are_those_of_one(way: str, count: int, steps: dict[int, dict[str, Tensor]]) -> None:
     """Pictures one at a time: gradients that have travelled already have others added to them."""
     assert_same_step(pick(steps[count], f"{way} 1 "), pick(steps[1], f"{way} 1 "), way)
@@ -220,7 +221,7 @@ def assert_same_step(several: dict[str, Tensor], one: dict[str, Tensor], way: st
     for name, tensor in one.items():
         if name.startswith("weight "):  # Adam's first step is the sign of a gradient, which may be all rounding
             continue
-        if way == "live" and (name.startswith("statistics ") or name == "validation"):
+        if way in LIVE and (name.startswith("statistics ") or name == "validation"):
             continue
         scale = 2e-5 * float(tensor.abs().max()) + 2e-7
         torch.testing.assert_close(several[name], tensor, rtol=1e-4, atol=scale, msg=lambda m, n=name: f"{n}: {m}")

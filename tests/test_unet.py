@@ -1,10 +1,14 @@
 """The network against one written from the tutorial's words, and one contract for all of its shapes."""
 
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +18,8 @@ from torch import Tensor, nn
 from ubend.config import Growth
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
+from ubend.model.folded import FoldedUNet
+from ubend.model.paper import PaperUNet
 from ubend.model.unet import Decoder, UNet, Unpooling, pad_to_multiple
 from ubend.pictures.images import Sizing
 
@@ -215,6 +221,36 @@ def test_wrong_arguments_are_refused() -> None:
         UNet(depth=2, skips=(True, True, False))
     with pytest.raises(ValueError, match="2 values given for 3 channels"):
         UNet(3, width=1, mean=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 4, 32, 32), (3, 32, 32)])
+@pytest.mark.parametrize(
+    "make", [UNet, lambda: PaperUNet(3), lambda: FoldedUNet(UNet(width=4, depth=1).eval(), torch.float32)]
+)
+def test_inputs_of_another_shape_are_refused(make: Callable[[], Any], shape: tuple[int, ...]) -> None:
+    """One channel would be broadcast to three, and an image without a batch dimension too."""
+    with pytest.raises(ValueError, match=r"takes \(N, 3, H, W\), got"):
+        make()(torch.zeros(shape))
+
+
+def test_a_batch_of_nothing_does_not_crash_the_interpreter() -> None:
+    """In a process of its own, with the default settings of an installed ubend."""
+    program = (
+        "import torch\n"
+        "from ubend import UNet\n"
+        "net = UNet(3, 2)\n"
+        "assert net.training\n"
+        "assert net(torch.zeros(0, 3, 32, 32)).shape == (0, 2, 32, 32)\n"
+        "try:\n"
+        "    net(torch.zeros(1, 3, 16, 16))\n"
+        "except ValueError as error:\n"
+        "    assert 'more than 1 value per channel' in str(error)\n"
+        "else:\n"
+        "    raise AssertionError('one value per channel has no variance')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "UBEND_ACCEL"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

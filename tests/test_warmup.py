@@ -1,51 +1,45 @@
-"""What is loaded beside the reading of pictures."""
+"""What is loaded beside the reading of images."""
 
 import threading
-from typing import Any
 
 import pytest
 import torch
 
-from ubend.config import make_settings
 from ubend.training import warmup
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_kernels_of_the_precision_are_loaded_beside(
-    precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In another thread, which has ended when the pictures are there."""
-    loaded: list[tuple[torch.dtype, bool]] = []
+@pytest.fixture(autouse=True)
+def _usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "usable", lambda _tensor: True)
+
+
+def test_kernels_are_loaded_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, which has ended when the images are there."""
+    loaded: list[tuple[torch.device, bool]] = []
     inside = threading.Event()
 
-    def load(dtype: torch.dtype) -> None:
+    def load(device: torch.device) -> None:
         inside.wait(10)
-        loaded.append((dtype, threading.current_thread() is threading.main_thread()))
+        loaded.append((device, threading.current_thread() is threading.main_thread()))
 
-    monkeypatch.setattr(warmup, "load_kernels", load)
-    with warmup.warmed_up(CPU, make_settings(changes={"train.precision": precision})):
+    monkeypatch.setattr(warmup, "_run_something", load)
+    with warmup.warmed_up(CPU):
         assert loaded == []
         inside.set()
-    assert loaded == [(dtype, False)]
-
-
-def test_not_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "load_kernels", lambda _dtype: pytest.fail("the compiler makes its own"))
-    with warmup.warmed_up(CPU, make_settings(changes={"train.compile": True})):
-        pass
+    assert loaded == [(CPU, False)]
 
 
 def test_what_fails_there_fails_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not here; an error of the reading goes its way, when the thread has ended."""
 
-    def load(_dtype: Any) -> None:
+    def load(_device: torch.device) -> None:
         raise RuntimeError("CUDA out of memory.")
 
-    monkeypatch.setattr(warmup, "load_kernels", load)
-    with pytest.raises(ValueError, match="no pictures"), warmup.warmed_up(CPU, make_settings()):
-        raise ValueError("no pictures")
+    monkeypatch.setattr(warmup, "_run_something", load)
+    with pytest.raises(ValueError, match="no images"), warmup.warmed_up(CPU):
+        raise ValueError("no images")
     assert not [thread for thread in threading.enumerate() if thread.name == "ubend-warm"]
 
 

@@ -97,11 +97,6 @@ def cpu_has(feature: str) -> bool:
     return feature in _read_cpu("flags").split()
 
 
-def describe_instructions() -> str:
-    """What a program compiled for this processor depends on: its model and features (Linux; elsewhere "")."""
-    return f"{_read_cpu('model name')} {_read_cpu('flags')}"
-
-
 def is_amd_cpu() -> bool:
     """Whether AMD made the processor (Linux; elsewhere False)."""
     return _read_cpu("vendor_id") == "AuthenticAMD"

@@ -69,7 +69,7 @@ def demo(out: Path, seed: int) -> None:
         run_demo(out, teller=teller, seed=seed)
 
 
-@command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data, kernels."))
+@command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
     from ubend.jobs.cache import clear_cache, describe_cache

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from ubend.errors import DataError, PairError, reason
 from ubend.files import Need, refuse_full
 from ubend.folders.pairs import Pair
-from ubend.kernels.compiler import KERNELS_SUFFIX
 from ubend.language import _
 from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
@@ -49,7 +48,8 @@ _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, i
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
-_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, KNOWN_SUFFIX, KERNELS_SUFFIX)))})$")
+_OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
+_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, KNOWN_SUFFIX, _OLD_SUFFIX)))})$")
 
 
 class Store:
@@ -116,7 +116,7 @@ class Store:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """What runs keep in a cache (stores, surveys, known files, kernels), whole or half built; oldest first.
+    """What runs keep in a cache (stores, surveys, known files), whole or half built; oldest first.
 
     With their sizes in bytes.
 

@@ -183,7 +183,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
     needs = needs if ranks.is_first else []  # the others write nothing
     refuse_full(needs)
-    with warmed_up(device, settings), ranks.first_alone():  # the others find the store that it has built
+    with warmed_up(device), ranks.first_alone():  # the others find the store that it has built
         data = open_dataset(settings, device.type, default_cache(), teller, needs)
     if resumed:
         data = data.with_parts_of(run.data.read_text(encoding="utf-8"))

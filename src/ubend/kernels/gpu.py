@@ -1,4 +1,4 @@
-"""What ubend.model.fused asks of an NVIDIA GPU; cpu.py answers to the same names."""
+"""The kernels that ubend.model.fused calls, for NVIDIA GPUs; reference.py has the same names in plain torch."""
 
 from ubend.kernels.join import HEAD_CHANNELS, add_bias, copy_and_sum, differentiate_head, head
 from ubend.kernels.norm import apply, apply_and_pool, measure_statistics

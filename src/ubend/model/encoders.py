@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ubend.config import Growth
 from ubend.errors import SettingError
 from ubend.language import _
-from ubend.model.unet import Decoder, pad_to_multiple, per_channel
+from ubend.model.unet import Decoder, check_channels, pad_to_multiple, per_channel
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
 
@@ -91,6 +91,7 @@ class EncodedUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch; (N, C, H, W) raw values, any H and W >= 1 -> (N, classes, H, W) unnormalised scores."""
+        check_channels(image, self.channels)
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
         maps = dict(zip(self.levels, self.encoder(features), strict=True))

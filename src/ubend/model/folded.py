@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.kernels.gate import usable
-from ubend.model.unet import UNet, pad_to_multiple
+from ubend.kernels.gate import is_off, usable
+from ubend.model.unet import UNet, check_channels, pad_to_multiple
 
 _SAME = (1, 1), (1, 1), (1, 1), 1  # stride, padding, dilation, groups
 
@@ -61,6 +61,7 @@ class FoldedUNet:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
         """Logits of a batch; arguments and result as of `UNet.forward`."""
+        check_channels(image, self._net.channels)
         way = self._kernels if usable(image) else self._plain
         height, width = image.shape[-2:]
         kept: list[Tensor | None] = []
@@ -158,16 +159,15 @@ class _Kernels(_Plain):
 def convolve(features: Tensor, layer: _Layer) -> Tensor:
     """relu(3x3 convolution + bias); in one kernel where cuDNN has it."""
     weight, bias = layer.weight, layer.bias
-    if features.is_cuda and _fuses(features.device, features.dtype, weight.shape[1] % 8 + weight.shape[0] % 8 == 0):
+    aligned = weight.shape[1] % 8 + weight.shape[0] % 8 == 0
+    if features.is_cuda and aligned and not is_off() and _fuses(features.device, features.dtype):
         return torch.cudnn_convolution_relu(features, weight, bias, *_SAME)
     return F.conv2d(features, weight, bias, 1, 1).relu_()
 
 
 @cache
-def _fuses(device: torch.device, dtype: torch.dtype, aligned: bool) -> bool:
+def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this cuDNN computes a convolution with its bias and ReLU in one; tried once, on a small map."""
-    if not aligned or torch.are_deterministic_algorithms_enabled():
-        return False
     x = torch.ones(1, 8, 16, 16, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
     try:
         torch.cudnn_convolution_relu(x, _channels_last(x[:, :, :3, :3].expand(8, 8, 3, 3)), x[0, :, 0, 0], *_SAME)

@@ -1,10 +1,10 @@
 """The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by ubend.kernels, in Triton on NVIDIA GPUs and in C on
-CPUs. Batch norm, ReLU and max pooling are one pass; the encoder writes its maps straight into the decoder's
-concatenation, and the head reads the last map before it is normalised. Backward keeps each convolution's output
-and what the next convolution was given, nothing else. So a training step moves about half the bytes
-(docs/benchmarks.md). The gradients of weights are computed on a second stream, where there are streams.
+Convolutions are torch's; what lies between them is done by ubend.kernels, on NVIDIA GPUs. Batch norm, ReLU and
+max pooling are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads
+the last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
+given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
+are computed on a second stream.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ubend.kernels.compiler import load_kernels
 from ubend.kernels.gate import usable
 from ubend.model.second_stream import SecondStream
 
@@ -42,25 +41,13 @@ def watch_gradients(hook: GradientHook) -> Iterator[None]:
         _hook.reset(before)
 
 
-def find_kernels(net: nn.Module, features: Tensor) -> ModuleType | None:
-    """Those of the device, ubend.kernels.gpu or .cpu; None where there are none, and the plain network runs.
-
-    On a CPU they are for gradients alone: it is not worth a compiler's second to predict a picture.
-    """
-    if usable(features):
-        from ubend.kernels import gpu  # Triton is not everywhere
-
-        return gpu
-    if features.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+def find_kernels(features: Tensor) -> ModuleType | None:
+    """`ubend.kernels.gpu` where it can run; else None, and the plain network runs."""
+    if not usable(features):
         return None
-    if any(parameter.dtype != torch.float32 for parameter in net.parameters()):
-        return None
-    low = torch.is_autocast_enabled("cpu")
-    if load_kernels(torch.get_autocast_dtype("cpu") if low else torch.float32) is None:
-        return None
-    from ubend.kernels import cpu
+    from ubend.kernels import gpu  # Triton is not everywhere
 
-    return cpu
+    return gpu
 
 
 def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
@@ -69,7 +56,7 @@ def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
     Args:
         net: a `ubend.model.unet.UNet`.
         features: (N, C, H, W) float32, H and W multiples of 2**depth.
-        kernels: from `find_kernels`.
+        kernels: from `find_kernels`; tests also give `ubend.kernels.reference`.
     Returns:
         (N, classes, H, W) float32.
     """
@@ -152,6 +139,14 @@ def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
     return convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
 
 
+def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
+    """The statistics of a map, as (4, C); where training has nothing to take them of, torch's own error."""
+    if layer.training and y.numel() < 2 * y.shape[1]:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {y.shape}")
+    stats: Tensor = kernels.measure_statistics(y, layer)
+    return stats
+
+
 def _empty_map(like: Tensor, channels: int) -> Tensor:
     n, _c, height, width = like.shape
     return torch.empty(
@@ -227,7 +222,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
-        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, _measure(y, layer, kernels)
         ctx.save_for_backward(y, stats)
         z: Tensor = kernels.apply(y, stats)
         return z
@@ -253,7 +248,7 @@ class _NormPool(torch.autograd.Function):
         joined: Tensor | None,
         kernels: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, _measure(y, layer, kernels)
         ctx.save_for_backward(y, stats)
         kept = None if joined is None else _alias(joined[:, : y.shape[1]])
         return kernels.apply_and_pool(y, stats, kept), kept
@@ -297,7 +292,7 @@ class _NormHead(torch.autograd.Function):
         layer: nn.BatchNorm2d,
         kernels: Any,
     ) -> Tensor:
-        ctx.kernels, stats = kernels, kernels.measure_statistics(y, layer)
+        ctx.kernels, stats = kernels, _measure(y, layer, kernels)
         ctx.save_for_backward(y, stats, head)
         logits: Tensor = kernels.head(y, stats, head, head_bias)
         return logits

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.config import Growth
-from ubend.model.unet import per_channel
+from ubend.model.unet import check_channels, per_channel
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
 
@@ -116,6 +116,7 @@ class PaperUNet(nn.Module):
         Raises:
             ValueError: a side that does not go: somewhere a pooling would meet an odd one.
         """
+        check_channels(image, self.channels)
         for side in image.shape[-2:]:
             if side != input_side(side - 2 * self.margin, self.depth):
                 fits = input_side(max(1, side - 2 * self.margin), self.depth)

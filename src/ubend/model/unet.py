@@ -140,11 +140,12 @@ class UNet(nn.Module):
             image: (N, C, H, W), raw values in the picture's own units, any H and W >= 1.
         Returns:
             (N, classes, H, W) unnormalised scores.
-        On an NVIDIA GPU, and for gradients on a CPU, `fused.run` computes the same.
+        On an NVIDIA GPU `fused.run` computes the same.
         """
+        check_channels(image, self.channels)
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
-        kernels = fused.find_kernels(self, features) if self._is_common(features) else None
+        kernels = fused.find_kernels(features) if self._is_common(features) else None
         if kernels is not None:
             return fused.run(self, features, kernels)[..., :height, :width]
         levels = [self.stem(features)]
@@ -160,6 +161,12 @@ class UNet(nn.Module):
         """Whether `fused` knows this case: float32 weights; batch norm's own statistics, or no gradients."""
         known = self.growth == "transposed" and features.dtype == torch.float32 and type(self.stem[1]) is nn.BatchNorm2d
         return known and (self.stem[1].training or not torch.is_grad_enabled())
+
+
+def check_channels(image: Tensor, channels: int) -> None:
+    """Raise ValueError unless a batch is (N, channels, H, W): other shapes may be broadcast, or read past their end."""
+    if image.ndim != 4 or image.shape[1] != channels:
+        raise ValueError(f"the network takes (N, {channels}, H, W), got {tuple(image.shape)}")
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

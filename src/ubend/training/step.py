@@ -1,6 +1,5 @@
 """One optimiser step on one effective batch, in micro-batches that memory has room for."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from ubend.data.draws import draw_bits
 from ubend.data.patches import Windows
 from ubend.device import attempt, has_compiler
 from ubend.errors import SettingError
-from ubend.kernels.compiler import load_kernels
-from ubend.kernels.gate import is_off
 from ubend.language import _
 from ubend.model.unet import UNet
 from ubend.teller import Teller
@@ -67,8 +64,6 @@ class Step:
         self._network = _compiled(state.model, teller) if job.settings.compile else state.model
         self._draws = not isinstance(state.model, UNet)  # the paper's network and some encoders drop at random
         self._early = EarlySums(job.ranks)
-        if not job.settings.compile and job.batches.pictures.device.type == "cpu":
-            _compile_kernels(job.settings, teller)
 
     def __call__(self, step: int) -> None:
         batch = self.job.batches.draw(step)
@@ -170,13 +165,6 @@ def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor]
         return compiled
     teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
     return model
-
-
-def _compile_kernels(settings: TrainSettings, teller: Teller) -> None:
-    """Those of the CPU, here rather than in the first step; where they cannot be had, say what would help."""
-    dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-    if load_kernels(dtype) is None and not is_off() and sys.platform == "linux":
-        teller.say(_("note: gcc was not found or does not work here; with it, training would be about a fifth faster"))
 
 
 def _micro_batches(batch: Batch, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

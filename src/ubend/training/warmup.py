@@ -7,16 +7,13 @@ from contextlib import contextmanager
 
 import torch
 
-from ubend.config import Settings
-from ubend.device import fastest_precision
-from ubend.kernels.compiler import load_kernels
 from ubend.kernels.gate import usable
 
 
 @contextmanager
-def warmed_up(device: torch.device, settings: Settings) -> Iterator[None]:
+def warmed_up(device: torch.device) -> Iterator[None]:
     """Behind it, what trains on this device is loaded; where that fails, the first step says so."""
-    thread = threading.Thread(target=_load, args=(device, settings), name="ubend-warm")
+    thread = threading.Thread(target=_load, args=(device,), name="ubend-warm")
     thread.start()
     try:
         yield
@@ -24,12 +21,9 @@ def warmed_up(device: torch.device, settings: Settings) -> Iterator[None]:
         thread.join()  # before a step is captured: meanwhile, no other thread may ask for memory
 
 
-def _load(device: torch.device, settings: Settings) -> None:
+def _load(device: torch.device) -> None:
     with contextlib.suppress(RuntimeError, OSError):
-        if device.type == "cpu" and not settings.train.compile:
-            precision = settings.train.precision or fastest_precision(device)[0]
-            load_kernels(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        elif usable(torch.empty(0, device=device)):
+        if usable(torch.empty(0, device=device)):
             _run_something(device)
 
 

@@ -1,0 +1,93 @@
+"""What gpu.py computes, in plain torch: the same names, arguments and results, for tests on any device.
+
+Not used in production: where the kernels cannot run, the plain network does. Maps keep their dtype; statistics and
+sums are float32. relu(batch norm) is rounded to the map's dtype before it is pooled, multiplied or compared with 0.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ALIGNED = 8  # both as in gpu.py
+HEAD_CHANNELS = 128
+_PIXELS = (0, 2, 3)  # the dimensions of a map that statistics are taken over
+
+
+def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
+    """(4, C) mean, 1 / deviation, scale, shift; while training of the batch, and the running statistics move."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    mean, var = norm.running_mean, norm.running_var
+    if norm.training:
+        var, mean = torch.var_mean(y.float(), _PIXELS, correction=0)
+        count = y.numel() / y.shape[1]
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
+    inverse = torch.rsqrt(var + norm.eps)
+    scale = norm.weight * inverse
+    return torch.stack([mean, inverse, scale, norm.bias - mean * scale])
+
+
+def apply(y: Tensor, stats: Tensor) -> Tensor:
+    """relu(batch norm of y)."""
+    _mean, _inverse, scale, shift = stats[..., None, None]
+    z: Tensor = (y.float() * scale + shift).relu().to(y.dtype)
+    return z
+
+
+def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
+    """The 2x2 maxima of relu(batch norm of y), which itself is written into `z`, unless that is None."""
+    bright = apply(y, stats)
+    if z is not None:
+        z.copy_(bright)
+    return F.max_pool2d(bright, 2)
+
+
+def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient in y, and (2, C) those in batch norm's bias and weight; `dz` of `apply`, `dpool` of its maxima."""
+    gradient = torch.zeros_like(y, dtype=torch.float32) if dz is None else dz.float()
+    if dpool is not None:
+        _maxima, places = F.max_pool2d(apply(y, stats), 2, return_indices=True)
+        gradient = gradient + F.max_unpool2d(dpool.float(), places, [2, 2])
+    return _through_norm(y, stats, gradient)
+
+
+def _through_norm(y: Tensor, stats: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
+    """As `differentiate`; the formula is in norm_gradient.py."""
+    mean, inverse, scale, _shift = stats[..., None, None]
+    gradient = dz * (apply(y, stats) > 0)
+    normalised = (y.float() - mean) * inverse
+    sums = torch.stack([gradient.sum(_PIXELS), (gradient * normalised).sum(_PIXELS)])
+    of_mean, of_deviation = (sums * y.shape[1] / y.numel())[..., None, None]
+    dy = scale * (gradient - of_mean - normalised * of_deviation)
+    return _channels_last(dy.to(y.dtype)), sums
+
+
+def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
+    """half = up + bias."""
+    half.copy_(up.float() + bias[:, None, None])
+
+
+def copy_and_sum(half: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels of a wider map by themselves, and their (C,) sums."""
+    return _channels_last(half), half.float().sum(_PIXELS)
+
+
+def head(y: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, K, H, W) float32: a 1x1 convolution of relu(batch norm of y)."""
+    return torch.einsum("nchw,kc->nkhw", apply(y, stats).float(), weight[..., 0, 0]) + bias[:, None, None]
+
+
+def differentiate_head(
+    y: Tensor, stats: Tensor, weight: Tensor, dlogits: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of `head` in y; (2, C) batch norm's bias and weight; weight; bias."""
+    dlogits = dlogits.float()
+    dy, sums = _through_norm(y, stats, torch.einsum("nkhw,kc->nchw", dlogits, weight[..., 0, 0]))
+    dweight = torch.einsum("nkhw,nchw->kc", dlogits, apply(y, stats).float())
+    return dy, sums, dweight.view_as(weight), dlogits.sum(_PIXELS)
+
+
+def _channels_last(map_: Tensor) -> Tensor:
+    return map_.contiguous(memory_format=torch.channels_last)
