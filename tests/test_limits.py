@@ -158,9 +158,9 @@ def test_reading_is_what_limits(clock: Clock, folder: Path, tmp_path: Path, monk
             clock.now += 0.5
             return super().result(timeout)
 
-    def take_late(self: Pictures, items: Any) -> Any:
+    def take_late(self: Pictures, crops: Any) -> Any:
         future = Late()
-        future.set_result(self._to_device(items))
+        future.set_result(self.read(crops))
         return future
 
     monkeypatch.setattr(Pictures, "take_ahead", take_late)

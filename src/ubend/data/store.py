@@ -86,32 +86,24 @@ class Store:
         start = self.offsets[number]
         return self.masks[start : start + h * w].reshape(h, w)
 
-    def read(
+    def lay(
         self,
-        numbers: Sequence[int] | NDArray[np.int64],
-        canvas_hw: tuple[int, int],
-    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Pictures laid at the top left of one canvas size; the rest repeats the edge and is IGNORED.
+        number: int,
+        image: NDArray[Any],
+        mask: NDArray[np.uint8],
+        corner_yx: Sequence[int] = (0, 0),
+        size_hw: Sequence[int] | None = None,
+    ) -> None:
+        """Lay a rectangle of one image, or all of it, at the top left of a canvas; the rest repeats the edge.
 
         Args:
-            numbers: n picture numbers.
-            canvas_hw: at least as large as each of them.
-        Returns:
-            (n, H, W, C) pictures and (n, H, W) class indices.
+            image: (H, W, C), overwritten; at least as large as the rectangle.
+            mask: (H, W), overwritten with class indices; IGNORED where the edge is repeated.
         """
-        images = np.empty((len(numbers), *canvas_hw, self.channels), self.dtype)
-        masks = np.empty((len(numbers), *canvas_hw), np.uint8)
-        for number, image, mask in zip(numbers, images, masks, strict=True):
-            self.lay(int(number), image, mask)
-        return images, masks
-
-    def lay(self, number: int, image: NDArray[Any], mask: NDArray[np.uint8]) -> None:
-        """Lay one picture on a canvas, as `read` does: `image` (H, W, C) and `mask` (H, W) are overwritten."""
-        h, w = self.shapes_hw[number]
-        image[:h, :w] = self.image(number)
-        image[:h, w:] = image[:h, w - 1 : w]
-        image[h:] = image[h - 1]
-        mask[:h, :w] = self.mask(number)
+        (top, left), (h, w) = corner_yx, size_hw or self.shapes_hw[number]
+        here = slice(top, top + h), slice(left, left + w)
+        image[:h, :w], mask[:h, :w] = self.image(number)[here], self.mask(number)[here]
+        image[:h, w:], image[h:] = image[:h, w - 1 : w], image[h - 1]
         mask[:h, w:], mask[h:] = IGNORED, IGNORED
 
 
