@@ -153,28 +153,6 @@ def test_pictures(store: Store) -> None:
     assert torch.equal(mask, resident.take(items)[1])
 
 
-def test_resident_pictures_are_laid_down_once_when_they_are_wanted(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    laid: list[int] = []
-    lay = Store.lay
-
-    def watch(self: Store, number: int, *arguments: Any) -> None:
-        laid.append(number)
-        lay(self, number, *arguments)
-
-    monkeypatch.setattr(Store, "lay", watch)
-    batches = make(store, "warp")
-    assert laid == []
-    batches.draw(0)
-    assert sorted(laid) == sorted(NUMBERS[shuffled_item(4, len(NUMBERS), np.arange(3))].tolist())
-    batches.pictures.take(np.array([1, 5]))
-    assert {int(NUMBERS[1]), int(NUMBERS[5])} <= set(laid)
-    for step in range(6):
-        batches.draw(step)
-    assert sorted(laid) == sorted(NUMBERS.tolist())
-
-
 def test_reading_runs_ahead_in_one_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = make(store, "none", resident=False)
     readers: list[str] = []

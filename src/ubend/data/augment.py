@@ -170,8 +170,7 @@ def _offset_to_show(
     centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, place), -room, room)
     place = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
     reach = _SHOWN_AT_MOST * canvas_hw / 2
-    moved: NDArray[np.float64] = pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach))
-    return moved
+    return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach)))
 
 
 FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips

@@ -5,8 +5,6 @@ several processes takes its part. Which picture stands at a position, and what i
 functions of (seed, position).
 """
 
-import math
-import mmap
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -42,8 +40,7 @@ class Pictures(Source):
     """Some images of a store, handed out as device batches on one canvas.
 
     Resident on the device when they fit (`room_bytes`), else read from the memory-mapped store, a few
-    batches ahead, by other threads. Where the device is the CPU, a resident image is laid down when it is
-    first wanted: a training need not wait for all before its first step.
+    batches ahead, by another thread.
 
     Args:
         store, numbers, device: see `Source`.
@@ -62,41 +59,23 @@ class Pictures(Source):
         self.bytes = len(numbers) * self.fetched_bytes
         self.resident = self.bytes <= room_bytes
         self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
-        self._laid = np.full(len(self), device.type != "cpu")  # which of them are there
         if self.resident:
-            self.images = _reserve((len(self), *self.canvas_hw, store.channels), device_dtype(store), device)
-            self.masks = _reserve((len(self), *self.canvas_hw), torch.uint8, device)
+            shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
+            self.images = torch.empty((*shape, store.channels), dtype=dtype, device=device)
+            self.masks = torch.empty(shape, dtype=torch.uint8, device=device)
             count = max(1, _SLICE_BYTES // self.fetched_bytes)
-            for start in range(0, len(self) if device.type != "cpu" else 0, count):
+            for start in range(0, len(self), count):
                 part = slice(start, start + count)
                 self.images[part], self.masks[part] = self.read(self.crops(part))
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, C, H, W) images, channels last, and (n, H, W) uint8 class indices, on the device."""
         if self.resident:
-            self.lay(items)
             where = _send(torch.from_numpy(items), self.device)
             pixels, index = self.images[where], self.masks[where]
         else:
             pixels, index = self.read(self.crops(items))
         return pixels.permute(0, 3, 1, 2), index
-
-    def lay(self, items: NDArray[np.int64]) -> None:
-        """See to it that these are in `images` and `masks`, if resident."""
-        if not self.resident or self._laid.all():
-            return
-        images, masks = self.images.numpy(), self.masks.numpy()  # the tensors' own memory
-        for item in np.unique(items[~self._laid[items]]):
-            self.store.lay(int(self.numbers[item]), images[item], masks[item])
-            self._laid[item] = True
-
-
-def _reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Room on the device. On the CPU its pages are taken when they are first written to, and are small ones:
-    torch asks for huge ones, and clearing them around each of 16 pictures takes 0.2 s."""
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 @dataclass(frozen=True)
@@ -169,8 +148,6 @@ class TrainingBatches:
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
         numbers = _send(torch.from_numpy(self.numbers(step)), self.pictures.device)
-        if isinstance(self.pictures, Pictures):
-            self.pictures.lay(self._items(step)[2])
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
         return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
 

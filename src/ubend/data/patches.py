@@ -129,8 +129,7 @@ class Patches(Source):
 
 def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
     """So many windows among pictures of these areas: in proportion, each at least one; the sum may differ a little."""
-    counts: NDArray[np.int64] = np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64)
-    return counts
+    return np.asarray(np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64))
 
 
 def find_crops(
@@ -186,9 +185,8 @@ def _reach(window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: ND
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settled(settings.rotation_deg))), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
-    deviation = settings.elastic * math.sqrt(math.prod(window_hw))
-    if settings.elastic_px is not None:
-        deviation = settings.elastic_px
+    drawn = settings.elastic * math.sqrt(math.prod(window_hw))
+    deviation = drawn if settings.elastic_px is None else settings.elastic_px
     bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
     height, width = window_hw
     sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
