@@ -108,6 +108,7 @@ class TrainingBatches:
         more: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
     Attributes:
         batch: pictures per step that are drawn here.
+        weighs_pixels: whether batches have weights of single pixels.
         waited_s: for pictures that had not been read yet, in all.
     """
 
@@ -126,7 +127,8 @@ class TrainingBatches:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch
         self._offset = part[0] * self.batch
-        self.window_hw, self._foreground, self._more = window_hw, foreground, more
+        self.window_hw, self._foreground = window_hw, foreground
+        self._more, self.weighs_pixels = more, more is not None
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(pictures.shown * self.copies)
         self.items = int(self._ends[-1])  # what one epoch shows
@@ -150,11 +152,6 @@ class TrainingBatches:
         numbers = _send(torch.from_numpy(self.numbers(step)), self.pictures.device)
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
         return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
-
-    @property
-    def weighs_pixels(self) -> bool:
-        """Whether batches have weights of single pixels."""
-        return self._more is not None
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
         """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""

@@ -274,7 +274,10 @@ def _open_folder(
     teller.begin(_("reading pictures"), len(pairs))
     store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count, needs)
     teller.end()
-    _refuse_unlabelled(pairs, store, labels)
+    empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
+    if len(empty):
+        line = _("{path}: no pixel of this mask has a class")
+        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
     split = split_pairs(
         [pair.name for pair in pairs],
         [pair.part for pair in pairs],
@@ -359,14 +362,6 @@ def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
     rare = {i: entries[survey.mask_of == i][masks[which[survey.mask_of == i]] == rarity[i]] for i in worst}
     named = [f"{pairs[i].mask.path}: {code_words(rare[i].tolist(), survey.kind())}" for i in worst]
     return _(" (rare codes: {masks})").format(masks=", ".join(named))
-
-
-def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:
-    """Fail when no pixel of a mask belongs to any class."""
-    empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
-    if len(empty):
-        line = _("{path}: no pixel of this mask has a class")
-        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
 
 
 def _to_csv(rows: Iterable[Sequence[str]]) -> str:
