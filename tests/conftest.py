@@ -84,6 +84,15 @@ def open_folder(root: Path, cache: Path, sizing: Sizing, labels: LabelMap | None
     return open_store(pairs, shapes, sizing, labels or make_label_map([0, 255]), hash_pairs(pairs), cache)
 
 
+def read_store(store: Store, numbers: np.ndarray, canvas_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, H, W, C) and masks (n, H, W) of a store, each at the top left of a canvas."""
+    images = np.empty((len(numbers), *canvas_hw, store.channels), store.dtype)
+    masks = np.empty((len(numbers), *canvas_hw), np.uint8)
+    for number, image, mask in zip(numbers, images, masks, strict=True):
+        store.lay(int(number), image, mask)
+    return images, masks
+
+
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
     """A folder of 24 pictures of discs with masks, small enough to train on in a second."""

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import open_folder
+from conftest import open_folder, read_store
 from ubend.config import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item
+from ubend.data.patches import Crops
 from ubend.data.store import Store
 from ubend.masks.labels import IGNORED
 from ubend.pictures.images import Sizing
@@ -86,7 +87,7 @@ def test_steps_take_their_positions(store: Store) -> None:
     batches = make(store, "none")
     for step in range(8):
         items = shuffled_item(4, len(NUMBERS), np.arange(3 * step, 3 * step + 3))
-        images, masks = store.read(NUMBERS[items], batches.pictures.canvas_hw)
+        images, masks = read_store(store, NUMBERS[items], batches.pictures.canvas_hw)
         batch = batches.draw(step)
         np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), images)
         np.testing.assert_array_equal(batch.target.numpy(), masks)
@@ -147,46 +148,24 @@ def test_pictures(store: Store) -> None:
     items = np.array([6, 0, 0, 3])
     for one, other in zip(resident.take(items), ahead.take(items), strict=True):
         assert torch.equal(one, other)
-    image, mask = ahead.take_ahead(items).result(20)
+    image, mask = ahead.take_ahead(ahead.crops(items)).result(20)
     assert torch.equal(image.permute(0, 3, 1, 2), resident.take(items)[0])
     assert torch.equal(mask, resident.take(items)[1])
-
-
-def test_resident_pictures_are_laid_down_once_when_they_are_wanted(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    laid: list[int] = []
-    lay = Store.lay
-
-    def watch(self: Store, number: int, *arguments: Any) -> None:
-        laid.append(number)
-        lay(self, number, *arguments)
-
-    monkeypatch.setattr(Store, "lay", watch)
-    batches = make(store, "warp")
-    assert laid == []
-    batches.draw(0)
-    assert sorted(laid) == sorted(NUMBERS[shuffled_item(4, len(NUMBERS), np.arange(3))].tolist())
-    batches.pictures.take(np.array([1, 5]))
-    assert {int(NUMBERS[1]), int(NUMBERS[5])} <= set(laid)
-    for step in range(6):
-        batches.draw(step)
-    assert sorted(laid) == sorted(NUMBERS.tolist())
 
 
 def test_reading_runs_ahead_in_one_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = make(store, "none", resident=False)
     readers: list[str] = []
-    read = Store.read
+    read = Pictures.read
 
-    def watch(self: Store, *arguments: Any) -> Any:
+    def watch(self: Pictures, crops: Crops) -> Any:
         readers.append(threading.current_thread().name)
-        return read(self, *arguments)
+        return read(self, crops)
 
-    monkeypatch.setattr(Store, "read", watch)
+    monkeypatch.setattr(Pictures, "read", watch)
     for step in range(6):
         batches.draw(step)
-    batches.pictures.take_ahead(np.array([0])).result(20)  # after all that waits
+    batches.pictures.take_ahead(batches.pictures.crops(np.array([0]))).result(20)  # after all that waits
     assert len(readers) == 6 + 2 + 1  # each once, and two ahead
     assert len(set(readers)) == 1
     assert readers[0].startswith("ubend-read")

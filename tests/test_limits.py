@@ -17,7 +17,6 @@ from ubend.data.batches import Pictures
 from ubend.jobs import fit as job
 from ubend.model import fused
 from ubend.model.unet import UNet
-from ubend.training import setup
 from ubend.training.limits import Measured, count_step_flops, describe_limit
 
 BUSY = Measured(
@@ -158,13 +157,12 @@ def test_reading_is_what_limits(clock: Clock, folder: Path, tmp_path: Path, monk
             clock.now += 0.5
             return super().result(timeout)
 
-    def take_late(self: Pictures, items: Any) -> Any:
+    def take_late(self: Pictures, crops: Any) -> Any:
         future = Late()
-        future.set_result(self._to_device(items))
+        future.set_result(self.read(crops))
         return future
 
     monkeypatch.setattr(Pictures, "take_ahead", take_late)
-    monkeypatch.setattr(setup, "_RESIDENT_CPU_BYTES", 0)
     (line,) = limits(fit(folder, tmp_path / "run"))
     assert line.startswith("1: the run is limited by data: 1 img/s")
     assert "waiting for pictures 33% of" in line

@@ -156,7 +156,7 @@ def test_an_error_of_the_server_is_one_line(tiny: NamedSet, site: Site) -> None:
 
 def test_too_little_room(tiny: NamedSet, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(named.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
-    assert "needs 0 MiB" in refused_once("fit", "tiny-set", *TINY)
+    assert "--root DIR" in refused_once("fit", "tiny-set", *TINY)
     assert site.asked == []
 
 

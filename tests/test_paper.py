@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ubend.jobs.fit as job
-from conftest import open_folder
+from conftest import open_folder, read_store
 from test_loop import Listener, press_once
 from ubend.cli import main
 from ubend.config import AugmentSettings, TrainSettings, make_settings
@@ -281,7 +281,7 @@ def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path
     pictures = Pictures(store, np.arange(3, 8), torch.device("cpu"), 2**30)
     plain = dict.fromkeys(("brightness", "contrast", "color", "saturation", "gamma", "blur_share", "noise_share"), 0.0)
     settings = AugmentSettings(kind=kind, orientation="free", rotation_deg=90, elastic_px=5, elastic_grid=3, **plain)
-    more = store.read(pictures.numbers, (64, 64))[0][..., 0].astype(np.float16)
+    more = read_store(store, pictures.numbers, (64, 64))[0][..., 0].astype(np.float16)
     limits = np.zeros(3), np.full(3, 255.0)
     batches = TrainingBatches(pictures, settings, 0, 4, (64, 64), limits, more=more)
     assert batches.weighs_pixels

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from conftest import make_discs, open_folder
+from conftest import make_discs, open_folder, read_store
 from refusal import refused_once
 from test_loop import Listener, contents, make_job, press_twice
 from ubend.config import AugmentSettings, make_settings
@@ -102,14 +102,14 @@ def test_crops_show_what_pictures_show(
     shapes = store.shapes_hw[pictures]
     draws = draw_warps(settings, 1, positions, shapes, window_hw, 3)
     canvas = (int(shapes[:, 0].max()), int(shapes[:, 1].max()))
-    moved, corners, sizes = find_crops(draws, shapes, window_hw, patches.crop_hw)
-    images, masks = store.read(pictures, canvas)
+    moved, corners, sizes = find_crops(draws, shapes, window_hw, patches.canvas_hw)
+    images, masks = read_store(store, pictures, canvas)
     whole = look((torch.from_numpy(images), torch.from_numpy(masks)), shapes, draws, window_hw, ignore)
-    crops = read_crops(store, Crops(pictures, corners, sizes), patches.crop_hw, CPU)
+    crops = read_crops(store, Crops(pictures, corners, sizes), patches.canvas_hw, CPU)
     found = look(crops, sizes, moved, window_hw, ignore)
     assert (corners >= 0).all()
     assert (corners + sizes <= shapes).all()
-    assert (sizes <= np.array(patches.crop_hw)).all()
+    assert (sizes <= np.array(patches.canvas_hw)).all()
     agree = (whole[1] == found[1]).float().mean(dim=(1, 2))  # rounding may turn a pixel on the border of an object
     assert (agree > 0.97).float().mean() > 0.99, agree.min()
     apart = (whole[0] - found[0]).abs().amax(dim=(1, 2, 3))
@@ -159,7 +159,7 @@ def test_a_picture_is_shown_by_its_area(store: Store) -> None:
     assert batches.items == patches.shown.sum()
     for epoch in (0, 3):
         steps = range(epoch * batches.items, (epoch + 1) * batches.items)
-        numbers = [int(patches.pictures_of(batches._items(step)[0])[0]) for step in steps]
+        numbers = [int(batches._items(step)[2][0]) for step in steps]
         assert np.bincount(numbers, minlength=len(store)).tolist() == patches.shown.tolist()
 
 
@@ -194,6 +194,8 @@ class _Shapes:
     def __init__(self, shapes: list[tuple[int, int]]) -> None:
         self.shapes_hw = np.array(shapes, np.int64)
 
+    lay = Store.lay
+
     def image(self, number: int) -> np.ndarray:
         return np.zeros((*self.shapes_hw[number], 1), np.uint8)
 
@@ -225,7 +227,7 @@ def test_of_many_windows_some_are_taken_evenly() -> None:
     assert (windows.cover, len(windows)) == (401, 40)
     assert np.bincount(windows.sources, minlength=3).tolist() == [0, 10, 30]
     assert set(windows.numbers[windows.sources == 1]) == {0}
-    rows = windows._corner[windows.sources == 2][:, 0]
+    rows = windows.corner_yx[windows.sources == 2][:, 0]
     assert (np.diff(rows) == 10).all(), "one of each row"
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 import ubend.data.store as store_module
 from conftest import open_folder as open_any
+from conftest import read_store
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
 from ubend.files import default_cache
@@ -91,7 +92,7 @@ def test_canvas(folder: Path, cache: Path) -> None:
     store = open_folder(folder, cache)
     canvas = (int(store.shapes_hw[:, 0].max()) + 2, int(store.shapes_hw[:, 1].max()) + 1)
     numbers = np.array([4, 0, 5, 0])
-    images, masks = store.read(numbers, canvas)
+    images, masks = read_store(store, numbers, canvas)
     assert images.shape == (4, *canvas, 3)
     assert masks.dtype == np.uint8
     for image, mask, number in zip(images, masks, numbers, strict=True):

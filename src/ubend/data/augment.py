@@ -10,6 +10,7 @@ N pictures, C channels, H x W pixels out, G x G points of the elastic field.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +29,12 @@ _SHOWN_AT_MOST = 0.75  # and how far out at the picture's border; beyond is left
 _NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
 
 
+Values = TypeVar("Values", NDArray[np.float32], Tensor)
+
+
 @dataclass(frozen=True)
-class Draws:
-    """What is done to each picture of a batch; arrays of length N, float32.
+class _Draws(Generic[Values]):
+    """What is done to each image of a batch; arrays or tensors of length N, float32.
 
     Attributes:
         affine: (N, 2, 2) output (y, x) offset from the centre -> source offset, in stored px.
@@ -39,48 +43,35 @@ class Draws:
         gamma, contrast: exponents and factors (N,); brightness: (N,) added, in shares of the value range.
         gain: (N, C) factor of each channel; saturation: factor (N,).
         blur_px: standard deviation; noise: standard deviation, share of the range.
-        noise_yx: (N, 2) where in the noise field the picture lies.
+        noise_yx: (N, 2) where in the noise field the image lies.
     """
 
-    affine: NDArray[np.float32]
-    offset_yx: NDArray[np.float32]
-    elastic: NDArray[np.float32]
-    gamma: NDArray[np.float32]
-    contrast: NDArray[np.float32]
-    brightness: NDArray[np.float32]
-    gain: NDArray[np.float32]
-    saturation: NDArray[np.float32]
-    blur_px: NDArray[np.float32]
-    noise: NDArray[np.float32]
-    noise_yx: NDArray[np.float32]
+    affine: Values
+    offset_yx: Values
+    elastic: Values
+    gamma: Values
+    contrast: Values
+    brightness: Values
+    gain: Values
+    saturation: Values
+    blur_px: Values
+    noise: Values
+    noise_yx: Values
 
-    def pack(self) -> NDArray[np.float32]:
+    def pack(self: "_Draws[NDArray[np.float32]]") -> NDArray[np.float32]:
         """(N, K) all of it in one array, so that it travels to the device in one copy."""
         return np.concatenate([getattr(self, f.name).reshape(len(self.affine), -1) for f in fields(self)], axis=1)
 
-
-@dataclass(frozen=True)
-class DeviceDraws:
-    """`Draws` as tensors on the device."""
-
-    affine: Tensor
-    offset_yx: Tensor
-    elastic: Tensor
-    gamma: Tensor
-    contrast: Tensor
-    brightness: Tensor
-    gain: Tensor
-    saturation: Tensor
-    blur_px: Tensor
-    noise: Tensor
-    noise_yx: Tensor
-
-    @classmethod
-    def unpack(cls, packed: Tensor, channels: int) -> "DeviceDraws":
+    @staticmethod
+    def unpack(packed: Tensor, channels: int) -> "_Draws[Tensor]":
         g, n = ELASTIC_POINTS, packed.shape[0]
         shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
         parts = torch.split(packed, [int(np.prod(shape)) for shape in shapes], dim=1)
-        return cls(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+        return _Draws(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+Draws = _Draws[NDArray[np.float32]]
+DeviceDraws = _Draws[Tensor]
 
 
 def identity_draws(count: int, channels: int) -> Draws:
@@ -179,8 +170,7 @@ def _offset_to_show(
     centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, place), -room, room)
     place = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
     reach = _SHOWN_AT_MOST * canvas_hw / 2
-    moved: NDArray[np.float64] = pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach))
-    return moved
+    return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach)))
 
 
 FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips
@@ -302,7 +292,9 @@ def change_colors(image: Tensor, draws: DeviceDraws, low: Tensor, high: Tensor, 
         x = grey + each(draws.saturation) * (x - grey)
 
     def add_noise(some: Tensor, which: Tensor | slice) -> Tensor:
-        windows = _noise_windows(noise, draws.noise_yx[which], x.shape[-2], x.shape[-1])
+        sides = zip(draws.noise_yx[which].long().unbind(1), x.shape[-2:], noise.shape[-2:], strict=True)
+        rows, columns = ((first[:, None] + torch.arange(s, device=x.device)) % wrap for first, s, wrap in sides)
+        windows = noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
         return some + each(draws.noise[which]) * windows
 
     x = _change_some(x, draws.blur_px, lambda some, which: _blur(some, draws.blur_px[which]))
@@ -359,10 +351,3 @@ def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
         weight = kernel.view(n * c, 1, *(len(taps) if s == -1 else 1 for s in shape))
         planes = F.conv2d(F.pad(planes, pad, mode="replicate"), weight, groups=n * c)
     return planes.view(n, c, h, w)
-
-
-def _noise_windows(noise: Tensor, corner_yx: Tensor, height: int, width: int) -> Tensor:
-    """(C, S, S) noise -> (N, C, height, width), the window of each picture, wrapped around."""
-    rows = (corner_yx[:, 0, None].long() + torch.arange(height, device=noise.device)) % noise.shape[1]
-    columns = (corner_yx[:, 1, None].long() + torch.arange(width, device=noise.device)) % noise.shape[2]
-    return noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)

@@ -5,9 +5,8 @@ folder -> pairs -> headers -> survey of the masks -> class table -> size -> stor
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,8 +116,7 @@ class Dataset:
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
         counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
-        shares: NDArray[np.float64] = counts / max(1, int(counts.sum()))
-        return shares
+        return np.asarray(counts / max(1, int(counts.sum())))
 
     def foreground_classes(self) -> tuple[int, ...]:
         """All classes but the background, or but the commonest where none is called that."""
@@ -214,7 +212,10 @@ def find_folder(settings: Settings) -> Folder:
         SettingError: they name none, or both a folder and lists.
     """
     data = settings.data
-    find = partial(_find_all_damage, channels=data.channels)
+
+    def find(pairs: Sequence[Pair]) -> list[str]:
+        return [problem for problems in find_damage(pairs, data.channels).values() for problem in problems]
+
     asked = Asked(Path(data.split) if data.split else None, data.skip_bad, find)
     if data.images is not None and data.masks is not None and data.folder is None:
         return read_pairs(data.images, data.masks, asked)
@@ -243,8 +244,9 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
-                every = error.bad | _merge(find_damage(folder.pairs, settings.data.channels), error.bad)
-                raise PairError(every) from error
+                more = find_damage(folder.pairs, settings.data.channels)
+                more = {name: list(dict.fromkeys([*error.bad.get(name, []), *found])) for name, found in more.items()}
+                raise PairError(error.bad | more) from error
             skipped += [(pair, error.bad[pair.name]) for pair in folder.pairs if pair.name in error.bad]
             folder = replace(folder, pairs=left)
 
@@ -272,7 +274,10 @@ def _open_folder(
     teller.begin(_("reading pictures"), len(pairs))
     store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count, needs)
     teller.end()
-    _refuse_unlabelled(pairs, store, labels)
+    empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
+    if len(empty):
+        line = _("{path}: no pixel of this mask has a class")
+        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
     split = split_pairs(
         [pair.name for pair in pairs],
         [pair.part for pair in pairs],
@@ -337,15 +342,6 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
 
 
-def _find_all_damage(pairs: Sequence[Pair], channels: int | None) -> list[str]:
-    return [problem for problems in find_damage(pairs, channels).values() for problem in problems]
-
-
-def _merge(more: Mapping[str, list[str]], known: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """The problems of both, each once."""
-    return {name: list(dict.fromkeys([*known.get(name, []), *problems])) for name, problems in more.items()}
-
-
 def _sizing(settings: Settings) -> Sizing:
     data, channels = settings.data, settled(settings.data.channels)
     return (
@@ -366,14 +362,6 @@ def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
     rare = {i: entries[survey.mask_of == i][masks[which[survey.mask_of == i]] == rarity[i]] for i in worst}
     named = [f"{pairs[i].mask.path}: {code_words(rare[i].tolist(), survey.kind())}" for i in worst]
     return _(" (rare codes: {masks})").format(masks=", ".join(named))
-
-
-def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) -> None:
-    """Fail when no pixel of a mask belongs to any class."""
-    empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
-    if len(empty):
-        line = _("{path}: no pixel of this mask has a class")
-        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
 
 
 def _to_csv(rows: Iterable[Sequence[str]]) -> str:

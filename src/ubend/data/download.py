@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -103,39 +103,35 @@ class _Part:
 
     def origin(self) -> dict[str, Any]:
         """url, validator, total of the bytes that are here; empty when unknown."""
-        try:
-            origin = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return origin if isinstance(origin, dict) else {}
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(self.note.read_text(encoding="utf-8")))
+        return {}
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
-def download(remote: Remote, target: Path, teller: Teller, patience: Patience | None = None) -> None:
+def download(remote: Remote, target: Path, teller: Teller) -> None:
     """Bring a file to `target`; what came of it before is used, and kept when this ends early.
 
     Raises:
         DataError: no address gave the file; each with what happened.
         OutputError: the disk is full, or the place cannot be written.
     """
-    patience = patience or PATIENCE
     part = _Part(target.with_name(target.name + ".part"))
     problems = []
     for url in remote.urls:
         try:
-            _download_from(url, remote, part, teller, patience)
+            _download_from(url, remote, part, teller)
+            with telling_writes(target):
+                part.path.replace(target)
+            part.note.unlink(missing_ok=True)
+            return
         except _RefusedError as refusal:
             problems.append(f"{url}: {refusal}")
-            continue
         finally:
             teller.end()
-        with telling_writes(target):
-            part.path.replace(target)
-        part.note.unlink(missing_ok=True)
-        return
     raise DataError(
         _(
             "cannot download {name}: {problems}; try again (it goes on where it stopped), or bring the file by other "
@@ -147,28 +143,24 @@ def download(remote: Remote, target: Path, teller: Teller, patience: Patience | 
 def check_file(path: Path, remote: Remote) -> str | None:
     """What is wrong with a file that should be `remote`; None: nothing."""
     with path.open("rb") as file:
-        start = file.read(16)
-        file.seek(0)
-        if not start.startswith(_MAGIC.get(Path(remote.name).suffix, b"")):
+        if not (start := file.peek(16)[:16]).startswith(_MAGIC.get(Path(remote.name).suffix, b"")):
             return _("it is no archive but begins with {start}").format(start=repr(start)[1:])
-        if remote.md5 is None:
-            return None
-        if path.stat().st_size != remote.size:
-            return _wrong_size(path.stat().st_size, remote)
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != remote.md5:
-        return _("its MD5 is {found}, but {published} was published").format(found=found, published=remote.md5)
-    return None
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)) if remote.md5 else None
+    if digest is None or digest.hexdigest() == remote.md5:
+        return None
+    if path.stat().st_size != remote.size:
+        return _wrong_size(path.stat().st_size, remote)
+    return _("its MD5 is {found}, but {published} was published").format(found=digest.hexdigest(), published=remote.md5)
 
 
-def _download_from(url: str, remote: Remote, part: _Part, teller: Teller, patience: Patience) -> None:
+def _download_from(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
     """Fill the part from one address, over as many connections as that takes."""
     failures, furthest = 0, part.size()
     while True:
         resumed = part.size() > 0
         try:
             if not resumed or part.size() != part.origin().get("total"):  # else it was killed before the check
-                _connect(url, remote, part, teller, patience)
+                _connect(url, remote, part, teller)
             if (wrong := check_file(part.path, remote)) is None:
                 return
             part.drop()
@@ -176,25 +168,24 @@ def _download_from(url: str, remote: Remote, part: _Part, teller: Teller, patien
         except _BrokenError as broken:
             failures = 0 if part.size() > furthest else failures + 1
             furthest = max(furthest, part.size())
-            if failures >= patience.tries:
+            if failures >= PATIENCE.tries:
                 raise _RefusedError(str(broken)) from broken
-            time.sleep(min(_LONGEST_PAUSE_S, patience.pause_s * 2**failures))
+            time.sleep(min(_LONGEST_PAUSE_S, PATIENCE.pause_s * 2**failures))
 
 
-def _connect(url: str, remote: Remote, part: _Part, teller: Teller, patience: Patience) -> None:
+def _connect(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
     """One connection; returns when the server has given all of the file."""
     origin, have = part.origin(), part.size()
     validator = origin.get("validator") if origin.get("url") == url else None
     if have and not (validator or remote.md5):  # the rest might be of another file, and nothing would tell
         part.drop()
         have = 0
-    request = urllib.request.Request(url, headers={"User-Agent": f"ubend/{__version__}", "Accept-Encoding": "identity"})
+    headers = {"User-Agent": f"ubend/{__version__}", "Accept-Encoding": "identity"}
     if have:
-        request.add_header("Range", f"bytes={have}-")
-        if validator:
-            request.add_header("If-Range", validator)
-    with _telling_failures(part, patience):
-        answer = urllib.request.build_opener(_SafeRedirects).open(request, timeout=patience.stall_s)
+        headers |= {"Range": f"bytes={have}-", **({"If-Range": validator} if validator else {})}
+    with _telling_failures(part):
+        request = urllib.request.Request(url, headers=headers)
+        answer = urllib.request.build_opener(_SafeRedirects).open(request, timeout=PATIENCE.stall_s)
     with answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise _RefusedError(_("a web page came instead of the file"))
@@ -208,7 +199,7 @@ def _connect(url: str, remote: Remote, part: _Part, teller: Teller, patience: Pa
             raise _RefusedError(_wrong_size(total or 0, remote))
         with telling_writes(part.path):
             write_json(part.note, {"url": url, "validator": now, "total": total})
-        _receive(answer, part, start or 0, total, remote, teller, patience)
+        _receive(answer, part, start or 0, total, remote, teller)
 
 
 def _position(answer: Any) -> tuple[int | None, int | None]:
@@ -222,9 +213,7 @@ def _position(answer: Any) -> tuple[int | None, int | None]:
     return int(found[1]), int(found[2])
 
 
-def _receive(
-    answer: Any, part: _Part, have: int, total: int | None, remote: Remote, teller: Teller, patience: Patience
-) -> None:
+def _receive(answer: Any, part: _Part, have: int, total: int | None, remote: Remote, teller: Teller) -> None:
     """The bytes of an answer, added to the first `have` bytes of the part."""
     most = 2 * remote.size
     teller.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
@@ -234,16 +223,16 @@ def _receive(
         while total is None or have < total:
             if max(have, total or 0) > most:
                 raise _RefusedError(_wrong_size(max(have, total or 0), remote))
-            with _telling_failures(part, patience):
+            with _telling_failures(part):
                 data = answer.read1(_CHUNK_BYTES if total is None else min(_CHUNK_BYTES, total - have))
             if not data:
                 break
             file.write(data)
             have, came = have + len(data), came + len(data)
             teller.count(_mib(have))
-            if time.monotonic() - since > patience.stall_s:
-                if came < _LEAST_BYTES_S * patience.stall_s:
-                    raise _BrokenError(_stalled(patience))
+            if time.monotonic() - since > PATIENCE.stall_s:
+                if came < _LEAST_BYTES_S * PATIENCE.stall_s:
+                    raise _BrokenError(_stalled())
                 since, came = time.monotonic(), 0
     if total is not None and have < total:
         raise _BrokenError(_("the connection broke off after {have} of {total} bytes").format(have=have, total=total))
@@ -256,7 +245,7 @@ def _validator(headers: Message) -> str | None:
 
 
 @contextmanager
-def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
+def _telling_failures(part: _Part) -> Iterator[None]:
     """Errors of the network as one of ours."""
     try:
         yield
@@ -270,7 +259,7 @@ def _telling_failures(part: _Part, patience: Patience) -> Iterator[None]:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         match reason:
             case TimeoutError():
-                raise _BrokenError(_stalled(patience)) from error
+                raise _BrokenError(_stalled()) from error
             case socket.gaierror():
                 raise _RefusedError(_("the name of the server was not found; is there a network?")) from error
             case ssl.SSLCertVerificationError():
@@ -286,8 +275,8 @@ def _one_line(said: object) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())[:120]
 
 
-def _stalled(patience: Patience) -> str:
-    return _("nothing came for {seconds:g} s").format(seconds=patience.stall_s)
+def _stalled() -> str:
+    return _("nothing came for {seconds:g} s").format(seconds=PATIENCE.stall_s)
 
 
 def _wrong_size(size: int, remote: Remote) -> str:

@@ -8,7 +8,7 @@ position) or (seed, purpose, picture).
 The share drawn in this way goes back to Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,36 +59,21 @@ class Foreground:
             mask = self._mask(item)
             found = []
             for number in self._classes:
-                parts = list(_find_parts(mask, number))
-                total = sum(count for _start, count in parts)
+                step = max(1, _PART_PIXELS // mask.shape[1])
+                parts = [mask[start : start + step] for start in range(0, len(mask), step)]
+                counts = [int(np.count_nonzero(part == number)) for part in parts]
+                total = sum(counts)
                 ranks = np.arange(total)
                 if total > self._count:
                     chosen = draw_uniform(self._seed, f"candidates {number}", np.array([item]), self._count)[0]
                     ranks = (chosen * total).astype(np.int64)
-                places = _find_ranked(mask, number, parts, ranks)
+                places, before = np.empty(len(ranks), np.int64), 0
+                for row, part, count in zip(range(0, len(mask), step), parts, counts, strict=True):
+                    here = (ranks >= before) & (ranks < before + count)
+                    if here.any():
+                        places[here] = row * mask.shape[1] + np.flatnonzero(part == number)[ranks[here] - before]
+                    before += count
                 if len(places):
                     found.append(np.stack(np.divmod(places, mask.shape[1]), axis=1).astype(np.int32))
             self._known[item] = found
         return self._known[item]
-
-
-def _find_parts(mask: NDArray[np.uint8], number: int) -> Iterator[tuple[int, int]]:
-    """(first row, pixels of that class) of each part of a mask: large ones are not looked at as a whole."""
-    step = max(1, _PART_PIXELS // mask.shape[1])
-    for start in range(0, len(mask), step):
-        yield start, int(np.count_nonzero(mask[start : start + step] == number))
-
-
-def _find_ranked(
-    mask: NDArray[np.uint8], number: int, parts: list[tuple[int, int]], ranks: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Where the pixels of a class lie that are the first, second, ... of all, row by row."""
-    places, before = np.empty(len(ranks), np.int64), 0
-    step = max(1, _PART_PIXELS // mask.shape[1])
-    for start, count in parts:
-        here = (ranks >= before) & (ranks < before + count)
-        if here.any():
-            found = np.flatnonzero(mask[start : start + step] == number)
-            places[here] = start * mask.shape[1] + found[ranks[here] - before]
-        before += count
-    return places

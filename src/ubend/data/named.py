@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ubend.data.download import Remote, check_file, download
 from ubend.data.unpack import unpack
 from ubend.errors import DataError, OutputError
-from ubend.files import default_cache
+from ubend.files import Need, default_cache, refuse_full
 from ubend.language import _
 from ubend.teller import Teller
 
@@ -44,11 +44,6 @@ class NamedSet:
     contents: Mapping[str, tuple[str, int]]
     classes: tuple[str, ...] | None = None
     channels: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes to download."""
-        return sum(file.size for file in self.files)
 
 
 NAMED_SETS: dict[str, NamedSet] = {
@@ -107,33 +102,27 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
         OutputError: no room, or the place cannot be written.
     """
     folder, name = Path(name_or_folder), str(name_or_folder)
-    if root is None and not _is_named(name, None):
-        near = [] if folder.exists() else difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
-        if near:
-            raise DataError(
-                _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0])
-            )
-        return folder
-    if name not in NAMED_SETS:
+    wanted = named_set(name, root)
+    if wanted is not None:
+        place = (default_cache() / "datasets" if root is None else Path(root)) / name
+        return _find_copy(wanted, place, name) or _bring(name, wanted, place, root is None, teller)
+    if root is not None:
         raise DataError(
             _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
                 names=", ".join(NAMED_SETS), folder=folder
             )
         )
-    wanted, place = NAMED_SETS[name], (default_cache() / "datasets" if root is None else Path(root)) / name
-    if found := _find_copy(wanted, place, name):
-        return found
-    return _bring(name, wanted, place, root is None, teller)
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
+    if near and not folder.exists():
+        raise DataError(
+            _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0])
+        )
+    return folder
 
 
 def named_set(name_or_folder: str | Path, root: str | Path | None) -> NamedSet | None:
-    """What is known of a named set; None for a folder."""
-    name = str(name_or_folder)
-    return NAMED_SETS[name] if _is_named(name, root) else None
-
-
-def _is_named(name: str, root: str | Path | None) -> bool:
-    return name in NAMED_SETS and (root is not None or not Path(name).exists())
+    """The named set that is meant; None for a folder."""
+    return NAMED_SETS.get(str(name_or_folder)) if root is not None or not Path(name_or_folder).exists() else None
 
 
 def list_datasets(cache: Path) -> list[tuple[Path, int]]:
@@ -144,10 +133,11 @@ def list_datasets(cache: Path) -> list[tuple[Path, int]]:
 
 def clear_datasets(cache: Path) -> int:
     """Delete the named sets of a cache; returns the bytes that were freed."""
-    found = list_datasets(cache)
-    for path, _size in found:
+    freed = 0
+    for path, size in list_datasets(cache):
         shutil.rmtree(path, ignore_errors=True)
-    return sum(size for _path, size in found)
+        freed += size
+    return freed
 
 
 def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
@@ -156,19 +146,17 @@ def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
     Raises:
         DataError: there is a part of it.
     """
-    root = place.parent
-    tops = [place / wanted.folder, place, root / wanted.folder, root]
-    for folder in [inner for top in tops for inner in (top / wanted.top, top)]:
-        if all((folder / part).is_dir() for part in wanted.contents):
-            if missing := _missing(wanted, folder):
-                raise DataError(
-                    _(
-                        "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
-                        "as it is: ubend fit {folder}"
-                    ).format(folder=folder, name=name, missing=", ".join(missing))
-                )
-            return folder
-    return None
+    tops = [place / wanted.folder, place, place.parent / wanted.folder, place.parent]
+    folders = [inner for top in tops for inner in (top / wanted.top, top)]
+    found = next((folder for folder in folders if all((folder / part).is_dir() for part in wanted.contents)), None)
+    if found and (missing := _missing(wanted, found)):
+        raise DataError(
+            _(
+                "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
+                "as it is: ubend fit {folder}"
+            ).format(folder=found, name=name, missing=", ".join(missing))
+        )
+    return found
 
 
 def _missing(wanted: NamedSet, folder: Path) -> list[str]:
@@ -188,11 +176,11 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
         place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place / ".lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             teller.say(_("waiting for another process that is downloading {name}").format(name=name))
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             if found := _find_copy(wanted, place, name):  # by the other one
                 return found
             archives = _gather(name, wanted, place, teller)
@@ -202,8 +190,6 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
                 _drop_own(archives, place, in_cache)
                 raise
             _drop_own(archives, place, in_cache)
-        finally:
-            lock.release()
     except OSError as error:
         raise OutputError(
             _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
@@ -233,18 +219,13 @@ def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Pa
         archives.append(at_hand or place / file.name)
         if at_hand is None:
             absent.append(file)
-    free = shutil.disk_usage(place).free
-    needed = round(sum(file.size for file in absent) + _UNPACKED * wanted.size)
-    if free < needed:
-        raise OutputError(
-            _("{name} needs {needed:.0f} MiB in {place}, but {free:.0f} are free; free some, or use --root DIR").format(
-                name=name, needed=needed / 2**20, place=place, free=free / 2**20
-            )
-        )
+    size = sum(file.size for file in absent)
+    unpacked = round(_UNPACKED * sum(file.size for file in wanted.files))
+    refuse_full([Need(place, size + unpacked, _("choose another place by --root DIR"))])
     if absent:
         teller.say(
             _("{name}: {title}, {size:.0f} MiB to download to {place}").format(
-                name=name, title=wanted.title, size=sum(file.size for file in absent) / 2**20, place=place
+                name=name, title=wanted.title, size=size / 2**20, place=place
             )
         )
         teller.say(_("its terms: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))

@@ -8,7 +8,6 @@ N windows, H x W pixels of a window or crop, C channels.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,6 @@ from ubend.data.augment import ELASTIC_POINTS, Draws, elastic_basis
 from ubend.data.store import Store
 from ubend.masks.labels import IGNORED
 
-_READERS = 4  # threads; what they wait for is the disk
 _NODES = 33  # of each axis of a window, at which the warp is looked at; between them it bends by less than _BEND_PX
 _BEND_PX = 1
 _ELASTIC_DEVIATIONS = 4  # of the elastic field's points, that a crop has room for
@@ -44,23 +42,76 @@ class Crops:
     size_hw: NDArray[np.int64]
 
 
-class Patches:
-    """The pictures of a training part, at their own size; never on the device as a whole.
+class Source:
+    """Images of a store, or windows of them, that are brought to a device as batches on one canvas.
 
     Args:
-        store: where the pictures are.
+        store: where the images are.
         numbers: (n,) which of them.
-        device: where crops go.
-        windows: how many of them an epoch shows; each picture in proportion to its area, and at least once.
-        window_hw: (H, W) px.
-        settings: of the warp; they say how much of a picture a window may look at.
+        device: where they go.
     Attributes:
-        shown: (n,) windows of each picture in an epoch.
-        crop_hw: (H, W) px; the room of a crop.
+        numbers: (N,) of each item's image, in the store.
+        sources: (N,) the same, counted as in the argument; `source_count`: n.
+        corner_yx, shapes_hw: (N, 2) what an item shows of its image, px.
+        canvas_hw: (H, W) px, at least as large as each item.
+        shown: (N,) how often an epoch shows each item.
+        resident: whether all of them stay on the device; `bytes`: what they would take there.
     """
 
     resident = False
-    bytes = 0  # on the device, for good
+    bytes = 0
+    threads = 1  # that read
+    canvas_hw: tuple[int, int]
+
+    def __init__(self, store: Store, numbers: NDArray[np.int64], device: torch.device) -> None:
+        self.store, self.numbers, self.device = store, numbers, device
+        self.sources, self.source_count = np.arange(len(numbers)), len(numbers)
+        self.shapes_hw = store.shapes_hw[numbers]
+        self.corner_yx, self.shown = np.zeros_like(self.shapes_hw), np.ones(len(numbers), np.int64)
+        self._reader = ThreadPoolExecutor(self.threads, thread_name_prefix="ubend-read")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What one item takes on the device."""
+        return math.prod(self.canvas_hw) * (self.store.channels * device_dtype(self.store).itemsize + 1)
+
+    def image(self, item: int) -> NDArray[Any]:
+        """(h, w, C) of one item, in main memory."""
+        (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
+        return self.store.image(int(self.numbers[item]))[top : top + h, left : left + w]
+
+    def mask(self, item: int) -> NDArray[np.uint8]:
+        """(h, w) class index or IGNORED of one item, in main memory."""
+        (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
+        return self.store.mask(int(self.numbers[item]))[top : top + h, left : left + w]
+
+    def crops(self, items: NDArray[np.int64] | slice) -> Crops:
+        """What these items show."""
+        return Crops(self.numbers[items], self.corner_yx[items], self.shapes_hw[items])
+
+    def read(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """(N, H, W, C) images and (N, H, W) class indices of `canvas_hw`, on the device."""
+        return read_crops(self.store, crops, self.canvas_hw, self.device)
+
+    def take_ahead(self, crops: Crops) -> "Future[tuple[Tensor, Tensor]]":
+        """The same, by a reading thread."""
+        return self._reader.submit(self.read, crops)
+
+
+class Patches(Source):
+    """The images of a training part, at their own size; crops of them are read, never all of them.
+
+    Args:
+        store, numbers, device: see `Source`.
+        windows: how many of them an epoch shows; each image in proportion to its area, and at least once.
+        window_hw: (H, W) px.
+        settings: of the warp; they say how much of an image a window may look at.
+    """
+
+    threads = 4  # what they wait for is the disk
 
     def __init__(
         self,
@@ -71,34 +122,14 @@ class Patches:
         window_hw: tuple[int, int],
         settings: AugmentSettings,
     ) -> None:
-        self.store, self.numbers, self.device = store, numbers, device
-        self.shapes_hw = store.shapes_hw[numbers]
+        super().__init__(store, numbers, device)
         self.shown = share_windows(self.shapes_hw.prod(axis=1), windows)
-        self._ends = np.cumsum(self.shown)
-        self.crop_hw = _reach(window_hw, settings, self.shapes_hw.max(axis=0))
-        self.fetched_bytes = math.prod(self.crop_hw) * (store.channels * (1 if store.dtype == np.uint8 else 4) + 1)
-        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read")
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def mask(self, item: int) -> NDArray[np.uint8]:
-        """(h, w) class index or IGNORED of one picture, memory-mapped."""
-        return self.store.mask(int(self.numbers[item]))
-
-    def pictures_of(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which picture each window of an epoch is of."""
-        return np.searchsorted(self._ends, windows, side="right")
-
-    def take_ahead(self, crops: Crops) -> "Future[tuple[Tensor, Tensor]]":
-        """(N, H, W, C) and (N, H, W) of `crop_hw`, brought to the device by reading threads."""
-        return self._reader.submit(read_crops, self.store, crops, self.crop_hw, self.device)
+        self.canvas_hw = _reach(window_hw, settings, self.shapes_hw.max(axis=0))
 
 
 def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
     """So many windows among pictures of these areas: in proportion, each at least one; the sum may differ a little."""
-    counts: NDArray[np.int64] = np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64)
-    return counts
+    return np.asarray(np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64))
 
 
 def find_crops(
@@ -154,9 +185,8 @@ def _reach(window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: ND
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settled(settings.rotation_deg))), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
-    deviation = settings.elastic * math.sqrt(math.prod(window_hw))
-    if settings.elastic_px is not None:
-        deviation = settings.elastic_px
+    drawn = settings.elastic * math.sqrt(math.prod(window_hw))
+    deviation = drawn if settings.elastic_px is None else settings.elastic_px
     bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
     height, width = window_hw
     sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
@@ -164,63 +194,44 @@ def _reach(window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: ND
     return high, wide
 
 
-def read_crops(
-    store: Store,
-    crops: Crops,
-    canvas_hw: tuple[int, int],
-    device: torch.device,
-    finish: Callable[[NDArray[np.uint8]], None] = lambda masks: None,
-) -> tuple[Tensor, Tensor]:
+def device_dtype(store: Store) -> torch.dtype:
+    """Of pixels on the device; torch can do little with uint16."""
+    return torch.uint8 if store.dtype == np.uint8 else torch.float32
+
+
+def read_crops(store: Store, crops: Crops, canvas_hw: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Crops, each at the top left of a canvas, on the device; the rest repeats the edge and is IGNORED.
 
     Args:
         canvas_hw: at least as large as each of them.
-        finish: changes the (N, H, W) masks before they go.
     Returns:
         (N, H, W, C) pictures, uint8 or float32, and (N, H, W) class indices.
     """
-    kind, pinned = torch.uint8 if store.dtype == np.uint8 else torch.float32, device.type == "cuda"
-    count = len(crops.numbers)
-    pixels = torch.empty((count, *canvas_hw, store.channels), dtype=kind, pin_memory=pinned)
-    index = torch.empty((count, *canvas_hw), dtype=torch.uint8, pin_memory=pinned)
-    images, masks = pixels.numpy(), index.numpy()  # the tensors' own memory
-    for slot, (number, (top, left), (h, w)) in enumerate(
-        zip(crops.numbers.tolist(), crops.corner_yx.tolist(), crops.size_hw.tolist(), strict=True)
-    ):
-        here = slice(top, top + h), slice(left, left + w)
-        images[slot, :h, :w], masks[slot, :h, :w] = store.image(number)[here], store.mask(number)[here]
-        images[slot, :h, w:], images[slot, h:] = images[slot, :h, w - 1 : w], images[slot, h - 1]
-        masks[slot, :h, w:], masks[slot, h:] = IGNORED, IGNORED
-    finish(masks)
+    shape, pinned = (len(crops.numbers), *canvas_hw), device.type == "cuda"
+    pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)
+    index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    every = zip(crops.numbers.tolist(), crops.corner_yx.tolist(), crops.size_hw.tolist(), strict=True)
+    for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
+        store.lay(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)
 
 
-class Windows:
-    """Fixed windows that cover pictures; each pixel is scored in one of them.
+class Windows(Source):
+    """Fixed windows that cover images; each pixel is scored in one of them.
 
     Args:
-        store: where the pictures are.
-        numbers: (n,) which of them.
-        device: where windows go.
-        window_hw: (H, W) px, at most; smaller where all pictures are.
+        store, numbers, device: see `Source`.
+        window_hw: (H, W) px, at most; smaller where all images are.
         most: windows; of more, so many are taken evenly.
     Attributes:
-        numbers: (N,) of each window's picture, in the store.
-        sources: (N,) the same, counted as in the argument.
-        source_count: n.
-        shapes_hw: (N, 2) of what a window shows of its picture, px.
-        canvas_hw: (H, W) px.
-        cover: how many windows cover all pictures.
+        cover: how many windows cover all images.
     """
-
-    resident = False
-    bytes = 0
 
     def __init__(
         self, store: Store, numbers: NDArray[np.int64], device: torch.device, window_hw: tuple[int, int], most: int
     ) -> None:
-        self.store, self.device, self.source_count = store, device, len(numbers)
-        shapes = store.shapes_hw[numbers]
+        super().__init__(store, numbers, device)
+        shapes = self.shapes_hw
         counts = np.ceil(shapes / np.array(window_hw)).astype(np.int64)
         ends = np.cumsum(counts.prod(axis=1))
         self.cover = int(ends[-1])
@@ -234,26 +245,14 @@ class Windows:
         shapes, counts = shapes[self.sources], counts[self.sources]
         self.shapes_hw = np.minimum(shapes, np.array(window_hw))
         room, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
-        self._corner = room * places // gaps  # spread evenly, so neighbours overlap
+        self.corner_yx = room * places // gaps  # spread evenly, so neighbours overlap
         before = np.where(places > 0, room * (places - 1) // gaps + self.shapes_hw, 0)
-        self._fresh = np.maximum(0, before - self._corner)  # rows and columns that were scored before
+        self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns that were scored before
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def image(self, item: int) -> NDArray[Any]:
-        """(h, w, C) of one window, in main memory."""
-        (top, left), (h, w) = self._corner[item].tolist(), self.shapes_hw[item].tolist()
-        return self.store.image(int(self.numbers[item]))[top : top + h, left : left + w]
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) windows, channels last, and (N, H, W) uint8 class indices, on the device."""
-        crops = Crops(self.numbers[items], self._corner[items], self.shapes_hw[items])
-
-        def score_once(masks: NDArray[np.uint8]) -> None:
-            for mask, (rows, columns) in zip(masks, self._fresh[items].tolist(), strict=True):
-                mask[:rows], mask[:, :columns] = IGNORED, IGNORED
-
-        pixels, index = read_crops(self.store, crops, self.canvas_hw, self.device, score_once)
+        pixels, index = self.read(self.crops(items))
+        for mask, (rows, columns) in zip(index, self._fresh[items].tolist(), strict=True):
+            mask[:rows], mask[:, :columns] = IGNORED, IGNORED
         return pixels.permute(0, 3, 1, 2), index

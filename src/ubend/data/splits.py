@@ -172,16 +172,24 @@ def split_pairs(
         source = [i for i in order if parts[i] == "train"]
         for i, part in _cut_parts(source, names, units, seed, cut).items():
             parts[i] = part
-        copies = Counter(int(duplicates[i]) for i in source)
-        kept = [size for size in copies.values() if size > 1]
-        if kept:
+        sizes = Counter(int(duplicates[i]) for i in source).values()
+        if kept := [size for size in sizes if size > 1]:
             remarks.append(
                 _("{count} near-identical pictures were kept together (sets: {sets})").format(
                     count=sum(kept), sets=len(kept)
                 )
             )
     if present:
-        remarks += _remark_straddling(order, names, parts, groups, duplicates)
+        copies_cut = _(
+            "the given split leaks: near-identical pictures lie in more than one part (sets: {count}), for "
+            "example {example}; kept as given, so scores may be optimistic"
+        )
+        groups_cut = _(
+            "the given split leaks: pictures of one group lie in more than one part (groups: {count}), for "
+            "example {example}; kept as given, so scores may be optimistic"
+        )
+        remarks += _remark_straddling(order, names, parts, duplicates.tolist(), copies_cut)
+        remarks += _remark_straddling(order, names, parts, groups, groups_cut)
     return Split(tuple(parts), tuple(remarks))
 
 
@@ -279,45 +287,17 @@ def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _remark_straddling(
-    order: list[int],
-    names: Sequence[str],
-    parts: Sequence[Part],
-    groups: Sequence[str | None],
-    duplicates: NDArray[np.int64],
+    order: list[int], names: Sequence[str], parts: Sequence[Part], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
-    """Remarks on groups and near-duplicates that lie in more than one part; the split stays as given."""
-    remarks = []
-    copies, example = _find_straddling([(int(duplicates[i]), i) for i in order], names, parts)
-    if copies:
-        remarks.append(
-            _(
-                "the given split leaks: near-identical pictures lie in more than one part (sets: {count}), for "
-                "example {example}; kept as given, so scores may be optimistic"
-            ).format(count=copies, example=example)
-        )
-    cut, example = _find_straddling([(g, i) for i in order if (g := groups[i]) is not None], names, parts)
-    if cut:
-        remarks.append(
-            _(
-                "the given split leaks: pictures of one group lie in more than one part (groups: {count}), for "
-                "example {example}; kept as given, so scores may be optimistic"
-            ).format(count=cut, example=example)
-        )
-    return remarks
-
-
-def _find_straddling(
-    labelled: Sequence[tuple[int | str, int]], names: Sequence[str], parts: Sequence[Part]
-) -> tuple[int, str]:
-    """How many labels occur in several parts, and two pairs of one of them: `a (train) and b (test)`."""
-    first: dict[int | str, int] = {}
-    split: set[int | str] = set()
+    """The remark, when images of one label lie in more than one part: on how many labels, and two images of one."""
+    first: dict[int | str | None, int] = {}
+    cut: set[int | str | None] = set()
     example = ""
-    for label, i in labelled:
-        j = first.setdefault(label, i)
-        if parts[i] != parts[j]:
-            split.add(label)
+    for i in order:
+        j = first.setdefault(labels[i], i)
+        if labels[i] is not None and parts[i] != parts[j]:
+            cut.add(labels[i])
             example = example or _("{one} ({part}) and {other} ({other_part})").format(
                 one=names[j], part=parts[j], other=names[i], other_part=parts[i]
             )
-    return len(split), example
+    return [remark.format(count=len(cut), example=example)] if cut else []

@@ -76,42 +76,32 @@ class Store:
 
     def image(self, number: int) -> NDArray[Any]:
         """(h, w, C) picture at its stored size."""
-        h, w = self.shapes_hw[number]
-        start = self.offsets[number]
-        return self.images[start : start + h * w].reshape(h, w, self.channels)
+        here = slice(self.offsets[number], self.offsets[number + 1])
+        return self.images[here].reshape(*self.shapes_hw[number], self.channels)
 
     def mask(self, number: int) -> NDArray[np.uint8]:
         """(h, w) class index or IGNORED, at the stored size."""
-        h, w = self.shapes_hw[number]
-        start = self.offsets[number]
-        return self.masks[start : start + h * w].reshape(h, w)
+        here = slice(self.offsets[number], self.offsets[number + 1])
+        return self.masks[here].reshape(*self.shapes_hw[number])
 
-    def read(
+    def lay(
         self,
-        numbers: Sequence[int] | NDArray[np.int64],
-        canvas_hw: tuple[int, int],
-    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Pictures laid at the top left of one canvas size; the rest repeats the edge and is IGNORED.
+        number: int,
+        image: NDArray[Any],
+        mask: NDArray[np.uint8],
+        corner_yx: Sequence[int] = (0, 0),
+        size_hw: Sequence[int] | None = None,
+    ) -> None:
+        """Lay a rectangle of one image, or all of it, at the top left of a canvas; the rest repeats the edge.
 
         Args:
-            numbers: n picture numbers.
-            canvas_hw: at least as large as each of them.
-        Returns:
-            (n, H, W, C) pictures and (n, H, W) class indices.
+            image: (H, W, C), overwritten; at least as large as the rectangle.
+            mask: (H, W), overwritten with class indices; IGNORED where the edge is repeated.
         """
-        images = np.empty((len(numbers), *canvas_hw, self.channels), self.dtype)
-        masks = np.empty((len(numbers), *canvas_hw), np.uint8)
-        for number, image, mask in zip(numbers, images, masks, strict=True):
-            self.lay(int(number), image, mask)
-        return images, masks
-
-    def lay(self, number: int, image: NDArray[Any], mask: NDArray[np.uint8]) -> None:
-        """Lay one picture on a canvas, as `read` does: `image` (H, W, C) and `mask` (H, W) are overwritten."""
-        h, w = self.shapes_hw[number]
-        image[:h, :w] = self.image(number)
-        image[:h, w:] = image[:h, w - 1 : w]
-        image[h:] = image[h - 1]
-        mask[:h, :w] = self.mask(number)
+        (top, left), (h, w) = corner_yx, size_hw or self.shapes_hw[number]
+        here = slice(top, top + h), slice(left, left + w)
+        image[:h, :w], mask[:h, :w] = self.image(number)[here], self.mask(number)[here]
+        image[:h, w:], image[h:] = image[:h, w - 1 : w], image[h - 1]
         mask[:h, w:], mask[h:] = IGNORED, IGNORED
 
 
@@ -130,13 +120,12 @@ def list_stores(cache: Path) -> list[tuple[Path, int]]:
 def clear_stores(cache: Path) -> int:
     """Delete all stores of a cache; returns the bytes that were freed."""
     freed = 0
-    for folder, size in list_stores(cache):
-        if folder.is_file():
-            folder.unlink(missing_ok=True)
-            freed += size
-            continue
-        (folder / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
-        shutil.rmtree(folder, ignore_errors=True)
+    for path, size in list_stores(cache):
+        if path.is_dir():
+            (path / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
         freed += size
     for lock in cache.glob("*.lock"):
         if _STORE_NAME.fullmatch(lock.stem):
@@ -179,7 +168,10 @@ def open_store(
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
             cure = _("set UBEND_CACHE to another disk, or leave out --patches")
-        refuse_full([Need(cache, _store_bytes(pairs, shapes_hw, sizing), cure), *needs])
+        stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
+        pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
+        size = sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
+        refuse_full([Need(cache, size, cure), *needs])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
@@ -222,13 +214,6 @@ def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[l
     return [[digest_of[pair.image], mask] for pair, mask in zip(pairs, masks, strict=True)]
 
 
-def _store_bytes(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], sizing: Sizing) -> int:
-    """What a store takes on the disk: pixels and masks, thumbnails and class counts."""
-    stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
-    pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
-    return sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
-
-
 def _build(
     pairs: Sequence[Pair],
     shapes_hw: Sequence[tuple[int, int]],
@@ -248,42 +233,34 @@ def _build(
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
-        def lay_large(number: int) -> list[str]:
-            """Lay down a pair that keeps its size, by rows where its file can be read so; returns what is wrong."""
-            here, native_hw = slice(offsets[number], offsets[number + 1]), shapes_hw[number]
-            place = images[here].reshape(*native_hw, sizing.channels)
-            try:
-                read_to_place(pairs[number].image, place)
-                mask = read_class_map(pairs[number], native_hw, labels)
-            except DataError as error:
-                return error.problems
-            masks[here] = mask.classes.reshape(-1)
-            class_pixels[number] = mask.pixels
-            down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
-            thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
-            return []
-
         def fill(part: list[int]) -> dict[int, list[str]]:
-            """Read, resize and lay down pairs of one native size, in one thread: handing pictures to another
+            """Read, resize and lay down pairs of one native size, in one thread: handing images to another
             costs as much as the work. Returns what is wrong with which."""
-            paths, native_hw, size_hw = [pairs[n].image for n in part], shapes_hw[part[0]], stored_hw[part[0]]
-            if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:
-                return {number: found for number in part if (found := lay_large(number))}
-            small, problems = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
-            bad = {part[slot]: found for slot, found in problems.items()}
-            thumbnails[part] = _thumbnails(small)
-            for number, pixels in zip(part, small, strict=True):
-                if number in bad:
-                    continue
+            native_hw, size_hw = shapes_hw[part[0]], stored_hw[part[0]]
+            places = [images[offsets[n] : offsets[n + 1]].reshape(*size_hw, sizing.channels) for n in part]
+            bad: dict[int, list[str]] = {}
+            if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:  # by rows where the file can be read so
+                down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
+                for number, place in zip(part, places, strict=True):
+                    try:
+                        read_to_place(pairs[number].image, place)
+                    except DataError as error:
+                        bad[number] = error.problems
+                    thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
+            else:
+                paths = [pairs[number].image for number in part]
+                small, problems = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
+                bad = {part[slot]: found for slot, found in problems.items()}
+                thumbnails[part] = _thumbnails(small)
+                for pixels, place in zip(small, places, strict=True):
+                    place[:] = pixels
+            for number in (one for one in part if one not in bad):
                 try:
                     mask = read_class_map(pairs[number], native_hw, labels)
+                    masks[offsets[number] : offsets[number + 1]] = resize_mask(mask.classes, size_hw).reshape(-1)
+                    class_pixels[number] = mask.pixels
                 except DataError as error:
                     bad[number] = error.problems
-                    continue
-                here = slice(offsets[number], offsets[number + 1])
-                images[here] = pixels.reshape(-1, sizing.channels)
-                masks[here] = resize_mask(mask.classes, size_hw).reshape(-1)
-                class_pixels[number] = mask.pixels
             return bad
 
         bad: dict[int, list[str]] = {}
@@ -358,8 +335,7 @@ def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
     """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; each stretched to the full range when deep."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
     if images.dtype == np.uint8:
-        small: NDArray[np.uint8] = resize_arrays(images, side).mean(axis=3).astype(np.uint8)
-        return small
+        return np.asarray(resize_arrays(images, side).mean(axis=3).astype(np.uint8))
     grey = images.astype(np.float32).mean(axis=3, keepdims=True)
     low, high = (reach(grey, axis=(1, 2, 3), keepdims=True) for reach in (np.min, np.max))
     grey = (grey - low) * (255.0 / np.maximum(high - low, 1e-12))

@@ -47,14 +47,6 @@ class _UnsafeError(Exception):
     """The archive holds something that is not to be unpacked."""
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A file of an archive, being read; or a folder, then there is nothing to read."""
-
-    name: str
-    source: IO[bytes] | None
-
-
 def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: Limits | None = None) -> None:
     """Unpack a `.zip` or `.tar.gz` into a folder that nobody else writes to.
 
@@ -66,12 +58,22 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
         DataError: the archive is damaged, or holds what is not to be unpacked.
         OutputError: the disk is full, or the folder cannot be written.
     """
-    limits = limits or Limits()
+    limits, seen = limits or Limits(), dict[str, tuple[str, bool]]()
     try:
         with _telling_damage(), archive.open("rb") as packed:
             most = min(limits.size, max(_FREE_BYTES, limits.ratio * archive.stat().st_size))
-            entries = _zip_entries(packed) if archive.suffix == ".zip" else _tar_entries(packed, most)
-            _write_entries(entries, folder, most, limits.entries, lambda: report(packed.tell()))
+            entries = _zip_entries(packed, most) if archive.suffix == ".zip" else _tar_entries(packed, most)
+            for number, (name, source) in enumerate(entries, 1):
+                if number > limits.entries:
+                    raise _UnsafeError(_("it holds more than {count} entries").format(count=limits.entries))
+                target = folder.joinpath(*_safe_parts(name, source is not None, seen))
+                with telling_writes(target):
+                    (target.parent if source else target).mkdir(parents=True, exist_ok=True)
+                    if source:
+                        with target.open("xb") as file:
+                            while data := _read(source):
+                                file.write(data)
+                report(packed.tell())
     except _UnsafeError as error:
         raise DataError(
             _("{archive}: not unpacked: {reason}; get the archive anew, from its own site").format(
@@ -80,80 +82,50 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
         ) from error
 
 
-def _write_entries(
-    entries: Iterator[_Entry], folder: Path, most: int, most_entries: int, report: Callable[[], None]
-) -> None:
-    names, written = _Names(), 0
-    for number, entry in enumerate(entries, 1):
-        if number > most_entries:
-            raise _UnsafeError(_("it holds more than {count} entries").format(count=most_entries))
-        target = folder.joinpath(*names.take(entry.name, entry.source is not None))
-        with telling_writes(target):
-            (target.parent if entry.source else target).mkdir(parents=True, exist_ok=True)
-        if entry.source is None:
-            continue
-        with telling_writes(target), target.open("xb") as file:
-            while data := _read(entry.source):
-                written += len(data)
-                if written > most:
-                    raise _too_much(most)
-                file.write(data)
-        report()
+def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> list[str]:
+    """The parts of a name that is safe and new.
+
+    Args:
+        seen: how each path so far is spelt, and whether it is a file, by its name on a system that does not tell `A`
+            from `a`; this one is added.
+    Raises:
+        _UnsafeError: it leads out of the folder, or means what another one means.
+    """
+    parts = [part for part in name.removesuffix("/").split("/") if part != "."]
+    if not all(part != ".." and _NAME.fullmatch(part) for part in parts) or (is_file and not parts):
+        raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)))
+    for depth in range(1, len(parts) + 1):
+        entry = "/".join(parts[:depth]), is_file and depth == len(parts)
+        key = unicodedata.normalize("NFC", entry[0]).casefold()
+        if key in seen and (seen[key] != entry or entry[1]):
+            raise _UnsafeError(
+                _("{one} and {other} would be the same file on some systems").format(one=seen[key][0], other=entry[0])
+            )
+        seen[key] = entry
+    return parts
 
 
-class _Names:
-    """The names so far, as a system sees them that does not tell `A` from `a`."""
-
-    def __init__(self) -> None:
-        self._spelt: dict[str, str] = {}
-        self._files: set[str] = set()
-
-    def take(self, name: str, is_file: bool) -> list[str]:
-        """The parts of a name that is safe and new.
-
-        Raises:
-            _UnsafeError: it leads out of the folder, or means what another one means.
-        """
-        parts = [part for part in name.removesuffix("/").split("/") if part != "."]
-        if not all(part != ".." and _NAME.fullmatch(part) for part in parts) or (is_file and not parts):
-            raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)))
-        for depth in range(1, len(parts) + 1):
-            path = "/".join(parts[:depth])
-            key = unicodedata.normalize("NFC", path).casefold()
-            whole_file = is_file and depth == len(parts)
-            other = self._spelt.setdefault(key, path) if not whole_file else self._spelt.get(key)
-            if other not in (path, None) or key in self._files or (whole_file and other is not None):
-                raise _UnsafeError(
-                    _("{one} and {other} would be the same file on some systems").format(one=other, other=path)
-                )
-            if whole_file:
-                self._spelt[key] = path
-                self._files.add(key)
-        return parts
-
-
-def _zip_entries(packed: IO[bytes]) -> Iterator[_Entry]:
+def _zip_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Names and contents, None of a folder; zipfile gives no more of a file than its entry says, so that counts."""
     with zipfile.ZipFile(packed) as archive:
+        if sum(info.file_size for info in archive.infolist()) > most:
+            raise _too_much(most)
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _no_file(info.filename)
             if info.flag_bits & 1:
                 raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)))
-            if info.is_dir():
-                yield _Entry(info.filename, None)
-                continue
-            with archive.open(info) as source:
-                yield _Entry(info.filename, source)
+            yield info.filename, None if info.is_dir() else archive.open(info)
 
 
-def _tar_entries(packed: IO[bytes], most: int) -> Iterator[_Entry]:
-    """Read as a stream; all of it counts, since headers can be blown up too."""
+def _tar_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """The same, read as a stream; all of it counts, since headers can be blown up too."""
     with _Counted(packed, most) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _no_file(member.name)
-            yield _Entry(member.name, archive.extractfile(member) if member.isreg() else None)
+            yield member.name, archive.extractfile(member) if member.isreg() else None
         while stream.read(_COPIED_BYTES):  # to the checksum at its end
             pass
 

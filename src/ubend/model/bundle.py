@@ -99,31 +99,23 @@ def load_bundle(path: Path) -> Bundle:
                     _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path)
                 )
             header = json.loads(entry)
-            if header["format"] > FORMAT:
-                raise ModelFileError(
-                    _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`").format(
-                        path=path, format=header["format"]
-                    )
-                )
-            if header["format"] < FORMAT:
-                raise ModelFileError(
-                    _("{path}: made by an older ubend (format {format}); train it anew").format(
-                        path=path, format=header["format"]
-                    )
-                )
+            if header["format"] != FORMAT:
+                line = _("{path}: made by an older ubend (format {format}); train it anew")
+                if header["format"] > FORMAT:
+                    line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
+                raise ModelFileError(line.format(path=path, format=header["format"]))
             model = make_network(header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
-        dtype, precision = header["dtype"], header["precision"]
-        # files of before have none of these
-        window_px, scale, orientation = (header.get(name) for name in ("window_px", "scale", "orientation"))
+        rest = {name: header[name] for name in ("about", "dtype", "precision")}
+        # older files lack these
+        rest |= {name: header[name] for name in ("window_px", "scale", "orientation", "flips") if name in header}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
             _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
         ) from error
-    scale, flips = scale and tuple(scale), header.get("flips", True)
-    return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation, flips)
+    return Bundle(model.eval(), labels, sizing, **rest | {"scale": rest.get("scale") and tuple(rest["scale"])})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

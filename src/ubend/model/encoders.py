@@ -9,8 +9,7 @@ Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from ubend.config import Growth
 from ubend.errors import SettingError
 from ubend.language import _
-from ubend.model.unet import Decoder, check_channels, pad_to_multiple, per_channel
+from ubend.model.unet import Decoder, SegmentationNet, check_channels, pad_to_multiple
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
 
 
-class EncodedUNet(nn.Module):
+class EncodedUNet(SegmentationNet):
     """U-Net on an encoder of timm, for pictures of any size; padding and normalisation are inside.
 
     Args:
@@ -45,9 +44,6 @@ class EncodedUNet(nn.Module):
         SettingError: as of `describe_encoder` and `make_encoder`, or the encoder is not as deep.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         encoder: str,
@@ -62,7 +58,6 @@ class EncodedUNet(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
         known = describe_encoder(encoder)
         depth = max(known) if depth is None else depth
         if depth not in known:
@@ -71,13 +66,10 @@ class EncodedUNet(nn.Module):
                     depth=depth, encoder=encoder, levels=", ".join(map(str, known))
                 )
             )
-        wanted = tuple(skips) if skips is not None else (True,) * depth
-        if len(wanted) != depth:
-            raise ValueError(f"skips has {len(wanted)} entries for depth {depth}")
-        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
-        self.name, self.growth = encoder, growth
+        super().__init__(channels, classes, width, depth, skips, growth, mean, std)
+        self.name = encoder
         self.levels = tuple(level for level in known if level <= depth)
-        self.skips = tuple(there and level in known for level, there in enumerate(wanted))
+        self.skips = tuple(there and level in known for level, there in enumerate(self.skips))
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
         inputs = known[depth]
         self.decoders = nn.ModuleList()
@@ -86,8 +78,6 @@ class EncodedUNet(nn.Module):
             self.decoders.append(Decoder(inputs, outputs, self.skips[level], growth, skipped=known.get(level)))
             inputs = outputs
         self.head = nn.Conv2d(width, classes, 1)
-        self.register_buffer("mean", per_channel(mean, channels, 0.0))
-        self.register_buffer("std", per_channel(std, channels, 1.0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch; (N, C, H, W) raw values, any H and W >= 1 -> (N, classes, H, W) unnormalised scores."""
@@ -173,14 +163,27 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
         if not pretrained.is_file():
             raise SettingError(_("model.weights: {path}: no such file").format(path=pretrained))
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    muted = logging.root.manager.disable
+    logging.disable()  # the hub's client and timm report each attempt and each layer left out; the one line is ours
     try:
-        with _without_chatter():
-            net: nn.Module = timm.create_model(name, pretrained=True, **options)
+        net: nn.Module = timm.create_model(name, pretrained=True, **options)
+        if isinstance(pretrained, Path):  # timm does not say which weights it did not find: those that differ each time
+            others = timm.create_model(name, True, **options).state_dict()
+            for key, weight in net.named_parameters():
+                if weight.ndim > 1 and not torch.equal(weight, others[key]):
+                    raise ValueError(_("no {key}").format(key=key))
     except Exception as error:  # whatever the hub, its client, or the reader of weights raises
-        raise SettingError(_tell_unreachable(name, pretrained, error)) from error
-    if isinstance(pretrained, Path) and (drawn_ones := _find_drawn(net, timm.create_model(name, True, **options))):
-        raise SettingError(_tell_unreachable(name, pretrained, ValueError(_("no {key}").format(key=drawn_ones[0]))))
-    first = _first_convolution(net, 3)
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        line = _(
+            "model.pretrained: the weights of {name} cannot be had ({reason}); without a network, copy their file here "
+            "and say --set model.weights=FILE"
+        )
+        if isinstance(pretrained, Path):
+            line = _("model.weights: {path} does not fit {name} ({reason})")
+        raise SettingError(line.format(path=pretrained, name=name, reason=reason)) from error
+    finally:
+        logging.disable(muted)
+    first = first_convolution(net, 3)
     first.weight = nn.Parameter(fit_channels(first.weight.detach(), channels).clone())
     first.in_channels = channels
     return net
@@ -192,23 +195,8 @@ def pretrained_normalisation(name: str, channels: int) -> tuple[list[float], lis
     For other pictures than of three channels, the means over the three.
     """
     config = _load_timm().get_pretrained_cfg(name)
-    values = [list(config.mean), list(config.std)]
-    mean, std = values if channels == 3 else [[sum(v) / len(v)] * channels for v in values]
-    return mean, std
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """The hub's client tells of each of its attempts, and timm of layers that are left out; the one line is ours."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    mean, std = list(config.mean), list(config.std)
+    return (mean, std) if channels == 3 else ([sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels)
 
 
 def _load_timm() -> Any:
@@ -219,24 +207,6 @@ def _load_timm() -> Any:
     return timm
 
 
-def _tell_unreachable(name: str, pretrained: bool | Path, error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    if isinstance(pretrained, Path):
-        return _("model.weights: {path} does not fit {name} ({reason})").format(
-            path=pretrained, name=name, reason=reason
-        )
-    return _(
-        "model.pretrained: the weights of {name} cannot be had ({reason}); without a network, copy their file here and "
-        "say --set model.weights=FILE"
-    ).format(name=name, reason=reason)
-
-
-def _find_drawn(net: nn.Module, again: nn.Module) -> list[str]:
-    """The weights that differ from one making to the next: those that were not read, of which timm says nothing."""
-    others = again.state_dict()
-    return [name for name, p in net.named_parameters() if p.ndim > 1 and not torch.equal(p, others[name])]
-
-
-def _first_convolution(net: nn.Module, channels: int) -> nn.Conv2d:
+def first_convolution(net: nn.Module, channels: int) -> nn.Conv2d:
     """The first one that takes so many channels: encoders name it each in their own way."""
     return next(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels == channels)

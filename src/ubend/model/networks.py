@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from torch import nn
-
-from ubend.model.encoders import EncodedUNet
+from ubend.model.encoders import EncodedUNet, first_convolution
 from ubend.model.paper import PaperUNet
 from ubend.model.unet import UNet
 
@@ -42,6 +40,5 @@ def first_weight(net: Network) -> str:
     """The name in `state_dict` of the weights that the picture meets first."""
     if not isinstance(net, EncodedUNet):
         return "stem.0.weight"
-    # encoders name it each in their own way
-    first = next(m for m in net.encoder.modules() if isinstance(m, nn.Conv2d) and m.in_channels == net.channels)
-    return next(name for name, parameter in net.named_parameters() if parameter is first.weight)
+    weight = first_convolution(net.encoder, net.channels).weight
+    return next(name for name, parameter in net.named_parameters() if parameter is weight)

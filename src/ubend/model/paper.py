@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.config import Growth
-from ubend.model.unet import check_channels, per_channel
+from ubend.model.unet import SegmentationNet, check_channels
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
 
@@ -53,23 +52,15 @@ class ValidDecoder(nn.Module):
         return out
 
 
-class PaperUNet(nn.Module):
+class PaperUNet(SegmentationNet):
     """The U-Net of the paper, for pictures of any size; mirroring and normalisation are inside.
 
     Args:
-        channels: C of the picture.
-        classes: number of classes.
-        width: channels of the first level; each deeper level has twice as many.
-        depth: number of poolings, >= 1.
         dropout: share of the values that are dropped at the two deepest levels, while training.
-        mean, std: per channel, in the picture's own units (0..255 for 8 bit); stored as buffers.
+        Others: see `SegmentationNet`.
     Attributes:
         margin: px that the convolutions take from each side.
     """
-
-    mean: Tensor
-    std: Tensor
-    growth: Growth = "transposed"  # what there is no choice of here
 
     def __init__(
         self,
@@ -82,17 +73,14 @@ class PaperUNet(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
-        self.skips, self.margin = (True,) * depth, valid_margin(depth)
+        super().__init__(channels, classes, width, depth, None, "transposed", mean, std)
+        self.margin = valid_margin(depth)
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ValidBlock(channels, widths[0])
         self.encoders = nn.ModuleList(ValidBlock(widths[i], widths[i + 1]) for i in range(depth))
         self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(widths[0], classes, 1)
-        self.register_buffer("mean", per_channel(mean, channels, 0.0))
-        self.register_buffer("std", per_channel(std, channels, 1.0))
         draw_he_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:

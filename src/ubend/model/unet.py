@@ -7,6 +7,7 @@ norm, transposed convolutions of kernel 4. With width 64 and depth 4 the paramet
 in its order (39,393,603 for 3 channels and 3 classes).
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -31,17 +32,11 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Sequential):
     """Halve the resolution, then a ConvBlock: (N, inputs, H, W) -> (N, outputs, H/2, W/2)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.pool = nn.MaxPool2d(2)
-        self.block = ConvBlock(inputs, outputs)
-
-    def forward(self, features: Tensor) -> Tensor:
-        out: Tensor = self.block(self.pool(features))
-        return out
+        super().__init__(OrderedDict(pool=nn.MaxPool2d(2), block=ConvBlock(inputs, outputs)))
 
 
 class Unpooling(nn.Module):
@@ -88,22 +83,47 @@ class Decoder(nn.Module):
         return out
 
 
-class UNet(nn.Module):
-    """U-Net for pictures of any size; padding and normalisation are inside.
+class SegmentationNet(nn.Module):
+    """The attributes that every network here has.
 
     Args:
-        channels: C of the picture.
+        channels: C of the image.
         classes: number of classes.
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, >= 1.
         skips: for each level, full size first, whether its skip connection is there; None: all.
         growth: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
             enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
-        mean, std: per channel, in the picture's own units (0..255 for 8 bit); stored as buffers.
+        mean, std: per channel, in the image's own units (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
     """
 
     mean: Tensor
     std: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int,
+        depth: int,
+        skips: Sequence[bool] | None,
+        growth: Growth,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
+        self.skips, self.growth = (True,) * depth if skips is None else tuple(skips), growth
+        if len(self.skips) != depth:
+            raise ValueError(f"skips has {len(self.skips)} entries for depth {depth}")
+        for name, values in (("mean", mean or [0.0] * channels), ("std", std or [1.0] * channels)):
+            if len(values) != channels:
+                raise ValueError(f"{len(values)} values given for {channels} channels")
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, channels, 1, 1))
+
+
+class UNet(SegmentationNet):
+    """U-Net for images of any size; padding and normalisation are inside. Args: see `SegmentationNet`."""
 
     def __init__(
         self,
@@ -117,21 +137,14 @@ class UNet(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        kept = tuple(skips) if skips is not None else (True,) * depth
-        if len(kept) != depth:
-            raise ValueError(f"skips has {len(kept)} entries for depth {depth}")
-        self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
-        self.skips, self.growth = kept, growth
+        super().__init__(channels, classes, width, depth, skips, growth, mean, std)
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ConvBlock(channels, widths[0])
         self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
         self.decoders = nn.ModuleList(
-            Decoder(widths[i + 1], widths[i], kept[i], growth) for i in reversed(range(depth))
+            Decoder(widths[i + 1], widths[i], self.skips[i], growth) for i in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
-        self.register_buffer("mean", per_channel(mean, channels, 0.0))
-        self.register_buffer("std", per_channel(std, channels, 1.0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch.
@@ -174,11 +187,3 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     height, width = image.shape[-2:]
     below, right = -height % multiple, -width % multiple
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
-
-
-def per_channel(values: Sequence[float] | None, channels: int, default: float) -> Tensor:
-    """(1, C, 1, 1) of the values, or of the default where there are none."""
-    out = torch.full((1, channels, 1, 1), default) if values is None else torch.tensor(values, dtype=torch.float32)
-    if out.numel() != channels:
-        raise ValueError(f"{out.numel()} values given for {channels} channels")
-    return out.reshape(1, channels, 1, 1)

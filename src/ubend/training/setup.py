@@ -32,7 +32,6 @@ from ubend.training.schedule import make_optimizer
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 _VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
 _PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
-_RESIDENT_CPU_BYTES = 2**30  # on the CPU the memory-mapped store is as good; a copy only saves the gathering
 
 
 def make_state(
@@ -133,7 +132,8 @@ def make_batches(
         most = max(len(numbers), round(_VALIDATION_SHARE * windows / 4))
         validation = Windows(data.store, numbers, device, (2 * window_hw[0], 2 * window_hw[1]), most)
     else:
-        room = _RESIDENT_CPU_BYTES if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
+        # on the CPU the memory-mapped store is as good
+        room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
         training = Pictures(data.store, data.numbers("train"), device, room)
         taken = training.bytes if training.resident else 0
         validation = Pictures(data.store, data.numbers("val"), device, room - taken)
