@@ -67,7 +67,6 @@ class Pictures:
         area = self.canvas_hw[0] * self.canvas_hw[1]
         pixel_bytes = store.channels * (1 if store.dtype == np.uint8 else 4) + 1
         self.bytes = len(numbers) * area * pixel_bytes
-        self.fetched_bytes = area * pixel_bytes  # of one that is brought to the device
         self.resident = self.bytes <= room_bytes
         self.sources, self.source_count = np.arange(len(numbers)), len(numbers)  # as of `Windows`
         self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
@@ -206,11 +205,6 @@ class TrainingBatches:
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
         self._cut: dict[int, tuple[NDArray[np.float32], Crops]] = {}  # of steps that are being read
         self.waited_s = 0.0
-
-    @property
-    def fetched_bytes(self) -> int:
-        """Of the device's memory, that pictures take which are not resident: a step's, its copy, and those ahead."""
-        return 0 if self.pictures.resident else (_AHEAD + 2) * self.batch * self.pictures.fetched_bytes
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""

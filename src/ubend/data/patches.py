@@ -76,7 +76,6 @@ class Patches:
         self.shown = share_windows(self.shapes_hw.prod(axis=1), windows)
         self._ends = np.cumsum(self.shown)
         self.crop_hw = _reach(window_hw, settings, self.shapes_hw.max(axis=0))
-        self.fetched_bytes = math.prod(self.crop_hw) * (store.channels * (1 if store.dtype == np.uint8 else 4) + 1)
         self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ubend-read")
 
     def __len__(self) -> int:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +38,7 @@ class Progress:
         best_value: validation figure of the kept weights, greater is better; None before the first.
         best_epoch: its epoch.
         stopped: why training ended before its last step; None while it goes on.
-        micro_batch: pictures in memory at once, since more ran out of it or would; None: as the settings say.
+        micro_batch: pictures in memory at once, since more ran out of it; None: as the settings say.
         validation_batch: likewise, while validating.
     """
 
@@ -81,20 +80,20 @@ class TrainingState:
         model: being trained.
         average: averaged weights; the model itself when nothing is averaged.
         optimizer: with its moments.
-        best: the weights that are kept, by name; empty before the first validation.
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
+        best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
+            the statistics are allocated here, so that memory runs out in the first step rather than after an epoch.
     """
 
     model: Network
     average: nn.Module
     optimizer: Optimizer
-    best: dict[str, Tensor]
     sums: Tensor
     progress: Progress
 
-    @cached_property
-    def statistics(self) -> RunningStatistics:
-        return RunningStatistics(self.model)
+    def __post_init__(self) -> None:
+        self.best = {name: torch.empty_like(tensor) for name, tensor in self.average.state_dict().items()}
+        self.statistics = RunningStatistics(self.model)
 
 
 class Saver:
@@ -202,8 +201,6 @@ def load_state(path: Path, state: TrainingState) -> None:
             if any(name.startswith("optimizer.") for name in names):  # it has been stepped
                 for parameter in _parameters(state.optimizer):
                     state.optimizer.state_of(parameter)
-            if any(name.startswith("best.") for name in names):
-                state.best = {name: torch.empty_like(t) for name, t in state.average.state_dict().items()}
             targets = _tensors(state)
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
@@ -222,7 +219,8 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     if state.average is not state.model:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    if state.progress.best_epoch:
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for number, parameter in enumerate(_parameters(state.optimizer)):
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}

@@ -103,15 +103,6 @@ class Ranks(Place):
                 dist.all_reduce(flat)
             torch._foreach_copy_(some, parts)
 
-    def least(self, number: int) -> int:
-        """The least of what all ranks give."""
-        if self.count == 1:
-            return number
-        numbers = torch.tensor([number])
-        with _others_alive():
-            dist.all_reduce(numbers, dist.ReduceOp.MIN, self.host)
-        return int(numbers)
-
     @contextmanager
     def first_alone(self) -> Iterator[None]:
         """One rank of each computer goes in first; the others when it has come out, and find its work done."""

@@ -28,11 +28,8 @@ class Adam:
     Attributes:
         param_groups: `groups`.
         state: of each parameter that was stepped: `step`, `exp_avg`, `exp_avg_sq`.
-        moments: tensors of a parameter's size that are kept of each.
     Sources: Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
-
-    moments = 2
 
     def __init__(self, groups: list[dict[str, Any]], *, decoupled: bool, fused: bool) -> None:
         self.param_groups, self.decoupled, self.fused = groups, decoupled, fused
@@ -86,12 +83,10 @@ class SGD:
         momentum: share of v that stays; a constant gradient moves a parameter by lr / (1 - momentum) of it in the end.
 
     Attributes:
-        param_groups, moments: as of `Adam`.
+        param_groups: as of `Adam`.
         state: of each parameter that was stepped: `momentum`, the v above.
     Source: Polyak 1964, in the form of Sutskever et al. 2013 without Nesterov's change, and of torch.optim.SGD.
     """
-
-    moments = 1
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
         self.param_groups, self.momentum = groups, momentum
