@@ -22,7 +22,6 @@ from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
 from ubend.model.networks import Network
-from ubend.training.schedule import Optimizer
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 _MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
@@ -87,7 +86,7 @@ class TrainingState:
 
     model: Network
     average: nn.Module
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     sums: Tensor
     progress: Progress
 
@@ -198,9 +197,11 @@ def load_state(path: Path, state: TrainingState) -> None:
             header = file.metadata() or {}
             state.progress = Progress(**json.loads(header["ubend_state"]))
             names = set(file.keys())
-            if any(name.startswith("optimizer.") for name in names):  # it has been stepped
+            if any(name.startswith("optimizer.") for name in names):
                 for parameter in _parameters(state.optimizer):
-                    state.optimizer.state_of(parameter)
+                    parameter.grad = torch.zeros_like(parameter)
+                state.optimizer.step()  # makes the moments; what it does to the weights is overwritten below
+                state.optimizer.zero_grad()
             targets = _tensors(state)
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
@@ -227,5 +228,5 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors | {"sums": state.sums}
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
