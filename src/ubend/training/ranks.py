@@ -48,9 +48,7 @@ class Ranks(Place):
         Raises:
             SettingError: there is no such device, or there are fewer GPUs than ranks on this computer.
         """
-        if self.count == 1:
-            return pick_device(name)
-        if name == "cpu":
+        if self.count == 1 or name == "cpu":
             return pick_device(name)
         if name not in (None, "cuda"):
             raise SettingError(
