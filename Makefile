@@ -26,7 +26,6 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/startup.py --json $(FIGURES)/startup.json
 	$(STEP) --rounds 3 --json $(FIGURES)/step.json
 	$(EPOCHS) --rounds 3 --json $(FIGURES)/training.json
-	$(BIN)/python benchmarks/memory.py --json $(FIGURES)/memory.json
 	$(BIN)/python benchmarks/data_check.py --pairs 1000 --json $(FIGURES)/data.json
 	$(BIN)/python benchmarks/chart.py $(FIGURES)/step.json $(FIGURES)/training.json --out $(FIGURES)/speed.png
 
@@ -35,7 +34,6 @@ bench-gpu: .venv/installed-dev
 	$(STEP) --compile own --batch 256 --json $(FIGURES)/step-batch-256.json
 	$(STEP) --compile own --size 256 --json $(FIGURES)/step-256px.json
 	$(EPOCHS) --compile --pictures 1024 --json $(FIGURES)/training.json
-	$(BIN)/python benchmarks/memory.py --width 64 --size 128 256 --batch 32 64 256 --json $(FIGURES)/memory.json
 	$(BIN)/python benchmarks/chart.py $(FIGURES)/step.json $(FIGURES)/training.json --out $(FIGURES)/speed.png
 
 .venv/installed: pyproject.toml

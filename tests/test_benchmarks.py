@@ -155,16 +155,6 @@ def test_big_pictures(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of a process is read on Linux")
-def test_memory(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--width", "2", "--size", "16", "--batch", "2", "--pictures", "12"]
-    report = run_script("memory", words, tmp_path)
-    (row,) = report["rows"]
-    assert (row["size"], row["batch"]) == (16, 2)
-    assert row["reserved_mib"] > row["steps_mib"] > 0
-    assert row["predicted_mib"] is None  # on a CPU
-
-
 def test_startup(tmp_path: Path) -> None:
     report = run_script("startup", ["--rounds", "1"], tmp_path)
     assert [row["name"] for row in report["rows"]] == ["ubend --help", "ubend fit --help"]

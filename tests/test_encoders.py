@@ -22,7 +22,6 @@ from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.pictures.images import Sizing
 from ubend.training.checkpoint import Saver
-from ubend.training.limits import count_step_flops
 from ubend.training.transfer import load_start, shape_settings
 
 timm = pytest.importorskip("timm")
@@ -218,9 +217,3 @@ def test_contradictions(tmp_path: Path) -> None:
     assert shape_settings(start, {})["model.encoder"] == "test_resnet"
     with pytest.raises(SettingError, match=r"model.encoder = resnet18, but the model .* has test_resnet"):
         shape_settings(start, {"model.encoder": "resnet18"})
-
-
-def test_work_is_counted() -> None:
-    """In proportion to the pixels."""
-    net = make()
-    assert count_step_flops(net, (64, 64)) == 4 * count_step_flops(net, (32, 32)) > 0

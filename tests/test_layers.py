@@ -107,8 +107,6 @@ ORDER = [
     "training.borders",
     "training.setup",
     "training.step",
-    "training.memory",
-    "training.limits",
     "training.warmup",
     "training.captured",
     "training.loop",

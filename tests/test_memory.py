@@ -1,11 +1,8 @@
 """Memory that runs out: smaller parts, the same training, one line where there is no smaller part; full disks."""
 
-import json
-import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +13,8 @@ import torch
 from torch import Tensor
 
 from conftest import make_discs
-from test_loop import MODERN, TUTORIAL, Listener, contents, make_job, press_once
+from test_loop import MODERN, TUTORIAL, Listener, contents, press_once
 from ubend.config import make_settings
-from ubend.data.batches import Batch
 from ubend.device import attempt, is_out_of_memory
 from ubend.errors import OutputError, SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
@@ -27,11 +23,9 @@ from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.model.folded import FoldedUNet
 from ubend.model.unet import UNet
-from ubend.training import memory
-from ubend.training.captured import make_step
-from ubend.training.checkpoint import TrainingState
+from ubend.training import step
 from ubend.training.setup import run_bytes
-from ubend.training.step import Job, Step, micro_batch_of
+from ubend.training.step import micro_batch_of
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -139,7 +133,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 pictures a step, 8 at a time: three parts
     at = (call - 1) // 3
     with monkeypatch.context() as patch:
-        patch.setattr(Step, "_micro_batch", lambda self: 8 if self.state.progress.step < at else 4)
+        patch.setattr(step, "micro_batch_of", lambda _job, state: 8 if state.progress.step < at else 4)
         job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", teller=Listener())
     calls = 0
 
@@ -171,9 +165,9 @@ def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch
     fit(folder, tmp_path / "whole")
     said = fit(folder, tmp_path / "run", press_once(1))
     assert said.count("note: out of memory") == 1
-    for step in (2, 3, 4, 7, 99):
-        listener = Listener(press_once(step))
-        if step > 4:  # after the first validation
+    for at in (2, 3, 4, 7, 99):
+        listener = Listener(press_once(at))
+        if at > 4:  # after the first validation
             monkeypatch.setattr(UNet, "forward", FORWARD)
         result = job.resume(tmp_path / "run", teller=listener)
         assert "out of memory with" not in listener.said
@@ -264,46 +258,6 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
     assert 0.5 < (needed - panels) / (2 * state + model) < 2
 
 
-PASSES = memory.PassBytes((2, 5 * 10**6), (4, 9 * 10**6))
-
-
-def give_room(monkeypatch: Patch, room: int | None) -> None:
-    """A device with so many bytes to give, on which passes have taken what PASSES says."""
-    monkeypatch.setattr(memory, "room_bytes", lambda _device: room)
-    monkeypatch.setattr(job, "measure_passes", lambda *_args: None if room is None else PASSES)
-
-
-def begun(folder: Path, run: Path, **changes: Any) -> tuple[Job, TrainingState]:
-    """A training before its first step, and its state after its last one."""
-    found: list[tuple[Job, TrainingState]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "choose_micro_batch", lambda *given: found.append(given[:2]))
-        fit(folder, run, **changes)
-    return found[0]
-
-
-def test_micro_batch_that_fits(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """Batches of 7: whole where there is room; in two parts, three where there is less, said with the figures and
-    written down; to the bit the run whose micro_batch is set so. Resumed with more room, the choice stays."""
-    changes = {"train.batch": 7}
-    work, state = begun(folder, tmp_path / "begun", **changes)
-    whole, four, three = (memory.predict_training_bytes(work, state, PASSES, size).coming for size in (7, 4, 3))
-    assert three < four < whole
-    rooms = {whole: None, whole - 1: 4, four: 4, four - 1: 3}
-    for room, size in rooms.items():
-        give_room(monkeypatch, math.ceil(room / memory._PLANNED))
-        run = tmp_path / f"room for {size}, {room}"
-        said = fit(folder, run, press_once(1), **changes)
-        give_room(monkeypatch, None)
-        said += job_resumed(run)
-        line = f"train.micro_batch = {size}: a step with all 7 pictures at a time would take 0.0 GiB of memory"
-        assert said.count(f"chosen: {line}") == (size is not None)
-        chosen = json.loads((run / "run.json").read_text())["choices"]
-        assert [choice.startswith(line) for choice in chosen].count(True) == (size is not None)
-        fit(folder, tmp_path / f"set {size}, {room}", **changes, **({"train.micro_batch": size} if size else {}))
-        assert results(run) == results(tmp_path / f"set {size}, {room}")
-
-
 def test_the_smaller_of_what_is_set_and_what_fits() -> None:
     """As when somebody follows the advice to set less, for a run that goes on."""
     batches: Any = SimpleNamespace(batch=7)
@@ -311,111 +265,6 @@ def test_the_smaller_of_what_is_set_and_what_fits() -> None:
         work: Any = SimpleNamespace(batches=batches, settings=SimpleNamespace(micro_batch=given))
         state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
         assert micro_batch_of(work, state) == wanted
-
-
-def job_resumed(run: Path) -> str:
-    listener = Listener()
-    job.resume(run, teller=listener)
-    return listener.said
-
-
-def test_no_room_at_all(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """The smallest part that can be trained on is tried: a prediction is not a measurement."""
-    give_room(monkeypatch, 1)
-    assert "chosen: train.micro_batch = 1:" in fit(folder, tmp_path / "run")
-    deep = {"data.size": 32, "data.resize": "squash", "model.depth": 5, "train.batch": 4}
-    assert "chosen: train.micro_batch = 2:" in fit(folder, tmp_path / "deep", **deep)
-
-
-def test_what_is_set_is_never_chosen_over(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    give_room(monkeypatch, 1)
-    assert "chosen: train.micro_batch" not in fit(folder, tmp_path / "run", **{"train.micro_batch": 4})
-
-
-def test_what_is_tried_before_the_first_step(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """A quarter and a half of what is taken at a time, less where memory is short; never one value per channel."""
-    work, state = begun(folder, tmp_path / "run", **{"train.batch": 8})
-    monkeypatch.setattr(memory, "room_bytes", lambda _device: 10**9)
-    tried: list[int] = []
-    most = 8
-
-    def measure(_work: Job, _state: TrainingState, batch: Batch, pictures: int) -> int:
-        tried.append(pictures)
-        if pictures > most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return 100 + 10 * pictures
-
-    monkeypatch.setattr(memory, "_measure_pass", measure)
-    for fitting, wanted in ((8, (2, 4)), (3, (1, 2)), (1, None)):
-        most = fitting
-        found = memory.measure_passes(work, state)
-        assert found == (wanted and memory.PassBytes(*((count, 100 + 10 * count) for count in wanted)))
-        assert found is None or found.of(8) == 180
-    monkeypatch.setattr(memory, "has_lone_values", lambda _batches, _depth, size: size == 1)
-    most, tried = 3, []
-    assert memory.measure_passes(work, state) is None
-    assert tried == [2, 4]
-    compiled = replace(work, settings=work.settings.model_copy(update={"compile": True}))
-    assert memory.measure_passes(compiled, state) is None
-    monkeypatch.setattr(memory, "room_bytes", lambda _device: None)
-    assert memory.measure_passes(work, state) is None
-
-
-def test_trying_changes_nothing(folder: Path, tmp_path: Path) -> None:
-    """Whether it works or not: weights, running statistics, no gradients."""
-    work, state = begun(folder, tmp_path / "run")
-    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-    batch = work.batches.draw(0)
-    memory.try_pass(work, state, batch, 3)
-    failing = replace(
-        work, loss=SimpleNamespace(of_step=lambda *_args: 1 / 0, sum=work.loss.sum, count=work.loss.count)
-    )
-    with pytest.raises(ZeroDivisionError):
-        memory.try_pass(failing, state, batch, 3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in state.model.parameters())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("micro_batch", [24, 8])
-def test_predicted_and_measured(micro_batch: int, folder: Path, tmp_path: Path) -> None:
-    """Within a tenth, of captured steps too."""
-    given = {"model.width": 32, "train.batch": 24, "train.micro_batch": micro_batch}
-    work, state = make_job(folder, tmp_path, given, "cuda")
-    there = torch.cuda.memory_allocated()
-    passes = memory.measure_passes(work, state)
-    assert passes is not None
-    predicted = memory.predict_training_bytes(work, state, passes)
-    step = make_step(work, state, Listener())
-    torch.cuda.reset_peak_memory_stats()
-    for number in range(6):
-        step(number)
-    taken = torch.cuda.max_memory_allocated() - there
-    assert predicted.coming - predicted.best == pytest.approx(taken, rel=0.1)
-
-
-def test_room_is_known_on_a_gpu_only(monkeypatch: Patch) -> None:
-    """There, what the allocator holds for later counts as free."""
-    assert memory.room_bytes(torch.device("cpu")) is None
-    given = {"mem_get_info": (700, 9000), "memory_reserved": 300, "memory_allocated": 200}
-    for name, value in given.items():
-        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
-    assert memory.room_bytes(torch.device("cuda")) == 800
-
-
-def test_parts_of_the_prediction(folder: Path, tmp_path: Path) -> None:
-    """What is there before the first step, and what stays after it, to the byte but for its rounding."""
-    work, state = begun(folder, tmp_path / "run")
-    predicted = memory.predict_training_bytes(work, state, PASSES)
-    there = [work.batches.pictures, work.validation]
-    assert predicted.pictures == sum(some.images.nbytes + some.masks.nbytes for some in there)
-    nets = [*state.model.state_dict().values(), *state.average.state_dict().values()]
-    assert predicted.weights == sum(tensor.nbytes for tensor in nets)
-    assert predicted.best == sum(tensor.nbytes for tensor in state.best.values())
-    moments = [t for some in state.optimizer.state.values() for name, t in some.items() if name != "step"]
-    assert predicted.moments == sum(tensor.nbytes for tensor in moments)
-    assert predicted.step == PASSES.of(5) == 11 * 10**6
-    assert predicted.total == predicted.pictures + predicted.weights + predicted.coming
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -47,7 +47,7 @@ def fresh(classes: int, channels: int = 3, average: bool = True, **more: Any) ->
     net = UNet(channels, classes, 2, 2, **more)
     other = UNet(channels, classes, 2, 2, **more) if average else net
     other.load_state_dict(net.state_dict())
-    return TrainingState(net, other, make_optimizer(net, TrainSettings()), {}, torch.zeros(4), Progress())
+    return TrainingState(net, other, make_optimizer(net, TrainSettings()), torch.zeros(4), Progress())
 
 
 def make_parts(folder: Path, names: tuple[str, ...], channels: int = 3) -> Path:

@@ -138,68 +138,77 @@ class Settings(_Section):
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")
-    def _check_skips(self) -> "Settings":
-        if self.model.skips is not None and len(self.model.skips) != self.model.depth:
-            raise ValueError(
+    def _check_conflicts(self) -> "Settings":
+        data, model, train = self.data, self.model, self.train
+        paper, native = model.kind == "paper", data.resize == "native"
+        weights, mean, std = train.class_weights, data.mean, data.std
+        conflicts = [
+            (
+                model.skips is not None and len(model.skips) != model.depth,
                 _("model.skips has {count} entries for model.depth {depth}").format(
-                    count=len(self.model.skips), depth=self.model.depth
-                )
-            )
-        if self.model.encoder is None and (self.model.pretrained or self.model.weights is not None):
-            raise ValueError(_("model.pretrained and model.weights go with model.encoder (--encoder)"))
-        if self.model.encoder is not None and self.model.growth == "unpool":
-            raise ValueError(_("model.growth = unpool goes without model.encoder: encoders pool in other ways"))
-        weights = self.train.class_weights
-        if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
-            raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
-        if self.model.kind == "paper":
-            self._check_paper()
-        if self.data.resize == "native":
-            self._check_native()
-        elif self.data.foreground_share and self.data.window is None:
-            raise ValueError(_("data.foreground_share goes with data.window"))
-        elif self.data.epoch_windows is not None:
-            raise ValueError(_("data.epoch_windows goes with data.resize = native (--patches)"))
-        if self.data.window is not None and self.data.resize == "squash":
-            raise ValueError(_("data.window goes with data.resize = keep"))
-        mean, std = self.data.mean, self.data.std
-        if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
-            raise ValueError(_("data.mean and data.std go together, one number per channel in each"))
-        if std is not None and not all(value > 0 for value in std):
-            raise ValueError(_("data.std must be greater than 0"))
-        return self
-
-    def _check_paper(self) -> None:
-        """What does not go with the original network."""
-        if self.model.growth != "transposed" or not all(self.model.skips or ()):
-            raise ValueError(
-                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither")
-            )
-        if self.train.sync_batch_norm:
-            raise ValueError(
-                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm")
-            )
-
-    def _check_native(self) -> None:
-        """What does not go with pictures at their own size."""
-        if self.recipe == "tutorial" or self.augment.kind in ("none", "frozen"):
-            raise ValueError(
+                    count=len(model.skips or ()), depth=model.depth
+                ),
+            ),
+            (
+                model.encoder is None and (model.pretrained or model.weights is not None),
+                _("model.pretrained and model.weights go with model.encoder (--encoder)"),
+            ),
+            (
+                model.encoder is not None and model.growth == "unpool",
+                _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
+            ),
+            (
+                weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0),
+                _("train.class_weights: one number per class, none below 0 and not all 0"),
+            ),
+            (
+                paper and (model.growth != "transposed" or not all(model.skips or ())),
+                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
+            ),
+            (
+                paper and train.sync_batch_norm,
+                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm"),
+            ),
+            (
+                native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
                 _(
                     "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
                     "by which windows are drawn"
-                )
-            )
-        if self.train.border_weight:
-            raise ValueError(
+                ),
+            ),
+            (
+                native and train.border_weight,
                 _(
                     "train.border_weight goes with pictures as wholes: not with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
-                )
-            )
-        if self.data.size is not None:
-            raise ValueError(
-                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size")
-            )
+                ),
+            ),
+            (
+                native and data.size is not None,
+                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size"),
+            ),
+            (
+                not native and data.foreground_share and data.window is None,
+                _("data.foreground_share goes with data.window"),
+            ),
+            (
+                not native and data.epoch_windows is not None,
+                _("data.epoch_windows goes with data.resize = native (--patches)"),
+            ),
+            (
+                data.window is not None and data.resize == "squash",
+                _("data.window goes with data.resize = keep"),
+            ),
+            (
+                (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
+                _("data.mean and data.std go together, one number per channel in each"),
+            ),
+            (std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
+        ]
+        for conflict, message in conflicts:
+            if conflict:
+                raise ValueError(message)
+        return self
 
 
 # What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the pictures

@@ -142,11 +142,6 @@ class TrainingBatches:
         self._drawn: dict[int, tuple[NDArray[np.float32], Crops]] = {}  # of steps that are being read
         self.waited_s = 0.0
 
-    @property
-    def fetched_bytes(self) -> int:
-        """Of the device's memory, that pictures take which are not resident: a step's, its copy, and those ahead."""
-        return 0 if self.pictures.resident else (_AHEAD + 2) * self.batch * self.pictures.fetched_bytes
-
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
         numbers = _send(torch.from_numpy(self.numbers(step)), self.pictures.device)

@@ -43,7 +43,6 @@ from ubend.training.borders import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.launch import find_place
 from ubend.training.loop import steps_until, train
-from ubend.training.memory import choose_micro_batch, measure_passes
 from ubend.training.panel import draw_panel
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -245,11 +244,6 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
         lambda weights: save_bundle(run.model, bundle, weights),
         ranks,
     )
-    said = settings.train.micro_batch or state.progress.micro_batch  # then nothing has to be tried
-    fitted = None if said else choose_micro_batch(job, state, measure_passes(job, state))
-    if fitted is not None:
-        choices.append(fitted)
-        teller.say(_("chosen: {choice}").format(choice=fitted.line()))
     if resumed and ranks.is_first:
         run.trim_timing(len(state.progress.history))
     if not resumed:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +22,6 @@ from ubend.errors import ModelFileError
 from ubend.language import _
 from ubend.model.bundle import write_tensors
 from ubend.model.networks import Network
-from ubend.training.schedule import Optimizer
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 _MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
@@ -39,7 +37,7 @@ class Progress:
         best_value: validation figure of the kept weights, greater is better; None before the first.
         best_epoch: its epoch.
         stopped: why training ended before its last step; None while it goes on.
-        micro_batch: pictures in memory at once, since more ran out of it or would; None: as the settings say.
+        micro_batch: pictures in memory at once, since more ran out of it; None: as the settings say.
         validation_batch: likewise, while validating.
     """
 
@@ -81,20 +79,20 @@ class TrainingState:
         model: being trained.
         average: averaged weights; the model itself when nothing is averaged.
         optimizer: with its moments.
-        best: the weights that are kept, by name; empty before the first validation.
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
+        best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
+            the statistics are allocated here, so that memory runs out in the first step rather than after an epoch.
     """
 
     model: Network
     average: nn.Module
-    optimizer: Optimizer
-    best: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
     sums: Tensor
     progress: Progress
 
-    @cached_property
-    def statistics(self) -> RunningStatistics:
-        return RunningStatistics(self.model)
+    def __post_init__(self) -> None:
+        self.best = {name: torch.empty_like(tensor) for name, tensor in self.average.state_dict().items()}
+        self.statistics = RunningStatistics(self.model)
 
 
 class Saver:
@@ -199,11 +197,11 @@ def load_state(path: Path, state: TrainingState) -> None:
             header = file.metadata() or {}
             state.progress = Progress(**json.loads(header["ubend_state"]))
             names = set(file.keys())
-            if any(name.startswith("optimizer.") for name in names):  # it has been stepped
+            if any(name.startswith("optimizer.") for name in names):
                 for parameter in _parameters(state.optimizer):
-                    state.optimizer.state_of(parameter)
-            if any(name.startswith("best.") for name in names):
-                state.best = {name: torch.empty_like(t) for name, t in state.average.state_dict().items()}
+                    parameter.grad = torch.zeros_like(parameter)
+                state.optimizer.step()  # makes the moments; what it does to the weights is overwritten below
+                state.optimizer.zero_grad()
             targets = _tensors(state)
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
@@ -222,12 +220,13 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     if state.average is not state.model:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    if state.progress.best_epoch:
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for number, parameter in enumerate(_parameters(state.optimizer)):
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
     return tensors | {"sums": state.sums}
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -4,8 +4,7 @@ torchrun does it for several computers too. Whoever started a process, it finds 
 (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torch.distributed expects it.
 """
 
-import contextlib
-import ctypes
+import math
 import os
 import signal
 import socket
@@ -13,11 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO
 
 from ubend.errors import TrainingError
 from ubend.language import _
@@ -25,8 +23,6 @@ from ubend.language import _
 _INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
 _LOOK_S = 0.05  # between looks at the processes
 _GRACE_S = 5.0  # for a process to end by itself, before it is ended
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the one that started it is gone
-_SHOW_CURSOR = "\x1b[?25h"  # which a live bar that was ended has left hidden
 
 
 @dataclass(frozen=True)
@@ -82,17 +78,27 @@ def launch(command: Sequence[str], count: int) -> int:
     Raises:
         TrainingError: one of them was killed.
     """
+    ranks: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
-        said = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
-        ranks: list[subprocess.Popen[bytes]] = []
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
         stack.callback(_end, ranks)
-        pressed = stack.enter_context(_forwarding(ranks))
-        _start(command, ranks, said)
-        told = _wait(ranks, pressed)
-        code = ranks[told].poll()
+        interrupts = stack.enter_context(_signals_forwarded(ranks))
+        for rank, environment in enumerate(_environments(count)):
+            ranks.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=None if rank == 0 else subprocess.DEVNULL,
+                    stderr=errors[rank],
+                    start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
+                )
+            )
+        shown = _wait(ranks, interrupts)
+        code = ranks[shown].poll()
         _end(ranks)
-        said[told].seek(0)
-        sys.stderr.write(said[told].read().decode(errors="replace"))
+        errors[shown].seek(0)
+        sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
     if code is None:  # it did not end by itself after the second Ctrl-C
         return _INTERRUPTED
@@ -101,104 +107,75 @@ def launch(command: Sequence[str], count: int) -> int:
             _(
                 "process {rank} of {count} was ended by {signal} (out of memory?), and the others with it; go on by "
                 "`ubend fit --resume RUN --gpus {count}`"
-            ).format(rank=told, count=count, signal=signal.Signals(-code).name)
+            ).format(rank=shown, count=count, signal=signal.Signals(-code).name)
         )
     return code
 
 
-def _start(command: Sequence[str], ranks: list[subprocess.Popen[bytes]], said: Sequence[IO[bytes]]) -> None:
-    """Start them one by one, each with its place in its environment; `ranks` grows, so that none is forgotten."""
-    count = len(said)
+def _environments(count: int) -> list[dict[str, str]]:
+    """Of each process: its place, as torchrun says it, and its share of the cores."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    quiet = {
-        "OMP_NUM_THREADS": max(1, _cores() // count),
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, cores // count)),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch's remarks on its connections are for its developers
     }
-    for rank in range(count):
-        places = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-        environment = {key: str(value) for key, value in quiet.items()} | os.environ
-        environment |= {key: str(value) for key, value in places.items()}
-        ranks.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=None if rank == 0 else subprocess.DEVNULL,
-                stderr=said[rank],
-                start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
-                preexec_fn=_orphans_end(),
-            )
-        )
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    places = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [defaults | os.environ | {key: str(value) for key, value in place.items()} for place in places]
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]], pressed: list[int]) -> int:
-    """Until all have ended, or one has failed, or patience is out; returns which one has something to tell."""
-    deadline = None
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -> int:
+    """Until all have ended, or one has failed, or patience is out; returns the one whose errors are to be shown."""
+    deadline = math.inf
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [rank for rank, code in enumerate(codes) if code not in (None, 0, _INTERRUPTED)]
         if failed:
             return failed[0]
-        if None not in codes or (deadline is not None and time.monotonic() > deadline):
+        if None not in codes or time.monotonic() > deadline:
             return 0
-        if deadline is None and (codes[0] is not None or len(pressed) > 1):
-            deadline = time.monotonic() + _GRACE_S
+        if codes[0] is not None or len(interrupts) > 1:
+            deadline = min(deadline, time.monotonic() + _GRACE_S)
         time.sleep(_LOOK_S)
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     """None of them is left when this returns."""
-    running = [rank for rank in ranks if rank.poll() is None]
-    for rank in running:
-        rank.terminate()
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.terminate()
     deadline = time.monotonic() + _GRACE_S
-    for rank in running:
+    for rank in ranks:
         try:
             rank.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
-    if running and sys.stdout.isatty():
-        sys.stdout.write(_SHOW_CURSOR)
 
 
 @contextmanager
-def _forwarding(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+def _signals_forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Ctrl-C goes to all of them, each time; the list grows with it. Other signals end this process, and all."""
-    pressed: list[int] = []
+    interrupts: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        pressed.append(number)
+        interrupts.append(number)
         for rank in ranks:
-            if os.name == "posix" and rank.poll() is None:  # Windows sends it to all by itself
+            if os.name == "posix":  # Windows sends it to all by itself
                 rank.send_signal(number)
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        sys.exit(128 + number)
 
     handlers = {signal.SIGINT: interrupt, signal.SIGTERM: leave}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = leave
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield pressed
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _orphans_end() -> Callable[[], None] | None:
-    """What a process does before it begins, so that it does not outlive this one even if that is killed (Linux)."""
-    if sys.platform != "linux":
-        return None
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        prctl = ctypes.CDLL(None).prctl
-        return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

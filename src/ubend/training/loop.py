@@ -32,12 +32,12 @@ from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.teller import Teller
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
-from ubend.training.limits import Watch
 from ubend.training.losses import LossCounts, LossSums
 from ubend.training.ranks import Vote
 from ubend.training.schedule import learning_rate_at
 from ubend.training.step import Job, autocast
 
+_READING_LIMITS = 0.2  # share of the training time spent waiting for images
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
 _CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
@@ -59,7 +59,8 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
     """
     settings, progress, writes = job.settings, state.progress, job.ranks.is_first
     epochs = settled(settings.epochs)
-    take_step, watch = make_step(job, state, teller), Watch(job, state)
+    second = len(progress.history) + 2  # of this process; kernels are compiled and the step is captured in the first
+    take_step = make_step(job, state, teller)
     teller.begin(_("training"), job.steps, progress.step)
     vote = Vote(job.ranks)
     with _interruptible() as interrupted:
@@ -67,20 +68,17 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
         while len(progress.history) < epochs and progress.stopped is None:
             epoch = len(progress.history) + 1
             end = steps_until(epoch, job.batches.items, settled(settings.batch))
-            began, began_step = time.monotonic(), progress.step
-            watch.begin_epoch()
+            began, began_step, began_waited_s = time.monotonic(), progress.step, job.batches.waited_s
             stopped = vote.any(interrupted.is_set())
             while progress.step < end and not stopped:
                 take_step(progress.step)
                 progress.step += 1
-                watch.count_step()
                 teller.count(progress.step)
                 if writes and saver.is_due(after_s=_SAVE_AFTER_S):
                     saver.save(state)
                 stopped = vote.any(interrupted.is_set())
             if stopped:
                 break
-            watch.end_steps()
             train_s = _finish_epoch(job, state, teller, began)
             if writes:
                 _tell(job, state, teller, train_s, progress.step - began_step, time.monotonic() - began)
@@ -88,9 +86,8 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
                 saver.begin(job.after_epoch(state))
                 if saver.is_due():
                     saver.save(state)
-                limit = watch.describe(progress.step - began_step)
-                if limit is not None:
-                    teller.say(limit)
+                if epoch == second:
+                    teller.say(describe_limit((job.batches.waited_s - began_waited_s) / train_s, state.sums.device))
     vote.close()
     teller.end()
     if writes:
@@ -120,10 +117,7 @@ def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) 
     epoch = len(progress.history) + 1
     if best:
         progress.best_value, progress.best_epoch = figure, epoch
-        weights = state.average.state_dict()
-        if not state.best:
-            state.best = {name: torch.empty_like(tensor) for name, tensor in weights.items()}
-        for name, tensor in weights.items():
+        for name, tensor in state.average.state_dict().items():
             state.best[name].copy_(tensor)
     progress.history.append(
         {
@@ -199,6 +193,24 @@ def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -
             before=before, size=before // 2
         )
     )
+
+
+def describe_limit(waiting: float, device: torch.device) -> str:
+    """One line: whether reading or computing limits the run, and the GPU's memory in use.
+
+    Args:
+        waiting: share of the training time that was spent waiting for images, 0..1.
+    """
+    figures = f"{waiting:.0%}"
+    if device.type == "cuda":
+        free, total = (number / 2**30 for number in torch.cuda.mem_get_info(device))
+        figures += _(", {used:.1f} of {total:.1f} GiB of GPU memory in use").format(used=total - free, total=total)
+    if waiting < _READING_LIMITS:
+        return _("the run is limited by computing (time spent waiting for images: {figures})").format(figures=figures)
+    return _(
+        "the run is limited by reading images (time spent waiting for them: {figures}); a faster disk for the cache "
+        "(UBEND_CACHE) helps, or a smaller --size"
+    ).format(figures=figures)
 
 
 def _mean_loss(job: Job, sums: Tensor) -> float:

@@ -48,9 +48,7 @@ class Ranks(Place):
         Raises:
             SettingError: there is no such device, or there are fewer GPUs than ranks on this computer.
         """
-        if self.count == 1:
-            return pick_device(name)
-        if name == "cpu":
+        if self.count == 1 or name == "cpu":
             return pick_device(name)
         if name not in (None, "cuda"):
             raise SettingError(
@@ -102,15 +100,6 @@ class Ranks(Place):
             with _others_alive():
                 dist.all_reduce(flat)
             torch._foreach_copy_(some, parts)
-
-    def least(self, number: int) -> int:
-        """The least of what all ranks give."""
-        if self.count == 1:
-            return number
-        numbers = torch.tensor([number])
-        with _others_alive():
-            dist.all_reduce(numbers, dist.ReduceOp.MIN, self.host)
-        return int(numbers)
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +11,36 @@ from ubend.files import write_text
 from ubend.language import _
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """One training, everything about it."""
+    """One training, everything about it.
 
-    path: Path
+    Attributes:
+        settings: resolved settings; `--config` takes it back.
+        facts: data folder, class table, versions, device, the reasons of what was chosen.
+        data: `name,image,mask,split,group,image_hash,mask_hash` of every pair.
+        skipped: `name,problem` of the pairs that `--skip-bad` left out; not there when there are none.
+        metrics: one JSON line per epoch; nothing in it depends on the clock.
+        timing: one JSON line per epoch: seconds, images per second.
+        curves: losses and Dice of all epochs.
+        model: the best weights and everything needed to use them.
+        state: what `--resume` continues from.
+        scores: of the test split.
+        predictions: made by `ubend show`: test images, input | truth | prediction.
+    """
 
-    @property
-    def settings(self) -> Path:
-        """Resolved settings; `--config` takes it back."""
-        return self.path / "settings.toml"
-
-    @property
-    def facts(self) -> Path:
-        """Data folder, class table, versions, device, the reasons of what was chosen."""
-        return self.path / "run.json"
-
-    @property
-    def data(self) -> Path:
-        """`name,image,mask,split,group,image_hash,mask_hash` of every pair."""
-        return self.path / "data.csv"
-
-    @property
-    def skipped(self) -> Path:
-        """`name,problem` of the pairs that `--skip-bad` left out; not there when there are none."""
-        return self.path / "skipped.csv"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line per epoch; nothing in it depends on the clock."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timing(self) -> Path:
-        """One JSON line per epoch: seconds, pictures per second."""
-        return self.path / "timing.jsonl"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def model(self) -> Path:
-        """The best weights and everything needed to use them."""
-        return self.path / "model.safetensors"
-
-    @property
-    def state(self) -> Path:
-        """What `--resume` goes on from."""
-        return self.path / "resume.safetensors"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.json"
-
-    @property
-    def predictions(self) -> Path:
-        """Made by `ubend show`: test pictures, input | truth | prediction."""
-        return self.path / "predictions.png"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "settings.toml"
+        self.facts = path / "run.json"
+        self.data = path / "data.csv"
+        self.skipped = path / "skipped.csv"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.curves = path / "curves.png"
+        self.model = path / "model.safetensors"
+        self.state = path / "resume.safetensors"
+        self.scores = path / "scores.json"
+        self.predictions = path / "predictions.png"
 
     def panel(self, epoch: int) -> Path:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"

@@ -75,7 +75,6 @@ def make_state(
         model,
         average,
         make_optimizer(model, settings.train),
-        {},
         torch.zeros(4, dtype=sums_dtype(device), device=device),
         Progress(),
     )

@@ -111,7 +111,7 @@ class Step:
         job.ranks.sum_tensors(counts)
         found = torch.zeros_like(state.sums)
         state.model.train()
-        for image, target, more in _micro_batches(batch, self._micro_batch()):
+        for image, target, more in _micro_batches(batch, micro_batch_of(job, state)):
             with autocast(image.device, job.settings), self._early.watched():
                 logits = self._network(image)
             sums = job.loss.sum(logits, target, more)
@@ -122,11 +122,8 @@ class Step:
         found[1::2] += torch.stack(counts)
         return found
 
-    def _micro_batch(self) -> int:
-        return micro_batch_of(self.job, self.state)
-
     def _halve_micro_batch(self) -> None:
-        before, ranks = self._micro_batch(), self.job.ranks
+        before, ranks = micro_batch_of(self.job, self.state), self.job.ranks
         size = before // 2
         if ranks.count > 1:  # to halve together, all would have to wait for each other in every step
             raise SettingError(

@@ -105,15 +105,10 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
     """For each wanted class the number of the known one of that name, in capitals or not; None: there is none."""
-    plain = [name.strip().casefold() for name in known]
-    rows: list[int | None] = []
-    for name in wanted:
-        if name in known:  # to the letter, where two differ in capitals only
-            rows.append(list(known).index(name))
-        else:
-            key = name.strip().casefold()
-            rows.append(plain.index(key) if key in plain else None)
-    return rows
+    first_wins = list(enumerate(known))[::-1]
+    exact = {name: row for row, name in first_wins}  # where two differ in capitals only
+    folded = {name.strip().casefold(): row for row, name in first_wins}
+    return [exact.get(name, folded.get(name.strip().casefold())) for name in wanted]
 
 
 def _tell(start: Start, classes: Sequence[str], rows: Sequence[int | None], before: int, now: int) -> list[str]:
