@@ -81,8 +81,8 @@ def read_tree(root: Path, problems: Problems) -> Reading:
         return Reading([])
     pictures, masks = _without_wrapper(pictures, masks)
     reading = read_matching(match(pictures, masks, affixes, sure=affixes is not None), problems)
-    words = "; ".join(filter(None, (layout, reading.words)))
-    return replace(reading, remarks=(*remarks, *reading.remarks), words=words)
+    words = "; ".join(filter(None, (layout, reading.layout)))
+    return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
 
 def _is_read(found: Found, side: Side | None) -> bool:
@@ -179,8 +179,7 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     matching = match(pictures, layers, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
     reading = read_matching(matching, problems, sure=True)
     words = _("pictures of {images}, masks of {masks}").format(images=images, masks=masks)
-    words = "; ".join(filter(None, (words, reading.words)))
-    return replace(reading, words=words)
+    return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
 
 
 def list_root(images: str, masks: str) -> Path:

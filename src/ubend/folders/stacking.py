@@ -139,7 +139,7 @@ def _by_object(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> Rea
     words = _("several masks for one picture, one per object ({count} in all)").format(
         count=sum(map(len, claims.values()))
     )
-    return Reading(_pairs(matching, masks), ("background", "foreground"), (0, 1), words=words)
+    return Reading(_pairs(matching, masks), ("background", "foreground"), (0, 1), layout=words)
 
 
 def _by_class(
@@ -158,7 +158,7 @@ def _by_class(
         masks[number] = LayeredMask(tuple(sorted(layers, key=lambda layer: (layer.value, layer.path))))
     names = [_as_written(name, claims) for name in names]
     told = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
-    return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), words=told)
+    return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=told)
 
 
 def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
