@@ -16,10 +16,9 @@ from ubend.folders.labelme import LABELME
 from ubend.folders.labelstudio import LABEL_STUDIO
 from ubend.folders.layouts import TREE, list_root, read_lists
 from ubend.folders.naming import PART_WORDS, folder_meaning
-from ubend.folders.official import PETS, VOC
+from ubend.folders.official import CITYSCAPES, DRIVE, PETS, VOC
 from ubend.folders.pairs import Folder, Layout, Pair, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.folders.published import CITYSCAPES, DRIVE
 from ubend.folders.splitfile import apply_split
 from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
 from ubend.folders.yolo import YOLO
