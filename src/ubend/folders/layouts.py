@@ -36,18 +36,13 @@ def _place(found: Found) -> tuple[Side | None, Item]:
     return side, Item(found, part, tuple(reversed(others)), found.stem)
 
 
-def fits_tree(root: Path) -> bool:
-    """Any folder may be one: `read_tree` says what is missing."""
-    return True
-
-
-def read_tree(root: Path, problems: Problems) -> Reading:
+def _read_tree(root: Path, problems: Problems) -> Reading:
     """Pictures and masks told apart by folders, or by the names of the files."""
     sides: dict[Side | None, list[Item]] = {"picture": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
     for found in walk(root):
         side, item = _place(found)
-        if _is_read(found, side):
+        if found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES):
             sides[side].append(item)
         else:
             foreign.append((side, item))
@@ -85,10 +80,6 @@ def read_tree(root: Path, problems: Problems) -> Reading:
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
 
-def _is_read(found: Found, side: Side | None) -> bool:
-    return found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES)
-
-
 def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
     """The items without the folders that all of them share first: those that an archive was packed in."""
     every = [item.folders for items in sides for item in items]
@@ -112,24 +103,23 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
 
 def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
     """Pictures that are on no side: those in folders are a problem, loose ones and numbers of objects are said."""
-    loose = []
+    loose: dict[str, None] = {}
     for item in others:
         parent = item.found.path.parent
         if parent == root:
-            loose.append(item.found.path.name)
+            loose[item.found.path.name] = None
         elif parent.name.casefold() == OBJECT_IDS:
-            loose.append(f"{parent.relative_to(root).as_posix()}/")
+            loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
             problems.add("passed over", parent)
-    loose = list(dict.fromkeys(loose))
-    if not loose:
-        return []
-    return [_("passed over beside the folders of pictures and masks: {names}").format(names=enumerate_names(loose))]
+    line = _("passed over beside the folders of pictures and masks: {names}")
+    return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
 def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
     """There are folders of pictures, but none of the others is known to hold masks."""
-    ours, theirs = (sorted({_top(root, item.found.path) for item in items}) for items in (pictures, others))
+    paths = ([item.found.path.relative_to(root) for item in items] for items in (pictures, others))
+    ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
     problems.tell(
         _(
             "{root} holds pictures in {pictures}, and in {others}, which may be masks or not; if they are: "
@@ -144,11 +134,6 @@ def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence
     )
 
 
-def _top(root: Path, path: Path) -> str:
-    """The folder right below the root that holds a file; the root itself for a loose one."""
-    return path.relative_to(root).parts[0] if path.parent != root else "."
-
-
 def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """The pairs of two folders or globs.
 
@@ -157,9 +142,12 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """
     pictures = _expand(images, problems)
     layers = _expand(masks, problems)
-    for text, items in ((images, pictures), (masks, layers)):
+    for text, items, suffixes in ((images, pictures, IMAGE_SUFFIXES), (masks, layers, MASK_SUFFIXES)):
         if not items:
             problems.tell(_("no pictures found at {pattern}; give a folder, or a quoted pattern").format(pattern=text))
+        for item in items:
+            if item.found.suffix not in suffixes:
+                problems.add("foreign", item.found.path)
     both = {item.found.path for item in pictures} & {item.found.path for item in layers}
     if both:
         problems.tell(
@@ -167,12 +155,6 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
                 count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
             )
         )
-    for item in pictures:
-        if item.found.suffix not in IMAGE_SUFFIXES:
-            problems.add("foreign", item.found.path)
-    for item in layers:
-        if item.found.suffix not in MASK_SUFFIXES:
-            problems.add("foreign", item.found.path)
     if not pictures or not layers or both:
         return Reading([])
     pictures, layers = _without_wrapper(pictures)[0], _without_wrapper(layers)[0]
@@ -199,19 +181,13 @@ def _fixed(pattern: str) -> Path:
 
 def _expand(pattern: str, problems: Problems) -> list[Item]:
     """The files that a folder or a pattern names."""
-    root = _fixed(pattern)
-    full = str(Path(pattern).expanduser().absolute())
-    found: list[Found] = []
-    if Path(full).is_dir():
-        found = walk(root)
+    root, full = _fixed(pattern), Path(pattern).expanduser().absolute()
+    if full.is_dir():
+        found: list[Found | None] = [*walk(root)]
     else:
-        for name in sorted(glob.glob(full, recursive=True)):
-            path = Path(name)
-            if path.is_file():
-                folders = path.parent.relative_to(root).parts
-                one = as_found(path, folders)
-                found += [one] if one else []
-    return [_place(one)[1] for one in found]
+        files = (path for path in map(Path, sorted(glob.glob(str(full), recursive=True))) if path.is_file())
+        found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
+    return [_place(one)[1] for one in found if one]
 
 
 def _pattern_affix(pattern: str) -> Affix:
@@ -229,6 +205,6 @@ TREE = Layout(
         "images/ and masks/ (or other usual names, also with train/, val/, test/ and subfolders), or pictures and "
         "masks side by side as NAME.jpg and NAME_mask.png"
     ),
-    fits_tree,
-    read_tree,
+    lambda root: True,  # any folder may be one: the reader says what is missing
+    _read_tree,
 )

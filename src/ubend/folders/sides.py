@@ -2,9 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import partial
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ubend.language import _
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more
+_Group = tuple[list[Item], Affix]  # files that have an affix, or a suffix, in common
 
 
 @dataclass(frozen=True)
@@ -43,29 +45,26 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     if pictures and len(pictures) <= len(masks):
         return Sides(pictures, masks)
     groups = _two_groups(items)
-    if groups is None and (folders := _two_folders(items)):
-        return folders
-    if groups is None and (line := _describe_several(root, items)):
-        problems.tell(line)
-        return Sides([], [])
     if groups is None:
-        problems.tell(
-            _(
-                "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
-                "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
-                "pictures: ubend predict MODEL {root}"
-            ).format(root=root, count=len(items), held=name_held(root))
+        if folders := _two_folders(items):
+            return folders
+        line = _(
+            "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
+            "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
+            "pictures: ubend predict MODEL {root}"
         )
+        held = name_held(root)
+        problems.tell(_describe_several(root, items) or line.format(root=root, count=len(items), held=held))
         return Sides([], [])
-    named = [side_of_affix("".join(group.affix)) for group in groups]
+    named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:
-        alike = [_look_like_masks(group.items) for group in groups]
+        alike = [_look_like_masks(some) for some, _affix in groups]
     else:
         alike = [named[0] == "mask" or named[1] == "picture", named[1] == "mask" or named[0] == "picture"]
     if alike[0] != alike[1]:
         ours, theirs = groups if alike[1] else groups[::-1]
-        return Sides(ours.items, theirs.items, (ours.affix, theirs.affix))
-    first, second = (_pattern(root, group.items) for group in groups)
+        return Sides(ours[0], theirs[0], (ours[1], theirs[1]))
+    first, second = (_pattern(root, some) for some, _affix in groups)
     problems.tell(
         _(
             "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
@@ -83,20 +82,14 @@ def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[I
     return passed, others
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Files that have an affix, or a suffix, in common."""
-
-    items: list[Item]
-    affix: Affix = ("", "")
-
-
 def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
-    ways = [_by_suffix(items), *(_by_affix(items, words, end) for words in (1, 2, 3) for end in (0, -1))]
-    ways += [_by_extension(items, end) for end in (0, -1)]
+    stems = {(item.part, item.folders, item.stem) for item in items}
+    ways = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
+    ways += [_group(items, partial(_cut_words, count=count, end=end), end) for count in (1, 2, 3) for end in (0, -1)]
+    ways += [_group(items, partial(_cut_extension, stems=stems, end=end), end) for end in (0, -1)]
     found = [groups for groups in ways if groups]
-    divisions = {frozenset(frozenset(item.found.path for item in group.items) for group in groups) for groups in found}
+    divisions = {frozenset(frozenset(item.found.path for item in some) for some, _affix in groups) for groups in found}
     return found[0] if len(divisions) == 1 else None
 
 
@@ -137,57 +130,45 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
     ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, pictures), first=first)
 
 
-def _by_suffix(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[item.found.suffix].append(item)
-    if len(groups) != 2:
-        return None
-    first, second = groups.values()
-    names = [{(item.part, item.folders, item.stem) for item in group} for group in (first, second)]
-    return (_Group(first), _Group(second)) if names[0] == names[1] else None
+def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
+    """The first (end 0) or last (end -1) words of the stem, and the others."""
+    words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
+    cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
+    affix, core = (words[:cut], words[cut:]) if end == 0 else (words[cut:], words[:cut])
+    return ("".join(affix), "".join(core)) if core and not any(word.isdigit() for word in affix) else None
 
 
-def _by_affix(items: Sequence[Item], count: int, end: int) -> tuple[_Group, _Group] | None:
-    """Two groups that differ by the first (end 0) or last (end -1) words of the stem."""
-    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
-    for item in items:
-        words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
-        cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
-        affix, core = (words[:cut], words[cut:]) if end == 0 else (words[cut:], words[:cut])
-        if not core or any(word.isdigit() for word in affix):
-            return None
-        groups["".join(affix)][item.part, item.folders, "".join(core)] = item
-    return _as_groups(groups, end, len(items))
+def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
+    """What stands before (end 0) or after (end -1) the stem of another file, and that stem."""
+    for between in re.finditer(r"[\W_]+", item.stem):
+        cut = between.end() if end == 0 else between.start()
+        affix, core = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
+        if (item.part, item.folders, core) in stems and not squeeze(affix).isdigit():
+            return affix, core
+    return "", item.stem
 
 
-def _by_extension(items: Sequence[Item], end: int) -> tuple[_Group, _Group] | None:
-    """Two groups of which one has the stems of the other with something before (end 0) or after (end -1) them."""
-    stems = {(item.part, item.folders, item.stem) for item in items}
-    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
-    for item in items:
-        affix, core = "", item.stem
-        for between in re.finditer(r"[\W_]+", item.stem):
-            cut = between.end() if end == 0 else between.start()
-            rest, short = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
-            if (item.part, item.folders, short) in stems and not squeeze(rest).isdigit():
-                affix, core = rest, short
-                break
-        groups[affix][item.part, item.folders, core] = item
-    return _as_groups(groups, end, len(items))
-
-
-def _as_groups(
-    groups: Mapping[str, Mapping[tuple[object, ...], Item]], end: int, count: int
+def _group(
+    items: Sequence[Item], cut: Callable[[Item], tuple[str, str] | None], end: int | None
 ) -> tuple[_Group, _Group] | None:
-    """Affix -> its files by what else they are called; None unless these are two groups of the same names."""
+    """Two groups of the same names; None unless `cut`, (what differs, name) of a file, makes such.
+
+    Args:
+        end: where what differs stands: 0 before the name, -1 after it; None: it is the suffix.
+    """
+    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
+    for item in items:
+        if (words := cut(item)) is None:
+            return None
+        groups[words[0]][item.part, item.folders, words[1]] = item
     if len(groups) != 2:
         return None
     (one, first), (two, second) = sorted(groups.items())
-    if len(first) < 2 or first.keys() != second.keys() or 2 * len(first) != count:
+    if first.keys() != second.keys() or 2 * len(first) != len(items) or (end is not None and len(first) < 2):
         return None
-    affixes: list[Affix] = [(one, ""), (two, "")] if end == 0 else [("", one), ("", two)]
-    return _Group(list(first.values()), affixes[0]), _Group([second[core] for core in first], affixes[1])
+    affixes: list[Affix] = [("", ""), ("", "")] if end is None else [(one, ""), (two, "")]
+    affixes = [("", one), ("", two)] if end == -1 else affixes
+    return (list(first.values()), affixes[0]), ([second[core] for core in first], affixes[1])
 
 
 def _look_like_masks(items: Sequence[Item]) -> bool:
@@ -208,16 +189,11 @@ def _holds_few_values(path: Path) -> bool:
     return len(np.unique(flat[:: max(1, len(flat) // 100_000)], axis=0)) <= _FEW_VALUES
 
 
-def _shared_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)
-    return "".join(letter for letter, _same in takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
-
-
 def _pattern(root: Path, items: Sequence[Item]) -> str:
     """A pattern of the files of a group: `scans/*_raw.png`."""
     stems, suffixes = [item.stem for item in items], {item.found.suffix for item in items}
-    before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
-    after = re.sub(r"^[^\W_]*(?=[\W_])", "", _shared_start([stem[::-1] for stem in stems])[::-1])
+    before = re.sub(r"[^\W_]*$", "", commonprefix(stems)) if len(stems) > 1 else ""
+    after = re.sub(r"^[^\W_]*(?=[\W_])", "", commonprefix([stem[::-1] for stem in stems])[::-1])
     deep = "**/" if any(item.found.folders for item in items) else ""
     suffix = items[0].found.path.suffix if len(suffixes) == 1 else ".*"
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
