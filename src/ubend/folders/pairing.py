@@ -97,7 +97,8 @@ def _match(
     """As `match`; `loose`: whatever the folders are called (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
     fold = _folding(pictures, masks)
     plain_parts = not any(item.part for item in pictures) or not any(item.part for item in masks)
-    flat = loose or (not any(i.folders for i in masks) and _distinct(pictures, lambda item: fold(item.stem)))
+    distinct = len({fold(item.stem) for item in pictures}) == len(pictures)
+    flat = loose or (not any(i.folders for i in masks) and distinct)
 
     def normal(item: Item) -> Item:
         folders = () if flat else tuple(map(fold, item.folders))
@@ -131,10 +132,6 @@ def _folding(pictures: Sequence[Item], masks: Sequence[Item]) -> Callable[[str],
     return str.casefold
 
 
-def _distinct(items: Sequence[Item], name: Callable[[Item], str]) -> bool:
-    return len({name(item) for item in items}) == len(items)
-
-
 class _Index:
     """The pictures by their names."""
 
@@ -160,18 +157,14 @@ class _Index:
         key = (mask.part, mask.folders)
         if (number := self._named(key, mask.stem)) is not None:
             return number, "", "", False
-        lonely = self.exact.get(key, {})
-        if mask.folders and len(lonely) == 1:
-            [(stem, number)] = lonely.items()
-            if stem == mask.folders[-1] or not bare_stem(stem, "picture"):
-                return number, mask.stem, "", True
         if mask.folders:
-            above = (mask.part, mask.folders[:-1])
-            number = self.exact.get(above, {}).get(mask.folders[-1])
-            if number is not None:
-                return number, mask.stem, "", True
-        found = self._extended(key, mask.stem)
-        if found:
+            alone = [*self.exact.get(key, {}).items()]
+            above = self.exact.get((mask.part, mask.folders[:-1]), {})
+            if len(alone) == 1 and (alone[0][0] == mask.folders[-1] or not bare_stem(alone[0][0], "picture")):
+                return alone[0][1], mask.stem, "", True
+            if mask.folders[-1] in above:
+                return above[mask.folders[-1]], mask.stem, "", True
+        if found := self._extended(key, mask.stem):
             return *found, "", False
         claims = []
         for level, folder in enumerate(mask.folders):
@@ -189,26 +182,20 @@ class _Index:
 
     def _named(self, key: _Key, stem: str) -> int | None:
         """The picture of this name, perhaps with words for masks and pictures around it."""
-        exact, bare = self.exact.get(key), self.bare.get(key)
-        if exact is None or bare is None:
-            return None
+        exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         names = [stem] if stem in exact else list(bare_stems(stem, "mask"))
         number = next((exact[name] for name in names if name in exact), None)
         return number if number is not None else next((bare[name] for name in names if name in bare), None)
 
     def _extended(self, key: _Key, stem: str) -> tuple[int, str] | None:
         """The picture whose name this one begins or ends with, and what it says beyond that."""
-        exact, bare = self.exact.get(key), self.bare.get(key)
-        if exact is None or bare is None:
-            return None
+        exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         found: dict[int, tuple[int, str]] = {}
         for name in bare_stems(stem, "mask"):
             _words, starts = pieces(name)
             for start in starts[1:]:
-                for piece, rest in (
-                    (name[:start].rstrip(_BETWEEN), name[start:]),
-                    (name[start:], name[:start].rstrip(_BETWEEN)),
-                ):
+                first, second = name[:start].rstrip(_BETWEEN), name[start:]
+                for piece, rest in ((first, second), (second, first)):
                     number = exact.get(piece, bare.get(piece))
                     if number is not None and len(piece) >= found.get(number, (0, ""))[0]:
                         found[number] = (len(piece), rest)

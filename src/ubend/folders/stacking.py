@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ubend.folders.naming import OBJECT_WORDS, OVERLAY_WORDS, is_mask_word, loosened
+from ubend.folders.naming import MASK_WORDS, OBJECT_WORDS, OVERLAY_WORDS, loosened
 from ubend.folders.pairing import Claim, Item, Matching
 from ubend.folders.pairs import Pair, Reading
 from ubend.folders.problems import Problems, natural_key
@@ -36,18 +36,24 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     if all(len(some) == 1 for some in claims.values()):
         for number in set() if sure else _strangers(claims):
             orphans.append(claims.pop(number)[0].mask)
-        reading = Reading(_pairs(matching, _single_masks(claims)))
+        reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     elif words := _class_words(labels):
         reading = _by_class(matching, claims, labels, words)
     elif _are_objects(claims, labels):
-        reading = _by_object(matching, claims)
+        layers = {n: [Layer(path, 1) for path in sorted(claim.mask.found.path for claim in claims[n])] for n in claims}
+        count = sum(map(len, claims.values()))
+        told = _("several masks for one picture, one per object ({count} in all)").format(count=count)
+        pairs = _pairs(matching, {number: LayeredMask(tuple(some)) for number, some in layers.items()})
+        reading = Reading(pairs, ("background", "foreground"), (0, 1), layout=told)
     else:
         for number, some in claims.items():
             if len(some) > 1:
                 names = sorted((claim.mask.found.path.name for claim in some), key=natural_key)
                 problems.add("two masks", f"{matching.pictures[number].name} ({', '.join(names)})")
-        reading = Reading(_pairs(matching, _single_masks(claims)))
-    _tell_twins(matching, problems)
+        reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
+    for number, first in matching.twins:
+        names = [matching.pictures[i].found.path.name for i in (first, number)]
+        problems.add("two images", f"{matching.pictures[first].name} ({', '.join(names)})")
     _tell_orphans(matching, claims, orphans, problems)
     for number, some in claims.items():
         for path in (matching.pictures[number].found.path, *(claim.mask.found.path for claim in some)):
@@ -57,16 +63,8 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
 
 
 def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
-    pairs = []
-    for number, mask in masks.items():
-        item = matching.pictures[number]
-        part = item.part or matching.claims[number][0].mask.part
-        pairs.append(Pair(item.name, item.found.path, mask, part, None))
-    return pairs
-
-
-def _single_masks(claims: Mapping[int, Sequence[Claim]]) -> dict[int, Mask]:
-    return {number: FileMask(some[0].mask.found.path) for number, some in claims.items()}
+    items = ((matching.pictures[number], matching.claims[number][0].mask, mask) for number, mask in masks.items())
+    return [Pair(item.name, item.found.path, mask, item.part or first.part, None) for item, first, mask in items]
 
 
 def _label(claim: Claim) -> _Label:
@@ -74,7 +72,7 @@ def _label(claim: Claim) -> _Label:
     for word in re.findall(r"[^\W_]+", claim.rest):
         split = re.fullmatch(r"([^\W\d]*)(\d*)", word)
         letters, digits = (split[1].casefold(), split[2]) if split else (word, "")
-        general = letters in OBJECT_WORDS or is_mask_word(letters)
+        general = letters in OBJECT_WORDS or letters in MASK_WORDS
         if digits and (general or not letters):
             numbers.append(digits)
         elif not general:
@@ -107,15 +105,16 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
     """The words for classes, when the same ones come back in most pictures; else none."""
     found = Counter(word for some in labels.values() for word in {label.word for label in some})
     several = sum(len({label.word for label in some}) > 1 for some in labels.values())
-    if any(not word or word.isdigit() for word in found):
-        return []
-    if len({len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}) > 1:
-        return []  # `a_car` and `a_1_car` may be of two pictures
-    if len(found) < 2 or min(found.values()) < 2 or 2 * several <= len(labels):
-        return []
-    if any(len(set(some)) < len(some) for some in labels.values()):
-        return []
-    return sorted(found, key=natural_key)
+    counts = {len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}
+    unclear = (
+        any(not word or word.isdigit() for word in found)
+        or len(counts) > 1  # `a_car` and `a_1_car` may be of two pictures
+        or len(found) < 2
+        or min(found.values()) < 2
+        or 2 * several <= len(labels)
+        or any(len(set(some)) < len(some) for some in labels.values())
+    )
+    return [] if unclear else sorted(found, key=natural_key)
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
@@ -131,17 +130,6 @@ def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Seq
     return ids and all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
 
 
-def _by_object(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> Reading:
-    masks = {
-        number: LayeredMask(tuple(Layer(path, 1) for path in sorted(claim.mask.found.path for claim in some)))
-        for number, some in claims.items()
-    }
-    words = _("several masks for one picture, one per object ({count} in all)").format(
-        count=sum(map(len, claims.values()))
-    )
-    return Reading(_pairs(matching, masks), ("background", "foreground"), (0, 1), layout=words)
-
-
 def _by_class(
     matching: Matching,
     claims: Mapping[int, Sequence[Claim]],
@@ -152,10 +140,9 @@ def _by_class(
     value = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
     for number, some in claims.items():
-        layers = [
-            Layer(claim.mask.found.path, value[label.word]) for claim, label in zip(some, labels[number], strict=True)
-        ]
-        masks[number] = LayeredMask(tuple(sorted(layers, key=lambda layer: (layer.value, layer.path))))
+        files = (claim.mask.found.path for claim in some)
+        layers = sorted(zip((value[label.word] for label in labels[number]), files, strict=True))
+        masks[number] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
     names = [_as_written(name, claims) for name in names]
     told = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
     return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=told)
@@ -169,12 +156,6 @@ def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
             text = "/".join((*claim.mask.folders, claim.mask.found.stem))
             spellings.update(set(re.findall(re.escape(word).replace("_", r"[\W_]+"), text, re.IGNORECASE)))
     return spellings.most_common(1)[0][0] if spellings else word
-
-
-def _tell_twins(matching: Matching, problems: Problems) -> None:
-    for number, first in matching.twins:
-        names = [matching.pictures[i].found.path.name for i in (first, number)]
-        problems.add("two images", f"{matching.pictures[first].name} ({', '.join(names)})")
 
 
 def _tell_orphans(
@@ -204,7 +185,5 @@ def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
     """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
-    near = others.get(loosened(item.stem), ())
-    if len(near) != 1:
-        return ""
-    return _(" (did you mean {name}?)").format(name=problems.shorten(near[0].found.path))
+    near = [problems.shorten(other.found.path) for other in others.get(loosened(item.stem), ())]
+    return _(" (did you mean {name}?)").format(name=near[0]) if len(near) == 1 else ""
