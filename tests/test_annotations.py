@@ -311,7 +311,7 @@ def test_faults_of_yolo(tmp_path: Path, line: str) -> None:
         "names:\n  0: cat\n  1: big dog\ntrain: x",
         "names: {0: cat, 1: 'big dog'}",
         "x: y\r\nnames:\r\n  1: big dog\r\n  0: cat\r\n",
-        "\"names\": {'0': cat, \"1\": big dog}",
+        '"names": {\'0\': cat, "1": big dog}',
         "classes: &all\n- cat\n- big dog\nnames: *all\n",
     ],
 )

@@ -10,8 +10,9 @@ from PIL import Image
 from ubend.data.store import hash_pairs
 from ubend.errors import OutputError, PairError
 from ubend.folders.pairs import Pair
+from ubend.masks.codes import Survey, value_table
 from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask
-from ubend.masks.survey import Survey, survey_masks, value_table
+from ubend.masks.survey import survey_masks
 
 HW = (12, 17)
 RNG = np.random.default_rng(0)

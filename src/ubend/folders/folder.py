@@ -139,4 +139,3 @@ def _unwrap(root: Path) -> Path:
             break
         root = inside[0]
     return root
-

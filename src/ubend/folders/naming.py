@@ -17,15 +17,15 @@ PART_WORDS: dict[str, Part] = {
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".gif")
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 # Images that are not read: named as a problem, since skipping them would lose data unseen. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
-FOREIGN_SUFFIXES = _words(
-    ".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2"
-)
+FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
 _PICTURE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -189,11 +189,16 @@ def _holds_few_values(path: Path) -> bool:
     return len(np.unique(flat[:: max(1, len(flat) // 100_000)], axis=0)) <= _FEW_VALUES
 
 
+def _shared_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    return "".join(letter for letter, _same in takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
+
+
 def _pattern(root: Path, items: Sequence[Item]) -> str:
     """A pattern of the files of a group: `scans/*_raw.png`."""
     stems, suffixes = [item.stem for item in items], {item.found.suffix for item in items}
-    before = re.sub(r"[^\W_]*$", "", commonprefix(stems)) if len(stems) > 1 else ""
-    after = re.sub(r"^[^\W_]*(?=[\W_])", "", commonprefix([stem[::-1] for stem in stems])[::-1])
+    before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
+    after = re.sub(r"^[^\W_]*(?=[\W_])", "", _shared_start([stem[::-1] for stem in stems])[::-1])
     deep = "**/" if any(item.found.folders for item in items) else ""
     suffix = items[0].found.path.suffix if len(suffixes) == 1 else ".*"
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"

@@ -7,37 +7,26 @@ and the flag that settles it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.errors import DataError
 from ubend.language import _
-from ubend.masks.codes import CodeKind, code_words
+from ubend.masks.codes import LISTED, Survey, Tally, code_words, value_table
 from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
-    MOST_CLASSES,
     NOISE_REACH,
     ROUNDING_REACH,
     LabelMap,
     make_label_map,
-    refuse_reserved,
 )
 from ubend.masks.maincolors import MOST_FOUND, find_main_colors, find_main_values
-from ubend.masks.survey import LISTED, Survey, Tally, value_table
 from ubend.masks.valuetable import parse_table
 
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
-
-
-class _Noise(TypedDict):
-    """What becomes of codes that are none of the classes'; see `LabelMap`."""
-
-    reach: int
-    others: int | None
 
 
 @dataclass(frozen=True)
@@ -70,11 +59,16 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     if told.table is not None:
         labels, remarks = _allow_noise(parse_table(told.table), survey), []
     elif told.colors is not None and told.names is not None and _shows(survey, told.colors):
-        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any()))
+        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any())), []
     elif told.values is not None:
-        labels, remarks = _make(told.values, told.names, "value", ignored=told.ignored, reach=_reach(survey)), []
-    elif told.colors is not None and survey.kind() == "value":
-        labels, remarks = _by_number(survey, told.names, told.colors)
+        reach = ANY_DISTANCE if survey.lossy.any() else 0
+        labels, remarks = make_label_map(told.values, told.names, ignored=told.ignored, reach=reach), []
+    elif told.colors is not None and survey.kind() == "value":  # masks hold the numbers of the table's lines
+        reach = ANY_DISTANCE if survey.lossy.any() else 0
+        ignored = (255,) if 255 in survey.codes and len(told.colors) <= 255 else ()
+        codes = range(len(told.colors))
+        labels = make_label_map(codes, told.names, ignored=ignored, reach=reach, colors=told.colors)
+        remarks = [_remark_255()] if ignored else []
     elif survey.kind() == "value":
         labels, remarks = _find_values(survey, told.names)
     else:
@@ -91,44 +85,6 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     return labels, [*remarks, *_snapped(survey, labels)]
 
 
-def _make(
-    codes: Sequence[int],
-    names: Sequence[str] | None,
-    kind: CodeKind,
-    *,
-    ignored: tuple[int, ...] = (),
-    reach: int = 0,
-    others: int | None = None,
-    colors: tuple[tuple[int, int, int], ...] | None = None,
-) -> LabelMap:
-    """A label map of one code per class; names are made up when None.
-
-    Raises:
-        DataError: too many or too few names, or one twice.
-    """
-    refuse_reserved(names or ())
-    if len(codes) > MOST_CLASSES:
-        raise DataError(
-            _("the masks hold {count} classes; at most {most} can be learnt").format(
-                count=len(codes), most=MOST_CLASSES
-            )
-        )
-    if names is None:
-        return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
-    if len(names) != len(codes):
-        raise DataError(
-            _(
-                "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
-                "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
-        )
-    if len(set(names)) < len(names):
-        raise DataError(
-            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
-        )
-    return make_label_map(codes, names, kind, ignored=ignored, reach=reach, others=others, colors=colors)
-
-
 def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
     """Are the masks painted in the colours of a table? Grey ids and palettes of other colours are not."""
     if survey.kind() == "color":
@@ -137,58 +93,39 @@ def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
     return bool(np.isin(survey.shown, known).all())
 
 
-def _by_color_table(
-    names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool
-) -> tuple[LabelMap, list[str]]:
+def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
     codes = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(codes)) < len(codes):
         raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
-    if lossy:
-        return _make(codes, names, "color", **_noise(codes), colors=colors), []
-    return _make(codes, names, "color", reach=ROUNDING_REACH, colors=colors), []
-
-
-def _by_number(
-    survey: Survey, names: Sequence[str] | None, colors: tuple[tuple[int, int, int], ...]
-) -> tuple[LabelMap, list[str]]:
-    """A class table with colours, and masks that hold the numbers of its lines; 255 beside them is ignored."""
-    ignored = (255,) if 255 in survey.codes and len(colors) <= 255 else ()
-    labels = _make(range(len(colors)), names, "value", ignored=ignored, reach=_reach(survey), colors=colors)
-    return labels, [_remark_255()] if ignored else []
+    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH, colors=colors)
+    return _with_noise(labels) if lossy else labels
 
 
 def _remark_255() -> str:
     return _("mask value 255 beside class numbers: its pixels are not scored")
 
 
-def _noise(classes: Sequence[object]) -> _Noise:
+def _with_noise(labels: LabelMap) -> LabelMap:
     """Between two colours, each pixel belongs to the nearer one; a blend of two of many may look like a third."""
-    if len(classes) == 2:
-        return {"reach": ANY_DISTANCE, "others": None}
-    return {"reach": NOISE_REACH, "others": IGNORED}
+    if labels.kind == "value" or labels.classes == 2:
+        return replace(labels, reach=ANY_DISTANCE, others=None)
+    return replace(labels, reach=NOISE_REACH, others=IGNORED)
 
 
 def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
     """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
-    if not survey.lossy.any() or labels.reach > ROUNDING_REACH or labels.others is not None:
-        return labels
-    if labels.kind == "value":
-        return replace(labels, reach=ANY_DISTANCE)
-    return replace(labels, **_noise(labels.names))
-
-
-def _reach(survey: Survey) -> int:
-    return ANY_DISTANCE if survey.lossy.any() else 0
+    told = labels.reach > ROUNDING_REACH or labels.others is not None
+    return labels if told or not survey.lossy.any() else _with_noise(labels)
 
 
 def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
     """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
     tally = survey.tally("value")
     if survey.lossy.any():
-        return _make(find_main_values(tally), names, "value", reach=ANY_DISTANCE), []
+        return make_label_map(find_main_values(tally), names, reach=ANY_DISTANCE), []
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
-        return _make(values, names, "value"), []
+        return make_label_map(values, names), []
     if len(values) > MOST_FOUND or _count_objects(survey, values):
         raise DataError(
             _(
@@ -203,7 +140,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
         _refuse_mixed(survey, tally)
-        return _make(values[:-1], names, "value", ignored=(255,)), [_remark_255()]
+        return make_label_map(values[:-1], names, ignored=(255,)), [_remark_255()]
     if names is None and not _is_even(values):
         raise DataError(
             _(
@@ -215,7 +152,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
             )
         )
-    return _make(values, names, "value"), []
+    return make_label_map(values, names), []
 
 
 def _refuse_mixed(survey: Survey, tally: Tally) -> None:
@@ -242,14 +179,8 @@ def _count_objects(survey: Survey, values: list[int]) -> bool:
     """Do the values count objects up in each mask (1, 2, ..., k), with another k in each?"""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
-    tops = []
-    for number in range(len(survey)):
-        mine = survey.codes[survey.starts[number] : survey.starts[number + 1]]
-        mine = mine[mine > 0]
-        if len(mine) and not _is_run([0, *mine.tolist()]):
-            return False
-        tops.append(len(mine))
-    return len(set(tops)) > 2
+    objects = [some[some > 0].tolist() for some in np.split(survey.codes, survey.starts[1:-1])]
+    return all(_is_run([0, *mine]) for mine in objects) and len({len(mine) for mine in objects}) > 2
 
 
 def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
@@ -268,14 +199,12 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     if not survey.colored.any():
         remarks.append(
             _("the palettes of the masks differ, so their colours are read, not their indices")
-            if survey.palettes_differ()
+            if survey.palettes_problem() == "differ"
             else _("the palettes of the masks run from light to dark, so their greys are read, not their indices")
         )
     codes, noisy = find_main_colors(tally, bool(survey.lossy.any()))
-    if noisy:
-        labels = _make(codes, names, "color", **_noise(codes))
-    else:
-        labels = _make(codes, names, "color", reach=ROUNDING_REACH)
+    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH)
+    labels = _with_noise(labels) if noisy else labels
     if names is None:
         remarks.append(
             _('the classes are named by their colours; name them yourself: --values "{table}"').format(
@@ -315,32 +244,32 @@ def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
 
 def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
     """What became of codes that are none of the classes'; an error when they are too many to be noise."""
-    tally = survey.tally(labels.kind)
-    exact = np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    tally, remarks = survey.tally(labels.kind), list[str]()
     index, found = labels.classify(tally.codes)
-    total, remarks = int(tally.pixels.sum()), []
-    moved = found & ~exact & (index != IGNORED)
-    lost = found & ~exact & (index == IGNORED)
+    found &= ~np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    moved, lost = found & (index != IGNORED), found & (index == IGNORED)
+    total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
         remarks.append(
             _("{count} pixels ({share:.2%}) with {kinds} in-between values went to the nearest class").format(
                 count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
             )
         )
-    share = tally.pixels[lost].sum() / total
-    if lost.any() and labels.reach and share > _LOST_SHARE:
-        raise DataError(
-            _(
-                "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
-                '--values "{cure}"'
-            ).format(
-                share=share,
-                classes=labels.describe(),
-                table=value_table(Tally(tally.codes[lost], tally.pixels[lost], tally.masks[lost]), labels.kind, total),
-                cure=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True)),
-            )
-        )
     if lost.any() and labels.reach:
+        share = tally.pixels[lost].sum() / total
+        if share > _LOST_SHARE:
+            known = zip(labels.codes, labels.names, strict=True)
+            raise DataError(
+                _(
+                    "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
+                    '--values "{cure}"'
+                ).format(
+                    share=share,
+                    classes=labels.describe(),
+                    table=value_table(tally[lost], labels.kind, total),
+                    cure=",".join(f"#{some[0]:06x}={name}" for some, name in known),
+                )
+            )
         remarks.append(
             _("{count} pixels ({share:.2%}) with in-between colours are not scored").format(
                 count=int(tally.pixels[lost].sum()), share=share

@@ -5,9 +5,8 @@ from numpy.typing import NDArray
 
 from ubend.errors import DataError
 from ubend.language import _
-from ubend.masks.codes import code_words, unpack_color
+from ubend.masks.codes import LISTED, Tally, code_words, unpack_color, value_table
 from ubend.masks.labels import ROUNDING_REACH, make_label_map
-from ubend.masks.survey import LISTED, Tally, value_table
 
 MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
@@ -30,7 +29,7 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
     """
     if not lossy and len(tally.codes) <= MOST_FOUND and not _mostly_blends(tally):
         return _without_strays(tally), False
-    codes = _main_colors(_commonest(tally))
+    codes = _main_colors(tally[np.sort(np.argsort(-tally.pixels, kind="stable")[:_MOST_POINTS])])
     _refuse_unexplained(tally, codes)
     return codes, True
 
@@ -75,11 +74,6 @@ def find_main_values(tally: Tally) -> list[int]:
 def _points(codes: NDArray[np.int32]) -> NDArray[np.float64]:
     """(K,) colour codes -> (K, 3)."""
     return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
-
-
-def _commonest(tally: Tally) -> Tally:
-    keep = np.sort(np.argsort(-tally.pixels, kind="stable")[:_MOST_POINTS])
-    return Tally(tally.codes[keep], tally.pixels[keep], tally.masks[keep])
 
 
 def _without_strays(tally: Tally) -> list[int]:
@@ -174,7 +168,7 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             return
     explained = explained[which]
     share = tally.pixels[~explained].sum() / total
-    rest = Tally(tally.codes[~explained], tally.pixels[~explained], tally.masks[~explained])
+    rest = tally[~explained]
     if not main:
         raise DataError(
             _(
