@@ -96,10 +96,11 @@ def _survey(pairs: Sequence[Pair], sizes_hw: Sequence[tuple[int, int]], report: 
             report(done, len(pairs))
     if bad:
         raise PairError(bad)
-    colored, with_palette, lossy, *entries = zip(*found, strict=True)
-    starts = np.cumsum([0, *map(len, entries[0])], dtype=np.int64)
-    flags = (np.array(some, np.bool_) for some in (colored, with_palette, lossy))
-    return Survey(*flags, starts, *map(np.concatenate, entries))
+    columns = list(zip(*found, strict=True))
+    colored, with_palette, lossy = (np.array(some, np.bool_) for some in columns[:3])
+    codes, pixels, shown = map(np.concatenate, columns[3:])
+    starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
+    return Survey(colored, with_palette, lossy, starts, codes, pixels, shown)
 
 
 def _look(

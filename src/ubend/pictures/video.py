@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,21 +73,22 @@ def read_frames(video: Video) -> Iterator[NDArray[np.uint8]]:
     words += ["-fps_mode", "passthrough"] if video.steady else ["-r", str(video.rate)]
     # PPM says each frame's size, which a turned video has in other order than its file says
     words += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    with _ffmpeg(words, partial(_no_video, video.path), stdout=subprocess.PIPE) as process:
-        while (frame := _read_ppm(process.stdout)) is not None:
+    with _ffmpeg(words, "stdout", partial(_no_video, video.path)) as pipe:
+        while (frame := _read_ppm(pipe)) is not None:
             yield frame
 
 
 @contextmanager
 def _ffmpeg(
-    words: Sequence[str], refuse: Callable[[str], Exception], **pipes: int
-) -> Iterator["subprocess.Popen[Any]"]:
-    """A running ffmpeg, killed when the context is left by an error; where it fails itself, `refuse` of its words is
-    raised."""
+    words: Sequence[str], pipe: Literal["stdin", "stdout"], refuse: Callable[[str], Exception]
+) -> Iterator[IO[bytes]]:
+    """A pipe from or to ffmpeg, which is killed when the context is left by an error; where it fails itself, `refuse`
+    of its words is raised."""
+    stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
     with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(["ffmpeg", "-v", "error", *words], stderr=said, **pipes) as process:
+        with subprocess.Popen(["ffmpeg", "-v", "error", *words], stdin=stdin, stdout=stdout, stderr=said) as process:
             try:
-                yield process
+                yield getattr(process, pipe)
             except BrokenPipeError:
                 pass  # ffmpeg has ended, and says why
             except BaseException:
@@ -132,8 +133,8 @@ def written_video(path: Path, size_hw: tuple[int, int], like: Video, *, exact: b
     def refuse(said: str) -> OutputError:
         return OutputError(_("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=_shorten(said)))
 
-    with _ffmpeg([*words, _url(path)], refuse, stdin=subprocess.PIPE) as process:
-        yield Writer(process.stdin)
+    with _ffmpeg([*words, _url(path)], "stdin", refuse) as pipe:
+        yield Writer(pipe)
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:

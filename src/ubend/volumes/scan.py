@@ -123,7 +123,11 @@ class NiftiScan(Scan):
             getattr(image, f"set_{kind}")(affine, int(code))
         image.header.set_xyzt_units(*self._image.header.get_xyzt_units())
         packed = gzip.compress(image.to_bytes(), mtime=0)
-        write_file(path, lambda temporary: temporary.write_bytes(packed))
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(packed)
+
+        write_file(path, write)
 
 
 def _read_nifti(path: Path) -> NiftiScan:
