@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw
 
 from ubend.errors import DataError
 from ubend.masks.classes import Told, find_classes
-from ubend.masks.codes import Codes, count_codes, pack_colors
+from ubend.masks.codes import Codes, Survey, count_codes, pack_colors
 from ubend.masks.labels import LabelMap
-from ubend.masks.survey import Survey
 from ubend.masks.valuetable import write_table
 
 

@@ -36,8 +36,8 @@ from annotated import (
     yolo_text,
 )
 from ubend.errors import DataError
-from ubend.folders.annotations import LAYOUTS
 from ubend.folders.folder import read_folder
+from ubend.folders.labelme import LABELME
 from ubend.folders.pairs import Folder
 from ubend.folders.yolo import parse_names
 from ubend.masks.sources import FileMask, read_codes
@@ -110,10 +110,9 @@ def test_drawn_masks_go_before_annotations(tmp_path: Path, write_all: Callable[[
 @pytest.mark.parametrize("place", ["masks/train", "SegmentationClass", ""])
 def test_annotations_beside_drawn_masks_are_not_read(tmp_path: Path, place: str) -> None:
     labelme_beside(tmp_path)
-    layout = next(layout for layout in LAYOUTS if "LabelMe" in layout.words())
-    assert layout.fits(tmp_path)
+    assert LABELME.fits(tmp_path)
     draw(tmp_path / place, "a_mask", suffix=".png")
-    assert not layout.fits(tmp_path)
+    assert not LABELME.fits(tmp_path)
 
 
 def test_names_of_the_background_and_of_what_is_not_scored(tmp_path: Path) -> None:
@@ -312,6 +311,8 @@ def test_faults_of_yolo(tmp_path: Path, line: str) -> None:
         "names:\n  0: cat\n  1: big dog\ntrain: x",
         "names: {0: cat, 1: 'big dog'}",
         "x: y\r\nnames:\r\n  1: big dog\r\n  0: cat\r\n",
+        '"names": {\'0\': cat, "1": big dog}',
+        "classes: &all\n- cat\n- big dog\nnames: *all\n",
     ],
 )
 def test_names_in_yaml(text: str) -> None:
@@ -320,6 +321,32 @@ def test_names_in_yaml(text: str) -> None:
 
 def test_no_names_in_yaml() -> None:
     assert parse_names("nc: 2\nother_names: [a]\n") == {}
+
+
+def test_words_of_yaml_stay_names() -> None:
+    assert parse_names("names: [no, on, 1.0, null]") == {0: "no", 1: "on", 2: "1.0", 3: "null"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("names: " + "[" * 5000, "nested too deeply"),
+        ("a: &a [b]\nnames: [*a]", "names must be a list of class names"),
+        ("names: {cat: 0}", "names must be a list of class names"),
+        ("names: [cat", "expected ',' or ']'"),
+        ("names: [cat] #" + "x" * 2**18, "longer than"),
+    ],
+    ids=["deep", "alias", "inverted", "damaged", "long"],
+)
+def test_yaml_without_usable_names_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    yolo_plain(tmp_path)
+    write(tmp_path / "data.yaml", text)
+    assert f"data.yaml ({said}" in refusal(tmp_path)
+
+
+def test_an_alias_bomb_is_never_expanded() -> None:
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    assert parse_names("\n".join(["names: [cat]", "a0: &a0 [l]", *lines])) == {0: "cat"}
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -37,7 +37,7 @@ def test_grey_is_luma(tmp_path: Path) -> None:
 def test_written_mask(tmp_path: Path) -> None:
     labels = make_label_map([0, 255, 7])
     index = np.random.default_rng(0).choice([0, 1, 2, IGNORED], (13, 17)).astype(np.uint8)
-    write_mask(tmp_path / "new" / "mask.png", index, labels)
+    write_mask(tmp_path / "new" / "mask.png", index, labels.colors)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "mask.png")), index)
     colors = np.full((256, 3), 128)
     colors[:3] = labels.colors

@@ -16,7 +16,6 @@ from ubend.masks.labels import (
     default_colors,
     make_label_map,
     name_color,
-    refuse_reserved,
 )
 
 
@@ -172,9 +171,9 @@ def test_the_background_is_black_wherever_it_stands() -> None:
 
 @pytest.mark.parametrize("name", RESERVED_NAMES)
 def test_reserved_names(name: str) -> None:
-    refuse_reserved(["background", "object"])
+    make_label_map([0, 1], ["background", "object"])
     with pytest.raises(DataError, match=name):
-        refuse_reserved(["background", name])
+        make_label_map([0, 1], ["background", name])
 
 
 # A model's table and another coding

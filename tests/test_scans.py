@@ -129,7 +129,7 @@ def test_series_and_nifti_are_seen_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"ImagePositionPatient": None}, "without a place"),
+        ({"ImagePositionPatient": None}, "slices lack ImagePositionPatient or PixelSpacing"),
         ({"ImagePositionPatient": [0, 0, 1]}, "several slices at one place"),
         ({"SeriesInstanceUID": "1.2.9"}, "several series"),
         ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "different sizes or directions"),

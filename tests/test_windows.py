@@ -109,7 +109,7 @@ def test_masks_as_they_come(tmp_path: Path, heights: list[int]) -> None:
     for width in (171, 256, 300):
         mask = np.random.default_rng(0).integers(0, 3, (200, width), np.uint8)
         strips = (part for part in np.split(mask, np.cumsum(heights)[:-1]))
-        write_tiff_mask(tmp_path / "m.tif", (200, width), strips, labels, GEO)
+        write_tiff_mask(tmp_path / "m.tif", (200, width), strips, labels.colors, GEO)
         with tifffile.TiffFile(tmp_path / "m.tif") as file:
             page = file.pages.first
             np.testing.assert_array_equal(page.asarray(), mask)

@@ -160,7 +160,7 @@ def write_pictures(
         picture = Image.fromarray(pixels)
         target = root / "images" / f"{names[number]}.png"
         write_file(target, lambda temporary: picture.save(temporary, "PNG", compress_level=1))
-        write_mask(root / "masks" / f"{names[number]}.png", masks[number], labels)
+        write_mask(root / "masks" / f"{names[number]}.png", masks[number], labels.colors)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, range(len(names))))

@@ -8,7 +8,7 @@ CVAT: `name:r,g,b:parts:actions`), `_classes.csv` (as of Roboflow: `value,name` 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,14 @@ def read_class_table(places: Iterable[Path], problems: Problems) -> ClassTable |
                 table = parse(path.read_text(encoding="utf-8-sig"))
             except (OSError, ValueError, csv.Error):
                 table = None
-            if table is None or not _is_sound(table):
-                problems.add(kind, path)
-            else:
+            if table and table.names and all(table.names) and all(map(_differ, vars(table).values())):
                 return table
+            problems.add(kind, path)
     return None
 
 
-def _is_sound(table: ClassTable) -> bool:
-    """Each name and each code once."""
-    names = bool(table.names) and all(table.names) and len(set(table.names)) == len(table.names)
-    return names and all(codes is None or len(set(codes)) == len(codes) for codes in (table.values, table.colors))
+def _differ(entries: Sequence[object] | None) -> bool:
+    return entries is None or len(set(entries)) == len(entries)
 
 
 def _parse_names(text: str) -> ClassTable:

@@ -1,6 +1,6 @@
 """COCO: JSON files with images, annotations and categories."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -17,7 +17,7 @@ from ubend.folders.collection import (
     number_classes,
     part_of_path,
 )
-from ubend.folders.pairs import Part, Reading
+from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.language import _
 from ubend.masks.shapes import Shape, measure_polygon, read_counts
@@ -64,12 +64,7 @@ class _File(BaseModel):
 _FILE = TypeAdapter(_File)
 
 
-def fits_coco(root: Path) -> bool:
-    """Are there JSON files that look like COCO's?"""
-    return holds(root, "coco")
-
-
-def read_coco(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all COCO files of a folder; in each picture the larger objects are drawn first."""
     collection = Collection(root, problems)
     paths = [path for path in find_jsons(root) if guess_kind(path) == "coco"]
@@ -148,13 +143,12 @@ def _make_shape(
             problems.add("run lengths", f"{who} ({region.size[1]}x{region.size[0]}, {size_hw[1]}x{size_hw[0]})")
             return None
         return float(counts[1::2].sum()), Shape(value, rle=rle)
-    polygons = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list)) or (_flat(region),)
+    polygons: tuple[Polygon, ...] = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list))
+    polygons = polygons or (tuple(c for c in region if isinstance(c, float)),)  # some exporters write no list of lists
     if not all(map(is_polygon, polygons)):
         problems.add("few points", who)
         return None
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 
 
-def _flat(region: Sequence[object]) -> Polygon:
-    """A polygon that some exporters do not put into a list of polygons."""
-    return tuple(c for c in region if isinstance(c, float))
+COCO = Layout(lambda: _("COCO: pictures, and JSON files of annotations"), lambda root: holds(root, "coco"), _read)

@@ -1,6 +1,5 @@
 """What the readers of annotation files share: files found, JSON checked, pictures matched, classes numbered."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,14 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
 from ubend.errors import reason, unfit
-from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, folder_meaning
+from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, folder_meaning
 from ubend.folders.pairs import Pair, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.folders.tree import entries, is_empty, subfolders, walk
 from ubend.language import _
-from ubend.masks.labels import IGNORED, background_class
+from ubend.masks.labels import IGNORED, MOST_CLASSES, background_class
 from ubend.masks.sources import DrawnMask
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
@@ -23,9 +23,9 @@ Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
 AnnotationKind = Literal["coco", "labelme", "labelstudio"]
 T = TypeVar("T")
 
-MOST_CLASSES = 254  # beside the background; 255 is not scored
 _FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of pictures and masks
 _SNIFFED = 8  # files of a folder that are looked into, to know its kind
+_BOM = b"\xef\xbb\xbf"
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
 _LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"')
 
@@ -49,14 +49,27 @@ def _jsons(folder: Path) -> list[Path]:
 
 
 def holds(root: Path, kind: AnnotationKind) -> bool:
-    """Are there annotation files of a kind among the first of each folder?"""
-    return any(guess_kind(path) == kind for folder in annotation_folders(root) for path in _jsons(folder)[:_SNIFFED])
+    """Are there annotation files of a kind among the first of each folder, and no drawn masks?"""
+    files = (path for folder in annotation_folders(root) for path in _jsons(folder)[:_SNIFFED])
+    return any(guess_kind(path) == kind for path in files) and not has_masks(root)
+
+
+def has_masks(root: Path) -> bool:
+    """Are there images in a folder called after masks, or two called `NAME` and `NAME_mask`? They are preferred."""
+    for place in dict.fromkeys([*annotation_folders(root), *subfolders(root).values()]):
+        names = [Path(entry.name) for entry in entries(place)]
+        stems = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
+        if stems and "mask" in map(side_of, place.relative_to(root).parts):
+            return True
+        if any((bare := bare_stem(stem, "mask")) != stem and bare in stems for stem in stems):
+            return True
+    return False
 
 
 def guess_kind(path: Path) -> AnnotationKind | None:
     """The kind of a JSON file, from the words in it, so that damaged files are known too."""
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
+        text = path.read_bytes().removeprefix(_BOM).lstrip()
     except OSError:
         return None
     if text.startswith(b"["):
@@ -65,65 +78,52 @@ def guess_kind(path: Path) -> AnnotationKind | None:
         return None
     if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageHeight"' in text):
         return "labelme"
-    if b'"images"' in text and b'"annotations"' in text and (b'"categories"' in text or b'"file_name"' in text):
+    if b'"images"' not in text:
+        return None
+    if b'"annotations"' in text and (b'"categories"' in text or b'"file_name"' in text):
         return "coco"
-    return "coco" if b'"images"' in text and not _is_json(text) else None
-
-
-def _is_json(text: bytes) -> bool:
     try:
-        json.loads(text)
+        from_json(text)
     except ValueError:
-        return False
-    return True
+        return "coco"
+    return None
 
 
 def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None:
     """The content of a JSON file; None when it is damaged, which goes into the problems."""
     try:
-        return shape.validate_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        return shape.validate_json(path.read_bytes().removeprefix(_BOM))
     except OSError as error:
         problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     except ValidationError as error:
-        deepest: dict[tuple[int | str, ...], tuple[int, str]] = {}
+        deepest: dict[tuple[int | str, ...], ErrorDetails] = {}
         for one in error.errors(include_url=False, include_input=False):
             if one["type"] == "json_invalid":
                 problems.add("annotation file", f"{problems.shorten(path)} ({one['msg']})")
                 return None
-            place, depth = tuple(one["loc"][:3]), len(one["loc"])
-            if depth > deepest.get(place, (-1, ""))[0]:  # of several readings of an entry, what went furthest
-                deepest[place] = depth, unfit(one)
-        for place, (_depth, words) in deepest.items():
-            problems.add("annotation entry", f"{problems.shorten(path)}: {_spell(place)}: {words}")
+            best = deepest.setdefault(tuple(one["loc"][:3]), one)
+            if len(one["loc"]) > len(best["loc"]):  # of several readings of an entry, what went furthest
+                deepest[tuple(one["loc"][:3])] = one
+        for place, one in deepest.items():  # spelled `annotations[17].segmentation`
+            spelled = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
+            problems.add("annotation entry", f"{problems.shorten(path)}: {spelled}: {unfit(one)}")
     return None
-
-
-def _spell(place: Sequence[int | str]) -> str:
-    """`annotations[17].segmentation`"""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
 
 
 def find_damaged(root: Path, problems: Problems) -> None:
     """Name the JSON files that cannot be read: where nothing else is found, one of them is meant to be read."""
     for path in find_jsons(root):
-        try:
-            json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf") or b"-")
-        except OSError as error:
-            problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
-        except ValueError as error:
-            problems.add("annotation file", f"{problems.shorten(path)} ({error})")
+        load_json(path, TypeAdapter(object), problems)
 
 
 def part_of(word: str) -> Part | None:
     """The part that a folder's name says: `train`, `Valid`, `test2017`."""
-    meaning = folder_meaning(word.rstrip("0123456789_-"))
-    return meaning[1] if meaning else None
+    return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[1]
 
 
 def side_of(word: str) -> Side | None:
     """Whether a folder's name says that pictures or masks are in it."""
-    meaning = folder_meaning(word.rstrip("0123456789_-"))
-    return meaning[0] if meaning else None
+    return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[0]
 
 
 def part_of_path(path: Path, root: Path) -> Part | None:
@@ -183,10 +183,6 @@ class Collection:
     def pictures(self) -> list[Path]:
         """All pictures of the folder, annotated or not."""
         return [path for paths in self._by_name.values() for path in paths]
-
-    def pictures_in(self, folder: Path) -> list[Path]:
-        """Those in a folder and below."""
-        return [path for path in self.pictures if path.is_relative_to(folder)]
 
     def find(self, stated: str, source: Path) -> Path | None:
         """The picture that an annotation file means; None when there is none or several, a problem then.

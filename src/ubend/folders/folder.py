@@ -1,32 +1,33 @@
 """Any supported folder, or two lists of files -> pairs of picture and mask; no pictures are decoded here.
 
-To add a layout: write `fits` and `read` for it and put a `Layout` into `_LAYOUTS`, the particular before the
+To add a layout: write `fits` and `read` for it and put its `Layout` into `_LAYOUTS`, the particular before the
 general. Problems are collected by kind while reading and raised together, worst first.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ubend.errors import DataError
-from ubend.folders import annotations
-from ubend.folders.classtable import ClassTable, read_class_table
+from ubend.folders.classtable import read_class_table
+from ubend.folders.coco import COCO
 from ubend.folders.collection import find_damaged
+from ubend.folders.labelme import LABELME
+from ubend.folders.labelstudio import LABEL_STUDIO
 from ubend.folders.layouts import TREE, list_root, read_lists
 from ubend.folders.naming import PART_WORDS, folder_meaning
-from ubend.folders.official import PETS, VOC
+from ubend.folders.official import CITYSCAPES, DRIVE, PETS, VOC
 from ubend.folders.pairs import Folder, Layout, Pair, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.folders.published import CITYSCAPES, DRIVE
 from ubend.folders.splitfile import apply_split
 from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
+from ubend.folders.yolo import YOLO
 from ubend.language import _
 from ubend.masks.sources import FileMask
 
-_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, *annotations.LAYOUTS)  # the tree of folders comes after all of them
+_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, COCO, LABELME, LABEL_STUDIO, YOLO)  # the tree of folders comes after these
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
 _DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
-_Look = Callable[[list[Pair]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Asked:
 
     split: Path | None = None
     skip_bad: bool = False
-    look: _Look | None = None
+    look: Callable[[list[Pair]], list[str]] | None = None
 
 
 def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
@@ -59,11 +60,15 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     if not reading.pairs:
         find_damaged(place, problems)
     if not reading.pairs and not problems:
-        problems.tell(_describe_nothing(root))
-    words = reading.words or layout.words()
+        layouts = (f"({i}) {known.words()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
+        line = _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}")
+        problems.tell(line.format(root=root, held=name_held(root), layouts="; ".join(layouts)))
+    words = reading.layout or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
-    return _finish(place, words, reading, [place, root, *_parts_of(place)], problems, asked)
+    # Roboflow puts a class table into each split's folder.
+    splits = (folder for name, folder in subfolders(place).items() if name in PART_WORDS)
+    return _finish(place, replace(reading, layout=words), [place, root, *splits], problems, asked)
 
 
 def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
@@ -77,17 +82,10 @@ def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
     root = list_root(images, masks)
     problems = Problems(root)
     reading = read_lists(images, masks, problems)
-    return _finish(root, reading.words, reading, [root], problems, asked)
+    return _finish(root, reading, [root], problems, asked)
 
 
-def _finish(
-    place: Path,
-    words: str,
-    reading: Reading,
-    tables: Iterable[Path],
-    problems: Problems,
-    asked: Asked,
-) -> Folder:
+def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Problems, asked: Asked) -> Folder:
     """The folder of a reading with split file and class table; raises what is wrong."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
     if asked.split is not None and pairs:
@@ -95,20 +93,13 @@ def _finish(
     classes, values, colors = reading.classes, reading.values, reading.colors
     drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
     if not drawn and (table := read_class_table(tables, problems)):
-        classes, values, colors = table.names, table.values or _as_many(values, table), table.colors or colors
+        kept = values if values and len(values) == len(table.names) else None  # else they are of other classes
+        classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if asked.skip_bad and pairs else ()
     problems.raise_any(asked.look(pairs) if asked.look and problems else [])
-    return Folder(place, words, tuple(pairs), classes, values, colors, reading.remarks, reading.ignored, skipped)
-
-
-def _as_many(values: tuple[int, ...] | None, table: ClassTable) -> tuple[int, ...] | None:
-    """The values that a layout tells, unless they are those of other classes than the table's."""
-    return values if values and len(values) == len(table.names) else None
-
-
-def _parts_of(place: Path) -> list[Path]:
-    """Its folders that are called as parts are: Roboflow puts a class table into each."""
-    return [folder for name, folder in subfolders(place).items() if name in PART_WORDS]
+    return Folder(
+        tuple(pairs), classes, values, colors, reading.remarks, reading.ignored, reading.layout, place, skipped
+    )
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:
@@ -148,11 +139,3 @@ def _unwrap(root: Path) -> Path:
             break
         root = inside[0]
     return root
-
-
-def _describe_nothing(root: Path) -> str:
-    return _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}").format(
-        root=root,
-        held=name_held(root),
-        layouts="; ".join(f"({i}) {layout.words()}" for i, layout in enumerate((*_LAYOUTS, TREE), 1)),
-    )

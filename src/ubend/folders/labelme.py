@@ -16,8 +16,9 @@ from ubend.folders.collection import (
     load_json,
     number_classes,
 )
-from ubend.folders.pairs import Reading
+from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
+from ubend.language import _
 from ubend.masks.shapes import Shape
 from ubend.masks.sources import DrawnMask
 
@@ -41,12 +42,7 @@ class _File(BaseModel):
 _FILE = TypeAdapter(_File)
 
 
-def fits_labelme(root: Path) -> bool:
-    """Are there JSON files that look like LabelMe's?"""
-    return holds(root, "labelme")
-
-
-def read_labelme(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all LabelMe files of a folder; later shapes lie on earlier ones."""
     collection = Collection(root, problems)
     stems = {path.stem for path in collection.pictures}
@@ -93,3 +89,6 @@ def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
         case "circle":
             return "few points"
     return "shape kind"
+
+
+LABELME = Layout(lambda: _("LabelMe: pictures, and a JSON file of each"), lambda root: holds(root, "labelme"), _read)

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.folders.pairs import Reading
+from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
 from ubend.language import _
 from ubend.masks.shapes import Shape
@@ -26,6 +26,10 @@ class _Value(BaseModel):
     rle: Any = None
     polygonlabels: list[str] = []
     rectanglelabels: list[str] = []
+
+    @property
+    def labels(self) -> list[str]:
+        return self.polygonlabels or self.rectanglelabels
 
 
 class _Region(BaseModel):
@@ -51,12 +55,7 @@ class _Task(BaseModel):
 _FILE = TypeAdapter(list[_Task])
 
 
-def fits_label_studio(root: Path) -> bool:
-    """Are there JSON files that look like Label Studio's?"""
-    return holds(root, "labelstudio")
-
-
-def read_label_studio(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all tasks of a folder's exports; later regions lie on earlier ones."""
     collection = Collection(root, problems)
     paths = [path for path in find_jsons(root) if guess_kind(path) == "labelstudio"]
@@ -78,24 +77,17 @@ def read_label_studio(root: Path, problems: Problems) -> Reading:
         collection.remarks.append(sentence.format(count=several))
     if bare:
         collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))
-    names = {name for _path, _task, chosen in tasks for region in chosen.result for name in _labels(region)}
+    names = {name for _path, _task, chosen in tasks for region in chosen.result for name in region.value.labels}
     classes, values = number_classes(sorted(names, key=natural_key), problems)
     for path, task, chosen in tasks:
         who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
         shapes = [_make_shape(region, values, who, problems) for region in chosen.result]
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
             drawn = tuple(shape for shape in shapes if shape is not None)
-            collection.add(image, DrawnMask(path, drawn, _size_hw(chosen)))
+            sizes = ((region.original_height, region.original_width) for region in chosen.result)
+            size_hw = next(((height, width) for height, width in sizes if height and width), None)
+            collection.add(image, DrawnMask(path, drawn, size_hw))
     return collection.reading(classes)
-
-
-def _labels(region: _Region) -> list[str]:
-    return region.value.polygonlabels or region.value.rectanglelabels
-
-
-def _size_hw(annotation: _Annotation) -> tuple[int, int] | None:
-    sizes = ((region.original_height, region.original_width) for region in annotation.result)
-    return next(((height, width) for height, width in sizes if height and width), None)
 
 
 def _file_name(data: dict[str, Any]) -> str:
@@ -114,7 +106,7 @@ def _file_name(data: dict[str, Any]) -> str:
 
 def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Problems) -> Shape | None:
     """The region as a shape; None when it is none, or cannot be read, a problem then."""
-    value, labels = region.value, _labels(region)
+    value, labels = region.value, region.value.labels
     if value.rle is not None or region.type.startswith("brush"):
         problems.add("brush", who)
         return None
@@ -137,3 +129,8 @@ def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Pro
     else:
         problems.add("few points", who)
     return None
+
+
+LABEL_STUDIO = Layout(
+    lambda: _("Label Studio: pictures, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read
+)

@@ -7,19 +7,218 @@ the names of the files must.
 
 import glob
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections import defaultdict
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from ubend.folders.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, speaks_of
-from ubend.folders.pairing import Affix, Item, match
+import numpy as np
+from PIL import Image
+
+from ubend.folders.naming import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    OBJECT_IDS,
+    Side,
+    folder_meaning,
+    side_of_affix,
+    speaks_of,
+    squeeze,
+)
+from ubend.folders.pairing import Affix, Item, match, read_matching
 from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names
-from ubend.folders.sides import Sides, tell_sides
-from ubend.folders.stacking import read_matching
-from ubend.folders.tree import Found, as_found, walk
+from ubend.folders.tree import Found, as_found, name_held, walk
 from ubend.language import _
+
+_LOOKED_AT = 3  # files of each group
+_FEW_VALUES = 32  # masks hold no more
+_Group = tuple[list[Item], Affix]  # files that have an affix, or a suffix, in common
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Files told apart.
+
+    Attributes:
+        pictures, masks: empty when they cannot be told apart.
+        affixes: of pictures and of masks, where they differ by nothing else; None: words tell them apart.
+    """
+
+    pictures: list[Item]
+    masks: list[Item]
+    affixes: tuple[Affix, Affix] | None = None
+
+
+def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
+    """Pictures and masks among files that no folder tells apart; what is unclear goes into the problems."""
+    masks, pictures = _divide(items, lambda item: item.found.suffix == ".npy" or speaks_of(item.stem, "mask"))
+    if pictures and masks:
+        return Sides(pictures, masks)
+    pictures, masks = _divide(items, lambda item: speaks_of(item.stem, "picture"))
+    if pictures and len(pictures) <= len(masks):
+        return Sides(pictures, masks)
+    groups = _two_groups(items)
+    if groups is None:
+        if folders := _two_folders(items):
+            return folders
+        line = _(
+            "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
+            "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
+            "pictures: ubend predict MODEL {root}"
+        )
+        held = name_held(root)
+        problems.tell(_describe_several(root, items) or line.format(root=root, count=len(items), held=held))
+        return Sides([], [])
+    named = [side_of_affix("".join(affix)) for _some, affix in groups]
+    if named[0] == named[1]:
+        alike = [_look_like_masks(some) for some, _affix in groups]
+    else:
+        alike = [named[0] == "mask" or named[1] == "picture", named[1] == "mask" or named[0] == "picture"]
+    if alike[0] != alike[1]:
+        ours, theirs = groups if alike[1] else groups[::-1]
+        return Sides(ours[0], theirs[0], (ours[1], theirs[1]))
+    first, second = (_pattern(root, some) for some, _affix in groups)
+    problems.tell(
+        _(
+            "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
+            "are the masks: --images '{first}' --masks '{second}', or the other way round"
+        ).format(root=root, first=first, second=second)
+    )
+    return Sides([], [])
+
+
+def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+    """Those that pass the test, and the others."""
+    passed, others = list[Item](), list[Item]()
+    for item in items:
+        (passed if test(item) else others).append(item)
+    return passed, others
+
+
+def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
+    """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
+    stems = {(item.part, item.folders, item.stem) for item in items}
+    ways = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
+    ways += [_group(items, partial(_cut_words, count=count, end=end), end) for count in (1, 2, 3) for end in (0, -1)]
+    ways += [_group(items, partial(_cut_extension, stems=stems, end=end), end) for end in (0, -1)]
+    found = [groups for groups in ways if groups]
+    divisions = {frozenset(frozenset(item.found.path for item in some) for some, _affix in groups) for groups in found}
+    return found[0] if len(divisions) == 1 else None
+
+
+def _two_folders(items: Sequence[Item]) -> Sides | None:
+    """Two folders with the same names (but for an affix), of which one alone looks like masks."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.folders[0] if item.folders else ""].append(item)
+    if len(groups) != 2:
+        return None
+    first, second = groups.values()
+    if _look_like_masks(first) == _look_like_masks(second):
+        return None
+    pictures, masks = (second, first) if _look_like_masks(first) else (first, second)
+    matching = match(pictures, masks, sure=True)
+    whole = len(matching.claims) == len(pictures) == len(masks) and not matching.orphans
+    return Sides(pictures, masks, (("", ""), ("", ""))) if whole else None
+
+
+def _describe_several(root: Path, items: Sequence[Item]) -> str:
+    """The question which of several others of each picture (`NAME_1stHO`, `NAME_2ndHO`) is the mask; "": no such."""
+    kinds: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        kinds[item.found.suffix].append(item)
+    if len(kinds) != 2:
+        return ""
+    pictures, others = sorted(kinds.values(), key=len)
+    rests: dict[str, list[Item]] = defaultdict(list)
+    for claims in match(pictures, others).claims.values():
+        for claim in claims:
+            rests[claim.rest].append(claim.mask)
+    if not pictures or len(rests) < 2 or any(len(some) != len(pictures) for some in rests.values()):
+        return ""
+    first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
+    return _(
+        "{root} holds several others of each picture: {names}; say which are the masks: --images '{images}' "
+        "--masks '{first}'"
+    ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, pictures), first=first)
+
+
+def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
+    """The first (end 0) or last (end -1) words of the stem, and the others."""
+    words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
+    cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
+    affix, core = (words[:cut], words[cut:]) if end == 0 else (words[cut:], words[:cut])
+    return ("".join(affix), "".join(core)) if core and not any(word.isdigit() for word in affix) else None
+
+
+def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
+    """What stands before (end 0) or after (end -1) the stem of another file, and that stem."""
+    for between in re.finditer(r"[\W_]+", item.stem):
+        cut = between.end() if end == 0 else between.start()
+        affix, core = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
+        if (item.part, item.folders, core) in stems and not squeeze(affix).isdigit():
+            return affix, core
+    return "", item.stem
+
+
+def _group(
+    items: Sequence[Item], cut: Callable[[Item], tuple[str, str] | None], end: int | None
+) -> tuple[_Group, _Group] | None:
+    """Two groups of the same names; None unless `cut`, (what differs, name) of a file, makes such.
+
+    Args:
+        end: where what differs stands: 0 before the name, -1 after it; None: it is the suffix.
+    """
+    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
+    for item in items:
+        if (words := cut(item)) is None:
+            return None
+        groups[words[0]][item.part, item.folders, words[1]] = item
+    if len(groups) != 2:
+        return None
+    (one, first), (two, second) = sorted(groups.items())
+    if first.keys() != second.keys() or 2 * len(first) != len(items) or (end is not None and len(first) < 2):
+        return None
+    affixes: list[Affix] = [("", ""), ("", "")] if end is None else [(one, ""), (two, "")]
+    affixes = [("", one), ("", two)] if end == -1 else affixes
+    return (list(first.values()), affixes[0]), ([second[core] for core in first], affixes[1])
+
+
+def _look_like_masks(items: Sequence[Item]) -> bool:
+    """Do a few of the files hold few values, without loss?"""
+    some = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
+    return all(_holds_few_values(item.found.path) for item in some)
+
+
+def _holds_few_values(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            if image.format not in ("PNG", "TIFF", "BMP", "WEBP"):
+                return False
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError):
+        return False
+    flat = pixels.reshape(-1, 1) if pixels.ndim == 2 else pixels.reshape(-1, pixels.shape[2])
+    return len(np.unique(flat[:: max(1, len(flat) // 100_000)], axis=0)) <= _FEW_VALUES
+
+
+def _shared_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    return "".join(letter for letter, _same in takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
+
+
+def _pattern(root: Path, items: Sequence[Item]) -> str:
+    """A pattern of the files of a group: `scans/*_raw.png`."""
+    stems, suffixes = [item.stem for item in items], {item.found.suffix for item in items}
+    before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
+    after = re.sub(r"^[^\W_]*(?=[\W_])", "", _shared_start([stem[::-1] for stem in stems])[::-1])
+    deep = "**/" if any(item.found.folders for item in items) else ""
+    suffix = items[0].found.path.suffix if len(suffixes) == 1 else ".*"
+    return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
 
 
 def _place(found: Found) -> tuple[Side | None, Item]:
@@ -36,18 +235,13 @@ def _place(found: Found) -> tuple[Side | None, Item]:
     return side, Item(found, part, tuple(reversed(others)), found.stem)
 
 
-def fits_tree(root: Path) -> bool:
-    """Any folder may be one: `read_tree` says what is missing."""
-    return True
-
-
-def read_tree(root: Path, problems: Problems) -> Reading:
+def _read_tree(root: Path, problems: Problems) -> Reading:
     """Pictures and masks told apart by folders, or by the names of the files."""
     sides: dict[Side | None, list[Item]] = {"picture": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
     for found in walk(root):
         side, item = _place(found)
-        if _is_read(found, side):
+        if found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES):
             sides[side].append(item)
         else:
             foreign.append((side, item))
@@ -81,12 +275,8 @@ def read_tree(root: Path, problems: Problems) -> Reading:
         return Reading([])
     pictures, masks = _without_wrapper(pictures, masks)
     reading = read_matching(match(pictures, masks, affixes, sure=affixes is not None), problems)
-    words = "; ".join(filter(None, (layout, reading.words)))
-    return replace(reading, remarks=(*remarks, *reading.remarks), words=words)
-
-
-def _is_read(found: Found, side: Side | None) -> bool:
-    return found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES)
+    words = "; ".join(filter(None, (layout, reading.layout)))
+    return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
 
 def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
@@ -112,24 +302,23 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
 
 def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
     """Pictures that are on no side: those in folders are a problem, loose ones and numbers of objects are said."""
-    loose = []
+    loose: dict[str, None] = {}
     for item in others:
         parent = item.found.path.parent
         if parent == root:
-            loose.append(item.found.path.name)
+            loose[item.found.path.name] = None
         elif parent.name.casefold() == OBJECT_IDS:
-            loose.append(f"{parent.relative_to(root).as_posix()}/")
+            loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
             problems.add("passed over", parent)
-    loose = list(dict.fromkeys(loose))
-    if not loose:
-        return []
-    return [_("passed over beside the folders of pictures and masks: {names}").format(names=enumerate_names(loose))]
+    line = _("passed over beside the folders of pictures and masks: {names}")
+    return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
 def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
     """There are folders of pictures, but none of the others is known to hold masks."""
-    ours, theirs = (sorted({_top(root, item.found.path) for item in items}) for items in (pictures, others))
+    paths = ([item.found.path.relative_to(root) for item in items] for items in (pictures, others))
+    ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
     problems.tell(
         _(
             "{root} holds pictures in {pictures}, and in {others}, which may be masks or not; if they are: "
@@ -144,11 +333,6 @@ def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence
     )
 
 
-def _top(root: Path, path: Path) -> str:
-    """The folder right below the root that holds a file; the root itself for a loose one."""
-    return path.relative_to(root).parts[0] if path.parent != root else "."
-
-
 def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """The pairs of two folders or globs.
 
@@ -157,9 +341,12 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """
     pictures = _expand(images, problems)
     layers = _expand(masks, problems)
-    for text, items in ((images, pictures), (masks, layers)):
+    for text, items, suffixes in ((images, pictures, IMAGE_SUFFIXES), (masks, layers, MASK_SUFFIXES)):
         if not items:
             problems.tell(_("no pictures found at {pattern}; give a folder, or a quoted pattern").format(pattern=text))
+        for item in items:
+            if item.found.suffix not in suffixes:
+                problems.add("foreign", item.found.path)
     both = {item.found.path for item in pictures} & {item.found.path for item in layers}
     if both:
         problems.tell(
@@ -167,20 +354,13 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
                 count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
             )
         )
-    for item in pictures:
-        if item.found.suffix not in IMAGE_SUFFIXES:
-            problems.add("foreign", item.found.path)
-    for item in layers:
-        if item.found.suffix not in MASK_SUFFIXES:
-            problems.add("foreign", item.found.path)
     if not pictures or not layers or both:
         return Reading([])
     pictures, layers = _without_wrapper(pictures)[0], _without_wrapper(layers)[0]
     matching = match(pictures, layers, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
     reading = read_matching(matching, problems, sure=True)
     words = _("pictures of {images}, masks of {masks}").format(images=images, masks=masks)
-    words = "; ".join(filter(None, (words, reading.words)))
-    return replace(reading, words=words)
+    return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
 
 
 def list_root(images: str, masks: str) -> Path:
@@ -200,19 +380,13 @@ def _fixed(pattern: str) -> Path:
 
 def _expand(pattern: str, problems: Problems) -> list[Item]:
     """The files that a folder or a pattern names."""
-    root = _fixed(pattern)
-    full = str(Path(pattern).expanduser().absolute())
-    found: list[Found] = []
-    if Path(full).is_dir():
-        found = walk(root)
+    root, full = _fixed(pattern), Path(pattern).expanduser().absolute()
+    if full.is_dir():
+        found: list[Found | None] = [*walk(root)]
     else:
-        for name in sorted(glob.glob(full, recursive=True)):
-            path = Path(name)
-            if path.is_file():
-                folders = path.parent.relative_to(root).parts
-                one = as_found(path, folders)
-                found += [one] if one else []
-    return [_place(one)[1] for one in found]
+        files = (path for path in map(Path, sorted(glob.glob(str(full), recursive=True))) if path.is_file())
+        found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
+    return [_place(one)[1] for one in found if one]
 
 
 def _pattern_affix(pattern: str) -> Affix:
@@ -230,6 +404,6 @@ TREE = Layout(
         "images/ and masks/ (or other usual names, also with train/, val/, test/ and subfolders), or pictures and "
         "masks side by side as NAME.jpg and NAME_mask.png"
     ),
-    fits_tree,
-    read_tree,
+    lambda root: True,  # any folder may be one: the reader says what is missing
+    _read_tree,
 )

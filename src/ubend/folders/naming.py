@@ -17,43 +17,24 @@ PART_WORDS: dict[str, Part] = {
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".gif")
-# Pictures that are not read: named as a problem, since passing over them would lose data unseen. All other
-# suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are passed over.
-FOREIGN_SUFFIXES = frozenset(
-    (
-        ".gif",
-        ".dcm",
-        ".nii",
-        ".nii.gz",
-        ".mha",
-        ".nrrd",
-        ".npy",
-        ".npz",
-        ".jp2",
-        ".heic",
-        ".jfif",
-        ".pgm",
-        ".ppm",
-        ".svg",
-        ".czi",
-        ".nd2",
-    )
-)
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Images that are not read: named as a problem, since skipping them would lose data unseen. All other
+# suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
+FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
 _PICTURE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )
-_MASK_WORDS = _words(
+MASK_WORDS = _words(
     "mask masks label labels labelids annotation annotations annot seg segs segmentation segmentations "
     "segmentationclass segmentationmask segmentationmasks gt gts groundtruth groundtruths y target targets "
     "trimap trimaps cpmasks"
 )
-_SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(_MASK_WORDS, "mask")}
+_SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(MASK_WORDS, "mask")}
 _FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # as the name of a file it says nothing
 _PART_ENDS: dict[str, Part] = {**PART_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
@@ -83,13 +64,8 @@ def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], r
 
 _PATTERNS: dict[Side, tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]] = {
     "picture": _pattern(_PICTURE_WORDS),
-    "mask": _pattern(_MASK_WORDS),
+    "mask": _pattern(MASK_WORDS),
 }
-
-
-def is_mask_word(word: str) -> bool:
-    """Is it, in small letters, one of the words for masks?"""
-    return word in _MASK_WORDS
 
 
 def squeeze(name: str) -> str:

@@ -1,15 +1,17 @@
-"""Layouts of well-known data sets, whose own lists decide: Oxford-IIIT Pet and Pascal VOC (also as of CVAT)."""
+"""Layouts of well-known data sets: Oxford-IIIT Pet, Pascal VOC (also exported by CVAT), DRIVE and Cityscapes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS
 from ubend.folders.pairs import Layout, Pair, Part, Reading
 from ubend.folders.problems import Problems, natural_key
-from ubend.folders.tree import as_found, entries, is_empty, subfolders
+from ubend.folders.tree import Found, as_found, entries, is_empty, subfolders, walk
 from ubend.language import _
 from ubend.masks.sources import FileMask
 
@@ -22,9 +24,18 @@ _VOC_CLASSES = tuple(_VOC_NAMES.split())
 _VOID = 255
 _VOC_STEM = re.compile(r"20\d\d_\d{6}")  # as the challenge numbers; LabelMe's and CVAT's exports have its palette too
 
-
-def _fits_pets(root: Path) -> bool:
-    return (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir()
+_MANUAL = "1st_manual"
+# Cityscapes: label id -> class, the 19 that are scored; the ids of the others are not
+# (github.com/mcordts/cityscapesScripts, helpers/labels.py).
+_CITY_CLASSES = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
+    28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+_CITY_IDS = 34
+_CITY_PICTURE = "_leftImg8bit"
+_CITY_MASK = "_gtFine_labelIds"
+_Key = TypeVar("_Key", str, tuple[str, ...])
 
 
 def _read_pets(root: Path, problems: Problems) -> Reading:
@@ -33,17 +44,10 @@ def _read_pets(root: Path, problems: Problems) -> Reading:
     listed: dict[str, Part | None] = {}
     lists: tuple[tuple[str, Part], ...] = (("trainval.txt", "train"), ("test.txt", "test"))
     for file, part in lists:
-        if (annotations / file).is_file():
-            _note(_list_lines(annotations / file, first_word=True), part, listed, problems)
-        else:
-            problems.add("no folder", annotations / file)
-    images, trimaps = _index(root / "images"), _index(annotations / "trimaps")
-    pairs = _pair_listed(listed, images, trimaps, problems)
+        names = [line.split()[0] for line in _list_lines(annotations / file, problems)]  # of `Abyssinian_1 1 1 1`
+        _note(names, part, listed, problems)
+    pairs = _pair_listed(listed, _index(root / "images"), _index(annotations / "trimaps"), problems)
     return Reading(pairs, ("pet", "background", "contour"), (1, 2, 3))
-
-
-def _fits_voc(root: Path) -> bool:
-    return {"jpegimages", "segmentationclass"} <= subfolders(root).keys()
 
 
 def _read_voc(root: Path, problems: Problems) -> Reading:
@@ -56,7 +60,7 @@ def _read_voc(root: Path, problems: Problems) -> Reading:
     listed: dict[str, Part | None] = {}
     remarks = []
     for path in by_part or lists:
-        names = _list_lines(path)
+        names = _list_lines(path, problems)
         if names and not masks.keys() & set(names):  # the challenge keeps the masks of its test part
             remarks.append(_("{file}: none of its pictures has a mask; passed over").format(file=path.name))
         else:
@@ -66,16 +70,20 @@ def _read_voc(root: Path, problems: Problems) -> Reading:
     pairs = _pair_listed(listed, images, masks, problems)
     if pairs and (extra := len(images.keys() - listed.keys())):
         remarks.append(_("{count} pictures in no list and without a mask are passed over").format(count=extra))
-    if all(_VOC_STEM.fullmatch(pair.name) for pair in pairs) and _have_voc_palette(p.mask.path for p in pairs[:4]):
-        return Reading(pairs, _VOC_CLASSES, tuple(range(len(_VOC_CLASSES))), ignored=(_VOID,), remarks=tuple(remarks))
-    return Reading(pairs, remarks=tuple(remarks))
+    reading = Reading(pairs, remarks=tuple(remarks))
+    named = pairs and all(_VOC_STEM.fullmatch(pair.name) for pair in pairs)
+    if named and all(_has_voc_palette(pair.mask.path) for pair in pairs[:4]):
+        return replace(reading, classes=_VOC_CLASSES, values=tuple(range(len(_VOC_CLASSES))), ignored=(_VOID,))
+    return reading
 
 
-def _list_lines(path: Path, *, first_word: bool = False) -> list[str]:
-    """The names of a list, one per line; of lines such as `Abyssinian_1 1 1 1` only the first word."""
+def _list_lines(path: Path, problems: Problems) -> list[str]:
+    """The names of a list, one per line; none of a missing list, a problem then."""
+    if not path.is_file():
+        problems.add("no folder", path)
+        return []
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [name.split()[0] for name in names] if first_word else names
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _note(names: Iterable[str], part: Part | None, listed: dict[str, Part | None], problems: Problems) -> None:
@@ -113,32 +121,106 @@ def _pair_listed(
     return pairs
 
 
-def _have_voc_palette(paths: Iterable[Path]) -> bool:
-    """Are these palette pictures with the colours that the challenge gives its classes?"""
+def _has_voc_palette(path: Path) -> bool:
+    """Is this a palette image with the colours that the challenge gives its classes?"""
     expected = [channel for index in range(len(_VOC_CLASSES)) for channel in _voc_color(index)]
-    found = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                palette = image.getpalette() if image.mode == "P" else None
-        except (OSError, ValueError, SyntaxError):
-            palette = None
-        found.append(palette is not None and palette[: len(expected)] == expected[: len(palette)])
-    return bool(found) and all(found)
+    try:
+        with Image.open(path) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return palette is not None and palette[: len(expected)] == expected[: len(palette)]
 
 
-def _voc_color(index: int) -> tuple[int, int, int]:
+def _voc_color(index: int) -> tuple[int, ...]:
     """The bits of the index, three by three from the lowest, become the bits of the colour from the highest."""
-    color = [0, 0, 0]
-    for bit in range(8):
-        for channel in range(3):
-            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return color[0], color[1], color[2]
+    return tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
+
+
+def _drive_parts(root: Path) -> dict[str, Path]:
+    """Word for the part -> its folder; "": the root itself."""
+    below = {word: folder for word, folder in subfolders(root).items() if word in PART_WORDS}
+    return {word: folder for word, folder in {"": root, **below}.items() if "images" in subfolders(folder)}
+
+
+def _read_drive(root: Path, problems: Problems) -> Reading:
+    """`21_training.tif` and `21_manual1.gif` belong together by their number.
+
+    `mask/` is the camera's field of view, `2nd_manual/` another observer.
+    """
+    pairs: list[Pair] = []
+    remarks = [_("masks are those of 1st_manual/; mask/ (the field of view) and 2nd_manual/ are passed over")]
+    for word, folder in _drive_parts(root).items():
+        below = subfolders(folder)
+        if _MANUAL in below:
+            images, masks = (_numbered(below[name], problems) for name in ("images", _MANUAL))
+            for _number, image, mask in _in_both(images, masks, problems):
+                pairs.append(Pair(image.stem, image.path, FileMask(mask.path), PART_WORDS.get(word), None))
+        else:
+            remarks.append(_("{folder}/ has no 1st_manual/; passed over").format(folder=folder.name))
+    return Reading(pairs, ("background", "vessel"), remarks=tuple(remarks))
+
+
+def _numbered(folder: Path, problems: Problems) -> dict[str, Found]:
+    """First word of the name -> file."""
+    files: dict[str, Found] = {}
+    for found in walk(folder):
+        if files.setdefault(found.stem.split("_")[0], found) is not found:
+            problems.add("two images", found.path)
+    return files
+
+
+def _in_both(
+    images: Mapping[_Key, Found], masks: Mapping[_Key, Found], problems: Problems
+) -> list[tuple[_Key, Found, Found]]:
+    """(key, image, mask) where there are both; where there is one, that is a problem."""
+    for key in images.keys() - masks.keys():
+        problems.add("no mask", images[key].path)
+    for key in masks.keys() - images.keys():
+        problems.add("no image", masks[key].path)
+    return [(key, images[key], mask) for key, mask in masks.items() if key in images]
+
+
+def _read_cities(root: Path, problems: Problems) -> Reading:
+    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test part are empty."""
+    folders, every = subfolders(root), list[dict[tuple[str, ...], Found]]()
+    for folder, end in (("leftimg8bit", _CITY_PICTURE), ("gtfine", _CITY_MASK)):
+        files = [found for found in walk(folders[folder]) if found.stem.endswith(end)]
+        every.append({(*found.folders, found.stem.removesuffix(end)): found for found in files})
+    images, masks = ({key: some[key] for key in some if _city_part(key) != "test"} for some in every)
+    pairs = [
+        Pair("/".join(key), image.path, FileMask(mask.path), _city_part(key), None)
+        for key, image, mask in _in_both(images, masks, problems)
+    ]
+    remarks = []
+    if passed := len(every[0]) - len(images):
+        sentence = _("{count} pictures of the test part are passed over: their masks are not public")
+        remarks = [sentence.format(count=passed)]
+    ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)
+    return Reading(pairs, tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES), ignored=ignored, remarks=tuple(remarks))
+
+
+def _city_part(key: tuple[str, ...]) -> Part | None:
+    return PART_WORDS.get(key[0].casefold())
 
 
 PETS = Layout(
-    lambda: _("Oxford-IIIT Pet: images/, annotations/trimaps/, trainval.txt and test.txt"), _fits_pets, _read_pets
+    lambda: _("Oxford-IIIT Pet: images/, annotations/trimaps/, trainval.txt and test.txt"),
+    lambda root: (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir(),
+    _read_pets,
 )
 VOC = Layout(
-    lambda: _("Pascal VOC: JPEGImages/, SegmentationClass/, lists in ImageSets/Segmentation/"), _fits_voc, _read_voc
+    lambda: _("Pascal VOC: JPEGImages/, SegmentationClass/, lists in ImageSets/Segmentation/"),
+    lambda root: {"jpegimages", "segmentationclass"} <= subfolders(root).keys(),
+    _read_voc,
+)
+DRIVE = Layout(
+    lambda: _("DRIVE: images/ and 1st_manual/, in training/ and test/"),
+    lambda root: any(_MANUAL in subfolders(folder) for folder in _drive_parts(root).values()),
+    _read_drive,
+)
+CITYSCAPES = Layout(
+    lambda: _("Cityscapes: leftImg8bit/ and gtFine/, each PART/CITY/..."),
+    lambda root: {"leftimg8bit", "gtfine"} <= subfolders(root).keys(),
+    _read_cities,
 )

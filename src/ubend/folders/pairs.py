@@ -1,15 +1,14 @@
 """Pairs of picture and mask, and what the reader of a layout returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ubend.folders.problems import Problems
 from ubend.masks.sources import Mask
 
 Part = Literal["train", "val", "test"]
-PART_NAMES: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,16 @@ class Reading:
         colors: the colour of each class; when given, masks are coded by colour, not by value.
         remarks: what the user should know.
         ignored: mask values whose pixels are not scored.
-        words: the layout, in words that tell more than `Layout.words`; "" when there is no more to tell.
+        layout: the layout in words that tell more than `Layout.words`; "" when there is no more to tell.
     """
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     classes: tuple[str, ...] | None = None
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
     remarks: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
-    words: str = ""
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,23 +69,13 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A data set on disk.
+class Folder(Reading):
+    """A data set on disk: a reading with at least one pair, in the natural order of the names (`2` before `10`).
 
     Attributes:
         root: where the layout was found: the folder asked for, or one below it.
-        layout: the layout in words.
-        pairs: at least one, in the natural order of their names (`2` before `10`).
-        classes, values, colors, remarks, ignored: as of `Reading`.
         skipped: (name, problem) of what was left out, when that was asked for.
     """
 
-    root: Path
-    layout: str
-    pairs: tuple[Pair, ...]
-    classes: tuple[str, ...] | None = None
-    values: tuple[int, ...] | None = None
-    colors: tuple[tuple[int, int, int], ...] | None = None
-    remarks: tuple[str, ...] = ()
-    ignored: tuple[int, ...] = ()
+    root: Path = Path()
     skipped: tuple[tuple[str, str], ...] = ()

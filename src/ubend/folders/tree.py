@@ -2,7 +2,6 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +30,16 @@ class Found:
     suffix: str
 
 
-def entries(folder: Path, *, folders: bool = False) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted, without junk.
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted, without hidden files (`.DS_Store`, `._x`) and what systems write.
 
-    Args:
-        folders: only the folders.
     Raises:
         DataError: it cannot be read.
     """
     try:
         with os.scandir(folder) as found:
-            return sorted(
-                (e for e in found if (not folders or e.is_dir()) and not is_junk(e.name)), key=lambda entry: entry.name
-            )
+            kept = (entry for entry in found if entry.name[0] != "." and entry.name.casefold() not in _JUNK)
+            return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
@@ -52,14 +48,9 @@ def entries(folder: Path, *, folders: bool = False) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def is_junk(name: str) -> bool:
-    """Hidden files (`.DS_Store`, `._x`, `.ipynb_checkpoints`) and what systems write."""
-    return name.startswith(".") or name.casefold() in _JUNK
-
-
 def subfolders(folder: Path) -> dict[str, Path]:
     """Name in small letters -> subfolder."""
-    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder, folders=True)}
+    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
 
 
 def name_held(folder: Path) -> str:
@@ -68,21 +59,21 @@ def name_held(folder: Path) -> str:
     return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
 
 
-def walk(root: Path) -> list[Found]:
-    """All files below a folder that have the suffix of a picture or a mask, read or not, sorted."""
-    return list(_walk(root, (), frozenset()))
+def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[Found]:
+    """All files below a folder that have the suffix of a picture or a mask, read or not, sorted.
 
-
-def _walk(folder: Path, folders: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Iterator[Found]:
-    identity = folder.stat()
+    Args:
+        names: of the folders between the root and this one.
+        above: device and inode of the folders above; a link to one of them is not followed.
+    """
+    identity, files = folder.stat(), list[Found]()
     here = (identity.st_dev, identity.st_ino)
-    if here in above:
-        return  # a link to a folder above
-    for entry in entries(folder):
+    for entry in entries(folder) if here not in above else ():
         if entry.is_dir():
-            yield from _walk(Path(entry.path), (*folders, _composed(entry.name)), above | {here})
-        elif found := as_found(Path(entry.path), folders):
-            yield found
+            files += walk(Path(entry.path), (*names, _composed(entry.name)), above | {here})
+        elif found := as_found(Path(entry.path), names):
+            files.append(found)
+    return files
 
 
 def as_found(path: Path, folders: tuple[str, ...]) -> Found | None:

@@ -1,14 +1,13 @@
 """YOLO segmentation: a text file of normalised polygons for each picture."""
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ubend.errors import reason
-from ubend.folders.collection import Collection, is_polygon, number_classes, part_of, side_of
+from ubend.folders.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
 from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.folders.pairs import Reading
+from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems
 from ubend.folders.tree import entries, subfolders
 from ubend.language import _
@@ -16,16 +15,16 @@ from ubend.masks.shapes import Shape
 from ubend.masks.sources import DrawnMask
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
-_ITEM = re.compile(r"""(?:(\d+)\s*:\s*)?("[^"]*"|'[^']*'|[^,"'\s][^,]*)""")  # `name`, `'name'`, `3: name`
+_MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
 
 
-def fits_yolo(root: Path) -> bool:
+def _fits(root: Path) -> bool:
     """Folders of text files called `labels` beside folders of pictures."""
     for _pictures, labels in _folders(root):
         files = [entry.name for place in [labels, *subfolders(labels).values()] for entry in entries(place)]
         suffixes = {Path(name).suffix.lower() for name in files}
         if ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES):
-            return True
+            return not has_masks(root)
     return False
 
 
@@ -38,15 +37,15 @@ def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
             yield images[0], below["labels"]
 
 
-def read_yolo(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all pictures; those without a text file are all background. Later lines lie on earlier ones."""
     collection = Collection(root, problems)
     names = _read_names(root, problems)
     texts: dict[Path, list[tuple[str, int, tuple[float, ...]]]] = {}
     pictures: dict[Path, Path] = {}  # picture -> where its text file should be
     for images, labels in _folders(root):
-        for image in collection.pictures_in(images):
-            pictures[image] = labels / image.relative_to(images).with_suffix(".txt")
+        inside = (path for path in collection.pictures if path.is_relative_to(images))
+        pictures |= {path: labels / path.relative_to(images).with_suffix(".txt") for path in inside}
         for path in sorted(labels.rglob("*.txt")):
             if path.name != "classes.txt" and not path.name.startswith("."):
                 texts[path] = _read_lines(path, problems)
@@ -105,12 +104,10 @@ def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
     for path in (Path(entry.path) for entry in entries(root)):
         if path.suffix.lower() in (".yaml", ".yml"):
             try:
-                names = parse_names(path.read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
+                if names := parse_names(path.read_text(encoding="utf-8-sig")):
+                    return names
+            except (OSError, ValueError) as error:
                 problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
-                continue
-            if names:
-                return names
     for path in (root / "classes.txt", *(labels / "classes.txt" for _images, labels in _folders(root))):
         if path.is_file():
             lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -119,15 +116,27 @@ def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
 
 
 def parse_names(text: str) -> dict[int, str]:
-    """Class number -> name, of the key `names` of a YAML text: a list or a mapping, in a line or line by line."""
-    found = re.search(r"^names[ \t]*:(.*(?:\n(?:[ \t\-\]}#].*)?)*)", text, re.MULTILINE)
-    if found is None:
+    """Class number -> name, of the key `names` of a YAML text: a list, or a mapping from numbers.
+
+    Raises:
+        ValueError: damaged, too long or nested too deeply to be a list of classes, or not names by their numbers.
+    """
+    import yaml
+
+    if "names" not in text:
         return {}
-    body = re.sub(r"(?m)(?:^|\s)#.*$", "", found.group(1)).strip()
-    if body.startswith(("[", "{")):
-        items = _ITEM.findall(body[1:].partition("]" if body.startswith("[") else "}")[0])
-    else:
-        lines = [line.strip().removeprefix("- ") for line in body.splitlines() if line.strip()]
-        items = [found for line in lines for found in re.findall(r"^(?:(\d+)\s*:\s*)?(.+)$", line)]
-    names = {int(key) if key else place: name.strip().strip("\"'") for place, (key, name) in enumerate(items)}
-    return {number: name for number, name in names.items() if name}
+    if len(text) > _MOST_YAML:
+        raise ValueError(_("longer than {most} characters").format(most=_MOST_YAML))
+    try:
+        content = yaml.load(text, yaml.BaseLoader)  # no tags, no objects; `no` and `1.0` stay text
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or _("nested too deeply")
+        raise ValueError(problem) from error
+    names = content.get("names") if isinstance(content, dict) else None
+    found = dict(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
+    if not all(isinstance(name, str) and str(number).isdecimal() for number, name in found.items()):
+        raise ValueError(_("names must be a list of class names, or class numbers with their names"))
+    return {int(number): name.strip() for number, name in found.items() if name.strip()}
+
+
+YOLO = Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), _fits, _read)

@@ -213,9 +213,9 @@ class PictureJob:
             seen = prob if unseen is None else prob * ~unseen
             write_probabilities(beside[0], size_hw, [seen], labels.names, self._prob, found.georeference)
         if found.georeference:
-            write_tiff_mask(target, size_hw, [mask], labels, found.georeference, has_unseen=found.has_unseen)
+            write_tiff_mask(target, size_hw, [mask], labels.colors, found.georeference, has_unseen=found.has_unseen)
         else:
-            write_mask(target, mask, labels)
+            write_mask(target, mask, labels.colors)
 
     def _write_by_rows(self, number: int, teller: Teller) -> None:
         """Predict and write a picture that memory need not hold."""
@@ -226,7 +226,9 @@ class PictureJob:
             answers = self._predict_rows(number, windows, teller)
 
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
-                write_tiff_mask(target, windows.size_hw, rows, labels, found.georeference, has_unseen=found.has_unseen)
+                write_tiff_mask(
+                    target, windows.size_hw, rows, labels.colors, found.georeference, has_unseen=found.has_unseen
+                )
 
             if self._prob is None:
                 write(rows for rows, _logits in answers)

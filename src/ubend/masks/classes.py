@@ -7,37 +7,211 @@ and the flag that settles it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.errors import DataError
 from ubend.language import _
-from ubend.masks.codes import CodeKind, code_words
+from ubend.masks.codes import LISTED, Survey, Tally, code_words, unpack_color, value_table
 from ubend.masks.labels import (
     ANY_DISTANCE,
     IGNORED,
-    MOST_CLASSES,
     NOISE_REACH,
     ROUNDING_REACH,
     LabelMap,
     make_label_map,
-    refuse_reserved,
 )
-from ubend.masks.maincolors import MOST_FOUND, find_main_colors, find_main_values
-from ubend.masks.survey import LISTED, Survey, Tally, value_table
 from ubend.masks.valuetable import parse_table
+
+MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
+MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
+MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
+_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
+_TWO_ENDS_SHARE = 0.97  # JPEG masks with this share of their pixels near 0 and near 255 are black and white
+_BLEND_DISTANCE = 64  # of noisy masks: a colour this near to the line between two classes is a blend of them
+_CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without loss
+_UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
+_BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
+_STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
+_MOST_POINTS = 20_000  # colours, the commonest, among which classes are looked for
+
+
+def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
+    """The colours that are classes, ascending, and whether noise or blends of them lie around.
+
+    Raises:
+        DataError: the colours do not tell the classes.
+    """
+    if not lossy and len(tally.codes) <= MOST_FOUND and not _mostly_blends(tally):
+        return _without_strays(tally), False
+    codes = _main_colors(tally[np.sort(np.argsort(-tally.pixels, kind="stable")[:_MOST_POINTS])])
+    _refuse_unexplained(tally, codes)
+    return codes, True
+
+
+def find_main_values(tally: Tally) -> list[int]:
+    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours.
+
+    Raises:
+        DataError: the values do not tell the classes.
+    """
+    pixels, total = np.zeros(65536, np.int64), int(tally.pixels.sum())
+    pixels[tally.codes] = tally.pixels
+
+    def around(value: int, distance: int) -> int:
+        return int(pixels[max(0, value - distance) : value + distance + 1].sum())
+
+    low, high = around(0, MAIN_DISTANCE - 1), around(255, MAIN_DISTANCE - 1)
+    if low and high and low + high >= _TWO_ENDS_SHARE * total:
+        return [0, 255]
+    main: list[int] = []
+    for value in np.argsort(-pixels[:256], kind="stable").tolist():
+        near = around(value, MAIN_DISTANCE // 2)
+        peak = around(value, _PEAK_DISTANCE) >= _PEAK_SHARE * near
+        if near >= MAIN_SHARE * total and peak and all(abs(value - other) >= MAIN_DISTANCE for other in main):
+            main.append(value)
+    main = sorted(main)
+    explained = sum(around(value, MAIN_DISTANCE // 2) for value in main)
+    if len(main) > 2 and explained < (1 - _BLENDS_SHARE) * total:
+        raise DataError(
+            _(
+                "these JPEG masks do not tell their classes: {table} are common, but {share:.1%} of the pixels hold "
+                'other values; name them: --values "{cure},*=nearest"'
+            ).format(
+                table=value_table(tally, "value"),
+                share=1 - explained / total,
+                cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
+            )
+        )
+    return main
+
+
+def _points(codes: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(K,) colour codes -> (K, 3)."""
+    return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
+
+
+def _without_strays(tally: Tally) -> list[int]:
+    """All colours but those that are nearly like a far commoner one.
+
+    Raises:
+        DataError: two that are nearly alike, and both common.
+    """
+    points, main = _points(tally.codes), list[int]()
+    for number in np.argsort(-tally.pixels, kind="stable").tolist():
+        near = [i for i in main if np.linalg.norm(points[i] - points[number]) <= ROUNDING_REACH]
+        if not near:
+            main.append(number)
+        elif tally.pixels[number] > _STRAY_SHARE * tally.pixels[near[0]]:
+            pair = sorted((int(tally.codes[near[0]]), int(tally.codes[number])))
+            raise DataError(
+                _(
+                    "the masks hold colours that are nearly alike: {pair} among {table}; if each is a class, name all: "
+                    '--values "{cure}", else give both of them one name'
+                ).format(
+                    pair=code_words(pair, "color"),
+                    table=value_table(tally, "color"),
+                    cure=",".join(f"#{code:06x}=name{i}" for i, code in enumerate(tally.codes[:LISTED].tolist(), 1)),
+                )
+            )
+    return sorted(int(tally.codes[i]) for i in main)
+
+
+def _mostly_blends(tally: Tally) -> bool:
+    """Are there more rare colours between two common ones than common ones? So it is after resampling."""
+    common = tally.pixels >= MAIN_SHARE * tally.pixels.sum()
+    blends = _between(_points(tally.codes[~common]), tally.codes[common].tolist(), _CLEAN_BLEND_DISTANCE)
+    return bool(blends.sum() > common.sum())
+
+
+def _main_colors(tally: Tally) -> list[int]:
+    """The colours that stand for classes among noise and blends: common, far from commoner ones, and peaks."""
+    total = int(tally.pixels.sum())
+    points = _points(tally.codes)
+    left, main = tally.pixels.copy(), list[int]()
+    while left.any() and len(main) <= MOST_FOUND:
+        top = int(left.argmax())
+        distance = np.linalg.norm(points - points[top], axis=1)
+        around, peak = (int(tally.pixels[distance <= d].sum()) for d in (MAIN_DISTANCE, _PEAK_DISTANCE))
+        if left[top] < MAIN_SHARE * total / 1000:
+            break  # the commonest that is left is a thousandth of a class: nothing but noise follows
+        if around >= MAIN_SHARE * total and peak >= _PEAK_SHARE * around:
+            main.append(int(tally.codes[top]))
+        left[distance <= 2 * MAIN_DISTANCE] = 0
+    return sorted(main)
+
+
+def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDArray[np.bool_]:
+    """(K,) whether each of (K, 3) colours lies at most `reach` from the line between two of the ends, or from one."""
+    corners = [_points(np.array(code, np.int32)) for code in ends]
+    found = np.zeros(len(points), np.bool_)
+    for number, end in enumerate(corners):
+        for other in corners[number:]:
+            along, left = other - end, np.flatnonzero(~found)
+            place = ((points[left] - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
+            found[left] = np.linalg.norm(points[left] - end - place[:, None] * along, axis=1) <= reach
+    return found
+
+
+def _near(points: NDArray[np.float64], codes: list[int], reach: float) -> NDArray[np.bool_]:
+    """(K,) whether each of (K, 3) colours lies at most `reach` from one of the codes."""
+    near = [np.linalg.norm(points - _points(np.array(code, np.int32)), axis=1) <= reach for code in codes]
+    return np.any(near, axis=0) if near else np.zeros(len(points), np.bool_)
+
+
+def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
+    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say.
+
+    So is a class that lies between two others: JPEG makes the like of two.
+    """
+    bins, which = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)  # in steps of 4: photographs hold millions
+    points, pixels = _points(bins) + 2, np.bincount(which, tally.pixels, len(bins))
+    total = float(pixels.sum())
+    doubtful = []
+    for code in main:
+        others, own = [other for other in main if other != code], _near(points, [code], MAIN_DISTANCE)
+        if (
+            _between(_points(np.array([code])), others, _BLEND_DISTANCE)[0]
+            and pixels[own].sum() < _BLENDS_SHARE * total
+        ):
+            doubtful.append(code)
+    main = [code for code in main if code not in doubtful]
+    explained = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
+    if len(main) >= 2 and pixels[~explained].sum() <= _UNEXPLAINED_SHARE * total:
+        explained = _near(points, main, _BLEND_DISTANCE)
+        if pixels[~explained].sum() <= _BLENDS_SHARE * total:
+            return
+    explained = explained[which]
+    share = tally.pixels[~explained].sum() / total
+    rest = tally[~explained]
+    if not main:
+        raise DataError(
+            _(
+                "the masks hold {count} colours, and none is common ({table}): are these photographs, no masks? "
+                'If not, name every class: --values "#rrggbb=name,...,*=nearest"'
+            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total)))
+        )
+    names = make_label_map(main, None, "color").names if main else ()
+    known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
+    extra = [int(rest.codes[rest.pixels.argmax()])] if len(rest.codes) and len(main) < LISTED else []
+    raise DataError(
+        _(
+            "the masks hold {count} colours; {known} are common, but {share:.1%} of the pixels hold others ({table}), "
+            'which noise and resampling do not explain: name every class, such as --values "{cure},*=nearest"; '
+            "or are these photographs, no masks?"
+        ).format(
+            count=len(tally.codes),
+            known=code_words(main, "color", LISTED),
+            share=share,
+            table=value_table(rest, "color", int(total)),
+            cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),
+        )
+    )
+
 
 _FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
 _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
-
-
-class _Noise(TypedDict):
-    """What becomes of codes that are none of the classes'; see `LabelMap`."""
-
-    reach: int
-    others: int | None
 
 
 @dataclass(frozen=True)
@@ -70,11 +244,16 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     if told.table is not None:
         labels, remarks = _allow_noise(parse_table(told.table), survey), []
     elif told.colors is not None and told.names is not None and _shows(survey, told.colors):
-        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any()))
+        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any())), []
     elif told.values is not None:
-        labels, remarks = _make(told.values, told.names, "value", ignored=told.ignored, reach=_reach(survey)), []
-    elif told.colors is not None and survey.kind() == "value":
-        labels, remarks = _by_number(survey, told.names, told.colors)
+        reach = ANY_DISTANCE if survey.lossy.any() else 0
+        labels, remarks = make_label_map(told.values, told.names, ignored=told.ignored, reach=reach), []
+    elif told.colors is not None and survey.kind() == "value":  # masks hold the numbers of the table's lines
+        reach = ANY_DISTANCE if survey.lossy.any() else 0
+        ignored = (255,) if 255 in survey.codes and len(told.colors) <= 255 else ()
+        codes = range(len(told.colors))
+        labels = make_label_map(codes, told.names, ignored=ignored, reach=reach, colors=told.colors)
+        remarks = [_remark_255()] if ignored else []
     elif survey.kind() == "value":
         labels, remarks = _find_values(survey, told.names)
     else:
@@ -91,44 +270,6 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     return labels, [*remarks, *_snapped(survey, labels)]
 
 
-def _make(
-    codes: Sequence[int],
-    names: Sequence[str] | None,
-    kind: CodeKind,
-    *,
-    ignored: tuple[int, ...] = (),
-    reach: int = 0,
-    others: int | None = None,
-    colors: tuple[tuple[int, int, int], ...] | None = None,
-) -> LabelMap:
-    """A label map of one code per class; names are made up when None.
-
-    Raises:
-        DataError: too many or too few names, or one twice.
-    """
-    refuse_reserved(names or ())
-    if len(codes) > MOST_CLASSES:
-        raise DataError(
-            _("the masks hold {count} classes; at most {most} can be learnt").format(
-                count=len(codes), most=MOST_CLASSES
-            )
-        )
-    if names is None:
-        return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
-    if len(names) != len(codes):
-        raise DataError(
-            _(
-                "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
-                "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
-        )
-    if len(set(names)) < len(names):
-        raise DataError(
-            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
-        )
-    return make_label_map(codes, names, kind, ignored=ignored, reach=reach, others=others, colors=colors)
-
-
 def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
     """Are the masks painted in the colours of a table? Grey ids and palettes of other colours are not."""
     if survey.kind() == "color":
@@ -137,58 +278,39 @@ def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
     return bool(np.isin(survey.shown, known).all())
 
 
-def _by_color_table(
-    names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool
-) -> tuple[LabelMap, list[str]]:
+def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
     codes = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(codes)) < len(codes):
         raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
-    if lossy:
-        return _make(codes, names, "color", **_noise(codes), colors=colors), []
-    return _make(codes, names, "color", reach=ROUNDING_REACH, colors=colors), []
-
-
-def _by_number(
-    survey: Survey, names: Sequence[str] | None, colors: tuple[tuple[int, int, int], ...]
-) -> tuple[LabelMap, list[str]]:
-    """A class table with colours, and masks that hold the numbers of its lines; 255 beside them is ignored."""
-    ignored = (255,) if 255 in survey.codes and len(colors) <= 255 else ()
-    labels = _make(range(len(colors)), names, "value", ignored=ignored, reach=_reach(survey), colors=colors)
-    return labels, [_remark_255()] if ignored else []
+    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH, colors=colors)
+    return _with_noise(labels) if lossy else labels
 
 
 def _remark_255() -> str:
     return _("mask value 255 beside class numbers: its pixels are not scored")
 
 
-def _noise(classes: Sequence[object]) -> _Noise:
+def _with_noise(labels: LabelMap) -> LabelMap:
     """Between two colours, each pixel belongs to the nearer one; a blend of two of many may look like a third."""
-    if len(classes) == 2:
-        return {"reach": ANY_DISTANCE, "others": None}
-    return {"reach": NOISE_REACH, "others": IGNORED}
+    if labels.kind == "value" or labels.classes == 2:
+        return replace(labels, reach=ANY_DISTANCE, others=None)
+    return replace(labels, reach=NOISE_REACH, others=IGNORED)
 
 
 def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
     """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
-    if not survey.lossy.any() or labels.reach > ROUNDING_REACH or labels.others is not None:
-        return labels
-    if labels.kind == "value":
-        return replace(labels, reach=ANY_DISTANCE)
-    return replace(labels, **_noise(labels.names))
-
-
-def _reach(survey: Survey) -> int:
-    return ANY_DISTANCE if survey.lossy.any() else 0
+    told = labels.reach > ROUNDING_REACH or labels.others is not None
+    return labels if told or not survey.lossy.any() else _with_noise(labels)
 
 
 def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
     """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
     tally = survey.tally("value")
     if survey.lossy.any():
-        return _make(find_main_values(tally), names, "value", reach=ANY_DISTANCE), []
+        return make_label_map(find_main_values(tally), names, reach=ANY_DISTANCE), []
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
-        return _make(values, names, "value"), []
+        return make_label_map(values, names), []
     if len(values) > MOST_FOUND or _count_objects(survey, values):
         raise DataError(
             _(
@@ -203,7 +325,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
         _refuse_mixed(survey, tally)
-        return _make(values[:-1], names, "value", ignored=(255,)), [_remark_255()]
+        return make_label_map(values[:-1], names, ignored=(255,)), [_remark_255()]
     if names is None and not _is_even(values):
         raise DataError(
             _(
@@ -215,7 +337,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
             )
         )
-    return _make(values, names, "value"), []
+    return make_label_map(values, names), []
 
 
 def _refuse_mixed(survey: Survey, tally: Tally) -> None:
@@ -242,14 +364,8 @@ def _count_objects(survey: Survey, values: list[int]) -> bool:
     """Do the values count objects up in each mask (1, 2, ..., k), with another k in each?"""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
-    tops = []
-    for number in range(len(survey)):
-        mine = survey.codes[survey.starts[number] : survey.starts[number + 1]]
-        mine = mine[mine > 0]
-        if len(mine) and not _is_run([0, *mine.tolist()]):
-            return False
-        tops.append(len(mine))
-    return len(set(tops)) > 2
+    objects = [some[some > 0].tolist() for some in np.split(survey.codes, survey.starts[1:-1])]
+    return all(_is_run([0, *mine]) for mine in objects) and len({len(mine) for mine in objects}) > 2
 
 
 def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
@@ -268,14 +384,12 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     if not survey.colored.any():
         remarks.append(
             _("the palettes of the masks differ, so their colours are read, not their indices")
-            if survey.palettes_differ()
+            if survey.palettes_problem() == "differ"
             else _("the palettes of the masks run from light to dark, so their greys are read, not their indices")
         )
     codes, noisy = find_main_colors(tally, bool(survey.lossy.any()))
-    if noisy:
-        labels = _make(codes, names, "color", **_noise(codes))
-    else:
-        labels = _make(codes, names, "color", reach=ROUNDING_REACH)
+    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH)
+    labels = _with_noise(labels) if noisy else labels
     if names is None:
         remarks.append(
             _('the classes are named by their colours; name them yourself: --values "{table}"').format(
@@ -315,32 +429,32 @@ def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
 
 def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
     """What became of codes that are none of the classes'; an error when they are too many to be noise."""
-    tally = survey.tally(labels.kind)
-    exact = np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    tally, remarks = survey.tally(labels.kind), list[str]()
     index, found = labels.classify(tally.codes)
-    total, remarks = int(tally.pixels.sum()), []
-    moved = found & ~exact & (index != IGNORED)
-    lost = found & ~exact & (index == IGNORED)
+    found &= ~np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    moved, lost = found & (index != IGNORED), found & (index == IGNORED)
+    total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
         remarks.append(
             _("{count} pixels ({share:.2%}) with {kinds} in-between values went to the nearest class").format(
                 count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
             )
         )
-    share = tally.pixels[lost].sum() / total
-    if lost.any() and labels.reach and share > _LOST_SHARE:
-        raise DataError(
-            _(
-                "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
-                '--values "{cure}"'
-            ).format(
-                share=share,
-                classes=labels.describe(),
-                table=value_table(Tally(tally.codes[lost], tally.pixels[lost], tally.masks[lost]), labels.kind, total),
-                cure=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True)),
-            )
-        )
     if lost.any() and labels.reach:
+        share = tally.pixels[lost].sum() / total
+        if share > _LOST_SHARE:
+            known = zip(labels.codes, labels.names, strict=True)
+            raise DataError(
+                _(
+                    "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
+                    '--values "{cure}"'
+                ).format(
+                    share=share,
+                    classes=labels.describe(),
+                    table=value_table(tally[lost], labels.kind, total),
+                    cure=",".join(f"#{some[0]:06x}={name}" for some, name in known),
+                )
+            )
         remarks.append(
             _("{count} pixels ({share:.2%}) with in-between colours are not scored").format(
                 count=int(tally.pixels[lost].sum()), share=share

@@ -19,6 +19,7 @@ CodeKind = Literal["value", "color"]
 
 _Code = TypeVar("_Code", int, NDArray[np.int32])
 _GREY = 0x010101  # times a grey value: its colour code
+LISTED = 12  # codes shown in messages
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,80 @@ def code_words(codes: Sequence[int], kind: CodeKind, most: int = 4) -> str:
     """Codes as people write them, by comma; of a long list the first few."""
     words = [f"#{code:06x}" if kind == "color" else str(code) for code in codes[:most]]
     return ", ".join([*words, "..."] if len(codes) > most else words)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the masks of a data set hold. Axis letters: N masks, M entries (mask, code), mask by mask.
+
+    Attributes:
+        colored: (N,) bool: the mask is read as colours.
+        with_palette: (N,) bool: values that are indices of a palette.
+        lossy: (N,) bool: a JPEG.
+        starts: (N + 1,) where the entries of each mask begin.
+        codes: (M,) int32, ascending in each mask.
+        pixels: (M,) int64: how many pixels hold the code.
+        shown: (M,) int32: the code as a colour 0xRRGGBB (grey values their grey, indices by their palette);
+            -1 where a value is above 255.
+    """
+
+    colored: NDArray[np.bool_]
+    with_palette: NDArray[np.bool_]
+    lossy: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    pixels: NDArray[np.int64]
+    shown: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.lossy)
+
+    @property
+    def mask_of(self) -> NDArray[np.int64]:
+        """(M,) the mask of each entry."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def palettes_problem(self) -> Literal["differ", "invert"] | None:
+        """Why palette indices cannot be class indices: one index stands for different colours in different files,
+        or greys run from light to dark, so that index 0 is not the background."""
+        inside = self.with_palette[self.mask_of]
+        both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.shown[inside])
+        if (np.diff(both >> 24) == 0).any():
+            return "differ"
+        shown = both & 0xFFFFFF
+        return "invert" if (shown % _GREY == 0).all() and (np.diff(shown) < 0).any() else None
+
+    def kind(self) -> CodeKind:
+        """Colours if any mask is coloured, or if the palettes need it; else values."""
+        return "color" if self.colored.any() or self.palettes_problem() else "value"
+
+    def entries(self, kind: CodeKind) -> NDArray[np.int32]:
+        """(M,) the codes read as values or as colours; -1 where that cannot be."""
+        if kind == "color":
+            return self.shown
+        return np.where(self.colored[self.mask_of], -1, self.codes)
+
+    def tally(self, kind: CodeKind) -> "Tally":
+        """The codes of all masks together."""
+        entries = self.entries(kind)
+        codes, which = np.unique(entries, return_inverse=True)
+        return Tally(codes.astype(np.int32), np.bincount(which, self.pixels, len(codes)).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The codes of a data set: (K,) codes, ascending; (K,) their pixels."""
+
+    codes: NDArray[np.int32]
+    pixels: NDArray[np.int64]
+
+    def __getitem__(self, some: NDArray[Any]) -> "Tally":
+        return Tally(self.codes[some], self.pixels[some])
+
+
+def value_table(tally: Tally, kind: CodeKind, total: int | None = None) -> str:
+    """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
+    whole = total or max(1, int(tally.pixels.sum()))
+    common = np.sort(np.argsort(-tally.pixels, kind="stable")[:LISTED])
+    words = [f"{code_words([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
+    return ", ".join([*words, "..."] if len(tally.codes) > LISTED else words)

@@ -102,8 +102,7 @@ class LabelMap:
         if self.reach and not exact.all():
             strange = np.flatnonzero(~exact)
             nearest, near = self._nearest(codes[strange])
-            out[strange[near]] = index[nearest[near]]
-            found[strange[near]] = True
+            out[strange[near]], found[strange[near]] = index[nearest[near]], True
         return out, found
 
     def _nearest(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -205,21 +204,6 @@ def draw_colors(
     return tuple(unpack_color(codes[0]) if codes else color for codes, color in zip(table, plain, strict=True))
 
 
-def refuse_reserved(names: Sequence[str]) -> None:
-    """Fail when a class has a name that `--values` uses for something else.
-
-    Raises:
-        DataError: such a name.
-    """
-    taken = [name for name in names if name in RESERVED_NAMES]
-    if taken:
-        raise DataError(
-            _("a class cannot be called {names}: the word means something else here; rename it").format(
-                names=", ".join(taken)
-            )
-        )
-
-
 def make_label_map(
     codes: Sequence[int],
     names: Sequence[str] | None = None,
@@ -230,8 +214,28 @@ def make_label_map(
     others: int | None = None,
     colors: tuple[tuple[int, int, int], ...] | None = None,
 ) -> LabelMap:
-    """A label map of one code per class; names and colours are made up where none are given."""
-    names = tuple(names) if names is not None else tuple(_made_up(codes, kind))
+    """A label map of one code per class; names and colours are made up where none are given.
+
+    Raises:
+        DataError: too many classes; too many or too few names, one twice, or a reserved one.
+    """
+    names = tuple(_made_up(codes, kind) if names is None else names)
+    if taken := [name for name in names if name in RESERVED_NAMES]:
+        line = _("a class cannot be called {names}: the word means something else here; rename it")
+        raise DataError(line.format(names=", ".join(taken)))
+    if len(codes) > MOST_CLASSES:
+        line = _("the masks hold {count} classes; at most {most} can be learnt")
+        raise DataError(line.format(count=len(codes), most=MOST_CLASSES))
+    if len(names) != len(codes):
+        raise DataError(
+            _(
+                "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
+                "give one name per value with --classes"
+            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
+        )
+    if len(set(names)) < len(names):
+        line = _("class names must differ, but they are: {names}; mend --classes")
+        raise DataError(line.format(names=", ".join(names)))
     table = tuple((int(code),) for code in codes)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 

@@ -20,7 +20,7 @@ from ubend.masks.labels import (
 )
 
 _MOST_VALUE = 65535
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
 def parse_table(texts: Sequence[str]) -> LabelMap:
@@ -36,29 +36,22 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     kinds: set[CodeKind] = set()
     rest = None
     for text in texts:
-        word, equals, name = (part.strip() for part in text.partition("="))
-        if not equals or not word or not name:
-            raise _unreadable(text)
-        if word == "*":
-            if rest is not None:
-                raise _unreadable(text)
-            rest = name
-            continue
-        if name in RESERVED_NAMES and name != "ignored":
-            raise _unreadable(text)
-        span = _RANGE.fullmatch(word)
+        word, _equals, name = (part.strip() for part in text.partition("="))
         try:
-            if word.isdigit() or span:
-                low, high = (int(word), int(word)) if span is None else (int(span[1]), int(span[2]))
-                found, kind = list(range(low, min(high, _MOST_VALUE + 1) + 1)), "value"
-            else:
-                r, g, b = ImageColor.getcolor(word, "RGB")  # type: ignore[misc]
-                found, kind = [r << 16 | g << 8 | b], "color"
+            if not word or not name or (word == "*" and rest) or (word != "*" and name in RESERVED_NAMES[1:]):
+                raise ValueError(text)
+            if word == "*":
+                rest = name
+                continue
+            kind, found = _read_codes(word)
         except ValueError as error:
-            raise _unreadable(text) from error
-        if not found or found[-1] > (_MOST_VALUE if kind == "value" else 0xFFFFFF):
-            raise _unreadable(text)
-        kinds.add(kind)  # type: ignore[arg-type]
+            raise SettingError(
+                _(
+                    "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
+                    "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
+                ).format(text=text)
+            ) from error
+        kinds.add(kind)
         codes.setdefault(name, []).extend(found)
     ignored = tuple(codes.pop("ignored", ()))
     if rest is not None and rest not in RESERVED_NAMES:
@@ -84,13 +77,19 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
 
 
-def _unreadable(text: str) -> SettingError:
-    return SettingError(
-        _(
-            "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
-            "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
-        ).format(text=text)
-    )
+def _read_codes(word: str) -> tuple[CodeKind, Sequence[int]]:
+    """The codes of `7`, `1..20`, `#ff0000` or `red`.
+
+    Raises:
+        ValueError: none such, or beyond what a mask can hold.
+    """
+    if span := _RANGE.fullmatch(word):
+        low, high = int(span[1]), int(span[2] or span[1])
+        if not low <= high <= _MOST_VALUE:
+            raise ValueError(word)
+        return "value", range(low, high + 1)
+    r, g, b = ImageColor.getcolor(word, "RGB")  # type: ignore[misc]
+    return "color", [r << 16 | g << 8 | b]
 
 
 def write_table(labels: LabelMap) -> tuple[str, ...]:

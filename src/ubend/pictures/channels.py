@@ -59,36 +59,29 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
         if len(odd) < len(pairs):
             line += _(", or go on without these with --skip-bad")
         raise PairError({names[i]: [line] for i in odd})
-    _agree_depth(headers, names)
+    depths = Counter(header.dtype for header in headers)
+    if len(depths) > 1:
+        table = _table([header.dtype for header in headers], names)
+        line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
+        common = depths.most_common(1)[0][0]
+        raise PairError({name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common})
     return channels, _remarks(headers, channels)
 
 
 def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     kinds = Counter(header.channels for header in headers)
+    most = kinds.most_common(1)[0][0]
+    if len(kinds) == 1 and most <= MOST_CHANNELS:
+        return most
     if len(kinds) == 1:
-        channels = next(iter(kinds))
-        if channels > MOST_CHANNELS:
-            line = _(
-                "the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones"
-            )
-            raise DataError(line.format(count=channels, most=MOST_CHANNELS))
-        return channels
-    table = _table([header.channels for header in headers], names)
+        line = _("the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones")
+        raise DataError(line.format(count=most, most=MOST_CHANNELS))
     if set(kinds) == {1, 3}:
         cure = _("--channels 3 reads all in colour (grey is repeated), --channels 1 all in grey")
     else:
-        most = kinds.most_common(1)[0][0]
         cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
+    table = _table([header.channels for header in headers], names)
     raise DataError(_("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure))
-
-
-def _agree_depth(headers: Sequence[Header], names: Sequence[str]) -> None:
-    kinds = Counter(header.dtype for header in headers)
-    if len(kinds) > 1:
-        common = kinds.most_common(1)[0][0]
-        table = _table([header.dtype for header in headers], names)
-        line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
-        raise PairError({name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common})
 
 
 def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:

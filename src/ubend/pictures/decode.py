@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,22 +47,24 @@ def read_raster(path: Path, channels: int | None = None, place: NDArray[Any] | N
         if is_tiff(data):
             return read_tiff(data, path, channels)
         if (plain := _find_plain_jpeg(data)) is not None:
-            fits = place is not None and place.dtype == np.uint8 and place.shape == plain.shape
-            return Raster(_decode_jpeg(data, plain.scan, place if fits else None), lossy=True)
+            fits = place is not None and place.dtype == np.uint8 and place.shape == plain[0]
+            return Raster(_decode_jpeg(data, plain[1], place if fits else None), lossy=True)
         stream = io.BytesIO(data)
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             start = stream.tell()
             if file.format == "PNG":
                 _check_png(data)
-            alpha, lossy = file.has_transparency_data, _is_lossy(file, data)
+            alpha, lossy = file.has_transparency_data, file.format in ("JPEG", "MPO")
+            if file.format == "WEBP":
+                lossy = b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
             if file.mode == "P" and file.format != "GIF":  # each GIF numbers its colours anew
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
                 return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
                 pixels = _decode_jpeg(data, start)
-            elif file.format == "PNG" and _is_plain_png(data, file):
-                pixels = _decode_png(data)
+            elif file.format == "PNG" and data[24] >= 8 and "transparency" not in file.info:
+                pixels = _decode_png(data)  # Pillow would cut 16-bit colours to 8 bits
             else:
                 pixels = np.asarray(_convert(file, alpha))
             orientation = _orientation(file, stream)
@@ -78,7 +80,7 @@ def read_header(path: Path, channels: int | None = None) -> Header:
         if is_tiff(head):
             return read_tiff_header(stream, path, channels)
         if (plain := _find_plain_jpeg(head)) is not None:
-            return Header(*plain.shape, "uint8")
+            return Header(*plain[0], "uint8")
         with Image.open(stream) as file:
             _refuse_frames(file, path)
             width, height = file.size
@@ -104,12 +106,6 @@ def _refuse_frames(file: Image.Image, path: Path) -> None:
         )
 
 
-def _is_lossy(file: Image.Image, data: bytes) -> bool:
-    if file.format == "WEBP":
-        return b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
-    return file.format in ("JPEG", "MPO")
-
-
 def _orientation(file: Image.Image, stream: BinaryIO) -> int:
     """1 to 8, of an opened file."""
     if file.format == "PNG" and not _may_be_turned(stream):
@@ -120,63 +116,52 @@ def _orientation(file: Image.Image, stream: BinaryIO) -> int:
 
 def _may_be_turned(stream: BinaryIO) -> bool:
     """Does a PNG hold EXIF or XMP? They may follow the pixels, so Pillow would decode them to find out."""
-    before, place, found = stream.tell(), 8, False
-    while not found:
-        stream.seek(place)
-        head = stream.read(8)
-        if len(head) < 8 or head[4:] == b"IEND":
-            break
-        found = head[4:] == b"eXIf"
-        if head[4:] in (b"tEXt", b"zTXt", b"iTXt"):  # where ImageMagick and Adobe put it
-            found = stream.read(21).startswith((b"Raw profile type ", b"XML:"))
-        place += 12 + int.from_bytes(head[:4], "big")
+    before, text = stream.tell(), (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick and Adobe put it
+    found = any(
+        kind == b"eXIf" or (kind in text and content.startswith((b"Raw profile type ", b"XML:")))
+        for kind, content, _start, _end in _png_chunks(stream)
+    )
     stream.seek(before)  # where Pillow reads on
     return found
 
 
-def _is_plain_png(data: bytes, file: Image.Image) -> bool:
-    """Whole bytes a channel and no transparent colour; Pillow would cut 16-bit colours to 8 bits."""
-    return data[24] >= 8 and "transparency" not in file.info
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """(kind, first bytes of the content, start, end) of each chunk of a PNG, up to the last one that is there."""
+    end, kind = 8, b""
+    while kind != b"IEND":
+        start = stream.seek(end)
+        head = stream.read(29)
+        if len(head) < 12:
+            return
+        kind, end = head[4:8], start + 12 + int.from_bytes(head[:4], "big")
+        yield kind, head[8:], start, end
 
 
 def _check_png(data: bytes) -> None:
     """Fail when a chunk that matters does not have its check sum: decoders give other pixels without a word."""
-    place = 8
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        kind, stated = data[place + 4 : place + 8], int.from_bytes(data[end - 4 : end], "big")
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[place + 4 : end - 4]) != stated:
+    kind = b""
+    for kind, _content, start, end in _png_chunks(io.BytesIO(data)):
+        stated = int.from_bytes(data[end - 4 : end], "big")
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[start + 4 : end - 4]) != stated:
             raise ValueError(_("wrong check sum in {part}").format(part=kind.decode()))
-        if kind == b"IEND":
-            return
-        place = end
-    raise ValueError(_("the end is missing"))
+    if kind != b"IEND":
+        raise ValueError(_("the end is missing"))
 
 
 def _decode_png(data: bytes) -> NDArray[Any]:
     """(H, W) or (H, W, C) uint8 or uint16, of the chunks that hold the pixels: libpng prints warnings of others."""
     import imagecodecs
 
-    place, kept = 8, [data[:8]]
-    while place < len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if data[place + 4 : place + 8] in (b"IHDR", b"IDAT", b"IEND"):
-            kept.append(data[place:end])
-        place = end
-    return np.asarray(imagecodecs.png_decode(b"".join(kept)))
+    chunks = _png_chunks(io.BytesIO(data))
+    kept = [data[start:end] for kind, _content, start, end in chunks if kind in (b"IHDR", b"IDAT", b"IEND")]
+    return np.asarray(imagecodecs.png_decode(b"".join([data[:8], *kept])))
 
 
-class _PlainJpeg(NamedTuple):
-    """Where things are in a JPEG; `shape` is (height, width, channels), `scan` where its last header begins."""
+def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
+    """(height, width, channels) of a JPEG, and where its last header begins; None: ask Pillow.
 
-    shape: tuple[int, int, int]
-    scan: int
-
-
-def _find_plain_jpeg(data: bytes) -> _PlainJpeg | None:
-    """A JPEG whose header is complete and says nothing of turning, profiles or previews; None: ask Pillow.
-
-    Pillow takes fifteen times as long, which is a tenth of what decoding a small picture takes.
+    Plain is a header that is complete and says nothing of turning, profiles or previews. Pillow takes fifteen times
+    as long, which is a tenth of what decoding a small picture takes.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -184,7 +169,7 @@ def _find_plain_jpeg(data: bytes) -> _PlainJpeg | None:
     while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == _JPEG_SCAN:
-            return None if shape is None else _PlainJpeg(shape, place)
+            return None if shape is None else (shape, place)
         if marker in _JPEG_FRAMES and shape is None and length in (11, 17) and place + 10 <= len(data):
             height, width = (int.from_bytes(data[at : at + 2], "big") for at in (place + 5, place + 7))
             depth, count = data[place + 4], data[place + 9]

@@ -16,7 +16,6 @@ from PIL import Image
 from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
-from ubend.masks.labels import LabelMap
 from ubend.pictures.decode import read_raster, without_warnings
 from ubend.pictures.raster import depth_name
 
@@ -55,14 +54,16 @@ def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: 
     """
     if alpha and image.shape[2] != channels:
         image = image[:, :, :-1]
+    fitted = fit_channels(image, image.shape[2] if channels is None else channels)
+    if fitted is None:
+        line = _("{path}: has {found} channels, but {channels} are asked for")
+        raise DataError(line.format(path=path, found=image.shape[2], channels=channels))
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
-        image = _with_channels(image, channels, path).astype(depth_name(image.dtype), copy=False)
-    if image.dtype.kind == "f":
-        bad = image.size - int(np.count_nonzero(np.isfinite(image)))
-        if bad:
-            raise DataError(
-                _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad)
-            )
+        image = fitted.astype(depth_name(image.dtype), copy=False)
+    if image.dtype.kind == "f" and (bad := image.size - int(np.count_nonzero(np.isfinite(image)))):
+        raise DataError(
+            _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad)
+        )
     return np.ascontiguousarray(image)
 
 
@@ -128,26 +129,16 @@ def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
     return None
 
 
-def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDArray[Any]:
-    fitted = fit_channels(image, image.shape[2] if channels is None else channels)
-    if fitted is None:
-        raise DataError(
-            _("{path}: has {found} channels, but {channels} are asked for").format(
-                path=path, found=image.shape[2], channels=channels
-            )
-        )
-    return fitted
-
-
-def write_mask(path: Path, index: NDArray[np.uint8], label_map: LabelMap) -> None:
+def write_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> None:
     """Write class indices as a palette PNG: the values are the indices, the colours those of the classes.
 
     Args:
-        index: (H, W) uint8 class index; IGNORED is drawn grey.
+        index: (H, W) uint8 class index; what is no class is drawn grey.
+        colors: (red, green, blue) of each class.
     """
     picture = Image.fromarray(index)
     palette = np.full((256, 3), 128, dtype=np.uint8)
-    palette[: label_map.classes] = label_map.colors
+    palette[: len(colors)] = colors
     picture.putpalette(palette.tobytes())
     write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +61,16 @@ class KnownFiles:
             self._place = cache / f"{name}{KNOWN_SUFFIX}"
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # not there, or damaged: made anew
                 self._kept = self._place.read_text(encoding="utf-8")
-                self._files = dict(_parse(self._kept))
+                rows = dict(json.loads(self._kept)).items()
+                self._files = {  # a time of looking by which they were sure, as all are that were remembered
+                    name: KnownFile(
+                        (size, mtime, ctime, inode),
+                        digest,
+                        header and Header(*header),
+                        max(mtime, ctime) + _TICK_NS + 1,
+                    )
+                    for name, (size, mtime, ctime, inode, digest, header) in rows
+                }
 
     def look(self, path: Path) -> KnownFile:
         """What is known of a file as it is now; what is found out about it may be filled in."""
@@ -80,33 +88,14 @@ class KnownFiles:
         return found
 
     def save(self) -> None:
-        """Remember what was looked at; where that cannot be written, it is only found out again."""
-        self._files = {name: known for name, known in self._files.items() if name in self._used and _is_sure(known)}
-        text = self._to_json()
-        if self._place is not None and text != self._kept:
-            with contextlib.suppress(OutputError):
-                write_text(self._place, text)
-
-    def _to_json(self) -> str:
+        """Remember what was looked at, where a change after that would show: a time in the future, of another clock
+        than ours, says nothing. Where that cannot be written, it is only found out again."""
         rows = {
             name: [*known.stamp, known.digest, known.header and list(vars(known.header).values())]
             for name, known in sorted(self._files.items())
-            if known.stamp is not None
+            if name in self._used and known.stamp and max(known.stamp[1:3]) + _TICK_NS < known.looked_ns
         }
-        return json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
-
-
-def _is_sure(known: KnownFile) -> bool:
-    """Would a change after this look show? A time in the future, of another clock than ours, says nothing."""
-    return known.stamp is not None and max(known.stamp[1:3]) + _TICK_NS < known.looked_ns
-
-
-def _parse(text: str) -> Iterator[tuple[str, KnownFile]]:
-    for name, (size, mtime, ctime, inode, digest, header) in dict(json.loads(text)).items():
-        stamp = (int(size), int(mtime), int(ctime), int(inode))
-        yield name, KnownFile(stamp, digest, None if header is None else Header(*header), _long_ago(stamp))
-
-
-def _long_ago(stamp: tuple[int, int, int, int]) -> int:
-    """A time of looking by which the file was sure, as all are that were remembered."""
-    return max(stamp[1:3]) + _TICK_NS + 1
+        text = json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
+        if self._place is not None and text != self._kept:
+            with contextlib.suppress(OutputError):
+                write_text(self._place, text)

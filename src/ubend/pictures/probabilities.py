@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -17,7 +17,6 @@ from ubend.files import write_file
 from ubend.pictures.windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]
-PROB_KINDS: tuple[ProbKind, ...] = get_args(ProbKind)
 BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; a guess, of a model that is mostly sure
 _TILE = 256  # px
 _GDAL_METADATA = 42112  # TIFF tag in which GDAL keeps names and scales of bands

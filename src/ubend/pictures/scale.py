@@ -36,6 +36,8 @@ _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
 _PROJECTED, _METRE = 1, 9001  # of GeoTIFF: GTModelTypeGeoKey, ProjLinearUnitsGeoKey
 _USER_DEFINED = 32767  # of GeoTIFF: the CRS has no number
 _WEB_MERCATOR = (3857, 3785, 900913)
+# UTM on WGS 84, ETRS89 and NAD83: always in metres, said or not
+_UTM = (range(32601, 32661), range(32701, 32761), range(25828, 25839), range(26901, 26924))
 _PIXEL_IS_POINT = 2  # of GeoTIFF's GTRasterTypeGeoKey: coordinates are those of pixels' middles
 
 
@@ -103,7 +105,7 @@ def read_scale(path: Path) -> Scale:
         if upright == 1 and (place := _read_place(page)):
             tags = tuple((t.code, int(t.dtype), t.count, t.value, True) for t in page.tags if t.code in GEO_TAGS)
             return Scale(_measure_map(page, place), place, tags)
-        pixel = _read_ome(tiff) or _read_imagej(tiff, page) or _read_density(page)
+        pixel = _read_ome(tiff) or _read_density(tiff, page)
         if pixel is not None and upright >= 5:  # rows of the file are columns of the picture
             pixel = PixelSize(pixel.width, pixel.height, pixel.unit)
         return Scale(pixel)
@@ -120,42 +122,30 @@ def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
         return None
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first picture; we read no other
     told = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', pixels.group())) if pixels else {}
-    sides = []
-    for axis in "YX":
-        unit = _UM.get(told.get(f"PhysicalSize{axis}Unit", "µm"))
-        try:
-            sides.append(float(told[f"PhysicalSize{axis}"]) * (unit or np.nan))
-        except (KeyError, ValueError):
-            return None
+    try:
+        sides = [
+            float(told[f"PhysicalSize{axis}"]) * _UM.get(told.get(f"PhysicalSize{axis}Unit", "µm"), np.nan)
+            for axis in "YX"
+        ]
+    except (KeyError, ValueError):
+        return None
     return _size(*sides)
 
 
-def _read_imagej(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> PixelSize | None:
-    if not tiff.is_imagej:
-        return None
-    unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip()
-    um = _UM.get(unit.lower())
-    return None if um is None else _from_density(page, um)
-
-
-def _read_density(page: "tifffile.TiffPage") -> PixelSize | None:
-    um = _DENSITY_UM.get(int(page.tags.valueof(296, 2)))
-    if um is None or _MAKE in page.tags or _EXIF in page.tags:
-        return None
-    return _from_density(page, um)
-
-
-def _from_density(page: "tifffile.TiffPage", um: float) -> PixelSize | None:
+def _read_density(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> PixelSize | None:
     """From XResolution and YResolution, px in so many µm."""
-    densities = []
-    for code in (283, 282):
-        above, below = page.tags.valueof(code, (0, 1))
-        densities.append(above / below / um if below else 0.0)
-    per_inch = [density * 25400 for density in densities]
-    blank = any(abs(dpi - known) < 0.5 for dpi in per_inch for known in _KNOW_NOTHING)
-    if blank or min(per_inch) <= 1:
-        return None
-    return _size(1 / densities[0], 1 / densities[1])
+    lengths = [None if _MAKE in page.tags or _EXIF in page.tags else _DENSITY_UM.get(int(page.tags.valueof(296, 2)))]
+    if tiff.is_imagej:
+        unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip()
+        lengths.insert(0, _UM.get(unit.lower()))
+    for um in filter(None, lengths):
+        ratios = (page.tags.valueof(code, (0, 1)) for code in (283, 282))
+        densities = [above / below / um if below else 0.0 for above, below in ratios]
+        per_inch = [density * 25400 for density in densities]
+        blank = any(abs(dpi - known) < 0.5 for dpi in per_inch for known in _KNOW_NOTHING)
+        if not blank and min(per_inch) > 1:
+            return _size(1 / densities[0], 1 / densities[1])
+    return None
 
 
 def _read_place(page: "tifffile.TiffPage") -> MapPlace | None:
@@ -182,13 +172,7 @@ def _measure_map(page: "tifffile.TiffPage", place: MapPlace) -> PixelSize | None
     if keys.get("GTModelTypeGeoKey") != _PROJECTED or place.epsg in _WEB_MERCATOR:
         return None
     unit = keys.get("ProjLinearUnitsGeoKey")
-    if unit != _METRE and not (unit is None and _is_utm(place.epsg)):
+    if unit != _METRE and not (unit is None and any(place.epsg in zones for zones in _UTM)):
         return None
     a, b, _c, d, e, _f = place.matrix
     return PixelSize(float(np.hypot(b, e)), float(np.hypot(a, d)), "m")
-
-
-def _is_utm(epsg: int | None) -> bool:
-    """UTM on WGS 84, ETRS89 and NAD83: always in metres, said or not."""
-    zones = (range(32601, 32661), range(32701, 32761), range(25828, 25839), range(26901, 26924))
-    return epsg is not None and any(epsg in numbers for numbers in zones)

@@ -26,7 +26,7 @@ _UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is said
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """How the one picture of a file is to be read.
 
     Attributes:
@@ -46,6 +46,16 @@ class _Plan:
     orientation: int
 
     @property
+    def alone(self) -> bool:
+        """Whether the first page holds all of the image."""
+        return self.source is self.page or (len(self.source.pages) == 1 and self.source.shape == self.page.shape)
+
+    @property
+    def stored_hw(self) -> tuple[int, int]:
+        """(height, width) as stored, px."""
+        return int(self.shape[self.axes.index("Y")]), int(self.shape[self.axes.index("X")])
+
+    @property
     def stored(self) -> int:
         """Channels in the file."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
@@ -59,14 +69,10 @@ def is_tiff(head: bytes) -> bool:
 def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
     """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
     with _open(stream) as tiff:
-        plan = _make_plan(tiff, path, channels)
-        height, width = (plan.shape[plan.axes.index(axis)] for axis in "YX")
-        if plan.orientation >= 5:
-            height, width = width, height
+        plan = make_plan(tiff, path, channels)
         color = plan.page.photometric in (_PALETTE, _INKS)
         return Header(
-            height,
-            width,
+            *(plan.stored_hw[::-1] if plan.orientation >= 5 else plan.stored_hw),
             3 if color else plan.stored - plan.alpha,
             depth_name(np.dtype(np.uint8) if plan.page.photometric == _PALETTE else plan.source.dtype),
             plan.alpha,
@@ -87,7 +93,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
         DataError: a stack, colours that cannot be read, or pixels that are missing.
     """
     with _open(io.BytesIO(data)) as tiff:
-        plan = _make_plan(tiff, path, channels)
+        plan = make_plan(tiff, path, channels)
         pixels = plan.source.asarray(maxworkers=1)  # several files are read at once already
         if pixels.shape != plan.shape:
             raise _damaged(path, _("its header contradicts itself"))
@@ -103,14 +109,6 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
         elif pixels.dtype.kind in "bu":
             pixels = stretch(pixels, plan.page)
     return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
-
-
-def find_page(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> tuple["tifffile.TiffPage", _Plan, bool]:
-    """The first page, how the picture is to be read, and whether that page holds all of it; arguments and errors as
-    of `read_tiff`."""
-    plan = _make_plan(tiff, path, channels)
-    alone = plan.source is plan.page or (len(plan.source.pages) == 1 and plan.source.shape == plan.page.shape)
-    return plan.page, plan, alone
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
@@ -131,7 +129,8 @@ def _open(stream: BinaryIO) -> "tifffile.TiffFile":
     return tifffile.TiffFile(stream)
 
 
-def _make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> _Plan:
+def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Plan:
+    """How the one image of an opened file is to be read; arguments and errors as in `read_tiff`."""
     page = tiff.pages.first
     several = len(tiff.pages) > 1 or tiff.is_imagej or tiff.is_ome
     source = _only_series(tiff, path) if several else page
@@ -141,7 +140,7 @@ def _make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> _
     if axes not in _BANDS:
         _refuse_stack(path, axes, shape)
     alpha = bool(page.extrasamples) and "S" in axes and int(page.extrasamples[-1]) in (1, 2)
-    plan = _Plan(page, source, _BANDS[axes], shape, alpha, int(page.tags.valueof(274, 1)))
+    plan = Plan(page, source, _BANDS[axes], shape, alpha, int(page.tags.valueof(274, 1)))
     _refuse_unreadable(path, plan)
     _refuse_truncated(tiff, path)
     return plan
@@ -179,7 +178,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
     )
 
 
-def _refuse_unreadable(path: Path, plan: _Plan) -> None:
+def _refuse_unreadable(path: Path, plan: Plan) -> None:
     kind, dtype = plan.page.photometric, plan.source.dtype
     coded = kind in _CODED_COLORS or (kind == _YCBCR and plan.page.compression not in _JPEG_COMPRESSIONS)
     inks = kind == _INKS and (plan.stored - plan.alpha != 4 or dtype.kind != "u")

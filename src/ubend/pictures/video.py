@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,22 +69,34 @@ def read_frames(video: Video) -> Iterator[NDArray[np.uint8]]:
     Raises:
         DataError: the video is damaged before its end.
     """
-    words = ["ffmpeg", "-v", "error", "-nostdin", "-i", _url(video.path), "-map", "0:v:0"]
+    words = ["-nostdin", "-i", _url(video.path), "-map", "0:v:0"]
     words += ["-fps_mode", "passthrough"] if video.steady else ["-r", str(video.rate)]
+    # PPM says each frame's size, which a turned video has in other order than its file says
+    words += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    with _ffmpeg(words, "stdout", partial(_no_video, video.path)) as pipe:
+        while (frame := _read_ppm(pipe)) is not None:
+            yield frame
+
+
+@contextmanager
+def _ffmpeg(
+    words: Sequence[str], pipe: Literal["stdin", "stdout"], refuse: Callable[[str], Exception]
+) -> Iterator[IO[bytes]]:
+    """A pipe from or to ffmpeg, which is killed when the context is left by an error; where it fails itself, `refuse`
+    of its words is raised."""
+    stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
     with tempfile.TemporaryFile() as said:
-        # PPM says each frame's size, which a turned video has in other order than its file says
-        command = [*words, "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
-            assert process.stdout is not None
+        with subprocess.Popen(["ffmpeg", "-v", "error", *words], stdin=stdin, stdout=stdout, stderr=said) as process:
             try:
-                while (frame := _read_ppm(process.stdout)) is not None:
-                    yield frame
+                yield getattr(process, pipe)
+            except BrokenPipeError:
+                pass  # ffmpeg has ended, and says why
             except BaseException:
                 process.kill()
                 raise
         if process.returncode:
             said.seek(0)
-            raise _no_video(video.path, said.read().decode(errors="replace"))
+            raise refuse(said.read().decode(errors="replace"))
 
 
 class Writer:
@@ -109,27 +122,19 @@ def written_video(path: Path, size_hw: tuple[int, int], like: Video, *, exact: b
         OutputError: ffmpeg cannot write it; its words.
     """
     height, width = size_hw
-    words = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "gray" if exact else "rgb24"]
+    words = ["-y", "-f", "rawvideo", "-pix_fmt", "gray" if exact else "rgb24"]
     words += ["-s", f"{width}x{height}", "-r", str(like.rate), "-i", "pipe:0"]
     if exact:
         words += ["-c:v", "ffv1", "-pix_fmt", "gray"]
     else:  # even sides, as players want them
         words += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
         words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen([*words, _url(path)], stdin=subprocess.PIPE, stderr=said) as process:
-            assert process.stdin is not None
-            try:
-                yield Writer(process.stdin)
-            except BrokenPipeError:
-                pass  # ffmpeg has ended, and says why
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode:
-            said.seek(0)
-            words_of = " ".join(said.read().decode(errors="replace").split())[-300:]
-            raise OutputError(_("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=words_of))
+
+    def refuse(said: str) -> OutputError:
+        return OutputError(_("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=_shorten(said)))
+
+    with _ffmpeg([*words, _url(path)], "stdin", refuse) as pipe:
+        yield Writer(pipe)
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
@@ -155,5 +160,8 @@ def _url(path: Path) -> str:
 
 
 def _no_video(path: Path, said: str) -> DataError:
-    words = " ".join(said.split())[-300:]
-    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=words))
+    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=_shorten(said)))
+
+
+def _shorten(said: str) -> str:
+    return " ".join(said.split())[-300:]

@@ -5,10 +5,10 @@ whose pixels come in one compressed piece cannot be read by rows.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from ubend.errors import DataError
 from ubend.files import write_file
 from ubend.language import _
-from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.decode import explained
 from ubend.pictures.images import depth_problem, finish_pixels, read_into
-from ubend.pictures.tiff import find_mask, find_page, is_tiff, stretch
+from ubend.pictures.tiff import find_mask, is_tiff, make_plan, stretch
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 _NODATA = 42113  # GDAL's: the value of pixels that were not seen, as text
+_UNSEEN = 255  # that value in masks; no class has it
 _MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
 _PLACED_PIXELS = 2**22  # of rows that are read at once
 
 
-class TiffWindows:
+class TiffWindows(AbstractContextManager["TiffWindows"]):
     """A TIFF of one picture, read by rows. Use it as a context manager.
 
     Attributes:
@@ -48,35 +48,27 @@ class TiffWindows:
         self.path = path
         self._channels = channels
         self._lock = Lock()
-        with explained(path):
-            self._stream = path.open("rb")
-            try:
-                self._tiff = tifffile.TiffFile(self._stream)
-                self._page, self._plan, self._alone = find_page(self._tiff, path, channels)
-            except BaseException:
-                self._stream.close()
-                raise
+        with explained(path), ExitStack() as files:
+            self._stream = files.enter_context(path.open("rb"))
+            tiff = files.enter_context(tifffile.TiffFile(self._stream))
+            self._plan = make_plan(tiff, path, channels)
+            self._page, self.size_hw = self._plan.page, self._plan.stored_hw
+            self._seen = find_mask(tiff, self.size_hw)
+            self._files = files.pop_all()
         tags = self._page.tags
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
-        height, width = (self._plan.shape[self._plan.axes.index(axis)] for axis in "YX")
-        self.size_hw = int(height), int(width)
-        self._nodata = _number(tags.valueof(_NODATA))
-        with explained(path):
-            self._seen = find_mask(self._tiff, self.size_hw)
+        try:
+            self._nodata: float | None = float(tags.valueof(_NODATA))
+        except (TypeError, ValueError):
+            self._nodata = None
         self.has_unseen = self._nodata is not None or self._seen is not None
         self._mapped: NDArray[Any] | None = None
-        if self._alone and self._page.is_memmappable:
-            kind = np.dtype(self._page.dtype).newbyteorder(self._tiff.byteorder)
+        if self._plan.alone and self._page.is_memmappable:
+            kind = np.dtype(self._page.dtype).newbyteorder(tiff.byteorder)
             self._mapped = np.memmap(path, kind, "r", self._page.dataoffsets[0], self._page.shape)
 
-    def __enter__(self) -> "TiffWindows":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tiff.close()
-        self._stream.close()
+    def __exit__(self, *_error: object) -> None:
+        self._files.close()
 
     @property
     def is_readable(self) -> bool:
@@ -84,7 +76,7 @@ class TiffWindows:
         inks."""
         chunk = math.prod(self._page.chunks) * np.dtype(self._page.dtype).itemsize
         small = self._mapped is not None or chunk <= _MOST_CHUNK_BYTES
-        return self._alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
+        return self._plan.alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
         """(bottom - top, W, channels) as `read_image` would give these rows; may be called by several threads.
@@ -130,26 +122,24 @@ class TiffWindows:
 
     def _decode(self, page: Any, axes: str, number: int, top: int, out: NDArray[Any]) -> None:
         """Put what a tile or strip has of the rows from `top` on into `out`."""
-        offset, size = page.dataoffsets[number], page.databytecounts[number]
-        if not size:
-            return  # a hole, as GDAL leaves where nothing was drawn
         with self._lock:
-            self._stream.seek(offset)
-            data = self._stream.read(size)
+            self._stream.seek(page.dataoffsets[number])
+            data = self._stream.read(page.databytecounts[number])
         tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables else {}
         try:
-            if len(data) != size:
+            if len(data) != page.databytecounts[number]:
                 raise ValueError(_("the end is missing"))
-            part, place, shape = page.decode(data, number, **tables)
+            # nothing is a hole, as GDAL leaves where nothing was drawn
+            part, place, shape = page.decode(data or None, number, **tables)
         except Exception as error:  # decoders raise many kinds
             row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
             reason = " ".join(str(error).split())
             raise ValueError(_("the tile or strip at row {row}: {reason}").format(row=row, reason=reason)) from error
-        plane, _depth, y, x, band = place
-        first, last = max(y, top), min(y + shape[1], top + len(out))
-        bands = slice(plane, plane + 1) if axes == "CYX" else slice(band, band + shape[3])
-        wide = min(shape[2], out.shape[1] - x)
         if part is not None:
+            plane, _depth, y, x, band = place
+            first, last = max(y, top), min(y + shape[1], top + len(out))
+            bands = slice(plane, plane + 1) if axes == "CYX" else slice(band, band + shape[3])
+            wide = min(shape[2], out.shape[1] - x)
             out[first - top : last - top, x : x + wide, bands] = part[0, first - y : last - y, :wide]
 
 
@@ -174,8 +164,7 @@ def read_to_place(path: Path, place: NDArray[Any]) -> None:
                         raise DataError(depth_problem(path, rows.dtype, place.dtype))
                     place[top : top + step] = rows
                 return
-    problems = read_into(place, path)
-    if problems:
+    if problems := read_into(place, path):
         raise DataError(problems)
 
 
@@ -192,7 +181,7 @@ def write_tiff_mask(
     path: Path,
     size_hw: tuple[int, int],
     strips: Iterable[NDArray[np.uint8]],
-    labels: LabelMap,
+    colors: Sequence[tuple[int, int, int]],
     georeference: list[Any],
     *,
     has_unseen: bool = False,
@@ -201,18 +190,18 @@ def write_tiff_mask(
 
     Args:
         size_hw: (H, W), px.
-        strips: (h, W) class index each, or IGNORED, together H rows.
+        strips: (h, W) class index each, or 255, together H rows.
+        colors: (red, green, blue) of each class.
         georeference: of `TiffWindows`.
-        has_unseen: IGNORED stands for pixels that were not seen; GDAL is told so.
+        has_unseen: 255 stands for pixels that were not seen; GDAL is told so.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
     import tifffile
 
-    colors = np.full((3, 256), 128 * 257, np.uint16)
-    colors[:, : labels.classes] = np.array(labels.colors, np.uint16).T * 257
-
-    unseen = (_NODATA, 2, len(str(IGNORED)) + 1, str(IGNORED), True)
+    palette = np.full((3, 256), 128 * 257, np.uint16)
+    palette[:, : len(colors)] = np.array(colors, np.uint16).T * 257
+    unseen = [(_NODATA, 2, len(str(_UNSEEN)) + 1, str(_UNSEEN), True)] if has_unseen else []
 
     def write(temporary: Path) -> None:
         tifffile.imwrite(
@@ -223,8 +212,8 @@ def write_tiff_mask(
             tile=(_MASK_TILE, _MASK_TILE),
             compression="zlib",
             photometric="palette",
-            colormap=colors,
-            extratags=[*georeference, *([unseen] if has_unseen else [])],
+            colormap=palette,
+            extratags=[*georeference, *unseen],
             metadata=None,
             software=False,
         )
@@ -251,10 +240,3 @@ def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any
         held = [rows[whole:]]
     if held and len(held[0]):
         yield from cut(held[0])
-
-
-def _number(text: Any) -> float | None:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return None

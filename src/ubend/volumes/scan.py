@@ -71,7 +71,18 @@ def read_scan(path: Path) -> Scan:
         DataError: not readable, of several values for each voxel or several moments, or slices that do not make a
             stack; or nibabel or pydicom is not installed.
     """
-    return _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
+    try:
+        return _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
+    except ModuleNotFoundError:
+        kind = "NIfTI" if _is_nifti(path) else "DICOM"
+        raise DataError(
+            _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind)
+        ) from None
+    except DataError:
+        raise
+    except Exception as error:  # the libraries raise whatever comes of a damaged file
+        said = " ".join(reason(error).split())
+        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=said)) from error
 
 
 def _is_nifti(path: Path) -> bool:
@@ -91,20 +102,16 @@ class NiftiScan(Scan):
     """One file; its axes may stand for any directions, and the mask's stand for the same."""
 
     def __init__(self, path: Path, image: Any) -> None:
-        import nibabel
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
         self.path, self._image = path, image
-        stored = io_orientation(image.affine)
         # seen: slices upwards, rows to the back, columns to the left
-        self._there = ornt_transform(stored, axcodes2ornt(("L", "P", "S")))
-        self._back = ornt_transform(axcodes2ornt(("L", "P", "S")), stored)
-        seen = nibabel.orientations.apply_orientation(np.asanyarray(image.dataobj), self._there)
-        self.slices = np.ascontiguousarray(seen.transpose(2, 1, 0))
-        zooms = [0.0, 0.0, 0.0]
-        for axis, (place, _flip) in enumerate(self._there):
-            zooms[int(place)] = float(image.header.get_zooms()[axis])
-        self.spacing_mm = zooms[2], zooms[1], zooms[0]
+        stored, wanted = io_orientation(image.affine), axcodes2ornt(("L", "P", "S"))
+        self._back = ornt_transform(wanted, stored)
+        seen = image.as_reoriented(ornt_transform(stored, wanted))
+        self.slices = np.ascontiguousarray(np.asanyarray(seen.dataobj).transpose(2, 1, 0))
+        columns, rows, slices = map(float, seen.header.get_zooms())
+        self.spacing_mm = slices, rows, columns
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         import nibabel
@@ -124,25 +131,15 @@ class NiftiScan(Scan):
 
 
 def _read_nifti(path: Path) -> NiftiScan:
-    try:
-        import nibabel
-    except ImportError:
-        raise DataError(_missing("NIfTI", path)) from None
-    try:
-        image = nibabel.load(path)
-        if len(image.shape) == 4 and image.shape[3] == 1:
-            image = image.slicer[..., 0]
-        if len(image.shape) != 3:
-            raise DataError(
-                _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted").format(
-                    path=path, shape=image.shape
-                )
-            )
-        return NiftiScan(path, image)
-    except DataError:
-        raise
-    except Exception as error:  # nibabel raises whatever comes of a damaged file
-        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+    import nibabel
+
+    image = nibabel.load(path)
+    if len(image.shape) == 4 and image.shape[3] == 1:
+        image = image.slicer[..., 0]
+    if len(image.shape) != 3:
+        line = _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted")
+        raise DataError(line.format(path=path, shape=image.shape))
+    return NiftiScan(path, image)
 
 
 # ------------------------------------------------------------------------------------------------------- DICOM
@@ -193,44 +190,25 @@ _KEPT = (
 
 
 def _mask_of(file: Any, index: NDArray[np.uint8], series: str, number: int) -> Any:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+    from pydicom.dataset import Dataset
+    from pydicom.uid import SecondaryCaptureImageStorage
 
     made = Dataset()
-    for keyword in _KEPT:
-        if keyword in file:
-            made[keyword] = file[keyword]
-    made.SOPClassUID = SecondaryCaptureImageStorage
-    made.SOPInstanceUID, made.SeriesInstanceUID = generate_uid(), series
+    made.update({file[keyword].tag: file[keyword] for keyword in _KEPT if keyword in file})
+    made.SOPClassUID, made.SeriesInstanceUID = SecondaryCaptureImageStorage, series
     made.Modality, made.ConversionType, made.SeriesDescription = "OT", "WSD", "ubend mask"
     made.SeriesNumber, made.InstanceNumber = int(file.get("SeriesNumber") or 0) + 1000, number
-    made.Rows, made.Columns = index.shape
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated = made.BitsStored = 8
-    made.HighBit, made.PixelRepresentation = 7, 0
-    made.PixelData = index.tobytes() + b"\0" * (index.size % 2)
-    made.file_meta = FileMetaDataset()
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.set_pixel_data(index, "MONOCHROME2", 8)
     return made
 
 
 def _read_dicom(path: Path) -> DicomSeries:
-    try:
-        import pydicom
-    except ImportError:
-        raise DataError(_missing("DICOM", path)) from None
-    paths = [path] if path.is_file() else _dicom_files(path)
-    try:
-        files = [pydicom.dcmread(file) for file in paths]
-        files = [file for file in files if "PixelData" in file]
-        _refuse_no_stack(path, files)
-        return DicomSeries(path, sorted(files, key=_place))
-    except DataError:
-        raise
-    except Exception as error:  # pydicom raises whatever comes of a damaged file
-        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+    import pydicom
+
+    files = [pydicom.dcmread(file) for file in ([path] if path.is_file() else _dicom_files(path))]
+    files = [file for file in files if "PixelData" in file]
+    _refuse_no_stack(path, files)
+    return DicomSeries(path, sorted(files, key=_place))
 
 
 def _refuse_no_stack(path: Path, files: list[Any]) -> None:
@@ -241,8 +219,16 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
     elif len({file.SeriesInstanceUID for file in files}) > 1:
         problem = _("slices of several series in one folder; give each series a folder of its own")
     elif any("ImagePositionPatient" not in file or "PixelSpacing" not in file for file in files):
-        problem = _("slices without a place (ImagePositionPatient, PixelSpacing)")
-    elif len({(file.Rows, file.Columns, *_directions(file)) for file in files}) > 1:
+        problem = _("slices lack ImagePositionPatient or PixelSpacing")
+    elif (
+        len(
+            {
+                (file.Rows, file.Columns, *np.round(np.array(file.ImageOrientationPatient, np.float64), 4))
+                for file in files
+            }
+        )
+        > 1
+    ):
         problem = _("slices of different sizes or directions")
     elif any(file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1 for file in files):
         problem = _("slices of several frames or colours")
@@ -252,15 +238,10 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
         raise DataError(_("{path}: {problem}").format(path=path, problem=problem))
 
 
-def _directions(file: Any) -> tuple[float, ...]:
-    """Of rows and columns: six cosines, rounded."""
-    return tuple(round(float(value), 4) for value in file.ImageOrientationPatient)
-
-
 def _place(file: Any) -> float:
     """How far along their common normal a slice lies, mm."""
-    along_row, along_column = np.reshape([float(value) for value in file.ImageOrientationPatient], (2, 3))
-    return float(np.cross(along_row, along_column) @ [float(value) for value in file.ImagePositionPatient])
+    along_row, along_column = np.reshape(np.array(file.ImageOrientationPatient, np.float64), (2, 3))
+    return float(np.cross(along_row, along_column) @ np.array(file.ImagePositionPatient, np.float64))
 
 
 def _slice_spacing(path: Path, files: list[Any]) -> float:
@@ -286,11 +267,3 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == _DICOM_MAGIC
     except OSError:
         return False
-
-
-def _missing(kind: str, path: Path) -> str:
-    return _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind)
-
-
-def _said(error: Exception) -> str:
-    return " ".join(reason(error).split())

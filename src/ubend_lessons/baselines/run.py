@@ -146,7 +146,7 @@ class _Watched:
         image = to_rgb(read_image(pair.image, self._baseline.sizing.channels))
         overlay = overlay_mask(image, mask, self.labels.colors, background=background_class(self.labels.names))
         save_png(Image.fromarray(overlay), _targets(out, pair)[1])
-        write_mask(_targets(out, pair)[0], mask, self.labels)
+        write_mask(_targets(out, pair)[0], mask, self.labels.colors)
 
 
 def _targets(out: Path, pair: Pair) -> tuple[Path, Path]:
