@@ -143,7 +143,6 @@ ORDER = [
     "jobs.evaluate",
     "jobs.cache",
     "jobs.many",
-    "jobs.record",
     "jobs.predict",
     "jobs.objects",
     "jobs.scans",

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ubend.commands.shared import PATH, make_teller, parse_tiles
-from ubend.language import _, later
+from ubend.language import later
 from ubend.translated import command, option
 
 
@@ -105,8 +105,7 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "fill_holes", "overlap")}
     conditions = Conditions(**asked, tiles=parse_tiles(tiles))
     with make_teller() as teller:
-        targets = find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
-        click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
+        find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
 
 
 @command(help=later("Draw RUN's first test pictures: input, truth, prediction."))

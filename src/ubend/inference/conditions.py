@@ -5,14 +5,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.choices import Choice
 from ubend.inference.ensemble import Ensemble, Member, load
-from ubend.inference.predictor import Prediction, Predictor, class_index, refuse_other_kind
+from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
 from ubend.language import _
@@ -20,6 +20,7 @@ from ubend.masks.labels import LabelMap
 from ubend.model.bundle import SAME_SCALE, Bundle
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
+from ubend.pictures.raster import Header
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class Conditions:
     fill_holes: Sequence[str] = ()
     tiles: int | None = None
     overlap: float = 0.25
+
+
+class Answer(NamedTuple):
+    """(H, W) class index of an image, and (C, H, W) probabilities where they are asked for."""
+
+    mask: NDArray[np.uint8]
+    prob: NDArray[np.float32] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
 
 
 class Masks:
@@ -73,14 +86,15 @@ class Masks:
         parts = self._wanted.min_area or self._wanted.fill_holes
         return self.predictor.tiling is not None and self._answering is self.predictor and not parts
 
-    def refuse_unfit(self, picture: Path) -> None:
-        """Look at a file's header.
+    def inspect(self, picture: Path) -> Header:
+        """A file's header.
 
         Raises:
             DataError: unreadable, or with other channels or another depth than one of the models takes.
         """
         for predictor, _views in self._members:
             refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
+        return read_header(picture, self.channels)
 
     @property
     def takes_color(self) -> bool:
@@ -88,26 +102,22 @@ class Masks:
         return all(predictor.bundle.sizing.channels in (1, 3) for predictor, _views in self._members)
 
     def read(self, picture: Path) -> NDArray[Any]:
-        """(H, W, channels) of a file, as it is; errors as of `refuse_unfit`."""
-        self.refuse_unfit(picture)
+        """(H, W, channels) of a file, as it is; errors as in `inspect`."""
+        self.inspect(picture)
         return read_image(picture, self.channels)
 
-    def predict(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, Prediction]]:
-        """(number, mask and probabilities) of each picture; the mask under the conditions."""
-        for number, prediction in self._answering.predict(images):
-            if self._wanted:
-                mask = refine(prediction.prob, self._wanted)
-                yield number, Prediction(mask, prediction.prob, prediction.labels)
-            else:
-                yield number, prediction
-
-    def predict_masks(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture; where nothing asks for the probabilities, sooner."""
-        if isinstance(self._answering, Predictor) and not self._wanted:
-            yield from self._answering.predict_masks(images)
+    def predict(self, images: Iterable[NDArray[Any]], *, with_prob: bool = False) -> Iterator[tuple[int, Answer]]:
+        """(number, answer) of each image, the mask under the conditions; without probabilities, sooner."""
+        if isinstance(self._answering, Predictor) and not self._wanted and not with_prob:
+            for number, mask in self._answering.predict_masks(images):
+                yield number, Answer(mask)
             return
-        for number, prediction in self.predict(images):
-            yield number, prediction.mask
+        for number, prediction in self._answering.predict(images):
+            prob = prediction.prob
+            yield (
+                number,
+                Answer(refine(prob, self._wanted) if self._wanted else prediction.mask, prob if with_prob else None),
+            )
 
     def predict_rows(self, source: Source) -> Iterator[tuple[Strip, NDArray[np.uint8]]]:
         """(logits, (h, W) class index) of the strips of a picture, from top to bottom, where `by_rows` says so."""

@@ -10,8 +10,7 @@ from ubend.data.dataset import find_folder, survey_folder
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import OutputError
-from ubend.files import default_cache
+from ubend.files import default_cache, refuse_existing
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
@@ -33,8 +32,7 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
         count: pictures.
         show: also display it.
     """
-    if Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    refuse_existing([Path(out)])
     found = find_folder(settings)
     survey = survey_folder(found, settings, default_cache(), Teller())
     return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
@@ -74,8 +72,7 @@ def draw_predictions(
         out: the PNG to write; None: `predictions.png` in the run folder, drawn anew.
         count: pictures.
     """
-    if out is not None and Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    refuse_existing([] if out is None else [Path(out)])
     pairs = read_run_pairs(Path(run))
     predictor = load(run, device)
     part = "test" if any(pair.part == "test" for pair in pairs) else "val"
