@@ -131,7 +131,7 @@ def telling_writes(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary)` fill a file beside `path`, sync it, then rename it to `path`.
 
     A reader sees the old file or the new one, never a part; on any failure the old one stays.
@@ -163,11 +163,7 @@ def clear_leftovers(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_file(path, write)
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:

@@ -107,10 +107,8 @@ def _stretch(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W, C) of any number type -> uint8, 1st..99th percentile to 0..255."""
     values = image.astype(np.float32)
     finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return np.zeros(image.shape, dtype=np.uint8)
-    low, high = np.percentile(finite[:: max(1, finite.size // _SAMPLE)], (1, 99))
-    if low == high:  # sparse bright spots on black
+    low, high = np.percentile(finite[:: max(1, finite.size // _SAMPLE)], (1, 99)) if finite.size else (0, 0)
+    if low == high and finite.size:  # sparse bright spots on black
         low, high = finite.min(), finite.max()
     if low == high:
         return np.zeros(image.shape, dtype=np.uint8)
@@ -124,8 +122,7 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
     highest = int(np.max(mask, where=mask != IGNORED, initial=0))
     if highest >= len(colors):
         raise ValueError(f"the mask holds the class {highest}, but only {len(colors)} colours are given")
-    table = np.empty((256, 3), dtype=np.uint8)
-    table[:] = IGNORED_COLOR
+    table = np.full((256, 3), IGNORED_COLOR, dtype=np.uint8)
     table[: min(len(colors), IGNORED)] = colors[:IGNORED]
     return table
 

@@ -16,8 +16,7 @@ from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
 from ubend.language import _
-from ubend.masks.labels import LabelMap
-from ubend.model.bundle import SAME_SCALE, Bundle
+from ubend.model.bundle import SAME_SCALE
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 from ubend.pictures.raster import Header
@@ -61,24 +60,18 @@ class Masks:
     """Models under conditions: what predicts pictures, frames of videos, slices of scans.
 
     Attributes:
-        predictor: the first model's.
+        predictor, labels, bundle: the first model's; what the images have to be like.
         channels: of the pictures that are to be given: the most that one of the models takes.
+        takes_color: whether images in colour can be given, or in grey: each model takes one of the two.
     """
 
     def __init__(self, answering: Predictor | Ensemble, wanted: Refinement, paths: Sequence[Path], asked: bool) -> None:
         self._answering, self._wanted, self._paths, self._asked = answering, wanted, paths, asked
         self._members = answering.members if isinstance(answering, Ensemble) else [Member(answering)]
         self.predictor = self._members[0].predictor
-        self.channels = max(member.predictor.bundle.sizing.channels for member in self._members)
-
-    @property
-    def labels(self) -> LabelMap:
-        return self.predictor.labels
-
-    @property
-    def bundle(self) -> Bundle:
-        """What the pictures have to be like: the first model's."""
-        return self.predictor.bundle
+        self.labels, self.bundle = self.predictor.labels, self.predictor.bundle
+        each = [member.predictor.bundle.sizing.channels for member in self._members]
+        self.channels, self.takes_color = max(each), {*each} <= {1, 3}
 
     @property
     def by_rows(self) -> bool:
@@ -95,11 +88,6 @@ class Masks:
         for predictor, _views in self._members:
             refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
         return read_header(picture, self.channels)
-
-    @property
-    def takes_color(self) -> bool:
-        """Whether pictures in colour can be given, or in grey: each model takes one of the two."""
-        return all(predictor.bundle.sizing.channels in (1, 3) for predictor, _views in self._members)
 
     def read(self, picture: Path) -> NDArray[Any]:
         """(H, W, channels) of a file, as it is; errors as in `inspect`."""

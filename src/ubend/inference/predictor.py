@@ -142,27 +142,24 @@ class Predictor:
 
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
-        if self.tiling is not None:
-            strips = self.strips(map_ahead(self.hold, images, _bytes_given))
-            for number, whole in self._join(strips, lambda x: x.softmax(dim=0)):
-                yield number, Prediction(whole.argmax(axis=0).astype(np.uint8), whole, self.labels)
-            return
-        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
-            with tell_out_of_memory(too_large(logits.native_hw)):
-                prob = logits.native().softmax(dim=1)
-                masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
-            for number, mask, own in zip(logits.numbers, masks, probs, strict=True):
-                yield number, Prediction(mask, own, self.labels)
+        for number, prob in self._answer(images, lambda logits: logits.softmax(dim=-3)):
+            yield number, Prediction(prob.argmax(axis=0).astype(np.uint8), prob, self.labels)
 
     def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture, as of `predict`, without the probabilities in main memory."""
+        """(number, (H, W) class index) of each picture, as in `predict`, without the probabilities in main memory."""
+        return self._answer(images, lambda logits: class_index(logits.movedim(-3, 0)))
+
+    def _answer(
+        self, images: Iterable[NDArray[Any] | Path | str], make: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (..., H, W)) of each image, of what `make` makes of (..., C, H, W) logits."""
         if self.tiling is not None:
-            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), class_index)
+            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), make)
             return
         for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
-                masks = class_index(logits.native().movedim(1, 0)).cpu().numpy()
-            yield from zip(logits.numbers, masks, strict=True)
+                made = make(logits.native()).cpu().numpy()
+            yield from zip(logits.numbers, made, strict=True)
 
     def strips(self, sources: Iterable[Source]) -> Iterator[Strip]:
         """Logits at the pictures' own scale, from tiles, row of tiles by row of tiles: pictures of any size in the

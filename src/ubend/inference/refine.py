@@ -66,12 +66,10 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
     Returns:
         (H, W) uint8 class index.
     """
-    if not thresholds:
-        return _most_probable(prob)
-    others = prob.copy()
-    if len(thresholds) < len(prob):
+    others = prob if len(thresholds) in (0, len(prob)) else prob.copy()
+    if others is not prob:
         others[list(thresholds)] = -1
-    mask = _most_probable(others)
+    mask: NDArray[np.uint8] = others.argmax(axis=0).astype(np.uint8)
     del others
     best = np.full(mask.shape, -1, prob.dtype)
     for index in sorted(thresholds):
@@ -79,11 +77,6 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
         mask[taken] = index
         best[taken] = prob[index][taken]
     return mask
-
-
-def _most_probable(prob: NDArray[np.float32]) -> NDArray[np.uint8]:
-    best: NDArray[np.intp] = prob.argmax(axis=0)
-    return best.astype(np.uint8)
 
 
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
@@ -119,23 +112,17 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
     while True:
         parts, classes = _label_parts(mask)
         areas = np.bincount(parts.reshape(-1), minlength=len(classes))
-        least = np.zeros(int(classes.max()) + 1)
-        for index, limit in limits.items():
-            if index < len(least):
-                least[index] = limit
+        least = np.array([limits.get(index, 0) for index in range(int(classes.max()) + 1)])
         small = areas < least[classes]
         if len(classes) == 1 or not small.any():
             return
         inner, outer = _find_borders(parts, small)
         # Of two small neighbours one goes now, the other is looked at again when it has grown.
-        rank = np.empty(len(areas), np.int64)
-        rank[np.argsort(areas, kind="stable")] = np.arange(len(areas))
-        waits = np.zeros(len(areas), bool)
-        waits[inner[small[outer] & (rank[outer] < rank[inner])]] = True
-        going = np.flatnonzero(small & ~waits)
-        place = np.full(len(areas), -1)
-        place[going] = np.arange(len(going))
-        inner, outer = inner[place[inner] >= 0], outer[place[inner] >= 0]
+        rank = np.argsort(np.argsort(areas, kind="stable"))
+        waits = inner[small[outer] & (rank[outer] < rank[inner])]
+        goes = small & (np.bincount(waits, minlength=len(areas)) == 0)
+        going, place = np.flatnonzero(goes), np.cumsum(goes) - 1
+        inner, outer = inner[goes[inner]], outer[goes[inner]]
         most = len(least)
         borders = np.bincount(place[inner] * most + classes[outer], minlength=len(going) * most)
         becomes = classes.copy()
@@ -157,13 +144,13 @@ def _label_parts(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np
 
 def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Every edge between a pixel of a small part and one of another part, as the numbers of the two parts."""
-    inner, outer = [], []
+    pairs = []
     for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
         for here, there in ((one, other), (other, one)):
             edge = (here != there) & small[here]
-            inner.append(here[edge])
-            outer.append(there[edge])
-    return np.concatenate(inner), np.concatenate(outer)
+            pairs.append((here[edge], there[edge]))
+    inner, outer = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return inner, outer
 
 
 def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ubend.config import Settings
 from ubend.data.dataset import find_folder, survey_folder
@@ -53,13 +54,7 @@ def draw_pairs(
                 overlay_mask(image, truth, labels.colors, background=background_class(labels.names)),
             ]
         )
-    grid = draw_grid(
-        rows,
-        [_("picture"), _("mask"), _("both")],
-        [pair.name for pair in chosen],
-        legend=list(zip(labels.names, labels.colors, strict=True)),
-    )
-    return _finish(grid, out, show)
+    return _draw(rows, [_("picture"), _("mask"), _("both")], chosen, labels, out, show)
 
 
 def draw_predictions(
@@ -78,23 +73,16 @@ def draw_predictions(
     part = "test" if any(pair.part == "test" for pair in pairs) else "val"
     chosen = [pair for pair in pairs if pair.part == part][:count]
     labels = predictor.labels
-    rows: list[list[np.ndarray]] = [[] for _pair in chosen]
+    rows: list[list[NDArray[np.uint8]]] = [[] for _pair in chosen]
     for number, prediction in predictor.predict(pair.image for pair in chosen):
         image, truth = _read_small(chosen[number], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
-    grid = draw_grid(
-        rows,
-        [_("input"), _("truth"), _("prediction")],
-        [pair.name for pair in chosen],
-        legend=list(zip(labels.names, labels.colors, strict=True)),
-    )
-    return _finish(grid, RunFolder(Path(run)).predictions if out is None else Path(out), show)
+    target = RunFolder(Path(run)).predictions if out is None else Path(out)
+    return _draw(rows, [_("input"), _("truth"), _("prediction")], chosen, labels, target, show)
 
 
-def _read_small(
-    pair: Pair, labels: LabelMap, channels: int
-) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
+def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
@@ -103,10 +91,16 @@ def _read_small(
     return to_rgb(resize_array(image, size)), resize_mask(truth, size)
 
 
-def _finish(grid: object, out: Path, show: bool) -> Path:
-    from PIL import Image
-
-    assert isinstance(grid, Image.Image)
+def _draw(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    headings: Sequence[str],
+    pairs: Sequence[Pair],
+    labels: LabelMap,
+    out: Path,
+    show: bool,
+) -> Path:
+    legend = list(zip(labels.names, labels.colors, strict=True))
+    grid = draw_grid(rows, headings, [pair.name for pair in pairs], legend=legend)
     save_png(grid, out)
     if show:
         show_picture(grid)

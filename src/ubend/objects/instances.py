@@ -82,9 +82,8 @@ def object_classes(names: Sequence[str]) -> list[int]:
 
 
 def _label(there: NDArray[np.bool_]) -> NDArray[np.int64]:
-    labels, _count = ndimage.label(there, _CORNERS, output=np.int64)
-    found: NDArray[np.int64] = labels
-    return found
+    labels: NDArray[np.int64] = ndimage.label(there, _CORNERS, output=np.int64)[0]
+    return labels
 
 
 def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
