@@ -26,7 +26,7 @@ from ubend.translated import command, option
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @options("device")
 def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.predict_any import predict_paths
+    from ubend.jobs.predict import predict_paths
 
     conditions = take_conditions(flags)
     with make_teller() as teller:

@@ -75,11 +75,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         axis.set_title(title, fontsize=10)
         _finish(axis, epochs, best)
 
-    def write(temporary: Path) -> None:
-        with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
-            figure.savefig(temporary, format="png")
-
-    write_file(path, write)
+    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
+        write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 class LiveCurves:
@@ -136,17 +133,14 @@ def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
     axis.grid(True, which="major", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    lines = [line for line in axis.get_lines() if line.get_gid()]
-    names = [str(line.get_gid()) for line in lines]
+    lines = {str(line.get_gid()): line for line in axis.get_lines() if line.get_gid()}
     if best is not None:
         mark = axis.axvline(best, color=_BEST_COLOR, linestyle="--", linewidth=1, zorder=1)
-        if lines:
-            lines.append(mark)
-            names.append(_("best: epoch {epoch}").format(epoch=round(best)))
-    if not lines:
-        return
-    # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
-    legend = axis.legend(lines, ["x"] * len(lines), fontsize=8, frameon=False, ncols=math.ceil(len(lines) / 8))
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)
-        text.set_text(name)
+        lines |= {_("best: epoch {epoch}").format(epoch=round(best)): mark} if lines else {}
+    if lines:
+        # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
+        count = len(lines)
+        legend = axis.legend([*lines.values()], ["x"] * count, fontsize=8, frameon=False, ncols=math.ceil(count / 8))
+        for text, name in zip(legend.get_texts(), lines, strict=True):
+            text.set_parse_math(False)
+            text.set_text(name)

@@ -130,14 +130,9 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
 def _outline(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
     """(H, W): pixels with another class at most `width_px` rows or columns away."""
     out = np.zeros(mask.shape, dtype=bool)
-    views = [(mask, out), (mask[::-1], out[::-1]), (mask.T, out.T), (mask.T[::-1], out.T[::-1])]
-    for classes, outline in views:  # downwards and upwards, rightwards and leftwards
-        near = np.zeros_like(classes, dtype=bool)
-        np.not_equal(classes[1:], classes[:-1], out=near[1:])
-        reach = 1
-        while reach < min(width_px, len(near)):  # each round as far again as all before it
-            more = min(reach, width_px - reach)
-            near[more:] |= near[:-more]
-            reach += more
-        outline |= near
+    for classes, outline in ((mask, out), (mask.T, out.T)):
+        edge = classes[1:] != classes[:-1]
+        for shift in range(min(width_px, len(edge))):
+            outline[shift + 1 :] |= edge[: len(edge) - shift]
+            outline[: len(edge) - shift] |= edge[shift:]
     return out

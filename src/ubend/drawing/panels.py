@@ -63,11 +63,8 @@ def draw_grid(
     font, gap, line = load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
 
     cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
-    widths = []
-    for column in range(columns):
-        pictures = [row[column].width for row in cells if column < len(row)]
-        heading_px = math.ceil(font.getlength(_clean(headings[column]))) if headings else 0
-        widths.append(max(*pictures, min(heading_px, cell_px)))
+    heading_px = [min(math.ceil(font.getlength(_clean(text))), cell_px) for text in headings] or [0] * columns
+    widths = [max(heading_px[n], *(row[n].width for row in cells if n < len(row))) for n in range(columns)]
     heights = [max((cell.height for cell in row), default=0) for row in cells]
     inner = sum(widths) + gap * (columns - 1)
     legend_lines = _wrap_legend(legend, font, text_px, inner)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from ubend.model.bundle import SAME_SCALE
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 from ubend.pictures.raster import Header
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Masks:
     Attributes:
         predictor, labels, bundle: the first model's; what the images have to be like.
         channels: of the pictures that are to be given: the most that one of the models takes.
+        by_rows: whether an image can be predicted row by row, without its probabilities as a whole.
         takes_color: whether images in colour can be given, or in grey: each model takes one of the two.
     """
 
@@ -72,12 +75,8 @@ class Masks:
         self.labels, self.bundle = self.predictor.labels, self.predictor.bundle
         each = [member.predictor.bundle.sizing.channels for member in self._members]
         self.channels, self.takes_color = max(each), {*each} <= {1, 3}
-
-    @property
-    def by_rows(self) -> bool:
-        """Whether a picture can be predicted row by row, without its probabilities as a whole."""
-        parts = self._wanted.min_area or self._wanted.fill_holes
-        return self.predictor.tiling is not None and self._answering is self.predictor and not parts
+        by_parts = wanted.min_area or wanted.fill_holes
+        self.by_rows = self.predictor.tiling is not None and answering is self.predictor and not by_parts
 
     def inspect(self, picture: Path) -> Header:
         """A file's header.
@@ -94,18 +93,24 @@ class Masks:
         self.inspect(picture)
         return read_image(picture, self.channels)
 
-    def predict(self, images: Iterable[NDArray[Any]], *, with_prob: bool = False) -> Iterator[tuple[int, Answer]]:
-        """(number, answer) of each image, the mask under the conditions; without probabilities, sooner."""
+    def predict(
+        self, images: Iterable[tuple[_Key, NDArray[Any]]], *, with_prob: bool = False
+    ) -> Iterator[tuple[_Key, Answer]]:
+        """(key, answer) of each (key, image), the mask under the conditions; without probabilities, sooner."""
+        keys: dict[int, _Key] = {}
+
+        def given() -> Iterator[NDArray[Any]]:
+            for number, (key, image) in enumerate(images):
+                keys[number] = key
+                yield image
+
         if isinstance(self._answering, Predictor) and not self._wanted and not with_prob:
-            for number, mask in self._answering.predict_masks(images):
-                yield number, Answer(mask)
+            for number, mask in self._answering.predict_masks(given()):
+                yield keys.pop(number), Answer(mask)
             return
-        for number, prediction in self._answering.predict(images):
-            prob = prediction.prob
-            yield (
-                number,
-                Answer(refine(prob, self._wanted) if self._wanted else prediction.mask, prob if with_prob else None),
-            )
+        for number, found in self._answering.predict(given()):
+            mask = refine(found.prob, self._wanted) if self._wanted else found.mask
+            yield keys.pop(number), Answer(mask, found.prob if with_prob else None)
 
     def predict_rows(self, source: Source) -> Iterator[tuple[Strip, NDArray[np.uint8]]]:
         """(logits, (h, W) class index) of the strips of a picture, from top to bottom, where `by_rows` says so."""

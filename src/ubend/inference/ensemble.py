@@ -16,7 +16,6 @@ from ubend.errors import ModelFileError, SettingError
 from ubend.inference.predictor import Prediction, Predictor
 from ubend.inference.predictor import load as load_one
 from ubend.language import _
-from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle
 from ubend.pictures.images import fit_channels
 from ubend.training.run_folder import RunFolder
@@ -68,10 +67,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-
-    @property
-    def labels(self) -> LabelMap:
-        return self.members[0].predictor.labels
+        self.labels = self.members[0].predictor.labels
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
         """Predict one picture; arguments and errors as of `Predictor`."""

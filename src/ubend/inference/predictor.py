@@ -113,7 +113,7 @@ class Predictor:
             raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
         if not 0 <= overlap < 1:
             raise SettingError(_("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap))
-        self.bundle = bundle
+        self.bundle, self.labels = bundle, bundle.labels
         self.device = pick_device(None if device is None else str(device))
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
@@ -124,10 +124,6 @@ class Predictor:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
         self.tiling = _tile(bundle.model, tiles, overlap) if tiles else None
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
-
-    @property
-    def labels(self) -> LabelMap:
-        return self.bundle.labels
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
         """Predict one picture.

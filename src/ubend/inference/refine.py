@@ -161,15 +161,14 @@ def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, fl
     """
     thresholds = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        probability = _number(number)
-        if not equals or not 0 < probability <= 1:
+        name, probability = split_number(text)
+        if name is None or not 0 < probability <= 1:
             raise SettingError(
                 _("--threshold {text}: write it as CLASS=P, P above 0 and up to 1, for example {name}=0.3").format(
                     text=text, name=_example(names)
                 )
             )
-        thresholds[find_class(name.strip(), names)] = probability
+        thresholds[find_class(name, names)] = probability
     return thresholds
 
 
@@ -184,18 +183,17 @@ def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[i
     everywhere: dict[int, float] = {}
     named: dict[int, float] = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        area = math.inf if number.strip() == "all" else _number(number)
+        name, area = split_number(text)
         if not area >= 0:
             raise SettingError(
                 _("{flag} {text}: write it as PX or CLASS=PX, for example {name}=50").format(
                     flag=flag, text=text, name=_example(names)
                 )
             )
-        if equals:
-            named[find_class(name.strip(), names)] = area
-        else:
+        if name is None:
             everywhere = {index: area for index in range(len(names)) if index != background_class(names)}
+        else:
+            named[find_class(name, names)] = area
     return everywhere | named
 
 
@@ -223,8 +221,11 @@ def _example(names: Sequence[str]) -> str:
     return next((name for index, name in enumerate(names) if index != background_class(names)), names[0])
 
 
-def _number(text: str) -> float:
+def split_number(text: str) -> tuple[str | None, float]:
+    """`polyp=20` -> its class and its number, `20` -> None and the number; `all` is infinite, no number is NaN."""
+    name, equals, number = text.rpartition("=")
     try:
-        return float(text)
+        value = math.inf if number.strip() == "all" else float(number)
     except ValueError:
-        return math.nan
+        value = math.nan
+    return name.strip() if equals else None, value

@@ -16,7 +16,7 @@ from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.errors import SettingError
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
-from ubend.inference.refine import find_class
+from ubend.inference.refine import find_class, split_number
 from ubend.jobs.many import ImageJob, run_jobs
 from ubend.language import _, later
 from ubend.masks.labels import background_class
@@ -117,19 +117,12 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
     """
     weights: dict[int, float] = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        if text in names or not equals:
-            weights[find_class(text, names)] = 1.0
-            continue
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
+        name, weight = (text, 1.0) if text in names or "=" not in text else split_number(text)
         if not 0 < weight <= 1:
             raise SettingError(
                 _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(text=text)
             )
-        weights[find_class(name.strip(), names)] = weight
+        weights[find_class(name or "", names)] = weight
     if weights:
         return weights
     objects = [index for index in range(len(names)) if index != background_class(names)]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 import ubend
 from ubend.errors import DataError, OutputError
@@ -27,7 +26,6 @@ from ubend.language import _, now
 from ubend.pictures.raster import Header
 from ubend.teller import Teller
 
-_STDIN = Path("-")
 _FREE = ("ubend", "path")  # of a record: may differ
 
 _Facts = TypeVar("_Facts")
@@ -183,23 +181,16 @@ class ImageJob(FileJob[Header]):
 
     def predict_held(self, numbers: Sequence[int], teller: Teller) -> None:
         """Predict and write images that memory holds."""
-        given: list[int] = []
 
-        def images() -> Iterator[NDArray[Any]]:
-            read = self.attempt(lambda number: self.masks.read(self.paths[number]), numbers, self._bytes)
-            for number, image in read:
-                given.append(number)
-                yield image
-
-        def write(placed: tuple[int, Answer]) -> None:
-            number = given[placed[0]]
-            with self.keeping(number):
-                self.write_one(number, placed[1])
+        def write(found: tuple[int, Answer]) -> None:
+            with self.keeping(found[0]):
+                self.write_one(*found)
 
         there = len(self.found) - len(self.todo)
         teller.begin(now(self.title), len(self.found), there)
-        answers = self.masks.predict(images(), with_prob=self.with_prob)
-        written = map_ahead(write, answers, lambda placed: self._bytes(given[placed[0]]) + placed[1].bytes)
+        images = self.attempt(lambda number: self.masks.read(self.paths[number]), numbers, self._bytes)
+        answers = self.masks.predict(images, with_prob=self.with_prob)
+        written = map_ahead(write, answers, lambda found: self._bytes(found[0]) + found[1].bytes)
         for count, _none in enumerate(written, there + 1):
             teller.count(count)
         teller.end()
@@ -280,7 +271,8 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
     """Files as they are; folders give the images in them, patterns what they match, both sorted by name; `-`
     the lines of the standard input."""
     pictures: list[Path] = []
-    for path in _named(Path(p) for p in paths):
+    lines = (sys.stdin if str(path) == "-" else [str(path)] for path in paths)
+    for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
             if not found:
@@ -295,11 +287,3 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
     if not pictures:
         raise DataError(_("no pictures to predict; name files or folders"))
     return pictures
-
-
-def _named(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path == _STDIN:
-            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-        else:
-            yield path

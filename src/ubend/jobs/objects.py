@@ -25,12 +25,12 @@ from ubend.objects.export import (
     describe_image,
     describe_instances,
     describe_panoptic,
+    trace,
     write_coco,
     write_geojson,
     write_panoptic,
 )
 from ubend.objects.instances import Method, choose_method, separate
-from ubend.objects.outlines import trace
 from ubend.objects.table import Row, measure, write_table
 from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, score, score_lines
 from ubend.pictures.images import read_image
@@ -100,7 +100,6 @@ def find_objects(
 class _Kept:
     """What is kept of an image until all are done."""
 
-    size_hw: tuple[int, int]
     rows: list[Row]
     instances: list[Entry] = field(default_factory=list)
     segments: list[Entry] = field(default_factory=list)
@@ -160,7 +159,7 @@ class _ObjectJob(ImageJob):
         image = read_image(picture, self._channels)
         found = separate(answer.mask, self._names, self._method, self._counting.min_area)
         rows = measure(picture, image, found, self._names, scale.pixel)
-        kept = _Kept(self.found[number].size_hw, rows)
+        kept = _Kept(rows)
         if self._truth:
             truth = read_truth(self._truth[picture])
             kept.odd_truth = looks_like_mask(truth)
@@ -194,7 +193,7 @@ class _ObjectJob(ImageJob):
             self._write_scores(kept, teller)
 
     def _write_exports(self, kept: dict[int, _Kept]) -> None:
-        images = [describe_image(number, self.paths[number], own.size_hw) for number, own in kept.items()]
+        images = [describe_image(number, self.paths[number], self.found[number].size_hw) for number in kept]
         if "coco" in self._exports:
             entries = [{"image_id": number + 1} | entry for number, own in kept.items() for entry in own.instances]
             numbered = [{"id": place} | entry for place, entry in enumerate(entries, 1)]
@@ -242,11 +241,7 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
 
 def _write_ids(path: Path, ids: NDArray[np.uint32], scale: Scale) -> None:
     small = ids.astype(np.uint16) if ids.max(initial=0) < 2**16 else ids
-
-    def write(place: Path) -> None:
-        tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags)
-
-    write_file(path, write)
+    write_file(path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
 
 
 def _draw(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> NDArray[np.uint8]:

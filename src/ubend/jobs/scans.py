@@ -110,13 +110,13 @@ class ScanJob(FileJob[None]):
     def _predict(self, scan: Scan, teller: Teller) -> NDArray[np.uint8]:
         teller.begin(_("predicting"), len(scan.slices))
         mask = np.empty(scan.slices.shape, dtype=np.uint8)
-        for done, (number, answer) in enumerate(self.masks.predict(self._pictures(scan)), start=1):
+        for done, (number, answer) in enumerate(self.masks.predict(enumerate(self._images(scan))), start=1):
             mask[number] = answer.mask
             teller.count(done)
         teller.end()
         return mask
 
-    def _pictures(self, scan: Scan) -> Iterator[NDArray[Any]]:
+    def _images(self, scan: Scan) -> Iterator[NDArray[Any]]:
         """Each slice as the models take it: (H, W, channels) uint8, or float32 in their units."""
         for values in scan.slices:
             image = values.astype(np.float32) if self._window is None else self._window.apply(values)

@@ -1,6 +1,5 @@
 """Masks of videos, frame by frame."""
 
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -69,7 +68,9 @@ class VideoJob(FileJob[Video]):
                 written_video(overlay_place, size, video, exact=False) as shown,
                 written_video(mask_place, size, video, exact=True) as masks,
             ):
-                for frame, index in self._predict_frames(chain([first], frames)):
+                # all have one size, so batches get full in order
+                given = ((frame, self._fit(frame)) for frame in chain([first], frames))
+                for frame, (index, _prob) in self.masks.predict(given):
                     shown.add(overlay_mask(frame, index, labels.colors, background=background_class(labels.names)))
                     masks.add(index)
                     rows.append(np.bincount(index.reshape(-1), minlength=labels.classes) / index.size)
@@ -80,18 +81,7 @@ class VideoJob(FileJob[Video]):
         timed = [[n, f"{float(n / video.rate):.3f}", *(f"{s:.6f}" for s in shares)] for n, shares in enumerate(rows)]
         write_csv(table, [["frame", "seconds", *labels.names], *timed])
 
-    def _predict_frames(
-        self, frames: Iterator[NDArray[np.uint8]]
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Frames with their masks, in order: all have one size, so batches get full in order."""
-        waiting: dict[int, NDArray[np.uint8]] = {}
-
-        def given() -> Iterator[NDArray[np.uint8]]:
-            for number, frame in enumerate(frames):
-                waiting[number] = frame
-                fitted = fit_channels(frame, self.masks.channels)
-                assert fitted is not None
-                yield fitted
-
-        for number, answer in self.masks.predict(given()):
-            yield waiting.pop(number), answer.mask
+    def _fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        fitted = fit_channels(frame, self.masks.channels)
+        assert fitted is not None
+        return fitted

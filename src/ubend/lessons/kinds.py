@@ -19,8 +19,7 @@ from ubend.language import _
 from ubend.lessons.cards import Card, draw_cards
 from ubend.lessons.example import Example
 from ubend.masks.labels import IGNORED, background_class
-from ubend.objects.instances import Objects, choose_method, contour_class, object_classes, separate
-from ubend.objects.outlines import find_boxes
+from ubend.objects.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.pictures.images import resize_array, resize_mask
 
 _PANEL_PX = 330
