@@ -162,12 +162,11 @@ def load_masks(model: Path | str, device: str | None, conditions: Conditions) ->
 def _describe_tiling(predictor: Predictor, asked: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
     if not asked:
+        reason = _("pictures are taken whole and resized to {size} px, as in training")
         if tiling is not None:
             reason = _("trained on windows of {window} px of pictures at their own scale")
-            choice = Choice("--tiles", tiling.tile_px, reason.format(window=bundle.window_px))
-        else:
-            reason = _("pictures are taken whole and resized to {size} px, as in training")
-            choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
+        told = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
+        choice = Choice("--tiles", tiling.tile_px if tiling else 0, told)
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [

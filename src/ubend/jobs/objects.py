@@ -175,7 +175,8 @@ class _ObjectJob(ImageJob):
             write_panoptic(others[-1], found.ids)
         save_png(Image.fromarray(_draw(to_rgb(image), found.ids)), overlay_path)
         write_table(table_path, rows, self._channels, [scale.pixel])
-        _write_ids(ids_path, found.ids, scale)
+        small = found.ids.astype(np.uint16) if found.ids.max(initial=0) < 2**16 else found.ids
+        write_file(ids_path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
         self._kept[number] = kept
 
     def finish(self, numbers: Sequence[int], teller: Teller) -> None:
@@ -237,11 +238,6 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
         raise SettingError(
             _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0])
         )
-
-
-def _write_ids(path: Path, ids: NDArray[np.uint32], scale: Scale) -> None:
-    small = ids.astype(np.uint16) if ids.max(initial=0) < 2**16 else ids
-    write_file(path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
 
 
 def _draw(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
