@@ -19,12 +19,12 @@ from ubend.objects.export import (
     describe_instances,
     describe_panoptic,
     list_categories,
+    trace,
     write_coco,
     write_geojson,
     write_panoptic,
 )
 from ubend.objects.instances import Objects, separate
-from ubend.objects.outlines import trace
 from ubend.pictures.scale import MapPlace
 
 KINDS = ("background", "a", "b", "contour")

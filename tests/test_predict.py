@@ -369,7 +369,7 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from ubend.teller import Teller\n"
         "predict._LARGE_PIXELS = 2**25\n"
         "from ubend.inference.conditions import Conditions\n"
-        "from ubend.jobs.predict_any import predict_paths\n"
+        "from ubend.jobs.predict import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class Counting(Teller):\n"
         "    def count(self, done, _total=0):\n"

@@ -1,12 +1,14 @@
 """Files written whole or not at all: beside the target, synced, then renamed over it. Room for them."""
 
 import contextlib
+import csv
 import glob
+import io
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,22 @@ def refuse_taken(folder: Path | str) -> Path:
     return folder
 
 
+def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
+    """Fail where a file that is to be written is there already.
+
+    Args:
+        resumable: whether the command takes `--resume`.
+    Raises:
+        OutputError: it is.
+    """
+    there = [path for path in paths if path.exists()]
+    if there:
+        said = _("{path} exists already; choose another --out")
+        if resumable:
+            said = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
+        raise OutputError(said.format(path=there[0], count=len(there) - 1))
+
+
 def default_cache() -> Path:
     """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
     import platformdirs
@@ -113,7 +131,7 @@ def telling_writes(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary)` fill a file beside `path`, sync it, then rename it to `path`.
 
     A reader sees the old file or the new one, never a part; on any failure the old one stays.
@@ -145,11 +163,14 @@ def clear_leftovers(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
 
-    write_file(path, write)
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,26 +2,23 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ubend.language import _
 
 
-class Teller:
+class Teller(AbstractContextManager["Teller"]):
     """Prints sentences, counts things, and tells epochs. Use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "Teller":
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,18 +42,18 @@ class Teller:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(escape(what), total=total, completed=done)
+            self._bar.add_task(escape(what), total=total, completed=done)
 
     def count(self, done: int, _total: int = 0) -> None:
         """`done` of the total are done."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
 
     def end(self) -> None:
         """Stop counting."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = self._task = None
+            self._bar = None
 
     def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
         """One line per epoch: losses, Dice per class, speed, time left."""

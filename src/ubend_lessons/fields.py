@@ -24,7 +24,7 @@ from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
-from ubend.jobs.predict_any import predict_paths
+from ubend.jobs.predict import predict_paths
 from ubend.language import _
 from ubend.pictures.images import read_image
 from ubend.pictures.windows import TiffWindows

@@ -17,8 +17,7 @@ from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.errors import SettingError
 from ubend.language import _
 from ubend.masks.labels import IGNORED, background_class
-from ubend.objects.instances import Objects, choose_method, contour_class, object_classes, separate
-from ubend.objects.outlines import find_boxes
+from ubend.objects.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.pictures.images import resize_array, resize_mask
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.example import Example

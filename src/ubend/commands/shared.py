@@ -3,6 +3,7 @@
 import atexit
 import gc
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +14,13 @@ from ubend.language import _, later
 from ubend.translated import option
 
 if TYPE_CHECKING:
+    from ubend.inference.conditions import Conditions
     from ubend.teller import Teller
 
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Where pictures and masks are, and what they mean: the same words in every command that reads them.
+# Where images and masks are, and what they mean: the same words in every command that reads them.
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the pictures, in place of FOLDER.")),
     "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
@@ -31,15 +33,51 @@ _FOLDER_OPTIONS = {
 }
 
 
-def folder_options(*names: str) -> Callable[[_F], _F]:
-    """Some of them, or all."""
+# How a model is used: the same words in every command that predicts.
+_MODEL_OPTIONS = {
+    "tiles": option(
+        "--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]")
+    ),
+    "overlap": option(
+        "--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share.")
+    ),
+    "with": option(
+        "--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable.")
+    ),
+    "tta": option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them.")),
+    "threshold": option(
+        "--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable.")
+    ),
+    "fill-holes": option(
+        "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
+    ),
+    "resume": option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest.")),
+    "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
+}
+
+
+def options(*names: str) -> Callable[[_F], _F]:
+    """Some of the shared options, in this order."""
 
     def add(command: _F) -> _F:
-        for name in reversed(names or list(_FOLDER_OPTIONS)):
-            command = _FOLDER_OPTIONS[name](command)
+        for name in reversed(names):
+            command = (_FOLDER_OPTIONS | _MODEL_OPTIONS)[name](command)
         return command
 
     return add
+
+
+def folder_options(*names: str) -> Callable[[_F], _F]:
+    """Some of the options of a folder, or all."""
+    return options(*(names or _FOLDER_OPTIONS))
+
+
+def take_conditions(flags: dict[str, Any]) -> "Conditions":
+    """The conditions among the flags of a command; they are taken out."""
+    from ubend.inference.conditions import Conditions
+
+    asked = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
+    return Conditions(**asked | {"tiles": parse_tiles(asked["tiles"])})
 
 
 def parse_tiles(text: str | None) -> int | None:

@@ -128,12 +128,10 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
-    from ubend.errors import OutputError
-    from ubend.files import write_json
+    from ubend.files import refuse_existing, write_json
     from ubend.jobs.evaluate import evaluate as call
 
-    if out is not None and out.exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    refuse_existing([] if out is None else [out])
     scores = call(model, folder, tiles=parse_tiles(tiles), **flags)
     tell_scores(scores)
     if out is not None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, make_teller, parse_tiles
-from ubend.language import _, later
+from ubend.commands.shared import PATH, make_teller, options, take_conditions
+from ubend.language import later
 from ubend.translated import command, option
 
 
@@ -18,23 +18,17 @@ from ubend.translated import command, option
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
-@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
-@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
-@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
-@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
-@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
+@options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Drop smaller parts; repeatable."))
-@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
+@options("fill-holes")
 @option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Write probabilities too: TIFF, or npz."))
-@option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest."))
+@options("resume")
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
-@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
-    from ubend.inference.conditions import Conditions
-    from ubend.jobs.predict_any import predict_paths
+@options("device")
+def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.jobs.predict import predict_paths
 
-    asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "min_area", "fill_holes", "overlap")}
-    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
+    conditions = take_conditions(flags)
     with make_teller() as teller:
         predict_paths(model, paths, out, conditions=conditions, teller=teller, **flags)
 
@@ -58,20 +52,13 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
     help=later("What to lay behind it."),
 )
 @option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
-@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
-@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
-@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
-@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
-@option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest."))
-@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def cutout(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **words: Any) -> None:
-    from ubend.inference.conditions import Conditions
+@options("tiles", "overlap", "with", "tta", "resume", "device")
+def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.jobs.cutout import cut_out_files
 
-    asked = {name: words.pop(name) for name in ("models", "tta", "overlap")}
-    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
+    conditions = take_conditions(flags)
     with make_teller() as teller:
-        cut_out_files(model, paths, out, conditions=conditions, teller=teller, **words)
+        cut_out_files(model, paths, out, conditions=conditions, teller=teller, **flags)
 
 
 @command(help=later("Number the objects in PATHS, measure and outline them."))
@@ -90,23 +77,14 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, *
     help=later("Also write them for other programs; repeatable."),
 )
 @option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
-@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
-@option("--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share."))
-@option("--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable."))
-@option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them."))
-@option("--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable."))
-@option("--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable."))
-@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, **flags: Any) -> None:
-    from ubend.inference.conditions import Conditions
+@options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
+def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.jobs.objects import Counting, find_objects
 
     counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
-    asked = {name: flags.pop(name) for name in ("models", "tta", "threshold", "fill_holes", "overlap")}
-    conditions = Conditions(**asked, tiles=parse_tiles(tiles))
+    conditions = take_conditions(flags)
     with make_teller() as teller:
-        targets = find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
-        click.echo(_("objects of {count} pictures in {out}").format(count=len(targets), out=out))
+        find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
 
 
 @command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
@@ -114,7 +92,7 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, tiles: str | None, 
 @option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png]"))
 @option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
+@options("device")
 def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
     from ubend.jobs.pictures import draw_predictions
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,48 +42,41 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
     if not history:
         raise ValueError("curves need at least one epoch")
     epochs = [float(row.get("epoch", index)) for index, row in enumerate(history, start=1)]
-    losses = {_("training"): _numbers(history, "train_loss"), _("validation"): _numbers(history, "val_loss")}
-    dices = [_class_numbers(history, name) for name in class_names]
-    rates = _numbers(history, "lr")
-    with_dice, with_rates = any(map(_any_number, dices)), _any_number(rates)
+    losses = [
+        (_("training"), _numbers(row.get("train_loss") for row in history), "#0072b2"),
+        (_("validation"), _numbers(row.get("val_loss") for row in history), "#d55e00"),
+    ]
+    dices = [
+        (name, _numbers((row.get("val_dice") or {}).get(name) for row in history), f"#{r:02x}{g:02x}{b:02x}")
+        for name, (r, g, b) in zip(class_names, class_colors(class_names), strict=True)
+    ]
+    rates = [("", _numbers(row.get("lr") for row in history), "#009e73")]
+    titled = [(_("loss"), losses), (_("Dice of the validation part"), dices), (_("learning rate"), rates)]
+    plots = [one for one in titled if one[1] is losses or any(_known(values) for _name, values, _color in one[1])]
+    best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
 
-    plots = 1 + with_dice + with_rates
-    width, height = 4.2 * plots, 3.2  # inches, as the edges below
+    width, height = 4.2 * len(plots), 3.2  # inches, as the edges below
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)  # becomes the canvas of the figure
     # edges that fit the longest numbers; matplotlib's own search for them draws everything twice
     left, right, between = 0.75, 0.1, 0.75
-    plot = (width - left - right - between * (plots - 1)) / plots
+    plot = (width - left - right - between * (len(plots) - 1)) / len(plots)
     figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot)
-    axes: list[Axes] = list(figure.subplots(1, plots, squeeze=False)[0])
-    rest = iter(axes)
-
-    axis = next(rest)
-    for (name, values), color in zip(losses.items(), ("#0072b2", "#d55e00"), strict=True):
-        _draw_line(axis, epochs, values, name, color)
-    _set_scale(axis, [value for values in losses.values() for value in values])
-    axis.set_title(_("loss"), fontsize=10)
-    if with_dice:
-        axis = next(rest)
-        for name, values, (r, g, b) in zip(class_names, dices, class_colors(class_names), strict=True):
-            _draw_line(axis, epochs, values, name, f"#{r:02x}{g:02x}{b:02x}")
-        axis.set_ylim(-0.02, 1.02)
-        axis.set_title(_("Dice of the validation part"), fontsize=10)
-    if with_rates:
-        axis = next(rest)
-        _draw_line(axis, epochs, rates, "", "#009e73")
-        _set_scale(axis, rates)
-        axis.set_title(_("learning rate"), fontsize=10)
-
-    best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
-    for axis in axes:
+    for axis, (title, lines) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+        for name, values, color in lines:
+            if _known(values):
+                marker = "o" if len(epochs) <= _MARKED_EPOCHS else ""
+                (line,) = axis.plot(epochs, values, color=color, linewidth=1.6, marker=marker, markersize=3.5)
+                line.set_gid(name)
+        if lines is dices:
+            axis.set_ylim(-0.02, 1.02)
+        else:
+            _set_scale(axis, [value for _name, values, _color in lines for value in _known(values)])
+        axis.set_title(title, fontsize=10)
         _finish(axis, epochs, best)
 
-    def write(temporary: Path) -> None:
-        with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
-            figure.savefig(temporary, format="png")
-
-    write_file(path, write)
+    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
+        write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 class LiveCurves:
@@ -106,36 +99,19 @@ class LiveCurves:
             self._took_s = self._ended - began
 
 
-def _numbers(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    return [_number(row.get(key)) for row in history]
+def _numbers(values: Iterable[Any]) -> list[float]:
+    """The numbers, NaN for None and infinity: a gap in the curve."""
+    return [float(value) if value is not None and math.isfinite(value) else math.nan for value in values]
 
 
-def _class_numbers(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [_number((row.get("val_dice") or {}).get(name)) for row in history]
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
-def _number(value: Any) -> float:
-    """The number, or NaN for None and infinity: a gap in the curve."""
-    return float(value) if value is not None and math.isfinite(value) else math.nan
-
-
-def _any_number(values: Sequence[float]) -> bool:
-    return any(not math.isnan(value) for value in values)
-
-
-def _draw_line(axis: "Axes", epochs: Sequence[float], values: Sequence[float], name: str, color: str) -> None:
-    if not _any_number(values):
-        return
-    marker = "o" if len(epochs) <= _MARKED_EPOCHS else ""
-    (line,) = axis.plot(epochs, values, color=color, linewidth=1.6, marker=marker, markersize=3.5)
-    line.set_gid(name)
-
-
-def _set_scale(axis: "Axes", values: Sequence[float]) -> None:
+def _set_scale(axis: "Axes", known: Sequence[float]) -> None:
     """Logarithmic where the values are positive and far apart; else linear; plain numbers at the ticks."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    known = [value for value in values if not math.isnan(value)]
     if known and min(known) > 0 and max(known) / min(known) >= _LOG_RATIO:
         axis.set_yscale("log")
         few_decades = max(known) / min(known) < 1e3
@@ -157,17 +133,14 @@ def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
     axis.grid(True, which="major", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    lines = [line for line in axis.get_lines() if line.get_gid()]
-    names = [str(line.get_gid()) for line in lines]
+    lines = {str(line.get_gid()): line for line in axis.get_lines() if line.get_gid()}
     if best is not None:
         mark = axis.axvline(best, color=_BEST_COLOR, linestyle="--", linewidth=1, zorder=1)
-        if lines:
-            lines.append(mark)
-            names.append(_("best: epoch {epoch}").format(epoch=round(best)))
-    if not lines:
-        return
-    # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
-    legend = axis.legend(lines, ["x"] * len(lines), fontsize=8, frameon=False, ncols=math.ceil(len(lines) / 8))
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)
-        text.set_text(name)
+        lines |= {_("best: epoch {epoch}").format(epoch=round(best)): mark} if lines else {}
+    if lines:
+        # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
+        count = len(lines)
+        legend = axis.legend([*lines.values()], ["x"] * count, fontsize=8, frameon=False, ncols=math.ceil(count / 8))
+        for text, name in zip(legend.get_texts(), lines, strict=True):
+            text.set_parse_math(False)
+            text.set_text(name)

@@ -107,10 +107,8 @@ def _stretch(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W, C) of any number type -> uint8, 1st..99th percentile to 0..255."""
     values = image.astype(np.float32)
     finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return np.zeros(image.shape, dtype=np.uint8)
-    low, high = np.percentile(finite[:: max(1, finite.size // _SAMPLE)], (1, 99))
-    if low == high:  # sparse bright spots on black
+    low, high = np.percentile(finite[:: max(1, finite.size // _SAMPLE)], (1, 99)) if finite.size else (0, 0)
+    if low == high and finite.size:  # sparse bright spots on black
         low, high = finite.min(), finite.max()
     if low == high:
         return np.zeros(image.shape, dtype=np.uint8)
@@ -124,8 +122,7 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
     highest = int(np.max(mask, where=mask != IGNORED, initial=0))
     if highest >= len(colors):
         raise ValueError(f"the mask holds the class {highest}, but only {len(colors)} colours are given")
-    table = np.empty((256, 3), dtype=np.uint8)
-    table[:] = IGNORED_COLOR
+    table = np.full((256, 3), IGNORED_COLOR, dtype=np.uint8)
     table[: min(len(colors), IGNORED)] = colors[:IGNORED]
     return table
 
@@ -133,14 +130,9 @@ def _color_table(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np
 def _outline(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
     """(H, W): pixels with another class at most `width_px` rows or columns away."""
     out = np.zeros(mask.shape, dtype=bool)
-    views = [(mask, out), (mask[::-1], out[::-1]), (mask.T, out.T), (mask.T[::-1], out.T[::-1])]
-    for classes, outline in views:  # downwards and upwards, rightwards and leftwards
-        near = np.zeros_like(classes, dtype=bool)
-        np.not_equal(classes[1:], classes[:-1], out=near[1:])
-        reach = 1
-        while reach < min(width_px, len(near)):  # each round as far again as all before it
-            more = min(reach, width_px - reach)
-            near[more:] |= near[:-more]
-            reach += more
-        outline |= near
+    for classes, outline in ((mask, out), (mask.T, out.T)):
+        edge = classes[1:] != classes[:-1]
+        for shift in range(min(width_px, len(edge))):
+            outline[shift + 1 :] |= edge[: len(edge) - shift]
+            outline[: len(edge) - shift] |= edge[shift:]
     return out

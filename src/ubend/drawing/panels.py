@@ -63,11 +63,8 @@ def draw_grid(
     font, gap, line = load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
 
     cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
-    widths = []
-    for column in range(columns):
-        pictures = [row[column].width for row in cells if column < len(row)]
-        heading_px = math.ceil(font.getlength(_clean(headings[column]))) if headings else 0
-        widths.append(max(*pictures, min(heading_px, cell_px)))
+    heading_px = [min(math.ceil(font.getlength(_clean(text))), cell_px) for text in headings] or [0] * columns
+    widths = [max(heading_px[n], *(row[n].width for row in cells if n < len(row))) for n in range(columns)]
     heights = [max((cell.height for cell in row), default=0) for row in cells]
     inner = sum(widths) + gap * (columns - 1)
     legend_lines = _wrap_legend(legend, font, text_px, inner)
@@ -123,44 +120,26 @@ def show_picture(picture: Path | Image.Image) -> None:
     Without a notebook and a display (a server, a container) a picture that is no file yet is saved to the
     folder for temporary files, so that the line has a place to name.
     """
-    if _in_notebook():
+    ipython: Any = sys.modules.get("IPython")
+    if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:  # not IPython's terminal
         from IPython.display import display  # not one of our dependencies; here it is already running
 
         display(_load(picture))
         return
-    if _has_display() and ImageShow.show(_load(picture)):
+    desktop = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if desktop and ImageShow.show(_load(picture)):
         return
     if isinstance(picture, Image.Image):
         handle, name = tempfile.mkstemp(prefix="ubend-", suffix=".png")
         os.close(handle)
-        path = Path(name)
-        save_png(picture, path)
-    else:
-        path = picture
+        save_png(picture, Path(name))
+        picture = Path(name)
     # a warning, because a plain Python session shows nothing below it
-    _logger.warning(_("no display here; the picture is in {path}").format(path=path))
+    _logger.warning(_("no display here; the picture is in {path}").format(path=picture))
 
 
 def _load(picture: Path | Image.Image) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    with Image.open(picture) as image:
-        image.load()
-        return image
-
-
-def _in_notebook() -> bool:
-    """IPython is running as a kernel: Jupyter, Colab, VS Code; not its terminal."""
-    ipython: Any = sys.modules.get("IPython")
-    if ipython is None:
-        return False
-    return getattr(ipython.get_ipython(), "kernel", None) is not None
-
-
-def _has_display() -> bool:
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return picture if isinstance(picture, Image.Image) else Image.open(picture).copy()
 
 
 def _fit(picture: NDArray[np.uint8], cell_px: int) -> Image.Image:

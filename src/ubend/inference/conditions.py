@@ -5,21 +5,23 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.choices import Choice
 from ubend.inference.ensemble import Ensemble, Member, load
-from ubend.inference.predictor import Prediction, Predictor, class_index, refuse_other_kind
+from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
 from ubend.language import _
-from ubend.masks.labels import LabelMap
-from ubend.model.bundle import SAME_SCALE, Bundle
+from ubend.model.bundle import SAME_SCALE
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
+from ubend.pictures.raster import Header
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -44,70 +46,71 @@ class Conditions:
     overlap: float = 0.25
 
 
+class Answer(NamedTuple):
+    """(H, W) class index of an image, and (C, H, W) probabilities where they are asked for."""
+
+    mask: NDArray[np.uint8]
+    prob: NDArray[np.float32] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
+
+
 class Masks:
     """Models under conditions: what predicts pictures, frames of videos, slices of scans.
 
     Attributes:
-        predictor: the first model's.
+        predictor, labels, bundle: the first model's; what the images have to be like.
         channels: of the pictures that are to be given: the most that one of the models takes.
+        by_rows: whether an image can be predicted row by row, without its probabilities as a whole.
+        takes_color: whether images in colour can be given, or in grey: each model takes one of the two.
     """
 
     def __init__(self, answering: Predictor | Ensemble, wanted: Refinement, paths: Sequence[Path], asked: bool) -> None:
         self._answering, self._wanted, self._paths, self._asked = answering, wanted, paths, asked
         self._members = answering.members if isinstance(answering, Ensemble) else [Member(answering)]
         self.predictor = self._members[0].predictor
-        self.channels = max(member.predictor.bundle.sizing.channels for member in self._members)
+        self.labels, self.bundle = self.predictor.labels, self.predictor.bundle
+        each = [member.predictor.bundle.sizing.channels for member in self._members]
+        self.channels, self.takes_color = max(each), {*each} <= {1, 3}
+        by_parts = wanted.min_area or wanted.fill_holes
+        self.by_rows = self.predictor.tiling is not None and answering is self.predictor and not by_parts
 
-    @property
-    def labels(self) -> LabelMap:
-        return self.predictor.labels
-
-    @property
-    def bundle(self) -> Bundle:
-        """What the pictures have to be like: the first model's."""
-        return self.predictor.bundle
-
-    @property
-    def by_rows(self) -> bool:
-        """Whether a picture can be predicted row by row, without its probabilities as a whole."""
-        parts = self._wanted.min_area or self._wanted.fill_holes
-        return self.predictor.tiling is not None and self._answering is self.predictor and not parts
-
-    def refuse_unfit(self, picture: Path) -> None:
-        """Look at a file's header.
+    def inspect(self, picture: Path) -> Header:
+        """A file's header.
 
         Raises:
             DataError: unreadable, or with other channels or another depth than one of the models takes.
         """
         for predictor, _views in self._members:
             refuse_other_kind(picture, read_header(picture, predictor.bundle.sizing.channels), predictor.bundle)
-
-    @property
-    def takes_color(self) -> bool:
-        """Whether pictures in colour can be given, or in grey: each model takes one of the two."""
-        return all(predictor.bundle.sizing.channels in (1, 3) for predictor, _views in self._members)
+        return read_header(picture, self.channels)
 
     def read(self, picture: Path) -> NDArray[Any]:
-        """(H, W, channels) of a file, as it is; errors as of `refuse_unfit`."""
-        self.refuse_unfit(picture)
+        """(H, W, channels) of a file, as it is; errors as in `inspect`."""
+        self.inspect(picture)
         return read_image(picture, self.channels)
 
-    def predict(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, Prediction]]:
-        """(number, mask and probabilities) of each picture; the mask under the conditions."""
-        for number, prediction in self._answering.predict(images):
-            if self._wanted:
-                mask = refine(prediction.prob, self._wanted)
-                yield number, Prediction(mask, prediction.prob, prediction.labels)
-            else:
-                yield number, prediction
+    def predict(
+        self, images: Iterable[tuple[_Key, NDArray[Any]]], *, with_prob: bool = False
+    ) -> Iterator[tuple[_Key, Answer]]:
+        """(key, answer) of each (key, image), the mask under the conditions; without probabilities, sooner."""
+        keys: dict[int, _Key] = {}
 
-    def predict_masks(self, images: Iterable[NDArray[Any]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture; where nothing asks for the probabilities, sooner."""
-        if isinstance(self._answering, Predictor) and not self._wanted:
-            yield from self._answering.predict_masks(images)
+        def given() -> Iterator[NDArray[Any]]:
+            for number, (key, image) in enumerate(images):
+                keys[number] = key
+                yield image
+
+        if isinstance(self._answering, Predictor) and not self._wanted and not with_prob:
+            for number, mask in self._answering.predict_masks(given()):
+                yield keys.pop(number), Answer(mask)
             return
-        for number, prediction in self.predict(images):
-            yield number, prediction.mask
+        for number, found in self._answering.predict(given()):
+            mask = refine(found.prob, self._wanted) if self._wanted else found.mask
+            yield keys.pop(number), Answer(mask, found.prob if with_prob else None)
 
     def predict_rows(self, source: Source) -> Iterator[tuple[Strip, NDArray[np.uint8]]]:
         """(logits, (h, W) class index) of the strips of a picture, from top to bottom, where `by_rows` says so."""
@@ -159,12 +162,11 @@ def load_masks(model: Path | str, device: str | None, conditions: Conditions) ->
 def _describe_tiling(predictor: Predictor, asked: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
     if not asked:
+        reason = _("pictures are taken whole and resized to {size} px, as in training")
         if tiling is not None:
             reason = _("trained on windows of {window} px of pictures at their own scale")
-            choice = Choice("--tiles", tiling.tile_px, reason.format(window=bundle.window_px))
-        else:
-            reason = _("pictures are taken whole and resized to {size} px, as in training")
-            choice = Choice("--tiles", 0, reason.format(size=bundle.sizing.size_px))
+        told = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
+        choice = Choice("--tiles", tiling.tile_px if tiling else 0, told)
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from ubend.config import read_config
 from ubend.errors import ModelFileError, SettingError
-from ubend.inference.predictor import Prediction, Predictor, refuse_other_kind
+from ubend.inference.predictor import Prediction, Predictor
 from ubend.inference.predictor import load as load_one
 from ubend.language import _
-from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle
-from ubend.pictures.decode import read_header
-from ubend.pictures.images import fit_channels, read_image
+from ubend.pictures.images import fit_channels
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)
@@ -69,10 +67,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-
-    @property
-    def labels(self) -> LabelMap:
-        return self.members[0].predictor.labels
+        self.labels = self.members[0].predictor.labels
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
         """Predict one picture; arguments and errors as of `Predictor`."""
@@ -166,10 +161,8 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
 
 def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
     """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
-    if not isinstance(image, str | Path):
-        pixels = np.asarray(image)
-        fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
-        return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words
-    path, channels = Path(image), predictor.bundle.sizing.channels
-    refuse_other_kind(path, read_header(path, channels), predictor.bundle)
-    return read_image(path, channels)
+    if isinstance(image, str | Path):
+        return predictor.hold(image).pixels
+    pixels = np.asarray(image)
+    fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
+    return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words

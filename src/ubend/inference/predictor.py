@@ -113,7 +113,7 @@ class Predictor:
             raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
         if not 0 <= overlap < 1:
             raise SettingError(_("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap))
-        self.bundle = bundle
+        self.bundle, self.labels = bundle, bundle.labels
         self.device = pick_device(None if device is None else str(device))
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
@@ -124,10 +124,6 @@ class Predictor:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
         self.tiling = _tile(bundle.model, tiles, overlap) if tiles else None
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
-
-    @property
-    def labels(self) -> LabelMap:
-        return self.bundle.labels
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
         """Predict one picture.
@@ -142,27 +138,24 @@ class Predictor:
 
     def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in the order in which batches of one size get full."""
-        if self.tiling is not None:
-            strips = self.strips(map_ahead(self.hold, images, _bytes_given))
-            for number, whole in self._join(strips, lambda x: x.softmax(dim=0)):
-                yield number, Prediction(whole.argmax(axis=0).astype(np.uint8), whole, self.labels)
-            return
-        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
-            with tell_out_of_memory(too_large(logits.native_hw)):
-                prob = logits.native().softmax(dim=1)
-                masks, probs = prob.argmax(dim=1).to(torch.uint8).cpu().numpy(), prob.cpu().numpy()
-            for number, mask, own in zip(logits.numbers, masks, probs, strict=True):
-                yield number, Prediction(mask, own, self.labels)
+        for number, prob in self._answer(images, lambda logits: logits.softmax(dim=-3)):
+            yield number, Prediction(prob.argmax(axis=0).astype(np.uint8), prob, self.labels)
 
     def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture, as of `predict`, without the probabilities in main memory."""
+        """(number, (H, W) class index) of each picture, as in `predict`, without the probabilities in main memory."""
+        return self._answer(images, lambda logits: class_index(logits.movedim(-3, 0)))
+
+    def _answer(
+        self, images: Iterable[NDArray[Any] | Path | str], make: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (..., H, W)) of each image, of what `make` makes of (..., C, H, W) logits."""
         if self.tiling is not None:
-            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), class_index)
+            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), make)
             return
         for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
             with tell_out_of_memory(too_large(logits.native_hw)):
-                masks = class_index(logits.native().movedim(1, 0)).cpu().numpy()
-            yield from zip(logits.numbers, masks, strict=True)
+                made = make(logits.native()).cpu().numpy()
+            yield from zip(logits.numbers, made, strict=True)
 
     def strips(self, sources: Iterable[Source]) -> Iterator[Strip]:
         """Logits at the pictures' own scale, from tiles, row of tiles by row of tiles: pictures of any size in the

@@ -66,12 +66,10 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
     Returns:
         (H, W) uint8 class index.
     """
-    if not thresholds:
-        return _most_probable(prob)
-    others = prob.copy()
-    if len(thresholds) < len(prob):
+    others = prob if len(thresholds) in (0, len(prob)) else prob.copy()
+    if others is not prob:
         others[list(thresholds)] = -1
-    mask = _most_probable(others)
+    mask: NDArray[np.uint8] = others.argmax(axis=0).astype(np.uint8)
     del others
     best = np.full(mask.shape, -1, prob.dtype)
     for index in sorted(thresholds):
@@ -79,11 +77,6 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
         mask[taken] = index
         best[taken] = prob[index][taken]
     return mask
-
-
-def _most_probable(prob: NDArray[np.float32]) -> NDArray[np.uint8]:
-    best: NDArray[np.intp] = prob.argmax(axis=0)
-    return best.astype(np.uint8)
 
 
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
@@ -119,23 +112,17 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
     while True:
         parts, classes = _label_parts(mask)
         areas = np.bincount(parts.reshape(-1), minlength=len(classes))
-        least = np.zeros(int(classes.max()) + 1)
-        for index, limit in limits.items():
-            if index < len(least):
-                least[index] = limit
+        least = np.array([limits.get(index, 0) for index in range(int(classes.max()) + 1)])
         small = areas < least[classes]
         if len(classes) == 1 or not small.any():
             return
         inner, outer = _find_borders(parts, small)
         # Of two small neighbours one goes now, the other is looked at again when it has grown.
-        rank = np.empty(len(areas), np.int64)
-        rank[np.argsort(areas, kind="stable")] = np.arange(len(areas))
-        waits = np.zeros(len(areas), bool)
-        waits[inner[small[outer] & (rank[outer] < rank[inner])]] = True
-        going = np.flatnonzero(small & ~waits)
-        place = np.full(len(areas), -1)
-        place[going] = np.arange(len(going))
-        inner, outer = inner[place[inner] >= 0], outer[place[inner] >= 0]
+        rank = np.argsort(np.argsort(areas, kind="stable"))
+        waits = inner[small[outer] & (rank[outer] < rank[inner])]
+        goes = small & (np.bincount(waits, minlength=len(areas)) == 0)
+        going, place = np.flatnonzero(goes), np.cumsum(goes) - 1
+        inner, outer = inner[goes[inner]], outer[goes[inner]]
         most = len(least)
         borders = np.bincount(place[inner] * most + classes[outer], minlength=len(going) * most)
         becomes = classes.copy()
@@ -157,13 +144,13 @@ def _label_parts(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np
 
 def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Every edge between a pixel of a small part and one of another part, as the numbers of the two parts."""
-    inner, outer = [], []
+    pairs = []
     for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
         for here, there in ((one, other), (other, one)):
             edge = (here != there) & small[here]
-            inner.append(here[edge])
-            outer.append(there[edge])
-    return np.concatenate(inner), np.concatenate(outer)
+            pairs.append((here[edge], there[edge]))
+    inner, outer = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return inner, outer
 
 
 def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
@@ -174,15 +161,14 @@ def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, fl
     """
     thresholds = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        probability = _number(number)
-        if not equals or not 0 < probability <= 1:
+        name, probability = split_number(text)
+        if name is None or not 0 < probability <= 1:
             raise SettingError(
                 _("--threshold {text}: write it as CLASS=P, P above 0 and up to 1, for example {name}=0.3").format(
                     text=text, name=_example(names)
                 )
             )
-        thresholds[find_class(name.strip(), names)] = probability
+        thresholds[find_class(name, names)] = probability
     return thresholds
 
 
@@ -197,18 +183,17 @@ def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[i
     everywhere: dict[int, float] = {}
     named: dict[int, float] = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        area = math.inf if number.strip() == "all" else _number(number)
+        name, area = split_number(text)
         if not area >= 0:
             raise SettingError(
                 _("{flag} {text}: write it as PX or CLASS=PX, for example {name}=50").format(
                     flag=flag, text=text, name=_example(names)
                 )
             )
-        if equals:
-            named[find_class(name.strip(), names)] = area
-        else:
+        if name is None:
             everywhere = {index: area for index in range(len(names)) if index != background_class(names)}
+        else:
+            named[find_class(name, names)] = area
     return everywhere | named
 
 
@@ -236,8 +221,11 @@ def _example(names: Sequence[str]) -> str:
     return next((name for index, name in enumerate(names) if index != background_class(names)), names[0])
 
 
-def _number(text: str) -> float:
+def split_number(text: str) -> tuple[str | None, float]:
+    """`polyp=20` -> its class and its number, `20` -> None and the number; `all` is infinite, no number is NaN."""
+    name, equals, number = text.rpartition("=")
     try:
-        return float(text)
+        value = math.inf if number.strip() == "all" else float(number)
     except ValueError:
-        return math.nan
+        value = math.nan
+    return name.strip() if equals else None, value

@@ -6,7 +6,7 @@ picture, h rows of a strip.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -98,8 +98,7 @@ class Strip:
 def cut_rows(sources: Iterable[Source], tiling: Tiling) -> Iterator[Row]:
     """The rows of tiles of all pictures, one picture after the other."""
     for picture, source in enumerate(sources):
-        network = {"multiple": tiling.multiple, "margin": tiling.margin, "edge": tiling.edge}
-        plan = plan_tiles(source.size_hw, tiling.tile_px, tiling.overlap, **network)
+        plan = plan_tiles(source.size_hw, **asdict(tiling))
         for number in range(len(plan.rows.starts)):
             yield Row(picture, number, plan, source)
 

@@ -169,7 +169,12 @@ class Blender:
             After the last tile of each row, the rows that are finished, and (C, rows, W) their logits; to be used
             before the next tile is added, which writes over them: a copy would be as large as all that is held.
         """
-        self._make_room()
+        if self._finished:  # the rows that are not finished move to the top
+            kept = self._sums.shape[1] - self._finished
+            rest = self._sums[:, self._finished :]
+            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # cloned where both overlap
+            self._sums[:, kept:] = 0
+            self._finished = 0
         rows, columns = self.plan.rows, self.plan.columns
         weight = self._weights[0][row, :, None] * self._weights[1][column]
         start = columns.starts[column]
@@ -179,14 +184,3 @@ class Blender:
         done = rows.finished(row)
         self._finished = done.stop - done.start
         return done, self._sums[:, : self._finished, : columns.side]
-
-    def _make_room(self) -> None:
-        """Move the rows that are not finished to the top."""
-        if not self._finished:
-            return
-        kept = self._sums.shape[1] - self._finished
-        rest = self._sums[:, self._finished :]
-        # cloned where both overlap
-        self._sums[:, :kept] = rest.clone() if kept > self._finished else rest
-        self._sums[:, kept:] = 0
-        self._finished = 0

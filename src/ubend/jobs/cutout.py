@@ -14,17 +14,12 @@ from scipy import ndimage
 
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, SettingError
-from ubend.files import Need, clear_leftovers, refuse_full
-from ubend.inference.conditions import Conditions, Masks, load_masks
-from ubend.inference.predictor import Prediction
-from ubend.inference.refine import find_class
-from ubend.jobs.many import Problems, refuse_collisions, refuse_there
-from ubend.jobs.predict import list_pictures
-from ubend.jobs.record import Record
-from ubend.language import _
+from ubend.errors import SettingError
+from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.inference.refine import find_class, split_number
+from ubend.jobs.many import ImageJob, run_jobs
+from ubend.language import _, later
 from ubend.masks.labels import background_class
-from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
 from ubend.teller import Teller
 
@@ -33,6 +28,9 @@ _REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle t
 _LEAST_REACH_PX = 2.0
 _BYTES_PER_PIXEL = 2.0  # of a cut-out, as PNG; a guess: photographs without an edge take 1.5
 _NONE = Conditions()
+_How = tuple[
+    Mapping[int, float], Color | Image.Image | None, float | None
+]  # weights of classes, background, edge in px
 
 
 def cut_out_files(
@@ -53,7 +51,7 @@ def cut_out_files(
 
     Args:
         model: a run folder or a model file.
-        paths: as of `PictureJob`.
+        paths: as in `ImageJob`.
         out: folder for the cut-outs; files in it are not overwritten.
         classes: as of `parse_classes`.
         background: `transparent` (red, green, blue, alpha), or a colour or a picture to lie behind (red, green, blue).
@@ -64,76 +62,51 @@ def cut_out_files(
     Returns:
         The files, those of before included.
     Raises:
-        DataError: no pictures, or two of one name; at the end, when all others are written: those that could not be
-            used.
         SettingError: no such class, colour, or width.
-        OutputError: something of that name is there already, or another model made it; no room, or no right to write.
+        DataError, OutputError: as in `run_jobs`; or no images.
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
         raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px))
     masks, out = load_masks(model, device, conditions), Path(out)
-    weights = parse_classes(classes, masks.labels.names)
-    behind = _read_background(background)
-    pictures = list_pictures(paths)
-    targets = [out / f"{picture.stem}.png" for picture in pictures]
-    problems = Problems()
-    pixels = dict(problems.work(lambda number: _count_pixels(pictures[number], masks), range(len(pictures))))
-    found = list(pixels)
-    refuse_collisions([pictures[n] for n in found], [[targets[n]] for n in found], _("cut-out"))
-    todo = [number for number in found if not (resume and targets[number].exists())]
-    if not resume:
-        refuse_there(targets[number] for number in found)
-    facts = {**masks.describe(), "classes": {masks.labels.names[i]: weight for i, weight in weights.items()}}
-    record = Record(out / "cutout.json", {**facts, "background": background, "soft_px": soft_px})
-    empty: list[int] = []
+    names = masks.labels.names
+    weights = parse_classes(classes, names)
+    job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
+    chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
+    facts = {**masks.describe(), **chosen, "background": background, "soft_px": soft_px}
+    return run_jobs([job], teller, out / "cutout.json", facts)
 
-    def write(number: int, prediction: Prediction) -> None:
-        alpha = make_alpha(weigh_classes(prediction.prob, weights), soft_px)
+
+class _CutoutJob(ImageJob):
+    what, title, with_prob = later("cut-out"), later("cutting out"), True
+    there = later("{count} cut-outs are there already and stay as they are")
+    done = later("{count} cut-outs in {out}")
+
+    def __init__(
+        self, masks: Masks, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
+    ) -> None:
+        super().__init__(masks, paths, out, resume=resume)
+        self._weights, self._behind, self._soft_px = how
+        self._empty: list[int] = []
+
+    def files(self, number: int) -> list[Path]:
+        return [self.out / f"{self.paths[number].stem}.png"]
+
+    def size(self, number: int) -> float:
+        return _BYTES_PER_PIXEL * math.prod(self.found[number].size_hw)
+
+    def write_one(self, number: int, answer: Answer) -> None:
+        assert answer.prob is not None
+        alpha = make_alpha(weigh_classes(answer.prob, self._weights), self._soft_px)
         if not alpha.any():
-            empty.append(number)
-        colors = extend_colors(to_rgb(read_image(pictures[number])), alpha)
-        save_png(Image.fromarray(_lay_on(colors, alpha, behind)), targets[number])
+            self._empty.append(number)
+        colors = extend_colors(to_rgb(read_image(self.paths[number])), alpha)
+        save_png(Image.fromarray(_lay_on(colors, alpha, self._behind)), self.files(number)[0])
 
-    if found:
-        record.refuse_other(teller, resume=resume)
-        size = _BYTES_PER_PIXEL * sum(pixels[number] for number in todo)
-        refuse_full([Need(out, int(size), _("choose another --out"))])
-        for line in masks.describe_tiling():
-            teller.say(line)
-        record.write()
-        if len(todo) < len(found):
-            there = len(found) - len(todo)
-            teller.say(_("{count} cut-outs are there already and stay as they are").format(count=there))
-        for number in todo:
-            clear_leftovers(targets[number])
-        teller.begin(_("cutting out"), len(todo))
-        answers = problems.predict(
-            masks.predict, lambda number: masks.read(pictures[number]), todo, lambda n: pixels[n] * masks.channels
-        )
-        for done, (number, prediction) in enumerate(answers, 1):
-            with problems.keeping(number):
-                write(number, prediction)
-            teller.count(done)
-        teller.end()
-    sought = ", ".join(masks.labels.names[index] for index in weights)
-    for number in sorted(empty):
-        said = _("{path}: nothing of {name} was found; its cut-out is empty")
-        teller.say(said.format(path=pictures[number], name=sought))
-    written = [targets[number] for number in found if number not in problems]
-    if found and not written:
-        record.withdraw()
-    if written:
-        teller.say(_("{count} cut-outs in {out}").format(count=len(written), out=out))
-    if problems.told():
-        raise DataError(problems.told())
-    return written
-
-
-def _count_pixels(picture: Path, masks: Masks) -> int:
-    """What its header says; fails when it is not of the models' kind."""
-    masks.refuse_unfit(picture)
-    header = read_header(picture, masks.channels)
-    return header.height * header.width
+    def finish(self, _numbers: Sequence[int], teller: Teller) -> None:
+        sought = ", ".join(self.masks.labels.names[index] for index in self._weights)
+        for number in sorted(self._empty):
+            said = _("{path}: nothing of {name} was found; its cut-out is empty")
+            teller.say(said.format(path=self.paths[number], name=sought))
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
@@ -144,19 +117,12 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
     """
     weights: dict[int, float] = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        if text in names or not equals:
-            weights[find_class(text, names)] = 1.0
-            continue
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
+        name, weight = (text, 1.0) if text in names or "=" not in text else split_number(text)
         if not 0 < weight <= 1:
             raise SettingError(
                 _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(text=text)
             )
-        weights[find_class(name.strip(), names)] = weight
+        weights[find_class(name or "", names)] = weight
     if weights:
         return weights
     objects = [index for index in range(len(names)) if index != background_class(names)]

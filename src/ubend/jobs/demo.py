@@ -8,7 +8,7 @@ from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.jobs.pictures import draw_predictions, draw_samples
-from ubend.jobs.predict_any import predict_paths
+from ubend.jobs.predict import predict_paths
 from ubend.language import _
 from ubend.teller import Teller
 

@@ -77,7 +77,9 @@ def gather_settings(
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
     shape = _shape(Path(given["train.init_from"]), given, skips) if given.get("train.init_from") else {}
     if not shape and isinstance(given.get("model.encoder"), str):
-        given.setdefault("model.depth", _encoder_depth(given["model.encoder"]))
+        from ubend.model.encoders import describe_encoder
+
+        given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all levels of timm's encoder
     chosen = make_settings(recipe, given | shape)
     if skips is not None and not shape:
         chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
@@ -107,13 +109,6 @@ def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | 
     start = load_start(model)
     asked = {} if skips is None else {"model.skips": parse_skips(skips, start.bundle.model.depth)}
     return shape_settings(start, {**given, **asked})
-
-
-def _encoder_depth(name: str) -> int:
-    """Levels of an encoder of timm's, all of which are used where nobody says."""
-    from ubend.model.encoders import describe_encoder
-
-    return max(describe_encoder(name))
 
 
 def source_name(settings: Settings) -> str:

@@ -1,9 +1,7 @@
 """Objects of pictures: numbers, a table, an overlay, files for other programs, scores."""
 
 import colorsys
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +13,11 @@ from PIL import Image
 
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, OutputError, SettingError
-from ubend.files import write_file, write_json
-from ubend.inference.ahead import map_ahead
-from ubend.inference.conditions import Conditions, Masks, load_masks
-from ubend.jobs.many import Problems
-from ubend.jobs.predict import list_pictures
-from ubend.language import _
+from ubend.errors import SettingError
+from ubend.files import Need, write_file, write_json
+from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.jobs.many import ImageJob, run_jobs
+from ubend.language import _, later
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -29,16 +25,16 @@ from ubend.objects.export import (
     describe_image,
     describe_instances,
     describe_panoptic,
+    trace,
     write_coco,
     write_geojson,
     write_panoptic,
 )
 from ubend.objects.instances import Method, choose_method, separate
-from ubend.objects.outlines import trace
 from ubend.objects.table import Row, measure, write_table
 from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, score, score_lines
-from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image
+from ubend.pictures.raster import Header
 from ubend.pictures.scale import Scale, read_scale
 from ubend.teller import Teller
 
@@ -83,47 +79,27 @@ def find_objects(
 
     Args:
         model: a run folder or a model file.
-        paths: as of `PictureJob`.
+        paths: as in `ImageJob`.
         out: folder for what is written; nothing in it is overwritten.
         conditions: more models, views, tiles, thresholds, holes.
     Returns:
         The id pictures.
     Raises:
         SettingError: the method does not go with the classes, or a package is not installed.
-        DataError: no pictures, two of one name, or no true ids that fit; at the end, when all others are written: those
-            that could not be used.
-        OutputError: something of that name is there already, or cannot be written.
+        DataError, OutputError: as in `run_jobs`; or no images, or no true ids that fit.
     """
     _refuse_missing(counting.exports)
     masks, out = load_masks(model, device, conditions), Path(out)
     names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
-    pictures = list_pictures(paths)
-    _refuse_collisions(pictures, out, counting)
-    job = _Job(masks, pictures, out, counting, method)
-    found = job.look()
-    if not found:
-        raise DataError(job.problems.told())
-    for line in masks.describe_tiling():
-        teller.say(line)
-    if counting.method is None:
-        teller.say(_("objects are told apart by {method} (--method)").format(method=method))
-    teller.begin(_("finding objects"), len(found))
-    for done, _number in enumerate(job.write(found), 1):
-        teller.count(done)
-    teller.end()
-    job.write_together(teller)
-    if job.problems.told():
-        raise DataError(job.problems.told())
-    return [_ids_path(out, pictures[number]) for number in found]
+    return run_jobs([_ObjectJob(masks, paths, out, counting, method)], teller)
 
 
 @dataclass
-class _Answer:
-    """What is kept of a picture until all are done."""
+class _Kept:
+    """What is kept of an image until all are done."""
 
-    size_hw: tuple[int, int]
     rows: list[Row]
     instances: list[Entry] = field(default_factory=list)
     segments: list[Entry] = field(default_factory=list)
@@ -131,53 +107,61 @@ class _Answer:
     odd_truth: bool = False
 
 
-class _Job:
-    """Pictures on their way to objects; `problems` holds what is wrong with some."""
+class _ObjectJob(ImageJob):
+    what, title = later("ids"), later("finding objects")
+    done = later("objects of {count} pictures in {out}")
+    resumable = False
 
-    def __init__(self, masks: Masks, pictures: list[Path], out: Path, counting: Counting, method: Method) -> None:
-        self._masks, self._pictures, self._out, self._counting, self._method = masks, pictures, out, counting, method
+    def __init__(
+        self, masks: Masks, paths: Sequence[Path | str], out: Path, counting: Counting, method: Method
+    ) -> None:
+        super().__init__(masks, paths, out)
+        self._counting, self._method, self._exports = counting, method, counting.exports
         self._names, self._channels = masks.labels.names, masks.channels
         self._scales: dict[int, Scale] = {}
         self._truth: dict[Path, Files] = {}
-        self._answers: dict[int, _Answer] = {}
-        self._pixels: dict[int, int] = {}
-        self.problems = Problems()
+        self._kept: dict[int, _Kept] = {}
+        self.together = [
+            _TABLE,
+            *([_COCO] if "coco" in self._exports else []),
+            *([_PANOPTIC] if "panoptic" in self._exports else []),
+            *([_SCORES] if counting.truth is not None else []),
+        ]
 
-    def look(self) -> list[int]:
-        """The pictures that are of the model's kind, by their headers; fails where a true one is missing."""
-        sizes = {}
-        for number, picture in enumerate(self._pictures):
-            with self.problems.keeping(number):
-                self._masks.refuse_unfit(picture)
-                sizes[picture] = read_header(picture, self._channels).size_hw
-                self._pixels[number] = math.prod(sizes[picture])
-                self._scales[number] = read_scale(picture)
+    def inspect(self, number: int) -> Header:
+        header = super().inspect(number)
+        self._scales[number] = read_scale(self.paths[number])
+        return header
+
+    def files(self, number: int) -> list[Path]:
+        """Ids, overlay, table; GeoJSON and the panoptic PNG where they are asked for."""
+        stem = self.paths[number].stem
+        files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
+        files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
+        return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
+
+    def look(self) -> list[Need]:
+        """Also for the true ids; fails where some are missing."""
+        needs = super().look()
         if self._counting.truth is not None:
+            sizes = {self.paths[number]: header.size_hw for number, header in self.found.items()}
             self._truth = find_truth(self._counting.truth, sizes, self._names)
-        return list(self._scales)
+        return needs
 
-    def write(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Predict and write; gives each number when its files are there."""
-        answers = self.problems.predict(
-            self._masks.predict_masks,
-            lambda number: self._masks.read(self._pictures[number]),
-            numbers,
-            lambda number: self._pixels[number] * self._channels,
-        )
-        yield from map_ahead(self._write_one, answers, lambda answer: answer[1].nbytes)
+    def make(self, teller: Teller) -> None:
+        if self._counting.method is None:
+            teller.say(_("objects are told apart by {method} (--method)").format(method=self._method))
+        super().make(teller)
 
-    def _write_one(self, answer: tuple[int, NDArray[np.uint8]]) -> int:
-        number, mask = answer
-        picture, scale, exports = self._pictures[number], self._scales[number], self._counting.exports
+    def write_one(self, number: int, answer: Answer) -> None:
+        picture, scale, exports = self.paths[number], self._scales[number], self._exports
+        ids_path, overlay_path, table_path, *others = self.files(number)
         image = read_image(picture, self._channels)
-        found = separate(mask, self._names, self._method, self._counting.min_area)
+        found = separate(answer.mask, self._names, self._method, self._counting.min_area)
         rows = measure(picture, image, found, self._names, scale.pixel)
-        kept = _Answer((mask.shape[0], mask.shape[1]), rows)
+        kept = _Kept(rows)
         if self._truth:
-            with self.problems.keeping(number):
-                truth = read_truth(self._truth[picture])
-            if number in self.problems:
-                return number
+            truth = read_truth(self._truth[picture])
             kept.odd_truth = looks_like_mask(truth)
             kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
         outlines = trace(found.ids) if {"coco", "geojson"} & set(exports) else []
@@ -185,51 +169,51 @@ class _Job:
             kept.instances = describe_instances(found, outlines, self._names)
         if "geojson" in exports:
             own = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-            write_geojson(_geojson_path(self._out, picture), outlines, own, scale.place)
+            write_geojson(others[0], outlines, own, scale.place)
         if "panoptic" in exports:
             kept.segments = describe_panoptic(found, self._names)
-            write_panoptic(_panoptic_path(self._out, picture), found.ids)
-        save_png(Image.fromarray(_draw(to_rgb(image), found.ids)), _overlay_path(self._out, picture))
-        write_table(_table_path(self._out, picture), rows, self._channels, [scale.pixel])
-        _write_ids(_ids_path(self._out, picture), found.ids, scale)
-        self._answers[number] = kept
-        return number
+            write_panoptic(others[-1], found.ids)
+        save_png(Image.fromarray(_draw(to_rgb(image), found.ids)), overlay_path)
+        write_table(table_path, rows, self._channels, [scale.pixel])
+        small = found.ids.astype(np.uint16) if found.ids.max(initial=0) < 2**16 else found.ids
+        write_file(ids_path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
+        self._kept[number] = kept
 
-    def write_together(self, teller: Teller) -> None:
-        """The files that speak of all pictures."""
-        answers = {number: self._answers[number] for number in sorted(self._answers)}
-        pixels = [self._scales[number].pixel for number in answers]
-        write_table(self._out / _TABLE, [row for own in answers.values() for row in own.rows], self._channels, pixels)
-        self._write_exports(answers)
-        for number, own in list(answers.items())[:10]:
-            teller.say(_("{name}: {count} objects").format(name=self._pictures[number].name, count=len(own.rows)))
+    def finish(self, numbers: Sequence[int], teller: Teller) -> None:
+        """The files that tell of all images."""
+        kept = {number: self._kept[number] for number in numbers}
+        pixels = [self._scales[number].pixel for number in numbers]
+        write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
+        self._write_exports(kept)
+        for number, own in list(kept.items())[:10]:
+            teller.say(_("{name}: {count} objects").format(name=self.paths[number].name, count=len(own.rows)))
         told = sum(pixel is not None for pixel in pixels)
         if told:
             teller.say(_("{count} of {total} files tell the size of a pixel").format(count=told, total=len(pixels)))
-        if self._truth and answers:
-            self._write_scores(answers, teller)
+        if self._truth:
+            self._write_scores(kept, teller)
 
-    def _write_exports(self, answers: dict[int, _Answer]) -> None:
-        images = [describe_image(number, self._pictures[number], own.size_hw) for number, own in answers.items()]
-        if "coco" in self._counting.exports:
-            entries = [{"image_id": number + 1} | entry for number, own in answers.items() for entry in own.instances]
+    def _write_exports(self, kept: dict[int, _Kept]) -> None:
+        images = [describe_image(number, self.paths[number], self.found[number].size_hw) for number in kept]
+        if "coco" in self._exports:
+            entries = [{"image_id": number + 1} | entry for number, own in kept.items() for entry in own.instances]
             numbered = [{"id": place} | entry for place, entry in enumerate(entries, 1)]
-            write_coco(self._out / _COCO, images, numbered, self._names)
-        if "panoptic" in self._counting.exports:
+            write_coco(self.out / _COCO, images, numbered, self._names)
+        if "panoptic" in self._exports:
             segments = [
                 {
                     "image_id": number + 1,
-                    "file_name": _panoptic_path(self._out, self._pictures[number]).name,
+                    "file_name": self.files(number)[-1].name,
                     "segments_info": own.segments,
                 }
-                for number, own in answers.items()
+                for number, own in kept.items()
             ]
-            write_coco(self._out / _PANOPTIC, images, segments, self._names)
+            write_coco(self.out / _PANOPTIC, images, segments, self._names)
 
-    def _write_scores(self, answers: dict[int, _Answer], teller: Teller) -> None:
-        qualities = {self._pictures[number]: own.qualities for number, own in answers.items()}
+    def _write_scores(self, kept: dict[int, _Kept], teller: Teller) -> None:
+        qualities = {self.paths[number]: own.qualities for number, own in kept.items()}
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
-        write_json(self._out / _SCORES, scores)
+        write_json(self.out / _SCORES, scores)
         teller.say(
             _("objects by {method} against {folder}, {count} pictures; matched above an IoU of .5").format(
                 method=self._method, folder=self._counting.truth, count=len(qualities)
@@ -237,7 +221,7 @@ class _Job:
         )
         for line in score_lines(scores):
             teller.say(line)
-        if all(own.odd_truth for own in answers.values()):
+        if all(own.odd_truth for own in kept.values()):
             teller.say(
                 _(
                     "WARNING: every true picture holds one number in several places; are these masks of classes? "
@@ -254,59 +238,6 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
         raise SettingError(
             _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0])
         )
-
-
-def _refuse_collisions(pictures: Sequence[Path], out: Path, counting: Counting) -> None:
-    each = [_ids_path, _overlay_path, _table_path]
-    each += [_geojson_path] if "geojson" in counting.exports else []
-    each += [_panoptic_path] if "panoptic" in counting.exports else []
-    together = [
-        _TABLE,
-        _COCO if "coco" in counting.exports else "",
-        _PANOPTIC if "panoptic" in counting.exports else "",
-    ]
-    together += [_SCORES] if counting.truth is not None else []
-    wanted = [name(out, picture) for name in each for picture in pictures]
-    wanted += [out / name for name in together if name]
-    twice = [path for path, count in Counter(wanted).items() if count > 1]
-    if twice:
-        raise DataError(
-            _("several pictures would write {path}; find their objects in different --out folders").format(
-                path=twice[0]
-            )
-        )
-    for path in wanted:
-        if path.exists():
-            raise OutputError(_("{path} exists already; choose another --out").format(path=path))
-
-
-def _ids_path(out: Path, picture: Path) -> Path:
-    return out / f"{picture.stem}_ids.tif"
-
-
-def _overlay_path(out: Path, picture: Path) -> Path:
-    return out / f"{picture.stem}_objects.png"
-
-
-def _table_path(out: Path, picture: Path) -> Path:
-    return out / f"{picture.stem}_objects.csv"
-
-
-def _geojson_path(out: Path, picture: Path) -> Path:
-    return out / f"{picture.stem}.geojson"
-
-
-def _panoptic_path(out: Path, picture: Path) -> Path:
-    return out / "panoptic" / f"{picture.stem}.png"
-
-
-def _write_ids(path: Path, ids: NDArray[np.uint32], scale: Scale) -> None:
-    small = ids.astype(np.uint16) if ids.max(initial=0) < 2**16 else ids
-
-    def write(place: Path) -> None:
-        tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags)
-
-    write_file(path, write)
 
 
 def _draw(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> NDArray[np.uint8]:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ubend.config import Settings
 from ubend.data.dataset import find_folder, survey_folder
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import OutputError
-from ubend.files import default_cache
+from ubend.files import default_cache, refuse_existing
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
@@ -33,8 +33,7 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
         count: pictures.
         show: also display it.
     """
-    if Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    refuse_existing([Path(out)])
     found = find_folder(settings)
     survey = survey_folder(found, settings, default_cache(), Teller())
     return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
@@ -55,13 +54,7 @@ def draw_pairs(
                 overlay_mask(image, truth, labels.colors, background=background_class(labels.names)),
             ]
         )
-    grid = draw_grid(
-        rows,
-        [_("picture"), _("mask"), _("both")],
-        [pair.name for pair in chosen],
-        legend=list(zip(labels.names, labels.colors, strict=True)),
-    )
-    return _finish(grid, out, show)
+    return _draw(rows, [_("picture"), _("mask"), _("both")], chosen, labels, out, show)
 
 
 def draw_predictions(
@@ -74,30 +67,22 @@ def draw_predictions(
         out: the PNG to write; None: `predictions.png` in the run folder, drawn anew.
         count: pictures.
     """
-    if out is not None and Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+    refuse_existing([] if out is None else [Path(out)])
     pairs = read_run_pairs(Path(run))
     predictor = load(run, device)
     part = "test" if any(pair.part == "test" for pair in pairs) else "val"
     chosen = [pair for pair in pairs if pair.part == part][:count]
     labels = predictor.labels
-    rows: list[list[np.ndarray]] = [[] for _pair in chosen]
+    rows: list[list[NDArray[np.uint8]]] = [[] for _pair in chosen]
     for number, prediction in predictor.predict(pair.image for pair in chosen):
         image, truth = _read_small(chosen[number], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
-    grid = draw_grid(
-        rows,
-        [_("input"), _("truth"), _("prediction")],
-        [pair.name for pair in chosen],
-        legend=list(zip(labels.names, labels.colors, strict=True)),
-    )
-    return _finish(grid, RunFolder(Path(run)).predictions if out is None else Path(out), show)
+    target = RunFolder(Path(run)).predictions if out is None else Path(out)
+    return _draw(rows, [_("input"), _("truth"), _("prediction")], chosen, labels, target, show)
 
 
-def _read_small(
-    pair: Pair, labels: LabelMap, channels: int
-) -> tuple["np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]", "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"]:
+def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Picture and class indices, shrunk to twice the size at which they are drawn."""
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
@@ -106,10 +91,16 @@ def _read_small(
     return to_rgb(resize_array(image, size)), resize_mask(truth, size)
 
 
-def _finish(grid: object, out: Path, show: bool) -> Path:
-    from PIL import Image
-
-    assert isinstance(grid, Image.Image)
+def _draw(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    headings: Sequence[str],
+    pairs: Sequence[Pair],
+    labels: LabelMap,
+    out: Path,
+    show: bool,
+) -> Path:
+    legend = list(zip(labels.names, labels.colors, strict=True))
+    grid = draw_grid(rows, headings, [pair.name for pair in pairs], legend=legend)
     save_png(grid, out)
     if show:
         show_picture(grid)

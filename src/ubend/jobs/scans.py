@@ -1,7 +1,5 @@
 """Masks of scans: NIfTI files and DICOM series, predicted slice by slice."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.errors import DataError, SettingError
-from ubend.files import Need, clear_leftovers, write_text
+from ubend.files import Need, write_csv
 from ubend.inference.conditions import Masks
-from ubend.jobs.many import Problems, refuse_collisions, refuse_there
-from ubend.language import _
+from ubend.jobs.many import FileJob
+from ubend.language import _, later
 from ubend.teller import Teller
 from ubend.volumes.scan import Scan, place_mask, read_scan
 from ubend.volumes.window import parse_window
@@ -22,87 +20,69 @@ _TABLE = "volumes.csv"
 _MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM is 8 bit and not compressed
 
 
-class ScanJob:
-    """Scans on their way to masks; what is wrong with one does not stop the others.
+class ScanJob(FileJob[None]):
+    """Masks of scans (NIfTI files, or folders with one DICOM series each), by models of images of 1 or 3 channels.
 
     Writes `NAME_mask.nii.gz`, or the DICOM series `NAME_mask/`, and `volumes.csv`. A mask has the scan's geometry:
     orientation, spacing, place. `volumes.csv` tells each class's voxels and millilitres.
 
     Args:
-        masks: models of pictures of 1 or 3 channels.
-        paths: NIfTI files, or folders with one DICOM series each.
-        out: folder for the masks; nothing in it is overwritten.
         window: a preset's name or CENTER,WIDTH: the scan's values become 8 bit by it; None: they are used as they are.
-        resume: scans that have their mask already are left as they are.
     Raises:
-        SettingError: no such window, or one is needed, or there must be none.
+        SettingError: no such window; from `look`: one is needed, or there must be none.
     """
+
+    what = later("mask")
+    done = later("{count} masks of scans in {out}")
+    together = (_TABLE,)
 
     def __init__(
         self, masks: Masks, paths: Sequence[Path], out: Path, *, window: str | None = None, resume: bool = False
     ) -> None:
-        self._masks, self._paths, self._out, self._resume = masks, paths, out, resume
+        super().__init__(masks, paths, out, resume=resume)
         self._window = None if window is None else parse_window(window)
-        self._targets = [place_mask(path, out) for path in paths]
-        self._problems = Problems()
-
-    @property
-    def problems(self) -> list[str]:
-        """What is wrong with scans, so far."""
-        return self._problems.told()
+        self._rows: dict[int, list[tuple[Any, ...]]] = {}
 
     def look(self) -> list[Need]:
-        """See whether all fits, before anything is written; gives the room that is wanted. Scans are read later.
-
-        Raises:
-            SettingError: the window does not go with the model.
-            DataError: the models take other pictures, or two scans have one name.
-            OutputError: something of that name is there already.
-        """
         self._refuse_unfit()
-        refuse_collisions(self._paths, [[target] for target in self._targets], _("mask"))
-        for number, path in enumerate(self._paths):
-            with self._problems.keeping(number):
-                if not path.exists():
-                    raise DataError(_("{path}: no such file").format(path=path))
-        there = [number for number in range(len(self._paths)) if number not in self._problems]
-        if not there:
-            return []
-        if not self._resume:
-            refuse_there([*self._targets, self._out / _TABLE])
-        size = sum(_size(self._paths[number]) for number in there if not self._targets[number].exists())
-        return [Need(self._out, int(_MASK_SHARE * size), _("choose another --out"))]
+        return super().look()
 
-    def write(self, teller: Teller) -> list[Path]:
-        """Predict and write all that can be read; gives the masks, those of before included."""
-        rows: list[tuple[Any, ...]] = []
-        written = []
-        for number, (path, target) in enumerate(zip(self._paths, self._targets, strict=True)):
-            if number in self._problems:
-                continue
-            with self._problems.keeping(number):
-                scan = read_scan(path)
+    def inspect(self, number: int) -> None:
+        """Scans are read later."""
+        if not self.paths[number].exists():
+            raise DataError(_("{path}: no such file").format(path=self.paths[number]))
+
+    def files(self, number: int) -> list[Path]:
+        return [place_mask(self.paths[number], self.out)]
+
+    def size(self, number: int) -> float:
+        path = self.paths[number]
+        files = path.iterdir() if path.is_dir() else [path]
+        return _MASK_SHARE * sum(file.stat().st_size for file in files if file.is_file())
+
+    def make(self, teller: Teller) -> None:
+        """Also of scans with a mask, which may lack slices, and are told of in the table."""
+        for number in self.found:
+            with self.keeping(number):
+                scan, (target,) = read_scan(self.paths[number]), self.files(number)
                 mask = self._read_before(scan, target)
                 if mask is None:
                     mask = self._predict(scan, teller)
-                    clear_leftovers(target)
                     scan.write_mask(mask, target)
-                found = self._measure(scan, mask)
-                sizes = ", ".join(f"{name} {ml} ml" for _path, name, _voxels, ml in found)
+                self._rows[number] = self._measure(scan, mask)
+                sizes = ", ".join(f"{name} {ml} ml" for _path, name, _voxels, ml in self._rows[number])
                 teller.say(f"{scan.name}: {sizes}")
-                rows += found
-                written.append(target)
-        if written:
-            _write_table(self._out / _TABLE, rows)
-            teller.say(_("{count} masks of scans in {out}").format(count=len(written), out=self._out))
-        return written
+
+    def finish(self, numbers: Sequence[int], _teller: Teller) -> None:
+        rows = [row for number in numbers for row in self._rows[number]]
+        write_csv(self.out / _TABLE, [("scan", "class", "voxels", "ml"), *rows])
 
     def _refuse_unfit(self) -> None:
-        bundle = self._masks.bundle
-        if not self._masks.takes_color:
+        bundle = self.masks.bundle
+        if not self.masks.takes_color:
             raise DataError(
                 _("the model was trained on pictures of {channels} channels; a scan has one").format(
-                    channels=self._masks.channels
+                    channels=self.masks.channels
                 )
             )
         if bundle.dtype == "uint8" and self._window is None:
@@ -130,37 +110,23 @@ class ScanJob:
     def _predict(self, scan: Scan, teller: Teller) -> NDArray[np.uint8]:
         teller.begin(_("predicting"), len(scan.slices))
         mask = np.empty(scan.slices.shape, dtype=np.uint8)
-        for done, (number, index) in enumerate(self._masks.predict_masks(self._pictures(scan)), start=1):
-            mask[number] = index
+        for done, (number, answer) in enumerate(self.masks.predict(enumerate(self._images(scan))), start=1):
+            mask[number] = answer.mask
             teller.count(done)
         teller.end()
         return mask
 
-    def _pictures(self, scan: Scan) -> Iterator[NDArray[Any]]:
+    def _images(self, scan: Scan) -> Iterator[NDArray[Any]]:
         """Each slice as the models take it: (H, W, channels) uint8, or float32 in their units."""
         for values in scan.slices:
             image = values.astype(np.float32) if self._window is None else self._window.apply(values)
-            yield np.repeat(image[:, :, None], self._masks.channels, axis=2)
+            yield np.repeat(image[:, :, None], self.masks.channels, axis=2)
 
     def _measure(self, scan: Scan, mask: NDArray[np.uint8]) -> list[tuple[Any, ...]]:
         """Rows of `volumes.csv`."""
-        names = self._masks.labels.names
+        names = self.masks.labels.names
         voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
         counts = np.bincount(mask.reshape(-1), minlength=len(names))
         return [
             (scan.path, name, int(count), f"{count * voxel_ml:.3f}") for name, count in zip(names, counts, strict=True)
         ]
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of the files of a folder."""
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _write_table(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scan", "class", "voxels", "ml"])
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

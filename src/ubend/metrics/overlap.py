@@ -67,9 +67,8 @@ def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Te
     """
     if pred.shape != target.shape or pred.ndim != 3:
         raise ValueError(f"pred has the shape {tuple(pred.shape)}, target {tuple(target.shape)}, not (N, H, W)")
-    if pred.device.type == "cpu":
-        return _count_by_bins(pred, target, classes)
-    return _count_by_comparison(pred, target, classes)
+    count = _count_by_bins if pred.device.type == "cpu" else _count_by_comparison
+    return count(pred, target, classes)
 
 
 def _count_by_bins(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
@@ -192,9 +191,9 @@ class OverlapScores:
         keys = [f"class {name}" if name in ("mean", "mean_foreground") else name for name in self.names]
 
         def plain(scores: ClassScores) -> dict[str, float | None]:
-            out = {key: _none_for_nan(score) for key, score in zip(keys, scores.classes, strict=True)}
-            means = {"mean": scores.mean, "mean_foreground": scores.mean_foreground}
-            return out | {key: _none_for_nan(score) for key, score in means.items()}
+            named = zip(keys, scores.classes, strict=True)
+            means = ("mean", scores.mean), ("mean_foreground", scores.mean_foreground)
+            return {key: _none_for_nan(score) for key, score in (*named, *means)}
 
         return {
             "dice": {"per_image": plain(self.dice_per_image), "pooled": plain(self.dice_pooled)},

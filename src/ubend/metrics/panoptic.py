@@ -35,8 +35,7 @@ class Quality:
     @property
     def recognition(self) -> float:
         """RQ, the F1 score of the objects; NaN where there are none, found or true."""
-        total = self.matched + 0.5 * (self.extra + self.missed)
-        return self.matched / total if total else float("nan")
+        return self._per_object(self.matched)
 
     @property
     def segmentation(self) -> float:
@@ -46,8 +45,11 @@ class Quality:
     @property
     def panoptic(self) -> float:
         """PQ = SQ * RQ; NaN where there are no objects, found or true."""
+        return self._per_object(self.iou)
+
+    def _per_object(self, value: float) -> float:
         total = self.matched + 0.5 * (self.extra + self.missed)
-        return self.iou / total if total else float("nan")
+        return value / total if total else float("nan")
 
     @property
     def count_error(self) -> int:
@@ -69,11 +71,9 @@ def compare_objects(
         found_classes, true_classes: (objects,) the class of object 1, 2, ...
         classes: number of classes.
     """
-    most = len(true_classes) + 1
-    pairs = np.bincount(found.astype(np.int64).reshape(-1) * most + true.reshape(-1), minlength=most)
-    both = np.zeros((len(found_classes) + 1) * most, np.int64)
-    both[: len(pairs)] = pairs
-    table = both.reshape(-1, most)
+    rows, most = len(found_classes) + 1, len(true_classes) + 1
+    pairs = found.astype(np.int64).reshape(-1) * most + true.reshape(-1)
+    table = np.bincount(pairs, minlength=rows * most).reshape(rows, most)
     union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
     iou = table[1:, 1:] / np.maximum(union, 1)
     same = (iou > _MATCH) & (found_classes[:, None] == true_classes[None, :])

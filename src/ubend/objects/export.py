@@ -17,8 +17,7 @@ from PIL import Image
 from ubend.drawing.panels import save_png
 from ubend.files import write_text
 from ubend.masks.shapes import decode_rle
-from ubend.objects.instances import Objects, object_classes
-from ubend.objects.outlines import find_boxes
+from ubend.objects.instances import Objects, find_boxes, object_classes
 from ubend.pictures.scale import MapPlace
 
 if TYPE_CHECKING:
@@ -69,6 +68,31 @@ def write_coco(path: Path, images: Sequence[Entry], annotations: Iterable[Entry]
     """COCO's JSON of all pictures."""
     whole = {"images": images, "annotations": list(annotations), "categories": list_categories(names)}
     write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
+
+
+def trace(ids: NDArray[np.uint32]) -> "list[Polygon | MultiPolygon]":
+    """The outline of each object, with its holes; in several polygons where its pixels meet at corners only.
+
+    Args:
+        ids: (H, W), 0 where there is no object, else 1, 2, ... without gaps.
+    Returns:
+        Of object 1, 2, ...: valid, x is the column and y the row, 0 the outer border of the first pixel; a corner
+        wherever the outline turns, none between.
+    """
+    return [_trace_one(ids[place] == number, place) for number, place in enumerate(find_boxes(ids), 1)]
+
+
+def _trace_one(there: NDArray[np.bool_], place: tuple[slice, slice]) -> "Polygon | MultiPolygon":
+    """The union of each row's runs."""
+    import shapely
+
+    steps = np.diff(np.pad(there, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(steps == 1)
+    _rows, ends = np.nonzero(steps == -1)
+    top, left = rows + place[0].start, place[1].start
+    whole = shapely.union_all(shapely.box(left + starts, top, left + ends, top + 1))
+    outline: Polygon | MultiPolygon = shapely.simplify(whole, 0)
+    return outline
 
 
 def write_geojson(

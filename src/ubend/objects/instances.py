@@ -81,10 +81,15 @@ def object_classes(names: Sequence[str]) -> list[int]:
     return [index for index in range(len(names)) if index not in beside]
 
 
+def find_boxes(ids: NDArray[np.uint32]) -> list[tuple[slice, slice]]:
+    """Rows and columns of object 1, 2, ...; ids without gaps."""
+    boxes: list[tuple[slice, slice]] = ndimage.find_objects(ids.astype(np.int64))
+    return boxes
+
+
 def _label(there: NDArray[np.bool_]) -> NDArray[np.int64]:
-    labels, _count = ndimage.label(there, _CORNERS, output=np.int64)
-    found: NDArray[np.int64] = labels
-    return found
+    labels: NDArray[np.int64] = ndimage.label(there, _CORNERS, output=np.int64)[0]
+    return labels
 
 
 def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:

@@ -1,7 +1,5 @@
 """The measures of objects, and their CSV. H x W pixels."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.files import write_text
+from ubend.files import write_csv
 from ubend.objects.instances import Objects
 from ubend.pictures.scale import PixelSize
 
@@ -64,11 +62,8 @@ def write_table(path: Path, rows: Sequence[Row], channels: int, pixels: Iterable
     for unit in (unit for unit in _UNITS if unit in told):
         names += [f"area_{unit}2", f"perimeter_{unit}", f"row_{unit}", f"column_{unit}"]
     names += ["top", "left", "bottom", "right", "eccentricity", "solidity"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*names, *(f"mean_{n}" for n in range(channels))], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    names += [f"mean_{n}" for n in range(channels)]
+    write_csv(path, [names, *([row.get(name, "") for name in names] for row in rows)])
 
 
 def _figure(value: float) -> float:
