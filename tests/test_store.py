@@ -312,3 +312,11 @@ def test_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_cache() == tmp_path
     monkeypatch.delenv("UBEND_CACHE")
     assert default_cache().name in ("ubend", "Cache")
+
+
+def test_libraries_of_earlier_versions_are_deleted(tmp_path: Path) -> None:
+    """They were compiled from C and executed; the cache may still hold some."""
+    (tmp_path / f"{'0' * 24}.kernels.so").write_bytes(b"library")
+    (tmp_path / "mine.so").write_bytes(b"not ubend's")
+    assert clear_stores(tmp_path) == len(b"library")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.so"]
