@@ -414,7 +414,7 @@ def test_parts_of_the_prediction(folder: Path, tmp_path: Path) -> None:
     assert predicted.best == sum(tensor.nbytes for tensor in state.best.values())
     moments = [t for some in state.optimizer.state.values() for name, t in some.items() if name != "step"]
     assert predicted.moments == sum(tensor.nbytes for tensor in moments)
-    assert predicted.step == PASSES.of(5) == 11 * 10**6
+    assert predicted.step == PASSES.of(5) + work.batches.fetched_bytes > 11 * 10**6  # images are read ahead on a CPU
     assert predicted.total == predicted.pictures + predicted.weights + predicted.coming
 
 
