@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annotated import (
+from support.annotated import (
     NAMES,
     SIZE,
     TRUTH,

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.baselines.baseline import Baseline, Example, learn_baseline
 from ubend.baselines.clusters import Clusters
 from ubend.baselines.methods import METHODS, Method, list_parameters, parse_method, segment

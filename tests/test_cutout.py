@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import nn
 
-from conftest import draw_disc
-from refusal import contents, refused, refused_once
+from support.discs import draw_disc
+from support.refusal import contents, refused, refused_once
 from ubend import files
 from ubend.cli import main
 from ubend.errors import SettingError

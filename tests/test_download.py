@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from refusal import contents
-from remote_site import DATA, MD5, QUICK, Listener, Site, answer
+from support.refusal import contents
+from support.remote_site import DATA, MD5, QUICK, Listener, Site, answer
 from ubend.data import download as downloads
 from ubend.data.download import Remote, download
 from ubend.errors import DataError

@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.files import touch
 from ubend.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder
 from ubend.masks.sources import FileMask, LayeredMask
 
 STEMS = ("a1", "b2", "scan 3")
-
-
-def touch(*paths: Path) -> None:
-    """Files that are not empty; layouts are read from names."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 def paint(path: Path, values: int, mode: str = "L") -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 import transfer as benchmark
 import ubend
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds
 from ubend.lessons.drawn_pets import KINDS, draw_pet, draw_pets

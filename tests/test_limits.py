@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import make_discs
-from test_loop import SMALL, Listener, press_once
+from support.discs import make_discs
+from support.training import SMALL, Listener, press_once
 from ubend.data.batches import Pictures
 from ubend.jobs import fit as job
 from ubend.model import fused

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
-from mutations import BASES, Spoilt, spoil
+from support.folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
+from support.mutations import BASES, Spoilt, spoil
 from ubend.cli import main
 
 FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from filelock import FileLock
 from PIL import Image
 
-from conftest import draw_disc
-from refusal import TINY, contents, refused_once
-from remote_site import Listener, Site, answer, make_zip
+from support.discs import draw_disc
+from support.refusal import TINY, contents, refused_once
+from support.remote_site import Listener, Site, answer, make_zip
 from ubend.cli import main
 from ubend.data import named
 from ubend.data.download import Remote

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from test_scans import brighter_than_half
+from support.models import brighter_than_half
 from ubend.cli import main
 from ubend.data.sample import SAMPLE_CLASSES
 from ubend.errors import SettingError

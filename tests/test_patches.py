@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from conftest import make_discs, open_folder
-from refusal import refused_once
-from test_loop import Listener, contents, make_job, press_twice
+from support.discs import make_discs, open_folder
+from support.refusal import refused_once
+from support.training import Listener, contents, make_job, press_twice
 from ubend.config import AugmentSettings, make_settings
 from ubend.data.augment import DeviceDraws, Draws, draw_warps, warp
 from ubend.data.batches import Batch, TrainingBatches

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_layouts import touch
+from support.files import touch
 from ubend.errors import DataError
 from ubend.folders.folder import Asked, read_folder
 from ubend.masks.sources import LayeredMask

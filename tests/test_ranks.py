@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conftest import make_discs, open_folder
-from refusal import refused_once
-from test_loop import Listener, make_job
+from support.discs import make_discs, open_folder
+from support.refusal import refused_once
+from support.training import Listener, make_job
 from ubend.config import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.errors import SettingError
@@ -32,7 +32,7 @@ from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, Ranks, Vote
 from ubend.training.step import Step
 
-WORKER = Path(__file__).parent / "rank_step.py"
+WORKER = Path(__file__).parent / "support" / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
 TINY = ["--size", "32", "--width", "4", "--batch", "6", "--device", "cpu", "--set", "train.precision=float32"]
 Patch = pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from test_decode import DEEP, GREY, RGB, SMOOTH, check, turned
+from support.rasters import DEEP, GREY, RGB, SMOOTH, check, turned
 from ubend.errors import DataError
 from ubend.pictures.decode import read_header, read_raster
 from ubend.pictures.images import read_image

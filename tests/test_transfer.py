@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ubend
-from conftest import draw_disc
-from refusal import TINY, refused_once
-from test_loop import Listener, press_twice
+from support.discs import draw_disc
+from support.refusal import TINY, refused_once
+from support.training import Listener, press_twice
 from ubend.config import TrainSettings
 from ubend.errors import SettingError
 from ubend.jobs import fit as job

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal import contents
-from remote_site import MAKERS, make_tar, make_zip
+from support.refusal import contents
+from support.remote_site import MAKERS, make_tar, make_zip
 from ubend.data.unpack import Limits, unpack
 from ubend.errors import DataError, OutputError
 

@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-import folder_annotations
-import folder_layouts
-import folder_masks
-from folders import COUNT, PARTS, PICTURES, Maker
+from support import folder_annotations, folder_layouts, folder_masks
+from support.folders import COUNT, PARTS, PICTURES, Maker
 
 Random = np.random.Generator
 
