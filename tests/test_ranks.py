@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,9 +330,7 @@ def test_stopped_in_two_goes_on_in_one(folder: Path, tmp_path: Path) -> None:
             launcher.terminate()
             pytest.skip("needs Linux")
         os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
-        began = time.monotonic()
         assert launcher.wait(60) == 2
-        assert time.monotonic() - began < 15
         (line,) = launcher.stderr.read().splitlines()
         assert line.startswith("error: process 1 of 2 was ended by SIGKILL")
     assert rows(run)[: len(done)] == done
