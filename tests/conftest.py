@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from support import ROOT
 from support.discs import make_discs
 from support.refusal import TINY
 from support.remote_site import site as site
+from support.tally import Tally
 from ubend.cli import main
 
 if not torch.cuda.is_available():
@@ -21,6 +24,10 @@ if not torch.cuda.is_available():
     # FLOPs does.
     os.environ["TRITON_INTERPRET"] = "1"
 
+
+# How long an example takes is nobody's assertion.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 # What tests keep goes to a folder of their own; kernels are asked for when tests are collected already.
 os.environ["UBEND_CACHE"] = tempfile.mkdtemp(prefix="ubend-tests-")
@@ -34,6 +41,14 @@ def real_data() -> Path:
     if not (folder / "kvasir-seg").exists():
         pytest.skip(f"no real data in {folder}; set UBEND_DATA to a folder with kvasir-seg and oxford-iiit-pet")
     return folder
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Of random inputs, those that are understood; the mark `understood` says how many at least."""
+    tally = Tally()
+    yield tally
+    tally.check(**request.node.get_closest_marker("understood").kwargs)
 
 
 @pytest.fixture

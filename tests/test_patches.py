@@ -202,7 +202,7 @@ class _Shapes:
         return (np.arange(h * w).reshape(h, w) % 251).astype(np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=5),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -144,7 +144,6 @@ def count_units(groups: list[str | None], duplicates: list[int]) -> int:
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_no_group_is_cut_and_order_is_no_matter(
     case: tuple[list[str], list[str | None], list[int], int], shuffler: random.Random
 ) -> None:
@@ -168,7 +167,7 @@ def test_no_group_is_cut_and_order_is_no_matter(
 
 
 @given(st.integers(3, 300), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 99))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_shares_of_single_pictures(count: int, val: float, test: float, seed: int) -> None:
     found = Counter(split(draw_names(count), seed=seed, shares=(val, test)).parts)
     assert found["test"] == pytest.approx(max(1, count * test), abs=0.5 + 1e-9) or found["train"] == 1
@@ -324,7 +323,6 @@ def test_uneven_light_alone_makes_no_duplicates() -> None:
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40), st.integers(0, 99))
-@settings(deadline=None)
 def test_joined_groups_are_the_connected_ones(count: int, links: list[tuple[int, int]], seed: int) -> None:
     """As scipy finds them, whose import takes 0.2 s."""
     groups = np.random.default_rng(seed).integers(0, count, count)

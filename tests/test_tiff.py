@@ -97,7 +97,7 @@ def test_jpeg_in_tiff(tmp_path: Path) -> None:
     assert read_raster(tmp_path / "a.tif").lossy
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 17)),
     st.sampled_from(["uint8", "uint16", "float32", "int16", "float64"]),

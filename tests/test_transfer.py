@@ -131,7 +131,7 @@ def test_pictures_with_alike_channels_get_the_same_answer(before: int, now: int,
     assert f"first convolution: {before} channels spread evenly over {now}" in lines
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(before=st.integers(1, 16), between=st.integers(1, 16), seed=st.integers(0, 99))
 def test_channels_there_and_back(before: int, between: int, seed: int) -> None:
     """The sum over the channels stays; as many channels as before are the kernels themselves."""

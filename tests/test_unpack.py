@@ -122,7 +122,7 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     assert "encrypted" in try_unpack(bytes(data), "x.zip", tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(suffix=st.sampled_from(sorted(MAKERS)), at=st.floats(0, 1), cut=st.booleans(), flip=st.integers(1, 255))
 def test_damaged_archives(
     suffix: str, at: float, cut: bool, flip: int, tmp_path_factory: pytest.TempPathFactory
