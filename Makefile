@@ -2,16 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint messages bench bench-gpu clean
+.PHONY: demo test test-fast lint messages bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/ubend demo --out ubend-demo
 
-test: .venv/installed-dev
+# Two processes with one thread each: two cores are busy, and small networks gain nothing from a second thread.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test: .venv/installed-dev lint
+	$(PYTEST)
+
+test-fast: .venv/installed-dev
+	$(PYTEST) -m "not slow"
+
+lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 messages: .venv/installed-dev
 	$(BIN)/python tools/messages.py

@@ -95,7 +95,7 @@ def random_draws(seed: int, count: int, side: float, channels: int = 3) -> Draws
 SIDES = st.integers(2, 40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**32 - 1))
 def test_warp_is_scipys(h: int, w: int, height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -342,7 +342,7 @@ def test_identity_keeps_colors(channels: int) -> None:
     assert np.abs(colored(deep, identity_draws(2, channels), 0, 65_535) - deep).max() < 65_535 * 1e-5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**40), st.sampled_from([1, 3]), st.sampled_from([(0.0, 255.0), (-3.0, 2.0), (1000.0, 40_000.0)]))
 def test_colors_stay_in_the_value_range(seed: int, channels: int, ends: tuple[float, float]) -> None:
     wild = AugmentSettings(

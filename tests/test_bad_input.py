@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from refusal import TINY, refused, refused_once
+from support.refusal import TINY, refused, refused_once
 from ubend.cli import main
 
 # --------------------------------------------------------------------------------------- pictures, masks

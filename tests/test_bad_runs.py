@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from refusal import TINY, contents, refused, refused_once
+from support.refusal import TINY, contents, refused, refused_once
 from ubend.cli import main
 
 

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.masks.labels import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import open_folder, read_store
+from support.discs import open_folder, read_store
 from ubend.config import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.draws import shuffled_item

@@ -20,8 +20,9 @@ import peers
 import step_speed
 import timing
 import whole_fit
-from conftest import ROOT, make_discs
 from counting import Limits, StepCost, count_step
+from support import ROOT
+from support.discs import make_discs
 from tutorial import TutorialPictures, TutorialUNet
 from ubend import UNet
 

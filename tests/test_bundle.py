@@ -99,7 +99,7 @@ def test_truncated(tmp_path: Path, saved: bytes) -> None:
         refused(path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=400))
 def test_random_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
@@ -107,7 +107,7 @@ def test_random_bytes(content: bytes, tmp_path: Path) -> None:
     refused(path)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1), value=st.integers(0, 255))
 def test_damaged_header(where: float, value: int, tmp_path: Path, whole: Path) -> None:
     """One changed byte before the weights: loaded or refused in one line, no other error."""

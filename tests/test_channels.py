@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import ubend
-from conftest import draw_disc
-from refusal import TINY, contents, refused, refused_once
+from support.discs import draw_disc
+from support.refusal import TINY, contents, refused, refused_once
 from ubend.cli import main
 from ubend.config import make_settings
 from ubend.data.augment import draw_warps

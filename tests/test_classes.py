@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
+from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
 from ubend.masks.classes import Told, find_classes, find_strangers
 from ubend.masks.codes import Codes
 from ubend.masks.labels import ANY_DISTANCE, IGNORED

@@ -16,9 +16,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import ubend.jobs.objects as job
-from refusal import contents, refused, refused_once
-from test_scale import PIXEL_SCALE, TIE, keys
-from test_scans import brighter_than_half, save_model
+from support.geotiff import PIXEL_SCALE, TIE, keys
+from support.models import brighter_than_half, save_model
+from support.refusal import contents, refused, refused_once
 from ubend.cli import main
 from ubend.errors import DataError
 from ubend.inference.conditions import Conditions

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import nn
 
-from conftest import draw_disc
-from refusal import contents, refused, refused_once
+from support.discs import draw_disc
+from support.refusal import contents, refused, refused_once
 from ubend import files
 from ubend.cli import main
 from ubend.errors import SettingError
@@ -44,7 +44,6 @@ def pixels(path: Path, mode: str | None = None) -> np.ndarray:
         return np.asarray(picture.convert(mode))
 
 
-@settings(deadline=None)
 @given(probabilities, st.sampled_from([None, 0.0, 1.0, 5.0]))
 def test_alpha_agrees_with_the_mask(prob: np.ndarray, soft_px: float | None) -> None:
     """The middle of the edge is the border of what is more likely in than out."""

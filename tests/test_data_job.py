@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import make_discs
-from refusal import TINY, contents, refused, refused_once
+from support.discs import make_discs
+from support.refusal import TINY, contents, refused, refused_once
 from ubend.cli import main
 from ubend.config import Settings
 from ubend.data.dataset import Dataset, open_dataset

@@ -75,7 +75,7 @@ def test_overlay_leaves_background_and_fills_regions(mask: NDArray[np.uint8]) ->
     st.sampled_from([0, 1, None]),
     st.floats(0, 1),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_overlay_touches_nothing_but_classes(
     seed: int, channels: int, size_hw: tuple[int, int], background: int | None, opacity: float
 ) -> None:
@@ -182,7 +182,7 @@ def test_grid_legend_headings_and_labels_take_room_only_when_given() -> None:
 
 
 @given(st.text(max_size=60), st.integers(1, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shortened_text_fits(text: str, width_px: int) -> None:
     font = panels.load_font(12)
     short = panels._shorten(text, font, width_px)

@@ -80,7 +80,7 @@ def test_normal() -> None:
     assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.03
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**63 - 1), st.integers(1, 50), st.integers(0, 2000))
 def test_each_round_is_a_permutation(seed: int, items: int, number: int) -> None:
     here = np.arange(number * items, (number + 1) * items)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import dropout
 
 import ubend
-from conftest import make_discs
-from refusal import refused_once
-from test_loop import Listener, press_once
+from support.discs import make_discs
+from support.refusal import refused_once
+from support.training import Listener, press_once
 from ubend.config import make_settings
 from ubend.errors import SettingError
 from ubend.inference.predictor import Predictor

@@ -83,7 +83,7 @@ def test_the_views_are_the_symmetries_of_the_square() -> None:
     assert [view.see(image).tobytes() for view in PLAIN] == [image.tobytes()]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([(24, 24), (18, 32), (9, 16), (40, 41), (2, 7), (60, 30)]), st.integers(0, 99))
 def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> None:
     """All views say the same of it, resized there and back or not."""

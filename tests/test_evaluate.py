@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
-from conftest import make_discs
+from support.discs import make_discs
 from ubend.data.store import read_class_map
 from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs

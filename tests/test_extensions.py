@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import write_distribution
+from support.distribution import write_distribution
 from ubend import cli
 
 GOOD = "import click\n@click.command(help='Count stars.')\ndef stars():\n    click.echo('many')\nfit = stars\n"

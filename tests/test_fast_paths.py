@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import make_discs
-from test_loop import Listener, make_job
+from support.discs import make_discs
+from support.training import Listener, make_job
 from ubend.device import has_compiler
 from ubend.kernels import gate
 from ubend.model.unet import UNet

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import ubend
-from conftest import make_discs
+from support.discs import make_discs
 from ubend.errors import DataError, OutputError, SettingError
 from ubend.jobs.evaluate import warn_one_class
 from ubend.jobs.gather import parse_skips

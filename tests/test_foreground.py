@@ -56,7 +56,7 @@ def test_picture_without_foreground() -> None:
     assert np.isnan(foreground(1.0).draw(np.array([6, 6]), np.arange(2))).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**40), start=st.integers(0, 10**9), cut=st.integers(1, 19))
 def test_draws_belong_to_positions(seed: int, start: int, cut: int) -> None:
     """The same for any batch size, in any order, and after a resume, when nothing is remembered."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 from scipy.ndimage import binary_erosion
 
-from folder_annotations import ANNOTATIONS
-from folder_layouts import LAYOUTS
-from folder_masks import MASKS
-from folder_pictures import FILES
-from folders import COLORS, COUNT, IGNORED, PARTS, PICTURES, Case, Maker, Understood, read_class_maps
+from support.folder_annotations import ANNOTATIONS
+from support.folder_layouts import LAYOUTS
+from support.folder_masks import MASKS
+from support.folder_pictures import FILES
+from support.folders import COLORS, COUNT, IGNORED, PARTS, PICTURES, Case, Maker, Understood, read_class_maps
 from ubend.cli import main
 from ubend.errors import UbendError
 

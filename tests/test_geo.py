@@ -9,9 +9,9 @@ import pytest
 import tifffile
 
 import ubend
-from refusal import refused_once
-from test_predict import predict
-from test_predictor import make_bundle
+from support.commands import predict
+from support.models import make_bundle
+from support.refusal import refused_once
 from ubend.jobs import predict as job
 from ubend.model.bundle import save_bundle
 from ubend.pictures.images import read_image

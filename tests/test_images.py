@@ -49,7 +49,7 @@ def test_written_mask(tmp_path: Path) -> None:
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, SIZES, st.sampled_from([1, 2, 3, 5, 16]), st.integers(0, 2**32 - 1))
 @example((24, 24), (50, 15), 16, 24)
 def test_resize_is_pillows_bilinear(old: tuple[int, int], new: tuple[int, int], channels: int, seed: int) -> None:
@@ -66,7 +66,7 @@ def test_resize_is_pillows_bilinear(old: tuple[int, int], new: tuple[int, int], 
         assert (apart > 1).mean() < 0.01
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 2**32 - 1))
 def test_resize_of_deep_pictures(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 65_536, (*old, 1))
@@ -102,7 +102,7 @@ def test_resize_of_a_turned_picture(shape: tuple[int, int, int]) -> None:
         np.testing.assert_array_equal(resize_array(turned, (5, 4)), resize_array(turned.copy(), (5, 4)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SIZES.flatmap(lambda hw: hnp.arrays(np.uint8, hw)), SIZES)
 def test_mask_resize_is_pillows_nearest(mask: NDArray[np.uint8], new: tuple[int, int]) -> None:
     out = resize_mask(mask, new)

@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import messages
-from conftest import make_discs
-from sentences import Marking, bare_sentences, early_lookups, unmarked
+from support.discs import make_discs
+from support.sentences import Marking, bare_sentences, early_lookups, unmarked
 from ubend import language
 from ubend.cli import main
 from ubend.data.sample import draw_sample

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.work import no_hang
 from ubend.errors import TrainingError
 from ubend.training import launch
 from ubend.training.launch import Place, find_place
@@ -40,11 +41,10 @@ START = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
 
 @pytest.fixture
 def quick(monkeypatch: Patch) -> Iterator[None]:
-    """No process is left when a test ends, and nothing took long."""
+    """Stubborn processes are killed after a second; a test that waits for them is ended."""
     monkeypatch.setattr(launch, "_GRACE_S", 1.0)
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < 20
+    with no_hang():
+        yield
 
 
 def start(program: str, count: int = 2) -> int:
@@ -104,7 +104,7 @@ def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
             launcher.send_signal(signal.SIGINT)
             heard(1)
             launcher.send_signal(last)
-            assert launcher.wait(15) == code
+            assert launcher.wait(60) == code
         for path in tmp_path.iterdir():
             path.unlink()
         time.sleep(0.3)

@@ -1,7 +1,6 @@
 """One truth in many layouts; random trees give exactly their pairs or an error, never other pairs."""
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,19 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.files import touch
+from support.work import count_calls
 from ubend.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder
 from ubend.masks.sources import FileMask, LayeredMask
 
 STEMS = ("a1", "b2", "scan 3")
-
-
-def touch(*paths: Path) -> None:
-    """Files that are not empty; layouts are read from names."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 def paint(path: Path, values: int, mode: str = "L") -> None:
@@ -295,11 +289,10 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3 files are on both sides" in line
 
 
-def test_ten_thousand_pairs_are_quick(tmp_path: Path) -> None:
-    for side, ending in (("images", ".jpg"), ("masks", "_mask.png")):
-        (tmp_path / side).mkdir()
-        for number in range(10_000):
-            (tmp_path / side / f"picture_{number}{ending}").write_bytes(b"x")
-    begin = time.perf_counter()
-    assert len(read_folder(tmp_path).pairs) == 10_000
-    assert time.perf_counter() - begin < 5
+def test_twice_as_many_pairs_are_twice_the_work(tmp_path: Path) -> None:
+    for count in (1000, 2000):
+        for side, ending in (("images", ".jpg"), ("masks", "_mask.png")):
+            touch(*(tmp_path / str(count) / side / f"picture_{number}{ending}" for number in range(count)))
+    assert len(read_folder(tmp_path / "2000").pairs) == 2000
+    once, twice = (count_calls(lambda: read_folder(tmp_path / name)) for name in ("1000", "2000"))  # noqa: B023
+    assert twice < 2.1 * once

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.data.augment import FROZEN_COPIES
 from ubend.data.sample import draw_sample

@@ -10,7 +10,7 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from refusal import refused_once
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.data.dataset import open_dataset
 from ubend.errors import DataError

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
-from conftest import draw_disc
-from refusal import refused_once
+from support.discs import draw_disc
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.data.sample import draw_sample
 from ubend.errors import DataError, SettingError

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend_lessons.baselines.methods import METHODS
 from ubend_lessons.traditional import draw_examples, teach_traditional_methods

@@ -13,8 +13,8 @@ from PIL import Image
 
 import transfer as benchmark
 import ubend
-from conftest import make_discs
-from refusal import refused_once
+from support.discs import make_discs
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle

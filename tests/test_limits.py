@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import make_discs
-from test_loop import SMALL, Listener, press_once
+from support.discs import make_discs
+from support.training import SMALL, Listener, press_once
 from ubend.data.batches import TrainingBatches
 from ubend.jobs import fit as job
 from ubend.model.unet import UNet

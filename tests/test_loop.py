@@ -1,24 +1,19 @@
 """The loop: it learns, it goes on exactly where it stopped, it stops when it must."""
 
-import io
 import json
 import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from conftest import draw_disc, make_discs
-from ubend.config import make_settings
-from ubend.data.dataset import open_dataset
+from support.discs import draw_disc, make_discs
+from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_job, press_once, press_twice
 from ubend.errors import TrainingError
-from ubend.files import default_cache
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.model.bundle import load_bundle
@@ -31,48 +26,7 @@ from ubend.training.loop import steps_until
 from ubend.training.run_folder import RunFolder
 from ubend.training.step import Job, Step
 
-SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
-MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 pictures: 10 steps, 3.2 an epoch
-TUTORIAL: dict[str, Any] = {**SMALL, "train.epochs": 2, "train.batch": 20, "train.micro_batch": 8}  # 80 copies: 8 steps
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
-
-
-class Listener(Teller):
-    """Keeps what is said; calls `at_step(done)` after each training step."""
-
-    def __init__(self, at_step: Callable[[int], None] = lambda done: None) -> None:
-        super().__init__(Console(file=io.StringIO(), soft_wrap=True))
-        self.at_step, self.what = at_step, ""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        self.what = what
-        super().begin(what, total, done)
-
-    def count(self, done: int, total: int = 0) -> None:
-        super().count(done, total)
-        if self.what == "training":
-            self.at_step(done)
-
-    @property
-    def said(self) -> str:
-        assert isinstance(self.console.file, io.StringIO)
-        return self.console.file.getvalue()
-
-
-def press_once(at: int) -> Callable[[int], None]:
-    """Ctrl-C after step `at`: the step is finished and saved."""
-    return lambda done: signal.raise_signal(signal.SIGINT) if done == at else None
-
-
-def press_twice(at: int) -> Callable[[int], None]:
-    """An impatient Ctrl-C, Ctrl-C: nothing is finished, nothing is saved."""
-
-    def press(done: int) -> None:
-        if done == at:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-
-    return press
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,14 +60,6 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         runs[recipe] = tmp_path_factory.mktemp("whole") / recipe
         job.fit(folder, runs[recipe], recipe=recipe, settings=settings, device="cpu", teller=Listener())
     return runs
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """All that a run is: weights, moments, averages, best weights, history; figures; model; scores."""
-    return {name: (run / name).read_bytes() for name in FILES}
-
-
-FILES = ("resume.safetensors", "metrics.jsonl", "model.safetensors", "scores.json", "settings.toml", "data.csv")
 
 
 def test_learns_discs(discs: Path, tmp_path: Path) -> None:
@@ -254,27 +200,6 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     before = contents(tmp_path / "run")
     job.resume(tmp_path / "run", teller=Listener())
     assert contents(tmp_path / "run") == before
-
-
-def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cpu") -> tuple[Job, Any]:
-    """The parts of a training, to take steps by hand."""
-    given = {
-        **MODERN,
-        "data.folder": str(folder),
-        "train.loss": "dice+ce",
-        "augment.orientation": "free",
-        "augment.rotation_deg": 180.0,
-        "device": device,
-        **changes,
-    }
-    data = open_dataset(make_settings(changes=given), device, default_cache(), Listener())
-    on = torch.device(device)
-    _bundle, state = job.make_state(data, data.settings, on)
-    batches, validation = job.make_batches(data, data.settings, on)
-    names, train, loss = data.labels.names, data.settings.train, job.make_loss(data, data.settings, on)
-    return Job(
-        batches, validation, names, loss, train, 10, RunFolder(run), lambda _: lambda: None, lambda _: None
-    ), state
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])

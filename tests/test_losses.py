@@ -101,7 +101,7 @@ def test_gradients_against_autograd(seed: int) -> None:
     torch.testing.assert_close(mine.grad.double(), naive.grad, rtol=1e-4, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     classes=st.integers(2, 5),
@@ -191,7 +191,7 @@ def test_nothing_to_score() -> None:
     assert (logits.grad == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),

@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codings import BLACK, RED, WHITE, codes_of, colors, find, jpeg, palette_mask, refused, scribble, shapes, values
+from support.codings import (
+    BLACK,
+    RED,
+    WHITE,
+    codes_of,
+    colors,
+    find,
+    jpeg,
+    palette_mask,
+    refused,
+    scribble,
+    shapes,
+    values,
+)
 from ubend.masks.codes import Codes, pack_colors
 from ubend.masks.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
 from ubend.masks.valuetable import parse_table

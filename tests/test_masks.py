@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from test_decode import encode_png
+from support.rasters import encode_png
 from ubend.errors import DataError
 from ubend.files import resolve_many
 from ubend.masks.codes import Codes, unpack_color

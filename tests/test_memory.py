@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import make_discs
-from test_loop import MODERN, TUTORIAL, Listener, contents, press_once
+from support.discs import make_discs
+from support.training import MODERN, TUTORIAL, Listener, contents, press_once
 from ubend.config import make_settings
 from ubend.device import attempt, is_out_of_memory
 from ubend.errors import OutputError, SettingError

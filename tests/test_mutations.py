@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
-from mutations import BASES, Spoilt, spoil
+from support.folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
+from support.mutations import BASES, Spoilt, spoil
 from ubend.cli import main
 
 FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least
@@ -50,9 +50,10 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
 
 
 def seeds() -> list[range]:
-    """About ten folders a test, so that a failure says its seed and the others go on."""
+    """About 130 folders a test: enough for a share of them that are understood."""
     folders = FILES * 10 // 19  # 1.9 files are spoilt in a folder, on the average
-    return [range(first, min(first + 10, folders)) for first in range(0, folders, 10)]
+    tests = max(1, round(folders / 130))
+    return [range(folders * n // tests, folders * (n + 1) // tests) for n in range(tests)]
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -68,21 +69,27 @@ def test_good_folders_are_read(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("some", seeds(), ids=lambda some: f"{some.start}-{some.stop - 1}")
 def test_spoilt_folders(some: range, tmp_path: Path, invoke: Invoke) -> None:
-    problems = []
+    """A few are read as they are, most with --skip-bad."""
+    problems, understood = [], 0
     for seed in some:
         root = tmp_path / "set"
         spoilt = spoil(root, seed)
-        for command, more in [("data", []), ("fit", TINY)][: 2 if seed % FIT_EVERY == 0 else 1]:
-            out = tmp_path / command
-            result = invoke(command, root, "--out", out, *more, flags=spoilt.base.flags)
-            found = judge(spoilt, result, out)
-            problems += [f"{command}, seed {seed} ({spoilt.describe()}): {problem}" for problem in found]
+        commands = {"data": ["data"], "skipping": ["data", "--skip-bad"]}
+        if seed % FIT_EVERY == 0:
+            commands["fit"] = ["fit", *TINY]
+        for name, words in commands.items():
+            out = tmp_path / name
+            result = invoke(*words, root, "--out", out, flags=spoilt.base.flags)
+            found = judge(spoilt, result, out, skip_bad=name == "skipping")
+            problems += [f"{name}, seed {seed} ({spoilt.describe()}): {problem}" for problem in found]
+            understood += name == "skipping" and result.exit_code == 0
         for left in tmp_path.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     assert not problems, "\n" + "\n".join(problems)
+    assert understood >= 0.58 * len(some)  # measured: 69%
 
 
-def judge(spoilt: Spoilt, result: Result, out: Path) -> list[str]:
+def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str]:
     """What is wrong with the outcome of a command."""
     if isinstance(result.exception, TimeoutError):
         return [f"not done after {MOST_SECONDS} s"]
@@ -92,12 +99,13 @@ def judge(spoilt: Spoilt, result: Result, out: Path) -> list[str]:
     if leftovers := [path.name for path in cache.rglob(".*") if not path.name.endswith(".lock")]:
         problems.append(f"left in the cache: {leftovers}")
     if result.exit_code == 0:
-        found = read_class_maps(spoilt.make.root, cache, dict(spoilt.base.flags))
-        return problems + wrong_pairs(spoilt, found)
+        found = read_class_maps(spoilt.make.root, cache, {**dict(spoilt.base.flags), "skip_bad": skip_bad or None})
+        lost_labels = skip_bad and any(kind in spoilt.base.unknowable_skipping for kind, _paths in spoilt.done)
+        return problems if lost_labels else problems + wrong_pairs(spoilt, found)
     said = result.stderr
     if result.exit_code != 2 or "error: " not in said:
         problems.append(f"exit code {result.exit_code}: {result.output}")
-    if not any(name in said for name in spoilt.names):
+    if not skip_bad and not any(name in said for name in spoilt.names):
         problems.append(f"no spoilt file is named: {said}")
     if out.exists():
         problems.append("an error, but a folder was made")

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from filelock import FileLock
 from PIL import Image
 
-from conftest import draw_disc
-from refusal import TINY, contents, refused_once
-from remote_site import Listener, Site, answer, make_zip
+from support.discs import draw_disc
+from support.refusal import TINY, contents, refused_once
+from support.remote_site import Listener, Site, answer, make_zip
 from ubend.cli import main
 from ubend.data import named
 from ubend.data.download import Remote
@@ -168,11 +168,11 @@ def test_two_processes_at_once(tiny: NamedSet, site: Site, tmp_path: Path) -> No
     with lock:
         thread = threading.Thread(target=lambda: found.append(find_dataset("tiny-set", None, other)), daemon=True)
         thread.start()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while "waiting" not in other.said and time.monotonic() < until:
             time.sleep(0.01)
         assert site.asked == []
-    thread.join(10)
+    thread.join(60)
     assert found == [place / "tiny-folder" / "Tiny"]
     assert "waiting for another process" in other.said
 

@@ -9,14 +9,14 @@ import pytest
 import tifffile
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from test_scans import brighter_than_half
+from support.models import brighter_than_half
 from ubend.cli import main
 from ubend.data.sample import SAMPLE_CLASSES
 from ubend.errors import SettingError
@@ -150,7 +150,6 @@ def slow_quality(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> Quality:
 
 
 @given(st.data())
-@settings(deadline=None)  # torchmetrics is imported in it
 def test_quality(data: st.DataObject) -> None:
     """As counted slowly, and as torchmetrics has it, where all objects are of one class."""
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))

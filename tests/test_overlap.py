@@ -60,7 +60,7 @@ def dice_and_iou_of_sets(pred: NDArray[np.uint8], target: NDArray[np.uint8], cls
 
 
 @given(cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_scores_equal_those_of_sets(case: Case) -> None:
     pred, target, classes = case
     counts = np.stack([count_confusion(p, t, classes) for p, t in zip(pred, target, strict=True)])
@@ -91,7 +91,7 @@ def test_scores_equal_those_of_sets(case: Case) -> None:
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_batch_equals_single(case: Case, as_int64: bool) -> None:
     pred, target, classes = case
     want = np.stack([count_confusion(p, t, classes) for p, t in zip(pred, target, strict=True)])

@@ -1,17 +1,18 @@
-"""The wheel: what is in it, and that it works where it is installed, from any folder."""
+"""The wheel: what is in it, and that it works where it is installed, from any folder. The sdist's tests are whole."""
 
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from support import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +28,18 @@ def _run(*words: str | Path, cwd: Path, status: int = 0, packages: str = "") -> 
     return done
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+def _build(kind: str, out: Path) -> Path:
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     packages = os.pathsep.join(path for path in sys.path if path and Path(path) != ROOT / "src")
-    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out, packages=packages)
-    (built,) = out.glob("*.whl")
+    _run(sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", out, ROOT, cwd=out, packages=packages)
+    (built,) = out.iterdir()
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build("--wheel", tmp_path_factory.mktemp("wheel"))
 
 
 def test_contents(wheel: Path) -> None:
@@ -49,11 +53,7 @@ def test_contents(wheel: Path) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"ubend", "ubend_lessons"}, (
         "tests or other things came along"
     )
-    source = {
-        path.relative_to(ROOT / "src").as_posix()
-        for path in (ROOT / "src").rglob("*")
-        if path.suffix == ".py"
-    }
+    source = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*") if path.suffix == ".py"}
     assert source <= names
     assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]
     assert "Requires-Python: >=3.11" in metadata
@@ -100,3 +100,15 @@ def test_installed_lessons(scripts: Path, tmp_path: Path) -> None:
     said = _run(scripts / "ubend", "lesson", "transposed-convolution", "--lang", "vi", cwd=tmp_path).stdout
     assert "tích chập chuyển vị" in said
     assert (tmp_path / "lesson" / "transposed_convolution.gif").exists()
+
+
+def test_tests_of_the_sdist_are_collected(tmp_path: Path) -> None:
+    """What tests read (documents, benchmarks, tools) is in it."""
+    (tmp_path / "built").mkdir()
+    with tarfile.open(_build("--sdist", tmp_path / "built")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (place,) = tmp_path.glob("ubend-*")
+    words = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    said = _run(sys.executable, *words, cwd=place, packages=str(place / "src")).stdout
+    for path in (ROOT / "tests").glob("test_*.py"):
+        assert f"tests/{path.name}::" in said

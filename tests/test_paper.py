@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ubend.jobs.fit as job
-from conftest import open_folder, read_store
-from test_loop import Listener, press_once
+from support.discs import open_folder, read_store
+from support.training import Listener, press_once
 from ubend.cli import main
 from ubend.config import AugmentSettings, TrainSettings, make_settings
 from ubend.data.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from conftest import make_discs, open_folder, read_store
-from refusal import refused_once
-from test_loop import Listener, contents, make_job, press_twice
+from support.discs import make_discs, open_folder, read_store
+from support.refusal import refused_once
+from support.training import Listener, contents, make_job, press_twice
 from ubend.config import AugmentSettings, make_settings
 from ubend.data.augment import DeviceDraws, Draws, draw_warps, warp
 from ubend.data.batches import Batch, TrainingBatches
@@ -204,7 +204,7 @@ class _Shapes:
         return (np.arange(h * w).reshape(h, w) % 251).astype(np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=5),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -12,27 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from click.testing import CliRunner, Result
 from PIL import Image
 
 import ubend
-from refusal import contents, refused, refused_once
-from test_predictor import make_bundle
-from test_windows import GEO
+from support.commands import predict
+from support.geotiff import GEO
+from support.models import make_bundle
+from support.refusal import contents, refused, refused_once
 from ubend import files
-from ubend.cli import main
 from ubend.inference.refine import Refinement, refine
 from ubend.jobs import predict as job
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.pictures.images import Sizing, read_image
-
-
-def predict(*words: object, **given: object) -> Result:
-    result = CliRunner().invoke(main, ["predict", *map(str, words), "--device", "cpu"], **given)  # type: ignore[arg-type]
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def masks(out: Path) -> list[str]:

@@ -8,26 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from support.models import make_bundle
 from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
-from ubend.masks.labels import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
-from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing, model_size, resize_array
+from ubend.model.bundle import save_bundle
+from ubend.pictures.images import model_size, resize_array
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
-
-
-def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:
-    torch.manual_seed(5)
-    model = UNet(channels, classes, 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
-    with torch.no_grad():
-        for _ in range(3):  # statistics that fit such pictures, and weights that tell classes apart
-            model.train()(torch.rand(4, channels, 32, 32) * 255)
-        model.head.weight.mul_(8)
-    return Bundle(model.eval(), make_label_map(list(range(classes))), Sizing(32, keep_aspect, channels))
 
 
 def make_predictor(**given: object) -> Predictor:

@@ -4,10 +4,12 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from test_layouts import touch
+from support.files import touch
+from support.tally import Tally
 from ubend.errors import DataError
 from ubend.folders.folder import Asked, read_folder
 from ubend.masks.sources import LayeredMask
@@ -22,7 +24,8 @@ JUNK = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.understood(at_least=0.5)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from(["", "p1", "P 2", "deep/er"]), NAMES), min_size=1, max_size=6, unique=True),
     SIDES,
@@ -34,6 +37,7 @@ JUNK = st.lists(
     st.booleans(),
 )
 def test_random_trees(
+    tally: Tally,
     stems: list[tuple[str, str]],
     sides: tuple[str, str],
     affix: str,
@@ -60,14 +64,16 @@ def test_random_trees(
         try:
             found = {pair.image: pair.mask.path for pair in read_folder(root, Asked(skip_bad=skip_bad)).pairs}
         except DataError:
+            tally.add(False)
             return
+        tally.add(True)
         if skip_bad:
             assert found.items() <= truth.items()
         else:
             assert found == {image: mask for image, mask in truth.items() if image.exists() or mask.exists()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 9999), min_size=2, max_size=8, unique=True),
     st.sampled_from(["{:04d}", "case_{}", "IMG{:05d}", "{}_b", "Ảnh {}"]),
@@ -89,9 +95,10 @@ def test_usual_names_are_always_understood(
         assert {pair.image: pair.mask.path for pair in read_folder(root).pairs} == truth
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.understood(at_least=0.55)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(NAMES, min_size=1, max_size=5, unique=True), st.sampled_from(["{}_mask", "mask_{}", "{}_gt"]))
-def test_random_flat_folders(stems: list[str], affix: str) -> None:
+def test_random_flat_folders(tally: Tally, stems: list[str], affix: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         truth = {root / f"{stem}.jpg": root / f"{affix.format(stem)}.png" for stem in stems}
@@ -100,18 +107,23 @@ def test_random_flat_folders(stems: list[str], affix: str) -> None:
         try:
             found = {pair.image: pair.mask.path for pair in read_folder(root).pairs}
         except DataError:
+            tally.add(False)
             return
+        tally.add(True)
         assert found == truth
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.understood(at_least=0.25)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(NAMES, st.integers(1, 3)), min_size=1, max_size=5, unique_by=lambda one: one[0]),
     st.sampled_from(["masks/{}_{}.png", "masks/{}/{}.png", "masks/{}_obj{}.png", "masks/{1}/{0}.png"]),
     st.booleans(),
     st.sets(st.integers(0, 4), max_size=1),
 )
-def test_several_masks_for_each_picture(stems: list[tuple[str, int]], mask: str, words: bool, lost: set[int]) -> None:
+def test_several_masks_for_each_picture(
+    tally: Tally, stems: list[tuple[str, int]], mask: str, words: bool, lost: set[int]
+) -> None:
     """Objects by number, classes by word: the layers are those of the truth, or it is an error."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -126,7 +138,9 @@ def test_several_masks_for_each_picture(stems: list[tuple[str, int]], mask: str,
         try:
             found = read_folder(root)
         except DataError:
+            tally.add(False)
             return
+        tally.add(True)
         assert {pair.image: set(pair.mask.files) for pair in found.pairs} == truth
         for pair in found.pairs:
             if isinstance(pair.mask, LayeredMask):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from support import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--epochs", "1", "--width", "2", "--size", "32"]  # click takes the last of two equal flags
 
@@ -40,7 +41,11 @@ def ubend(words: list[str], place: Path) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    """Where the commands of the first block have been run; later ones use what they made."""
+    place = tmp_path_factory.mktemp("readme")
+    for words in BASH[0]:
+        ubend(words, place)
+    return place
 
 
 def test_blocks_are_found() -> None:
@@ -49,8 +54,6 @@ def test_blocks_are_found() -> None:
 
 
 def test_own_pictures(place: Path) -> None:
-    for words in BASH[0]:
-        ubend(words, place)
     assert (place / "runs" / "cells" / "predictions.png").stat().st_size > 10_000
     assert len(list((place / "masks").glob("*.png"))) == 2 * 64
     assert len(list((place / "counted").glob("*_ids.tif"))) == len(list((place / "cut").glob("*.png"))) == 64
@@ -81,18 +84,18 @@ def test_python(place: Path) -> None:
     run([sys.executable, "-c", block + checks], place)
 
 
-def test_two_jobs(place: Path, real_data: Path) -> None:
-    (place / "data").symlink_to(real_data.resolve())
+def test_two_jobs(tmp_path: Path, real_data: Path) -> None:
+    (tmp_path / "data").symlink_to(real_data.resolve())
     for words in BASH[2]:
-        out = ubend(words, place)
+        out = ubend(words, tmp_path)
         assert "at model size" in out
 
 
-def test_lessons(place: Path) -> None:
+def test_lessons(tmp_path: Path) -> None:
     for words in BASH[3]:
-        ubend(words, place)
-    assert (place / "lesson" / "transposed_convolution.gif").exists()
-    assert list((place / "net").glob("*.png"))
+        ubend(words, tmp_path)
+    assert (tmp_path / "lesson" / "transposed_convolution.gif").exists()
+    assert list((tmp_path / "net").glob("*.png"))
 
 
 def test_links_lead_somewhere() -> None:

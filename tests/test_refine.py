@@ -172,7 +172,7 @@ def test_small_parts_by_hand() -> None:
     assert not specks.any()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(masks, st.dictionaries(st.integers(0, 3), st.integers(0, 12)))
 def test_no_small_part_is_left(mask: np.ndarray, limits: dict[int, float]) -> None:
     after = mask.copy()

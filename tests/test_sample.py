@@ -32,7 +32,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return 2 * float((one & other).sum()) / float(one.sum() + other.sum())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**6), st.integers(64, 150))
 def test_a_picture_is_a_pure_function_of_its_three_numbers(seed: int, number: int, size_px: int) -> None:
     image, mask = draw_picture(seed, number, size_px)

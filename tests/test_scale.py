@@ -8,22 +8,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from support.geotiff import PIXEL_SCALE, TIE, keys
 from ubend.errors import DataError
 from ubend.objects.instances import separate
 from ubend.objects.table import measure, write_table
 from ubend.pictures.scale import MapPlace, PixelSize, Scale, read_scale
 
 IMAGE = np.zeros((8, 9), np.uint8)
-PIXEL_SCALE = (33550, 12, 3, (10.0, 20.0, 0.0), True)
-TIE = (33922, 12, 6, (1.0, 2.0, 0.0, 500000.0, 4600000.0, 0.0), True)
 MATRIX = (34264, 12, 16, (3.0, 4.0, 0, 100.0, 4.0, -3.0, 0, 200.0, 0, 0, 0, 0, 0, 0, 0, 1.0), True)
-
-
-def keys(**told: int) -> tuple[Any, ...]:
-    """The directory of GeoTIFF's keys."""
-    codes = {"model": 1024, "raster": 1025, "geographic": 2048, "projected": 3072, "unit": 3076}
-    words = [number for name, value in told.items() for number in (codes[name], 0, 1, value)]
-    return (34735, 3, len(words) + 4, (1, 1, 0, len(told), *words), True)
 
 
 def scale_of(tmp_path: Path, **words: Any) -> Scale:

@@ -9,7 +9,6 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,17 +16,13 @@ from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_t
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from torch import Tensor
 
-from refusal import refused_once
+from support.models import brighter_than_half, save_model
+from support.refusal import refused_once
 from ubend import files
 from ubend.cli import main
 from ubend.errors import DataError, SettingError
-from ubend.masks.labels import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 from ubend.volumes.scan import is_scan, read_scan
 from ubend.volumes.window import PRESETS, Window, parse_window
 
@@ -182,18 +177,6 @@ def test_window_words() -> None:
     for text, says in (("lun", "did you mean lung"), ("40", "CENTER,WIDTH"), ("1,0", "greater than 0"), ("1,nan", "0")):
         with pytest.raises(SettingError, match=says):
             parse_window(text)
-
-
-def brighter_than_half(_net: FoldedUNet, image: Tensor) -> Tensor:
-    """Logits of a network that says class 1 where the first channel is above 128."""
-    bright = image[:, :1].float() - 128
-    return torch.cat([-bright, bright], dim=1)
-
-
-def save_model(path: Path, channels: int, dtype: str) -> None:
-    net = UNet(channels, 2, 2, 1, mean=[128.0] * channels, std=[64.0] * channels)
-    labels = make_label_map([0, 1], ["background", "organ"])
-    save_bundle(path, Bundle(net, labels, Sizing(32, True, channels), dtype=dtype))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -47,7 +47,7 @@ def test_cosine() -> None:
     assert learning_rate_at(100, 100, TrainSettings(schedule="cosine")) == pytest.approx(0.0, abs=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     steps=st.integers(1, 300),
     warmup=st.floats(0, 0.95),

@@ -15,8 +15,8 @@ import tifffile
 from PIL import Image
 
 import ubend.data.store as store_module
-from conftest import open_folder as open_any
-from conftest import read_store
+from support.discs import open_folder as open_any
+from support.discs import read_store
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.errors import DataError, OutputError
 from ubend.files import default_cache

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from test_decode import DEEP, GREY, RGB, SMOOTH, check, turned
+from support.rasters import DEEP, GREY, RGB, SMOOTH, check, turned
 from ubend.errors import DataError
 from ubend.pictures.decode import read_header, read_raster
 from ubend.pictures.images import read_image
@@ -97,7 +97,7 @@ def test_jpeg_in_tiff(tmp_path: Path) -> None:
     assert read_raster(tmp_path / "a.tif").lossy
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 17)),
     st.sampled_from(["uint8", "uint16", "float32", "int16", "float64"]),

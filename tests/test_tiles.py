@@ -53,7 +53,7 @@ def blend(plan: TilePlan, image: Tensor, network: nn.Module) -> tuple[Tensor, li
     return torch.cat(strips, dim=1), rows
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PLANS)
 def test_weights_add_up_to_one(plan: TilePlan) -> None:
     """At every pixel, for any size, tile and overlap; weights of a grid are products, so each axis has to."""
@@ -64,7 +64,7 @@ def test_weights_add_up_to_one(plan: TilePlan) -> None:
         assert axis.weights.min() >= 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PLANS, st.data())
 def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> None:
     """Rising, none needless, all on multiples; rows finished one after the other; margins come from the picture."""
@@ -104,7 +104,7 @@ def test_every_pixel_has_one_tile_with_a_margin() -> None:
     np.testing.assert_array_equal(axis.needed(3)[-22:-16], [198, 199, 198, 197, 196, 195])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PLANS.filter(lambda plan: plan.count <= 200))
 def test_constant_logits_survive(plan: TilePlan) -> None:
     """And strips together are the picture, each row once."""
@@ -121,7 +121,7 @@ def test_constant_logits_survive(plan: TilePlan) -> None:
     assert [row for strip in rows for row in range(strip.start, strip.stop)] == list(range(plan.rows.side))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PLANS.filter(lambda plan: plan.count <= 200 and not plan.rows.margin), st.integers(0, 2**31))
 def test_strips_equal_the_whole(plan: TilePlan, seed: int) -> None:
     """Random logits for each tile, added up by hand on the whole picture at once."""
@@ -159,7 +159,7 @@ class ValidNet(nn.Module):
         return self.last(joined)[..., 3:-3, 3:-3]  # -8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.tuples(st.integers(1, 90), st.integers(1, 90)), st.sampled_from([16, 24, 32]))
 def test_overlap_tile_equals_the_whole(size_hw: tuple[int, int], tile: int) -> None:
     """The paper's: mirrored margins, convolutions without padding, steps that its poolings divide."""

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ubend
-from conftest import draw_disc
-from refusal import TINY, refused_once
-from test_loop import Listener, press_twice
+from support.discs import draw_disc
+from support.refusal import TINY, refused_once
+from support.training import Listener, press_twice
 from ubend.config import TrainSettings
 from ubend.errors import SettingError
 from ubend.jobs import fit as job
@@ -131,7 +131,7 @@ def test_pictures_with_alike_channels_get_the_same_answer(before: int, now: int,
     assert f"first convolution: {before} channels spread evenly over {now}" in lines
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(before=st.integers(1, 16), between=st.integers(1, 16), seed=st.integers(0, 99))
 def test_channels_there_and_back(before: int, between: int, seed: int) -> None:
     """The sum over the channels stays; as many channels as before are the kernels themselves."""

@@ -6,7 +6,7 @@ import shlex
 import click
 import pytest
 
-from conftest import ROOT
+from support import ROOT
 from ubend.cli import main
 
 PAGE = (ROOT / "docs" / "tutorial-map.md").read_text(encoding="utf-8")

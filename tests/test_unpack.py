@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal import contents
-from remote_site import MAKERS, make_tar, make_zip
+from support.refusal import contents
+from support.remote_site import MAKERS, make_tar, make_zip
 from ubend.data.unpack import Limits, unpack
 from ubend.errors import DataError, OutputError
 
@@ -122,7 +122,7 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     assert "encrypted" in try_unpack(bytes(data), "x.zip", tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(suffix=st.sampled_from(sorted(MAKERS)), at=st.floats(0, 1), cut=st.booleans(), flip=st.integers(1, 255))
 def test_damaged_archives(
     suffix: str, at: float, cut: bool, flip: int, tmp_path_factory: pytest.TempPathFactory

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from refusal import refused_once
-from test_scans import brighter_than_half, save_model
+from support.models import brighter_than_half, save_model
+from support.refusal import refused_once
 from ubend.cli import main
 from ubend.errors import DataError, OutputError
 from ubend.model.folded import FoldedUNet

@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from support.geotiff import GEO
 from ubend.errors import DataError
 from ubend.masks.labels import make_label_map
 from ubend.pictures.images import read_image
 from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
 
-GEO = [
-    (33550, 12, 3, (0.5, 0.5, 0.0), True),
-    (33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 4200000.0, 0.0), True),
-    (34735, 3, 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
-    (34736, 12, 1, (6378137.0,), True),
-    (34737, 2, 8, "WGS 84|", True),
-]
 KINDS = {
     "tiled": {"tile": (64, 48), "compression": "zlib"},
     "jpeg": {"tile": (64, 64), "compression": "jpeg"},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from folders import COUNT, HEIGHT, PARTS, WIDTH, Cases, Maker, Thing
+from support.folders import COUNT, HEIGHT, PARTS, WIDTH, Cases, Maker, Thing
 
 ANNOTATIONS = Cases()
 NAMES = ("background", "leaf", "spot")

@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-import folder_annotations
-import folder_layouts
-import folder_masks
-from folders import COUNT, PARTS, PICTURES, Maker
+from support import folder_annotations, folder_layouts, folder_masks
+from support.folders import COUNT, PARTS, PICTURES, Maker
 
 Random = np.random.Generator
 
@@ -31,6 +29,7 @@ class Base:
         flags: words of the command line.
         parts: whether the folder says the parts.
         unknowable: kinds of damage after which a mask may differ from the truth without a word.
+        unknowable_skipping: more of them with --skip-bad, which leaves out label files that belong to no image.
     """
 
     write: Callable[[Maker], None]
@@ -38,6 +37,7 @@ class Base:
     flags: tuple[tuple[str, str], ...] = ()
     parts: bool = False
     unknowable: frozenset[str] = frozenset()
+    unknowable_skipping: frozenset[str] = frozenset()
 
 
 def _photos(make: Maker) -> None:
@@ -81,7 +81,12 @@ BASES = {
     ),
     "coco": Base(folder_annotations.coco_polygons, unknowable=_FLIP),
     "labelme": Base(folder_annotations.labelme, unknowable=_FLIP),
-    "yolo": Base(folder_annotations.yolo, parts=True, unknowable=_TEXT | {"delete", "suffix", "copy", "empty"}),
+    "yolo": Base(
+        folder_annotations.yolo,
+        parts=True,
+        unknowable=_TEXT | {"delete", "suffix", "copy", "empty"},
+        unknowable_skipping=frozenset({"rename"}),
+    ),
 }
 
 

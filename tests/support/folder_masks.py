@@ -8,7 +8,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from folders import CLASSES, COLORS, COUNT, HEIGHT, IGNORED, WIDTH, Case, Cases, Maker
+from support.folders import CLASSES, COLORS, COUNT, HEIGHT, IGNORED, WIDTH, Case, Cases, Maker
 
 MASKS = Cases()
 PALETTE = np.array(COLORS, np.uint8)

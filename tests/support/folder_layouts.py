@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-from folders import CLASSES, COUNT, HEIGHT, LABELS, PARTS, WIDTH, Case, Cases, Maker
+from support.folders import CLASSES, COUNT, HEIGHT, LABELS, PARTS, WIDTH, Case, Cases, Maker
 
 LAYOUTS = Cases()
 

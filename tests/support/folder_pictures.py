@@ -8,7 +8,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from folders import COUNT, PICTURES, Case, Cases, Maker
+from support.folders import COUNT, PICTURES, Case, Cases, Maker
 
 FILES = Cases()
 

@@ -1,0 +1,11 @@
+"""Commands that must succeed."""
+
+from click.testing import CliRunner, Result
+
+from ubend.cli import main
+
+
+def predict(*words: object, **given: object) -> Result:
+    result = CliRunner().invoke(main, ["predict", *map(str, words), "--device", "cpu"], **given)  # type: ignore[arg-type]
+    assert result.exit_code == 0, result.output
+    return result

@@ -1,0 +1,34 @@
+"""Models made by code, without a training."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ubend.masks.labels import make_label_map
+from ubend.model.bundle import Bundle, save_bundle
+from ubend.model.folded import FoldedUNet
+from ubend.model.unet import UNet
+from ubend.pictures.images import Sizing
+
+
+def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:
+    torch.manual_seed(5)
+    model = UNet(channels, classes, 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    with torch.no_grad():
+        for _ in range(3):  # statistics that fit such pictures, and weights that tell classes apart
+            model.train()(torch.rand(4, channels, 32, 32) * 255)
+        model.head.weight.mul_(8)
+    return Bundle(model.eval(), make_label_map(list(range(classes))), Sizing(32, keep_aspect, channels))
+
+
+def brighter_than_half(_net: FoldedUNet, image: Tensor) -> Tensor:
+    """Logits of a network that says class 1 where the first channel is above 128."""
+    bright = image[:, :1].float() - 128
+    return torch.cat([-bright, bright], dim=1)
+
+
+def save_model(path: Path, channels: int, dtype: str) -> None:
+    net = UNet(channels, 2, 2, 1, mean=[128.0] * channels, std=[64.0] * channels)
+    labels = make_label_map([0, 1], ["background", "organ"])
+    save_bundle(path, Bundle(net, labels, Sizing(32, True, channels), dtype=dtype))
