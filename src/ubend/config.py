@@ -267,7 +267,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError(
-            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error)), path=path
         ) from error
 
 
@@ -275,7 +275,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, or else plain text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise SettingError(_("--set {text}: write it as key=value, for example train.epochs=20").format(text=text))
+        raise SettingError(
+            _("--set {text}: write it as key=value, for example train.epochs=20").format(text=text), key="--set"
+        )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -297,7 +299,9 @@ def make_settings(
     recipe = recipe or named
     if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
         known = ", ".join(RECIPES)
-        raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))
+        raise SettingError(
+            _("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known), key="recipe"
+        )
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
     return _validate({"recipe": recipe, **_nest(values)})
@@ -370,7 +374,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         if leaf and f"{section}.{leaf[0]}" in known:  # `kind` is in two of them
             best = f"{section}.{leaf[0]}"
         cure = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
-        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
+        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure), key=key)
 
 
 def _validate(values: dict[str, Any]) -> Settings:
@@ -384,4 +388,4 @@ def _validate(values: dict[str, Any]) -> Settings:
             if problem["loc"]:
                 why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
             lines.append(f"{key}: {why}")
-        raise SettingError("; ".join(lines)) from error
+        raise SettingError("; ".join(lines), key=".".join(map(str, error.errors()[0]["loc"])) or None) from error

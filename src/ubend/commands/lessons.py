@@ -107,7 +107,9 @@ def transfer(out: Path, assignments: tuple[str, ...], counts: str | None, epochs
     if counts is not None:
         words = counts.replace(",", " ").split()
         if not words or not all(word.isdecimal() for word in words):
-            raise SettingError(_("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts))
+            raise SettingError(
+                _("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts), key="--counts"
+            )
         options["counts"] = [int(word) for word in words]
     prepare(False)
     from ubend.lessons.transfer import teach_transfer
@@ -173,7 +175,9 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
     if len(words) not in (1, 2) or not all(word.lstrip("-").isdecimal() for word in words):
-        raise SettingError(_("{name} {text}: give one whole number, or two by comma").format(name=name, text=text))
+        raise SettingError(
+            _("{name} {text}: give one whole number, or two by comma").format(name=name, text=text), key=name
+        )
     return int(words[0]), int(words[-1])
 
 

@@ -74,7 +74,7 @@ def architecture(
 
     if model is not None:
         if width is not None or depth is not None:
-            raise SettingError(_("--width and --depth go without --model, which has its own"))
+            raise SettingError(_("--width and --depth go without --model, which has its own"), key="--model")
         bundle = load_bundle(model)
         own = min(MOST_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
         side = own if size is None else size
@@ -102,7 +102,9 @@ def feature_maps(picture: Path | None, model: Path | None, out: Path, display: b
     from ubend.pictures.images import read_image
 
     if model is not None and picture is None:
-        raise SettingError(_("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"))
+        raise SettingError(
+            _("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"), key="--model"
+        )
     bundle = load_bundle(model) if model is not None else None
     image = (
         take_example(None, UNSEEN).image

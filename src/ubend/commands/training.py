@@ -93,7 +93,8 @@ def _launch(gpus: int) -> None:
         raise SettingError(
             _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
                 count=gpus, there=find_place().count
-            )
+            ),
+            key="--gpus",
         )
     context = click.get_current_context()
     context.exit(launch([sys.executable, "-m", "ubend", *context.meta[WORDS]], gpus))
@@ -133,7 +134,7 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | No
     from ubend.jobs.evaluate import evaluate as call
 
     if out is not None and out.exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out), path=out, key="--out")
     scores = call(model, folder, tiles=parse_tiles(tiles), **flags)
     tell_scores(scores)
     if out is not None:

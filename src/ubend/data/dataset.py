@@ -19,7 +19,7 @@ from ubend.config import Settings, settled
 from ubend.data.damage import find_damage
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, hash_pairs, open_store
-from ubend.errors import DataError, PairError, SettingError, TrainingError
+from ubend.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.files import Need, resolve_many
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
@@ -194,7 +194,9 @@ class Dataset:
         """
         rows = list(csv.DictReader(io.StringIO(table)))
         if not rows or not {"name", "split", "image_hash", "mask_hash"} <= set(rows[0]):
-            raise TrainingError(_("data.csv of the run is damaged; start a new run"))
+            raise TrainingError(
+                _("data.csv of the run is damaged; start a new run"), path=self.folder.root, key="data.csv"
+            )
         saved = [(row["name"], row["image_hash"], row["mask_hash"]) for row in rows]
         here = [(pair.name, *hashes) for pair, hashes in zip(self.folder.pairs, self.store.hashes, strict=True)]
         if saved != here:
@@ -202,7 +204,8 @@ class Dataset:
             raise TrainingError(
                 _("{folder}: {count} pairs are not what the run began with ({names}); start a new run").format(
                     folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])
-                )
+                ),
+                path=self.folder.root,
             )
         return replace(self, parts=tuple(cast(Part, row["split"]) for row in rows))
 
@@ -219,9 +222,9 @@ def find_folder(settings: Settings) -> Folder:
     if data.images is not None and data.masks is not None and data.folder is None:
         return read_pairs(data.images, data.masks, asked)
     if data.images is not None or data.masks is not None:
-        raise SettingError(_("--images and --masks go together, and without FOLDER"))
+        raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
     if data.folder is None:
-        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"))
+        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"), key="data.folder")
     return read_folder(Path(data.folder), asked)
 
 
@@ -330,7 +333,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:
-        raise DataError(f"{error}{_oddest_masks(pairs, survey)}") from error
+        raise DataError(
+            f"{error}{_oddest_masks(pairs, survey)}", path=error.path or folder.root, key=error.key
+        ) from error
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
@@ -373,7 +378,8 @@ def _refuse_unlabelled(pairs: Sequence[Pair], store: Store, labels: LabelMap) ->
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
         line = _("{path}: no pixel of this mask has a class")
-        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
+        masks = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
+        raise PairError({name: [Problem(line.format(path=path), path)] for name, path in masks.items()})
 
 
 def _to_csv(rows: Iterable[Sequence[str]]) -> str:

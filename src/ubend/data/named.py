@@ -111,14 +111,17 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
         near = [] if folder.exists() else difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
         if near:
             raise DataError(
-                _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0])
+                _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0]),
+                path=folder,
             )
         return folder
     if name not in NAMED_SETS:
         raise DataError(
             _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
                 names=", ".join(NAMED_SETS), folder=folder
-            )
+            ),
+            path=folder,
+            key="--root",
         )
     wanted, place = NAMED_SETS[name], (default_cache() / "datasets" if root is None else Path(root)) / name
     if found := _find_copy(wanted, place, name):
@@ -165,7 +168,8 @@ def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
                     _(
                         "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
                         "as it is: ubend fit {folder}"
-                    ).format(folder=folder, name=name, missing=", ".join(missing))
+                    ).format(folder=folder, name=name, missing=", ".join(missing)),
+                    path=folder,
                 )
             return folder
     return None
@@ -208,7 +212,8 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
         raise OutputError(
             _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
                 path=place, reason=error.strerror or error
-            )
+            ),
+            path=place,
         ) from error
     found = _find_copy(wanted, place, name)
     assert found is not None  # it was whole when it got its place
@@ -229,7 +234,9 @@ def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Pa
         places = (place, place.parent, place.parent / wanted.folder)
         at_hand = next((path for folder in places if (path := folder / file.name).is_file()), None)
         if at_hand is not None and (wrong := check_file(at_hand, file)):
-            raise DataError(_("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong))
+            raise DataError(
+                _("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong), path=at_hand
+            )
         archives.append(at_hand or place / file.name)
         if at_hand is None:
             absent.append(file)
@@ -239,7 +246,8 @@ def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Pa
         raise OutputError(
             _("{name} needs {needed:.0f} MiB in {place}, but {free:.0f} are free; free some, or use --root DIR").format(
                 name=name, needed=needed / 2**20, place=place, free=free / 2**20
-            )
+            ),
+            path=place,
         )
     if absent:
         teller.say(
@@ -269,7 +277,8 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Tel
             raise DataError(
                 _("{files}: not the data set that was expected ({missing}); see {page}").format(
                     files=", ".join(map(str, archives)), missing=", ".join(missing), page=wanted.page
-                )
+                ),
+                path=archives[0],
             )
         hidden.rename(place / wanted.folder)
     finally:

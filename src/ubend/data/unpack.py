@@ -76,7 +76,8 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
         raise DataError(
             _("{archive}: not unpacked: {reason}; get the archive anew, from its own site").format(
                 archive=archive, reason=error
-            )
+            ),
+            path=archive,
         ) from error
 
 

@@ -59,7 +59,7 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     if not reading.pairs:
         find_damaged(place, problems)
     if not reading.pairs and not problems:
-        problems.tell(_describe_nothing(root))
+        problems.tell(_describe_nothing(root), "nothing")
     words = reading.words or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
@@ -114,7 +114,7 @@ def _parts_of(place: Path) -> list[Path]:
 def _find_layout(root: Path) -> tuple[Path, Layout]:
     """The folder at or below `root` that is a data set, and its layout; level by level."""
     if root.is_file():
-        raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root))
+        raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root), path=root)
     level = [root]
     for _depth in range(_LEVELS_DOWN + 1):
         # Backwards, so that of several layouts that fit a place the first one stays.
@@ -136,7 +136,9 @@ def _refuse_several(root: Path, places: list[Path]) -> None:
     several = [*places, *(path for path in beside if not any(place.is_relative_to(path) for place in places))]
     if len(several) > 1:
         names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))
-        raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
+        raise DataError(
+            _("{root} holds several data sets: {names}; give one").format(root=root, names=names), path=root
+        )
 
 
 def _unwrap(root: Path) -> Path:

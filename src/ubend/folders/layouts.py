@@ -140,7 +140,8 @@ def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence
             others=enumerate_names([f"{name}/" for name in theirs]),
             first=root / ours[0],
             second=root / theirs[0],
-        )
+        ),
+        "unclear folders",
     )
 
 
@@ -157,15 +158,17 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """
     pictures = _expand(images, problems)
     layers = _expand(masks, problems)
-    for text, items in ((images, pictures), (masks, layers)):
+    for key, text, items in (("data.images", images, pictures), ("data.masks", masks, layers)):
         if not items:
-            problems.tell(_("no pictures found at {pattern}; give a folder, or a quoted pattern").format(pattern=text))
+            line = _("no pictures found at {pattern}; give a folder, or a quoted pattern")
+            problems.tell(line.format(pattern=text), key)
     both = {item.found.path for item in pictures} & {item.found.path for item in layers}
     if both:
         problems.tell(
             _("{count} files are on both sides ({names}); let --images and --masks name different files").format(
                 count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
-            )
+            ),
+            "both sides",
         )
     for item in pictures:
         if item.found.suffix not in IMAGE_SUFFIXES:

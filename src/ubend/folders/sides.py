@@ -46,7 +46,7 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     if groups is None and (folders := _two_folders(items)):
         return folders
     if groups is None and (line := _describe_several(root, items)):
-        problems.tell(line)
+        problems.tell(line, "several sets")
         return Sides([], [])
     if groups is None:
         problems.tell(
@@ -54,7 +54,8 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
                 "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
                 "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
                 "pictures: ubend predict MODEL {root}"
-            ).format(root=root, count=len(items), held=name_held(root))
+            ).format(root=root, count=len(items), held=name_held(root)),
+            "no masks",
         )
         return Sides([], [])
     named = [side_of_affix("".join(group.affix)) for group in groups]
@@ -70,7 +71,8 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         _(
             "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
-        ).format(root=root, first=first, second=second)
+        ).format(root=root, first=first, second=second),
+        "unclear sides",
     )
     return Sides([], [])
 

@@ -70,7 +70,7 @@ def cut_out_files(
         OutputError: something of that name is there already, or another model made it; no room, or no right to write.
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
-        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px))
+        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px), key="--soft")
     masks, out = load_masks(model, device, conditions), Path(out)
     weights = parse_classes(classes, masks.labels.names)
     behind = _read_background(background)
@@ -154,7 +154,10 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
             weight = math.nan
         if not 0 < weight <= 1:
             raise SettingError(
-                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(text=text)
+                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(
+                    text=text
+                ),
+                key="--class",
             )
         weights[find_class(name.strip(), names)] = weight
     if weights:
@@ -163,7 +166,9 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
     if len(objects) == 1:
         return {objects[0]: 1.0}
     known = ", ".join(names[index] for index in objects)
-    raise SettingError(_("the model knows several classes; say by --class which one of {known}").format(known=known))
+    raise SettingError(
+        _("the model knows several classes; say by --class which one of {known}").format(known=known), key="--class"
+    )
 
 
 def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float32]:
@@ -245,6 +250,7 @@ def _read_background(text: str) -> Color | Image.Image | None:
             _(
                 "--background {text}: neither a picture that is there nor a colour; give a file, a name such as "
                 "white, #rrggbb, or transparent"
-            ).format(text=text)
+            ).format(text=text),
+            key="--background",
         ) from error
     return red, green, blue

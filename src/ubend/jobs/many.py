@@ -92,7 +92,9 @@ def refuse_collisions(inputs: Sequence[Path], written: Sequence[Sequence[Path]],
         raise DataError(
             _("{names} would overwrite each other's {what}; give each its own --out").format(
                 names=", ".join(twice[:6]), what=what
-            )
+            ),
+            path=Path(twice[0]),
+            key="--out",
         )
 
 
@@ -103,5 +105,7 @@ def refuse_there(wanted: Iterable[Path]) -> None:
         raise OutputError(
             _("{path} exists already, and {count} more; choose another --out, or go on with --resume").format(
                 path=there[0], count=len(there) - 1
-            )
+            ),
+            path=there[0],
+            key="--out",
         )

@@ -248,11 +248,14 @@ class _Job:
 
 def _refuse_missing(exports: Sequence[Export]) -> None:
     if find_spec("skimage") is None:
-        raise SettingError(_("objects need scikit-image; install it by pip install 'ubend[objects]'"))
+        raise SettingError(
+            _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
+        )
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise SettingError(
-            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0])
+            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
+            key="--export",
         )
 
 
@@ -273,11 +276,15 @@ def _refuse_collisions(pictures: Sequence[Path], out: Path, counting: Counting) 
         raise DataError(
             _("several pictures would write {path}; find their objects in different --out folders").format(
                 path=twice[0]
-            )
+            ),
+            path=twice[0],
+            key="--out",
         )
     for path in wanted:
         if path.exists():
-            raise OutputError(_("{path} exists already; choose another --out").format(path=path))
+            raise OutputError(
+                _("{path} exists already; choose another --out").format(path=path), path=path, key="--out"
+            )
 
 
 def _ids_path(out: Path, picture: Path) -> Path:

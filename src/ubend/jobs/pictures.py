@@ -34,7 +34,7 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
         show: also display it.
     """
     if Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out), path=out, key="--out")
     found = find_folder(settings)
     survey = survey_folder(found, settings, default_cache(), Teller())
     return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
@@ -75,7 +75,7 @@ def draw_predictions(
         count: pictures.
     """
     if out is not None and Path(out).exists():
-        raise OutputError(_("{path} exists already; choose another --out").format(path=out))
+        raise OutputError(_("{path} exists already; choose another --out").format(path=out), path=out, key="--out")
     pairs = read_run_pairs(Path(run))
     predictor = load(run, device)
     part = "test" if any(pair.part == "test" for pair in pairs) else "val"

@@ -280,7 +280,9 @@ class PictureJob:
     def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
         counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
         if counts[self._labels.classes : IGNORED].any():
-            raise DataError(_("a mask of another model lies in the folder; choose another --out"))
+            raise DataError(
+                _("a mask of another model lies in the folder; choose another --out"), path=self._out, key="--out"
+            )
         return counts[: self._labels.classes]
 
 
@@ -292,16 +294,16 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
             if not found:
-                raise DataError(_("{path}: no pictures in this folder").format(path=path))
+                raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
             pictures += found
         elif path.exists():
             pictures.append(path)
         elif matched := sorted(glob.glob(str(path), recursive=True)):
             pictures += [Path(p) for p in matched if Path(p).is_file()]
         else:
-            raise DataError(_("{path}: no such file").format(path=path))
+            raise DataError(_("{path}: no such file").format(path=path), path=path)
     if not pictures:
-        raise DataError(_("no pictures to predict; name files or folders"))
+        raise DataError(_("no pictures to predict; name files or folders"), key="paths")
     return pictures
 
 

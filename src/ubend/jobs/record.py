@@ -46,14 +46,18 @@ class Record:
             differ = [key for key, value in self.facts.items() if _stripped(was.get(key)) != _stripped(value)]
         except (OSError, ValueError, AttributeError) as error:
             raise OutputError(
-                _("{path}: cannot be read ({reason}); choose another --out").format(path=self.path, reason=error)
+                _("{path}: cannot be read ({reason}); choose another --out").format(path=self.path, reason=error),
+                path=self.path,
+                key="--out",
             ) from error
         if differ:
             raise OutputError(
                 _(
                     "{folder}: what is there was made by another model or under other conditions ({path} differs in "
                     "{keys}); choose another --out"
-                ).format(folder=self.path.parent, path=self.path.name, keys=", ".join(differ))
+                ).format(folder=self.path.parent, path=self.path.name, keys=", ".join(differ)),
+                path=self.path,
+                key=differ[0],
             )
 
     def write(self) -> None:

@@ -64,7 +64,7 @@ class ScanJob:
         for number, path in enumerate(self._paths):
             with self._problems.keeping(number):
                 if not path.exists():
-                    raise DataError(_("{path}: no such file").format(path=path))
+                    raise DataError(_("{path}: no such file").format(path=path), path=path)
         there = [number for number in range(len(self._paths)) if number not in self._problems]
         if not there:
             return []
@@ -103,17 +103,20 @@ class ScanJob:
             raise DataError(
                 _("the model was trained on pictures of {channels} channels; a scan has one").format(
                     channels=self._masks.channels
-                )
+                ),
+                key="data.channels",
             )
         if bundle.dtype == "uint8" and self._window is None:
             raise SettingError(
-                _("the model was trained on 8 bit pictures; say by --window (lung, or 40,400) what becomes 0 to 255")
+                _("the model was trained on 8 bit pictures; say by --window (lung, or 40,400) what becomes 0 to 255"),
+                key="--window",
             )
         if bundle.dtype != "uint8" and self._window is not None:
             raise SettingError(
                 _("the model was trained on {dtype} values, which --window would make 8 bit; leave it out").format(
                     dtype=bundle.dtype
-                )
+                ),
+                key="--window",
             )
 
     def _read_before(self, scan: Scan, target: Path) -> NDArray[np.uint8] | None:

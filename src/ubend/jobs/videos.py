@@ -57,7 +57,7 @@ class VideoJob:
         """
         if not self._masks.takes_color or self._masks.bundle.dtype != "uint8":
             said = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
-            raise DataError(said)
+            raise DataError(said, key="data.channels")
         refuse_collisions(self._paths, self._written, _("mask or overlay"))
         for number, path in enumerate(self._paths):
             with self._problems.keeping(number):
@@ -94,7 +94,7 @@ class VideoJob:
             frames = read_frames(video)
             first = next(frames, None)
             if first is None:
-                raise DataError(_("{path}: no frames in this video").format(path=video.path))
+                raise DataError(_("{path}: no frames in this video").format(path=video.path), path=video.path)
             size = first.shape[0], first.shape[1]
             with (
                 written_video(overlay_place, size, video, exact=False) as shown,

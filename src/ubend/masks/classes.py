@@ -84,7 +84,8 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
             _(
                 "all masks are empty: they hold the single value {value}; segmentation needs at least two "
                 "classes, so check that these are the right masks"
-            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-")
+            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-"),
+            key="data.masks",
         )
     if told.table is None:
         _refuse_other_lossless(survey, labels)
@@ -111,7 +112,8 @@ def _make(
         raise DataError(
             _("the masks hold {count} classes; at most {most} can be learnt").format(
                 count=len(codes), most=MOST_CLASSES
-            )
+            ),
+            key="data.classes",
         )
     if names is None:
         return make_label_map(codes, None, kind, ignored=ignored, reach=reach, others=others, colors=colors)
@@ -120,11 +122,13 @@ def _make(
             _(
                 "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
                 "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
+            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names)),
+            key="data.classes",
         )
     if len(set(names)) < len(names):
         raise DataError(
-            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names))
+            _("class names must differ, but they are: {names}; mend --classes").format(names=", ".join(names)),
+            key="data.classes",
         )
     return make_label_map(codes, names, kind, ignored=ignored, reach=reach, others=others, colors=colors)
 
@@ -142,7 +146,7 @@ def _by_color_table(
 ) -> tuple[LabelMap, list[str]]:
     codes = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(codes)) < len(codes):
-        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
+        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"), key="class table")
     if lossy:
         return _make(codes, names, "color", **_noise(codes), colors=colors), []
     return _make(codes, names, "color", reach=ROUNDING_REACH, colors=colors), []
@@ -199,7 +203,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 table=value_table(tally, "value"),
                 objects="0=background,*=object",
                 resampled="0=background,255=object,*=nearest",
-            )
+            ),
+            key="data.values",
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
         _refuse_mixed(survey, tally)
@@ -213,7 +218,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 count=len(values),
                 table=value_table(tally, "value"),
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
-            )
+            ),
+            key="data.values",
         )
     return _make(values, names, "value"), []
 
@@ -234,7 +240,8 @@ def _refuse_mixed(survey: Survey, tally: Tally) -> None:
                 codes=code_words(tally.codes[1:-1].tolist(), "value"),
                 whites=len(whites),
                 table=",".join(named),
-            )
+            ),
+            key="data.values",
         )
 
 
@@ -262,7 +269,8 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 "save all alike"
             ).format(
                 colored=int(survey.colored.sum()), deep=len(np.unique(survey.mask_of[survey.entries("color") == -1]))
-            )
+            ),
+            key="color",
         )
     remarks = []
     if not survey.colored.any():
@@ -309,7 +317,8 @@ def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
             _(
                 "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
                 "coded differently? Say what each code means with --values, or keep masks of one kind"
-            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED))
+            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED)),
+            key="data.values",
         )
 
 
@@ -338,7 +347,8 @@ def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
                 classes=labels.describe(),
                 table=value_table(Tally(tally.codes[lost], tally.pixels[lost], tally.masks[lost]), labels.kind, total),
                 cure=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True)),
-            )
+            ),
+            key="data.values",
         )
     if lost.any() and labels.reach:
         remarks.append(

@@ -150,7 +150,8 @@ class LabelMap:
             raise SettingError(
                 _("--values names {unknown}, but the model's classes are {known}; use their names").format(
                     unknown=", ".join(unknown), known=", ".join(names)
-                )
+                ),
+                key="data.values",
             )
         codes = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
         others = self.others if self.others in (None, IGNORED) else names.index(self.names[self.others])
@@ -216,7 +217,8 @@ def refuse_reserved(names: Sequence[str]) -> None:
         raise DataError(
             _("a class cannot be called {names}: the word means something else here; rename it").format(
                 names=", ".join(taken)
-            )
+            ),
+            key="data.classes",
         )
 
 

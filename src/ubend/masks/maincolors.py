@@ -67,7 +67,8 @@ def find_main_values(tally: Tally) -> list[int]:
                 table=value_table(tally, "value"),
                 share=1 - explained / total,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
-            )
+            ),
+            key="data.values",
         )
     return main
 
@@ -103,7 +104,8 @@ def _without_strays(tally: Tally) -> list[int]:
                     pair=code_words(pair, "color"),
                     table=value_table(tally, "color"),
                     cure=",".join(f"#{code:06x}=name{i}" for i, code in enumerate(tally.codes[:LISTED].tolist(), 1)),
-                )
+                ),
+                key="data.values",
             )
     return sorted(int(tally.codes[i]) for i in main)
 
@@ -180,7 +182,8 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             _(
                 "the masks hold {count} colours, and none is common ({table}): are these photographs, no masks? "
                 'If not, name every class: --values "#rrggbb=name,...,*=nearest"'
-            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total)))
+            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total))),
+            key="data.values",
         )
     names = make_label_map(main, None, "color").names if main else ()
     known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
@@ -196,5 +199,6 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             share=share,
             table=value_table(rest, "color", int(total)),
             cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),
-        )
+        ),
+        key="data.values",
     )

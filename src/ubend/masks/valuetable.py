@@ -68,13 +68,15 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         raise SettingError(
             _(
                 "--values {text}: name at least two classes, each code once, either all by values or all by colours"
-            ).format(text=",".join(texts))
+            ).format(text=",".join(texts)),
+            key="data.values",
         )
     if len(codes) > MOST_CLASSES:
         raise SettingError(
             _("--values names {count} classes; at most {most} can be learnt").format(
                 count=len(codes), most=MOST_CLASSES
-            )
+            ),
+            key="data.values",
         )
     kind = kinds.pop()
     names = tuple(codes)
@@ -89,7 +91,8 @@ def _unreadable(text: str) -> SettingError:
         _(
             "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
             "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
-        ).format(text=text)
+        ).format(text=text),
+        key="data.values",
     )
 
 

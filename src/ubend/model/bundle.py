@@ -90,26 +90,31 @@ def load_bundle(path: Path) -> Bundle:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.exists():
-        raise ModelFileError(_("{path}: no such model file").format(path=path))
+        raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with safe_open(path, "pt") as file:
             entry = (file.metadata() or {}).get("ubend")
             if entry is None:
                 raise ModelFileError(
-                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path)
+                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
+                    path=path,
                 )
             header = json.loads(entry)
             if header["format"] > FORMAT:
                 raise ModelFileError(
                     _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`").format(
                         path=path, format=header["format"]
-                    )
+                    ),
+                    path=path,
+                    key="format",
                 )
             if header["format"] < FORMAT:
                 raise ModelFileError(
                     _("{path}: made by an older ubend (format {format}); train it anew").format(
                         path=path, format=header["format"]
-                    )
+                    ),
+                    path=path,
+                    key="format",
                 )
             model = make_network(header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
@@ -120,7 +125,10 @@ def load_bundle(path: Path) -> Bundle:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
-            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
+            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(
+                path=path, reason=reason
+            ),
+            path=path,
         ) from error
     scale, flips = scale and tuple(scale), header.get("flips", True)
     return Bundle(model.eval(), labels, sizing, header["about"], dtype, precision, window_px, scale, orientation, flips)

@@ -69,7 +69,8 @@ class EncodedUNet(nn.Module):
             raise SettingError(
                 _("model.depth = {depth}, but {encoder} has maps at levels {levels}").format(
                     depth=depth, encoder=encoder, levels=", ".join(map(str, known))
-                )
+                ),
+                key="model.depth",
             )
         wanted = tuple(skips) if skips is not None else (True,) * depth
         if len(wanted) != depth:
@@ -133,7 +134,9 @@ def describe_encoder(name: str) -> dict[int, int]:
             if near
             else _("see timm.list_models() for all names")
         )
-        raise SettingError(_("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure))
+        raise SettingError(
+            _("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
+        )
     found: dict[int, int] = {}
     try:
         with torch.device("meta"):
@@ -149,7 +152,8 @@ def describe_encoder(name: str) -> dict[int, int]:
             _(
                 "model.encoder: {name} has no maps of halving size for pictures of any size; take a convolutional one "
                 "such as resnet18, efficientnet_b0 or convnext_tiny"
-            ).format(name=name)
+            ).format(name=name),
+            key="model.encoder",
         )
     return found
 
@@ -170,15 +174,25 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
         return drawn
     if isinstance(pretrained, Path):
         if not pretrained.is_file():
-            raise SettingError(_("model.weights: {path}: no such file").format(path=pretrained))
+            raise SettingError(
+                _("model.weights: {path}: no such file").format(path=pretrained), path=pretrained, key="model.weights"
+            )
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     try:
         with _without_chatter():
             net: nn.Module = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # whatever the hub, its client, or the reader of weights raises
-        raise SettingError(_tell_unreachable(name, pretrained, error)) from error
+        raise SettingError(
+            _tell_unreachable(name, pretrained, error),
+            path=pretrained if isinstance(pretrained, Path) else None,
+            key="model.weights",
+        ) from error
     if isinstance(pretrained, Path) and (drawn_ones := _find_drawn(net, timm.create_model(name, True, **options))):
-        raise SettingError(_tell_unreachable(name, pretrained, ValueError(_("no {key}").format(key=drawn_ones[0]))))
+        raise SettingError(
+            _tell_unreachable(name, pretrained, ValueError(_("no {key}").format(key=drawn_ones[0]))),
+            path=pretrained,
+            key="model.weights",
+        )
     first = _first_convolution(net, 3)
     first.weight = nn.Parameter(fit_channels(first.weight.detach(), channels).clone())
     first.in_channels = channels
@@ -214,7 +228,9 @@ def _load_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise SettingError(_("encoders need timm; install it by pip install 'ubend[encoders]'")) from error
+        raise SettingError(
+            _("encoders need timm; install it by pip install 'ubend[encoders]'"), key="model.encoder"
+        ) from error
     return timm
 
 

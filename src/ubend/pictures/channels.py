@@ -58,7 +58,7 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
         )
         if len(odd) < len(pairs):
             line += _(", or go on without these with --skip-bad")
-        raise PairError({names[i]: [line] for i in odd})
+        raise PairError({names[i]: [line] for i in odd}, key="data.channels")
     _agree_depth(headers, names)
     return channels, _remarks(headers, channels)
 
@@ -71,7 +71,7 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
             line = _(
                 "the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones"
             )
-            raise DataError(line.format(count=channels, most=MOST_CHANNELS))
+            raise DataError(line.format(count=channels, most=MOST_CHANNELS), key="data.channels")
         return channels
     table = _table([header.channels for header in headers], names)
     if set(kinds) == {1, 3}:
@@ -79,7 +79,9 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     else:
         most = kinds.most_common(1)[0][0]
         cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
-    raise DataError(_("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure))
+    raise DataError(
+        _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
+    )
 
 
 def _agree_depth(headers: Sequence[Header], names: Sequence[str]) -> None:
@@ -88,7 +90,9 @@ def _agree_depth(headers: Sequence[Header], names: Sequence[str]) -> None:
         common = kinds.most_common(1)[0][0]
         table = _table([header.dtype for header in headers], names)
         line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
-        raise PairError({name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common})
+        raise PairError(
+            {name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common}, key="dtype"
+        )
 
 
 def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:

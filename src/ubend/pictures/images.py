@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.errors import DataError
+from ubend.errors import DataError, Problem
 from ubend.files import write_file
 from ubend.language import _
 from ubend.masks.labels import LabelMap
@@ -61,7 +61,9 @@ def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: 
         bad = image.size - int(np.count_nonzero(np.isfinite(image)))
         if bad:
             raise DataError(
-                _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad)
+                _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad),
+                path=path,
+                key="value",
             )
     return np.ascontiguousarray(image)
 
@@ -101,7 +103,7 @@ def read_into(place: NDArray[Any], path: Path) -> list[str]:
     if image.dtype != place.dtype:
         return [depth_problem(path, image.dtype, place.dtype)]
     if image.shape != place.shape:
-        return [_("{path}: was changed while it was read; start again").format(path=path)]
+        return [Problem(_("{path}: was changed while it was read; start again").format(path=path), path)]
     if not np.may_share_memory(image, place):
         place[:] = image
     return []
@@ -110,7 +112,7 @@ def read_into(place: NDArray[Any], path: Path) -> list[str]:
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     """The sentence for a picture of another depth than the others."""
     line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
-    return line.format(path=path, found=found, dtype=wanted)
+    return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
@@ -134,7 +136,9 @@ def _with_channels(image: NDArray[Any], channels: int | None, path: Path) -> NDA
         raise DataError(
             _("{path}: has {found} channels, but {channels} are asked for").format(
                 path=path, found=image.shape[2], channels=channels
-            )
+            ),
+            path=path,
+            key="data.channels",
         )
     return fitted
 

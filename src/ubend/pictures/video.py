@@ -45,7 +45,7 @@ def open_video(path: Path) -> Video:
         DataError: ffmpeg is not installed, or this is no video.
     """
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path))
+        raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path), path=path, key="ffmpeg")
     words = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
     found = subprocess.run([*words, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])
@@ -129,7 +129,9 @@ def written_video(path: Path, size_hw: tuple[int, int], like: Video, *, exact: b
         if process.returncode:
             said.seek(0)
             words_of = " ".join(said.read().decode(errors="replace").split())[-300:]
-            raise OutputError(_("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=words_of))
+            raise OutputError(
+                _("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=words_of), path=path
+            )
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
@@ -156,4 +158,4 @@ def _url(path: Path) -> str:
 
 def _no_video(path: Path, said: str) -> DataError:
     words = " ".join(said.split())[-300:]
-    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=words))
+    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=words), path=path)

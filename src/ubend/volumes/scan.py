@@ -127,7 +127,7 @@ def _read_nifti(path: Path) -> NiftiScan:
     try:
         import nibabel
     except ImportError:
-        raise DataError(_missing("NIfTI", path)) from None
+        raise DataError(_missing("NIfTI", path), path=path, key="nibabel") from None
     try:
         image = nibabel.load(path)
         if len(image.shape) == 4 and image.shape[3] == 1:
@@ -136,13 +136,17 @@ def _read_nifti(path: Path) -> NiftiScan:
             raise DataError(
                 _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted").format(
                     path=path, shape=image.shape
-                )
+                ),
+                path=path,
+                key="shape",
             )
         return NiftiScan(path, image)
     except DataError:
         raise
     except Exception as error:  # nibabel raises whatever comes of a damaged file
-        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+        raise DataError(
+            _("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error)), path=path
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------------- DICOM
@@ -220,7 +224,7 @@ def _read_dicom(path: Path) -> DicomSeries:
     try:
         import pydicom
     except ImportError:
-        raise DataError(_missing("DICOM", path)) from None
+        raise DataError(_missing("DICOM", path), path=path, key="pydicom") from None
     paths = [path] if path.is_file() else _dicom_files(path)
     try:
         files = [pydicom.dcmread(file) for file in paths]
@@ -230,7 +234,9 @@ def _read_dicom(path: Path) -> DicomSeries:
     except DataError:
         raise
     except Exception as error:  # pydicom raises whatever comes of a damaged file
-        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error))) from error
+        raise DataError(
+            _("{path}: not a readable scan ({reason})").format(path=path, reason=_said(error)), path=path
+        ) from error
 
 
 def _refuse_no_stack(path: Path, files: list[Any]) -> None:
@@ -249,7 +255,7 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
     elif len({round(_place(file), 3) for file in files}) < len(files):
         problem = _("several slices at one place")
     if problem:
-        raise DataError(_("{path}: {problem}").format(path=path, problem=problem))
+        raise DataError(_("{path}: {problem}").format(path=path, problem=problem), path=path)
 
 
 def _directions(file: Any) -> tuple[float, ...]:
@@ -271,7 +277,9 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
         raise DataError(
             _("{path}: the slices lie {least:g} to {most:g} mm apart; is one missing?").format(
                 path=path, least=round(float(steps.min()), 3), most=round(float(steps.max()), 3)
-            )
+            ),
+            path=path,
+            key="spacing",
         )
     return float(np.median(steps))
 
