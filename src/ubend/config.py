@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ubend.errors import SettingError, reason, unfit
+from ubend.errors import Contradiction, SettingError, reason, unfit, unfit_key
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -140,65 +140,79 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _check_skips(self) -> "Settings":
         if self.model.skips is not None and len(self.model.skips) != self.model.depth:
-            raise ValueError(
+            raise Contradiction(
+                "model.skips",
                 _("model.skips has {count} entries for model.depth {depth}").format(
                     count=len(self.model.skips), depth=self.model.depth
-                )
+                ),
             )
         if self.model.encoder is None and (self.model.pretrained or self.model.weights is not None):
-            raise ValueError(_("model.pretrained and model.weights go with model.encoder (--encoder)"))
+            raise Contradiction(
+                "model.encoder", _("model.pretrained and model.weights go with model.encoder (--encoder)")
+            )
         if self.model.encoder is not None and self.model.growth == "unpool":
-            raise ValueError(_("model.growth = unpool goes without model.encoder: encoders pool in other ways"))
+            raise Contradiction(
+                "model.growth", _("model.growth = unpool goes without model.encoder: encoders pool in other ways")
+            )
         weights = self.train.class_weights
         if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
-            raise ValueError(_("train.class_weights: one number per class, none below 0 and not all 0"))
+            raise Contradiction(
+                "train.class_weights", _("train.class_weights: one number per class, none below 0 and not all 0")
+            )
         if self.model.kind == "paper":
             self._check_paper()
         if self.data.resize == "native":
             self._check_native()
         elif self.data.foreground_share and self.data.window is None:
-            raise ValueError(_("data.foreground_share goes with data.window"))
+            raise Contradiction("data.foreground_share", _("data.foreground_share goes with data.window"))
         elif self.data.epoch_windows is not None:
-            raise ValueError(_("data.epoch_windows goes with data.resize = native (--patches)"))
+            raise Contradiction(
+                "data.epoch_windows", _("data.epoch_windows goes with data.resize = native (--patches)")
+            )
         if self.data.window is not None and self.data.resize == "squash":
-            raise ValueError(_("data.window goes with data.resize = keep"))
+            raise Contradiction("data.window", _("data.window goes with data.resize = keep"))
         mean, std = self.data.mean, self.data.std
         if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
-            raise ValueError(_("data.mean and data.std go together, one number per channel in each"))
+            raise Contradiction("data.mean", _("data.mean and data.std go together, one number per channel in each"))
         if std is not None and not all(value > 0 for value in std):
-            raise ValueError(_("data.std must be greater than 0"))
+            raise Contradiction("data.std", _("data.std must be greater than 0"))
         return self
 
     def _check_paper(self) -> None:
         """What does not go with the original network."""
         if self.model.growth != "transposed" or not all(self.model.skips or ()):
-            raise ValueError(
-                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither")
+            raise Contradiction(
+                "model.growth",
+                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
             )
         if self.train.sync_batch_norm:
-            raise ValueError(
-                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm")
+            raise Contradiction(
+                "train.sync_batch_norm",
+                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm"),
             )
 
     def _check_native(self) -> None:
         """What does not go with pictures at their own size."""
         if self.recipe == "tutorial" or self.augment.kind in ("none", "frozen"):
-            raise ValueError(
+            raise Contradiction(
+                "data.resize",
                 _(
                     "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
                     "by which windows are drawn"
-                )
+                ),
             )
         if self.train.border_weight:
-            raise ValueError(
+            raise Contradiction(
+                "train.border_weight",
                 _(
                     "train.border_weight goes with pictures as wholes: not with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
-                )
+                ),
             )
         if self.data.size is not None:
-            raise ValueError(
-                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size")
+            raise Contradiction(
+                "data.size",
+                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size"),
             )
 
 
@@ -388,4 +402,4 @@ def _validate(values: dict[str, Any]) -> Settings:
             if problem["loc"]:
                 why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
             lines.append(f"{key}: {why}")
-        raise SettingError("; ".join(lines), key=".".join(map(str, error.errors()[0]["loc"])) or None) from error
+        raise SettingError("; ".join(lines), key=unfit_key(error.errors()[0])) from error

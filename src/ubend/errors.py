@@ -109,6 +109,14 @@ class TrainingError(UbendError):
     """Training cannot go on."""
 
 
+class Contradiction(ValueError):
+    """Settings that do not go together, found by a validator of pydantic's; `key` is the one to change."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def _shared(values: Iterable[_Value]) -> _Value | None:
     every = set(values)
     return every.pop() if len(every) == 1 else None
@@ -150,3 +158,9 @@ def unfit(problem: "ErrorDetails") -> str:
     if kind.startswith(("model", "dict", "dataclass")):
         return _("must be a table of names and values")
     return problem["msg"].removeprefix("Value error, ")
+
+
+def unfit_key(problem: "ErrorDetails") -> str | None:
+    """The dotted name of the setting that does not fit."""
+    cause = problem.get("ctx", {}).get("error")
+    return cause.key if isinstance(cause, Contradiction) else ".".join(map(str, problem["loc"])) or None

@@ -44,7 +44,11 @@ class Limits:
 
 
 class _UnsafeError(Exception):
-    """The archive holds something that is not to be unpacked."""
+    """The archive holds something that is not to be unpacked; `key` says what."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
                 archive=archive, reason=error
             ),
             path=archive,
+            key=error.key,
         ) from error
 
 
@@ -87,7 +92,7 @@ def _write_entries(
     names, written = _Names(), 0
     for number, entry in enumerate(entries, 1):
         if number > most_entries:
-            raise _UnsafeError(_("it holds more than {count} entries").format(count=most_entries))
+            raise _UnsafeError(_("it holds more than {count} entries").format(count=most_entries), "entries")
         target = folder.joinpath(*names.take(entry.name, entry.source is not None))
         with telling_writes(target):
             (target.parent if entry.source else target).mkdir(parents=True, exist_ok=True)
@@ -117,7 +122,9 @@ class _Names:
         """
         parts = [part for part in name.removesuffix("/").split("/") if part != "."]
         if not all(part != ".." and _NAME.fullmatch(part) for part in parts) or (is_file and not parts):
-            raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)))
+            raise _UnsafeError(
+                _("{name} leads out of its folder, or is no file's name").format(name=repr(name)), "name"
+            )
         for depth in range(1, len(parts) + 1):
             path = "/".join(parts[:depth])
             key = unicodedata.normalize("NFC", path).casefold()
@@ -125,7 +132,7 @@ class _Names:
             other = self._spelt.setdefault(key, path) if not whole_file else self._spelt.get(key)
             if other not in (path, None) or key in self._files or (whole_file and other is not None):
                 raise _UnsafeError(
-                    _("{one} and {other} would be the same file on some systems").format(one=other, other=path)
+                    _("{one} and {other} would be the same file on some systems").format(one=other, other=path), "twice"
                 )
             if whole_file:
                 self._spelt[key] = path
@@ -140,7 +147,7 @@ def _zip_entries(packed: IO[bytes]) -> Iterator[_Entry]:
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _no_file(info.filename)
             if info.flag_bits & 1:
-                raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)))
+                raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)), "encryption")
             if info.is_dir():
                 yield _Entry(info.filename, None)
                 continue
@@ -196,12 +203,12 @@ def _telling_damage() -> Iterator[None]:
         zipfile.BadZipFile,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason)) from error
+        raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason), "damage") from error
 
 
 def _no_file(name: str) -> _UnsafeError:
-    return _UnsafeError(_("{name} is a link or a device, not a file").format(name=repr(name)))
+    return _UnsafeError(_("{name} is a link or a device, not a file").format(name=repr(name)), "kind")
 
 
 def _too_much(most: int) -> _UnsafeError:
-    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=most / 2**20))
+    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=most / 2**20), "size")

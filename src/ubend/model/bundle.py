@@ -98,6 +98,7 @@ def load_bundle(path: Path) -> Bundle:
                 raise ModelFileError(
                     _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
                     path=path,
+                    key="metadata",
                 )
             header = json.loads(entry)
             if header["format"] > FORMAT:
