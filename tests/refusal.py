@@ -4,12 +4,16 @@ and the fields of the error; its sentence stands in `golden/messages.txt`."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from ubend.cli import main
 from ubend.errors import UbendError
+from ubend.translated import MainGroup
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "2", "--batch", "8", "--device", "cpu"]
 
@@ -23,9 +27,7 @@ def raises(kind: type[UbendError], *, path: Path | str | None = None, key: str |
     check(caught.value, kind, path=path, key=key)
 
 
-def check(
-    error: UbendError, kind: type[UbendError], *, path: Path | str | None = None, key: str | None = None
-) -> None:
+def check(error: UbendError, kind: type[UbendError], *, path: Path | str | None = None, key: str | None = None) -> None:
     """As `raises`, of an error that is at hand."""
     assert type(error) is kind, repr(error)
     assert path is not None or key is not None, "say what the error is about"
@@ -36,20 +38,28 @@ def check(
         assert error.key == key
 
 
-def error_of(result: Result) -> UbendError:
-    """The error that a command ended with."""
-    error: BaseException | None = result.exception
-    assert isinstance(error, SystemExit), repr(error)
-    while not isinstance(error, UbendError):
-        assert error is not None, f"it did not end with an error of ours: {result.output}"
-        error = error.__context__
-    return error
+def invoke(*words: object, **options: Any) -> tuple[Result, UbendError | None]:
+    """A command's result, and the error of ours that it ended with."""
+    errors: list[UbendError] = []
+    real = MainGroup.invoke
+
+    def keep(group: MainGroup, context: click.Context) -> Any:
+        try:
+            return real(group, context)
+        except UbendError as error:
+            errors.append(error)
+            raise
+
+    with patch.object(MainGroup, "invoke", keep):
+        result = CliRunner().invoke(main, [str(word) for word in words], **options)
+    return result, errors[0] if errors else None
 
 
-def refused(*words: object) -> UbendError:
+def refused(*words: object, **options: Any) -> UbendError:
     """The error that a command ends with; it must be all that is said, and one line for each problem."""
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    error = error_of(result)
+    result, error = invoke(*words, **options)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert error is not None, result.output
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     lines = result.stderr.rstrip("\n").splitlines()

@@ -194,9 +194,7 @@ class Dataset:
         """
         rows = list(csv.DictReader(io.StringIO(table)))
         if not rows or not {"name", "split", "image_hash", "mask_hash"} <= set(rows[0]):
-            raise TrainingError(
-                _("data.csv of the run is damaged; start a new run"), path=self.folder.root, key="data.csv"
-            )
+            raise TrainingError(_("data.csv of the run is damaged; start a new run"), key="data.csv")
         saved = [(row["name"], row["image_hash"], row["mask_hash"]) for row in rows]
         here = [(pair.name, *hashes) for pair, hashes in zip(self.folder.pairs, self.store.hashes, strict=True)]
         if saved != here:
