@@ -137,7 +137,9 @@ def _refuse_several(root: Path, places: list[Path]) -> None:
     if len(several) > 1:
         names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))
         raise DataError(
-            _("{root} holds several data sets: {names}; give one").format(root=root, names=names), path=root
+            _("{root} holds several data sets: {names}; give one").format(root=root, names=names),
+            path=root,
+            key="several sets",
         )
 
 
