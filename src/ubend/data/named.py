@@ -170,6 +170,7 @@ def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
                         "as it is: ubend fit {folder}"
                     ).format(folder=folder, name=name, missing=", ".join(missing)),
                     path=folder,
+                    key="contents",
                 )
             return folder
     return None
@@ -279,6 +280,7 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Tel
                     files=", ".join(map(str, archives)), missing=", ".join(missing), page=wanted.page
                 ),
                 path=archives[0],
+                key="contents",
             )
         hidden.rename(place / wanted.folder)
     finally:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
-from ubend.errors import DataError, SettingError
+from ubend.errors import DataError, Problem, SettingError
 from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
 from ubend.language import _
@@ -349,17 +349,15 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
     """Fail when a picture has other channels than the model takes, or another depth."""
     problems = []
     if not header.gives(bundle.sizing.channels):
-        problems.append(
-            _("{path}: has {found} channels, but the model takes {channels}").format(
-                path=path, found=header.channels, channels=bundle.sizing.channels
-            )
+        line = _("{path}: has {found} channels, but the model takes {channels}").format(
+            path=path, found=header.channels, channels=bundle.sizing.channels
         )
+        problems.append(Problem(line, path, "data.channels"))
     if header.dtype != bundle.dtype:
-        problems.append(
-            _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
-                path=path, found=header.dtype, dtype=bundle.dtype
-            )
+        line = _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
+            path=path, found=header.dtype, dtype=bundle.dtype
         )
+        problems.append(Problem(line, path, "dtype"))
     if problems:
         raise DataError(problems, path=path)
 
