@@ -1,7 +1,7 @@
 """What tests of bad input share: an error, or a command, that must fail in the one right way. They ask for the class
 and the fields of the error; its sentence stands in `golden/messages.txt`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,39 @@ TINY = ["--size", "32", "--width", "4", "--epochs", "2", "--batch", "8", "--devi
 
 
 @contextmanager
-def raises(kind: type[UbendError], *, path: Path | str | None = None, key: str | None = None) -> Iterator[None]:
-    """An error of this very class about this file and this setting; `path` as a text is the name of the file alone.
-    None is not looked at."""
+def raises(
+    kind: type[UbendError], *, path: Path | str | None = None, key: str | None = None, named: Sequence[str] = ()
+) -> Iterator[pytest.ExceptionInfo[UbendError]]:
+    """An error of this very class.
+
+    Args:
+        path: the file or folder that it is about; as a text, its name alone. None: not looked at.
+        key: the setting or column that it is about. None: not looked at.
+        named: what its sentence must hold, however it is worded: numbers, names, what to type.
+    """
     with pytest.raises(kind) as caught:
-        yield
-    check(caught.value, kind, path=path, key=key)
+        yield caught
+    check(caught.value, kind, path=path, key=key, named=named)
 
 
-def check(error: UbendError, kind: type[UbendError], *, path: Path | str | None = None, key: str | None = None) -> None:
+def check(
+    error: UbendError,
+    kind: type[UbendError],
+    *,
+    path: Path | str | None = None,
+    key: str | None = None,
+    named: Sequence[str] = (),
+) -> None:
     """As `raises`, of an error that is at hand."""
     assert type(error) is kind, repr(error)
-    assert path is not None or key is not None, "say what the error is about"
+    assert path is not None or key is not None or named, "say what the error is about"
     if path is not None:
         assert error.path is not None, repr(error)
         assert (error.path if isinstance(path, Path) else error.path.name) == path
     if key is not None:
         assert error.key == key
+    for word in named:
+        assert word in str(error)
 
 
 def invoke(*words: object, **options: Any) -> tuple[Result, UbendError | None]:

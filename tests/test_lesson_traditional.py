@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conftest import make_discs
-from refusal import refused_once
+from refusal import check, refused_once
 from ubend.baselines.methods import METHODS
 from ubend.cli import main
+from ubend.errors import DataError
 from ubend.lessons.traditional import draw_examples, teach_traditional_methods
 
 
@@ -46,4 +47,5 @@ def test_command(language: str, tmp_path: Path) -> None:
 
 
 def test_a_bad_folder_is_one_line(tmp_path: Path) -> None:
-    assert "none" in refused_once("lesson", "traditional-methods", "--data", tmp_path / "none", "--out", tmp_path)
+    error = refused_once("lesson", "traditional-methods", "--data", tmp_path / "none", "--out", tmp_path)
+    check(error, DataError, path=tmp_path / "none")
