@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from support.refusal import TINY, contents, refused, refused_once
+from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli import main
+from ubend.errors import DataError, ModelFileError, OutputError, TrainingError
 
 
 @contextlib.contextmanager
@@ -39,20 +40,26 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
     (tmp_path / "file").write_text("precious")
     before = contents(tmp_path)
     for out in (full, tmp_path / "file", tmp_path / "file" / "below"):
-        line = refused_once("fit", good / "data", "--out", out, *TINY)
-        assert str(out) in line
-        assert "choose another --out" in line
-        assert "--resume" not in line  # there is no run to go on with
-    assert "--resume" in refused_once("fit", good / "data", "--out", run, *TINY)
+        error = refused_once("fit", good / "data", "--out", out, *TINY)
+        check(error, OutputError, path=out, key="--out")
+        assert "--resume" not in str(error)  # there is no run to go on with
+    error = refused_once("fit", good / "data", "--out", run, *TINY)
+    check(error, OutputError, path=run, key="--out")
+    assert "--resume" in str(error)
     picture = good / "data" / "images" / "disc00.png"
-    assert str(tmp_path / "file") in refused_once("predict", run, picture, "--out", tmp_path / "file")
-    assert str(tmp_path / "file") in refused_once("evaluate", run, "--out", tmp_path / "file")
-    assert str(tmp_path / "file") in refused_once("show", run, "--out", tmp_path / "file" / "x.png")
-    assert str(tmp_path / "file") in refused_once("samples", good / "data", "--out", tmp_path / "file" / "x.png")
+    for command, out in (
+        (["predict", run, picture], tmp_path / "file"),
+        (["evaluate", run], tmp_path / "file"),
+        (["show", run], tmp_path / "file" / "x.png"),
+        (["samples", good / "data"], tmp_path / "file" / "x.png"),
+    ):
+        error = refused_once(*command, "--out", out)
+        assert type(error) is OutputError
+        assert tmp_path / "file" in (error.path, *error.path.parents)
     for name in ("sample", "demo"):
         for out in (full, tmp_path / "file"):
             words = [out] if name == "sample" else ["--out", out]
-            assert str(out) in refused_once(name, *words)
+            check(refused_once(name, *words), OutputError, path=out)
     assert contents(tmp_path) == before
 
 
@@ -60,7 +67,7 @@ def test_the_outputs_are_looked_at_before_the_pictures(tmp_path: Path) -> None:
     """Nobody waits for an hour of decoding to be told that --out is taken."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").touch()
-    assert "exists already" in refused_once("fit", tmp_path / "nowhere", "--out", tmp_path / "out")
+    check(refused_once("fit", tmp_path / "nowhere", "--out", tmp_path / "out"), OutputError, path=tmp_path / "out")
 
 
 def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
@@ -68,17 +75,17 @@ def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
     picture, other = (good / "data" / "images" / f"disc0{number}.png" for number in (1, 2))
     assert CliRunner().invoke(main, ["predict", str(run), str(picture), "--out", str(out)]).exit_code == 0
     before = contents(out)
-    assert str(out / "disc01.png") in refused_once("predict", run, picture, "--out", out)
+    check(refused_once("predict", run, picture, "--out", out), OutputError, path=out / "disc01.png", key="--out")
     # another picture: the masks would have room, but shares.csv of the first ones would be lost
-    assert str(out / "shares.csv") in refused_once("predict", run, other, "--out", out)
+    check(refused_once("predict", run, other, "--out", out), OutputError, path=out / "shares.csv", key="--out")
     (out / "shares.csv").unlink()
     (out / "disc01.png").unlink()
-    assert str(out / "disc01_overlay.png") in refused_once("predict", run, picture, "--out", out)
+    check(refused_once("predict", run, picture, "--out", out), OutputError, path=out / "disc01_overlay.png")
     assert contents(out) == {
         name: data for name, data in before.items() if name in ("disc01_overlay.png", "predict.json")
     }
     pictures = contents(good / "data")
-    assert "disc01.png" in refused_once("predict", run, picture, "--out", picture.parent)
+    check(refused_once("predict", run, picture, "--out", picture.parent), OutputError, path="disc01.png")
     assert contents(good / "data") == pictures
 
 
@@ -87,21 +94,19 @@ def test_predict_refuses(good: Path, tmp_path: Path) -> None:
     for name in ("disc01.bmp", "disc02_overlay.png"):
         Image.open(images / "disc01.png").save(tmp_path / name)
     twins = refused_once("predict", run, images / "disc01.png", tmp_path / "disc01.bmp", "--out", out)
-    assert "overwrite each other" in twins
-    assert "disc01.bmp" in twins
+    check(twins, DataError, key="--out")
+    assert "disc01.bmp" in str(twins)
     overlays = refused_once("predict", run, images / "disc02.png", tmp_path / "disc02_overlay.png", "--out", out)
-    assert "overlay" in overlays
+    check(overlays, DataError, key="--out")
     (tmp_path / "empty").mkdir()
-    assert "no pictures" in refused_once("predict", run, tmp_path / "empty", "--out", out)
-    assert "nowhere.png" in refused_once("predict", run, tmp_path / "nowhere.png", "--out", out)
+    for path in (tmp_path / "empty", tmp_path / "nowhere.png"):
+        check(refused_once("predict", run, path, "--out", out), DataError, path=path)
     (tmp_path / "none.png").write_bytes(b"")
     (tmp_path / "text.png").write_bytes(b"text" * 100)
     told = refused("predict", run, tmp_path / "none.png", tmp_path / "text.png", "--out", out)
-    assert told[0] == "2 problems:"
-    assert "none.png" in told[1]
-    assert "text.png" in told[2]
+    assert [problem.path for problem in told.problems] == [tmp_path / "none.png", tmp_path / "text.png"]
     (tmp_path / "half.png").write_bytes((images / "disc03.png").read_bytes()[:-2000])
-    assert "half.png" in refused_once("predict", run, tmp_path / "half.png", "--out", out)
+    check(refused_once("predict", run, tmp_path / "half.png", "--out", out), DataError, path=tmp_path / "half.png")
     assert not out.exists()
 
 
@@ -109,15 +114,16 @@ def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> No
     """The state and the model of before stay whole, and training goes on when there is room again."""
     before = contents(run)
     with full_disk(100_000):
-        line = refused_once("fit", "--resume", run)
-    assert f"cannot write {run}" in line
-    assert "free some space" in line
+        error = refused_once("fit", "--resume", run)
+    assert type(error) is OutputError
+    assert error.path.is_relative_to(run)
     assert contents(run) == before
     assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
     assert contents(run)["model.safetensors"] == before["model.safetensors"]
     with full_disk(100_000):
-        line = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
-    assert "cannot write" in line
+        error = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    assert type(error) is OutputError
+    assert error.path.is_relative_to(tmp_path / "new")
     left = sorted(path.name for path in (tmp_path / "new").rglob("*") if path.name.startswith("."))
     assert left == [], "half a file stayed"
 
@@ -125,8 +131,9 @@ def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> No
 def test_a_full_disk_elsewhere(good: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = good / "data" / "images"
     with full_disk(200):
-        line = refused_once("predict", run, images / "disc01.png", "--out", tmp_path / "masks", "--device", "cpu")
-        assert "free some space" in line
+        error = refused_once("predict", run, images / "disc01.png", "--out", tmp_path / "masks", "--device", "cpu")
+        assert type(error) is OutputError
+        assert error.path.is_relative_to(tmp_path / "masks")
         assert contents(tmp_path / "masks") == {}
         (tmp_path / "samples.png").write_bytes(b"an earlier one")
         refused_once("samples", good / "data", "--out", tmp_path / "samples.png")
@@ -135,21 +142,22 @@ def test_a_full_disk_elsewhere(good: Path, run: Path, tmp_path: Path, monkeypatc
         assert not (tmp_path / "scores.json").exists()
     monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "cache"))
     with full_disk(10_000):
-        line = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
-    assert "UBEND_CACHE" in line
+        error = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    check(error, OutputError, path=tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
     (tmp_path / "in-the-way").touch()
     monkeypatch.setenv("UBEND_CACHE", str(tmp_path / "in-the-way"))
-    assert "UBEND_CACHE" in refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    error = refused_once("fit", good / "data", "--out", tmp_path / "new", *TINY)
+    check(error, OutputError, path=tmp_path / "in-the-way")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_within_an_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small file that is only added to."""
-    from ubend.errors import OutputError
     from ubend.training.run_folder import RunFolder
 
-    with full_disk(RunFolder(run).timing.stat().st_size), pytest.raises(OutputError, match="--resume"):
+    timing = RunFolder(run).timing
+    with full_disk(timing.stat().st_size), raises(OutputError, path=timing):
         RunFolder(run).append_timing({"epoch": 3})
 
 
@@ -204,26 +212,28 @@ def _no_labels(path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "info", "show"])
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "key"),
     [
-        (Path.unlink, "no such model file"),
-        (_cut, "not a whole model file"),
-        (_cut_in_header, "not a whole model file"),
-        (_clear, "not a whole model file"),
-        (_other_kind, "not a whole model file"),
-        (_other_shape, "not a whole model file"),
-        (_no_labels, "not a whole model file"),
-        (_foreign, "not made by ubend; train a model with `ubend fit`"),
-        (_newer, "made by a newer ubend (format 99); upgrade with `pip install -U ubend`"),
+        (Path.unlink, None),
+        (_cut, None),
+        (_cut_in_header, None),
+        (_clear, None),
+        (_other_kind, None),
+        (_other_shape, None),
+        (_no_labels, None),
+        (_foreign, "metadata"),
+        (_newer, "format"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_models(command: str, spoil: Callable[[Path], None], says: str, run: Path, good: Path, tmp_path: Path) -> None:
+def test_models(
+    command: str, spoil: Callable[[Path], None], key: str | None, run: Path, good: Path, tmp_path: Path
+) -> None:
     spoil(run / "model.safetensors")
     words = [good / "data" / "images", "--out", tmp_path / "out"] if command == "predict" else []
-    line = refused_once(command, run, *words)
-    assert line.startswith(f"{run / 'model.safetensors'}: ")
-    assert says in line
+    error = refused_once(command, run, *words)
+    check(error, ModelFileError, path=run / "model.safetensors")
+    assert error.key == key
     assert not (tmp_path / "out").exists()
 
 
@@ -231,8 +241,9 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
     """`evaluate` and `show` need the data list, which a model file alone does not have."""
     shutil.copy(good / "run" / "model.safetensors", tmp_path)
     for command in ("evaluate", "show"):
-        assert "no run folder with a data list" in refused_once(command, tmp_path / "model.safetensors")
-    assert "no pictures in part" in refused_once("evaluate", tmp_path, good / "data", "--part", "test")
+        error = refused_once(command, tmp_path / "model.safetensors")
+        check(error, OutputError, path=tmp_path / "model.safetensors")
+    check(refused_once("evaluate", tmp_path, good / "data", "--part", "test"), DataError, key="--part")
 
 
 # ------------------------------------------------------------------------------------------------- resume
@@ -241,19 +252,18 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
 def test_resume_of_what_is_no_run(good: Path, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "nowhere", tmp_path / "empty", good / "data", run / "model.safetensors"):
-        line = refused_once("fit", "--resume", place)
-        assert line.startswith(f"{place}: no run to go on with")
-        assert "ubend fit FOLDER --out" in line
+        check(refused_once("fit", "--resume", place), OutputError, path=place)
     for text in ("{}", "[]", '{"folder": 3, "threads": 1, "torch": ""}', "half a fi"):
         (run / "run.json").write_text(text)
-        assert "no run to go on with" in refused_once("fit", "--resume", run)
+        check(refused_once("fit", "--resume", run), OutputError, path=run)
 
 
 @pytest.mark.parametrize("name", ["settings.toml", "data.csv", "resume.safetensors"])
 def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
     _clear(run / name) if name != "settings.toml" else (run / name).unlink()
     before = contents(run)
-    assert name in refused_once("fit", "--resume", run)
+    error = refused_once("fit", "--resume", run)
+    assert error.key == name or error.path == run / name
     assert contents(run) == before
 
 
@@ -279,8 +289,9 @@ def test_resume_with_changed_pictures(change: Callable[[Path], None], run: Path,
     (run / "settings.toml").write_text(settings.replace(str(good / "data"), str(data)))
     change(data)
     before = contents(run)
-    line = refused_once("fit", "--resume", run)
-    assert "1 pairs are not what the run began with (disc03); start a new run" in line
+    error = refused_once("fit", "--resume", run)
+    check(error, TrainingError, path=data)
+    assert "disc03" in str(error)
     shutil.rmtree(data)
-    assert str(data) in refused_once("fit", "--resume", run)
+    check(refused_once("fit", "--resume", run), DataError, path=data)
     assert contents(run) == before

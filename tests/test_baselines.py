@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from support.discs import make_discs
-from support.refusal import refused_once
+from support.refusal import check, refused_once
 from ubend.cli import main
+from ubend.errors import DataError, OutputError, SettingError
 from ubend.masks.labels import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
 from ubend.pictures.images import Sizing
@@ -279,21 +280,23 @@ def test_command(language: str, folder: Path) -> None:
 def test_methods_by_name() -> None:
     assert [parse_method(method.upper()) for method in METHODS] == list(METHODS)
     for word, near in (("k-means", "kmeans"), ("multiotsu", "multi-otsu"), ("felsenswalb", "felzenszwalb")):
-        assert refused_once("baseline", word).startswith(f"no method {word}; did you mean {near}? There are: otsu, ")
-    assert refused_once("baseline", "xyz").startswith("no method xyz; there are: otsu, multi-otsu, ")
+        check(
+            refused_once("baseline", word), SettingError, key="method", named=[word, f"{near}?", "otsu, multi-otsu, "]
+        )
+    check(refused_once("baseline", "xyz"), SettingError, key="method", named=["otsu, multi-otsu, "])
 
 
 def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no method ostu; did you mean otsu" in refused_once("baseline", "ostu", folder)
-    assert "name the FOLDER" in refused_once("baseline", "otsu")
-    assert str(tmp_path / "none") in refused_once("baseline", "otsu", tmp_path / "none")
+    check(refused_once("baseline", "ostu", folder), SettingError, key="method", named=["otsu?"])
+    check(refused_once("baseline", "otsu"), SettingError, key="data.folder")
+    check(refused_once("baseline", "otsu", tmp_path / "none"), DataError, path=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "empty" in refused_once("baseline", "otsu", tmp_path / "empty")
-    assert "data.size" in refused_once("baseline", "otsu", folder, "--size", 1)
+    check(refused_once("baseline", "otsu", tmp_path / "empty"), DataError, path=tmp_path / "empty", key="nothing")
+    check(refused_once("baseline", "otsu", folder, "--size", 1), SettingError, key="data.size")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "scores.json").write_text("{}")
     there = refused_once("baseline", "otsu", folder, "--size", 32, "--out", tmp_path / "out")
-    assert "scores.json exists already" in there
+    check(there, OutputError, path=tmp_path / "out" / "scores.json", key="--out")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     for words in (["baseline", "otsu", folder], ["lesson", "traditional-methods", "--out", tmp_path / "lesson"]):
-        assert "pip install 'ubend[baselines]'" in refused_once(*words)
+        check(refused_once(*words), SettingError, key="scikit-image", named=["pip install 'ubend[baselines]'"])

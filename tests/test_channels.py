@@ -12,13 +12,13 @@ from PIL import Image
 
 import ubend
 from support.discs import draw_disc
-from support.refusal import TINY, contents, refused, refused_once
+from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli import main
 from ubend.config import make_settings
 from ubend.data.augment import draw_warps
 from ubend.data.dataset import open_dataset
 from ubend.drawing.overlay import to_rgb
-from ubend.errors import DataError, PairError
+from ubend.errors import DataError, PairError, SettingError
 from ubend.folders.folder import read_folder
 from ubend.pictures.channels import agree_channels, read_headers
 from ubend.pictures.images import read_image
@@ -134,12 +134,9 @@ def mix_of_greys(folder: Path) -> Path:
 def test_grey_among_colour_is_refused_unless_told(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     for command in ("fit", "data"):
-        line = refused_once(command, folder, "--out", tmp_path / "out")
-        assert line.startswith(
-            "the pictures differ in channels: 8 in colour (c0, c1, c2, ...), 5 grey (g0, g1, g2, ...)"
-        )
-        assert "--channels 3" in line
-        assert "--channels 1" in line
+        error = refused_once(command, folder, "--out", tmp_path / "out")
+        named = ["8", "(c0, c1, c2, ...)", "5", "(g0, g1, g2, ...)", "--channels 3", "--channels 1"]
+        check(error, DataError, key="data.channels", named=named)
     assert not (tmp_path / "out").exists()
     for channels in (1, 3):
         assert agree(folder, channels) == (channels, [])
@@ -154,14 +151,12 @@ def test_grey_among_colour_is_refused_unless_told(tmp_path: Path) -> None:
 def test_other_mixtures(tmp_path: Path) -> None:
     bands = {f"b{i}.tif": draw_bands(i, 4, "uint8")[0] for i in range(3)}
     folder = make_mixed(tmp_path / "set", {**bands, "odd.png": color(7)})
-    with pytest.raises(
-        DataError, match=r"3 with 4 channels \(b0, b1, b2\), 1 in colour \(odd\); --channels 4 --skip-bad"
-    ):
+    with raises(DataError, key="data.channels", named=["(b0, b1, b2)", "(odd)", "--channels 4 --skip-bad"]):
         agree(folder, None)
-    with pytest.raises(PairError, match=r"--channels 4 does not fit 1 in colour \(odd\).*--skip-bad") as caught:
+    with raises(PairError, key="data.channels", named=["(odd)", "--skip-bad"]) as caught:
         agree(folder, 4)
     assert list(caught.value.bad) == ["odd"]
-    with pytest.raises(PairError, match=r"--channels 3 does not fit 3 with 4 channels") as caught:
+    with raises(PairError, key="data.channels", named=["4"]) as caught:
         agree(folder, 3)
     assert sorted(caught.value.bad) == ["b0", "b1", "b2"]
     with pytest.raises(PairError) as caught:
@@ -172,25 +167,24 @@ def test_other_mixtures(tmp_path: Path) -> None:
 
 def test_more_than_sixteen(tmp_path: Path) -> None:
     folder = make_mixed(tmp_path / "set", {f"b{i}.tif": draw_bands(i, 17, "uint8")[0] for i in range(3)})
-    with pytest.raises(DataError, match="have 17 channels; at most 16"):
+    with raises(DataError, key="data.channels", named=["17", "16"]):
         agree(folder, None)
-    assert "data.channels" in refused_once("fit", folder, "--channels", 17, "--out", tmp_path / "run")
+    error = refused_once("fit", folder, "--channels", 17, "--out", tmp_path / "run")
+    check(error, SettingError, key="data.channels")
 
 
 def test_depths_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found from the headers; the rarer depth is what --skip-bad leaves out."""
     pictures = {f"a{i}.tif": draw_bands(i, 1, "uint8")[0] for i in range(10)}
     folder = make_mixed(tmp_path / "set", {**pictures, "deep.tif": draw_bands(11, 1, "uint16")[0]})
-    says = (
-        "the pictures differ in depth: 10 of 8 bit (a0, a1, a2, ...), 1 of 16 bit (deep); save all with the same depth"
-    )
     monkeypatch.setattr(
         "ubend.data.dataset.open_store", lambda *_a: pytest.fail("decoded before the depths were compared")
     )
-    with pytest.raises(PairError) as caught:
+    named = ["10", "(a0, a1, a2, ...)", "1", "(deep)"]
+    with raises(PairError, key="dtype", named=named) as caught:
         agree(folder, None)
-    assert caught.value.bad == {"deep": [says]}
-    assert refused("fit", folder, "--out", tmp_path / "run") == [says]
+    assert list(caught.value.bad) == ["deep"]
+    check(refused("fit", folder, "--out", tmp_path / "run"), PairError, key="dtype", named=named)
     monkeypatch.undo()
     run("fit", folder, "--skip-bad", "--out", tmp_path / "run", *TINY)
     assert "deep" in (tmp_path / "run/skipped.csv").read_text()
@@ -228,9 +222,9 @@ def test_pages_told_to_be_channels(tmp_path: Path) -> None:
     folder = make_bands(tmp_path / "set", 5, "uint16")
     for path in (folder / "images").iterdir():
         tifffile.imwrite(path, np.moveaxis(read_image(path), 2, 0))
-    lines = refused("fit", folder, "--out", tmp_path / "run")
-    assert all("--channels 5" in line for line in lines[1:])
-    assert len(lines) == 13
+    lines = refused("fit", folder, "--out", tmp_path / "run").problems
+    assert all("--channels 5" in line for line in lines)
+    assert len(lines) == 12
     run("data", folder, "--channels", 5, "--out", tmp_path / "understood")
     run("fit", tmp_path / "understood/data.toml", "--out", tmp_path / "run", *TINY)
     run("evaluate", tmp_path / "run")
@@ -242,14 +236,15 @@ def test_pictures_that_the_model_does_not_take(tmp_path: Path, good: Path) -> No
     write_tiff(tmp_path / "bands.tif", draw_bands(0, 5, "uint8")[0])
     write_tiff(tmp_path / "deep.tif", draw_bands(0, 3, "uint16")[0])
     before = contents(tmp_path)
-    lines = refused("predict", good / "run", *map(str, sorted(tmp_path.iterdir())), "--out", tmp_path / "masks")
-    assert lines[0] == "2 problems:"
-    assert lines[1].endswith("bands.tif: has 5 channels, but the model takes 3")
-    assert lines[2].endswith("deep.tif: a uint16 picture, but the model takes uint8; save it with that depth")
+    told = refused("predict", good / "run", *map(str, sorted(tmp_path.iterdir())), "--out", tmp_path / "masks")
+    assert [(line.path.name, line.key) for line in told.problems] == [
+        ("bands.tif", "data.channels"),
+        ("deep.tif", "dtype"),
+    ]
     assert contents(tmp_path) == before
     predictor = ubend.load(good / "run", device="cpu")
     for given in (tmp_path / "bands.tif", np.zeros((8, 9, 5), np.uint8)):
-        with pytest.raises(DataError, match="the model takes"):
+        with raises(DataError, named=["5"]):
             predictor(given)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from support.refusal import raises
 from ubend.config import TrainSettings
 from ubend.errors import ModelFileError, OutputError
 from ubend.model import bundle as writer
@@ -151,7 +152,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise writer.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(writer, "save_file", fill)
-    with pytest.raises(OutputError, match="No space left"):
+    with raises(OutputError, path="resume.safetensors", named=["No space left"]):
         save_state(path, trained(steps=2))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["resume.safetensors"]

@@ -18,9 +18,9 @@ from pycocotools.coco import COCO
 import ubend.jobs.objects as job
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
-from support.refusal import contents, refused, refused_once
+from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli import main
-from ubend.errors import DataError
+from ubend.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.folded import FoldedUNet
@@ -68,11 +68,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def refuse(*words: object) -> str:
-    """The one line; nothing is written."""
-    line = refused_once("objects", "model.safetensors", "images", "--out", "out", "--device", "cpu", *words)
+def refuse(*words: object) -> UbendError:
+    """The error, of one line; nothing is written."""
+    error = refused_once("objects", "model.safetensors", "images", "--out", "out", "--device", "cpu", *words)
     assert not Path("out").exists()
-    return line
+    return error
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -144,7 +144,7 @@ def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(job, "load_masks", note)
     words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
-    assert refuse(*words, "--overlap", "0.5") == "seen"
+    assert str(refuse(*words, "--overlap", "0.5")) == "seen"
     wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
     assert given == [replace(wanted, overlap=0.5)]
 
@@ -200,9 +200,7 @@ def test_broken_files_do_not_stop_the_rest(place: Path) -> None:
     (place / "truth" / "ring.png").unlink()
     words = ["objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", "--tiles", 64, *EXPORTS]
     told = refused(*words)
-    assert told[0] == "3 problems:"
-    for line, name in zip(told[1:], ("half.png", "none.png", "ring.tif"), strict=True):
-        assert name in line
+    assert [problem.path.name for problem in told.problems] == ["half.png", "none.png", "ring.tif"]
     assert {path.stem.removesuffix("_ids") for path in (place / "out").glob("*_ids.tif")} == {"two", "empty"}
     assert len(json.loads((place / "out" / "coco.json").read_text())["images"]) == 2
     assert len(json.loads((place / "out" / "scores.json").read_text())["per_picture"]) == 2
@@ -210,15 +208,18 @@ def test_broken_files_do_not_stop_the_rest(place: Path) -> None:
 
 def test_bad_truth(place: Path) -> None:
     """Told before anything is done, all of it."""
-    assert "no such folder" in refuse("--truth", "nowhere")
+    check(refuse("--truth", "nowhere"), SettingError, path=Path("nowhere"), key="--truth")
     (place / "truth" / "two.png").unlink()
-    assert "two.png: no true ids in truth; add two.png" in refuse("--truth", "truth")
+    check(refuse("--truth", "truth"), DataError, path=Path("images") / "two.png", key="--truth")
     save(place / "truth" / "two.png", TWO[:, :40])
-    line = refuse("--truth", "truth")
-    assert "40x40 px" in line
-    assert "two.png has 48x40" in line
+    error = refuse("--truth", "truth")
+    check(error, DataError, path=Path("truth") / "two.png", key="--truth")
+    assert "40x40" in str(error)
+    assert "48x40" in str(error)
     tifffile.imwrite(place / "truth" / "two_ids.tif", IDS["two"])
-    assert "keep one" in refuse("--truth", "truth")
+    error = refuse("--truth", "truth")
+    check(error, DataError, path=Path("images") / "two.png", key="--truth")
+    assert "two_ids.tif" in str(error)
     (place / "truth" / "two.png").unlink()
     count("--truth", "truth")
 
@@ -227,11 +228,10 @@ def test_what_is_there_is_not_overwritten(place: Path) -> None:
     for name in ("coco.json", "ring.geojson", "panoptic/two.png", "panoptic.json", "scores.json", "two_objects.csv"):
         (place / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "out" / name).write_text("mine")
-        line = refused_once(
+        error = refused_once(
             "objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", *EXPORTS, "--device", "cpu"
         )
-        assert Path(name).name in line
-        assert "exists already" in line
+        check(error, OutputError, path=Path("out") / name, key="--out")
         (place / "out" / name).unlink()
     count()
 
@@ -243,14 +243,15 @@ def test_bad_exports(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(name in run.output for name in ("yolo", "coco", "geojson", "panoptic"))
     monkeypatch.setattr(job, "find_spec", lambda name: None if name == "shapely" else name)
     for name in ("coco", "geojson"):
-        line = refuse("--export", name)
-        assert f"--export {name} needs shapely" in line
-        assert "pip install 'ubend[objects]'" in line
+        error = refuse("--export", name)
+        check(error, SettingError, key="--export")
+        assert name in str(error)
+        assert "pip install 'ubend[objects]'" in str(error)
     count("--export", "panoptic")
 
 
 def test_bad_tiles(place: Path) -> None:
-    assert "--tiles some" in refuse("--tiles", "some")
+    check(refuse("--tiles", "some"), SettingError, key="--tiles")
 
 
 def test_true_ids_of_several_classes(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_true_ids_of_several_classes(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / kind / "x.tif", ids.astype(np.uint32))
     picture = tmp_path / "x.jpg"
     (files,) = find_truth(tmp_path, {picture: (40, 48)}, names).values()
-    with pytest.raises(DataError, match="of one"):
+    with raises(DataError, path=tmp_path / "b" / "x.tif", key="--truth"):
         read_truth(files)
     tifffile.imwrite(tmp_path / "b" / "x.tif", (EMPTY + 3 * np.eye(40, 48)).astype(np.uint32) * (TWO == 0))
     truth = read_truth(files)
@@ -272,7 +273,7 @@ def test_true_ids_of_several_classes(tmp_path: Path) -> None:
     assert list(scores["classes"]) == ["a", "b"]
     assert [line.split()[0] for line in score_lines(scores)[1:]] == ["a", "b"]
     (tmp_path / "b" / "x.tif").unlink()
-    with pytest.raises(DataError, match=r"no true ids in .*b"):
+    with raises(DataError, path=picture, key="--truth"):
         find_truth(tmp_path, {picture: (40, 48)}, names)
 
 
@@ -281,7 +282,7 @@ def test_true_ids_of_several_classes(tmp_path: Path) -> None:
 )
 def test_no_ids(pixels: NDArray[Any], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", pixels)
-    with pytest.raises(DataError, match=r"x\.tif.*whole numbers"):
+    with raises(DataError, path=tmp_path / "x.tif", key="--truth"):
         read_truth({1: tmp_path / "x.tif"})
 
 

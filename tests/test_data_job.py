@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.discs import make_discs
-from support.refusal import TINY, contents, refused, refused_once
+from support.refusal import TINY, check, contents, refused, refused_once
 from ubend.cli import main
 from ubend.config import Settings
 from ubend.data.dataset import Dataset, open_dataset
+from ubend.errors import DataError, OutputError, PairError
 from ubend.files import default_cache
 from ubend.jobs.gather import gather_settings
 from ubend.teller import Teller
@@ -123,12 +124,10 @@ def test_edited_files_are_kept(discs: Path, tmp_path: Path) -> None:
         ubend("data", discs, "--out", out)
         (out / name).write_text((out / name).read_text() + "\n")
         edited = contents(out)
-        line = refused_once("data", discs, "--out", out)
-        assert "was edited" in line
-        assert "choose another --out" in line
+        check(refused_once("data", discs, "--out", out), OutputError, path=out / "data.toml", key="--out")
         assert contents(out) == edited
     (out / "data.toml").write_bytes(b"\xff\xfe not text")
-    assert "choose another --out" in refused_once("data", discs, "--out", out)
+    check(refused_once("data", discs, "--out", out), OutputError, path=out / "data.toml", key="--out")
 
 
 # --skip-bad
@@ -170,21 +169,22 @@ TABLE = ["--values", "0=ground,255=disc"]
 
 
 def test_every_bad_pair_is_told(bad: Path, tmp_path: Path) -> None:
-    told = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE)
+    told = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE).problems
     for name in BAD - {"disc05", "disc06"}:  # codes are known when all masks can be read
         assert sum(name in line for line in told) == 1, name
     for name in BAD - {"disc05", "disc06"}:
         for kind in ("images", "masks"):
             (bad / kind / f"{name}.png").unlink()
-    told = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE)
-    assert ["disc05" in line for line in told[1:]] == [True, False]
-    assert "holds 9, beyond the classes 0 -> ground, 255 -> disc" in told[1]
-    assert "coloured" in told[2]
-    assert "holds -1" not in told[2]
+    error = refused("fit", bad, "--out", tmp_path / "run", *TINY, *TABLE)
+    check(error, PairError, key="data.values")
+    assert ["disc05" in line for line in error.problems] == [True, False]
+    assert "9" in error.problems[0]
+    assert "0 -> ground, 255 -> disc" in error.problems[0]
+    assert "-1" not in error.problems[1]
 
 
 def test_files_without_a_partner_are_told(incomplete: Path, tmp_path: Path) -> None:
-    told = "\n".join(refused("fit", incomplete, "--out", tmp_path / "run", *TINY, *TABLE))
+    told = str(refused("fit", incomplete, "--out", tmp_path / "run", *TINY, *TABLE))
     assert all(name in told for name in LOST)
 
 
@@ -228,7 +228,7 @@ def test_when_all_pairs_are_bad(discs: Path, tmp_path: Path) -> None:
     for path in (discs / "masks").iterdir():
         path.write_bytes(b"no picture")
     told = refused("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
-    assert told[0] == "24 problems:"
+    assert len(told.problems) == 24
 
 
 def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
@@ -237,6 +237,6 @@ def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
     mask = np.array(Image.open(path))
     mask[:2] = 77
     Image.fromarray(mask).save(path)
-    line = refused_once("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
-    assert "do not tell the classes" in line
-    assert "disc00.png: 77" in line
+    error = refused_once("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
+    check(error, DataError, key="data.values")
+    assert "disc00.png: 77" in str(error)

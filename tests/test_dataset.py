@@ -11,10 +11,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from support.refusal import raises
 from ubend.choices import choose_training
 from ubend.config import Recipe, make_settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.errors import DataError, TrainingError
+from ubend.errors import DataError, PairError, TrainingError
 from ubend.masks.labels import ANY_DISTANCE
 from ubend.pictures.images import read_image
 from ubend.teller import Teller
@@ -171,19 +172,19 @@ def test_saved_list_gives_the_split_back(discs: Path, shared_cache: Path) -> Non
     assert other.with_parts_of(data.table()).parts == data.parts
     path = discs / "masks/disc05.png"
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(TrainingError, match="disc05") as caught:
+    with raises(TrainingError, path="discs", named=["disc05"]) as caught:
         understand(discs, shared_cache).with_parts_of(data.table())
     assert "1 pairs" in str(caught.value)
-    with pytest.raises(TrainingError, match="disc00"):
+    with raises(TrainingError, path="discs", named=["disc00"]):
         data.with_parts_of(data.table().replace("disc00,", "disc99,"))
 
 
 def test_faults_are_told_before_training(discs: Path, shared_cache: Path) -> None:
-    with pytest.raises(DataError, match="3 class names"):
+    with raises(DataError, path="discs", key="data.classes", named=["3"]):
         understand(discs, shared_cache, data__classes=["a", "b", "c"])
     for path in (discs / "masks").iterdir():
         Image.new("L", (48, 40)).save(path)
-    with pytest.raises(DataError, match="all masks are empty"):
+    with raises(DataError, path="discs", key="data.masks"):
         understand(discs, shared_cache)
 
 
@@ -192,5 +193,5 @@ def test_mask_without_any_class(discs: Path, shared_cache: Path) -> None:
         index = (np.asarray(Image.open(path)) // 255).astype(np.uint8)
         index[:2] = 255
         Image.fromarray(np.full_like(index, 255) if number == 4 else index).save(path)
-    with pytest.raises(DataError, match=r"disc04\.png: no pixel of this mask has a class"):
+    with raises(PairError, path="disc04.png"):
         understand(discs, shared_cache)

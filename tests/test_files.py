@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.refusal import raises
 from ubend.errors import OutputError
 from ubend.files import Need, refuse_full, resolve_many, write_file, write_json, write_text
 
@@ -50,11 +51,11 @@ def test_failure_of_sync_and_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     write_text(tmp_path / "a.txt", "old")
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OutputError, match="Input/output error"):
+    with raises(OutputError, path="a.txt"):
         write_text(tmp_path / "a.txt", "new")
     monkeypatch.undo()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="folder"):
+    with raises(OutputError, path="folder"):
         write_text(tmp_path / "folder", "new")
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -62,7 +63,7 @@ def test_failure_of_sync_and_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_place_under_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="choose another place"):
+    with raises(OutputError, path="a.txt"):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 

@@ -11,7 +11,8 @@ import tifffile
 import ubend
 from support.commands import predict
 from support.models import make_bundle
-from support.refusal import refused_once
+from support.refusal import check, refused_once
+from ubend.errors import DataError
 from ubend.jobs import predict as job
 from ubend.model.bundle import save_bundle
 from ubend.pictures.images import read_image
@@ -125,8 +126,8 @@ def test_a_damaged_mask_inside(tmp_path: Path) -> None:
     data[place : place + size] = b"\x55" * size
     (tmp_path / "field.tif").write_bytes(data)
     out = tmp_path / "out"
-    line = refused_once("predict", model, tmp_path / "field.tif", tmp_path / "other.tif", "--out", out)
-    assert "field.tif: damaged or truncated" in line
+    error = refused_once("predict", model, tmp_path / "field.tif", tmp_path / "other.tif", "--out", out)
+    check(error, DataError, path=tmp_path / "field.tif")
     assert (out / "other.tif").exists()
     assert not (out / "field.tif").exists()
     assert "field" not in (out / "shares.csv").read_text()
@@ -145,5 +146,5 @@ def test_resume_counts_what_was_seen(tmp_path: Path) -> None:
 def test_too_few_bands(tmp_path: Path) -> None:
     model = save_tiler(tmp_path / "model.safetensors", 8, "uint16")
     write_geo(tmp_path / "field.tif", 5, "uint16")
-    line = refused_once("predict", model, tmp_path / "field.tif", "--out", tmp_path / "out")
-    assert "field.tif: has 5 channels, but the model takes 8" in line
+    error = refused_once("predict", model, tmp_path / "field.tif", "--out", tmp_path / "out")
+    check(error, DataError, path=tmp_path / "field.tif", key="data.channels", named=["5", "8"])

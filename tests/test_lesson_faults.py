@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.discs import make_discs
-from support.refusal import refused_once
+from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.data.augment import FROZEN_COPIES
 from ubend.data.sample import draw_sample
-from ubend.errors import DataError
+from ubend.errors import DataError, OutputError
 from ubend.jobs.fit import fit
 from ubend.masks.labels import make_label_map
 from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
@@ -155,8 +155,7 @@ def test_command(cells: Path, tmp_path: Path) -> None:
 
 def test_refused(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    line = refused_once("lesson", "faults", "--data", cells, "--out", tmp_path)
-    assert "exists already" in line
+    check(refused_once("lesson", "faults", "--data", cells, "--out", tmp_path), OutputError, path=tmp_path)
     make_discs(tmp_path / "few", 3)
     for part in ("images", "masks"):
         for path in (tmp_path / "few" / part).iterdir():
@@ -164,5 +163,5 @@ def test_refused(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text(
         "file,split\ntrain_disc00.png,train\ntrain_disc01.png,train\ntrain_disc02.png,val\n"
     )
-    with pytest.raises(DataError, match="no pictures in the part test"):
+    with raises(DataError, path=tmp_path / "few", key="data.split", named=["test"]):
         read_sized(tmp_path / "few", {**TINY, "data.split": str(tmp_path / "split.csv")})

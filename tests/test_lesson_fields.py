@@ -10,10 +10,10 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from support.refusal import refused_once
+from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.data.dataset import open_dataset
-from ubend.errors import DataError
+from ubend.errors import DataError, OutputError
 from ubend.jobs.gather import gather_settings
 from ubend.pictures.images import read_image
 from ubend.pictures.scale import read_scale
@@ -84,7 +84,7 @@ def test_scans_of_the_decathlon(tmp_path: Path) -> None:
     rows = [line.split(",") for line in (tmp_path / "slices" / "split.csv").read_text().split()[1:]]
     assert {part for _file, part, _group in rows} == {"train", "val", "test"}
     (tmp_path / "none" / "imagesTr").mkdir(parents=True)
-    with pytest.raises(DataError, match="three NIfTI scans"):
+    with raises(DataError, path=tmp_path / "none"):
         medicine.cut_scans(tmp_path / "none", tmp_path / "other")
 
 
@@ -162,4 +162,4 @@ def test_land_cover(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["medicine", "satellite", "driving"])
 def test_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "exists already" in refused_once("lesson", name, "--out", tmp_path)
+    check(refused_once("lesson", name, "--out", tmp_path), OutputError, path=tmp_path)

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from support.discs import draw_disc
-from support.refusal import refused_once
+from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.data.sample import draw_sample
-from ubend.errors import DataError, SettingError
+from ubend.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.language import choose_language
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
@@ -161,7 +161,7 @@ def test_the_texts_network() -> None:
     net = untrained()
     assert (net.width, net.depth, net.classes) == (64, 4, 2)
     torch.testing.assert_close(net.head.weight, untrained().head.weight)
-    with pytest.raises(SettingError, match=r"width 256 and depth 7 make [\d,]+ parameters"):
+    with raises(SettingError, key="--width", named=["256", "7"]):
         untrained(256, 7)
 
 
@@ -254,16 +254,17 @@ def test_pictures_that_the_model_does_not_take(image: Any, part: str, good: Path
 def test_bad_words(good: Path, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "out"]
     run, none = good / "run", tmp_path / "none"
-    assert "give a PICTURE too" in refused_once("lesson", "feature-maps", "--model", run, *out)
-    assert "no such model file" in refused_once("lesson", "feature-maps", "--model", none, "a.png", *out)
-    assert "a.png" in refused_once("lesson", "feature-maps", "--model", run, tmp_path / "a.png", *out)
-    assert "go without --model" in refused_once("lesson", "architecture", "--model", run, "--width", 4, *out)
-    assert "from 1 to 1024 px" in refused_once("lesson", "architecture", "--size", 5000, *out)
-    assert "from 1 to 1024 px" in refused_once("lesson", "architecture", "--size", 0, *out)
-    assert "from 1 to 1024 px" in refused_once("lesson", "architecture", "--model", run, "--size", 0, *out)
-    assert "no run to look at" in refused_once("lesson", "training", none, *out)
+    check(refused_once("lesson", "feature-maps", "--model", run, *out), SettingError, key="--model")
+    check(refused_once("lesson", "feature-maps", "--model", none, "a.png", *out), ModelFileError, path=none)
+    error = refused_once("lesson", "feature-maps", "--model", run, tmp_path / "a.png", *out)
+    check(error, DataError, path=tmp_path / "a.png")
+    check(refused_once("lesson", "architecture", "--model", run, "--width", 4, *out), SettingError, key="--model")
+    for words in (["--size", 5000], ["--size", 0], ["--model", run, "--size", 0]):
+        error = refused_once("lesson", "architecture", *words, *out)
+        check(error, SettingError, key="--size", named=["1024"])
+    check(refused_once("lesson", "training", none, *out), DataError, path=none)
     (tmp_path / "file").touch()
-    assert "cannot write" in refused_once("lesson", "training", run, "--out", tmp_path / "file")
+    assert type(refused_once("lesson", "training", run, "--out", tmp_path / "file")) is OutputError
     assert not (tmp_path / "out").exists()
 
 
@@ -302,18 +303,18 @@ def test_a_missing_panel_is_passed_over(run: Path, tmp_path: Path) -> None:
     RunFolder(run).panel(1).unlink()
     assert "1 of 2 epochs are shown" in teach_training(run, out=tmp_path)
     shutil.rmtree(run / "panels")
-    with pytest.raises(DataError, match="holds no panel of an epoch"):
+    with raises(DataError, path="panels"):
         teach_training(run, out=tmp_path)
 
 
 def test_damaged_runs(run: Path, tmp_path: Path) -> None:
     folder = RunFolder(run)
     folder.panel(2).write_bytes(folder.panel(2).read_bytes()[:200])
-    with pytest.raises(DataError, match=r"epoch_0002\.png: cannot be read"):
+    with raises(DataError, path="epoch_0002.png"):
         teach_training(run, out=tmp_path)
     for text in ("", "{}\n", "[1]\n", "no json\n", '{"epoch": 1, "val_dice": 3}\n', '{"epoch": "1", "val_dice": {}}\n'):
         folder.metrics.write_text(text)
-        with pytest.raises(DataError, match="no run to look at"):
+        with raises(DataError, path=run):
             read_history(folder)
 
 

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.discs import make_discs
-from support.refusal import refused_once
+from support.refusal import check, refused_once
 from ubend.cli import main
+from ubend.errors import DataError
 from ubend_lessons.baselines.methods import METHODS
 from ubend_lessons.traditional import draw_examples, teach_traditional_methods
 
@@ -46,4 +47,5 @@ def test_command(language: str, tmp_path: Path) -> None:
 
 
 def test_a_bad_folder_is_one_line(tmp_path: Path) -> None:
-    assert "none" in refused_once("lesson", "traditional-methods", "--data", tmp_path / "none", "--out", tmp_path)
+    error = refused_once("lesson", "traditional-methods", "--data", tmp_path / "none", "--out", tmp_path)
+    check(error, DataError, path=tmp_path / "none")

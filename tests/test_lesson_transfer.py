@@ -14,8 +14,9 @@ from PIL import Image
 import transfer as benchmark
 import ubend
 from support.discs import make_discs
-from support.refusal import refused_once
+from support.refusal import check, refused_once
 from ubend.cli import main
+from ubend.errors import DataError, OutputError, SettingError
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
@@ -149,16 +150,18 @@ def test_breeds_command(pets: Path, tmp_path: Path) -> None:
 def test_refused(pets: Path, tmp_path: Path) -> None:
     make_discs(tmp_path / "discs", 12)
     out = ["--out", tmp_path / "out", "--device", "cpu"]
-    assert "tell no breeds" in refused_once("lesson", "breeds", "--data", tmp_path / "discs", *out, *WORDS)
+    error = refused_once("lesson", "breeds", "--data", tmp_path / "discs", *out, *WORDS)
+    check(error, DataError, path=tmp_path / "discs")
     other = save_model(tmp_path / "other.safetensors", ["ground", "cell", "wall"])
     out = ["--out", tmp_path / "out2", "--device", "cpu"]
-    line = refused_once("lesson", "breeds", "--data", pets, "--model", other, *out, *WORDS)
-    assert "knows the classes ground, cell, wall, but" in line
-    assert "has background, pet; take a model trained for them" in line
+    error = refused_once("lesson", "breeds", "--data", pets, "--model", other, *out, *WORDS)
+    check(error, SettingError, path=other, key="--model", named=["ground, cell, wall", "background, pet"])
     out = ["--out", tmp_path / "out3", "--device", "cpu"]
-    assert "--counts x: give whole numbers" in refused_once("lesson", "transfer", "--data", pets, "--counts", "x", *out)
-    assert "exists already" in refused_once("lesson", "shapes", "--out", tmp_path / "discs")
-    assert "pictures: give 1 or more" in refused_once("lesson", "shapes", "--out", tmp_path / "4", "--pictures", "0")
+    error = refused_once("lesson", "transfer", "--data", pets, "--counts", "x", *out)
+    check(error, SettingError, key="--counts")
+    check(refused_once("lesson", "shapes", "--out", tmp_path / "discs"), OutputError, path=tmp_path / "discs")
+    error = refused_once("lesson", "shapes", "--out", tmp_path / "4", "--pictures", "0")
+    check(error, SettingError, key="--pictures")
 
 
 def test_shapes_of_known_objects() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import ubend.jobs.fit as job
 from support.discs import open_folder, read_store
+from support.refusal import raises
 from support.training import Listener, press_once
 from ubend.cli import main
 from ubend.config import AugmentSettings, TrainSettings, make_settings
@@ -328,18 +329,18 @@ def test_resumed_to_the_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"),
+    ("changes", "key"),
     [
-        ({"model.skips": [True, False, True, True]}, "cut skip connections go with model.kind = unet"),
-        ({"model.growth": "nearest"}, "model.growth and cut skip connections go with"),
-        ({"train.sync_batch_norm": True}, "train.sync_batch_norm goes with model.kind = unet"),
-        ({"data.resize": "native"}, "train.border_weight goes with pictures as wholes"),
+        ({"model.skips": [True, False, True, True]}, "model.growth"),
+        ({"model.growth": "nearest"}, "model.growth"),
+        ({"train.sync_batch_norm": True}, "train.sync_batch_norm"),
+        ({"data.resize": "native"}, "train.border_weight"),
         ({"train.momentum": 1.0}, "train.momentum"),
         ({"augment.elastic_grid": 6}, "augment.elastic_grid"),
     ],
 )
-def test_settings_that_do_not_go(changes: dict[str, Any], part: str) -> None:
-    with pytest.raises(SettingError, match=part) as caught:
+def test_settings_that_do_not_go(changes: dict[str, Any], key: str) -> None:
+    with raises(SettingError, key=key) as caught:
         make_settings("paper", changes=changes)
     assert "\n" not in str(caught.value)
 

@@ -18,8 +18,9 @@ import ubend
 from support.commands import predict
 from support.geotiff import GEO
 from support.models import make_bundle
-from support.refusal import contents, refused, refused_once
+from support.refusal import check, contents, refused, refused_once
 from ubend import files
+from ubend.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.inference.refine import Refinement, refine
 from ubend.jobs import predict as job
 from ubend.masks.labels import make_label_map
@@ -60,8 +61,9 @@ def test_patterns_and_a_list(good: Path, images: Path, tmp_path: Path) -> None:
     listed = f"{images / 'disc04.png'}\n\n{images / 'disc05.png'}\r\n"
     predict(run, "-", images / "disc06.png", "--out", tmp_path / "list", input=listed)
     assert masks(tmp_path / "list") == ["disc04", "disc05", "disc06"]
-    assert "none*.png" in refused_once("predict", run, images / "none*.png", "--out", tmp_path / "none")
-    assert "no pictures" in refused_once("predict", run, "-", "--out", tmp_path / "none")
+    error = refused_once("predict", run, images / "none*.png", "--out", tmp_path / "none")
+    check(error, DataError, path=images / "none*.png")
+    check(refused_once("predict", run, "-", "--out", tmp_path / "none"), DataError, key="paths")
 
 
 def test_broken_files_do_not_stop_the_rest(good: Path, images: Path, tmp_path: Path) -> None:
@@ -71,9 +73,7 @@ def test_broken_files_do_not_stop_the_rest(good: Path, images: Path, tmp_path: P
     (tmp_path / "half.png").write_bytes((images / "disc03.png").read_bytes()[:-2000])
     named = [tmp_path / "none.png", images / "disc01.png", tmp_path / "half.png", images / "disc02.png"]
     told = refused("predict", good / "run", *named, "--out", out)
-    assert told[0] == "2 problems:"
-    assert "none.png" in told[1]
-    assert "half.png" in told[2]
+    assert [problem.path.name for problem in told.problems] == ["none.png", "half.png"]
     assert masks(out) == ["disc01", "disc02"]
     assert rows(out) == ["disc01.png", "disc02.png"]
     predict(good / "run", images / "disc01.png", images / "disc02.png", "--out", tmp_path / "alone")
@@ -97,9 +97,12 @@ def test_resume(good: Path, images: Path, tmp_path: Path) -> None:
     assert (out / "disc01.png").stat().st_mtime_ns == before
     assert predict(good / "run", images, "--out", out, "--resume").exit_code == 0
     assert contents(out) == whole
-    assert "--resume" in refused_once("predict", good / "run", images, "--out", out)
+    error = refused_once("predict", good / "run", images, "--out", out)
+    check(error, OutputError, key="--out")
+    assert "--resume" in str(error)
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(out / "disc01.png")
-    assert "another model" in refused_once("predict", good / "run", images, "--out", out, "--resume")
+    error = refused_once("predict", good / "run", images, "--out", out, "--resume")
+    check(error, DataError, path=out, key="--out")
 
 
 def test_no_room_is_told_before_anything_is_written(
@@ -107,9 +110,8 @@ def test_no_room_is_told_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
-    line = refused_once("predict", good / "run", images, "--out", tmp_path / "out")
-    assert "will be written" in line
-    assert "choose another --out" in line
+    error = refused_once("predict", good / "run", images, "--out", tmp_path / "out")
+    check(error, OutputError, path=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -133,8 +135,8 @@ def test_how_pictures_are_taken_is_said(good: Path, images: Path, tiler: Path, t
 
 def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:
     for words in (["--tiles", "-3"], ["--tiles", "some"], ["--overlap", "1"], ["--overlap", "-0.1"]):
-        line = refused_once("predict", good / "run", images, "--out", tmp_path / "out", *words)
-        assert words[0] in line
+        error = refused_once("predict", good / "run", images, "--out", tmp_path / "out", *words)
+        check(error, SettingError, key=words[0])
     assert not (tmp_path / "out").exists()
 
 
@@ -217,8 +219,9 @@ def damage(path: Path, tile: int) -> None:
 def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
     """One line; no half mask; the other pictures are written."""
     damage(large, 12)
-    line = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
-    assert "field.tif: damaged or truncated (the tile or strip at row 128: " in line
+    error = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
+    check(error, DataError, path=large)
+    assert "128" in str(error)  # the row
     assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "predict.json", "shares.csv"]
     assert rows(tmp_path / "out") == ["disc01.png"]
 
@@ -263,7 +266,7 @@ def test_probabilities(kind: str, large: Path, tiler: Path, images: Path, tmp_pa
 def test_a_damaged_tile_leaves_no_probabilities(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
     damage(large, 12)
     words = [tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64, "--prob", "uint8"]
-    assert "the tile or strip at row 128" in refused_once("predict", *words)
+    check(refused_once("predict", *words), DataError, path=large)
     assert not list((tmp_path / "out").glob("*field*"))
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
@@ -283,13 +286,14 @@ def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path
         (good / "run", ["--threshold", "foreground=0.5", "--tta", "--fill-holes", "all"], "models, fill_holes"),
         (good / "run", ["--threshold", "foreground=0.5", "--prob", "npz"], "prob"),
     ):
-        line = refused_once("predict", model, *words[2:], *more, "--resume")
-        assert f"made by another model or under other conditions (predict.json differs in {keys})" in line
+        error = refused_once("predict", model, *words[2:], *more, "--resume")
+        check(error, OutputError, path=out / "predict.json", key=keys.split(", ")[0])
+        assert keys in str(error)
         assert contents(out) == before
     predict(tmp_path / "moved.safetensors", *words[2:], "--threshold", "foreground=0.5", "--resume")
     assert masks(out) == ["disc01", "disc02"]
     (out / "predict.json").write_text("{")
-    assert "predict.json: cannot be read" in refused_once(*words, "--resume")
+    check(refused_once(*words, "--resume"), OutputError, path=out / "predict.json", key="--out")
     (out / "predict.json").unlink()
     assert "predict.json is missing" in predict(*words[1:], "--resume").output
 
@@ -306,9 +310,10 @@ def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_pat
         "predict", good / "run", tmp_path / "five.tif", images / "disc01.png", tmp_path / "deep.tif", "--out",
         tmp_path / "out",
     )  # fmt: skip
-    assert told[0] == "2 problems:"
-    assert "five.tif: has 5 channels, but the model takes 3" in told[1]
-    assert "deep.tif: a uint16 picture, but the model takes uint8" in told[2]
+    assert [(line.path.name, line.key) for line in told.problems] == [
+        ("five.tif", "data.channels"),
+        ("deep.tif", "dtype"),
+    ]
     assert masks(tmp_path / "out") == ["disc01"]
 
 
@@ -326,8 +331,8 @@ def test_models_of_other_pictures(good: Path, images: Path, tmp_path: Path) -> N
         np.testing.assert_allclose(read_prob(out / "disc01_prob.npz"), wanted.prob, atol=1e-6)
     grey.dtype = "uint16"
     save_bundle(tmp_path / "grey.safetensors", grey)
-    line = refused_once("predict", *both[1:], images, "--with", both[0], "--out", tmp_path / "none")
-    assert "models that answer together need the same" in line
+    error = refused_once("predict", *both[1:], images, "--with", both[0], "--out", tmp_path / "none")
+    assert type(error) is ModelFileError
 
 
 def test_names_that_collide(good: Path, images: Path, tmp_path: Path) -> None:
@@ -336,9 +341,9 @@ def test_names_that_collide(good: Path, images: Path, tmp_path: Path) -> None:
         Image.open(images / "disc01.png").save(tmp_path / name)
     words = ["predict", good / "run", images / "disc01.png", "--out", tmp_path / "out"]
     for name in ("disc01.jpg", "disc01_overlay.png"):
-        line = refused_once(*words, tmp_path / name)
-        assert "would overwrite each other's mask or overlay" in line
-        assert name in line
+        error = refused_once(*words, tmp_path / name)
+        check(error, DataError, key="--out")
+        assert name in str(error)
     assert not (tmp_path / "out").exists()
 
 
@@ -403,11 +408,11 @@ def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
 
 
 def test_conditions_that_cannot_be(good: Path, images: Path, tmp_path: Path) -> None:
-    for words, says in (
-        (["--threshold", "foregroud=0.3"], "did you mean foreground?"),
-        (["--min-area", "few"], "--min-area few: write it as PX or CLASS=PX"),
-        (["--with", tmp_path / "nowhere"], "no such model file"),
+    for words, key in (
+        (["--threshold", "foregroud=0.3"], "class"),
+        (["--min-area", "few"], "--min-area"),
+        (["--with", tmp_path / "nowhere"], tmp_path / "nowhere"),
     ):
-        line = refused_once("predict", good / "run", images / "disc00.png", "--out", tmp_path / "out", *words)
-        assert says in line
+        error = refused_once("predict", good / "run", images / "disc00.png", "--out", tmp_path / "out", *words)
+        assert key in (error.key, error.path)
         assert not (tmp_path / "out").exists()

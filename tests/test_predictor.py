@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from support.models import make_bundle
+from support.refusal import raises
 from ubend.errors import DataError, ModelFileError, SettingError
 from ubend.inference import ahead
 from ubend.inference import predictor as subject
@@ -92,13 +93,13 @@ def test_deep_pictures() -> None:
     expected = predictor(deep.astype(np.float32)).prob
     np.testing.assert_allclose(predictor(deep).prob, expected, atol=1e-5)
     for other in (np.uint8, bool, np.int64):
-        with pytest.raises(DataError, match="takes uint16"):
+        with raises(DataError, key="dtype", named=["uint16"]):
             predictor((deep > 99).astype(other))
 
 
 def test_file_of_another_depth(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: a uint16 picture, but the model takes uint8"):
+    with raises(DataError, path="deep.png", key="dtype", named=["uint16", "uint8"]):
         make_predictor(channels=1)(tmp_path / "deep.png")
 
 
@@ -176,7 +177,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     "shape", [(10, 10), (10, 10, 1), (10, 10, 4), (10, 10, 3, 1), (10,), (0, 10, 3), (10, 0, 3), (10, 10, 0)]
 )
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"the model takes \(height, width, 3\)") as caught:
+    with raises(DataError, key="shape") as caught:
         make_predictor()(np.zeros(shape, np.uint8))
     assert "\n" not in str(caught.value)
 
@@ -186,7 +187,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     predictor = make_predictor()
     for name in ("bad.png", "none.png"):
-        with pytest.raises(DataError, match=name):
+        with raises(DataError, path=tmp_path / name):
             list(predictor.predict([picture((8, 8, 3)), tmp_path / name, picture((8, 8, 3))]))
     assert list(predictor.predict([])) == []
 
@@ -216,7 +217,7 @@ def test_load(tmp_path: Path) -> None:
         np.testing.assert_array_equal(predictor(image).prob, expected)
     with pytest.raises(ModelFileError):
         load(tmp_path / "none.safetensors")
-    with pytest.raises(SettingError, match="nonsense"):
+    with raises(SettingError, key="device", named=["nonsense"]):
         load(tmp_path, "nonsense")
 
 
@@ -270,7 +271,7 @@ def test_tiles_are_chosen_by_the_training() -> None:
         assert Predictor(bundle, "cpu", tiles=0).tiling is None
         assert Predictor(bundle, "cpu", tiles=64).tiling is not None
     for given, word in [({"tiles": -1}, "--tiles"), ({"overlap": 1.0}, "--overlap"), ({"overlap": -0.1}, "--overlap")]:
-        with pytest.raises(SettingError, match=word):
+        with raises(SettingError, key=word):
             Predictor(bundle, "cpu", **given)  # type: ignore[arg-type]
 
 
@@ -328,7 +329,7 @@ def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor, "forward", tight)
     np.testing.assert_allclose(predictor(image).prob, expected, atol=1e-5)
     most = 0
-    with pytest.raises(SettingError, match="tiles of 32 px; use smaller --tiles"):
+    with raises(SettingError, key="--tiles", named=["32"]):
         predictor(image)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.refusal import raises
 from ubend.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.masks.sources import FileMask, read_codes
@@ -41,7 +42,7 @@ def test_drive_takes_the_vessels_not_the_field_of_view(tmp_path: Path) -> None:
     assert [pair.part for pair in read_folder(tmp_path).pairs] == ["test", "test", "train", "train"]
     assert read_folder(tmp_path / "training").classes == ("background", "vessel")
     (tmp_path / "training/1st_manual/22_manual1.gif").unlink()
-    with pytest.raises(DataError, match=r"without a mask \(1\): training/images/22_training.tif"):
+    with raises(DataError, key="no mask", named=["(1): training/images/22_training.tif"]):
         read_folder(tmp_path)
 
 
@@ -57,7 +58,7 @@ def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
     assert dict(zip(found.values, found.classes, strict=True))[26] == "car"
     assert sorted([*found.values, *found.ignored]) == list(range(34))
     (tmp_path / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png").unlink()
-    with pytest.raises(DataError, match="without a mask"):
+    with raises(DataError, key="no mask"):
         read_folder(tmp_path)
 
 
@@ -93,7 +94,7 @@ def test_folders_that_disagree_are_paired_by_unique_names_only(tmp_path: Path) -
 def test_second_observer_is_asked_for(tmp_path: Path) -> None:
     for stem in ("Image_01L", "Image_01R", "Image_02L"):
         draw(tmp_path, f"{stem}.jpg", f"{stem}_1stHO.png", f"{stem}_2ndHO.png")
-    with pytest.raises(DataError, match="several others of each picture") as caught:
+    with raises(DataError, key="several sets") as caught:
         read_folder(tmp_path)
     _told, images, _masks, masks, _end = caught.value.problems[0].split("'")
     found = read_pairs(images, masks)
@@ -102,7 +103,7 @@ def test_second_observer_is_asked_for(tmp_path: Path) -> None:
 
 def test_parts_without_masks_are_left_out_when_asked(tmp_path: Path) -> None:
     draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "test/images/9.tif")
-    with pytest.raises(DataError, match="--skip-bad"):
+    with raises(DataError, key="part without masks", named=["--skip-bad"]):
         read_folder(tmp_path)
     assert list(pairs(tmp_path, skip_bad=True)) == ["train/images/1.tif", "train/images/2.tif"]
 
@@ -123,5 +124,5 @@ def test_gif_counts_by_its_colours(tmp_path: Path, inverted: bool) -> None:
 def test_moving_gif(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 6), level) for level in (0, 255)]
     frames[0].save(tmp_path / "mask.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match="2 pictures"):
+    with raises(DataError, path="mask.gif", key="frames", named=["2"]):
         read_codes(FileMask(tmp_path / "mask.gif"), SIZE_HW)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from support.discs import make_discs, open_folder
-from support.refusal import refused_once
+from support.refusal import check, refused_once
 from support.training import Listener, make_job
 from ubend.config import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
@@ -373,4 +373,4 @@ def test_processes_that_are_there_already(folder: Path, monkeypatch: Patch) -> N
     ):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch.os, "_exit", lambda code: None)
-    assert "--gpus 2: there are 4 processes already" in refused_once("fit", folder, "--gpus", "2")
+    check(refused_once("fit", folder, "--gpus", "2"), SettingError, key="--gpus", named=["2", "4"])

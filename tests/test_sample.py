@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels
 
+from support.refusal import raises
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
 from ubend.errors import OutputError, SettingError
 from ubend.folders.folder import read_folder
@@ -185,18 +186,18 @@ def test_a_longer_sample_starts_with_the_shorter_one(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"exists already; choose another folder"):
+    with raises(OutputError, path=tmp_path):
         draw_sample(tmp_path, count=1, size_px=64)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(OutputError, match=r"thesis\.txt"):
+    with raises(OutputError, path="thesis.txt"):
         draw_sample(tmp_path / "thesis.txt", count=1, size_px=64)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
-    [({"count": 0}, "count is 0"), ({"size_px": 63}, "63 px"), ({"seed": -1}, "seed is -1")],
+    ("wrong", "key"),
+    [({"count": 0}, "--count"), ({"size_px": 63}, "--size"), ({"seed": -1}, "--seed")],
 )
-def test_arguments_out_of_range_are_named(tmp_path: Path, wrong: dict[str, int], said: str) -> None:
-    with pytest.raises(SettingError, match=said):
+def test_arguments_out_of_range_are_named(tmp_path: Path, wrong: dict[str, int], key: str) -> None:
+    with raises(SettingError, key=key):
         draw_sample(tmp_path / "x", **wrong)
     assert not (tmp_path / "x").exists()

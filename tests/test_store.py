@@ -17,8 +17,9 @@ from PIL import Image
 import ubend.data.store as store_module
 from support.discs import open_folder as open_any
 from support.discs import read_store
+from support.refusal import raises
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError, OutputError, PairError
 from ubend.files import default_cache
 from ubend.folders.folder import read_folder
 from ubend.folders.pairs import Pair
@@ -237,7 +238,7 @@ def test_a_picture_that_changes_meanwhile(folder: Path, cache: Path) -> None:
     shapes = [header.size_hw for header in read_headers(pairs)]
     hashes = hash_pairs(pairs)
     shutil.copy(pairs[1].image, pairs[0].image)
-    with pytest.raises(DataError, match=r"0\.png: was changed while it was read"):
+    with raises(PairError, path="0.png"):
         open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache)
 
 
@@ -247,7 +248,7 @@ def test_no_room(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(OutputError, match="No space left on device") as caught:
+        with raises(OutputError, path="cache", named=["No space left on device"]) as caught:
             open_folder(folder, cache)
     assert str(cache) in str(caught.value)
     assert "UBEND_CACHE" in str(caught.value)
@@ -260,7 +261,7 @@ def test_room_runs_out_at_the_end(folder: Path, cache: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OutputError, match="No space left on device"):
+    with raises(OutputError, path="cache", named=["No space left on device"]):
         open_folder(folder, cache)
     assert list_stores(cache) == []
 
@@ -273,14 +274,14 @@ def test_store_appears_whole(folder: Path, cache: Path, monkeypatch: pytest.Monk
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OutputError, match="Input/output error"):
+    with raises(OutputError, path="cache", named=["Input/output error"]):
         open_folder(folder, cache)
     assert stores(cache) == []
 
 
 def test_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="UBEND_CACHE"):
+    with raises(OutputError, path="file"):
         open_folder(folder, tmp_path / "file")
 
 
@@ -288,9 +289,9 @@ def test_missing_file_between(folder: Path, cache: Path) -> None:
     pairs: list[Pair] = list(read_folder(folder).pairs)
     shapes, hashes = [header.size_hw for header in read_headers(pairs)], hash_pairs(pairs)
     pairs[2].mask.path.unlink()
-    with pytest.raises(DataError, match=r"masks/2\.png: no such file"):
+    with raises(PairError, path="2.png"):
         open_store(pairs, shapes, LAYOUT, LABELS, hashes, cache)
-    with pytest.raises(DataError, match=r"masks/2\.png"):
+    with raises(PairError, path="2.png"):
         hash_pairs(pairs)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from support.rasters import DEEP, GREY, RGB, SMOOTH, check, turned
+from support.refusal import raises
 from ubend.errors import DataError
 from ubend.pictures.decode import read_header, read_raster
 from ubend.pictures.images import read_image
@@ -154,20 +155,19 @@ def write_pages(path: Path, pages: list[NDArray[Any]], **options: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "key"),
     [
-        ({"photometric": "minisblack"}, "a stack of 5 pictures of 34x21 px; .* --channels 5"),
-        ({"imagej": True, "metadata": {"axes": "ZYX"}}, r"\(5 focal planes\)"),
-        ({"imagej": True, "metadata": {"axes": "TYX"}}, r"\(5 times\)"),
-        ({"ome": True, "metadata": {"axes": "ZYX"}}, r"\(5 focal planes\)"),
+        ({"photometric": "minisblack"}, "data.channels"),
+        ({"imagej": True, "metadata": {"axes": "ZYX"}}, "frames"),
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, "frames"),
+        ({"ome": True, "metadata": {"axes": "ZYX"}}, "frames"),
     ],
 )
-def test_stacks_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+def test_stacks_are_refused(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", BANDS.transpose(2, 0, 1), **options)
     for read in (read_image, read_header):
-        with pytest.raises(DataError, match=says) as caught:
+        with raises(DataError, path=tmp_path / "a.tif", key=key, named=["5"]):
             read(tmp_path / "a.tif")
-        assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ")
 
 
 def test_pages_are_bands_where_the_user_says_so(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_pages_are_bands_where_the_user_says_so(tmp_path: Path) -> None:
         header = read_header(tmp_path / name, 5)
         assert (*header.size_hw, header.channels, header.dtype) == (21, 34, 5, "uint16")
         for other in (None, 1, 3, 4):
-            with pytest.raises(DataError, match="stack of"):
+            with raises(DataError, key="data.channels"):
                 read_image(tmp_path / name, other)
 
 
@@ -193,24 +193,26 @@ def test_smaller_copies_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "options", "says"),
+    ("pixels", "options", "key", "named"),
     [
-        (GREY.astype(np.complex64), {}, "complex64"),
-        (RGB, {"photometric": "cielab", "planarconfig": "contig"}, "CIELAB"),
-        (np.zeros((3, 21, 34, 3), np.uint8), {"photometric": "rgb"}, "stack"),
+        (GREY.astype(np.complex64), {}, "photometric", ["complex64"]),
+        (RGB, {"photometric": "cielab", "planarconfig": "contig"}, "photometric", ["CIELAB"]),
+        (np.zeros((3, 21, 34, 3), np.uint8), {"photometric": "rgb"}, "frames", []),
     ],
 )
-def test_what_cannot_be_read_is_refused(tmp_path: Path, pixels: Any, options: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_read_is_refused(
+    tmp_path: Path, pixels: Any, options: dict[str, Any], key: str, named: list[str]
+) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
     for read in (read_image, read_header):
-        with pytest.raises(DataError, match=says):
+        with raises(DataError, path=tmp_path / "a.tif", key=key, named=named):
             read(tmp_path / "a.tif")
 
 
 def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:
     write_pages(tmp_path / "a.tif", [DEEP, DEEP[:9]])
     for read in (read_image, read_header):
-        with pytest.raises(DataError, match="holds 2 pictures"):
+        with raises(DataError, path="a.tif", key="frames", named=["2"]):
             read(tmp_path / "a.tif")
 
 
@@ -219,10 +221,10 @@ def test_numbers_that_are_not_finite(tmp_path: Path, value: float) -> None:
     pixels = np.zeros((8, 9), np.float32)
     pixels[2, 3:6] = value
     tifffile.imwrite(tmp_path / "a.tif", pixels)
-    with pytest.raises(DataError, match=r"a\.tif: holds 3 values that are no finite numbers"):
+    with raises(DataError, path="a.tif", key="value", named=["3"]):
         read_image(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", np.full((2, 2), 1e300))
-    with pytest.raises(DataError, match="holds 4 values"):
+    with raises(DataError, path="b.tif", key="value", named=["4"]):
         read_image(tmp_path / "b.tif")
 
 
@@ -234,5 +236,5 @@ def test_cut_anywhere(tmp_path: Path, options: dict[str, Any]) -> None:
     whole = buffer.getvalue()
     for length in range(5, len(whole), max(1, len(whole) // 40)):
         (tmp_path / "a.tif").write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"a\.tif: "):
+        with raises(DataError, path="a.tif"):
             read_image(tmp_path / "a.tif")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.refusal import contents
+from support.refusal import contents, raises
 from support.remote_site import MAKERS, make_tar, make_zip
 from ubend.data.unpack import Limits, unpack
 from ubend.errors import DataError, OutputError
@@ -152,5 +152,5 @@ def test_damaged_archives(
 def test_a_full_disk_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.zip").write_bytes(make_zip([("a", b"x")]))
     monkeypatch.setattr(Path, "mkdir", lambda *words, **more: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OutputError, match="No space left"):
+    with raises(OutputError, path="a", named=["No space left"]):
         unpack(tmp_path / "x.zip", tmp_path / "out", lambda done: None)

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from support.models import brighter_than_half, save_model
-from support.refusal import refused_once
+from support.refusal import check, raises, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, OutputError
+from ubend.errors import DataError, OutputError, SettingError
 from ubend.model.folded import FoldedUNet
 from ubend.pictures.video import Video, open_video, read_frames, written_video
 
@@ -89,10 +89,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_damaged(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(DataError, match=r"text.mp4: not a readable video \(.*Invalid data") as caught:
+    with raises(DataError, path="text.mp4", named=["Invalid data"]) as caught:
         open_video(tmp_path / "text.mp4")
     assert "\n" not in str(caught.value)
-    with pytest.raises(OutputError, match="ffmpeg cannot write it"):
+    with raises(OutputError, path="a.mkv"):
         write_exactly(tmp_path / "nowhere" / "a.mkv", draw_frames())
     save_model(tmp_path / "model.safetensors", 4, "uint8")
     write_exactly(tmp_path / "a.mkv", draw_frames())
@@ -104,7 +104,7 @@ def test_damaged(tmp_path: Path) -> None:
 
 def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="needs ffmpeg on the PATH"):
+    with raises(DataError, path="a.mp4", key="ffmpeg"):
         open_video(tmp_path / "a.mp4")
 
 
@@ -140,6 +140,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not any(frame.any() for frame in read_frames(open_video(tmp_path / "small" / "film_mask.mkv")))
     write_exactly(tmp_path / "film.avi", frames)
     clash = refused_once(*words, paths[0], tmp_path / "film.avi", "--out", tmp_path / "none")
-    assert "would overwrite each other's mask or overlay" in clash
-    assert "--prob is for pictures" in refused_once(*words, paths[0], "--prob", "npz", "--out", tmp_path / "none")
+    check(clash, DataError, key="--out", named=["film.avi"])
+    error = refused_once(*words, paths[0], "--prob", "npz", "--out", tmp_path / "none")
+    check(error, SettingError, key="--prob")
     assert not (tmp_path / "none").exists()

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ubend.errors import SettingError, reason, unfit
+from ubend.errors import Contradiction, SettingError, reason, unfit, unfit_key
 from ubend.language import _
 
 _T = TypeVar("_T")
@@ -144,32 +144,39 @@ class Settings(_Section):
         weights, mean, std = train.class_weights, data.mean, data.std
         conflicts = [
             (
+                "model.skips",
                 model.skips is not None and len(model.skips) != model.depth,
                 _("model.skips has {count} entries for model.depth {depth}").format(
                     count=len(model.skips or ()), depth=model.depth
                 ),
             ),
             (
+                "model.encoder",
                 model.encoder is None and (model.pretrained or model.weights is not None),
                 _("model.pretrained and model.weights go with model.encoder (--encoder)"),
             ),
             (
+                "model.growth",
                 model.encoder is not None and model.growth == "unpool",
                 _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
             ),
             (
+                "train.class_weights",
                 weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0),
                 _("train.class_weights: one number per class, none below 0 and not all 0"),
             ),
             (
+                "model.growth",
                 paper and (model.growth != "transposed" or not all(model.skips or ())),
                 _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
             ),
             (
+                "train.sync_batch_norm",
                 paper and train.sync_batch_norm,
                 _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm"),
             ),
             (
+                "data.resize",
                 native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
                 _(
                     "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
@@ -177,6 +184,7 @@ class Settings(_Section):
                 ),
             ),
             (
+                "train.border_weight",
                 native and train.border_weight,
                 _(
                     "train.border_weight goes with pictures as wholes: not with data.resize = native (--patches); "
@@ -184,30 +192,35 @@ class Settings(_Section):
                 ),
             ),
             (
+                "data.size",
                 native and data.size is not None,
                 _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size"),
             ),
             (
+                "data.foreground_share",
                 not native and data.foreground_share and data.window is None,
                 _("data.foreground_share goes with data.window"),
             ),
             (
+                "data.epoch_windows",
                 not native and data.epoch_windows is not None,
                 _("data.epoch_windows goes with data.resize = native (--patches)"),
             ),
             (
+                "data.window",
                 data.window is not None and data.resize == "squash",
                 _("data.window goes with data.resize = keep"),
             ),
             (
+                "data.mean",
                 (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
                 _("data.mean and data.std go together, one number per channel in each"),
             ),
-            (std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
+            ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
         ]
-        for conflict, message in conflicts:
+        for key, conflict, message in conflicts:
             if conflict:
-                raise ValueError(message)
+                raise Contradiction(key, message)
         return self
 
 
@@ -276,7 +289,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError(
-            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error))
+            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error)), path=path
         ) from error
 
 
@@ -284,7 +297,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, or else plain text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise SettingError(_("--set {text}: write it as key=value, for example train.epochs=20").format(text=text))
+        raise SettingError(
+            _("--set {text}: write it as key=value, for example train.epochs=20").format(text=text), key="--set"
+        )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -306,7 +321,9 @@ def make_settings(
     recipe = recipe or named
     if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
         known = ", ".join(RECIPES)
-        raise SettingError(_("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known))
+        raise SettingError(
+            _("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known), key="recipe"
+        )
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
     return _validate({"recipe": recipe, **_nest(values)})
@@ -379,7 +396,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         if leaf and f"{section}.{leaf[0]}" in known:  # `kind` is in two of them
             best = f"{section}.{leaf[0]}"
         cure = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
-        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure))
+        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure), key=key)
 
 
 def _validate(values: dict[str, Any]) -> Settings:
@@ -393,4 +410,4 @@ def _validate(values: dict[str, Any]) -> Settings:
             if problem["loc"]:
                 why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
             lines.append(f"{key}: {why}")
-        raise SettingError("; ".join(lines)) from error
+        raise SettingError("; ".join(lines), key=unfit_key(error.errors()[0])) from error

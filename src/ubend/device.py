@@ -74,7 +74,8 @@ def pick_device(name: str | None) -> "torch.device":
         raise SettingError(
             _("device {name} cannot be used: {reason}; choose cuda, cuda:1, mps or cpu").format(
                 name=name, reason=reason
-            )
+            ),
+            key="device",
         ) from error
     return device
 
@@ -193,7 +194,7 @@ def tell_out_of_memory(sentence: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise SettingError(sentence) from error
+        raise SettingError(sentence, key="device") from error
 
 
 def _keep_freed_memory() -> None:

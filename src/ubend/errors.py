@@ -7,31 +7,75 @@ UbendError                the command line prints the message and exits with 2
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
 ├── ModelFileError        a model file that is truncated, not ours, or newer than this version
 └── TrainingError         a training that cannot go on (loss not finite, run changed under it)
+
+The sentence is for people and may be reworded at any time. Code and tests ask for the class and two fields:
+
+path    the file or folder that the error is about
+key     the setting, flag, column or field that it is about: the dotted name of a setting where there is one
+        ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
+        or field; of a folder that cannot be read, the kind of problem as in `folders/problems.py` ("no mask")
+
+Both are None where there is no such thing. The lines of a DataError have fields of their own, see `Problem`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ubend.language import _, now
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_Value = TypeVar("_Value")
+
 
 class UbendError(Exception):
-    """Base of all errors that a user can mend; `str(error)` is fit to be shown as it is."""
+    """Base of all errors that a user can fix; `str(error)` is fit to be shown as it is.
+
+    Attributes:
+        path: the file or folder that it is about.
+        key: the setting, flag, column or field that it is about.
+    """
+
+    def __init__(self, message: str, *, path: Path | str | None = None, key: str | None = None) -> None:
+        super().__init__(message)
+        self.path = None if path is None else Path(path)
+        self.key = key
+
+
+class Problem(str):
+    """One line of a DataError: text with the `path` and `key` that it is about, None where there is none."""
+
+    path: Path | None
+    key: str | None
+
+    def __new__(cls, line: str, path: Path | str | None = None, key: str | None = None) -> "Problem":
+        problem = super().__new__(cls, line)
+        problem.path = None if path is None else Path(path)
+        problem.key = key
+        return problem
 
 
 class DataError(UbendError):
-    """Problems of a data set. One problem is one line; several are listed, worst first."""
+    """Problems of a data set. One problem is one line; several are listed, worst first.
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        if len(self.problems) == 1:
-            super().__init__(self.problems[0])
-        else:
-            heading = _("{count} problems:").format(count=len(self.problems))
-            super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
+    Attributes:
+        problems: the lines, each a `Problem`. `path` and `key` of the error are those that all of its lines share.
+    """
+
+    def __init__(
+        self, problems: str | Sequence[str], *, path: Path | str | None = None, key: str | None = None
+    ) -> None:
+        lines = [problems] if isinstance(problems, str) else problems
+        told = [line if isinstance(line, Problem) else Problem(line, path, key) for line in lines]
+        heading = _("{count} problems:").format(count=len(told))
+        super().__init__(
+            str(told[0]) if len(told) == 1 else "\n  - ".join([heading, *told]),
+            path=_shared(line.path for line in told) if path is None else path,
+            key=_shared(line.key for line in told) if key is None else key,
+        )
+        self.problems: list[str] = list(told)
 
 
 class PairError(DataError):
@@ -41,9 +85,12 @@ class PairError(DataError):
         bad: name of the pair -> its problems.
     """
 
-    def __init__(self, bad: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, bad: Mapping[str, Sequence[str]], *, path: Path | str | None = None, key: str | None = None
+    ) -> None:
         self.bad = {name: list(problems) for name, problems in bad.items()}
-        super().__init__(list(dict.fromkeys(line for problems in self.bad.values() for line in problems)))
+        every = list(dict.fromkeys(line for problems in self.bad.values() for line in problems))
+        super().__init__(every, path=path, key=key)
 
 
 class SettingError(UbendError):
@@ -60,6 +107,19 @@ class ModelFileError(UbendError):
 
 class TrainingError(UbendError):
     """Training cannot go on."""
+
+
+class Contradiction(ValueError):
+    """Settings that do not go together, found by a validator of pydantic's; `key` is the one to change."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _shared(values: Iterable[_Value]) -> _Value | None:
+    every = set(values)
+    return every.pop() if len(every) == 1 else None
 
 
 def reason(error: Exception) -> str:
@@ -98,3 +158,9 @@ def unfit(problem: "ErrorDetails") -> str:
     if kind.startswith(("model", "dict", "dataclass")):
         return _("must be a table of names and values")
     return problem["msg"].removeprefix("Value error, ")
+
+
+def unfit_key(problem: "ErrorDetails") -> str | None:
+    """The dotted name of the setting that does not fit."""
+    cause = problem.get("ctx", {}).get("error")
+    return cause.key if isinstance(cause, Contradiction) else ".".join(map(str, problem["loc"])) or None

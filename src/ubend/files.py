@@ -52,7 +52,7 @@ def refuse_full(needs: Sequence[Need]) -> None:
             cure = ", ".join(dict.fromkeys(need.cure for need in group))
             lines.append(said.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
     if lines:
-        raise OutputError("\n".join(lines))
+        raise OutputError("\n".join(lines), path=needs[0].folder)
 
 
 def refuse_taken(folder: Path | str) -> Path:
@@ -65,7 +65,7 @@ def refuse_taken(folder: Path | str) -> Path:
     with telling_writes(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken:
-        raise OutputError(_("{path} exists already; choose another folder").format(path=folder))
+        raise OutputError(_("{path} exists already; choose another folder").format(path=folder), path=folder)
     return folder
 
 
@@ -127,7 +127,8 @@ def telling_writes(path: Path) -> Iterator[None]:
         raise OutputError(
             _("cannot write {path}: {reason}; free some space or choose another place").format(
                 path=path, reason=reason(error)
-            )
+            ),
+            path=path,
         ) from error
 
 

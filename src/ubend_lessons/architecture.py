@@ -70,7 +70,8 @@ def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: boo
         raise SettingError(
             _("--size {size}: give a side from 1 to {most} px; a network looks alike at any").format(
                 size=size_px, most=MOST_PX
-            )
+            ),
+            key="--size",
         )
     drawn = torch.rand((1, net.channels, size_px, size_px), generator=torch.Generator().manual_seed(0))
     steps = trace_network(net.eval(), drawn)
@@ -285,7 +286,8 @@ def untrained(width: int = 64, depth: int = 4) -> UNet:
         raise SettingError(
             _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
                 width=width, depth=depth, count=count
-            )
+            ),
+            key="--width",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -86,7 +86,7 @@ def teach_augmentation(
     for key in settings or {}:
         if not key.startswith("augment.") and key in known_keys():
             raise SettingError(
-                _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key)
+                _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key), key=key
             )
     chosen = settle_warp(make_settings(changes=settings))
     with TemporaryDirectory() as place:

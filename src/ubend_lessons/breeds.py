@@ -118,7 +118,9 @@ class Finder:
                     theirs=", ".join(bundle.labels.names),
                     folder=data.folder.root,
                     mine=", ".join(data.labels.names),
-                )
+                ),
+                path=model,
+                key="--model",
             )
         self.net = bundle.model.to(device)
         self._background = background_class(bundle.labels.names) or 0
@@ -158,10 +160,13 @@ def open_breeds(
         raise DataError(
             _("{folder}: the names of its files tell no breeds; name them BREED_NUMBER, such as Abyssinian_12").format(
                 folder=folder
-            )
+            ),
+            path=folder,
         )
     if not len(data.numbers("test")):
-        raise DataError(_("{folder}: no test part to compare on; give more pictures").format(folder=folder))
+        raise DataError(
+            _("{folder}: no test part to compare on; give more pictures").format(folder=folder), path=folder, key="test"
+        )
     return Breeds(data, chosen, place, names, np.array([names.index(word) for word in words]))
 
 
@@ -246,7 +251,9 @@ def teach_breeds(
         teller.say(_("a segmentation network was trained: Dice {dice:.3f}").format(dice=dice))
     finder = Finder(Path(model), breeds.data, breeds.device)
     if not isinstance(finder.net, UNet):
-        raise SettingError(_("{model}: the lesson looks into the U-Net's own encoder").format(model=model))
+        raise SettingError(
+            _("{model}: the lesson looks into the U-Net's own encoder").format(model=model), path=model, key="--model"
+        )
     found: dict[str, float] = {}
     for view, name in zip(VIEWS, view_names(), strict=True):
         torch.manual_seed(breeds.settings.train.seed)

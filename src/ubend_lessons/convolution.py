@@ -71,14 +71,17 @@ def parse_matrix(text: str) -> Matrix:
         raise SettingError(
             _(
                 "matrix '{text}': its rows have {counts} numbers; give as many in each, rows by ; as in '1 2; 3 4'"
-            ).format(text=text, counts=", ".join(str(len(row)) for row in rows))
+            ).format(text=text, counts=", ".join(str(len(row)) for row in rows)),
+            key="matrix",
         )
     try:
         matrix = np.array([[float(word) for word in row] for row in rows])
     except ValueError as error:
-        raise SettingError(_("matrix '{text}': {reason}; give numbers").format(text=text, reason=error)) from error
+        raise SettingError(
+            _("matrix '{text}': {reason}; give numbers").format(text=text, reason=error), key="matrix"
+        ) from error
     if not np.isfinite(matrix).all():
-        raise SettingError(_("matrix '{text}': holds a number that is not finite").format(text=text))
+        raise SettingError(_("matrix '{text}': holds a number that is not finite").format(text=text), key="matrix")
     return matrix
 
 
@@ -163,7 +166,8 @@ def _refuse(stride: Pair, padding: Pair) -> None:
         raise SettingError(
             _("stride {stride} and padding {padding}: a stride is 1 or more, a padding 0 or more").format(
                 stride=stride, padding=padding
-            )
+            ),
+            key="--stride",
         )
 
 
@@ -172,5 +176,6 @@ def _refuse_empty(size: Pair) -> None:
         raise SettingError(
             _("the output would be {height} x {width}; give a larger input or kernel, or less padding").format(
                 height=size[0], width=size[1]
-            )
+            ),
+            key="--kernel",
         )

@@ -56,7 +56,7 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
         DataError: the folder, the picture or its mask cannot be used.
     """
     if number < 0:
-        raise SettingError(_("--number {number}: pictures are counted from 0").format(number=number))
+        raise SettingError(_("--number {number}: pictures are counted from 0").format(number=number), key="--number")
     if folder is None:
         image, mask = draw_picture(seed, number, size_px)
         ids = draw_ids(seed, number, size_px)
@@ -67,7 +67,9 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
         raise SettingError(
             _("--number {number}: {folder} holds {count} pictures, counted from 0").format(
                 number=number, folder=folder, count=len(found.pairs)
-            )
+            ),
+            path=folder,
+            key="--number",
         )
     survey, pair = survey_folder(found, settings, default_cache(), Teller()), found.pairs[number]
     image = read_image(pair.image, survey.channels)
@@ -92,14 +94,16 @@ def make_example(
         raise SettingError(
             _("picture {image} and mask {mask} do not go together; give (H, W, C), and (H, W) of the same size").format(
                 image=image.shape, mask=mask.shape
-            )
+            ),
+            key="mask",
         )
     highest = int(np.max(mask, where=mask != IGNORED, initial=0))
     if not highest < len(names) <= MOST_CLASSES:
         raise SettingError(
             _("the mask holds the class {highest}, but {count} names are given").format(
                 highest=highest, count=len(names)
-            )
+            ),
+            key="names",
         )
     return Example(image, mask, tuple(names), class_colors(names), ids=ids)
 

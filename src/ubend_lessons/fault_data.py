@@ -67,11 +67,17 @@ def size_pictures(data: Dataset) -> Sized:
         raise DataError(
             _("this lesson takes 8-bit pictures, grey or in colour; these are {dtype} of {channels} channels").format(
                 dtype=store.dtype.name, channels=store.channels
-            )
+            ),
+            path=data.folder.root,
+            key="dtype",
         )
     missing = {"train", "val", "test"} - set(data.parts)
     if missing:
-        raise DataError(_("no pictures in the part {part}; give more, or another --split").format(part=min(missing)))
+        raise DataError(
+            _("no pictures in the part {part}; give more, or another --split").format(part=min(missing)),
+            path=data.folder.root,
+            key="data.split",
+        )
     masks = np.stack([store.mask(int(number)) for number in numbers])
 
     def blur(number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

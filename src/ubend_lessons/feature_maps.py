@@ -134,13 +134,15 @@ def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
         raise DataError(
             _("the picture has the shape {shape}, but the model takes {channels} channels").format(
                 shape=image.shape, channels=sizing.channels
-            )
+            ),
+            key="shape",
         )
     if image.dtype.name != bundle.dtype:
         raise DataError(
             _("the picture is of {depth}, but the model was trained on {wanted}").format(
                 depth=image.dtype.name, wanted=bundle.dtype
-            )
+            ),
+            key="dtype",
         )
     size = model_size((image.shape[0], image.shape[1]), sizing.size_px, sizing.keep_aspect)
     image = image if bundle.keeps_scale else resize_array(image, size)

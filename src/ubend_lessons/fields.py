@@ -212,7 +212,7 @@ def _train(
     _tell_classes(scores, teller)
     pairs = [pair for pair in read_run_pairs(run) if pair.part == scores["part"]]
     if not pairs:
-        raise DataError(_("no pictures to score"))
+        raise DataError(_("no pictures to score"), path=run)
     return scores, pairs, load(run, device)
 
 

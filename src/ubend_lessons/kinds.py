@@ -61,7 +61,8 @@ def find_objects(example: Example) -> Objects:
         raise SettingError(
             _("the classes {names} name no object; objects are what is neither background nor contour").format(
                 names=", ".join(example.names)
-            )
+            ),
+            key="names",
         )
     if example.ids is None:
         return separate(example.mask, example.names, choose_method(example.names))

@@ -113,13 +113,13 @@ def cut_scans(scans: Path, folder: Path) -> None:
     )
     if len(found) < 3:
         raise DataError(
-            _("{folder}: needs imagesTr/ and labelsTr/ with three NIfTI scans or more").format(folder=scans)
+            _("{folder}: needs imagesTr/ and labelsTr/ with three NIfTI scans or more").format(folder=scans), path=scans
         )
     rows, highest = [], 0
     for number, path in enumerate(found):
         scan, truth = read_scan(path), read_scan(scans / "labelsTr" / path.name).slices
         if truth.shape != scan.slices.shape:
-            raise DataError(_("{path}: its labels have another shape").format(path=path))
+            raise DataError(_("{path}: its labels have another shape").format(path=path), path=path, key="shape")
         marked = np.flatnonzero((truth > 0).any(axis=(1, 2)))
         kept = marked[np.unique(np.linspace(0, len(marked) - 1, _MOST_SLICES).astype(int))] if len(marked) else marked
         part = ("val", "test")[number] if number < 2 else _PARTS[number % len(_PARTS)]

@@ -210,7 +210,9 @@ def _root(pairs: list[Pair]) -> Path:
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
     if not pairs:
-        raise DataError(_("{run}: no test part to compare on; give more pictures").format(run=run))
+        raise DataError(
+            _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"
+        )
     return pairs
 
 

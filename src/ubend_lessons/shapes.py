@@ -80,7 +80,7 @@ def teach_shapes(
         DataError: there is no object.
     """
     if pictures < 1:
-        raise SettingError(_("pictures: give 1 or more"))
+        raise SettingError(_("pictures: give 1 or more"), key="--pictures")
     out = refuse_taken(out)
     if folder is None:
         folder = out / "sample"
@@ -100,7 +100,8 @@ def teach_shapes(
             found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
     if not found:
         raise DataError(
-            _("{folder}: no objects in {count} pictures; give more").format(folder=folder, count=len(numbers))
+            _("{folder}: no objects in {count} pictures; give more").format(folder=folder, count=len(numbers)),
+            path=folder,
         )
     for one in found:
         stem = Path(str(one.row["file"])).stem

@@ -43,7 +43,8 @@ def teach_training(run: Path | str, *, out: Path | str, seconds: float = 0.35, s
     shown = pick_epochs([row["epoch"] for row in history if folder.panel(row["epoch"]).is_file()])
     if not shown:
         raise DataError(
-            _("{path} holds no panel of an epoch; `ubend fit` writes them").format(path=folder.panel(0).parent)
+            _("{path} holds no panel of an epoch; `ubend fit` writes them").format(path=folder.panel(0).parent),
+            path=folder.panel(0).parent,
         )
     frames = draw_frames(folder, history, shown)
     target = Path(out) / "training.gif"
@@ -69,7 +70,8 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         raise DataError(
             _("{path}: no run to look at ({name}: {reason}); give the folder that `ubend fit` wrote").format(
                 path=folder.path, name=folder.metrics.name, reason=reason(error)
-            )
+            ),
+            path=folder.path,
         ) from error
     return rows
 
@@ -104,7 +106,9 @@ def _read_panel(path: Path) -> Image.Image:
         with Image.open(path) as file:
             panel = file.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow's word for a damaged PNG
-        raise DataError(_("{path}: cannot be read ({reason})").format(path=path, reason=reason(error))) from error
+        raise DataError(
+            _("{path}: cannot be read ({reason})").format(path=path, reason=reason(error)), path=path
+        ) from error
     return panel.resize((max(1, round(panel.width * _HEIGHT_PX / panel.height)), _HEIGHT_PX), Image.Resampling.LANCZOS)
 
 

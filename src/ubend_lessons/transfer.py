@@ -74,7 +74,7 @@ def teach_transfer(
         UbendError: as of `open_breeds`.
     """
     if min(counts, default=1) < 1:
-        raise SettingError(_("counts: each is a number of training pictures, 1 or more"))
+        raise SettingError(_("counts: each is a number of training pictures, 1 or more"), key="--counts")
     out, folder, chosen = prepare_lesson(out, folder, settings)
     breeds = open_breeds(folder, chosen, device)
     start = out / "breeds.safetensors"
@@ -112,7 +112,7 @@ def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
     """
     bundle, state = make_state(breeds.data, breeds.settings, breeds.device)
     if not isinstance(state.model, UNet):
-        raise SettingError(_("the lesson trains the U-Net's own encoder; leave out model.encoder"))
+        raise SettingError(_("the lesson trains the U-Net's own encoder; leave out model.encoder"), key="model.encoder")
     torch.manual_seed(breeds.settings.train.seed)
     net = BreedNet(state.model, len(breeds.names)).to(breeds.device)
     train_breeds(breeds, net, epochs)

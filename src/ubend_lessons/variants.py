@@ -173,7 +173,9 @@ def _look(variant: Variant, run: Path, dice: float, device: str | None) -> Outco
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
     if not pairs:
-        raise DataError(_("{run}: no test part to compare on; give more pictures").format(run=run))
+        raise DataError(
+            _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"
+        )
     return pairs
 
 

@@ -85,7 +85,9 @@ def parse_tiles(text: str | None) -> int | None:
     if text is None or text == "whole":
         return None if text is None else 0
     if not text.isdecimal():
-        raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=text))
+        raise SettingError(
+            _("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=text), key="--tiles"
+        )
     return int(text)
 
 

@@ -93,7 +93,8 @@ def _launch(gpus: int) -> None:
         raise SettingError(
             _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
                 count=gpus, there=find_place().count
-            )
+            ),
+            key="--gpus",
         )
     context = click.get_current_context()
     context.exit(launch([sys.executable, "-m", "ubend", *context.meta[WORDS]], gpus))

@@ -192,7 +192,7 @@ class Dataset:
         """
         rows = list(csv.DictReader(io.StringIO(table)))
         if not rows or not {"name", "split", "image_hash", "mask_hash"} <= set(rows[0]):
-            raise TrainingError(_("data.csv of the run is damaged; start a new run"))
+            raise TrainingError(_("data.csv of the run is damaged; start a new run"), key="data.csv")
         saved = [(row["name"], row["image_hash"], row["mask_hash"]) for row in rows]
         here = [(pair.name, *hashes) for pair, hashes in zip(self.folder.pairs, self.store.hashes, strict=True)]
         if saved != here:
@@ -200,7 +200,8 @@ class Dataset:
             raise TrainingError(
                 _("{folder}: {count} pairs are not what the run began with ({names}); start a new run").format(
                     folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])
-                )
+                ),
+                path=self.folder.root,
             )
         return replace(self, parts=tuple(cast(Part, row["split"]) for row in rows))
 
@@ -220,9 +221,9 @@ def find_folder(settings: Settings) -> Folder:
     if data.images is not None and data.masks is not None and data.folder is None:
         return read_pairs(data.images, data.masks, asked)
     if data.images is not None or data.masks is not None:
-        raise SettingError(_("--images and --masks go together, and without FOLDER"))
+        raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
     if data.folder is None:
-        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"))
+        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"), key="data.folder")
     return read_folder(Path(data.folder), asked)
 
 
@@ -335,7 +336,9 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     try:
         labels, remarks = find_classes(survey, told)
     except DataError as error:
-        raise DataError(f"{error}{_oddest_masks(pairs, survey)}") from error
+        raise DataError(
+            f"{error}{_oddest_masks(pairs, survey)}", path=error.path or folder.root, key=error.key
+        ) from error
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})

@@ -136,7 +136,8 @@ def download(remote: Remote, target: Path, teller: Teller) -> None:
         _(
             "cannot download {name}: {problems}; try again (it goes on where it stopped), or bring the file by other "
             "means and name its folder by --root DIR"
-        ).format(name=remote.name, problems="; ".join(problems))
+        ).format(name=remote.name, problems="; ".join(problems)),
+        path=target,
     )
 
 

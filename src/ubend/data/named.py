@@ -110,7 +110,9 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
         raise DataError(
             _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
                 names=", ".join(NAMED_SETS), folder=folder
-            )
+            ),
+            path=folder,
+            key="--root",
         )
     near = difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
     if near and not folder.exists():
@@ -194,7 +196,8 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
         raise OutputError(
             _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
                 path=place, reason=error.strerror or error
-            )
+            ),
+            path=place,
         ) from error
     found = _find_copy(wanted, place, name)
     assert found is not None  # it was whole when it got its place
@@ -215,7 +218,9 @@ def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Pa
         places = (place, place.parent, place.parent / wanted.folder)
         at_hand = next((path for folder in places if (path := folder / file.name).is_file()), None)
         if at_hand is not None and (wrong := check_file(at_hand, file)):
-            raise DataError(_("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong))
+            raise DataError(
+                _("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong), path=at_hand
+            )
         archives.append(at_hand or place / file.name)
         if at_hand is None:
             absent.append(file)
@@ -250,7 +255,9 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Tel
             raise DataError(
                 _("{files}: not the data set that was expected ({missing}); see {page}").format(
                     files=", ".join(map(str, archives)), missing=", ".join(missing), page=wanted.page
-                )
+                ),
+                path=archives[0],
+                key="contents",
             )
         hidden.rename(place / wanted.folder)
     finally:

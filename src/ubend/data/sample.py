@@ -49,15 +49,16 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
         OutputError: `folder` holds something already, or cannot be written.
     """
     if count < 1:
-        raise SettingError(_("count is {count}; draw at least 1 picture").format(count=count))
+        raise SettingError(_("count is {count}; draw at least 1 picture").format(count=count), key="--count")
     if size_px < SMALLEST_PX:
         raise SettingError(
             _("size is {size} px; a picture needs at least {least} px to hold cells").format(
                 size=size_px, least=SMALLEST_PX
-            )
+            ),
+            key="--size",
         )
     if not 0 <= seed < 2**64:
-        raise SettingError(_("seed is {seed}; give a whole number from 0 to 2^64 - 1").format(seed=seed))
+        raise SettingError(_("seed is {seed}; give a whole number from 0 to 2^64 - 1").format(seed=seed), key="--seed")
     refuse_taken(folder)
     palette = [channel for color in default_colors(len(SAMPLE_CLASSES)) for channel in color]
     digits = max(3, len(str(count - 1)))

@@ -145,7 +145,8 @@ def split_pairs(
         raise SettingError(
             _("val_share {val} and test_share {test} must be above 0 and together below 1").format(
                 val=val_share, test=test_share
-            )
+            ),
+            key="data.val_share",
         )
     order = sorted(range(len(names)), key=lambda i: names[i])
     units = _join_groups(groups, duplicates)
@@ -202,11 +203,13 @@ def _given_parts(names: Sequence[str], given: Sequence[Part | None]) -> set[Part
             _(
                 "the given split names no part for {count} of {total} pictures, for example {name}; name a "
                 "part for all or for none"
-            ).format(count=len(without), total=len(names), name=without[0])
+            ).format(count=len(without), total=len(names), name=without[0]),
+            key="data.split",
         )
     if present and "train" not in present:
         raise DataError(
-            _("the given split has only {parts}; training needs a train part").format(parts=", ".join(sorted(present)))
+            _("the given split has only {parts}; training needs a train part").format(parts=", ".join(sorted(present))),
+            key="data.split",
         )
     return present
 
@@ -228,7 +231,8 @@ def _cut_parts(
                 count=len(source),
                 parts=", ".join(["train", *reversed(shares)]),
                 needed=len(shares) + 1,
-            )
+            ),
+            key="data.split",
         )
     waiting = sorted(members.values(), key=lambda unit: _draw(seed, names[unit[0]]))
     out: dict[int, Part] = {}

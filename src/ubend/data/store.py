@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, PairError, reason
+from ubend.errors import DataError, PairError, Problem, reason
 from ubend.files import Need, refuse_full
 from ubend.folders.pairs import Pair
 from ubend.language import _
@@ -201,7 +201,7 @@ def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[l
         try:
             files[path].digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
-            unreadable[path] = _("{path}: {reason}").format(path=path, reason=reason(error))
+            unreadable[path] = Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)
 
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(digest, [path for path, file in files.items() if file.digest is None]))
@@ -325,7 +325,9 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     try:
         found = labels.translate(codes)
     except DataError as error:
-        raise DataError(_("{path}: {reason}").format(path=pair.mask.path, reason=error)) from error
+        raise DataError(
+            _("{path}: {reason}").format(path=pair.mask.path, reason=error), path=pair.mask.path, key=error.key
+        ) from error
     if len(found.strangers):
         raise DataError(unknown_codes_problem(pair, found.strangers, labels))
     return found

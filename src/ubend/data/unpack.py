@@ -44,7 +44,11 @@ class Limits:
 
 
 class _UnsafeError(Exception):
-    """The archive holds something that is not to be unpacked."""
+    """The archive holds something that is not to be unpacked; `key` says what."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: Limits | None = None) -> None:
@@ -65,7 +69,7 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
             entries = _zip_entries(packed, most) if archive.suffix == ".zip" else _tar_entries(packed, most)
             for number, (name, source) in enumerate(entries, 1):
                 if number > limits.entries:
-                    raise _UnsafeError(_("it holds more than {count} entries").format(count=limits.entries))
+                    raise _UnsafeError(_("it holds more than {count} entries").format(count=limits.entries), "entries")
                 target = folder.joinpath(*_safe_parts(name, source is not None, seen))
                 with telling_writes(target):
                     (target.parent if source else target).mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,9 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
         raise DataError(
             _("{archive}: not unpacked: {reason}; get the archive anew, from its own site").format(
                 archive=archive, reason=error
-            )
+            ),
+            path=archive,
+            key=error.key,
         ) from error
 
 
@@ -93,13 +99,14 @@ def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> 
     """
     parts = [part for part in name.removesuffix("/").split("/") if part != "."]
     if not all(part != ".." and _NAME.fullmatch(part) for part in parts) or (is_file and not parts):
-        raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)))
+        raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)), "name")
     for depth in range(1, len(parts) + 1):
         entry = "/".join(parts[:depth]), is_file and depth == len(parts)
         key = unicodedata.normalize("NFC", entry[0]).casefold()
         if key in seen and (seen[key] != entry or entry[1]):
             raise _UnsafeError(
-                _("{one} and {other} would be the same file on some systems").format(one=seen[key][0], other=entry[0])
+                _("{one} and {other} would be the same file on some systems").format(one=seen[key][0], other=entry[0]),
+                "twice",
             )
         seen[key] = entry
     return parts
@@ -115,7 +122,7 @@ def _zip_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] 
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _no_file(info.filename)
             if info.flag_bits & 1:
-                raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)))
+                raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)), "encryption")
             yield info.filename, None if info.is_dir() else archive.open(info)
 
 
@@ -167,12 +174,12 @@ def _telling_damage() -> Iterator[None]:
         zipfile.BadZipFile,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason)) from error
+        raise _UnsafeError(_("it is damaged ({reason})").format(reason=reason), "damage") from error
 
 
 def _no_file(name: str) -> _UnsafeError:
-    return _UnsafeError(_("{name} is a link or a device, not a file").format(name=repr(name)))
+    return _UnsafeError(_("{name} is a link or a device, not a file").format(name=repr(name)), "kind")
 
 
 def _too_much(most: int) -> _UnsafeError:
-    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=most / 2**20))
+    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=most / 2**20), "size")

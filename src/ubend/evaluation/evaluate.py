@@ -191,7 +191,7 @@ def _read_truth(pair: Pair, native_hw: tuple[int, int], labels: LabelMap) -> NDA
     """(H, W) class index or IGNORED of a picture's mask, as it is."""
     truth = read_class_map(pair, native_hw, labels).classes
     if (truth == IGNORED).all():
-        raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path))
+        raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path), path=pair.mask.path)
     return truth
 
 

@@ -62,7 +62,7 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     if not reading.pairs and not problems:
         layouts = (f"({i}) {known.words()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
         line = _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}")
-        problems.tell(line.format(root=root, held=name_held(root), layouts="; ".join(layouts)))
+        problems.tell(line.format(root=root, held=name_held(root), layouts="; ".join(layouts)), "nothing")
     words = reading.layout or layout.words()
     if place != root:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
@@ -105,7 +105,7 @@ def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Pro
 def _find_layout(root: Path) -> tuple[Path, Layout]:
     """The folder at or below `root` that is a data set, and its layout; level by level."""
     if root.is_file():
-        raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root))
+        raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root), path=root)
     level = [root]
     for _depth in range(_LEVELS_DOWN + 1):
         # Backwards, so that of several layouts that fit a place the first one stays.
@@ -127,7 +127,11 @@ def _refuse_several(root: Path, places: list[Path]) -> None:
     several = [*places, *(path for path in beside if not any(place.is_relative_to(path) for place in places))]
     if len(several) > 1:
         names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))
-        raise DataError(_("{root} holds several data sets: {names}; give one").format(root=root, names=names))
+        raise DataError(
+            _("{root} holds several data sets: {names}; give one").format(root=root, names=names),
+            path=root,
+            key="several sets",
+        )
 
 
 def _unwrap(root: Path) -> Path:

@@ -65,13 +65,15 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     if groups is None:
         if folders := _two_folders(items):
             return folders
+        if line := _describe_several(root, items):
+            problems.tell(line, "several sets")
+            return Sides([], [])
         line = _(
             "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
             "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
             "pictures: ubend predict MODEL {root}"
         )
-        held = name_held(root)
-        problems.tell(_describe_several(root, items) or line.format(root=root, count=len(items), held=held))
+        problems.tell(line.format(root=root, count=len(items), held=name_held(root)), "no masks")
         return Sides([], [])
     named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:
@@ -86,7 +88,8 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         _(
             "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
-        ).format(root=root, first=first, second=second)
+        ).format(root=root, first=first, second=second),
+        "unclear sides",
     )
     return Sides([], [])
 
@@ -329,7 +332,8 @@ def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence
             others=enumerate_names([f"{name}/" for name in theirs]),
             first=root / ours[0],
             second=root / theirs[0],
-        )
+        ),
+        "unclear folders",
     )
 
 
@@ -341,9 +345,13 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
     """
     pictures = _expand(images, problems)
     layers = _expand(masks, problems)
-    for text, items, suffixes in ((images, pictures, IMAGE_SUFFIXES), (masks, layers, MASK_SUFFIXES)):
+    for key, text, items, suffixes in (
+        ("data.images", images, pictures, IMAGE_SUFFIXES),
+        ("data.masks", masks, layers, MASK_SUFFIXES),
+    ):
         if not items:
-            problems.tell(_("no pictures found at {pattern}; give a folder, or a quoted pattern").format(pattern=text))
+            line = _("no pictures found at {pattern}; give a folder, or a quoted pattern")
+            problems.tell(line.format(pattern=text), key)
         for item in items:
             if item.found.suffix not in suffixes:
                 problems.add("foreign", item.found.path)
@@ -352,7 +360,8 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
         problems.tell(
             _("{count} files are on both sides ({names}); let --images and --masks name different files").format(
                 count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
-            )
+            ),
+            "both sides",
         )
     if not pictures or not layers or both:
         return Reading([])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ubend.errors import DataError
+from ubend.errors import DataError, Problem
 from ubend.language import _
 
 _SHOWN = 10  # names shown of a long list
@@ -37,10 +37,10 @@ class Problems:
         """A name with a problem of a kind of `_sentences`."""
         self.names.setdefault(kind, []).append(name if isinstance(name, str) else self.shorten(name))
 
-    def tell(self, line: str) -> None:
-        """A problem that no kind is made for; such lines are told first."""
+    def tell(self, line: str, key: str) -> None:
+        """A problem that no kind is made for; such lines are told first. `key` is for the error."""
         if line not in self.lines:
-            self.lines.append(line)
+            self.lines.append(Problem(line, self.root, key))
 
     def shorten(self, path: Path) -> str:
         """A path as messages name it: relative to the root, when it lies below."""
@@ -66,9 +66,9 @@ class Problems:
         for kind, sentence in _sentences().items():
             if found := self.names.get(kind):
                 names = enumerate_names(sorted(dict.fromkeys(found), key=natural_key))
-                lines.append(sentence.format(names=names, count=len(set(found))))
+                lines.append(Problem(sentence.format(names=names, count=len(set(found))), self.root, kind))
         if lines:
-            raise DataError([*lines, *more])
+            raise DataError([*lines, *more], path=self.root)
 
 
 def enumerate_names(names: list[str]) -> str:

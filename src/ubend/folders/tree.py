@@ -44,7 +44,8 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(
             _("cannot read the folder {folder}: {reason}; check the name and its permissions").format(
                 folder=folder, reason=reason(error)
-            )
+            ),
+            path=folder,
         ) from error
 
 

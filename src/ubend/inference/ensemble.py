@@ -112,7 +112,7 @@ def load(
     """
     paths = [models] if isinstance(models, str | Path) else list(models)
     if not paths:
-        raise SettingError(_("no model to predict with; name at least one"))
+        raise SettingError(_("no model to predict with; name at least one"), key="models")
     predictors = [load_one(path, device, tiles=tiles, overlap=overlap) for path in paths]
     for path, predictor in zip(paths, predictors, strict=True):
         if predictor.labels.names != predictors[0].labels.names:
@@ -125,14 +125,18 @@ def load(
                     path=path,
                     known=", ".join(predictors[0].labels.names),
                     found=", ".join(predictor.labels.names),
-                )
+                ),
+                path=path,
+                key="classes",
             )
         if predictor.bundle.dtype != predictors[0].bundle.dtype:
             raise ModelFileError(
                 _(
                     "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the "
                     "same"
-                ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
+                ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype),
+                path=path,
+                key="dtype",
             )
     if len(paths) == 1 and not tta:
         return predictors[0]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
-from ubend.errors import DataError, SettingError
+from ubend.errors import DataError, Problem, SettingError
 from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
 from ubend.language import _
@@ -110,7 +110,9 @@ class Predictor:
         overlap: float = 0.25,
     ) -> None:
         if tiles is not None and tiles < 0:
-            raise SettingError(_("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles))
+            raise SettingError(
+                _("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles), key="--tiles"
+            )
         if not 0 <= overlap < 1:
             raise SettingError(_("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap))
         self.bundle, self.labels = bundle, bundle.labels
@@ -167,7 +169,7 @@ class Predictor:
             SettingError: the predictor was made without tiles.
         """
         if self.tiling is None:
-            raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"))
+            raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"), key="tiles")
         pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"]
         pixel_bytes = self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)  # as `read_row` gives it
         rows = map_ahead(
@@ -200,7 +202,8 @@ class Predictor:
             raise SettingError(
                 _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu").format(
                     size=max(tiles.shape[-2:])
-                )
+                ),
+                key="--tiles",
             )
         if logits is None:
             return torch.cat([self._forward_tiles(half) for half in tiles.chunk(2)])
@@ -246,7 +249,7 @@ class Predictor:
         logits = attempt(self._forward_stacked, [picture for _number, picture in group])
         if logits is None:
             if len(group) == 1:
-                raise SettingError(too_large(group[0][1].native_hw))
+                raise SettingError(too_large(group[0][1].native_hw), key="device")
             half = len(group) // 2
             self._batch_pixels = half * math.prod(self._padded(group[0][1]))
             yield from self._forward(group[:half])
@@ -299,7 +302,8 @@ class Predictor:
             raise DataError(
                 _("an array of {found} was given, but the model takes {dtype}, or float in its units").format(
                     found=image.dtype, dtype=dtype
-                )
+                ),
+                key="dtype",
             )
         if image.ndim == 2:
             image = image[:, :, None]
@@ -307,7 +311,8 @@ class Predictor:
             raise DataError(
                 _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
                     shape=image.shape, channels=sizing.channels
-                )
+                ),
+                key="shape",
             )
         return Held(straighten(image))
 
@@ -335,19 +340,17 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
     """Fail when a picture has other channels than the model takes, or another depth."""
     problems = []
     if not header.gives(bundle.sizing.channels):
-        problems.append(
-            _("{path}: has {found} channels, but the model takes {channels}").format(
-                path=path, found=header.channels, channels=bundle.sizing.channels
-            )
+        line = _("{path}: has {found} channels, but the model takes {channels}").format(
+            path=path, found=header.channels, channels=bundle.sizing.channels
         )
+        problems.append(Problem(line, path, "data.channels"))
     if header.dtype != bundle.dtype:
-        problems.append(
-            _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
-                path=path, found=header.dtype, dtype=bundle.dtype
-            )
+        line = _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
+            path=path, found=header.dtype, dtype=bundle.dtype
         )
+        problems.append(Problem(line, path, "dtype"))
     if problems:
-        raise DataError(problems)
+        raise DataError(problems, path=path)
 
 
 def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:

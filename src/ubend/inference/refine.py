@@ -166,7 +166,8 @@ def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, fl
             raise SettingError(
                 _("--threshold {text}: write it as CLASS=P, P above 0 and up to 1, for example {name}=0.3").format(
                     text=text, name=_example(names)
-                )
+                ),
+                key="--threshold",
             )
         thresholds[find_class(name, names)] = probability
     return thresholds
@@ -188,7 +189,8 @@ def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[i
             raise SettingError(
                 _("{flag} {text}: write it as PX or CLASS=PX, for example {name}=50").format(
                     flag=flag, text=text, name=_example(names)
-                )
+                ),
+                key=flag,
             )
         if name is None:
             everywhere = {index: area for index in range(len(names)) if index != background_class(names)}
@@ -211,9 +213,12 @@ def find_class(name: str, names: Sequence[str]) -> int:
         raise SettingError(
             _("unknown class {name}; did you mean {near}? The model's classes are: {known}").format(
                 name=name, near=near[0], known=known
-            )
+            ),
+            key="class",
         )
-    raise SettingError(_("unknown class {name}; the model's classes are: {known}").format(name=name, known=known))
+    raise SettingError(
+        _("unknown class {name}; the model's classes are: {known}").format(name=name, known=known), key="class"
+    )
 
 
 def _example(names: Sequence[str]) -> str:

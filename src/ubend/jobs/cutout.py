@@ -66,7 +66,7 @@ def cut_out_files(
         DataError, OutputError: as in `run_jobs`; or no images.
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
-        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px))
+        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px), key="--soft")
     masks, out = load_masks(model, device, conditions), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
@@ -120,7 +120,10 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
         name, weight = (text, 1.0) if text in names or "=" not in text else split_number(text)
         if not 0 < weight <= 1:
             raise SettingError(
-                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(text=text)
+                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(
+                    text=text
+                ),
+                key="--class",
             )
         weights[find_class(name or "", names)] = weight
     if weights:
@@ -129,7 +132,9 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
     if len(objects) == 1:
         return {objects[0]: 1.0}
     known = ", ".join(names[index] for index in objects)
-    raise SettingError(_("the model knows several classes; say by --class which one of {known}").format(known=known))
+    raise SettingError(
+        _("the model knows several classes; say by --class which one of {known}").format(known=known), key="--class"
+    )
 
 
 def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float32]:
@@ -211,6 +216,7 @@ def _read_background(text: str) -> Color | Image.Image | None:
             _(
                 "--background {text}: neither a picture that is there nor a colour; give a file, a name such as "
                 "white, #rrggbb, or transparent"
-            ).format(text=text)
+            ).format(text=text),
+            key="--background",
         ) from error
     return red, green, blue

@@ -119,11 +119,15 @@ def _refuse_edited(path: Path, split: Path) -> None:
         written = rest + (split.read_text(encoding="utf-8") if split.exists() else "")
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(
-            _("cannot read {path}: {reason}; choose another --out").format(path=path, reason=error)
+            _("cannot read {path}: {reason}; choose another --out").format(path=path, reason=error),
+            path=path,
+            key="--out",
         ) from error
     if stamp != f"{_STAMP}{_digest(written)}":
         raise OutputError(
             _("{path} or {split} was edited; train with `ubend fit {path}`, or choose another --out").format(
                 path=path, split=split.name
-            )
+            ),
+            path=path,
+            key="--out",
         )

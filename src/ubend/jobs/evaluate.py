@@ -58,7 +58,9 @@ def evaluate(
     chosen = [pair for pair in pairs if part is None or pair.part == part]
     if not chosen:
         found = ", ".join(sorted(str(name) for name in parts))
-        raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
+        raise DataError(
+            _("no pictures in part {part}; there are: {found}").format(part=part, found=found), key="--part"
+        )
     return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
 
 
@@ -83,7 +85,8 @@ def read_run_pairs(run: Path) -> list[Pair]:
             ]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise OutputError(
-            _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run)
+            _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
+            path=run,
         ) from error
 
 

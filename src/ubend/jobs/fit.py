@@ -105,7 +105,8 @@ def fit(
             _(
                 "gpus: processes are started by the command line, `ubend fit ... --gpus {count}`, or by torchrun with "
                 "your script"
-            ).format(count=gpus)
+            ).format(count=gpus),
+            key="--gpus",
         )
     if out is not None and find_place().is_first:
         RunFolder(Path(out)).refuse_taken()
@@ -132,7 +133,8 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
         raise OutputError(
             _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
                 path=run, name=folder.facts.name, reason=reason(error)
-            )
+            ),
+            path=run,
         ) from error
     chosen = make_settings(config=read_config(folder.settings))
     with join_ranks() as ranks, _voice(ranks, teller) as voice:
@@ -323,7 +325,7 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
     part = data.score_part
     pairs = data.pairs(part)
     if not pairs:
-        raise DataError(_("no pictures to score"))
+        raise DataError(_("no pictures to score"), path=run.path)
     teller.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
     if len(pairs) < _FEW_PICTURES:
         teller.say(_("note: so few pictures say little about others; trust these scores only roughly"))

@@ -131,6 +131,7 @@ def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
         levels = {0}
     if not levels <= set(range(1, depth + 1)):
         raise SettingError(
-            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth)
+            _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth),
+            key="model.skips",
         )
     return tuple(level in levels for level in range(1, depth + 1))

@@ -232,11 +232,14 @@ class _ObjectJob(ImageJob):
 
 def _refuse_missing(exports: Sequence[Export]) -> None:
     if find_spec("skimage") is None:
-        raise SettingError(_("objects need scikit-image; install it by pip install 'ubend[objects]'"))
+        raise SettingError(
+            _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
+        )
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise SettingError(
-            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0])
+            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
+            key="--export",
         )
 
 

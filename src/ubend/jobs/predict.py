@@ -225,7 +225,9 @@ class PictureJob(ImageJob):
     def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
         counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
         if counts[self._labels.classes : IGNORED].any():
-            raise DataError(_("a mask of another model lies in the folder; choose another --out"))
+            raise DataError(
+                _("a mask of another model lies in the folder; choose another --out"), path=self.out, key="--out"
+            )
         return counts[: self._labels.classes]
 
 

@@ -87,13 +87,15 @@ class ScanJob(FileJob[None]):
             )
         if bundle.dtype == "uint8" and self._window is None:
             raise SettingError(
-                _("the model was trained on 8 bit pictures; say by --window (lung, or 40,400) what becomes 0 to 255")
+                _("the model was trained on 8 bit pictures; say by --window (lung, or 40,400) what becomes 0 to 255"),
+                key="--window",
             )
         if bundle.dtype != "uint8" and self._window is not None:
             raise SettingError(
                 _("the model was trained on {dtype} values, which --window would make 8 bit; leave it out").format(
                     dtype=bundle.dtype
-                )
+                ),
+                key="--window",
             )
 
     def _read_before(self, scan: Scan, target: Path) -> NDArray[np.uint8] | None:

@@ -62,7 +62,7 @@ class VideoJob(FileJob[Video]):
             frames = read_frames(video)
             first = next(frames, None)
             if first is None:
-                raise DataError(_("{path}: no frames in this video").format(path=video.path))
+                raise DataError(_("{path}: no frames in this video").format(path=video.path), path=video.path)
             size = first.shape[0], first.shape[1]
             with (
                 written_video(overlay_place, size, video, exact=False) as shown,

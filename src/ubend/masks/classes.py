@@ -263,7 +263,8 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
             _(
                 "all masks are empty: they hold the single value {value}; segmentation needs at least two "
                 "classes, so check that these are the right masks"
-            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-")
+            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-"),
+            key="data.masks",
         )
     if told.table is None:
         _refuse_other_lossless(survey, labels)
@@ -321,7 +322,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 table=value_table(tally, "value"),
                 objects="0=background,*=object",
                 resampled="0=background,255=object,*=nearest",
-            )
+            ),
+            key="data.values",
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
         _refuse_mixed(survey, tally)
@@ -335,7 +337,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 count=len(values),
                 table=value_table(tally, "value"),
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
-            )
+            ),
+            key="data.values",
         )
     return make_label_map(values, names), []
 
@@ -356,7 +359,8 @@ def _refuse_mixed(survey: Survey, tally: Tally) -> None:
                 codes=code_words(tally.codes[1:-1].tolist(), "value"),
                 whites=len(whites),
                 table=",".join(named),
-            )
+            ),
+            key="data.values",
         )
 
 
@@ -378,7 +382,8 @@ def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 "save all alike"
             ).format(
                 colored=int(survey.colored.sum()), deep=len(np.unique(survey.mask_of[survey.entries("color") == -1]))
-            )
+            ),
+            key="color",
         )
     remarks = []
     if not survey.colored.any():
@@ -423,7 +428,8 @@ def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
             _(
                 "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
                 "coded differently? Say what each code means with --values, or keep masks of one kind"
-            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED))
+            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED)),
+            key="data.values",
         )
 
 

@@ -48,12 +48,13 @@ class Codes:
         if self.kind == kind:
             return self
         if kind == "value":
-            raise DataError(_("the mask is coloured, among masks of values; save it like the others"))
+            raise DataError(_("the mask is coloured, among masks of values; save it like the others"), key="color")
         if self.palette is not None:
             return Codes(pack_colors(self.palette)[self.values], "color", None, self.lossy)
         if self.values.size and int(self.values.max()) > 255:
             raise DataError(
-                _("holds the value {value} among masks of colours; give it a colour").format(value=self.values.max())
+                _("holds the value {value} among masks of colours; give it a colour").format(value=self.values.max()),
+                key="color",
             )
         return Codes(self.values.astype(np.int32) * _GREY, "color", None, self.lossy)
 

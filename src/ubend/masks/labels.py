@@ -149,7 +149,8 @@ class LabelMap:
             raise SettingError(
                 _("--values names {unknown}, but the model's classes are {known}; use their names").format(
                     unknown=", ".join(unknown), known=", ".join(names)
-                )
+                ),
+                key="data.values",
             )
         codes = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
         others = self.others if self.others in (None, IGNORED) else names.index(self.names[self.others])

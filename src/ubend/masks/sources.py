@@ -101,7 +101,9 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
         raise DataError(
             _("{path}: written for a picture of {stated} px, but it is {real} px; export it again").format(
                 path=mask.path, stated=stated, real=real
-            )
+            ),
+            path=mask.path,
+            key="size",
         )
     return Codes(draw_shapes(mask.shapes, size_hw), "value")
 
@@ -149,14 +151,18 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
         raise DataError(
             _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(
                 path=path, shape="x".join(map(str, pixels.shape)), dtype=pixels.dtype
-            )
+            ),
+            path=path,
+            key="dtype",
         )
     low, high = (pixels.min(initial=0), pixels.max(initial=0)) if pixels.dtype != np.bool_ else (0, 1)
     if not 0 <= low <= high <= 65535 or (pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all()):
         raise DataError(
             _("{path}: mask values must be whole numbers from 0 to 65535, found {low} to {high}").format(
                 path=path, low=pixels.min(), high=pixels.max()
-            )
+            ),
+            path=path,
+            key="value",
         )
     return Codes(pixels.astype(np.uint8 if high <= 255 else np.uint16), "value")
 
@@ -179,7 +185,9 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
         raise DataError(
             _(
                 "{path}: a mask of one object or class holds it and 0, but here are {count} values; mend the file"
-            ).format(path=path, count=len(present))
+            ).format(path=path, count=len(present)),
+            path=path,
+            key="value",
         )
     return np.asarray(values > top // 2)
 
@@ -195,7 +203,9 @@ def _read_layers(mask: LayeredMask) -> Codes:
             raise DataError(
                 _("{path}: {size} px, but {first} is {first_size} px; masks of one picture are of its size").format(
                     path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
-                )
+                ),
+                path=layer.path,
+                key="size",
             )
         drawn[on] = layer.value
     assert drawn is not None

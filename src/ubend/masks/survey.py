@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, OutputError, PairError, reason
+from ubend.errors import DataError, OutputError, PairError, Problem, reason
 from ubend.files import write_file
 from ubend.folders.pairs import Pair
 from ubend.language import _
@@ -73,7 +73,8 @@ def cache_error(cache: Path, error: Exception) -> OutputError:
     return OutputError(
         _("cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder").format(
             path=cache, reason=reason(error)
-        )
+        ),
+        path=cache,
     )
 
 
@@ -125,12 +126,13 @@ def _look(
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
     """The line for a mask that is not of the size of its picture."""
-    return _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
+    line = _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
         mask=pair.mask.path,
         image=pair.image.name,
         mask_size=f"{mask_hw[1]}x{mask_hw[0]}",
         size=f"{image_hw[1]}x{image_hw[0]}",
     )
+    return Problem(line, pair.mask.path, "size")
 
 
 def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap) -> str:
@@ -141,10 +143,11 @@ def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap
             if labels.kind == "value"
             else _("{mask}: holds values above 255, but the classes are colours: {known}; save all masks alike")
         )
-        return other.format(mask=pair.mask.path, known=labels.describe())
-    return _(
+        return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
+    line = _(
         "{mask}: holds {codes}, beyond the classes {known}; mend the mask, or say what they are with --values"
     ).format(mask=pair.mask.path, codes=code_words(codes.tolist(), labels.kind, 8), known=labels.describe())
+    return Problem(line, pair.mask.path, "data.values")
 
 
 def threads() -> int:

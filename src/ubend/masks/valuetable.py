@@ -61,13 +61,15 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         raise SettingError(
             _(
                 "--values {text}: name at least two classes, each code once, either all by values or all by colours"
-            ).format(text=",".join(texts))
+            ).format(text=",".join(texts)),
+            key="data.values",
         )
     if len(codes) > MOST_CLASSES:
         raise SettingError(
             _("--values names {count} classes; at most {most} can be learnt").format(
                 count=len(codes), most=MOST_CLASSES
-            )
+            ),
+            key="data.values",
         )
     kind = kinds.pop()
     names = tuple(codes)

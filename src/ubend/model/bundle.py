@@ -90,13 +90,15 @@ def load_bundle(path: Path) -> Bundle:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.exists():
-        raise ModelFileError(_("{path}: no such model file").format(path=path))
+        raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with safe_open(path, "pt") as file:
             entry = (file.metadata() or {}).get("ubend")
             if entry is None:
                 raise ModelFileError(
-                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path)
+                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
+                    path=path,
+                    key="metadata",
                 )
             header = json.loads(entry)
             if header["format"] != FORMAT:
@@ -113,7 +115,10 @@ def load_bundle(path: Path) -> Bundle:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(
-            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(path=path, reason=reason)
+            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(
+                path=path, reason=reason
+            ),
+            path=path,
         ) from error
     return Bundle(model.eval(), labels, sizing, **rest | {"scale": rest.get("scale") and tuple(rest["scale"])})
 

@@ -64,7 +64,8 @@ class EncodedUNet(SegmentationNet):
             raise SettingError(
                 _("model.depth = {depth}, but {encoder} has maps at levels {levels}").format(
                     depth=depth, encoder=encoder, levels=", ".join(map(str, known))
-                )
+                ),
+                key="model.depth",
             )
         super().__init__(channels, classes, width, depth, skips, growth, mean, std)
         self.name = encoder
@@ -124,7 +125,9 @@ def describe_encoder(name: str) -> dict[int, int]:
             if near
             else _("see timm.list_models() for all names")
         )
-        raise SettingError(_("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure))
+        raise SettingError(
+            _("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
+        )
     found: dict[int, int] = {}
     try:
         with torch.device("meta"):
@@ -140,7 +143,8 @@ def describe_encoder(name: str) -> dict[int, int]:
             _(
                 "model.encoder: {name} has no maps of halving size for pictures of any size; take a convolutional one "
                 "such as resnet18, efficientnet_b0 or convnext_tiny"
-            ).format(name=name)
+            ).format(name=name),
+            key="model.encoder",
         )
     return found
 
@@ -161,7 +165,9 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
         return drawn
     if isinstance(pretrained, Path):
         if not pretrained.is_file():
-            raise SettingError(_("model.weights: {path}: no such file").format(path=pretrained))
+            raise SettingError(
+                _("model.weights: {path}: no such file").format(path=pretrained), path=pretrained, key="model.weights"
+            )
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     muted = logging.root.manager.disable
     logging.disable()  # the hub's client and timm report each attempt and each layer left out; the one line is ours
@@ -203,7 +209,9 @@ def _load_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise SettingError(_("encoders need timm; install it by pip install 'ubend[encoders]'")) from error
+        raise SettingError(
+            _("encoders need timm; install it by pip install 'ubend[encoders]'"), key="model.encoder"
+        ) from error
     return timm
 
 

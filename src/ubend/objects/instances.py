@@ -98,7 +98,8 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
         raise SettingError(
             _("--method contour needs one kind of object and a class named contour; the classes are: {names}").format(
                 names=", ".join(names)
-            )
+            ),
+            key="--method",
         )
     inside, line = mask == kinds[0], mask == contour
     labels, _count = ndimage.label(inside, output=np.int64)  # not across corners: a contour one pixel wide separates

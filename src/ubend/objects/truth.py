@@ -37,7 +37,9 @@ def find_truth(folder: Path, pictures: Mapping[Path, tuple[int, int]], names: Se
             raise SettingError(
                 _("--truth {folder}: no such folder; it holds a picture of ids for each picture, NAME.png").format(
                     folder=place
-                )
+                ),
+                path=place,
+                key="--truth",
             )
     problems: list[str] = []
     found: dict[Path, Files] = {}
@@ -60,7 +62,11 @@ def _find_file(place: Path, picture: Path, size_hw: tuple[int, int]) -> Path:
         words = ", ".join(path.name for path in there or files[:1])
         missing = _("{picture}: no true ids in {folder}; add {names}, or leave the picture out")
         several = _("{picture}: several true ids in {folder}: {names}; keep one")
-        raise DataError((several if there else missing).format(picture=picture, folder=place, names=words))
+        raise DataError(
+            (several if there else missing).format(picture=picture, folder=place, names=words),
+            path=picture,
+            key="--truth",
+        )
     header = read_header(there[0])
     if header.size_hw != size_hw:
         raise DataError(
@@ -69,7 +75,9 @@ def _find_file(place: Path, picture: Path, size_hw: tuple[int, int]) -> Path:
                 found=f"{header.width}x{header.height}",
                 picture=picture,
                 size=f"{size_hw[1]}x{size_hw[0]}",
-            )
+            ),
+            path=there[0],
+            key="--truth",
         )
     return there[0]
 
@@ -86,7 +94,9 @@ def read_truth(files: Files) -> Objects:
         ids = ids if ids.size else np.zeros(own.shape, np.uint32)
         if (ids[own > 0] > 0).any():
             raise DataError(
-                _("{path}: some of its objects lie on another class's; let each pixel be of one").format(path=path)
+                _("{path}: some of its objects lie on another class's; let each pixel be of one").format(path=path),
+                path=path,
+                key="--truth",
             )
         ids[own > 0] = own[own > 0] + len(classes)
         classes += [index] * int(own.max(initial=0))
@@ -101,7 +111,9 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
         raise DataError(
             _("{path}: no picture of ids; save one channel of whole numbers, 8, 16 or 32 bit, as PNG or TIFF").format(
                 path=path
-            )
+            ),
+            path=path,
+            key="--truth",
         )
     numbers, place = np.unique(pixels, return_inverse=True)
     return (place.reshape(pixels.shape) + int(numbers[0] != 0)).astype(np.uint32)

@@ -102,7 +102,9 @@ def _refuse_frames(file: Image.Image, path: Path) -> None:
     count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP", "GIF") else 1  # JPEG: a preview beside it
     if count > 1:
         raise DataError(
-            _("{path}: holds {count} pictures, an animation; save the one that counts").format(path=path, count=count)
+            _("{path}: holds {count} pictures, an animation; save the one that counts").format(path=path, count=count),
+            path=path,
+            key="frames",
         )
 
 
@@ -232,18 +234,24 @@ def explained(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(_("{path}: no such file").format(path=path)) from error
+        raise DataError(_("{path}: no such file").format(path=path), path=path) from error
     except UnidentifiedImageError as error:
         reason = _("the file is empty") if _is_empty(path) else _("not a picture, or a kind that is not read")
-        raise DataError(_("{path}: {reason}").format(path=path, reason=reason)) from error
+        raise DataError(_("{path}: {reason}").format(path=path, reason=reason), path=path) from error
     except Image.DecompressionBombError as error:
-        raise DataError(_("{path}: too large to be read whole ({reason})").format(path=path, reason=error)) from error
+        raise DataError(
+            _("{path}: too large to be read whole ({reason})").format(path=path, reason=error), path=path
+        ) from error
     except Exception as error:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
         if _is_empty(path):
-            raise DataError(_("{path}: {reason}").format(path=path, reason=_("the file is empty"))) from error
+            raise DataError(
+                _("{path}: {reason}").format(path=path, reason=_("the file is empty")), path=path
+            ) from error
         reason = " ".join(str(error).split())
-        raise DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason)) from error
+        raise DataError(
+            _("{path}: damaged or truncated ({reason})").format(path=path, reason=reason), path=path
+        ) from error
 
 
 def _is_empty(path: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.errors import DataError
+from ubend.errors import DataError, Problem
 from ubend.files import write_file
 from ubend.language import _
 from ubend.pictures.decode import read_raster, without_warnings
@@ -102,7 +102,7 @@ def read_into(place: NDArray[Any], path: Path) -> list[str]:
     if image.dtype != place.dtype:
         return [depth_problem(path, image.dtype, place.dtype)]
     if image.shape != place.shape:
-        return [_("{path}: was changed while it was read; start again").format(path=path)]
+        return [Problem(_("{path}: was changed while it was read; start again").format(path=path), path)]
     if not np.may_share_memory(image, place):
         place[:] = image
     return []
@@ -111,7 +111,7 @@ def read_into(place: NDArray[Any], path: Path) -> list[str]:
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     """The sentence for a picture of another depth than the others."""
     line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
-    return line.format(path=path, found=found, dtype=wanted)
+    return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:

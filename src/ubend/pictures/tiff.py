@@ -153,7 +153,9 @@ def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
         raise DataError(
             _("{path}: holds {count} pictures of different kinds; save each as a file of its own").format(
                 path=path, count=len(full)
-            )
+            ),
+            path=path,
+            key="frames",
         )
     return (full or tiff.series)[0]
 
@@ -168,13 +170,17 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
         raise DataError(
             _("{path}: a stack of {count} pictures of {size} px; {cure}").format(
                 path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", cure=cure
-            )
+            ),
+            path=path,
+            key="data.channels",
         )
     sides = ", ".join(
         f"{count} {names.get(axis, axis)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
     )
     raise DataError(
-        _("{path}: a stack ({sides}); save each picture of it as a file of its own").format(path=path, sides=sides)
+        _("{path}: a stack ({sides}); save each picture of it as a file of its own").format(path=path, sides=sides),
+        path=path,
+        key="frames",
     )
 
 
@@ -186,7 +192,9 @@ def _refuse_unreadable(path: Path, plan: Plan) -> None:
         raise DataError(
             _("{path}: a TIFF of {kind} in {dtype} is not read; save it in red, green, blue or in grey").format(
                 path=path, kind=getattr(kind, "name", kind), dtype=dtype
-            )
+            ),
+            path=path,
+            key="photometric",
         )
 
 
@@ -202,7 +210,7 @@ def _refuse_truncated(tiff: "tifffile.TiffFile", path: Path) -> None:
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason))
+    return DataError(_("{path}: damaged or truncated ({reason})").format(path=path, reason=reason), path=path)
 
 
 def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:

@@ -46,7 +46,7 @@ def open_video(path: Path) -> Video:
         DataError: ffmpeg is not installed, or this is no video.
     """
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path))
+        raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path), path=path, key="ffmpeg")
     words = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
     found = subprocess.run([*words, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])

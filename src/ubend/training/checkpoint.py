@@ -212,7 +212,10 @@ def load_state(path: Path, state: TrainingState) -> None:
                 tensor.copy_(saved)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ModelFileError(
-            _("{path}: cannot go on from this file ({reason}); start the training anew").format(path=path, reason=error)
+            _("{path}: cannot go on from this file ({reason}); start the training anew").format(
+                path=path, reason=error
+            ),
+            path=path,
         ) from error
 
 

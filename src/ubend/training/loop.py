@@ -109,7 +109,8 @@ def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) 
             _(
                 "the loss is not a finite number any more after step {step}; use a smaller learning rate "
                 "(--set train.learning_rate={rate:g}) or --set train.precision=float32"
-            ).format(step=progress.step, rate=settled(settings.learning_rate) / 10)
+            ).format(step=progress.step, rate=settled(settings.learning_rate) / 10),
+            key="train.learning_rate",
         )
     state.sums.zero_()
     figure = -val_loss if settings.select == "loss" else float(np.nanmean(val_dice))
@@ -185,7 +186,8 @@ def validation_batch(pictures: Pictures | Windows, progress: Progress) -> int:
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:
     if before == 1:
         raise SettingError(
-            _("the device ran out of memory while validating one picture; use a smaller --size, or --device cpu")
+            _("the device ran out of memory while validating one picture; use a smaller --size, or --device cpu"),
+            key="data.size",
         )
     state.progress.validation_batch = before // 2
     teller.say(

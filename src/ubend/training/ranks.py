@@ -54,7 +54,8 @@ class Ranks(Place):
             raise SettingError(
                 _("device {name} is one device, for {count} processes; give cuda, or cpu, or nothing").format(
                     name=name, count=self.count
-                )
+                ),
+                key="device",
             )
         there = torch.cuda.device_count()
         if self.local >= there:
@@ -62,7 +63,8 @@ class Ranks(Place):
                 _(
                     "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device "
                     "cpu for processes on the CPU"
-                ).format(there=there, count=self.count)
+                ).format(there=there, count=self.count),
+                key="--gpus",
             )
         torch.cuda.set_device(self.local)
         return pick_device(f"cuda:{self.local}")
@@ -74,7 +76,8 @@ class Ranks(Place):
             raise SettingError(
                 _("train.batch = {batch} cannot be shared evenly by {count} processes; use --batch {near}").format(
                     batch=batch, count=self.count, near=less or self.count
-                )
+                ),
+                key="train.batch",
             )
 
     def part(self, items: int) -> range:
@@ -127,7 +130,8 @@ class Ranks(Place):
                 _(
                     "the processes do not see the same pictures, settings or run; put them where all of them read the "
                     "same files"
-                )
+                ),
+                key="--gpus",
             )
 
     def leave(self) -> None:
@@ -157,7 +161,9 @@ def join_ranks() -> Iterator[Ranks]:
         yield ALONE
         return
     if not (dist.is_available() and dist.is_gloo_available()):
-        raise TrainingError(_("this torch has no distributed training; install another, or train in one process"))
+        raise TrainingError(
+            _("this torch has no distributed training; install another, or train in one process"), key="--gpus"
+        )
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_STEP_TIMEOUT)
@@ -166,7 +172,8 @@ def join_ranks() -> Iterator[Ranks]:
         raise TrainingError(
             _("process {rank} of {count} cannot reach the others: {reason}").format(
                 rank=place.rank, count=place.count, reason=_first_line(error)
-            )
+            ),
+            key="--gpus",
         ) from error
     assert isinstance(host, dist.ProcessGroup)  # no rank is left out
     ranks = Ranks(place.rank, place.count, place.local, host)
@@ -289,7 +296,8 @@ def _others_alive() -> Iterator[None]:
         raise TrainingError(
             _("the other processes cannot be reached any more ({reason}); go on by --resume").format(
                 reason=_first_line(error)
-            )
+            ),
+            key="--gpus",
         ) from error
 
 

@@ -61,10 +61,14 @@ class RunFolder:
             raise OutputError(
                 _("{path} exists already; choose another --out, or go on with it by --resume {path}").format(
                     path=self.path
-                )
+                ),
+                path=self.path,
+                key="--out",
             )
         raise OutputError(
-            _("{path} exists already and is no run; choose another --out, nothing was written").format(path=self.path)
+            _("{path} exists already and is no run; choose another --out, nothing was written").format(path=self.path),
+            path=self.path,
+            key="--out",
         )
 
     def create(self) -> None:
@@ -81,7 +85,9 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise OutputError(
-                _("cannot write {path}: {reason}; choose another --out").format(path=self.path, reason=reason(error))
+                _("cannot write {path}: {reason}; choose another --out").format(path=self.path, reason=reason(error)),
+                path=self.path,
+                key="--out",
             ) from error
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
@@ -103,7 +109,8 @@ class RunFolder:
             raise OutputError(
                 _("cannot write {path}: {reason}; free some space, then go on by --resume {run}").format(
                     path=self.timing, reason=reason(error), run=self.path
-                )
+                ),
+                path=self.timing,
             ) from error
 
     def trim_timing(self, epochs: int) -> None:

@@ -45,7 +45,8 @@ def make_state(
             raise SettingError(
                 _(
                     "data.mean and data.std have {count} numbers, but the pictures are read with {channels} channels"
-                ).format(count=len(settings.data.mean), channels=data.store.channels)
+                ).format(count=len(settings.data.mean), channels=data.store.channels),
+                key="data.mean",
             )
         mean = [m * white for m, white in zip(settings.data.mean, high, strict=True)]
         std = [s * white for s, white in zip(settings.data.std, high, strict=True)]
@@ -180,7 +181,8 @@ def make_loss(data: Dataset, settings: Settings, device: torch.device) -> Loss:
         raise SettingError(
             _("train.class_weights has {count} numbers for {classes} classes: {names}").format(
                 count=len(weights), classes=data.labels.classes, names=", ".join(data.labels.names)
-            )
+            ),
+            key="train.class_weights",
         )
     return Loss(settled(settings.train.loss), torch.tensor(weights, dtype=torch.float32, device=device))
 
@@ -202,7 +204,8 @@ def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
             _(
                 "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
                 "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
-            ).format(batch=settled(settings.train.batch), micro=micro, depth=settings.model.depth)
+            ).format(batch=settled(settings.train.batch), micro=micro, depth=settings.model.depth),
+            key="train.batch",
         )
 
 

@@ -130,7 +130,8 @@ class Step:
                 _(
                     "the device of process {rank} ran out of memory with {count} pictures at a time; set "
                     "train.micro_batch = {size} (for --resume in {settings})"
-                ).format(rank=ranks.rank, count=before, size=max(1, size), settings=self.job.run.settings)
+                ).format(rank=ranks.rank, count=before, size=max(1, size), settings=self.job.run.settings),
+                key="train.micro_batch",
             )
         while size and has_lone_values(self.job.batches, self.state.model.depth, size):
             size -= 1
@@ -139,7 +140,8 @@ class Step:
                 _(
                     "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; "
                     "use a smaller --size, --width or data.window, or --device cpu"
-                ).format(count=before)
+                ).format(count=before),
+                key="train.micro_batch",
             )
         self.state.progress.micro_batch = size
         self.teller.say(

@@ -70,7 +70,9 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
             raise SettingError(
                 _("{key} = {mine}, but the model {path} has {theirs}; leave it out, or train without --from").format(
                     key=key, mine=mine, path=start.path, theirs=_("none") if theirs is None else theirs
-                )
+                ),
+                path=start.path,
+                key=key,
             )
     return shape
 

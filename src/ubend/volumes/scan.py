@@ -235,7 +235,7 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
     elif len({round(_place(file), 3) for file in files}) < len(files):
         problem = _("several slices at one place")
     if problem:
-        raise DataError(_("{path}: {problem}").format(path=path, problem=problem))
+        raise DataError(_("{path}: {problem}").format(path=path, problem=problem), path=path)
 
 
 def _place(file: Any) -> float:
@@ -252,7 +252,9 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
         raise DataError(
             _("{path}: the slices lie {least:g} to {most:g} mm apart; is one missing?").format(
                 path=path, least=round(float(steps.min()), 3), most=round(float(steps.max()), 3)
-            )
+            ),
+            path=path,
+            key="spacing",
         )
     return float(np.median(steps))
 

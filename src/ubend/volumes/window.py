@@ -56,8 +56,9 @@ def parse_window(text: str) -> Window:
         raise SettingError(
             _("--window {text}: give one of {names}, or CENTER,WIDTH as in 40,400{meant}").format(
                 text=text, names=", ".join(PRESETS), meant=meant
-            )
+            ),
+            key="--window",
         ) from None
     if not (np.isfinite(center) and np.isfinite(width) and width > 0):
-        raise SettingError(_("--window {text}: the width must be greater than 0").format(text=text))
+        raise SettingError(_("--window {text}: the width must be greater than 0").format(text=text), key="--window")
     return Window(center, width)

@@ -54,9 +54,10 @@ def parse_method(word: str) -> Method:
         return found
     near, known = difflib.get_close_matches(word.lower(), METHODS, 1, 0.4), ", ".join(METHODS)
     if not near:
-        raise SettingError(_("no method {word}; there are: {known}").format(word=word, known=known))
+        raise SettingError(_("no method {word}; there are: {known}").format(word=word, known=known), key="method")
     raise SettingError(
-        _("no method {word}; did you mean {near}? There are: {known}").format(word=word, near=near[0], known=known)
+        _("no method {word}; did you mean {near}? There are: {known}").format(word=word, near=near[0], known=known),
+        key="method",
     )
 
 
@@ -129,7 +130,8 @@ def refuse_missing() -> None:
         import sklearn  # noqa: F401
     except ImportError:
         raise SettingError(
-            _("traditional methods need scikit-image and scikit-learn; install them by pip install 'ubend[baselines]'")
+            _("traditional methods need scikit-image and scikit-learn; install them by pip install 'ubend[baselines]'"),
+            key="scikit-image",
         ) from None
 
 

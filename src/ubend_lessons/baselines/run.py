@@ -75,7 +75,9 @@ def run_baseline(
     pairs = dataset.pairs(part)
     if not pairs:
         found = ", ".join(sorted(set(dataset.parts)))
-        raise DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=found))
+        raise DataError(
+            _("no pictures in part {part}; there are: {found}").format(part=part, found=found), key="--part"
+        )
     target = None if out is None else Path(out)
     if target is not None:
         _refuse_there(pairs, target)
@@ -157,4 +159,6 @@ def _targets(out: Path, pair: Pair) -> tuple[Path, Path]:
 def _refuse_there(pairs: Sequence[Pair], out: Path) -> None:
     for path in (out / _SCORES, *(path for pair in pairs for path in _targets(out, pair))):
         if path.exists():
-            raise OutputError(_("{path} exists already; choose another --out").format(path=path))
+            raise OutputError(
+                _("{path} exists already; choose another --out").format(path=path), path=path, key="--out"
+            )

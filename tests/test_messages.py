@@ -1,0 +1,731 @@
+"""The words of errors: what people read stands in `golden/messages.txt`; other tests ask for class, path and key.
+
+UPDATE_GOLDEN=1 python -m pytest tests/test_messages.py
+
+writes the file anew; its difference is the list of sentences that changed.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.numpy import save_file
+
+from support.codings import colors, survey, values
+from support.refusal import TINY, refused
+from support.remote_site import make_tar, make_zip
+from support.sentences import ERRORS
+from ubend.cli import main
+from ubend.config import make_settings, parse_assignment, read_config
+from ubend.data import named
+from ubend.data.sample import draw_sample
+from ubend.data.splits import split_pairs
+from ubend.data.store import read_class_map
+from ubend.data.unpack import Limits, unpack
+from ubend.device import pick_device
+from ubend.errors import UbendError
+from ubend.files import refuse_taken, telling_writes
+from ubend.folders.folder import Asked, read_folder, read_pairs
+from ubend.folders.pairs import Pair
+from ubend.inference.ensemble import load
+from ubend.inference.predictor import Predictor
+from ubend.inference.refine import parse_areas, parse_thresholds
+from ubend.jobs.gather import parse_skips
+from ubend.masks.classes import Told, find_classes
+from ubend.masks.codes import Codes
+from ubend.masks.labels import make_label_map, refuse_reserved
+from ubend.masks.sources import FileMask, Layer, LayeredMask, read_codes
+from ubend.masks.valuetable import parse_table
+from ubend.model.bundle import Bundle, load_bundle, save_bundle
+from ubend.model.unet import UNet
+from ubend.objects.truth import find_truth, read_truth
+from ubend.pictures.images import Sizing, read_image
+from ubend.pictures.video import open_video
+from ubend.training.launch import launch
+from ubend.training.ranks import Ranks
+from ubend.training.run_folder import RunFolder
+from ubend.volumes.window import parse_window
+
+GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
+LEAST = 120
+
+
+@dataclass
+class Place:
+    """Where a case works: an empty folder, and data and a trained run that are only to be read."""
+
+    tmp: Path
+    good: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.tmp / name
+
+    def fit(self, *words: object, data: Path | None = None) -> UbendError:
+        return refused("fit", data or self.good / "data", "--out", self / "out", *TINY, *words)
+
+    def predict(self, *words: object, command: str = "predict") -> UbendError:
+        picture = self.good / "data" / "images" / "disc00.png"
+        return refused(command, self.good / "run", picture, "--device", "cpu", "--out", self / "out", *words)
+
+
+Case = Callable[[Place], object]
+CASES: dict[str, Case] = {}
+
+
+def case(function: Case) -> Case:
+    CASES[getattr(function, "__name__", "").replace("_", " ")] = function
+    return function
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def draw(place: Place, *names: str, size: tuple[int, int] = (4, 4)) -> Path:
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size).save(place / name)
+    return place.tmp
+
+
+def flat(place: Place, *more: str) -> Path:
+    return draw(place, *(f"{side}/{stem}.png" for side in ("images", "masks") for stem in "123"), *more)
+
+
+def folder_of(*names: str) -> Case:
+    return lambda place: read_folder(flat(place, *names))
+
+
+CASES |= {
+    "folder: absent": lambda place: read_folder(place / "nowhere"),
+    "folder: nothing": lambda place: read_folder(place.tmp),
+    "folder: pictures alone": lambda place: read_folder(draw(place, "images/a.png", "images/b.png")),
+    "folder: unclear folders": lambda place: read_folder(draw(place, "photos/1.png", "regions/1.png")),
+    "folder: unclear sides": lambda place: read_folder(draw(place, *(f"{i}_{k}.png" for i in "123" for k in "uv"))),
+    "folder: no mask": folder_of("images/4.png", "images/5.png"),
+    "folder: no picture": folder_of("masks/4.png"),
+    "folder: several masks": folder_of("masks/3_seg.png"),
+    "folder: two pictures of one name": folder_of("images/3.jpg"),
+    "folder: near misses": folder_of("images/cell 1.png", "masks/cell_1.png"),
+    "folder: neither side": folder_of("more/4.png"),
+    "folder: part without masks": lambda place: read_folder(
+        draw(place, "train/images/1.png", "train/masks/1.png", "test/images/1.png")
+    ),
+    "folder: two words for a part": lambda place: read_folder(
+        draw(place, *(f"{part}/{side}/1.png" for part in ("val", "valid") for side in ("images", "masks")))
+    ),
+    "lists: nothing there": lambda place: read_pairs(f"{place.tmp}/a/*.png", f"{place.tmp}/b/*.png"),
+    "lists: files on both sides": lambda place: read_pairs(f"{flat(place)}/images", f"{place.tmp}/images"),
+}
+
+
+@case
+def folder_that_is_a_file(place: Place) -> object:
+    (place / "data.zip").write_bytes(b"PK")
+    return read_folder(place / "data.zip")
+
+
+@case
+def folder_with_a_long_list(place: Place) -> object:
+    return read_folder(flat(place, *(f"images/x{number}.png" for number in range(13))))
+
+
+@case
+def folder_with_several_faults(place: Place) -> object:
+    flat(place, "images/alone.png", "masks/orphan.png")
+    (place / "images" / "1.png").write_bytes(b"")
+    (place / "images" / "moving.gif").write_bytes(b"x")
+    (place / "classes.txt").write_text("a\na\n")
+    return read_folder(place.tmp)
+
+
+@case
+def folder_of_several_sets(place: Place) -> object:
+    draw(place, "a/images/1.png", "a/masks/1.png", "b/images/1.png", "b/annotations/trimaps/1.png")
+    for name in ("trainval.txt", "test.txt"):
+        (place / "b" / "annotations" / name).touch()
+    return read_folder(place.tmp)
+
+
+@case
+def pets_lists(place: Place) -> object:
+    draw(place, *(f"{side}/{stem}.png" for side in ("images", "annotations/trimaps") for stem in ("a_1", "a_2")))
+    (place / "annotations" / "trainval.txt").write_text("a_1 1 1 1\na_7 1 1 1\n")
+    (place / "annotations" / "test.txt").write_text("a_1 1 1 1\na_2 1 1 1\n")
+    return read_folder(place.tmp)
+
+
+def split_of(text: str, header: str = "file,split\n") -> Case:
+    def read(place: Place) -> object:
+        flat(place)
+        (place / "split.csv").write_text(header + text)
+        return read_folder(place.tmp, Asked(place / "split.csv"))
+
+    return read
+
+
+CASES |= {
+    "split file: absent": lambda place: read_folder(flat(place), Asked(place / "absent.csv")),
+    "split file: no columns": split_of("1,train\n", "name,part\n"),
+    "split file: unknown word": split_of("1,trian\n2,val\n3,test\n"),
+    "split file: twice": split_of("1,train\n1.png,val\n2,val\n3,test\n"),
+    "split file: unknown picture": split_of("1,train\n2,val\n3,test\n9,test\n"),
+    "split file: missing": split_of("1,train\n"),
+}
+
+
+def split(names: int, given: list[Any], shares: tuple[float, float] = (0.2, 0.2)) -> object:
+    return split_pairs([f"p{i}" for i in range(names)], given, [None] * names, np.arange(names), 0, *shares)
+
+
+CASES |= {
+    "split: too few": lambda place: split(2, [None, None]),
+    "split: some without": lambda place: split(3, ["train", "val", None]),
+    "split: nothing to train on": lambda place: split(2, ["val", "test"]),
+    "split: shares": lambda place: split(9, [None] * 9, (0.5, 0.5)),
+}
+
+COCO: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "1.png", "width": 4, "height": 4}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 3, 0, 3, 3]]}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+def coco(change: Callable[[Any], Any]) -> Case:
+    def read(place: Place) -> object:
+        draw(place, "images/1.png")
+        content = json.loads(json.dumps(COCO))
+        change(content)
+        (place / "train.json").write_text(json.dumps(content))
+        return read_folder(place.tmp)
+
+    return read
+
+
+def yolo(line: str) -> Case:
+    def read(place: Place) -> object:
+        draw(place, "images/1.png")
+        (place / "labels").mkdir()
+        (place / "labels" / "1.txt").write_text(line)
+        (place / "data.yaml").write_text("names: [cat]\n")
+        return read_folder(place.tmp)
+
+    return read
+
+
+CASES |= {
+    "coco: unknown class": coco(lambda c: c["annotations"][0].update(category_id=9)),
+    "coco: unknown picture": coco(lambda c: c["annotations"][0].update(image_id=9)),
+    "coco: box only": coco(lambda c: c["annotations"][0].pop("segmentation")),
+    "coco: two points": coco(lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]])),
+    "coco: run lengths": coco(lambda c: c["annotations"][0].update(segmentation={"size": [4, 4], "counts": [5]})),
+    "coco: missing picture": coco(lambda c: c["images"][0].update(file_name="gone.png")),
+    "coco: no name": coco(lambda c: c["images"][0].pop("file_name")),
+    "coco: too many classes": coco(lambda c: c["categories"].extend({"id": i, "name": f"n{i}"} for i in range(2, 300))),
+    "yolo: box only": yolo("0 .5 .5 .1 .1"),
+    "yolo: unknown class": yolo("7 0 0 1 0 1 1"),
+    "yolo: not normalised": yolo("0 0 0 40 0 40 30"),
+    "yolo: no numbers": yolo("cat 0 0 1 0 1 1"),
+}
+
+# --------------------------------------------------------------------------------------------- class tables
+
+
+def classes(*masks: Codes, **told: Any) -> Case:
+    return lambda place: find_classes(survey(*masks), Told(**told))
+
+
+def noisy(share: int) -> Codes:
+    random = np.random.default_rng(0).integers(0, 1 << 24, share)
+    return colors({0: 900, **{int(code): 1 for code in random}})
+
+
+CASES |= {
+    "classes: empty masks": classes(values({0: 9})),
+    "classes: resampled": classes(values({0: 900, 255: 90}), values({0: 90, 13: 1, 64: 2, 200: 1, 255: 9})),
+    "classes: numbered objects": classes(values(dict.fromkeys(range(120), 5))),
+    "classes: 255 alone": classes(values({0: 5, 1: 5, 2: 5}), values({0: 5, 255: 5})),
+    "classes: other count of names": classes(values({0: 5, 1: 5}), names=("a", "b", "c")),
+    "classes: names twice": classes(values({0: 5, 1: 5}), names=("a", "a")),
+    "classes: colours and deep values": classes(colors({0: 5, 0xFF0000: 5}), values({0: 5, 300: 5})),
+    "classes: photographs": classes(noisy(5000)),
+    "classes: colours nearly alike": classes(colors({0: 500, 0xFF0000: 300, 0xFE0000: 100})),
+    "classes: reserved name": lambda place: refuse_reserved(["background", "ignored"]),
+    "classes: mask of colours": lambda place: make_label_map([0, 255]).translate(
+        Codes(np.full((1, 1), 0xFF0000, np.int32), "color")
+    ),
+    "classes: value among colours": lambda place: make_label_map([0, 255], kind="color").translate(
+        Codes(np.full((1, 1), 300, np.uint16), "value")
+    ),
+    "classes: other than the model's": lambda place: make_label_map([0, 1], ["background", "moon"]).in_order_of(
+        ("background", "cell"), ((0, 0, 0), (9, 9, 9))
+    ),
+    "values: unreadable": lambda place: parse_table(["0=background", "polyp"]),
+    "values: twice": lambda place: parse_table(["0=a", "0=b"]),
+    "values: too many": lambda place: parse_table([f"{i}=c{i}" for i in range(300)]),
+}
+
+# --------------------------------------------------------------------------------------------- pictures, masks
+
+
+def file_of(name: str, data: Any, read: Callable[[Path], object] = lambda path: read_image(path, 3)) -> Case:
+    """A file of bytes, or of an array, that cannot be read."""
+
+    def look(place: Place) -> object:
+        path = place / name
+        if isinstance(data, bytes):
+            path.write_bytes(data)
+        elif path.suffix == ".tif":
+            tifffile.imwrite(path, data, photometric="minisblack")
+        elif path.suffix == ".npy":
+            np.save(path, data)
+        else:
+            Image.fromarray(data).save(path)
+        return read(path)
+
+    return look
+
+
+def mask_of(path: Path) -> object:
+    return read_codes(FileMask(path), (4, 4))
+
+
+def known_mask(path: Path) -> object:
+    return read_class_map(Pair("a", path, FileMask(path), None, None), (4, 4), make_label_map([0, 255]))
+
+
+CASES |= {
+    "picture: absent": lambda place: read_image(place / "none.png", 3),
+    "picture: empty": file_of("a.png", b""),
+    "picture: none": file_of("a.png", b"%PDF-1.7 this is none" * 9),
+    "picture: truncated": file_of("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20)),
+    "picture: other channels": file_of("a.tif", np.zeros((4, 4, 5), np.uint8)),
+    "picture: not finite": file_of("a.tif", np.full((4, 4), np.nan, np.float32)),
+    "picture: stack": file_of("a.tif", np.zeros((30, 9, 9), np.uint8)),
+    "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
+    "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
+    "mask: no whole numbers": file_of("a.npy", np.full((4, 4), 0.5, np.float32), mask_of),
+    "mask: negative": file_of("a.npy", np.full((4, 4), -1, np.int32), mask_of),
+    "mask: other size": file_of("a.png", np.zeros((7, 9), np.uint8), known_mask),
+    "mask: beyond the classes": file_of("a.png", np.full((4, 4), 7, np.uint8), known_mask),
+    "mask: coloured": file_of("a.png", np.full((4, 4, 3), (255, 0, 0), np.uint8), known_mask),
+    "truth: no ids": file_of("a.tif", np.full((4, 4), 0.5, np.float32), lambda path: read_truth({1: path})),
+    "truth: none": lambda place: find_truth(place.tmp, {place / "x.png": (4, 4)}, ("background", "cell")),
+    "truth: no folder": lambda place: find_truth(place / "none", {}, ("background", "cell")),
+}
+
+
+@case
+def picture_with_frames(place: Place) -> object:
+    frames = [Image.new("L", (4, 4), level) for level in (0, 99)]
+    frames[0].save(place / "a.gif", save_all=True, append_images=frames[1:])
+    return read_image(place / "a.gif", 3)
+
+
+@case
+def layers_of_different_sizes(place: Place) -> object:
+    draw(place, "1.png")
+    draw(place, "2.png", size=(4, 5))
+    return read_codes(LayeredMask((Layer(place / "1.png", 1), Layer(place / "2.png", 1))), (4, 4))
+
+
+@case
+def layer_with_many_values(place: Place) -> object:
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(place / "1.png")
+    return read_codes(LayeredMask((Layer(place / "1.png", 1),)), (8, 8))
+
+
+@case
+def truth_on_truth(place: Place) -> object:
+    for name in "ab":
+        Image.new("L", (4, 4), 1).save(place / f"{name}.png")
+    return read_truth({1: place / "a.png", 2: place / "b.png"})
+
+
+@case
+def truth_of_another_size(place: Place) -> object:
+    draw(place, "x.png")
+    return find_truth(place.tmp, {place / "x.jpg": (9, 9)}, ("background", "cell"))
+
+
+@case
+def video_without_ffmpeg(place: Place) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(place.tmp))
+        return open_video(place / "a.mp4")
+
+
+# -------------------------------------------------------------------------------------------------- settings
+
+for _words in (
+    {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
+    {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
+    {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")}, {"train.dropout": 1},
+    {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]}, {"model.pretrained": True},
+    {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
+    {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
+    {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.growth": "unpool"},
+    {"model.kind": "paper", "train.sync_batch_norm": True}, {"data.resize": "native", "augment.kind": "none"},
+    {"data.resize": "native", "train.border_weight": 1}, {"data.resize": "native", "data.size": 64},
+):  # fmt: skip
+    CASES[f"settings: {_words}"] = lambda place, words=_words: make_settings(changes=words)  # type: ignore[misc]
+
+CASES |= {
+    "--set: no value": lambda place: parse_assignment("train.epochs"),
+    "--config: absent": lambda place: read_config(place / "none.toml"),
+    "--window: unknown": lambda place: parse_window("lun"),
+    "--window: no width": lambda place: parse_window("1,0"),
+    "--threshold": lambda place: parse_thresholds(["polyp=2"], ("background", "polyp")),
+    "--threshold: unknown class": lambda place: parse_thresholds(["polip=0.3"], ("background", "polyp")),
+    "--threshold: no such class": lambda place: parse_thresholds(["x=0.3"], ("background", "polyp")),
+    "--min-area": lambda place: parse_areas("--min-area", ["x"], ("background", "polyp")),
+    "--device": lambda place: pick_device("abacus"),
+    "--device: several processes": lambda place: Ranks(0, 2, 0).pick_device("cuda:1"),
+    "--batch: several processes": lambda place: Ranks(0, 2, 0).refuse_uneven(7),
+    "--skips": lambda place: parse_skips("9", 4),
+    "sample: count": lambda place: draw_sample(place / "new", 0),
+    "sample: size": lambda place: draw_sample(place / "new", 1, 4),
+    "sample: seed": lambda place: draw_sample(place / "new", 1, seed=-1),
+    "processes: ended": lambda place: launch(
+        [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 1
+    ),
+}
+
+
+@case
+def config_with_a_fault(place: Place) -> object:
+    (place / "settings.toml").write_text("[train\n")
+    return read_config(place / "settings.toml")
+
+
+# --------------------------------------------------------------------------------------- commands, outputs
+
+CASES |= {
+    "fit: no folder": lambda place: refused("fit"),
+    "fit: --images alone": lambda place: refused("fit", "--images", "a", "--out", place / "out"),
+    "fit: other count of classes": lambda place: place.fit("--classes", "a,b,c"),
+    "fit: too small": lambda place: place.fit("--size", 16, "--batch", 1),
+    "fit: mean of other channels": lambda place: place.fit("--set", "data.mean=[0.5]", "--set", "data.std=[0.2]"),
+    "fit: class weights": lambda place: place.fit("--set", "train.class_weights=[1, 2, 3]"),
+    "fit: another shape than the model": lambda place: place.fit("--from", place.good / "run", "--width", 8),
+    "fit: --resume of none": lambda place: refused("fit", "--resume", place / "none"),
+    "fit: run is there": lambda place: refused("fit", place.good / "data", "--out", place.good / "run", *TINY),
+    "predict: no such model": lambda place: refused("predict", place / "none", "a.png", "--out", place / "out"),
+    "predict: no such picture": lambda place: place.predict(place / "none.png"),
+    "predict: nothing": lambda place: refused("predict", place.good / "run", "-", "--out", place / "out"),
+    "predict: empty folder": lambda place: place.predict(place.tmp),
+    "predict: --tiles": lambda place: place.predict("--tiles", "big"),
+    "predict: --tiles below 0": lambda place: place.predict("--tiles", "-3"),
+    "predict: --overlap": lambda place: place.predict("--overlap", "1"),
+    "predict: --window": lambda place: place.predict("--window", "lung"),
+    "evaluate: no such part": lambda place: refused(
+        "evaluate", place.good / "run", place.good / "data", "--part", "test", "--device", "cpu"
+    ),
+    "evaluate: no run": lambda place: refused(
+        "evaluate", shutil.copy(place.good / "run" / "model.safetensors", place.tmp)
+    ),
+    "evaluate: --out is there": lambda place: refused("evaluate", place.good / "run", "--out", place.good / "run"),
+    "show: --out is there": lambda place: refused("show", place.good / "run", "--out", place.good / "run"),
+    "samples: --out is there": lambda place: refused("samples", place.good / "data", "--out", place.good / "run"),
+    "sample: folder is there": lambda place: refused("sample", place.good / "data"),
+    "cutout: --soft": lambda place: place.predict("--soft", "-1", command="cutout"),
+    "cutout: --class": lambda place: place.predict("--class", "foreground=2", command="cutout"),
+    "cutout: --background": lambda place: place.predict("--background", "nowhere.png", command="cutout"),
+    "objects: --method contour": lambda place: place.predict("--method", "contour", command="objects"),
+    "baseline: unknown method": lambda place: refused("baseline", "otsi", place.good / "data"),
+    "baseline: no such method": lambda place: refused("baseline", "zzz", place.good / "data"),
+    "lesson: --number": lambda place: refused("lesson", "kinds", "--number", "-1", "--out", place / "out"),
+    "lesson: matrix": lambda place: refused(
+        "lesson", "transposed-convolution", "--input", "1 2; 3", "--out", place / "out"
+    ),
+    "lesson: --size": lambda place: refused("lesson", "architecture", "--size", 5000, "--out", place / "out"),
+    "lesson: no run": lambda place: refused("lesson", "training", place / "none", "--out", place / "out"),
+    "output: folder is there": lambda place: refuse_taken(place.good),
+    "data set: near its name": lambda place: named.find_dataset("kvasirseg", None, named_teller()),
+    "data set: --root": lambda place: named.find_dataset("nowhere", "there", named_teller()),
+}
+
+
+def named_teller() -> Any:
+    return None  # nothing is told before these are refused
+
+
+@case
+def output_that_cannot_be_written(place: Place) -> object:
+    with telling_writes(place / "a.png"):
+        raise OSError(28, "No space left on device")
+
+
+@case
+def fit_into_a_folder_with_other_things(place: Place) -> object:
+    (place / "out").mkdir()
+    (place / "out" / "thesis.txt").touch()
+    return place.fit()
+
+
+@case
+def fit_on_damaged_pairs(place: Place) -> object:
+    shutil.copytree(place.good / "data", place / "data")
+    (place / "data" / "images" / "disc01.png").write_bytes(b"no picture" * 50)
+    draw(place, "data/masks/disc02.png", size=(9, 7))
+    return place.fit(data=place / "data")
+
+
+@case
+def fit_on_changed_pairs(place: Place) -> object:
+    for name in ("data", "run"):
+        shutil.copytree(place.good / name, place / name)
+    settings = place / "run" / "settings.toml"
+    settings.write_text(settings.read_text().replace(str(place.good / "data"), str(place / "data")))
+    shutil.copy(place / "data" / "images" / "disc04.png", place / "data" / "images" / "disc03.png")
+    return refused("fit", "--resume", place / "run")
+
+
+@case
+def predict_over_masks(place: Place) -> object:
+    draw(place, "out/disc00.png")
+    return place.predict()
+
+
+@case
+def predict_two_of_one_name(place: Place) -> object:
+    draw(place, "disc00.png")
+    return place.predict(place / "disc00.png")
+
+
+@case
+def predict_broken_files(place: Place) -> object:
+    (place / "none.png").write_bytes(b"")
+    (place / "text.png").write_bytes(b"text" * 100)
+    return place.predict(place / "none.png", place / "text.png", "--out", place / "elsewhere")
+
+
+@case
+def predict_pictures_of_another_kind(place: Place) -> object:
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(place / "deep.png")
+    return place.predict(place / "deep.png")
+
+
+@case
+def predict_under_other_conditions(place: Place) -> object:
+    (place / "out").mkdir()
+    (place / "out" / "predict.json").write_text('{"models": []}')
+    return place.predict("--resume")
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def model_of(spoil: Callable[[Path], object]) -> Case:
+    def open_model(place: Place) -> object:
+        path = Path(shutil.copy(place.good / "run" / "model.safetensors", place.tmp))
+        spoil(path)
+        return load_bundle(path)
+
+    return open_model
+
+
+def edit_header(**changes: object) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        data = path.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header["__metadata__"]["ubend"] = json.dumps({**json.loads(header["__metadata__"]["ubend"]), **changes})
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+    return edit
+
+
+def save_small(path: Path, names: tuple[str, ...], dtype: str = "uint8") -> Path:
+    net = UNet(1, len(names), 2, 1)
+    save_bundle(path, Bundle(net.eval(), make_label_map(range(len(names)), names), Sizing(32, True, 1), dtype=dtype))
+    return path
+
+
+CASES |= {
+    "model: gone": model_of(Path.unlink),
+    "model: cut": model_of(lambda path: path.write_bytes(path.read_bytes()[:100])),
+    "model: foreign": model_of(lambda path: save_file({"weight": np.zeros(3, np.float32)}, path)),
+    "model: newer": model_of(edit_header(format=99)),
+    "model: older": model_of(edit_header(format=0)),
+    "models: none": lambda place: load([]),
+    "models: other classes": lambda place: load(
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], "cpu"
+    ),
+    "models: other depth": lambda place: load(
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "cell"), "uint16")], "cpu"
+    ),
+    "model: array of another type": lambda place: small(place)(np.zeros((8, 8), np.int64)),
+    "model: array of another shape": lambda place: small(place)(np.zeros((8, 8, 7), np.uint8)),
+}
+
+
+def small(place: Place) -> Predictor:
+    return Predictor(load_bundle(save_small(place / "m", ("ground", "cell"))), "cpu")
+
+
+@case
+def run_with_a_damaged_list(place: Place) -> object:
+    shutil.copytree(place.good / "run", place / "run")
+    (place / "run" / "data.csv").write_text("")
+    return refused("fit", "--resume", place / "run")
+
+
+@case
+def run_with_a_damaged_state(place: Place) -> object:
+    shutil.copytree(place.good / "run", place / "run")
+    RunFolder(place / "run").state.write_bytes(b"")
+    return refused("fit", "--resume", place / "run")
+
+
+# ------------------------------------------------------------------------------------------------ archives
+
+
+def archive(data: bytes, name: str = "x.zip", limits: Limits | None = None) -> Case:
+    def open_archive(place: Place) -> object:
+        (place / name).write_bytes(data)
+        (place / "in").mkdir()
+        unpack(place / name, place / "in", lambda done: None, limits)
+        return None
+
+    return open_archive
+
+
+CASES |= {
+    "archive: leads out": archive(make_zip([("../evil", b"x")])),
+    "archive: one file twice": archive(make_zip([("a/b", b"x"), ("A/b", b"y")])),
+    "archive: link": archive(make_tar([("link", b"")], b"2", "/etc"), "x.tar.gz"),
+    "archive: damaged": archive(make_zip([("a", b"x")])[:-9]),
+    "archive: bomb": archive(make_zip([("a", bytes(20 * 2**20))])),
+    "archive: many entries": archive(make_zip([(f"{i}", b"") for i in range(30)]), limits=Limits(entries=20)),
+}
+
+# ---------------------------------------------------------------------------------------- what runs tell
+
+RUNS: dict[str, Callable[[Place], list[object]]] = {
+    "run: fit": lambda place: ["fit", place.good / "data", "--out", place / "out", *TINY, "--epochs", 1],
+    "run: data": lambda place: ["data", place.good / "data", "--out", place / "data.toml"],
+    "run: predict": lambda place: [
+        "predict", place.good / "run", place.good / "data" / "images", "--out", place / "out", "--device", "cpu"
+    ],
+    "run: evaluate": lambda place: ["evaluate", place.good / "run", "--device", "cpu"],
+}  # fmt: skip
+
+
+# Of the machine, or of weights that are as good as random.
+OF_THE_MACHINE = ("device: ", "chosen: train.precision", "WARNING: ")
+
+
+def tell_run(words: list[object], hide: Callable[[str], str]) -> str:
+    """The lines that a command prints, once each; numbers are not words."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    lines = re.sub(r"\d+([.,]\d+)*", "#", hide(result.output)).replace("\r", "\n").splitlines()
+    told = [line.rstrip() for line in lines if line.strip() and not line.startswith(OF_THE_MACHINE)]
+    return "\n".join(dict.fromkeys(told))
+
+
+# ------------------------------------------------------------------------------------------------ the test
+
+
+def provoke(one: Case, place: Place) -> UbendError:
+    try:
+        answer = one(place)
+    except UbendError as error:
+        return error
+    assert isinstance(answer, UbendError), "it raises no error of ours any more"
+    return answer
+
+
+def tell(error: UbendError, hide: Callable[[str], str]) -> str:
+    """Class and fields on one line, and what people read; what libraries say is left out, for it is not ours."""
+    text, cause = str(error), error.__cause__
+    if cause is not None and not type(cause).__module__.startswith("ubend"):
+        said = [str(cause), " ".join(str(cause).split()), next(iter(str(cause).splitlines()), "")]
+        for one in filter(None, said):
+            text = text.replace(one, "CAUSE")
+    fields = [type(error).__name__]
+    fields += [f"path={error.path.as_posix()}"] if error.path is not None else []
+    fields += [f"key={error.key}"] if error.key is not None else []
+    return hide(f"{' '.join(fields)}\n{text}")
+
+
+def hider(place: Place) -> Callable[[str], str]:
+    def hide(text: str) -> str:
+        for folder, name in ((place.tmp, "TMP"), (place.good, "GOOD")):
+            text = text.replace(str(folder), name)
+        return text
+
+    return hide
+
+
+class Golden:
+    """The file: `[name of the case]`, then its text."""
+
+    def __init__(self) -> None:
+        self.update = bool(os.environ.get("UPDATE_GOLDEN"))
+        parts = re.split(r"^\[(.+)\]\n", GOLDEN.read_text(encoding="utf-8") if GOLDEN.exists() else "", flags=re.M)
+        self.texts = {name: text.strip("\n") for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+        self.seen: dict[str, str] = {}
+
+    def check(self, name: str, text: str) -> None:
+        self.seen[name] = text.strip("\n")
+        if not self.update:
+            assert self.seen[name] == self.texts.get(name)
+
+    def write(self) -> None:
+        GOLDEN.parent.mkdir(exist_ok=True)
+        texts = {name: self.seen.get(name, self.texts.get(name)) for name in (*CASES, *RUNS)}
+        told = "\n\n".join(f"[{name}]\n{text}" for name, text in texts.items() if text is not None)
+        GOLDEN.write_text(told + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def golden() -> Iterator[Golden]:
+    file = Golden()
+    yield file
+    if file.update:
+        file.write()
+
+
+@pytest.fixture
+def place(tmp_path: Path, good: Path) -> Place:
+    (tmp_path / "x").mkdir()
+    return Place(tmp_path / "x", good)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_words_of_an_error(name: str, place: Place, golden: Golden) -> None:
+    golden.check(name, tell(provoke(CASES[name], place), hider(place)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_words_of_a_run(name: str, place: Place, golden: Golden) -> None:
+    golden.check(name, tell_run(RUNS[name](place), hider(place)))
+
+
+def test_the_file_is_whole(golden: Golden) -> None:
+    """No case is left that is gone; every class of errors and many sentences are in it."""
+    texts = golden.seen if golden.update else golden.texts
+    assert list(texts) == [*CASES, *RUNS]
+    told = [text.split("\n", 1) for name, text in texts.items() if name in CASES]
+    assert len({sentence for _fields, sentence in told}) >= LEAST
+    assert {fields.split()[0] for fields, _sentence in told} >= {name for name in ERRORS if name != "UbendError"}
+
+
+def test_a_case_that_no_longer_raises_fails(place: Place) -> None:
+    with pytest.raises(AssertionError, match="raises no error"):
+        provoke(lambda _place: None, place)
