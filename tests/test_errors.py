@@ -14,14 +14,12 @@ SOURCE = Path(__file__).parents[1] / "src"
 HAND_ON = {
     "_build",
     "_survey",
-    "cut_out_files",
-    "find_objects",
     "find_truth",
     "hash_pairs",
     "open_dataset",
-    "predict_paths",
     "read_headers",
     "read_to_place",
+    "run_jobs",
 }
 
 

@@ -44,7 +44,7 @@ from ubend.inference.refine import parse_areas, parse_thresholds
 from ubend.jobs.gather import parse_skips
 from ubend.masks.classes import Told, find_classes
 from ubend.masks.codes import Codes
-from ubend.masks.labels import make_label_map, refuse_reserved
+from ubend.masks.labels import make_label_map
 from ubend.masks.sources import FileMask, Layer, LayeredMask, read_codes
 from ubend.masks.valuetable import parse_table
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
@@ -261,7 +261,7 @@ CASES |= {
     "classes: colours and deep values": classes(colors({0: 5, 0xFF0000: 5}), values({0: 5, 300: 5})),
     "classes: photographs": classes(noisy(5000)),
     "classes: colours nearly alike": classes(colors({0: 500, 0xFF0000: 300, 0xFE0000: 100})),
-    "classes: reserved name": lambda place: refuse_reserved(["background", "ignored"]),
+    "classes: reserved name": lambda place: make_label_map([0, 1], ["background", "ignored"]),
     "classes: mask of colours": lambda place: make_label_map([0, 255]).translate(
         Codes(np.full((1, 1), 0xFF0000, np.int32), "color")
     ),

@@ -89,7 +89,7 @@ def _load_extension(entry: "EntryPoint") -> click.Command:
         )
 
     def fail(words: tuple[str, ...]) -> None:
-        raise UbendError(problem)
+        raise UbendError(problem, key=entry.name)
 
     return Command(
         entry.name,

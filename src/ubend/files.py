@@ -82,7 +82,7 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
         said = _("{path} exists already; choose another --out")
         if resumable:
             said = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
-        raise OutputError(said.format(path=there[0], count=len(there) - 1))
+        raise OutputError(said.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 
 
 def default_cache() -> Path:

@@ -103,7 +103,9 @@ def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
     if counts is not None:
         words = counts.replace(",", " ").split()
         if not words or not all(word.isdecimal() for word in words):
-            raise SettingError(_("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts))
+            raise SettingError(
+                _("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts), key="--counts"
+            )
         options["counts"] = [int(word) for word in words]
     options |= {} if epochs is None else {"epochs": epochs}
     _teach("teach_transfer", module="transfer", **options)
@@ -159,7 +161,9 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     """`2` -> (2, 2), `2,1` -> (2, 1)."""
     words = text.replace(",", " ").split()
     if len(words) not in (1, 2) or not all(word.lstrip("-").isdecimal() for word in words):
-        raise SettingError(_("{name} {text}: give one whole number, or two by comma").format(name=name, text=text))
+        raise SettingError(
+            _("{name} {text}: give one whole number, or two by comma").format(name=name, text=text), key=name
+        )
     return int(words[0]), int(words[-1])
 
 
@@ -237,7 +241,7 @@ def architecture(
 
     if model is not None:
         if width is not None or depth is not None:
-            raise SettingError(_("--width and --depth go without --model, which has its own"))
+            raise SettingError(_("--width and --depth go without --model, which has its own"), key="--model")
         bundle = load_bundle(model)
         own = min(MOST_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
         side = own if size is None else size
@@ -265,7 +269,9 @@ def feature_maps(picture: Path | None, model: Path | None, out: Path, display: b
     from ubend_lessons.tiny import UNSEEN, train_tiny
 
     if model is not None and picture is None:
-        raise SettingError(_("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"))
+        raise SettingError(
+            _("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"), key="--model"
+        )
     bundle = load_bundle(model) if model is not None else None
     image = (
         take_example(None, UNSEEN).image

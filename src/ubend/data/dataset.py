@@ -18,7 +18,7 @@ from ubend.config import Settings, settled
 from ubend.data.damage import find_damage
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, hash_pairs, open_store
-from ubend.errors import DataError, PairError, SettingError, TrainingError
+from ubend.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.files import Need, resolve_many
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
@@ -278,7 +278,8 @@ def _open_folder(
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
         line = _("{path}: no pixel of this mask has a class")
-        raise PairError({pairs[i].name: [line.format(path=pairs[i].mask.path)] for i in empty.tolist()})
+        paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
+        raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
     split = split_pairs(
         [pair.name for pair in pairs],
         [pair.part for pair in pairs],

@@ -117,7 +117,8 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
     near = difflib.get_close_matches(name.lower().replace("_", "-"), NAMED_SETS, 1, 0.8)
     if near and not folder.exists():
         raise DataError(
-            _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0])
+            _("{folder}: no such folder; did you mean the data set {name}?").format(folder=folder, name=near[0]),
+            path=folder,
         )
     return folder
 
@@ -156,7 +157,9 @@ def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
             _(
                 "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
                 "as it is: ubend fit {folder}"
-            ).format(folder=found, name=name, missing=", ".join(missing))
+            ).format(folder=found, name=name, missing=", ".join(missing)),
+            path=found,
+            key="contents",
         )
     return found
 

@@ -114,7 +114,9 @@ class Predictor:
                 _("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles), key="--tiles"
             )
         if not 0 <= overlap < 1:
-            raise SettingError(_("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap))
+            raise SettingError(
+                _("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap), key="--overlap"
+            )
         self.bundle, self.labels = bundle, bundle.labels
         self.device = pick_device(None if device is None else str(device))
         self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -111,7 +111,9 @@ class FileJob(ABC, Generic[_Facts]):
             raise DataError(
                 _("{names} would overwrite each other's {what}; give each its own --out").format(
                     names=", ".join(twice[:6]), what=now(self.what)
-                )
+                ),
+                path=Path(twice[0]),
+                key="--out",
             )
 
     def write(self, teller: Teller) -> list[Path]:
@@ -249,14 +251,18 @@ def _refuse_other(record: Path, facts: Mapping[str, Any], teller: Teller, *, res
         differ = [key for key, value in facts.items() if _stripped(was.get(key)) != _stripped(value)]
     except (OSError, ValueError, AttributeError) as error:
         raise OutputError(
-            _("{path}: cannot be read ({reason}); choose another --out").format(path=record, reason=error)
+            _("{path}: cannot be read ({reason}); choose another --out").format(path=record, reason=error),
+            path=record,
+            key="--out",
         ) from error
     if differ:
         raise OutputError(
             _(
                 "{folder}: what is there was made by another model or under other conditions ({path} differs in "
                 "{keys}); choose another --out"
-            ).format(folder=record.parent, path=record.name, keys=", ".join(differ))
+            ).format(folder=record.parent, path=record.name, keys=", ".join(differ)),
+            path=record,
+            key=differ[0],
         )
 
 
@@ -276,14 +282,14 @@ def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
             if not found:
-                raise DataError(_("{path}: no pictures in this folder").format(path=path))
+                raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
             pictures += found
         elif path.exists():
             pictures.append(path)
         elif matched := sorted(glob.glob(str(path), recursive=True)):
             pictures += [Path(p) for p in matched if Path(p).is_file()]
         else:
-            raise DataError(_("{path}: no such file").format(path=path))
+            raise DataError(_("{path}: no such file").format(path=path), path=path)
     if not pictures:
-        raise DataError(_("no pictures to predict; name files or folders"))
+        raise DataError(_("no pictures to predict; name files or folders"), key="paths")
     return pictures

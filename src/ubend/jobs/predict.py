@@ -264,9 +264,13 @@ def predict_paths(
     videos = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES]
     pictures = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
-        raise SettingError(_("--window is for scans (NIfTI files, folders of DICOM files); there are none"))
+        raise SettingError(
+            _("--window is for scans (NIfTI files, folders of DICOM files); there are none"), key="--window"
+        )
     if prob is not None and (scans or videos):
-        raise SettingError(_("--prob is for pictures, not for videos and scans; predict these by themselves"))
+        raise SettingError(
+            _("--prob is for pictures, not for videos and scans; predict these by themselves"), key="--prob"
+        )
     masks = load_masks(model, device, conditions)
     jobs: list[FileJob[Any]] = []
     if scans:

@@ -50,7 +50,7 @@ class ScanJob(FileJob[None]):
     def inspect(self, number: int) -> None:
         """Scans are read later."""
         if not self.paths[number].exists():
-            raise DataError(_("{path}: no such file").format(path=self.paths[number]))
+            raise DataError(_("{path}: no such file").format(path=self.paths[number]), path=self.paths[number])
 
     def files(self, number: int) -> list[Path]:
         return [place_mask(self.paths[number], self.out)]
@@ -83,7 +83,8 @@ class ScanJob(FileJob[None]):
             raise DataError(
                 _("the model was trained on pictures of {channels} channels; a scan has one").format(
                     channels=self.masks.channels
-                )
+                ),
+                key="data.channels",
             )
         if bundle.dtype == "uint8" and self._window is None:
             raise SettingError(

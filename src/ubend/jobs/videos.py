@@ -32,7 +32,7 @@ class VideoJob(FileJob[Video]):
     def look(self) -> list[Need]:
         if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":
             said = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
-            raise DataError(said)
+            raise DataError(said, key="data.channels")
         return super().look()
 
     def inspect(self, number: int) -> Video:

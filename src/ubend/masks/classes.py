@@ -82,7 +82,8 @@ def find_main_values(tally: Tally) -> list[int]:
                 table=value_table(tally, "value"),
                 share=1 - explained / total,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
-            )
+            ),
+            key="data.values",
         )
     return main
 
@@ -113,7 +114,8 @@ def _without_strays(tally: Tally) -> list[int]:
                     pair=code_words(pair, "color"),
                     table=value_table(tally, "color"),
                     cure=",".join(f"#{code:06x}=name{i}" for i, code in enumerate(tally.codes[:LISTED].tolist(), 1)),
-                )
+                ),
+                key="data.values",
             )
     return sorted(int(tally.codes[i]) for i in main)
 
@@ -190,7 +192,8 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             _(
                 "the masks hold {count} colours, and none is common ({table}): are these photographs, no masks? "
                 'If not, name every class: --values "#rrggbb=name,...,*=nearest"'
-            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total)))
+            ).format(count=len(tally.codes), table=value_table(rest, "color", int(total))),
+            key="data.values",
         )
     names = make_label_map(main, None, "color").names if main else ()
     known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
@@ -206,7 +209,8 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             share=share,
             table=value_table(rest, "color", int(total)),
             cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),
-        )
+        ),
+        key="data.values",
     )
 
 
@@ -282,7 +286,7 @@ def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
 def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
     codes = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(codes)) < len(codes):
-        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"))
+        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"), key="class table")
     labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH, colors=colors)
     return _with_noise(labels) if lossy else labels
 
@@ -459,7 +463,8 @@ def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
                     classes=labels.describe(),
                     table=value_table(tally[lost], labels.kind, total),
                     cure=",".join(f"#{some[0]:06x}={name}" for some, name in known),
-                )
+                ),
+                key="data.values",
             )
         remarks.append(
             _("{count} pixels ({share:.2%}) with in-between colours are not scored").format(

@@ -223,20 +223,21 @@ def make_label_map(
     names = tuple(_made_up(codes, kind) if names is None else names)
     if taken := [name for name in names if name in RESERVED_NAMES]:
         line = _("a class cannot be called {names}: the word means something else here; rename it")
-        raise DataError(line.format(names=", ".join(taken)))
+        raise DataError(line.format(names=", ".join(taken)), key="data.classes")
     if len(codes) > MOST_CLASSES:
         line = _("the masks hold {count} classes; at most {most} can be learnt")
-        raise DataError(line.format(count=len(codes), most=MOST_CLASSES))
+        raise DataError(line.format(count=len(codes), most=MOST_CLASSES), key="data.classes")
     if len(names) != len(codes):
         raise DataError(
             _(
                 "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
                 "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names))
+            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names)),
+            key="data.classes",
         )
     if len(set(names)) < len(names):
         line = _("class names must differ, but they are: {names}; mend --classes")
-        raise DataError(line.format(names=", ".join(names)))
+        raise DataError(line.format(names=", ".join(names)), key="data.classes")
     table = tuple((int(code),) for code in codes)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 

@@ -49,7 +49,8 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
                 _(
                     "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
                     "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
-                ).format(text=text)
+                ).format(text=text),
+                key="data.values",
             ) from error
         kinds.add(kind)
         codes.setdefault(name, []).extend(found)

@@ -105,7 +105,7 @@ def load_bundle(path: Path) -> Bundle:
                 line = _("{path}: made by an older ubend (format {format}); train it anew")
                 if header["format"] > FORMAT:
                     line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
-                raise ModelFileError(line.format(path=path, format=header["format"]))
+                raise ModelFileError(line.format(path=path, format=header["format"]), path=path, key="format")
             model = make_network(header["network"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])

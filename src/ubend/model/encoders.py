@@ -186,7 +186,11 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
         )
         if isinstance(pretrained, Path):
             line = _("model.weights: {path} does not fit {name} ({reason})")
-        raise SettingError(line.format(path=pretrained, name=name, reason=reason)) from error
+        raise SettingError(
+            line.format(path=pretrained, name=name, reason=reason),
+            path=pretrained if isinstance(pretrained, Path) else None,
+            key="model.weights",
+        ) from error
     finally:
         logging.disable(muted)
     first = first_convolution(net, 3)

@@ -58,13 +58,15 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
         )
         if len(odd) < len(pairs):
             line += _(", or go on without these with --skip-bad")
-        raise PairError({names[i]: [line] for i in odd})
+        raise PairError({names[i]: [line] for i in odd}, key="data.channels")
     depths = Counter(header.dtype for header in headers)
     if len(depths) > 1:
         table = _table([header.dtype for header in headers], names)
         line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
         common = depths.most_common(1)[0][0]
-        raise PairError({name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common})
+        raise PairError(
+            {name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common}, key="dtype"
+        )
     return channels, _remarks(headers, channels)
 
 
@@ -75,13 +77,15 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
         return most
     if len(kinds) == 1:
         line = _("the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones")
-        raise DataError(line.format(count=most, most=MOST_CHANNELS))
+        raise DataError(line.format(count=most, most=MOST_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
         cure = _("--channels 3 reads all in colour (grey is repeated), --channels 1 all in grey")
     else:
         cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
     table = _table([header.channels for header in headers], names)
-    raise DataError(_("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure))
+    raise DataError(
+        _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
+    )
 
 
 def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:

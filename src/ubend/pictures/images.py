@@ -57,12 +57,14 @@ def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: 
     fitted = fit_channels(image, image.shape[2] if channels is None else channels)
     if fitted is None:
         line = _("{path}: has {found} channels, but {channels} are asked for")
-        raise DataError(line.format(path=path, found=image.shape[2], channels=channels))
+        raise DataError(line.format(path=path, found=image.shape[2], channels=channels), path=path, key="data.channels")
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         image = fitted.astype(depth_name(image.dtype), copy=False)
     if image.dtype.kind == "f" and (bad := image.size - int(np.count_nonzero(np.isfinite(image)))):
         raise DataError(
-            _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad)
+            _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad),
+            path=path,
+            key="value",
         )
     return np.ascontiguousarray(image)
 

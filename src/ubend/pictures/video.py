@@ -131,7 +131,9 @@ def written_video(path: Path, size_hw: tuple[int, int], like: Video, *, exact: b
         words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
 
     def refuse(said: str) -> OutputError:
-        return OutputError(_("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=_shorten(said)))
+        return OutputError(
+            _("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=_shorten(said)), path=path
+        )
 
     with _ffmpeg([*words, _url(path)], "stdin", refuse) as pipe:
         yield Writer(pipe)
@@ -160,7 +162,7 @@ def _url(path: Path) -> str:
 
 
 def _no_video(path: Path, said: str) -> DataError:
-    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=_shorten(said)))
+    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=_shorten(said)), path=path)
 
 
 def _shorten(said: str) -> str:

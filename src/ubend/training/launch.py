@@ -107,7 +107,8 @@ def launch(command: Sequence[str], count: int) -> int:
             _(
                 "process {rank} of {count} was ended by {signal} (out of memory?), and the others with it; go on by "
                 "`ubend fit --resume RUN --gpus {count}`"
-            ).format(rank=shown, count=count, signal=signal.Signals(-code).name)
+            ).format(rank=shown, count=count, signal=signal.Signals(-code).name),
+            key="--gpus",
         )
     return code
 

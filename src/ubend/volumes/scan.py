@@ -76,13 +76,17 @@ def read_scan(path: Path) -> Scan:
     except ModuleNotFoundError:
         kind = "NIfTI" if _is_nifti(path) else "DICOM"
         raise DataError(
-            _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind)
+            _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind),
+            path=path,
+            key="nibabel" if kind == "NIfTI" else "pydicom",
         ) from None
     except DataError:
         raise
     except Exception as error:  # the libraries raise whatever comes of a damaged file
         said = " ".join(reason(error).split())
-        raise DataError(_("{path}: not a readable scan ({reason})").format(path=path, reason=said)) from error
+        raise DataError(
+            _("{path}: not a readable scan ({reason})").format(path=path, reason=said), path=path
+        ) from error
 
 
 def _is_nifti(path: Path) -> bool:
@@ -138,7 +142,7 @@ def _read_nifti(path: Path) -> NiftiScan:
         image = image.slicer[..., 0]
     if len(image.shape) != 3:
         line = _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted")
-        raise DataError(line.format(path=path, shape=image.shape))
+        raise DataError(line.format(path=path, shape=image.shape), path=path, key="shape")
     return NiftiScan(path, image)
 
 
