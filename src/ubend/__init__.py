@@ -13,6 +13,8 @@ Names are imported when first used, so that `import ubend` does not wait for tor
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ubend._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ubend.data.sample import draw_sample as draw_sample
     from ubend.errors import UbendError as UbendError
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from ubend.masks.labels import IGNORED as IGNORED
     from ubend.masks.labels import LabelMap as LabelMap
     from ubend.model.unet import UNet as UNet
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "IGNORED": "ubend.masks.labels",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ubend import __version__
+from ubend._version import __version__
 from ubend.commands import folders, training, using
 from ubend.errors import UbendError
 from ubend.language import _, later

@@ -21,7 +21,7 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
-from ubend import __version__
+from ubend._version import __version__
 from ubend.errors import DataError
 from ubend.files import telling_writes, write_json
 from ubend.language import _

@@ -7,14 +7,15 @@ picture, h rows of a strip.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ubend.inference.tiles import Blender, TilePlan, plan_tiles
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GROUPS = 4  # batches of tiles of other sizes that wait at most
 
@@ -87,7 +88,7 @@ class Strip:
     picture: int
     rows: slice
     size_hw: tuple[int, int]
-    logits: Tensor
+    logits: "Tensor"
 
     @property
     def is_last(self) -> bool:
@@ -117,11 +118,13 @@ def read_row(row: Row) -> tuple[Row, NDArray[Any]]:
     return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
 
 
-def fetch_strips(strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[Strip, NDArray[Any]]]:
+def fetch_strips(strips: Iterable[Strip], make: "Callable[[Tensor], Tensor]") -> Iterator[tuple[Strip, NDArray[Any]]]:
     """Each strip, and in main memory what `make` makes of its (C, h, W) logits.
 
     A GPU has been given the next strip's work before this one is waited for: it never idles meanwhile.
     """
+    import torch
+
     waiting: tuple[Strip, Tensor, torch.cuda.Event] | None = None
     for strip in strips:
         part = make(strip.logits)
@@ -143,8 +146,8 @@ def fetch_strips(strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> I
 
 def blend_rows(
     rows: Iterable[tuple[Row, NDArray[Any]]],
-    send: Callable[[Tensor], Tensor],
-    forward: Callable[[Tensor], Tensor],
+    send: "Callable[[Tensor], Tensor]",
+    forward: "Callable[[Tensor], Tensor]",
     *,
     batch_pixels: int,
 ) -> Iterator[Strip]:
@@ -156,6 +159,8 @@ def blend_rows(
         forward: (N, channels, h, w) on the device -> (N, C, h, w) float32 logits.
         batch_pixels: of one forward pass.
     """
+    import torch
+
     waiting: dict[tuple[int, int], list[tuple[Row, int, Tensor]]] = {}
     blenders: dict[int, Blender] = {}
 

@@ -10,11 +10,14 @@ Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
@@ -153,14 +156,16 @@ def _round_up(side: int, multiple: int) -> int:
 class Blender:
     """Adds up the tiles of one picture, row of tiles by row of tiles; holds one row of them, not the picture."""
 
-    def __init__(self, plan: TilePlan, classes: int, device: torch.device) -> None:
+    def __init__(self, plan: TilePlan, classes: int, device: "torch.device") -> None:
+        import torch  # late: where tiles lie is known without it
+
         self.plan = plan
         width = plan.columns.starts[-1] + plan.columns.tile
         self._sums = torch.zeros(classes, plan.rows.tile, width, device=device)
         self._finished = 0  # rows of sums that were given away and make room before the next tile
         self._weights = [torch.from_numpy(axis.weights).to(device) for axis in (plan.rows, plan.columns)]
 
-    def add(self, row: int, column: int, logits: Tensor) -> tuple[slice, Tensor] | None:
+    def add(self, row: int, column: int, logits: "Tensor") -> "tuple[slice, Tensor] | None":
         """Take a tile; tiles come from left to right and from top to bottom.
 
         Args:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-import ubend
+from ubend._version import __version__
 from ubend.choices import Choice, choose_training
 from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.data.dataset import Dataset, open_dataset
@@ -305,7 +305,7 @@ def _gather_facts(data: Dataset, choices: list[Choice], device: torch.device, ra
         "device": describe_device(device),
         "processes": ranks.count,
         "threads": torch.get_num_threads(),
-        "ubend": ubend.__version__,
+        "ubend": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

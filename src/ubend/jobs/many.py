@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-import ubend
+from ubend._version import __version__
 from ubend.errors import DataError, OutputError
 from ubend.files import Need, clear_leftovers, refuse_existing, refuse_full, write_json
 from ubend.folders.naming import IMAGE_SUFFIXES
@@ -227,7 +227,7 @@ def run_jobs(
         for line in jobs[0].masks.describe_tiling():
             teller.say(line)
         if record is not None and not record.exists():
-            write_json(record, {"ubend": ubend.__version__, **(facts or {})})
+            write_json(record, {"ubend": __version__, **(facts or {})})
         written = [path for job in jobs for path in job.write(teller)]
         if record is not None and not written:
             record.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import ubend
+from ubend._version import __version__
 from ubend.choices import default_width
 from ubend.config import ModelSettings, Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
@@ -67,7 +67,7 @@ def make_state(
 
         synchronise_batch_norm(model, ranks)
     about = {
-        "ubend": ubend.__version__,
+        "ubend": __version__,
         "data": data.folder.root.name,
         "recipe": settings.recipe,
         "training_pictures": len(data.numbers("train")),
