@@ -26,9 +26,9 @@ from rich.console import Console
 
 import ubend
 from timing import Row, make_parser, print_facts, read_facts, summarise, write_report
-from ubend.config import AugmentSettings
-from ubend.device import pick_device
-from ubend.teller import Teller
+from ubend.core.device import pick_device
+from ubend.core.progress import Teller
+from ubend.core.settings import AugmentSettings
 from ubend_lessons.augmentation import KINDS, isolate, leave_out
 
 GROUPS = ("none", "all", "without", "only")

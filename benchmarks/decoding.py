@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.device import describe_device, settle
+from ubend.core.device import describe_device, settle
 from ubend.pictures.images import read_resized, resize_array
 
 SIDE_PX = 128

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ubend.choices import choose_training
-from ubend.config import make_settings
+from ubend.core.autoconfig import choose_training
+from ubend.core.device import fastest_precision
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.device import fastest_precision
-from ubend.teller import Teller
 from ubend.training import captured
 from ubend.training.checkpoint import TrainingState
 from ubend.training.run_folder import RunFolder

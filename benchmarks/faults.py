@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.config import parse_assignment
-from ubend.teller import Teller
+from ubend.core.progress import Teller
+from ubend.core.settings import parse_assignment
 from ubend_lessons.faults import Finding, find_faults, read_sized
 
 _GIVEN: dict[str, Any] = {"model.width": 32, "train.batch": 64, "train.epochs": 20}

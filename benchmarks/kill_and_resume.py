@@ -35,7 +35,7 @@ Aim = Literal["at once", "any time", "saving", "drawing", "scoring"]
 
 # `ubend fit`, saving its state more often.
 _EAGER_FIT = (
-    "import ubend.device; ubend.device.prepare_process(True); "
+    "import ubend.core.device; ubend.core.device.prepare_process(True); "
     "import ubend.training.loop as loop; loop._SAVE_AFTER_S = 0.2; "
     "from ubend.cli import main; main(prog_name='ubend')"
 )

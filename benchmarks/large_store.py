@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
-from ubend.config import AugmentSettings
+from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.store import THUMBNAIL_PX, Store
 from ubend.model.unet import UNet

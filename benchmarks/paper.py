@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.config import parse_assignment
+from ubend.core.settings import parse_assignment
 from ubend_lessons.paper import Counted, draw_touching_cells, teach_paper
 from ubend_lessons.variants import Quiet
 from variants import spread

@@ -30,7 +30,7 @@ from timing import (
     take_turns,
     write_report,
 )
-from ubend.device import fastest_precision
+from ubend.core.device import fastest_precision
 from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
 from ubend.inference.tiles import plan_tiles
 from ubend.masks.labels import make_label_map

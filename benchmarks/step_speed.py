@@ -40,7 +40,7 @@ from timing import (
     write_report,
 )
 from ubend import UNet
-from ubend.device import fastest_precision
+from ubend.core.device import fastest_precision
 from ubend.kernels.gate import usable
 
 CLASSES = 3

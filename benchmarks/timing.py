@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import ubend
-from ubend.device import describe_device, is_out_of_memory, pick_device, prepare_process, settle
+from ubend.core.device import describe_device, is_out_of_memory, pick_device, prepare_process, settle
 
 Row = dict[str, Any]
 Tuning = Literal["ubend", "none", "all"]
@@ -38,7 +38,7 @@ class Variant:
         name: in the table.
         run: does the work once.
         pictures: of one `run`, or megapixels of them.
-        tuning: of torch's settings: "ubend", as `ubend.device.settle` leaves them; "none", as torch is installed;
+        tuning: of torch's settings: "ubend", as `ubend.core.device.settle` leaves them; "none", as torch is installed;
             "all", with TF32 products and cuDNN's search of algorithms.
         warm_up: runs before anything is timed.
         facts: further columns of its row.

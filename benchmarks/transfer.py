@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.config import parse_assignment
-from ubend.teller import Teller
+from ubend.core.progress import Teller
+from ubend.core.settings import parse_assignment
 from ubend_lessons.breeds import VIEWS, teach_breeds
 from ubend_lessons.transfer import COUNTS, teach_transfer
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.config import parse_assignment
+from ubend.core.settings import parse_assignment
 from ubend_lessons.variants import Outcome, Quiet, teach_skips, teach_upsampling
 
 LESSONS = {"skips": teach_skips, "upsampling": teach_upsampling}

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ubend.config import parse_assignment
+from ubend.core.settings import parse_assignment
 
 PHASES = {
     "CUDA's beginning": "ubend.training.ranks:Ranks.pick_device",
@@ -51,13 +51,13 @@ import atexit, functools, gc, importlib, json, sys, threading, time
 began = time.time()
 seconds, phases = {"start of Python": began - float(sys.argv[1])}, json.loads(sys.argv[2])
 folder, out, settings, report = sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), sys.argv[6]
-from ubend.device import prepare_process
+from ubend.core.device import prepare_process
 prepare_process(False)
 atexit.register(gc.freeze)  # as of the command
 import torch
 seconds["import of torch"] = time.time() - began
 import ubend.jobs.fit, ubend.training.loop
-from ubend.device import describe_device, pick_device
+from ubend.core.device import describe_device, pick_device
 seconds["other imports"] = time.time() - began - seconds["import of torch"]
 imported = time.time()
 

@@ -37,7 +37,7 @@ from support.annotated import (
 from support.refusal import raises
 from support.tally import Tally
 from support.work import count_calls
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.folder import read_folder
 from ubend.folders.labelme import LABELME
 from ubend.folders.pairs import Folder

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.config import AugmentSettings
+from ubend.core.counter_rng import draw_uniform
+from ubend.core.settings import AugmentSettings
 from ubend.data.augment import (
     ELASTIC_POINTS,
     FROZEN_COPIES,
@@ -24,7 +25,6 @@ from ubend.data.augment import (
     noise_field,
     warp,
 )
-from ubend.data.draws import draw_uniform
 from ubend.masks.labels import IGNORED
 
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)

@@ -7,7 +7,7 @@ import pytest
 
 import augmentation_worth
 from augmentation_worth import list_variants, summarise_variants, table_lines
-from ubend.config import AugmentSettings, make_settings
+from ubend.core.settings import AugmentSettings, make_settings
 from ubend_lessons.augmentation import KINDS, leave_out
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from support.refusal import TINY, check, refused, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, PairError, SettingError, UbendError
+from ubend.core.errors import DataError, PairError, SettingError, UbendError
 
 # --------------------------------------------------------------------------------------- pictures, masks
 

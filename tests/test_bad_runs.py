@@ -15,7 +15,7 @@ from PIL import Image
 
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, ModelFileError, OutputError, TrainingError
+from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 from support.discs import make_discs
 from support.refusal import check, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.masks.labels import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
 from ubend.pictures.images import Sizing

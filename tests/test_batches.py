@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from support.discs import open_folder, read_store
-from ubend.config import AugmentSettings
+from ubend.core.counter_rng import shuffled_item
+from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.data.draws import shuffled_item
 from ubend.data.patches import Crops
 from ubend.data.store import Store
 from ubend.masks.labels import IGNORED

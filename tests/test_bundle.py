@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ubend.errors import ModelFileError, OutputError
+from ubend.core.errors import ModelFileError, OutputError
 from ubend.masks.labels import make_label_map
 from ubend.model import bundle as subject
 from ubend.model.bundle import Bundle, load_bundle, save_bundle

@@ -14,15 +14,15 @@ import ubend
 from support.discs import draw_disc
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli import main
-from ubend.config import make_settings
+from ubend.core.errors import DataError, PairError, SettingError
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
 from ubend.data.augment import draw_warps
 from ubend.data.dataset import open_dataset
 from ubend.drawing.overlay import to_rgb
-from ubend.errors import DataError, PairError, SettingError
 from ubend.folders.folder import read_folder
 from ubend.pictures.channels import agree_channels, read_headers
 from ubend.pictures.images import read_image
-from ubend.teller import Teller
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from support.refusal import raises
-from ubend.config import TrainSettings
-from ubend.errors import ModelFileError, OutputError
+from ubend.core.errors import ModelFileError, OutputError
+from ubend.core.settings import TrainSettings
 from ubend.model import bundle as writer
 from ubend.model.unet import UNet
 from ubend.training import checkpoint

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubend.choices import Facts, choose_pictures, choose_training
-from ubend.config import Recipe, Settings, make_settings
+from ubend.core.autoconfig import Facts, choose_pictures, choose_training
+from ubend.core.settings import Recipe, Settings, make_settings
 
 
 def facts(**changes: Any) -> Facts:

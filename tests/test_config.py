@@ -10,7 +10,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from support.refusal import raises
-from ubend.config import (
+from ubend.core.errors import SettingError
+from ubend.core.settings import (
     RECIPES,
     Recipe,
     Settings,
@@ -22,7 +23,6 @@ from ubend.config import (
     parse_assignment,
     read_config,
 )
-from ubend.errors import SettingError
 
 
 def refused(recipe: Recipe = "modern", config: dict[str, Any] | None = None, **changes: Any) -> str:

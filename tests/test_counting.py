@@ -20,7 +20,7 @@ from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError, UbendError
+from ubend.core.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.folded import FoldedUNet

@@ -15,9 +15,9 @@ from torch import nn
 
 from support.discs import draw_disc
 from support.refusal import check, contents, raises, refused, refused_once
-from ubend import files
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core import files
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.inference import ensemble
 from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 from ubend.masks.labels import make_label_map

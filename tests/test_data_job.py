@@ -14,12 +14,12 @@ from PIL import Image
 from support.discs import make_discs
 from support.refusal import TINY, check, contents, refused, refused_once
 from ubend.cli import main
-from ubend.config import Settings
+from ubend.core.errors import DataError, OutputError, PairError
+from ubend.core.files import default_cache
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.errors import DataError, OutputError, PairError
-from ubend.files import default_cache
 from ubend.jobs.gather import gather_settings
-from ubend.teller import Teller
 
 
 def ubend(*words: object) -> str:

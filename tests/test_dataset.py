@@ -12,13 +12,13 @@ import tifffile
 from PIL import Image
 
 from support.refusal import raises
-from ubend.choices import choose_training
-from ubend.config import Recipe, make_settings
+from ubend.core.autoconfig import choose_training
+from ubend.core.errors import DataError, PairError, TrainingError
+from ubend.core.progress import Teller
+from ubend.core.settings import Recipe, make_settings
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.errors import DataError, PairError, TrainingError
 from ubend.masks.labels import ANY_DISTANCE
 from ubend.pictures.images import read_image
-from ubend.teller import Teller
 
 
 def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: Any) -> Dataset:

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from support.rasters import DEEP, GREY, RGB, SMOOTH, check, encode_png, turned
 from support.refusal import raises
 from support.tally import Tally
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.pictures.decode import read_header, read_raster
 from ubend.pictures.images import read_image
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ubend import device as subject
-from ubend.device import describe_device, fastest_precision, free_bytes, pick_device, prepare_process
-from ubend.errors import SettingError
+from ubend.core import device as subject
+from ubend.core.device import describe_device, fastest_precision, free_bytes, pick_device, prepare_process
+from ubend.core.errors import SettingError
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "cuda:99", "cpu:x", "meta"])

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ubend.config import flatten, make_settings
+from ubend.core.settings import flatten, make_settings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
 

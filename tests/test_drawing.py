@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFont, ImageShow
 
+from ubend.core.errors import OutputError
 from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import IGNORED_COLOR, _outline, color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import OutputError
 from ubend.masks.labels import IGNORED, default_colors
 
 COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233))

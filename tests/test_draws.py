@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ubend.data.draws import draw_bits, draw_normal, draw_uniform, shuffled_item
+from ubend.core.counter_rng import draw_bits, draw_normal, draw_uniform, shuffled_item
 
 POSITIONS = st.lists(st.integers(0, 2**62), min_size=1, max_size=30)
 
@@ -29,7 +29,9 @@ def test_numbers_belong_to_positions(seed: int, positions: list[int], count: int
 
 
 def test_same_in_another_process() -> None:
-    code = "import numpy as np; from ubend.data.draws import draw_bits; print(draw_bits(7, 'warp', np.arange(3), 2))"
+    code = (
+        "import numpy as np; from ubend.core.counter_rng import draw_bits; print(draw_bits(7, 'warp', np.arange(3), 2))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == str(draw_bits(7, "warp", np.arange(3), 2))
 

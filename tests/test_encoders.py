@@ -14,8 +14,8 @@ import ubend
 from support.discs import make_discs
 from support.refusal import check, raises, refused_once
 from support.training import Listener, press_once
-from ubend.config import make_settings
-from ubend.errors import SettingError
+from ubend.core.errors import SettingError
+from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
 from ubend.jobs.info import describe_model
 from ubend.masks.labels import make_label_map

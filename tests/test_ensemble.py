@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ubend
 from support.refusal import raises
-from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.jobs.fit import fit

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from support.sentences import ERRORS
-from ubend.errors import DataError, PairError, Problem, SettingError, UbendError
+from ubend.core.errors import DataError, PairError, Problem, SettingError, UbendError
 
 SOURCE = Path(__file__).parents[1] / "src"
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from support.discs import make_discs
+from ubend.core.errors import DataError
+from ubend.core.progress import Teller
 from ubend.data.store import read_class_map
-from ubend.errors import DataError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Logits, Predictor, Prepared
@@ -24,7 +25,6 @@ from ubend.masks.labels import IGNORED, LabelMap, make_label_map
 from ubend.masks.sources import FileMask
 from ubend.model.bundle import load_bundle
 from ubend.pictures.images import read_image, resize_mask
-from ubend.teller import Teller
 
 
 class Oracle:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from support.discs import make_discs
 from support.training import Listener, make_job
-from ubend.device import has_compiler
+from ubend.core.device import has_compiler
 from ubend.kernels import gate
 from ubend.model.unet import UNet
 from ubend.training import warmup

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.refusal import raises
-from ubend.errors import OutputError
-from ubend.files import Need, refuse_full, resolve_many, write_file, write_json, write_text
+from ubend.core.errors import OutputError
+from ubend.core.files import Need, refuse_full, resolve_many, write_file, write_json, write_text
 
 
 def test_written_and_replaced(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import ubend
 from support.discs import make_discs
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.jobs.evaluate import warn_one_class
 from ubend.jobs.gather import parse_skips
 from ubend.training.run_folder import RunFolder

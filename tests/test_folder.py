@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ubend.errors import DataError, Problem
+from ubend.core.errors import DataError, Problem
 from ubend.folders.folder import Asked, read_folder
 from ubend.folders.problems import natural_key
 from ubend.masks.sources import FileMask

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubend.config import AugmentSettings
+from ubend.core.settings import AugmentSettings
 from ubend.data.augment import DeviceDraws, draw_warps, warp
 from ubend.data.foreground import Foreground
 from ubend.masks.labels import IGNORED

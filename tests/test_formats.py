@@ -16,7 +16,7 @@ from support.folder_masks import MASKS
 from support.folder_pictures import FILES
 from support.folders import COLORS, COUNT, IGNORED, PARTS, PICTURES, Case, Maker, Understood, read_class_maps
 from ubend.cli import main
-from ubend.errors import UbendError
+from ubend.core.errors import UbendError
 
 CASES = [*LAYOUTS, *ANNOTATIONS, *MASKS, *FILES]
 PAGE = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import ubend
 from support.commands import predict
 from support.models import make_bundle
 from support.refusal import check, refused_once
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.jobs import predict as job
 from ubend.model.bundle import save_bundle
 from ubend.pictures.images import read_image

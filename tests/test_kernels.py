@@ -13,7 +13,7 @@ from torch import Tensor, nn
 CUDA = torch.cuda.is_available()  # else conftest.py has chosen the interpreter
 pytest.importorskip("triton", reason="Triton is not installed: the plain code runs, there is nothing to compare")
 
-from ubend.config import AugmentSettings
+from ubend.core.settings import AugmentSettings
 from ubend.data import augment
 from ubend.kernels import augment as kernels
 from ubend.kernels import gpu, reference

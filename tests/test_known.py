@@ -15,14 +15,14 @@ from PIL import Image
 import ubend.data.store as store_module
 import ubend.pictures.channels as channels_module
 import ubend.pictures.known as known_module
-from ubend.config import make_settings
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.data.store import clear_stores, hash_pairs, list_stores
 from ubend.folders.folder import read_folder
 from ubend.pictures.channels import read_headers
 from ubend.pictures.known import KNOWN_SUFFIX, KnownFile, KnownFiles
 from ubend.pictures.raster import Header
-from ubend.teller import Teller
 
 
 @pytest.fixture

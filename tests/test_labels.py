@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.refusal import raises
-from ubend.errors import DataError, SettingError
+from ubend.core.errors import DataError, SettingError
 from ubend.masks.codes import CodeKind, Codes, pack_colors, unpack_color
 from ubend.masks.labels import (
     ANY_DISTANCE,

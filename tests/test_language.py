@@ -20,8 +20,8 @@ from PIL import Image
 import messages
 from support.discs import make_discs
 from support.sentences import Marking, bare_sentences, early_lookups, unmarked
-from ubend import language
 from ubend.cli import main
+from ubend.core import i18n as language
 from ubend.data.sample import draw_sample
 from ubend.jobs import demo
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.work import no_hang
-from ubend.errors import TrainingError
+from ubend.core.errors import TrainingError
 from ubend.training import launch
 from ubend.training.launch import Place, find_place
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from support.files import touch
 from support.work import count_calls
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder
 from ubend.masks.sources import FileMask, LayeredMask

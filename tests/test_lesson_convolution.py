@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ubend.cli import main
-from ubend.errors import SettingError
+from ubend.core.errors import SettingError
 from ubend_lessons.convolution import (
     convolve,
     convolved_size,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
+from ubend.core.errors import DataError, OutputError
 from ubend.data.dataset import open_dataset
-from ubend.errors import DataError, OutputError
 from ubend.jobs.gather import gather_settings
 from ubend.pictures.images import read_image
 from ubend.pictures.scale import read_scale

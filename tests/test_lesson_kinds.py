@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.cli import main
-from ubend.config import AugmentSettings, make_settings
+from ubend.core.errors import SettingError
+from ubend.core.i18n import choose_language
+from ubend.core.settings import AugmentSettings, make_settings
 from ubend.data.augment import draw_warps, identity_draws
 from ubend.data.store import Store
-from ubend.errors import SettingError
-from ubend.language import choose_language
 from ubend.masks.labels import IGNORED
 from ubend_lessons import kinds
 from ubend_lessons.augmentation import (

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from support.discs import draw_disc
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
+from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
+from ubend.core.i18n import choose_language
 from ubend.data.sample import draw_sample
-from ubend.errors import DataError, ModelFileError, OutputError, SettingError
-from ubend.language import choose_language
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
 from ubend.training.run_folder import RunFolder

@@ -16,7 +16,7 @@ import ubend
 from support.discs import make_discs
 from support.refusal import check, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet

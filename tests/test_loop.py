@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from support.discs import draw_disc, make_discs
 from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_job, press_once, press_twice
-from ubend.errors import TrainingError
+from ubend.core.errors import TrainingError
+from ubend.core.progress import Teller
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet
-from ubend.teller import Teller
 from ubend.training import loop
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.config import LossKind, make_settings
-from ubend.errors import SettingError
+from ubend.core.errors import SettingError
+from ubend.core.settings import LossKind, make_settings
 from ubend.masks.labels import IGNORED
 from ubend.training.losses import Loss, LossSums, one_hot, sum_cross_entropy
 from ubend.training.setup import make_loss

@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 
 from support.rasters import encode_png
 from support.refusal import raises
-from ubend.errors import DataError
-from ubend.files import resolve_many
+from ubend.core.errors import DataError
+from ubend.core.files import resolve_many
 from ubend.masks.codes import Codes, unpack_color
 from ubend.masks.sources import (
     DrawnMask,

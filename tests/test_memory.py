@@ -14,9 +14,9 @@ from torch import Tensor
 
 from support.discs import make_discs
 from support.training import MODERN, TUTORIAL, Listener, contents, press_once
-from ubend.config import make_settings
-from ubend.device import attempt, is_out_of_memory
-from ubend.errors import OutputError, SettingError
+from ubend.core.device import attempt, is_out_of_memory
+from ubend.core.errors import OutputError, SettingError
+from ubend.core.settings import make_settings
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job

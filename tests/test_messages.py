@@ -27,15 +27,15 @@ from support.refusal import TINY, refused
 from support.remote_site import make_tar, make_zip
 from support.sentences import ERRORS
 from ubend.cli import main
-from ubend.config import make_settings, parse_assignment, read_config
+from ubend.core.device import pick_device
+from ubend.core.errors import UbendError
+from ubend.core.files import refuse_taken, telling_writes
+from ubend.core.settings import make_settings, parse_assignment, read_config
 from ubend.data import named
 from ubend.data.sample import draw_sample
 from ubend.data.splits import split_pairs
 from ubend.data.store import read_class_map
 from ubend.data.unpack import Limits, unpack
-from ubend.device import pick_device
-from ubend.errors import UbendError
-from ubend.files import refuse_taken, telling_writes
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Pair
 from ubend.inference.ensemble import load

@@ -18,8 +18,8 @@ from scipy import ndimage
 
 from support.models import brighter_than_half
 from ubend.cli import main
+from ubend.core.errors import SettingError
 from ubend.data.sample import SAMPLE_CLASSES
-from ubend.errors import SettingError
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.folded import FoldedUNet
 from ubend.objects.instances import choose_method, separate

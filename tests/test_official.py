@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.classtable import read_class_table
 from ubend.folders.folder import read_folder
 from ubend.folders.official import _voc_color

@@ -16,11 +16,11 @@ from support.discs import open_folder, read_store
 from support.refusal import raises
 from support.training import Listener, press_once
 from ubend.cli import main
-from ubend.config import AugmentSettings, TrainSettings, make_settings
+from ubend.core.errors import SettingError
+from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
 from ubend.data.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.sample import draw_sample
-from ubend.errors import SettingError
 from ubend.inference.predictor import Predictor
 from ubend.jobs.info import describe_model
 from ubend.masks.labels import make_label_map

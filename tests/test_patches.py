@@ -17,13 +17,13 @@ from torch import Tensor
 from support.discs import make_discs, open_folder, read_store
 from support.refusal import check, raises, refused_once
 from support.training import Listener, contents, make_job, press_twice
-from ubend.config import AugmentSettings, make_settings
+from ubend.core.errors import SettingError
+from ubend.core.settings import AugmentSettings, make_settings
 from ubend.data.augment import DeviceDraws, Draws, draw_warps, warp
 from ubend.data.batches import Batch, TrainingBatches
 from ubend.data.foreground import Foreground
 from ubend.data.patches import Crops, Patches, Windows, find_crops, read_crops, share_windows
 from ubend.data.store import Store
-from ubend.errors import SettingError
 from ubend.inference.predictor import Predictor, load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import evaluate, score_lines

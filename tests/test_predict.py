@@ -19,8 +19,8 @@ from support.commands import predict
 from support.geotiff import GEO
 from support.models import make_bundle
 from support.refusal import check, contents, refused, refused_once
-from ubend import files
-from ubend.errors import DataError, ModelFileError, OutputError, SettingError
+from ubend.core import files
+from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.inference.refine import Refinement, refine
 from ubend.jobs import predict as job
 from ubend.masks.labels import make_label_map
@@ -364,7 +364,7 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from large_store import anonymous_mib\n"
         "from ubend.jobs import predict\n"
-        "from ubend.teller import Teller\n"
+        "from ubend.core.progress import Teller\n"
         "predict._LARGE_PIXELS = 2**25\n"
         "from ubend.inference.conditions import Conditions\n"
         "from ubend.jobs.predict import predict_paths\n"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from support.models import make_bundle
 from support.refusal import raises
-from ubend.errors import DataError, ModelFileError, SettingError
+from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load

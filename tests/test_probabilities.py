@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from ubend.errors import DataError, OutputError
-from ubend.files import write_text
+from ubend.core.errors import DataError, OutputError
+from ubend.core.files import write_text
 from ubend.pictures.probabilities import ProbKind, write_probabilities, written_beside
 
 NAMES = ("nền", "<cell> & edge", "c")

@@ -77,7 +77,7 @@ def test_the_lessons_use_what_is_public(path: Path) -> None:
     ]
     imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
     for name in imported:
-        if name.startswith("ubend.") and name != "ubend.language._":
+        if name.startswith("ubend.") and name != "ubend.core.i18n._":
             assert not any(word.startswith("_") for word in name.split(".")), name
             assert not name.startswith(("ubend.cli", "ubend.commands")) or name.startswith("ubend.commands.shared."), (
                 name

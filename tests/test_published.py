@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from support.refusal import raises
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.masks.sources import FileMask, read_codes
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.files import touch
 from support.tally import Tally
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder
 from ubend.masks.sources import LayeredMask
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from support.discs import make_discs, open_folder
 from support.refusal import check, refused_once
 from support.training import Listener, make_job
-from ubend.config import AugmentSettings
+from ubend.core.errors import SettingError
+from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
-from ubend.errors import SettingError
 from ubend.jobs.fit import fit
 from ubend.masks.labels import IGNORED
 from ubend.pictures.images import Sizing
@@ -142,7 +142,7 @@ def test_python_does_not_start_processes(discs: Path) -> None:
 TALK = """
 import sys, time, torch
 from pathlib import Path
-from ubend.errors import TrainingError
+from ubend.core.errors import TrainingError
 from ubend.training.ranks import Vote, join_ranks
 place = Path(sys.argv[1])
 with join_ranks() as ranks:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from support.refusal import raises
-from ubend.errors import SettingError
+from ubend.core.errors import SettingError
 from ubend.inference.refine import (
     Refinement,
     apply_thresholds,

@@ -16,8 +16,8 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels
 
 from support.refusal import raises
+from ubend.core.errors import OutputError, SettingError
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
-from ubend.errors import OutputError, SettingError
 from ubend.folders.folder import read_folder
 from ubend.masks.labels import default_colors
 

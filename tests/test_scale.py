@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from support.geotiff import PIXEL_SCALE, TIE, keys
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.objects.instances import separate
 from ubend.objects.table import measure, write_table
 from ubend.pictures.scale import MapPlace, PixelSize, Scale, read_scale

@@ -19,9 +19,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
-from ubend import files
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core import files
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.model.folded import FoldedUNet
 from ubend.volumes.scan import is_scan, read_scan
 from ubend.volumes.window import PRESETS, Window, parse_window

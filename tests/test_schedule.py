@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubend.config import TrainSettings
+from ubend.core.settings import TrainSettings
 from ubend.model.unet import UNet
 from ubend.training.schedule import averaging_decay, learning_rate_at, make_optimizer, update_average
 
@@ -89,7 +89,7 @@ def test_average_against_a_naive_loop() -> None:
 def test_no_compiler_is_imported(name: str) -> None:
     """It takes longer than all other imports together."""
     program = (
-        "import sys, torch; from ubend.config import TrainSettings as Settings; "
+        "import sys, torch; from ubend.core.settings import TrainSettings as Settings; "
         "from ubend.training.schedule import make_optimizer; "
         "net = torch.nn.Conv2d(1, 1, 3); net(torch.ones(1, 1, 8, 8)).sum().backward(); "
         f"optimizer = make_optimizer(net, Settings(optimizer='{name}')); optimizer.step(); optimizer.zero_grad(); "

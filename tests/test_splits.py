@@ -16,9 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from support.refusal import raises
+from ubend.core.errors import DataError, SettingError
 from ubend.data import splits
 from ubend.data.splits import Split, find_near_duplicates, split_pairs
-from ubend.errors import DataError, SettingError
 from ubend.folders.folder import Asked, read_folder
 from ubend.folders.pairs import Part
 

@@ -18,9 +18,9 @@ import ubend.data.store as store_module
 from support.discs import open_folder as open_any
 from support.discs import read_store
 from support.refusal import raises
+from ubend.core.errors import DataError, OutputError, PairError
+from ubend.core.files import default_cache
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
-from ubend.errors import DataError, OutputError, PairError
-from ubend.files import default_cache
 from ubend.folders.folder import read_folder
 from ubend.folders.pairs import Pair
 from ubend.masks.labels import IGNORED, LabelMap, make_label_map

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from support.refusal import raises
+from ubend.core.errors import OutputError, PairError
 from ubend.data.store import hash_pairs
-from ubend.errors import OutputError, PairError
 from ubend.folders.pairs import Pair
 from ubend.masks.codes import Survey, value_table
 from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from ubend.teller import Teller
+from ubend.core.progress import Teller
 
 ROW = {"epoch": 3, "train_loss": 0.51234, "val_loss": 0.4, "val_dice": {"ground": 0.9, "disc": None}, "best": True}
 TIMING = {"images_per_s": 123.4, "seconds_left": 65.0}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from support.rasters import DEEP, GREY, RGB, SMOOTH, check, turned
 from support.refusal import raises
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.pictures.decode import read_header, read_raster
 from ubend.pictures.images import read_image
 

@@ -17,8 +17,8 @@ import ubend
 from support.discs import draw_disc
 from support.refusal import TINY, check, raises, refused_once
 from support.training import Listener, press_twice
-from ubend.config import TrainSettings
-from ubend.errors import ModelFileError, SettingError
+from ubend.core.errors import ModelFileError, SettingError
+from ubend.core.settings import TrainSettings
 from ubend.jobs import fit as job
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.refusal import raises
-from ubend.config import dump_toml, make_settings, read_config
-from ubend.errors import SettingError
+from ubend.core.errors import SettingError
+from ubend.core.settings import dump_toml, make_settings, read_config
 from ubend.masks.codes import CodeKind
 from ubend.masks.labels import (
     ANY_DISTANCE,

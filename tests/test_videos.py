@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
-from ubend.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.model.folded import FoldedUNet
 from ubend.pictures.video import Video, open_video, read_frames, written_video
 

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from support.geotiff import GEO
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.masks.labels import make_label_map
 from ubend.pictures.images import read_image
 from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask

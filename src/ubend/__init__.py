@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ubend._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ubend.core.errors import UbendError as UbendError
     from ubend.data.sample import draw_sample as draw_sample
-    from ubend.errors import UbendError as UbendError
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
     from ubend.inference.predictor import Prediction as Prediction
@@ -38,7 +38,7 @@ _HOMES = {
     "Prediction": "ubend.inference.predictor",
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.model.unet",
-    "UbendError": "ubend.errors",
+    "UbendError": "ubend.core.errors",
     "draw_sample": "ubend.data.sample",
     "evaluate": "ubend.jobs.evaluate",
     "fit": "ubend.jobs.fit",

@@ -9,9 +9,9 @@ import click
 
 from ubend._version import __version__
 from ubend.commands import folders, training, using
-from ubend.errors import UbendError
-from ubend.language import _, later
-from ubend.translated import Command, MainGroup, Option
+from ubend.core.click_i18n import Command, MainGroup, Option
+from ubend.core.errors import UbendError
+from ubend.core.i18n import _, later
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ubend.core.errors import SettingError
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.drawing.panels import show_picture
-from ubend.errors import SettingError
-from ubend.files import write_file
-from ubend.language import _
 from ubend.model.networks import Network
 from ubend.model.unet import UNet
 from ubend_lessons.trace import Kind, Step, trace_network

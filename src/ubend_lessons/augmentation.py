@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.config import AugmentSettings, Settings, change_settings, known_keys, make_settings
+from ubend.core.counter_rng import shuffled_item
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.settings import AugmentSettings, Settings, change_settings, known_keys, make_settings
 from ubend.data.augment import FROZEN_COPIES
 from ubend.data.batches import Pictures, TrainingBatches
-from ubend.data.draws import shuffled_item
 from ubend.data.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import SettingError
-from ubend.language import _
 from ubend.masks.labels import IGNORED, background_class
 from ubend_lessons.example import Example, store_example
 

@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.choices import choose_training
-from ubend.config import Settings, settled
+from ubend.core.autoconfig import choose_training
+from ubend.core.device import fastest_precision, pick_device, settle
+from ubend.core.errors import DataError, SettingError
+from ubend.core.files import default_cache, refuse_taken
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings, settled
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.device import fastest_precision, pick_device, settle
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError, SettingError
-from ubend.files import default_cache, refuse_taken
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.labels import background_class
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet, pad_to_multiple
-from ubend.teller import Teller
 from ubend.training.loop import steps_until
 from ubend.training.schedule import learning_rate_at, make_optimizer
 from ubend.training.setup import make_batches

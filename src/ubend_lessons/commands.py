@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from ubend.commands.shared import PATH, folder_options, make_teller, prepare
-from ubend.errors import SettingError
-from ubend.language import _, later
-from ubend.translated import Group, command, option
+from ubend.core.click_i18n import Group, command, option
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _, later
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNTRAINED_PX = 128  # the course text's pictures
@@ -58,7 +58,7 @@ def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "variants", **options: Any) -> None:
-    from ubend.config import parse_assignment
+    from ubend.core.settings import parse_assignment
 
     prepare(False)
     taught = import_module(f"ubend_lessons.{module}")
@@ -218,7 +218,7 @@ def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
 def augmentation(
     data: Path | None, number: int, assignments: tuple[str, ...], seed: int, out: Path, display: bool
 ) -> None:
-    from ubend.config import parse_assignment
+    from ubend.core.settings import parse_assignment
     from ubend_lessons.augmentation import teach_augmentation
     from ubend_lessons.example import take_example
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.drawing.panels import load_font
-from ubend.files import write_file
-from ubend.language import _
 from ubend_lessons.convolution import Matrix, Piece, Steps
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)

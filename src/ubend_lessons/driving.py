@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ubend.files import write_file, write_text
+from ubend.core.files import write_file, write_text
 
 # With the colours of the masks.
 CLASSES: dict[str, tuple[int, int, int]] = {

@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.errors import SettingError
+from ubend.core.files import default_cache
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.dataset import find_folder, survey_folder
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture
 from ubend.data.store import Store, hash_pairs, open_store, read_class_map
-from ubend.errors import SettingError
-from ubend.files import default_cache
 from ubend.folders.folder import read_folder
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.labels import IGNORED, MOST_CLASSES, class_colors, make_label_map
 from ubend.pictures.channels import read_headers
 from ubend.pictures.images import Sizing, read_image
-from ubend.teller import Teller
 
 Colors = tuple[tuple[int, int, int], ...]
 

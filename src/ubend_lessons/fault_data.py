@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.config import AugmentSettings
+from ubend.core.errors import DataError
+from ubend.core.files import write_file, write_text
+from ubend.core.i18n import _
+from ubend.core.settings import AugmentSettings
 from ubend.data.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
 from ubend.data.dataset import Dataset
 from ubend.data.store import read_class_map
-from ubend.errors import DataError
-from ubend.files import write_file, write_text
 from ubend.folders.pairs import Part
 from ubend.inference.ahead import map_ahead
-from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap
 from ubend.pictures.images import write_mask
 

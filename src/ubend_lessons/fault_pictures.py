@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
-from ubend.language import _
 from ubend_lessons.fault_data import Sized
 
 _ROWS = 3  # of either picture

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.config import RECIPES, flatten, settled
+from ubend.core.device import pick_device
+from ubend.core.files import default_cache, refuse_taken, write_text
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import RECIPES, flatten, settled
 from ubend.data.dataset import open_dataset
 from ubend.data.sample import draw_sample
-from ubend.device import pick_device
 from ubend.drawing.panels import save_png, show_picture
-from ubend.files import default_cache, refuse_taken, write_text
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.labels import IGNORED
-from ubend.teller import Teller
 from ubend.training.setup import make_batches, make_loss, make_state
 from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
 from ubend_lessons.fault_pictures import draw_leak, draw_trimaps

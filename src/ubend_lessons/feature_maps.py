@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError
-from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.pictures.images import model_size, resize_array
 from ubend_lessons.cards import Card, draw_cards

@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.errors import DataError
+from ubend.core.files import refuse_taken
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError
-from ubend.files import refuse_taken
 from ubend.folders.pairs import Pair
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.jobs.predict import predict_paths
-from ubend.language import _
 from ubend.pictures.images import read_image
 from ubend.pictures.windows import TiffWindows
-from ubend.teller import Teller
 from ubend.volumes.scan import read_scan
 from ubend.volumes.window import PRESETS, Window
 from ubend_lessons import driving, medicine, satellite

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
-from ubend.errors import SettingError
-from ubend.language import _
 from ubend.masks.labels import IGNORED, background_class
 from ubend.objects.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.pictures.images import resize_array, resize_mask

@@ -17,9 +17,9 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.errors import DataError
-from ubend.files import write_file, write_text
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.files import write_file, write_text
+from ubend.core.i18n import _
 from ubend.volumes.scan import NIFTI_SUFFIXES, read_scan
 
 CLASSES = ("background", "organ", "lesion")

@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ubend.core.errors import DataError
+from ubend.core.files import refuse_taken, write_text
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.sample import draw_ids, draw_picture
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError
-from ubend.files import refuse_taken, write_text
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
-from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate
 from ubend.objects.truth import read_truth
 from ubend.pictures.images import read_image
-from ubend.teller import Teller
 from ubend.training.borders import weigh_borders
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 from ubend_lessons.variants import Quiet

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.choices import choose_training
-from ubend.config import Settings, settled
+from ubend.core.autoconfig import choose_training
+from ubend.core.device import fastest_precision, pick_device, settle
+from ubend.core.files import default_cache
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings, settled
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.device import fastest_precision, pick_device, settle
-from ubend.files import default_cache
 from ubend.jobs.gather import gather_settings
 from ubend.masks.labels import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
-from ubend.teller import Teller
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.loop import steps_until, train
 from ubend.training.losses import sum_cross_entropy

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.files import write_file, write_text
+from ubend.core.files import write_file, write_text
 
 CLASSES = ("bare soil", "field", "forest", "water", "built")
 BANDS = ("blue", "green", "red", "red edge", "near infrared", "short-wave infrared")

@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ubend.config import settled
+from ubend.core.errors import DataError, SettingError
+from ubend.core.files import default_cache, refuse_taken
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import settled
 from ubend.data.dataset import open_dataset
 from ubend.data.sample import draw_sample
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
-from ubend.errors import DataError, SettingError
-from ubend.files import default_cache, refuse_taken
 from ubend.inference.predictor import load
 from ubend.jobs.cutout import extend_colors, make_alpha
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.objects.instances import choose_method, separate
 from ubend.objects.table import Row, measure, write_table
 from ubend.pictures.images import read_image
-from ubend.teller import Teller
 from ubend_lessons.variants import Quiet
 
 _SAMPLE, _SAMPLE_PX = 2, 128

@@ -3,10 +3,10 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.sample import draw_sample
 from ubend.jobs.fit import fit
-from ubend.language import _
-from ubend.teller import Teller
 from ubend.training.run_folder import free_run_name
 
 _PICTURES = 32

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ubend.language import _
+from ubend.core.i18n import _
 from ubend.model.unet import Unpooling
 
 Kind = Literal["input", "convolution", "pooling", "growing", "last"]

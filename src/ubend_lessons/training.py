@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from ubend.core.errors import DataError, reason
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.drawing.panels import show_picture
-from ubend.errors import DataError, reason
-from ubend.files import write_file
-from ubend.language import _
 from ubend.masks.labels import class_colors
 from ubend.pictures.decode import without_warnings
 from ubend.training.run_folder import RunFolder

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.choices import choose_training
-from ubend.config import change_settings, settled
+from ubend.core.autoconfig import choose_training
+from ubend.core.device import fastest_precision
+from ubend.core.errors import SettingError
+from ubend.core.files import write_file
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import change_settings, settled
 from ubend.data.dataset import Dataset
-from ubend.device import fastest_precision
 from ubend.drawing.panels import show_picture
-from ubend.errors import SettingError
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.files import write_file
 from ubend.inference.predictor import Predictor, Prepared
-from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.teller import Teller
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import steps_until, train
 from ubend.training.run_folder import RunFolder

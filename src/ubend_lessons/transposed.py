@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ubend.core.i18n import _
 from ubend.drawing.panels import save_png, show_picture
-from ubend.language import _
 from ubend_lessons.convolution import (
     Matrix,
     Pair,

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.core.errors import DataError
+from ubend.core.files import refuse_taken
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.sample import draw_sample
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.errors import DataError
-from ubend.files import refuse_taken
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Predictor, load
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
-from ubend.language import _
 from ubend.masks.labels import background_class
 from ubend.pictures.images import read_image
-from ubend.teller import Teller
 from ubend_lessons.boundary import boundary_dice
 
 TOLERANCE_PX = 2.0  # of the boundary Dice

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.masks.classes import Told, find_classes
 from ubend.masks.codes import Codes, Survey, count_codes, pack_colors
 from ubend.masks.labels import LabelMap

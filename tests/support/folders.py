@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from ubend.core.progress import Teller
 from ubend.data.dataset import open_dataset
 from ubend.data.store import read_class_map
 from ubend.jobs.gather import gather_settings
-from ubend.teller import Teller
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48
 CLASSES = ("ground", "leaf", "spot")

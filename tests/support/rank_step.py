@@ -16,13 +16,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ubend.config import make_settings
+from ubend.core.files import default_cache
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.files import default_cache
 from ubend.kernels import reference
 from ubend.model import fused
 from ubend.model.unet import UNet
-from ubend.teller import Teller
 from ubend.training import loop
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ubend.cli import main
-from ubend.errors import UbendError
-from ubend.translated import MainGroup
+from ubend.core.click_i18n import MainGroup
+from ubend.core.errors import UbendError
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "2", "--batch", "8", "--device", "cpu"]
 

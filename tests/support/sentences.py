@@ -5,7 +5,7 @@ import gettext
 import re
 import string
 
-from ubend import errors
+from ubend.core import errors
 
 # Our errors, and the calls whose first argument people read.
 ERRORS = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UbendError)]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ubend.config import make_settings
+from ubend.core.files import default_cache
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.files import default_cache
 from ubend.jobs import fit as job
-from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 from ubend.training.step import Job
 

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from ubend.commands.shared import PATH, folder_options, make_teller, prepare
-from ubend.language import _, later
-from ubend.translated import command, option
+from ubend.core.click_i18n import command, option
+from ubend.core.i18n import _, later
 
 
 @command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
@@ -20,7 +20,7 @@ from ubend.translated import command, option
 @option("--out", type=PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
 @option("--show", "display", is_flag=True, help=later("Also display the pictures."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
-    from ubend.config import parse_assignment
+    from ubend.core.settings import parse_assignment
 
     prepare(False)
     from ubend.jobs.data import understand

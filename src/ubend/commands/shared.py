@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ubend.errors import SettingError
-from ubend.language import _, later
-from ubend.translated import option
+from ubend.core.click_i18n import option
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _, later
 
 if TYPE_CHECKING:
+    from ubend.core.progress import Teller
     from ubend.inference.conditions import Conditions
-    from ubend.teller import Teller
 
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -93,7 +93,7 @@ def parse_tiles(text: str | None) -> int | None:
 
 def prepare(deterministic: bool) -> None:
     """torch, and a process that ends soon after its last word: all its memory goes back at once, garbage or not."""
-    from ubend.device import prepare_process
+    from ubend.core.device import prepare_process
 
     prepare_process(deterministic)
     atexit.register(gc.freeze)
@@ -101,7 +101,7 @@ def prepare(deterministic: bool) -> None:
 
 def make_teller() -> "Teller":
     """What tells of progress."""
-    from ubend.teller import Teller
+    from ubend.core.progress import Teller
 
     return Teller()
 

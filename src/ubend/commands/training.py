@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ubend.commands.shared import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
-from ubend.errors import SettingError
-from ubend.language import _, later
-from ubend.translated import command, option
+from ubend.core.click_i18n import command, option
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _, later
 
 if TYPE_CHECKING:
-    from ubend.teller import Teller
+    from ubend.core.progress import Teller
 
 WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
 
@@ -60,7 +60,7 @@ def fit(
     gpus: int | None,
     **flags: Any,
 ) -> None:
-    from ubend.config import parse_assignment
+    from ubend.core.settings import parse_assignment
     from ubend.training.launch import find_place
 
     if resumed is not None:
@@ -129,7 +129,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
-    from ubend.files import refuse_existing, write_json
+    from ubend.core.files import refuse_existing, write_json
     from ubend.jobs.evaluate import evaluate as call
 
     refuse_existing([] if out is None else [out])

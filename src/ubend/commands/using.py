@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from ubend.commands.shared import PATH, make_teller, options, take_conditions
-from ubend.language import later
-from ubend.translated import command, option
+from ubend.core.click_i18n import command, option
+from ubend.core.i18n import later
 
 
 @command(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.config import AugmentSettings, settled
-from ubend.data.draws import draw_normal, draw_uniform
+from ubend.core.counter_rng import draw_normal, draw_uniform
+from ubend.core.settings import AugmentSettings, settled
 from ubend.masks.labels import IGNORED
 
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.config import AugmentSettings
+from ubend.core.counter_rng import shuffled_item
+from ubend.core.settings import AugmentSettings
 from ubend.data.augment import (
     FROZEN_COPIES,
     DeviceDraws,
@@ -26,7 +27,6 @@ from ubend.data.augment import (
     noise_field,
     warp,
 )
-from ubend.data.draws import shuffled_item
 from ubend.data.foreground import Foreground
 from ubend.data.patches import Crops, Patches, Source, device_dtype, find_crops
 from ubend.data.store import Store

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ubend.errors import DataError
+from ubend.core.errors import DataError
 from ubend.folders.pairs import Pair
 from ubend.masks.sources import DrawnMask, read_codes
 from ubend.masks.survey import mask_size_problem, threads

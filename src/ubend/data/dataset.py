@@ -13,16 +13,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.choices import Choice, Facts, choose_pictures
-from ubend.config import Settings, settled
+from ubend.core.autoconfig import Choice, Facts, choose_pictures
+from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
+from ubend.core.files import Need, resolve_many
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings, settled
 from ubend.data.damage import find_damage
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, hash_pairs, open_store
-from ubend.errors import DataError, PairError, Problem, SettingError, TrainingError
-from ubend.files import Need, resolve_many
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
-from ubend.language import _
 from ubend.masks.classes import Told, find_classes, find_strangers
 from ubend.masks.codes import code_words
 from ubend.masks.labels import IGNORED, LabelMap, background_class
@@ -31,7 +32,6 @@ from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.pictures.channels import agree_channels, read_headers
 from ubend.pictures.images import Sizing
 from ubend.pictures.known import KnownFiles
-from ubend.teller import Teller
 
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ubend._version import __version__
-from ubend.errors import DataError
-from ubend.files import telling_writes, write_json
-from ubend.language import _
-from ubend.teller import Teller
+from ubend.core.errors import DataError
+from ubend.core.files import telling_writes, write_json
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 
 _CHUNK_BYTES = 2**18
 _LEAST_BYTES_S = 128  # slower than this for as long as a stall lasts is a stall

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.data.draws import draw_uniform
+from ubend.core.counter_rng import draw_uniform
 
 _MOST_CANDIDATES = 256  # pixels kept of each class of each picture
 _MOST_BYTES = 2**26  # of all candidates together

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ubend.core.errors import DataError, OutputError
+from ubend.core.files import Need, default_cache, refuse_full
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.download import Remote, check_file, download
 from ubend.data.unpack import unpack
-from ubend.errors import DataError, OutputError
-from ubend.files import Need, default_cache, refuse_full
-from ubend.language import _
-from ubend.teller import Teller
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.config import AugmentSettings, settled
+from ubend.core.settings import AugmentSettings, settled
 from ubend.data.augment import ELASTIC_POINTS, Draws, elastic_basis
 from ubend.data.store import Store
 from ubend.masks.labels import IGNORED

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ubend.errors import SettingError
-from ubend.files import refuse_taken, write_file, write_text
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.files import refuse_taken, write_file, write_text
+from ubend.core.i18n import _
 from ubend.masks.labels import default_colors
 
 SAMPLE_CLASSES = ("background", "cell", "contour")

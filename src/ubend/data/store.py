@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, PairError, Problem, reason
-from ubend.files import Need, refuse_full
+from ubend.core.errors import DataError, PairError, Problem, reason
+from ubend.core.files import Need, refuse_full
+from ubend.core.i18n import _
 from ubend.folders.pairs import Pair
-from ubend.language import _
 from ubend.masks.labels import IGNORED, ClassMap, LabelMap
 from ubend.masks.sources import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem

@@ -19,9 +19,9 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import IO
 
-from ubend.errors import DataError
-from ubend.files import telling_writes
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.files import telling_writes
+from ubend.core.i18n import _
 
 _COPIED_BYTES = 2**20
 _FREE_BYTES = 2**24  # an archive may unpack to so much, whatever its own size

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubend.files import write_file
-from ubend.language import _
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.masks.labels import class_colors
 from ubend.pictures.decode import without_warnings
 

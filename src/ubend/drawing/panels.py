@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageShow
 
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.drawing.overlay import Color
-from ubend.files import write_file
-from ubend.language import _
 
 _logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ubend.core.device import tell_out_of_memory
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.data.store import read_class_map
-from ubend.device import tell_out_of_memory
-from ubend.errors import DataError
 from ubend.folders.pairs import Pair
 from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
 from ubend.inference.strips import Held
-from ubend.language import _
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
     count_confusion_batch,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from ubend.core.i18n import _
 from ubend.folders.collection import (
     Collection,
     Coordinate,
@@ -19,7 +20,6 @@ from ubend.folders.collection import (
 )
 from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.language import _
 from ubend.masks.shapes import Shape, measure_polygon, read_counts
 from ubend.masks.sources import DrawnMask
 

@@ -9,12 +9,12 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from ubend.errors import reason, unfit
+from ubend.core.errors import reason, unfit
+from ubend.core.i18n import _
 from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, folder_meaning
 from ubend.folders.pairs import Pair, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.folders.tree import entries, is_empty, subfolders, walk
-from ubend.language import _
 from ubend.masks.labels import IGNORED, MOST_CLASSES, background_class
 from ubend.masks.sources import DrawnMask
 

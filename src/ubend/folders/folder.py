@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ubend.errors import DataError
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.folders.classtable import read_class_table
 from ubend.folders.coco import COCO
 from ubend.folders.collection import find_damaged
@@ -22,7 +23,6 @@ from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.folders.splitfile import apply_split
 from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
 from ubend.folders.yolo import YOLO
-from ubend.language import _
 from ubend.masks.sources import FileMask
 
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, COCO, LABELME, LABEL_STUDIO, YOLO)  # the tree of folders comes after these

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ubend.core.i18n import _
 from ubend.folders.collection import (
     Collection,
     Coordinate,
@@ -18,7 +19,6 @@ from ubend.folders.collection import (
 )
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
-from ubend.language import _
 from ubend.masks.shapes import Shape
 from ubend.masks.sources import DrawnMask
 

@@ -7,11 +7,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
+from ubend.core.i18n import _
 from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
-from ubend.language import _
 from ubend.masks.shapes import Shape
 from ubend.masks.sources import DrawnMask
 

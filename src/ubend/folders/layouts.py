@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ubend.core.i18n import _
 from ubend.folders.naming import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -32,7 +33,6 @@ from ubend.folders.pairing import Affix, Item, match, read_matching
 from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names
 from ubend.folders.tree import Found, as_found, name_held, walk
-from ubend.language import _
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from PIL import Image
 
+from ubend.core.i18n import _
 from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS
 from ubend.folders.pairs import Layout, Pair, Part, Reading
 from ubend.folders.problems import Problems, natural_key
 from ubend.folders.tree import Found, as_found, entries, is_empty, subfolders, walk
-from ubend.language import _
 from ubend.masks.sources import FileMask
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".

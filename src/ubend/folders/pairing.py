@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ubend.core.i18n import _
 from ubend.folders.naming import (
     MASK_WORDS,
     OBJECT_WORDS,
@@ -25,7 +26,6 @@ from ubend.folders.naming import (
 from ubend.folders.pairs import Pair, Part, Reading
 from ubend.folders.problems import Problems, natural_key
 from ubend.folders.tree import Found, is_empty
-from ubend.language import _
 from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask
 
 _Key = tuple[Part | None, tuple[str, ...]]

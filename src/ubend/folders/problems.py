@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ubend.errors import DataError, Problem
-from ubend.language import _
+from ubend.core.errors import DataError, Problem
+from ubend.core.i18n import _
 
 _SHOWN = 10  # names shown of a long list
 # What `--skip-bad` goes on without: what is left is read as if these files were not there.

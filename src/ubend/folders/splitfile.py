@@ -5,11 +5,11 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
-from ubend.errors import reason
+from ubend.core.errors import reason
+from ubend.core.i18n import _
 from ubend.folders.naming import PART_WORDS
 from ubend.folders.pairs import Pair, Part
 from ubend.folders.problems import Problems
-from ubend.language import _
 
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:

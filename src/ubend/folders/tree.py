@@ -5,10 +5,10 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.errors import DataError, reason
+from ubend.core.errors import DataError, reason
+from ubend.core.i18n import _
 from ubend.folders.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
 from ubend.folders.problems import enumerate_names
-from ubend.language import _
 
 _JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))
 

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from ubend.errors import reason
+from ubend.core.errors import reason
+from ubend.core.i18n import _
 from ubend.folders.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems
 from ubend.folders.tree import entries, subfolders
-from ubend.language import _
 from ubend.masks.shapes import Shape
 from ubend.masks.sources import DrawnMask
 

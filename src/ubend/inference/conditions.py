@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.choices import Choice
+from ubend.core.autoconfig import Choice
+from ubend.core.i18n import _
 from ubend.inference.ensemble import Ensemble, Member, load
 from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
-from ubend.language import _
 from ubend.model.bundle import SAME_SCALE
 from ubend.pictures.decode import read_header
 from ubend.pictures.images import read_image

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.config import read_config
-from ubend.errors import ModelFileError, SettingError
+from ubend.core.errors import ModelFileError, SettingError
+from ubend.core.i18n import _
+from ubend.core.settings import read_config
 from ubend.inference.predictor import Prediction, Predictor
 from ubend.inference.predictor import load as load_one
-from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.pictures.images import fit_channels
 from ubend.training.run_folder import RunFolder

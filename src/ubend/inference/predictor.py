@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.device import attempt, fastest_precision, pick_device, tell_out_of_memory
-from ubend.errors import DataError, Problem, SettingError
+from ubend.core.device import attempt, fastest_precision, pick_device, tell_out_of_memory
+from ubend.core.errors import DataError, Problem, SettingError
+from ubend.core.i18n import _
 from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
-from ubend.language import _
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.folded import FoldedUNet, can_fold

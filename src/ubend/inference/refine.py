@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.masks.labels import background_class
 
 _CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from ubend.core.files import default_cache
+from ubend.core.i18n import _
 from ubend.data.named import clear_datasets, list_datasets
 from ubend.data.store import clear_stores, list_stores
-from ubend.files import default_cache
-from ubend.language import _
 
 
 def describe_cache() -> Iterator[str]:

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ubend.choices import percent
-from ubend.config import Settings, change_settings, dump_toml
+from ubend.core.autoconfig import percent
+from ubend.core.device import pick_device, settle
+from ubend.core.errors import OutputError
+from ubend.core.files import default_cache, write_text
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.data.dataset import Dataset, open_dataset
-from ubend.device import pick_device, settle
-from ubend.errors import OutputError
-from ubend.files import default_cache, write_text
 from ubend.jobs.pictures import draw_pairs
-from ubend.language import _
 from ubend.masks.valuetable import write_table
-from ubend.teller import Teller
 
 _STAMP = (
     "# as written by ubend: "  # the digest of all lines below and of split.csv; another one: somebody has edited them

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from ubend.core.files import refuse_taken
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.sample import draw_sample
-from ubend.files import refuse_taken
 from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.jobs.pictures import draw_predictions, draw_samples
 from ubend.jobs.predict import predict_paths
-from ubend.language import _
-from ubend.teller import Teller
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole pictures shrunk (docs/experiments.md).

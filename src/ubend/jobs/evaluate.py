@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from ubend.core.errors import DataError, OutputError
+from ubend.core.i18n import _
 from ubend.data.dataset import find_folder
-from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import load
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.sources import mask_from_text
 from ubend.masks.valuetable import parse_table
 from ubend.training.run_folder import RunFolder

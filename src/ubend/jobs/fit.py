@@ -17,28 +17,28 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ubend._version import __version__
-from ubend.choices import Choice, choose_training
-from ubend.config import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
-from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.patches import Windows
-from ubend.device import (
+from ubend.core.autoconfig import Choice, choose_training
+from ubend.core.device import (
     describe_device,
     fastest_precision,
     prepare_process,
     settle,
     tell_out_of_memory,
 )
+from ubend.core.errors import DataError, OutputError, SettingError, reason
+from ubend.core.files import Need, default_cache, refuse_full, write_json, write_text
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
+from ubend.data.dataset import Dataset, open_dataset
+from ubend.data.patches import Windows
 from ubend.drawing.curves import LiveCurves, draw_curves
-from ubend.errors import DataError, OutputError, SettingError, reason
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.inference.strips import Held
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
-from ubend.language import _
 from ubend.model.bundle import load_bundle, save_bundle
-from ubend.teller import Teller
 from ubend.training.borders import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.launch import find_place

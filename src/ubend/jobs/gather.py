@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ubend.config import Recipe, Settings, change_settings, flatten, make_settings, read_config
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Recipe, Settings, change_settings, flatten, make_settings, read_config
 from ubend.data.named import find_dataset, named_set
-from ubend.errors import SettingError
 from ubend.folders.layouts import list_root
-from ubend.language import _
-from ubend.teller import Teller
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
 FLAGS = {

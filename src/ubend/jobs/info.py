@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ubend.language import _
+from ubend.core.i18n import _
 from ubend.masks.codes import code_words
 from ubend.model.bundle import load_bundle
 from ubend.model.encoders import EncodedUNet

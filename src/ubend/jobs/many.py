@@ -17,14 +17,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ubend._version import __version__
-from ubend.errors import DataError, OutputError
-from ubend.files import Need, clear_leftovers, refuse_existing, refuse_full, write_json
+from ubend.core.errors import DataError, OutputError
+from ubend.core.files import Need, clear_leftovers, refuse_existing, refuse_full, write_json
+from ubend.core.i18n import _, now
+from ubend.core.progress import Teller
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Answer, Masks
-from ubend.language import _, now
 from ubend.pictures.raster import Header
-from ubend.teller import Teller
 
 _FREE = ("ubend", "path")  # of a record: may differ
 

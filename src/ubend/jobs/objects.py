@@ -11,13 +11,14 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.errors import SettingError
+from ubend.core.files import Need, write_file, write_json
+from ubend.core.i18n import _, later
+from ubend.core.progress import Teller
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import SettingError
-from ubend.files import Need, write_file, write_json
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.jobs.many import ImageJob, run_jobs
-from ubend.language import _, later
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -36,7 +37,6 @@ from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, 
 from ubend.pictures.images import read_image
 from ubend.pictures.raster import Header
 from ubend.pictures.scale import Scale, read_scale
-from ubend.teller import Teller
 
 _TABLE, _COCO, _PANOPTIC, _SCORES = "objects.csv", "coco.json", "panoptic.json", "scores.json"
 _GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour

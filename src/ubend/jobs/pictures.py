@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.config import Settings
+from ubend.core.files import default_cache, refuse_existing
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import Settings
 from ubend.data.dataset import find_folder, survey_folder
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.files import default_cache, refuse_existing
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.jobs.evaluate import read_run_pairs
-from ubend.language import _
 from ubend.masks.labels import LabelMap, background_class
 from ubend.pictures.images import read_image, resize_array, resize_mask
-from ubend.teller import Teller
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192

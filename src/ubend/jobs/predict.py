@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ubend.core.errors import DataError, SettingError
+from ubend.core.files import write_csv
+from ubend.core.i18n import _, later
+from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, SettingError
-from ubend.files import write_csv
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.jobs.many import FileJob, ImageJob, run_jobs
 from ubend.jobs.scans import ScanJob
 from ubend.jobs.videos import VideoJob
-from ubend.language import _, later
 from ubend.masks.labels import IGNORED, background_class
 from ubend.pictures.decode import explained
 from ubend.pictures.images import read_image, write_mask
@@ -25,7 +26,6 @@ from ubend.pictures.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, w
 from ubend.pictures.raster import Header
 from ubend.pictures.video import VIDEO_SUFFIXES
 from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
-from ubend.teller import Teller
 from ubend.volumes.scan import is_scan
 
 _NONE = Conditions()

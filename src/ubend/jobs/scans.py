@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, SettingError
-from ubend.files import Need, write_csv
+from ubend.core.errors import DataError, SettingError
+from ubend.core.files import Need, write_csv
+from ubend.core.i18n import _, later
+from ubend.core.progress import Teller
 from ubend.inference.conditions import Masks
 from ubend.jobs.many import FileJob
-from ubend.language import _, later
-from ubend.teller import Teller
 from ubend.volumes.scan import Scan, place_mask, read_scan
 from ubend.volumes.window import parse_window
 

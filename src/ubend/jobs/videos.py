@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.core.errors import DataError
+from ubend.core.files import Need, write_csv, write_file
+from ubend.core.i18n import _, later
+from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask
-from ubend.errors import DataError
-from ubend.files import Need, write_csv, write_file
 from ubend.jobs.many import FileJob
-from ubend.language import _, later
 from ubend.masks.labels import background_class
 from ubend.pictures.images import fit_channels
 from ubend.pictures.video import Video, open_video, read_frames, written_video
-from ubend.teller import Teller
 
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.masks.codes import LISTED, Survey, Tally, code_words, unpack_color, value_table
 from ubend.masks.labels import (
     ANY_DISTANCE,

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 
 CodeKind = Literal["value", "color"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from ubend.errors import DataError, SettingError
-from ubend.language import _
+from ubend.core.errors import DataError, SettingError
+from ubend.core.i18n import _
 from ubend.masks.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored

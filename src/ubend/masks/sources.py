@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.masks.codes import Codes, count_codes, pack_colors, unpack_color
 from ubend.masks.shapes import Shape, draw_shapes
 from ubend.pictures.decode import explained, read_raster

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, OutputError, PairError, Problem, reason
-from ubend.files import write_file
+from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.folders.pairs import Pair
-from ubend.language import _
 from ubend.masks.codes import Survey as Survey
 from ubend.masks.codes import code_words, count_codes, pack_colors
 from ubend.masks.labels import LabelMap

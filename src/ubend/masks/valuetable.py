@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import ImageColor
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.masks.codes import CodeKind
 from ubend.masks.labels import (
     ANY_DISTANCE,

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.config import Orientation, Precision
-from ubend.errors import ModelFileError
-from ubend.files import write_file
-from ubend.language import _
+from ubend.core.errors import ModelFileError
+from ubend.core.files import write_file
+from ubend.core.i18n import _
+from ubend.core.settings import Orientation, Precision
 from ubend.masks.labels import LabelMap
 from ubend.model.networks import Network, make_network, shape_of
 from ubend.pictures.images import Sizing

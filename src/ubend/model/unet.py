@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.config import Growth
+from ubend.core.settings import Growth
 from ubend.model import fused
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ubend.core.files import write_text
 from ubend.drawing.panels import save_png
-from ubend.files import write_text
 from ubend.masks.shapes import decode_rle
 from ubend.objects.instances import Objects, find_boxes, object_classes
 from ubend.pictures.scale import MapPlace

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.files import write_csv
+from ubend.core.files import write_csv
 from ubend.objects.instances import Objects
 from ubend.pictures.scale import PixelSize
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.errors import DataError, SettingError
-from ubend.language import _
+from ubend.core.errors import DataError, SettingError
+from ubend.core.i18n import _
 from ubend.metrics.panoptic import Quality
 from ubend.objects.instances import Objects, object_classes
 from ubend.pictures.decode import read_header, read_raster

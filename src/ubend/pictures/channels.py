@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ubend.errors import DataError, PairError
+from ubend.core.errors import DataError, PairError
+from ubend.core.i18n import _
 from ubend.folders.pairs import Pair
-from ubend.language import _
 from ubend.pictures.decode import read_header
 from ubend.pictures.known import KnownFiles
 from ubend.pictures.raster import MOST_CHANNELS, Header

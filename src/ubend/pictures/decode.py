@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.pictures.raster import Header, Raster, turn_upright
 from ubend.pictures.tiff import is_tiff, read_tiff, read_tiff_header
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.errors import DataError, Problem
-from ubend.files import write_file
-from ubend.language import _
+from ubend.core.errors import DataError, Problem
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.pictures.decode import read_raster, without_warnings
 from ubend.pictures.raster import depth_name
 

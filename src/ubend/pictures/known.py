@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.errors import OutputError
-from ubend.files import write_text
+from ubend.core.errors import OutputError
+from ubend.core.files import write_text
 from ubend.pictures.raster import Header
 
 KNOWN_SUFFIX = ".files.json"

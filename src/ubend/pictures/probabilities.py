@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.files import write_file
+from ubend.core.files import write_file
 from ubend.pictures.windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]

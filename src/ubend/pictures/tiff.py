@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
 from ubend.pictures.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, OutputError
-from ubend.language import _
+from ubend.core.errors import DataError, OutputError
+from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 _STEADY = 0.02  # the most that the mean rate and the file's own differ by; containers round times to milliseconds

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError
-from ubend.files import write_file
-from ubend.language import _
+from ubend.core.errors import DataError
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 from ubend.pictures.decode import explained
 from ubend.pictures.images import depth_problem, finish_pixels, read_into
 from ubend.pictures.tiff import find_mask, is_tiff, make_plan, stretch

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.config import TrainSettings
+from ubend.core.i18n import _
+from ubend.core.settings import TrainSettings
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset
-from ubend.language import _
 from ubend.masks.labels import IGNORED
 from ubend.objects.instances import choose_method, object_classes, separate
 from ubend.objects.truth import find_truth, read_truth

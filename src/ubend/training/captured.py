@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ubend.core.device import attempt
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.batches import Batch
-from ubend.device import attempt
 from ubend.kernels.gate import usable
-from ubend.language import _
 from ubend.model.unet import UNet
-from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.schedule import averaging_decay, learning_rate_at
 from ubend.training.step import Job, Step

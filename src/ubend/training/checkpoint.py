@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ubend.errors import ModelFileError
-from ubend.language import _
+from ubend.core.errors import ModelFileError
+from ubend.core.i18n import _
 from ubend.model.bundle import write_tensors
 from ubend.model.networks import Network
 

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from ubend.errors import TrainingError
-from ubend.language import _
+from ubend.core.errors import TrainingError
+from ubend.core.i18n import _
 
 _INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
 _LOOK_S = 0.05  # between looks at the processes

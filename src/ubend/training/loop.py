@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ubend.config import settled
+from ubend.core.device import attempt
+from ubend.core.errors import SettingError, TrainingError
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import settled
 from ubend.data.batches import Pictures
 from ubend.data.patches import Windows
-from ubend.device import attempt
-from ubend.errors import SettingError, TrainingError
-from ubend.language import _
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
-from ubend.teller import Teller
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
 from ubend.training.losses import LossCounts, LossSums

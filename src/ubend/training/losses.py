@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.config import LossKind
+from ubend.core.settings import LossKind
 from ubend.kernels.gate import usable
 
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ubend.config import TrainSettings
+from ubend.core.i18n import _
+from ubend.core.settings import TrainSettings
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset
 from ubend.data.patches import Windows
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.language import _
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import validation_batch
 from ubend.training.run_folder import RunFolder

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubend.device import is_out_of_memory, pick_device
-from ubend.errors import SettingError, TrainingError, reason
-from ubend.language import _
+from ubend.core.device import is_out_of_memory, pick_device
+from ubend.core.errors import SettingError, TrainingError, reason
+from ubend.core.i18n import _
 from ubend.model.fused import watch_gradients
 from ubend.training.launch import Place, find_place
 

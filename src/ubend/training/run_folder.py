@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ubend.errors import OutputError, reason
-from ubend.files import write_text
-from ubend.language import _
+from ubend.core.errors import OutputError, reason
+from ubend.core.files import write_text
+from ubend.core.i18n import _
 
 
 class RunFolder:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.config import TrainSettings, settled
+from ubend.core.settings import TrainSettings, settled
 
 _ONE_CYCLE_START = 25.0  # the peak over the first rate (Smith & Topin 2018 as in common use)
 _ONE_CYCLE_END = 1e4  # the first rate over the last

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ubend._version import __version__
-from ubend.choices import default_width
-from ubend.config import ModelSettings, Settings, settled
+from ubend.core.autoconfig import default_width
+from ubend.core.device import free_bytes
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.settings import ModelSettings, Settings, settled
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
 from ubend.data.foreground import Foreground
 from ubend.data.patches import Patches, Windows
-from ubend.device import free_bytes
-from ubend.errors import SettingError
-from ubend.language import _
 from ubend.model.bundle import Bundle
 from ubend.model.encoders import make_encoder, pretrained_normalisation
 from ubend.model.networks import Network, make_network

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ubend.config import TrainSettings
+from ubend.core.counter_rng import draw_bits
+from ubend.core.device import attempt, has_compiler
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.core.settings import TrainSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.data.draws import draw_bits
 from ubend.data.patches import Windows
-from ubend.device import attempt, has_compiler
-from ubend.errors import SettingError
-from ubend.language import _
 from ubend.model.unet import UNet
-from ubend.teller import Teller
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, EarlySums, Ranks, sum_step

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.encoders import EncodedUNet, fit_channels
 from ubend.model.networks import first_weight

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import DataError, reason
-from ubend.files import write_file
-from ubend.language import _
+from ubend.core.errors import DataError, reason
+from ubend.core.files import write_file
+from ubend.core.i18n import _
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _DICOM_MAGIC = b"DICM"  # after 128 bytes of anything

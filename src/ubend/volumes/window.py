@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 
 # Centre and width in Hounsfield units, as radiology reads computed tomography.
 PRESETS = {

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend_lessons.baselines.clusters import cluster_pixels
 from ubend_lessons.baselines.edges import fill_edges
 from ubend_lessons.baselines.pixels import Pixels

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ubend.core.errors import DataError, OutputError
+from ubend.core.files import default_cache, write_json
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.errors import DataError, OutputError
 from ubend.evaluation.evaluate import evaluate_whole
-from ubend.files import default_cache, write_json
 from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import Logits, Prepared, class_index
 from ubend.jobs.gather import gather_settings
-from ubend.language import _
 from ubend.masks.labels import LabelMap, background_class
 from ubend.pictures.images import read_image, write_mask
-from ubend.teller import Teller
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ubend.language import LANGUAGES, _, choose_language, later, now
+from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

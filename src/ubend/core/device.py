@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ubend.errors import SettingError
-from ubend.language import _
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 
 if TYPE_CHECKING:
     import torch
 
-    from ubend.config import Precision
+    from ubend.core.settings import Precision
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

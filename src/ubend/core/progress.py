@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ubend.language import _
+from ubend.core.i18n import _
 
 
 class Teller(AbstractContextManager["Teller"]):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ubend.errors import OutputError, reason
-from ubend.language import _
+from ubend.core.errors import OutputError, reason
+from ubend.core.i18n import _
 
 
 @dataclass(frozen=True)

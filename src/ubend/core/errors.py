@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ubend.language import _, now
+from ubend.core.i18n import _, now
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ubend.errors import Contradiction, SettingError, reason, unfit, unfit_key
-from ubend.language import _
+from ubend.core.errors import Contradiction, SettingError, reason, unfit, unfit_key
+from ubend.core.i18n import _
 
 _T = TypeVar("_T")
 Recipe = Literal["modern", "tutorial", "paper"]

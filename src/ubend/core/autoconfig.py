@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.config import Settings, change_settings, settled
-from ubend.language import _
+from ubend.core.i18n import _
+from ubend.core.settings import Settings, change_settings, settled
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.

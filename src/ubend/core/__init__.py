@@ -1,0 +1,1 @@
+"""Errors, settings, automatic choices, devices, files, progress, random numbers, translation."""
