@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.core.device import fastest_precision
+from ubend.io.images import Sizing
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 
 TILE = 512  # px, of the file
 KINDS = 16  # of tiles; each is drawn once

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.device import describe_device, settle
-from ubend.pictures.images import read_resized, resize_array
+from ubend.io.images import read_resized, resize_array
 
 SIDE_PX = 128
 Pixels = NDArray[np.uint8]

@@ -19,9 +19,9 @@ from support.discs import make_discs
 from support.refusal import check, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.io.images import Sizing
 from ubend.masks.labels import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
-from ubend.pictures.images import Sizing
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.clusters import Clusters
 from ubend_lessons.baselines.methods import METHODS, Method, list_parameters, parse_method, segment

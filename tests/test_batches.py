@@ -15,8 +15,8 @@ from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.patches import Crops
 from ubend.data.store import Store
+from ubend.io.images import Sizing
 from ubend.masks.labels import IGNORED
-from ubend.pictures.images import Sizing
 
 CPU = torch.device("cpu")
 KINDS = {

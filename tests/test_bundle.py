@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ubend.core.errors import ModelFileError, OutputError
+from ubend.io.images import Sizing
 from ubend.masks.labels import make_label_map
 from ubend.model import bundle as subject
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 
 
 def make_bundle(seed: int = 0) -> Bundle:

@@ -22,10 +22,10 @@ from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
+from ubend.io.pixel_size import read_scale
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.folded import FoldedUNet
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
-from ubend.pictures.scale import read_scale
 
 TWO = np.zeros((40, 48), np.uint8)
 TWO[5:15, 5:15] = TWO[5:15, 20:40] = 1

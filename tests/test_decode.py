@@ -20,8 +20,8 @@ from support.rasters import DEEP, GREY, RGB, SMOOTH, check, encode_png, turned
 from support.refusal import raises
 from support.tally import Tally
 from ubend.core.errors import DataError
-from ubend.pictures.decode import read_header, read_raster
-from ubend.pictures.images import read_image
+from ubend.io.decode import read_header, read_raster
+from ubend.io.images import read_image
 
 
 def test_modes_of_png(tmp_path: Path) -> None:

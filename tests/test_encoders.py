@@ -17,10 +17,10 @@ from support.training import Listener, press_once
 from ubend.core.errors import SettingError
 from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
+from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.pictures.images import Sizing
 from ubend.training.checkpoint import Saver
 from ubend.training.transfer import load_start, shape_settings
 

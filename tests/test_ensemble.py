@@ -16,11 +16,11 @@ from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
 from ubend.inference.predictor import Predictor
+from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 
 views = st.sampled_from(SQUARE)
 

@@ -19,12 +19,12 @@ from ubend.data.store import read_class_map
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Logits, Predictor, Prepared
+from ubend.io.images import read_image, resize_mask
 from ubend.jobs.evaluate import evaluate
 from ubend.jobs.fit import fit
 from ubend.masks.labels import IGNORED, LabelMap, make_label_map
 from ubend.masks.sources import FileMask
 from ubend.model.bundle import load_bundle
-from ubend.pictures.images import read_image, resize_mask
 
 
 class Oracle:

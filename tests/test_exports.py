@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
+from ubend.io.pixel_size import MapPlace
 from ubend.objects.export import (
     describe_image,
     describe_instances,
@@ -25,7 +26,6 @@ from ubend.objects.export import (
     write_panoptic,
 )
 from ubend.objects.instances import Objects, separate
-from ubend.pictures.scale import MapPlace
 
 KINDS = ("background", "a", "b", "contour")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

@@ -13,9 +13,9 @@ from support.commands import predict
 from support.models import make_bundle
 from support.refusal import check, refused_once
 from ubend.core.errors import DataError
+from ubend.io.images import read_image
 from ubend.jobs import predict as job
 from ubend.model.bundle import save_bundle
-from ubend.pictures.images import read_image
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@`:PendingDeprecationWarning")  # rasterio's use of affine

@@ -12,8 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.masks.labels import IGNORED, make_label_map
-from ubend.pictures.images import (
+from ubend.io.images import (
     model_size,
     read_image,
     resize_array,
@@ -21,6 +20,7 @@ from ubend.pictures.images import (
     resize_mask,
     write_mask,
 )
+from ubend.masks.labels import IGNORED, make_label_map
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()

@@ -14,10 +14,10 @@ from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError
 from ubend.data.dataset import open_dataset
+from ubend.io.images import read_image
+from ubend.io.pixel_size import read_scale
+from ubend.io.scans import read_scan
 from ubend.jobs.gather import gather_settings
-from ubend.pictures.images import read_image
-from ubend.pictures.scale import read_scale
-from ubend.volumes.scan import read_scan
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 

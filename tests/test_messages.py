@@ -41,6 +41,9 @@ from ubend.folders.pairs import Pair
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
 from ubend.inference.refine import parse_areas, parse_thresholds
+from ubend.io.images import Sizing, read_image
+from ubend.io.intensity_window import parse_window
+from ubend.io.video import open_video
 from ubend.jobs.gather import parse_skips
 from ubend.masks.classes import Told, find_classes
 from ubend.masks.codes import Codes
@@ -50,12 +53,9 @@ from ubend.masks.valuetable import parse_table
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
-from ubend.pictures.images import Sizing, read_image
-from ubend.pictures.video import open_video
 from ubend.training.launch import launch
 from ubend.training.ranks import Ranks
 from ubend.training.run_folder import RunFolder
-from ubend.volumes.window import parse_window
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
 LEAST = 120

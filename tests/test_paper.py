@@ -22,12 +22,12 @@ from ubend.data.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.sample import draw_sample
 from ubend.inference.predictor import Predictor
+from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.folded import can_fold
 from ubend.model.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
-from ubend.pictures.images import Sizing
 from ubend.training.borders import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss

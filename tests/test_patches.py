@@ -25,12 +25,12 @@ from ubend.data.foreground import Foreground
 from ubend.data.patches import Crops, Patches, Windows, find_crops, read_crops, share_windows
 from ubend.data.store import Store
 from ubend.inference.predictor import Predictor, load
+from ubend.io.images import Sizing
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import evaluate, score_lines
 from ubend.jobs.gather import gather_settings
 from ubend.metrics.overlap import dice_from_confusion
 from ubend.model.bundle import load_bundle
-from ubend.pictures.images import Sizing
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
 
@@ -347,7 +347,7 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
         Image.fromarray((255 * (rng.random((h, w)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     at_once = open_folder(tmp_path, tmp_path / "one", Sizing(None, True, 3))
     monkeypatch.setattr("ubend.data.store._LARGE_PIXELS", 0)
-    monkeypatch.setattr("ubend.pictures.windows._PLACED_PIXELS", 5000)
+    monkeypatch.setattr("ubend.io.row_windows._PLACED_PIXELS", 5000)
     by_rows = open_folder(tmp_path, tmp_path / "other", Sizing(None, True, 3))
     assert at_once.folder != by_rows.folder
     np.testing.assert_array_equal(at_once.images, by_rows.images)

@@ -22,11 +22,11 @@ from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.inference.refine import Refinement, refine
+from ubend.io.images import Sizing, read_image
 from ubend.jobs import predict as job
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing, read_image
 
 
 def masks(out: Path) -> list[str]:

@@ -14,8 +14,8 @@ from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
+from ubend.io.images import model_size, resize_array
 from ubend.model.bundle import save_bundle
-from ubend.pictures.images import model_size, resize_array
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
 

@@ -23,9 +23,9 @@ from support.training import Listener, make_job
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
+from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
 from ubend.masks.labels import IGNORED
-from ubend.pictures.images import Sizing
 from ubend.training import launch
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, Ranks, Vote

@@ -10,9 +10,9 @@ from PIL import Image
 
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from ubend.core.errors import DataError
+from ubend.io.pixel_size import MapPlace, PixelSize, Scale, read_scale
 from ubend.objects.instances import separate
 from ubend.objects.table import measure, write_table
-from ubend.pictures.scale import MapPlace, PixelSize, Scale, read_scale
 
 IMAGE = np.zeros((8, 9), np.uint8)
 MATRIX = (34264, 12, 16, (3.0, 4.0, 0, 100.0, 4.0, -3.0, 0, 200.0, 0, 0, 0, 0, 0, 0, 0, 1.0), True)

@@ -23,9 +23,9 @@ from ubend.core.files import default_cache
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.folders.folder import read_folder
 from ubend.folders.pairs import Pair
+from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.masks.labels import IGNORED, LabelMap, make_label_map
 from ubend.pictures.channels import read_headers
-from ubend.pictures.images import Sizing, model_size, read_image, resize_array, resize_mask
 
 LAYOUT = Sizing(24, True, 3)
 LABELS = make_label_map([0, 255])
@@ -142,7 +142,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from ubend.folders.folder import read_folder
-from ubend.pictures.images import Sizing
+from ubend.io.images import Sizing
 from ubend.masks.labels import make_label_map
 from ubend.data.store import hash_pairs, open_store
 from ubend.pictures.channels import read_headers

@@ -19,11 +19,11 @@ from support.refusal import TINY, check, raises, refused_once
 from support.training import Listener, press_twice
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.settings import TrainSettings
+from ubend.io.images import Sizing
 from ubend.jobs import fit as job
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.schedule import make_optimizer
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings

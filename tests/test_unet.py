@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ubend.core.settings import Growth
+from ubend.io.images import Sizing
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.folded import FoldedUNet
 from ubend.model.paper import PaperUNet
 from ubend.model.unet import Decoder, UNet, Unpooling, pad_to_multiple
-from ubend.pictures.images import Sizing
 
 
 class Twice(nn.Module):

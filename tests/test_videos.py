@@ -15,8 +15,8 @@ from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.io.video import Video, open_video, read_frames, written_video
 from ubend.model.folded import FoldedUNet
-from ubend.pictures.video import Video, open_video, read_frames, written_video
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 

@@ -8,9 +8,9 @@ import tifffile
 
 from support.geotiff import GEO
 from ubend.core.errors import DataError
+from ubend.io.images import read_image
+from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.masks.labels import make_label_map
-from ubend.pictures.images import read_image
-from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
 
 KINDS = {
     "tiled": {"tile": (64, 48), "compression": "zlib"},

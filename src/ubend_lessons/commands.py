@@ -262,8 +262,8 @@ def architecture(
 @_out_options
 def feature_maps(picture: Path | None, model: Path | None, out: Path, display: bool) -> None:
     prepare(deterministic=False)
+    from ubend.io.images import read_image
     from ubend.model.bundle import load_bundle
-    from ubend.pictures.images import read_image
     from ubend_lessons.example import take_example
     from ubend_lessons.feature_maps import teach_feature_maps
     from ubend_lessons.tiny import UNSEEN, train_tiny

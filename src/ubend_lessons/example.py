@@ -16,10 +16,10 @@ from ubend.data.dataset import find_folder, survey_folder
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture
 from ubend.data.store import Store, hash_pairs, open_store, read_class_map
 from ubend.folders.folder import read_folder
+from ubend.io.images import Sizing, read_image
 from ubend.jobs.gather import gather_settings
 from ubend.masks.labels import IGNORED, MOST_CLASSES, class_colors, make_label_map
 from ubend.pictures.channels import read_headers
-from ubend.pictures.images import Sizing, read_image
 
 Colors = tuple[tuple[int, int, int], ...]
 

@@ -25,8 +25,8 @@ from ubend.data.dataset import Dataset
 from ubend.data.store import read_class_map
 from ubend.folders.pairs import Part
 from ubend.inference.ahead import map_ahead
+from ubend.io.images import write_mask
 from ubend.masks.labels import IGNORED, LabelMap
-from ubend.pictures.images import write_mask
 
 HELD = "held"  # how names of copies begin whose picture has no copy in the training part
 _HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text

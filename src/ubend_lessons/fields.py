@@ -24,13 +24,13 @@ from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.folders.pairs import Pair
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
+from ubend.io.images import read_image
+from ubend.io.intensity_window import PRESETS, Window
+from ubend.io.row_windows import TiffWindows
+from ubend.io.scans import read_scan
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.jobs.predict import predict_paths
-from ubend.pictures.images import read_image
-from ubend.pictures.windows import TiffWindows
-from ubend.volumes.scan import read_scan
-from ubend.volumes.window import PRESETS, Window
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
-from ubend.volumes.scan import NIFTI_SUFFIXES, read_scan
+from ubend.io.scans import NIFTI_SUFFIXES, read_scan
 
 CLASSES = ("background", "organ", "lesion")
 SPACING_MM = (5.0, 3.0, 3.0)  # from slice to slice, row to row, column to column of what is drawn

@@ -20,6 +20,7 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
+from ubend.io.images import read_image
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.masks.labels import LabelMap
@@ -27,7 +28,6 @@ from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate
 from ubend.objects.truth import read_truth
-from ubend.pictures.images import read_image
 from ubend.training.borders import weigh_borders
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 from ubend_lessons.variants import Quiet

@@ -12,9 +12,9 @@ from ubend.core.i18n import _
 from ubend.data.sample import SAMPLE_CLASSES, draw_picture
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.io.images import Sizing, model_size, resize_array, resize_mask
 from ubend.masks.labels import LabelMap, background_class, make_label_map
 from ubend.metrics.overlap import count_confusion, summarise_overlap
-from ubend.pictures.images import Sizing, model_size, resize_array, resize_mask
 from ubend_lessons.baselines.baseline import Baseline, Example, Range, learn_baseline
 from ubend_lessons.baselines.methods import METHODS, describe_method
 from ubend_lessons.convolution_pictures import stack

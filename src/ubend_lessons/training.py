@@ -13,8 +13,8 @@ from ubend.core.errors import DataError, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.drawing.panels import show_picture
+from ubend.io.decode import without_warnings
 from ubend.masks.labels import class_colors
-from ubend.pictures.decode import without_warnings
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from PIL import Image
 
 from ubend.data.store import Store, hash_pairs, open_store
 from ubend.folders.folder import read_folder
+from ubend.io.images import Sizing
 from ubend.masks.labels import LabelMap, make_label_map
 from ubend.pictures.channels import read_headers
-from ubend.pictures.images import Sizing
 
 
 def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray, np.ndarray]:

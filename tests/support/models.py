@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ubend.io.images import Sizing
 from ubend.masks.labels import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.folded import FoldedUNet
 from ubend.model.unet import UNet
-from ubend.pictures.images import Sizing
 
 
 def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:

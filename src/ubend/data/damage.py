@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ubend.core.errors import DataError
 from ubend.folders.pairs import Pair
+from ubend.io.images import read_image
 from ubend.masks.sources import DrawnMask, read_codes
 from ubend.masks.survey import mask_size_problem, threads
-from ubend.pictures.images import read_image
 
 
 def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:

@@ -24,14 +24,14 @@ from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, hash_pairs, open_store
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
+from ubend.io.file_cache import KnownFiles
+from ubend.io.images import Sizing
 from ubend.masks.classes import Told, find_classes, find_strangers
 from ubend.masks.codes import code_words
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.masks.sources import mask_to_text
 from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.pictures.channels import agree_channels, read_headers
-from ubend.pictures.images import Sizing
-from ubend.pictures.known import KnownFiles
 
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit

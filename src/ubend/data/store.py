@@ -29,19 +29,19 @@ from ubend.core.errors import DataError, PairError, Problem, reason
 from ubend.core.files import Need, refuse_full
 from ubend.core.i18n import _
 from ubend.folders.pairs import Pair
-from ubend.masks.labels import IGNORED, ClassMap, LabelMap
-from ubend.masks.sources import DrawnMask, hash_masks, read_codes
-from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
-from ubend.pictures.decode import read_header
-from ubend.pictures.images import (
+from ubend.io.decode import read_header
+from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
+from ubend.io.images import (
     Sizing,
     model_size,
     read_resized,
     resize_arrays,
     resize_mask,
 )
-from ubend.pictures.known import KNOWN_SUFFIX, KnownFiles
-from ubend.pictures.windows import read_to_place
+from ubend.io.row_windows import read_to_place
+from ubend.masks.labels import IGNORED, ClassMap, LabelMap
+from ubend.masks.sources import DrawnMask, hash_masks, read_codes
+from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 
 STORE_VERSION = 2
 _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be

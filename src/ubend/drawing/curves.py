@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ubend.core.files import write_file
 from ubend.core.i18n import _
+from ubend.io.decode import without_warnings
 from ubend.masks.labels import class_colors
-from ubend.pictures.decode import without_warnings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

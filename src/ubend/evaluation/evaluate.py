@@ -22,6 +22,8 @@ from ubend.folders.pairs import Pair
 from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
 from ubend.inference.strips import Held
+from ubend.io.decode import read_header
+from ubend.io.images import resize_mask
 from ubend.masks.labels import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
     count_confusion_batch,
@@ -29,8 +31,6 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
-from ubend.pictures.decode import read_header
-from ubend.pictures.images import resize_mask
 from ubend.training.losses import sum_cross_entropy, sums_dtype
 
 _LARGE_PIXELS = 2**24  # of a picture

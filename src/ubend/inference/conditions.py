@@ -16,10 +16,10 @@ from ubend.inference.ensemble import Ensemble, Member, load
 from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
 from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
+from ubend.io.decode import read_header
+from ubend.io.images import read_image
+from ubend.io.raster import Header
 from ubend.model.bundle import SAME_SCALE
-from ubend.pictures.decode import read_header
-from ubend.pictures.images import read_image
-from ubend.pictures.raster import Header
 
 _Key = TypeVar("_Key")
 

@@ -16,8 +16,8 @@ from ubend.core.i18n import _
 from ubend.core.settings import read_config
 from ubend.inference.predictor import Prediction, Predictor
 from ubend.inference.predictor import load as load_one
+from ubend.io.images import fit_channels
 from ubend.model.bundle import Bundle
-from ubend.pictures.images import fit_channels
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)

@@ -19,14 +19,14 @@ from ubend.core.errors import DataError, Problem, SettingError
 from ubend.core.i18n import _
 from ubend.inference.ahead import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
+from ubend.io.decode import read_header
+from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten
+from ubend.io.raster import Header
 from ubend.masks.labels import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.folded import FoldedUNet, can_fold
 from ubend.model.networks import Network
 from ubend.model.paper import EDGE_PX, PaperUNet
-from ubend.pictures.decode import read_header
-from ubend.pictures.images import model_size, read_image, resize_array, resize_image, straighten
-from ubend.pictures.raster import Header
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass

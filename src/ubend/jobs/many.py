@@ -24,7 +24,7 @@ from ubend.core.progress import Teller
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Answer, Masks
-from ubend.pictures.raster import Header
+from ubend.io.raster import Header
 
 _FREE = ("ubend", "path")  # of a record: may differ
 

@@ -16,17 +16,17 @@ from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.io.decode import explained
+from ubend.io.images import read_image, write_mask
+from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
+from ubend.io.raster import Header
+from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
+from ubend.io.scans import is_scan
+from ubend.io.video import VIDEO_SUFFIXES
 from ubend.jobs.many import FileJob, ImageJob, run_jobs
 from ubend.jobs.scans import ScanJob
 from ubend.jobs.videos import VideoJob
 from ubend.masks.labels import IGNORED, background_class
-from ubend.pictures.decode import explained
-from ubend.pictures.images import read_image, write_mask
-from ubend.pictures.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
-from ubend.pictures.raster import Header
-from ubend.pictures.video import VIDEO_SUFFIXES
-from ubend.pictures.windows import TiffWindows, may_be_tiff, write_tiff_mask
-from ubend.volumes.scan import is_scan
 
 _NONE = Conditions()
 _SHARES = "shares.csv"

@@ -12,9 +12,9 @@ from ubend.core.files import Need, write_csv
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.inference.conditions import Masks
+from ubend.io.intensity_window import parse_window
+from ubend.io.scans import Scan, place_mask, read_scan
 from ubend.jobs.many import FileJob
-from ubend.volumes.scan import Scan, place_mask, read_scan
-from ubend.volumes.window import parse_window
 
 _TABLE = "volumes.csv"
 _MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM is 8 bit and not compressed

@@ -11,10 +11,10 @@ from ubend.core.files import Need, write_csv, write_file
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask
+from ubend.io.images import fit_channels
+from ubend.io.video import Video, open_video, read_frames, written_video
 from ubend.jobs.many import FileJob
 from ubend.masks.labels import background_class
-from ubend.pictures.images import fit_channels
-from ubend.pictures.video import Video, open_video, read_frames, written_video
 
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from ubend.core.files import write_text
 from ubend.drawing.panels import save_png
+from ubend.io.pixel_size import MapPlace
 from ubend.masks.shapes import decode_rle
 from ubend.objects.instances import Objects, find_boxes, object_classes
-from ubend.pictures.scale import MapPlace
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon

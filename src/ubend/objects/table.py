@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.files import write_csv
+from ubend.io.pixel_size import PixelSize
 from ubend.objects.instances import Objects
-from ubend.pictures.scale import PixelSize
 
 Row = dict[str, str | int | float]
 

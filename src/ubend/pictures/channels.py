@@ -7,9 +7,9 @@ from typing import TypeVar
 from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.folders.pairs import Pair
-from ubend.pictures.decode import read_header
-from ubend.pictures.known import KnownFiles
-from ubend.pictures.raster import MOST_CHANNELS, Header
+from ubend.io.decode import read_header
+from ubend.io.file_cache import KnownFiles
+from ubend.io.raster import MOST_CHANNELS, Header
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)

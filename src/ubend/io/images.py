@@ -16,8 +16,8 @@ from PIL import Image
 from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.pictures.decode import read_raster, without_warnings
-from ubend.pictures.raster import depth_name
+from ubend.io.decode import read_raster, without_warnings
+from ubend.io.raster import depth_name
 
 if TYPE_CHECKING:
     import torch

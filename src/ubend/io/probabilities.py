@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.files import write_file
-from ubend.pictures.windows import cut_tiles
+from ubend.io.row_windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]
 BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; a guess, of a model that is mostly sure

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.pictures.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
+from ubend.io.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
 
 if TYPE_CHECKING:
     import tifffile

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ubend.pictures.decode import explained
-from ubend.pictures.windows import GEO_TAGS, may_be_tiff
+from ubend.io.decode import explained
+from ubend.io.row_windows import GEO_TAGS, may_be_tiff
 
 if TYPE_CHECKING:
     import tifffile

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.pictures.decode import explained
-from ubend.pictures.images import depth_problem, finish_pixels, read_into
-from ubend.pictures.tiff import find_mask, is_tiff, make_plan, stretch
+from ubend.io.decode import explained
+from ubend.io.images import depth_problem, finish_pixels, read_into
+from ubend.io.tiff import find_mask, is_tiff, make_plan, stretch
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.pictures.raster import Header, Raster, turn_upright
-from ubend.pictures.tiff import is_tiff, read_tiff, read_tiff_header
+from ubend.io.raster import Header, Raster, turn_upright
+from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ubend.core.errors import OutputError
 from ubend.core.files import write_text
-from ubend.pictures.raster import Header
+from ubend.io.raster import Header
 
 KNOWN_SUFFIX = ".files.json"
 _VERSION = 1  # grows when a header would be read otherwise

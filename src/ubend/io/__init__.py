@@ -1,0 +1,1 @@
+"""Files to arrays and back: images, TIFF by rows, scans, videos, pixel sizes."""

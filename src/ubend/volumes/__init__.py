@@ -1,1 +1,0 @@
-"""Scans of many slices: NIfTI files and DICOM series."""
