@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.core.device import fastest_precision
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.unet import UNet
 

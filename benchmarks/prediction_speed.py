@@ -34,7 +34,7 @@ from ubend.core.device import fastest_precision
 from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
 from ubend.inference.tiles import plan_tiles
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle
 from ubend.model.unet import UNet
 

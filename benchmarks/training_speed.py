@@ -38,7 +38,7 @@ from ubend import UNet
 from ubend.data.dataset import Dataset
 from ubend.data.sample import draw_sample
 from ubend.kernels.gate import usable
-from ubend.masks.sources import FileMask
+from ubend.labels.mask_files import FileMask
 
 
 def loop_variants(folder: Path, cache: Path, args: argparse.Namespace, device: torch.device) -> list[Variant]:

@@ -42,7 +42,7 @@ from ubend.folders.folder import read_folder
 from ubend.folders.labelme import LABELME
 from ubend.folders.pairs import Folder
 from ubend.folders.yolo import parse_names
-from ubend.masks.sources import FileMask, read_codes
+from ubend.labels.mask_files import FileMask, read_codes
 
 
 @pytest.mark.parametrize("write_all", WRITERS, ids=lambda writer: writer.__name__)

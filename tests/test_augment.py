@@ -25,7 +25,7 @@ from ubend.data.augment import (
     noise_field,
     warp,
 )
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)
 Floats = NDArray[np.float64]

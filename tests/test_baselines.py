@@ -20,7 +20,7 @@ from support.refusal import check, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.images import Sizing
-from ubend.masks.labels import IGNORED, make_label_map
+from ubend.labels.class_table import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.clusters import Clusters

@@ -16,7 +16,7 @@ from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.patches import Crops
 from ubend.data.store import Store
 from ubend.io.images import Sizing
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 CPU = torch.device("cpu")
 KINDS = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 from ubend_lessons.boundary import boundary_dice
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from ubend.core.errors import ModelFileError, OutputError
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model import bundle as subject
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet

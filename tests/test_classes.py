@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
-from ubend.masks.classes import Told, find_classes, find_strangers
-from ubend.masks.codes import Codes
-from ubend.masks.labels import ANY_DISTANCE, IGNORED
-from ubend.masks.valuetable import parse_table
+from ubend.labels.class_table import ANY_DISTANCE, IGNORED
+from ubend.labels.classes import Told, find_classes, find_strangers
+from ubend.labels.label_values import Codes
+from ubend.labels.value_table import parse_table
 
 # Values
 

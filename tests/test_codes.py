@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from support.refusal import raises
 from ubend.core.errors import DataError
-from ubend.masks.codes import Codes, code_words, count_codes, replace_codes
+from ubend.labels.label_values import Codes, code_words, count_codes, replace_codes
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12)
 

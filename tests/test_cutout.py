@@ -21,7 +21,7 @@ from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.inference import ensemble
 from ubend.io.images import Sizing
 from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.unet import UNet
 

@@ -18,7 +18,7 @@ from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, make_settings
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.io.images import read_image
-from ubend.masks.labels import ANY_DISTANCE
+from ubend.labels.class_table import ANY_DISTANCE
 
 
 def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: Any) -> Dataset:

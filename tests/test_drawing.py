@@ -23,7 +23,7 @@ from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import IGNORED_COLOR, _outline, color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.masks.labels import IGNORED, default_colors
+from ubend.labels.class_table import IGNORED, default_colors
 
 COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233))
 

@@ -19,7 +19,7 @@ from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.training.checkpoint import Saver
 from ubend.training.transfer import load_start, shape_settings

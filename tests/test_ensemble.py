@@ -18,7 +18,7 @@ from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, 
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 

@@ -22,8 +22,8 @@ from ubend.inference.predictor import Logits, Predictor, Prepared
 from ubend.io.images import read_image, resize_mask
 from ubend.jobs.evaluate import evaluate
 from ubend.jobs.fit import fit
-from ubend.masks.labels import IGNORED, LabelMap, make_label_map
-from ubend.masks.sources import FileMask
+from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
+from ubend.labels.mask_files import FileMask
 from ubend.model.bundle import load_bundle
 
 

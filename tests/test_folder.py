@@ -13,7 +13,7 @@ from PIL import Image
 from ubend.core.errors import DataError, Problem
 from ubend.folders.folder import Asked, read_folder
 from ubend.folders.problems import natural_key
-from ubend.masks.sources import FileMask
+from ubend.labels.mask_files import FileMask
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ubend.core.settings import AugmentSettings
 from ubend.data.augment import DeviceDraws, draw_warps, warp
 from ubend.data.foreground import Foreground
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 H, W, WINDOW = 160, 224, 48
 

@@ -20,7 +20,7 @@ from ubend.io.images import (
     resize_mask,
     write_mask,
 )
-from ubend.masks.labels import IGNORED, make_label_map
+from ubend.labels.class_table import IGNORED, make_label_map
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()

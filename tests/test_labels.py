@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
-from ubend.masks.codes import CodeKind, Codes, pack_colors, unpack_color
-from ubend.masks.labels import (
+from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
     RESERVED_NAMES,
@@ -18,6 +17,7 @@ from ubend.masks.labels import (
     make_label_map,
     name_color,
 )
+from ubend.labels.label_values import CodeKind, Codes, pack_colors, unpack_color
 
 
 def values(*rows: list[int], dtype: type = np.uint8) -> Codes:

@@ -13,7 +13,7 @@ from support.work import count_calls
 from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder
-from ubend.masks.sources import FileMask, LayeredMask
+from ubend.labels.mask_files import FileMask, LayeredMask
 
 STEMS = ("a1", "b2", "scan 3")
 

@@ -16,7 +16,7 @@ from ubend.core.errors import DataError, OutputError
 from ubend.data.augment import FROZEN_COPIES
 from ubend.data.sample import draw_sample
 from ubend.jobs.fit import fit
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
 from ubend_lessons.faults import find_faults, mean_of_batches, read_sized
 from ubend_lessons.recorded import train_recorded

@@ -18,7 +18,7 @@ from support.refusal import check, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend_lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds

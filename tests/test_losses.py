@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ubend.core.errors import SettingError
 from ubend.core.settings import LossKind, make_settings
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 from ubend.training.losses import Loss, LossSums, one_hot, sum_cross_entropy
 from ubend.training.setup import make_loss
 

@@ -18,9 +18,9 @@ from support.codings import (
     shapes,
     values,
 )
-from ubend.masks.codes import Codes, pack_colors
-from ubend.masks.labels import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
-from ubend.masks.valuetable import parse_table
+from ubend.labels.class_table import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
+from ubend.labels.label_values import Codes, pack_colors
+from ubend.labels.value_table import parse_table
 
 
 @pytest.mark.parametrize("quality", [60, 75, 95])

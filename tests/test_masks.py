@@ -16,8 +16,8 @@ from support.rasters import encode_png
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.core.files import resolve_many
-from ubend.masks.codes import Codes, unpack_color
-from ubend.masks.sources import (
+from ubend.labels.label_values import Codes, unpack_color
+from ubend.labels.mask_files import (
     DrawnMask,
     FileMask,
     Layer,

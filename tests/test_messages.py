@@ -45,11 +45,11 @@ from ubend.io.images import Sizing, read_image
 from ubend.io.intensity_window import parse_window
 from ubend.io.video import open_video
 from ubend.jobs.gather import parse_skips
-from ubend.masks.classes import Told, find_classes
-from ubend.masks.codes import Codes
-from ubend.masks.labels import make_label_map
-from ubend.masks.sources import FileMask, Layer, LayeredMask, read_codes
-from ubend.masks.valuetable import parse_table
+from ubend.labels.class_table import make_label_map
+from ubend.labels.classes import Told, find_classes
+from ubend.labels.label_values import Codes
+from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_codes
+from ubend.labels.value_table import parse_table
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.objects.truth import find_truth, read_truth

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 from ubend.metrics import overlap
 from ubend.metrics.overlap import (
     accuracy_from_confusion,

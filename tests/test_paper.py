@@ -24,7 +24,7 @@ from ubend.data.sample import draw_sample
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.folded import can_fold
 from ubend.model.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin

@@ -24,7 +24,7 @@ from ubend.core.errors import DataError, ModelFileError, OutputError, SettingErr
 from ubend.inference.refine import Refinement, refine
 from ubend.io.images import Sizing, read_image
 from ubend.jobs import predict as job
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 

@@ -9,7 +9,7 @@ from PIL import Image
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder, read_pairs
-from ubend.masks.sources import FileMask, read_codes
+from ubend.labels.mask_files import FileMask, read_codes
 
 SIZE_HW = (6, 8)
 

@@ -12,7 +12,7 @@ from support.files import touch
 from support.tally import Tally
 from ubend.core.errors import DataError
 from ubend.folders.folder import Asked, read_folder
-from ubend.masks.sources import LayeredMask
+from ubend.labels.mask_files import LayeredMask
 
 NAMES = st.text(st.sampled_from("abXY019 _-.ảß"), min_size=1, max_size=6).filter(
     lambda name: name.strip() == name and name[0] not in ".-" and name[-1] != "."

@@ -25,7 +25,7 @@ from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 from ubend.training import launch
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, Ranks, Vote

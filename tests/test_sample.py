@@ -19,7 +19,7 @@ from support.refusal import raises
 from ubend.core.errors import OutputError, SettingError
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
 from ubend.folders.folder import read_folder
-from ubend.masks.labels import default_colors
+from ubend.labels.class_table import default_colors
 
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation
 from skimage.draw import polygon2mask
 
 from support.tally import Tally
-from ubend.masks.shapes import Shape, decode_rle, draw_shapes, measure_polygon, read_counts
+from ubend.labels.shapes import Shape, decode_rle, draw_shapes, measure_polygon, read_counts
 
 SIZE = (23, 31)
 sides = st.integers(1, 40)

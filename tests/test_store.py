@@ -24,7 +24,7 @@ from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_
 from ubend.folders.folder import read_folder
 from ubend.folders.pairs import Pair
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
-from ubend.masks.labels import IGNORED, LabelMap, make_label_map
+from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.pictures.channels import read_headers
 
 LAYOUT = Sizing(24, True, 3)
@@ -143,7 +143,7 @@ import sys
 from pathlib import Path
 from ubend.folders.folder import read_folder
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.data.store import hash_pairs, open_store
 from ubend.pictures.channels import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs

@@ -21,7 +21,7 @@ from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.settings import TrainSettings
 from ubend.io.images import Sizing
 from ubend.jobs import fit as job
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState

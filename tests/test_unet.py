@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ubend.core.settings import Growth
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.folded import FoldedUNet
 from ubend.model.paper import PaperUNet

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from support.refusal import raises
 from ubend.core.errors import SettingError
 from ubend.core.settings import dump_toml, make_settings, read_config
-from ubend.masks.codes import CodeKind
-from ubend.masks.labels import (
+from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
     NOISE_REACH,
@@ -19,7 +18,8 @@ from ubend.masks.labels import (
     draw_colors,
     make_label_map,
 )
-from ubend.masks.valuetable import parse_table, write_table
+from ubend.labels.label_values import CodeKind
+from ubend.labels.value_table import parse_table, write_table
 
 
 def parse(text: str) -> LabelMap:

@@ -10,7 +10,7 @@ from support.geotiff import GEO
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
 from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 
 KINDS = {
     "tiled": {"tile": (64, 48), "compression": "zlib"},

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from ubend.jobs.fit import FitResult as FitResult
     from ubend.jobs.fit import fit as fit
     from ubend.jobs.fit import resume as resume
-    from ubend.masks.labels import IGNORED as IGNORED
-    from ubend.masks.labels import LabelMap as LabelMap
+    from ubend.labels.class_table import IGNORED as IGNORED
+    from ubend.labels.class_table import LabelMap as LabelMap
     from ubend.model.unet import UNet as UNet
 
 _HOMES = {
-    "IGNORED": "ubend.masks.labels",
+    "IGNORED": "ubend.labels.class_table",
     "Ensemble": "ubend.inference.ensemble",
     "FitResult": "ubend.jobs.fit",
-    "LabelMap": "ubend.masks.labels",
+    "LabelMap": "ubend.labels.class_table",
     "Prediction": "ubend.inference.predictor",
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.model.unet",

@@ -20,7 +20,7 @@ from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.masks.labels import IGNORED, background_class
+from ubend.labels.class_table import IGNORED, background_class
 from ubend_lessons.example import Example, store_example
 
 DRAWS = 3  # of each kind

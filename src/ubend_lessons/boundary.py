@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 
 def boundary_dice(

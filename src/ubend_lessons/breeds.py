@@ -29,7 +29,7 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
-from ubend.masks.labels import background_class
+from ubend.labels.class_table import background_class
 from ubend.model.bundle import load_bundle
 from ubend.model.unet import UNet, pad_to_multiple
 from ubend.training.loop import steps_until

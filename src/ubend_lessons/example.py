@@ -18,7 +18,7 @@ from ubend.data.store import Store, hash_pairs, open_store, read_class_map
 from ubend.folders.folder import read_folder
 from ubend.io.images import Sizing, read_image
 from ubend.jobs.gather import gather_settings
-from ubend.masks.labels import IGNORED, MOST_CLASSES, class_colors, make_label_map
+from ubend.labels.class_table import IGNORED, MOST_CLASSES, class_colors, make_label_map
 from ubend.pictures.channels import read_headers
 
 Colors = tuple[tuple[int, int, int], ...]

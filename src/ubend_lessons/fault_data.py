@@ -26,7 +26,7 @@ from ubend.data.store import read_class_map
 from ubend.folders.pairs import Part
 from ubend.inference.ahead import map_ahead
 from ubend.io.images import write_mask
-from ubend.masks.labels import IGNORED, LabelMap
+from ubend.labels.class_table import IGNORED, LabelMap
 
 HELD = "held"  # how names of copies begin whose picture has no copy in the training part
 _HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text

@@ -23,7 +23,7 @@ from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
-from ubend.masks.labels import LabelMap
+from ubend.labels.class_table import LabelMap
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate

@@ -22,7 +22,7 @@ from ubend.core.settings import Settings, settled
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.jobs.gather import gather_settings
-from ubend.masks.labels import background_class
+from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.loop import steps_until, train

@@ -24,7 +24,7 @@ from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.jobs.cutout import extend_colors, make_alpha
 from ubend.jobs.gather import gather_settings
-from ubend.masks.labels import LabelMap
+from ubend.labels.class_table import LabelMap
 from ubend.objects.instances import choose_method, separate
 from ubend.objects.table import Row, measure, write_table
 from ubend_lessons.variants import Quiet

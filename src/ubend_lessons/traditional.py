@@ -13,7 +13,7 @@ from ubend.data.sample import SAMPLE_CLASSES, draw_picture
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.io.images import Sizing, model_size, resize_array, resize_mask
-from ubend.masks.labels import LabelMap, background_class, make_label_map
+from ubend.labels.class_table import LabelMap, background_class, make_label_map
 from ubend.metrics.overlap import count_confusion, summarise_overlap
 from ubend_lessons.baselines.baseline import Baseline, Example, Range, learn_baseline
 from ubend_lessons.baselines.methods import METHODS, describe_method

@@ -14,7 +14,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.drawing.panels import show_picture
 from ubend.io.decode import without_warnings
-from ubend.masks.labels import class_colors
+from ubend.labels.class_table import class_colors
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
-from ubend.masks.labels import background_class
+from ubend.labels.class_table import background_class
 from ubend_lessons.boundary import boundary_dice
 
 TOLERANCE_PX = 2.0  # of the boundary Dice

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ubend.core.errors import DataError
-from ubend.masks.classes import Told, find_classes
-from ubend.masks.codes import Codes, Survey, count_codes, pack_colors
-from ubend.masks.labels import LabelMap
-from ubend.masks.valuetable import write_table
+from ubend.labels.class_table import LabelMap
+from ubend.labels.classes import Told, find_classes
+from ubend.labels.label_values import Codes, Survey, count_codes, pack_colors
+from ubend.labels.value_table import write_table
 
 
 def survey(*masks: Codes) -> Survey:

@@ -8,7 +8,7 @@ from PIL import Image
 from ubend.data.store import Store, hash_pairs, open_store
 from ubend.folders.folder import read_folder
 from ubend.io.images import Sizing
-from ubend.masks.labels import LabelMap, make_label_map
+from ubend.labels.class_table import LabelMap, make_label_map
 from ubend.pictures.channels import read_headers
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ubend.io.images import Sizing
-from ubend.masks.labels import make_label_map
+from ubend.labels.class_table import make_label_map
 from ubend.model.bundle import Bundle, save_bundle
 from ubend.model.folded import FoldedUNet
 from ubend.model.unet import UNet

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ubend.core.counter_rng import draw_normal, draw_uniform
 from ubend.core.settings import AugmentSettings, settled
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ubend.core.errors import DataError
 from ubend.folders.pairs import Pair
 from ubend.io.images import read_image
-from ubend.masks.sources import DrawnMask, read_codes
+from ubend.labels.mask_files import DrawnMask, read_codes
 from ubend.masks.survey import mask_size_problem, threads
 
 

@@ -26,10 +26,10 @@ from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.folders.pairs import Folder, Pair, Part
 from ubend.io.file_cache import KnownFiles
 from ubend.io.images import Sizing
-from ubend.masks.classes import Told, find_classes, find_strangers
-from ubend.masks.codes import code_words
-from ubend.masks.labels import IGNORED, LabelMap, background_class
-from ubend.masks.sources import mask_to_text
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.labels.classes import Told, find_classes, find_strangers
+from ubend.labels.label_values import code_words
+from ubend.labels.mask_files import mask_to_text
 from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.pictures.channels import agree_channels, read_headers
 

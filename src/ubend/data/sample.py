@@ -22,7 +22,7 @@ from scipy import ndimage
 from ubend.core.errors import SettingError
 from ubend.core.files import refuse_taken, write_file, write_text
 from ubend.core.i18n import _
-from ubend.masks.labels import default_colors
+from ubend.labels.class_table import default_colors
 
 SAMPLE_CLASSES = ("background", "cell", "contour")
 SMALLEST_PX = 64  # below this no whole cell with its surroundings fits

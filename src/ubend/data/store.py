@@ -39,8 +39,8 @@ from ubend.io.images import (
     resize_mask,
 )
 from ubend.io.row_windows import read_to_place
-from ubend.masks.labels import IGNORED, ClassMap, LabelMap
-from ubend.masks.sources import DrawnMask, hash_masks, read_codes
+from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
+from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
 from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 
 STORE_VERSION = 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import without_warnings
-from ubend.masks.labels import class_colors
+from ubend.labels.class_table import class_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, 
 from ubend.inference.strips import Held
 from ubend.io.decode import read_header
 from ubend.io.images import resize_mask
-from ubend.masks.labels import IGNORED, LabelMap, background_class
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,

@@ -20,8 +20,8 @@ from ubend.folders.collection import (
 )
 from ubend.folders.pairs import Layout, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.masks.shapes import Shape, measure_polygon, read_counts
-from ubend.masks.sources import DrawnMask
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape, measure_polygon, read_counts
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
 

@@ -15,8 +15,8 @@ from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, fo
 from ubend.folders.pairs import Pair, Part, Reading
 from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.folders.tree import entries, is_empty, subfolders, walk
-from ubend.masks.labels import IGNORED, MOST_CLASSES, background_class
-from ubend.masks.sources import DrawnMask
+from ubend.labels.class_table import IGNORED, MOST_CLASSES, background_class
+from ubend.labels.mask_files import DrawnMask
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...

@@ -23,7 +23,7 @@ from ubend.folders.problems import Problems, enumerate_names, natural_key
 from ubend.folders.splitfile import apply_split
 from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
 from ubend.folders.yolo import YOLO
-from ubend.masks.sources import FileMask
+from ubend.labels.mask_files import FileMask
 
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, COCO, LABELME, LABEL_STUDIO, YOLO)  # the tree of folders comes after these
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images

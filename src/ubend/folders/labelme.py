@@ -19,8 +19,8 @@ from ubend.folders.collection import (
 )
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
-from ubend.masks.shapes import Shape
-from ubend.masks.sources import DrawnMask
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape
 
 _CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
 

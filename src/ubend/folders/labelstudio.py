@@ -12,8 +12,8 @@ from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_k
 from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems, natural_key
-from ubend.masks.shapes import Shape
-from ubend.masks.sources import DrawnMask
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape
 
 
 class _Value(BaseModel):

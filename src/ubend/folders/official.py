@@ -13,7 +13,7 @@ from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS
 from ubend.folders.pairs import Layout, Pair, Part, Reading
 from ubend.folders.problems import Problems, natural_key
 from ubend.folders.tree import Found, as_found, entries, is_empty, subfolders, walk
-from ubend.masks.sources import FileMask
+from ubend.labels.mask_files import FileMask
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
 _VOC_NAMES = (

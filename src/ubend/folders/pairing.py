@@ -26,7 +26,7 @@ from ubend.folders.naming import (
 from ubend.folders.pairs import Pair, Part, Reading
 from ubend.folders.problems import Problems, natural_key
 from ubend.folders.tree import Found, is_empty
-from ubend.masks.sources import FileMask, Layer, LayeredMask, Mask
+from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 
 _Key = tuple[Part | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name

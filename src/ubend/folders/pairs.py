@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ubend.folders.problems import Problems
-from ubend.masks.sources import Mask
+from ubend.labels.mask_files import Mask
 
 Part = Literal["train", "val", "test"]
 

@@ -11,8 +11,8 @@ from ubend.folders.naming import IMAGE_SUFFIXES
 from ubend.folders.pairs import Layout, Reading
 from ubend.folders.problems import Problems
 from ubend.folders.tree import entries, subfolders
-from ubend.masks.shapes import Shape
-from ubend.masks.sources import DrawnMask
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
 _MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that

@@ -22,7 +22,7 @@ from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_
 from ubend.io.decode import read_header
 from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.io.raster import Header
-from ubend.masks.labels import LabelMap
+from ubend.labels.class_table import LabelMap
 from ubend.model.bundle import Bundle, load_bundle
 from ubend.model.folded import FoldedUNet, can_fold
 from ubend.model.networks import Network

@@ -16,7 +16,7 @@ from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.data.dataset import Dataset, open_dataset
 from ubend.jobs.pictures import draw_pairs
-from ubend.masks.valuetable import write_table
+from ubend.labels.value_table import write_table
 
 _STAMP = (
     "# as written by ubend: "  # the digest of all lines below and of split.csv; another one: somebody has edited them

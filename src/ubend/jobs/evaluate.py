@@ -14,8 +14,8 @@ from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import load
 from ubend.jobs.gather import gather_settings
-from ubend.masks.sources import mask_from_text
-from ubend.masks.valuetable import parse_table
+from ubend.labels.mask_files import mask_from_text
+from ubend.labels.value_table import parse_table
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ubend.core.i18n import _
-from ubend.masks.codes import code_words
+from ubend.labels.label_values import code_words
 from ubend.model.bundle import load_bundle
 from ubend.model.encoders import EncodedUNet
 from ubend.model.paper import PaperUNet

@@ -18,7 +18,7 @@ from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.jobs.evaluate import read_run_pairs
-from ubend.masks.labels import LabelMap, background_class
+from ubend.labels.class_table import LabelMap, background_class
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192

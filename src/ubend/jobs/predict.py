@@ -26,7 +26,7 @@ from ubend.io.video import VIDEO_SUFFIXES
 from ubend.jobs.many import FileJob, ImageJob, run_jobs
 from ubend.jobs.scans import ScanJob
 from ubend.jobs.videos import VideoJob
-from ubend.masks.labels import IGNORED, background_class
+from ubend.labels.class_table import IGNORED, background_class
 
 _NONE = Conditions()
 _SHARES = "shares.csv"

@@ -14,7 +14,7 @@ from ubend.drawing.overlay import overlay_mask
 from ubend.io.images import fit_channels
 from ubend.io.video import Video, open_video, read_frames, written_video
 from ubend.jobs.many import FileJob
-from ubend.masks.labels import background_class
+from ubend.labels.class_table import background_class
 
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor  # torch is imported late: scores of saved masks do not need it

@@ -19,7 +19,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.core.settings import Orientation, Precision
 from ubend.io.images import Sizing
-from ubend.masks.labels import LabelMap
+from ubend.labels.class_table import LabelMap
 from ubend.model.networks import Network, make_network, shape_of
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more

@@ -17,7 +17,7 @@ from PIL import Image
 from ubend.core.files import write_text
 from ubend.drawing.panels import save_png
 from ubend.io.pixel_size import MapPlace
-from ubend.masks.shapes import decode_rle
+from ubend.labels.shapes import decode_rle
 from ubend.objects.instances import Objects, find_boxes, object_classes
 
 if TYPE_CHECKING:

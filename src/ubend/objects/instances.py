@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.masks.labels import background_class
+from ubend.labels.class_table import background_class
 
 Method = Literal["contour", "parts", "distance"]
 

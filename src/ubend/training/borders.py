@@ -23,7 +23,7 @@ from ubend.core.i18n import _
 from ubend.core.settings import TrainSettings
 from ubend.data.batches import Pictures
 from ubend.data.dataset import Dataset
-from ubend.masks.labels import IGNORED
+from ubend.labels.class_table import IGNORED
 from ubend.objects.instances import choose_method, object_classes, separate
 from ubend.objects.truth import find_truth, read_truth
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
 from ubend.io.images import Sizing, model_size, read_image, resize_array
-from ubend.masks.labels import IGNORED, LabelMap
+from ubend.labels.class_table import IGNORED, LabelMap
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
 from ubend_lessons.baselines.pixels import Pixels, describe_pixels
 from ubend_lessons.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes

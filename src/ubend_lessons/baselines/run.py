@@ -21,7 +21,7 @@ from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import Logits, Prepared, class_index
 from ubend.io.images import read_image, write_mask
 from ubend.jobs.gather import gather_settings
-from ubend.masks.labels import LabelMap, background_class
+from ubend.labels.class_table import LabelMap, background_class
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 

@@ -18,8 +18,8 @@ from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.io.decode import explained, read_raster
 from ubend.io.raster import Raster
-from ubend.masks.codes import Codes, count_codes, pack_colors, unpack_color
-from ubend.masks.shapes import Shape, draw_shapes
+from ubend.labels.label_values import Codes, count_codes, pack_colors, unpack_color
+from ubend.labels.shapes import Shape, draw_shapes
 
 _EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
 _WHITE = 255  # what a JPEG layer holds for its object, but for noise

@@ -7,8 +7,7 @@ from PIL import ImageColor
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.masks.codes import CodeKind
-from ubend.masks.labels import (
+from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
     MOST_CLASSES,
@@ -18,6 +17,7 @@ from ubend.masks.labels import (
     LabelMap,
     draw_colors,
 )
+from ubend.labels.label_values import CodeKind
 
 _MOST_VALUE = 65535
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.masks.codes import LISTED, Survey, Tally, code_words, unpack_color, value_table
-from ubend.masks.labels import (
+from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
     NOISE_REACH,
@@ -22,7 +21,8 @@ from ubend.masks.labels import (
     LabelMap,
     make_label_map,
 )
-from ubend.masks.valuetable import parse_table
+from ubend.labels.label_values import LISTED, Survey, Tally, code_words, unpack_color, value_table
+from ubend.labels.value_table import parse_table
 
 MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels

@@ -15,7 +15,7 @@ from PIL import ImageColor
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.masks.codes import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
+from ubend.labels.label_values import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 MOST_CLASSES = 254  # that a table can hold: a class index is one byte
