@@ -38,11 +38,11 @@ from support.refusal import raises
 from support.tally import Tally
 from support.work import count_calls
 from ubend.core.errors import DataError
-from ubend.folders.folder import read_folder
-from ubend.folders.labelme import LABELME
-from ubend.folders.pairs import Folder
-from ubend.folders.yolo import parse_names
 from ubend.labels.mask_files import FileMask, read_codes
+from ubend.layouts.folder import read_folder
+from ubend.layouts.labelme import LABELME
+from ubend.layouts.pairs import Folder
+from ubend.layouts.yolo import parse_names
 
 
 @pytest.mark.parametrize("write_all", WRITERS, ids=lambda writer: writer.__name__)

@@ -20,8 +20,8 @@ from ubend.core.settings import make_settings
 from ubend.data.augment import draw_warps
 from ubend.data.dataset import open_dataset
 from ubend.drawing.overlay import to_rgb
-from ubend.folders.folder import read_folder
 from ubend.io.images import read_image
+from ubend.layouts.folder import read_folder
 from ubend.pictures.channels import agree_channels, read_headers
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]

@@ -17,13 +17,13 @@ from ubend.core.errors import DataError
 from ubend.core.progress import Teller
 from ubend.data.store import read_class_map
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.folders.pairs import Pair
 from ubend.inference.predictor import Logits, Predictor, Prepared
 from ubend.io.images import read_image, resize_mask
 from ubend.jobs.evaluate import evaluate
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
+from ubend.layouts.pairs import Pair
 from ubend.model.bundle import load_bundle
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ubend.core.errors import DataError, Problem
-from ubend.folders.folder import Asked, read_folder
-from ubend.folders.problems import natural_key
 from ubend.labels.mask_files import FileMask
+from ubend.layouts.folder import Asked, read_folder
+from ubend.layouts.problems import natural_key
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 

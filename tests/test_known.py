@@ -19,9 +19,9 @@ from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
 from ubend.data.store import clear_stores, hash_pairs, list_stores
-from ubend.folders.folder import read_folder
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFile, KnownFiles
 from ubend.io.raster import Header
+from ubend.layouts.folder import read_folder
 from ubend.pictures.channels import read_headers
 
 

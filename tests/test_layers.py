@@ -275,7 +275,7 @@ def test_an_import_to_the_right_is_found(line: str) -> None:
 
 
 def test_an_import_to_the_left_is_fine() -> None:
-    tree = ast.parse("import ubend\nfrom ubend import __version__\nfrom ubend.folders import folder\nimport torch")
+    tree = ast.parse("import ubend\nfrom ubend import __version__\nfrom ubend.layouts import folder\nimport torch")
     assert wrong_imports("data.store", tree) == []
 
 

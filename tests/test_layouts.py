@@ -11,9 +11,9 @@ from PIL import Image
 from support.files import touch
 from support.work import count_calls
 from ubend.core.errors import DataError
-from ubend.folders.folder import Asked, read_folder, read_pairs
-from ubend.folders.pairs import Folder
 from ubend.labels.mask_files import FileMask, LayeredMask
+from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.pairs import Folder
 
 STEMS = ("a1", "b2", "scan 3")
 

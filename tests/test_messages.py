@@ -36,8 +36,6 @@ from ubend.data.sample import draw_sample
 from ubend.data.splits import split_pairs
 from ubend.data.store import read_class_map
 from ubend.data.unpack import Limits, unpack
-from ubend.folders.folder import Asked, read_folder, read_pairs
-from ubend.folders.pairs import Pair
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
 from ubend.inference.refine import parse_areas, parse_thresholds
@@ -50,6 +48,8 @@ from ubend.labels.classes import Told, find_classes
 from ubend.labels.label_values import Codes
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_codes
 from ubend.labels.value_table import parse_table
+from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.pairs import Pair
 from ubend.model.bundle import Bundle, load_bundle, save_bundle
 from ubend.model.unet import UNet
 from ubend.objects.truth import find_truth, read_truth

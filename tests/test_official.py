@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from ubend.core.errors import DataError
-from ubend.folders.classtable import read_class_table
-from ubend.folders.folder import read_folder
-from ubend.folders.official import _voc_color
-from ubend.folders.problems import Problems
+from ubend.layouts.class_files import read_class_table
+from ubend.layouts.folder import read_folder
+from ubend.layouts.official import _voc_color
+from ubend.layouts.problems import Problems
 
 
 def draw_voc(root: Path, *stems: str, palette: list[int] | None = None) -> Path:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from support.refusal import raises
 from ubend.core.errors import DataError
-from ubend.folders.folder import Asked, read_folder, read_pairs
 from ubend.labels.mask_files import FileMask, read_codes
+from ubend.layouts.folder import Asked, read_folder, read_pairs
 
 SIZE_HW = (6, 8)
 

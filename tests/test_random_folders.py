@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.files import touch
 from support.tally import Tally
 from ubend.core.errors import DataError
-from ubend.folders.folder import Asked, read_folder
 from ubend.labels.mask_files import LayeredMask
+from ubend.layouts.folder import Asked, read_folder
 
 NAMES = st.text(st.sampled_from("abXY019 _-.ảß"), min_size=1, max_size=6).filter(
     lambda name: name.strip() == name and name[0] not in ".-" and name[-1] != "."

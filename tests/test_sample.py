@@ -18,8 +18,8 @@ from skimage.segmentation import expand_labels
 from support.refusal import raises
 from ubend.core.errors import OutputError, SettingError
 from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
-from ubend.folders.folder import read_folder
 from ubend.labels.class_table import default_colors
+from ubend.layouts.folder import read_folder
 
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 

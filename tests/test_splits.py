@@ -19,8 +19,8 @@ from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
 from ubend.data import splits
 from ubend.data.splits import Split, find_near_duplicates, split_pairs
-from ubend.folders.folder import Asked, read_folder
-from ubend.folders.pairs import Part
+from ubend.layouts.folder import Asked, read_folder
+from ubend.layouts.pairs import Part
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 

@@ -21,10 +21,10 @@ from support.refusal import raises
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
 from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
-from ubend.folders.folder import read_folder
-from ubend.folders.pairs import Pair
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
+from ubend.layouts.folder import read_folder
+from ubend.layouts.pairs import Pair
 from ubend.pictures.channels import read_headers
 
 LAYOUT = Sizing(24, True, 3)
@@ -141,7 +141,7 @@ def test_named_by_content(folder: Path, cache: Path) -> None:
 OPEN = """
 import sys
 from pathlib import Path
-from ubend.folders.folder import read_folder
+from ubend.layouts.folder import read_folder
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.data.store import hash_pairs, open_store

@@ -23,10 +23,10 @@ from ubend.core.settings import AugmentSettings
 from ubend.data.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
 from ubend.data.dataset import Dataset
 from ubend.data.store import read_class_map
-from ubend.folders.pairs import Part
 from ubend.inference.ahead import map_ahead
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
+from ubend.layouts.pairs import Part
 
 HELD = "held"  # how names of copies begin whose picture has no copy in the training part
 _HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text

@@ -21,7 +21,6 @@ from ubend.core.progress import Teller
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.folders.pairs import Pair
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
@@ -31,6 +30,7 @@ from ubend.io.scans import read_scan
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.jobs.predict import predict_paths
+from ubend.layouts.pairs import Pair
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 

@@ -18,12 +18,12 @@ from ubend.data.sample import draw_ids, draw_picture
 from ubend.data.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.folders.pairs import Pair
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.jobs.evaluate import read_run_pairs
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import LabelMap
+from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.model.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from ubend.data.store import Store, hash_pairs, open_store
-from ubend.folders.folder import read_folder
 from ubend.io.images import Sizing
 from ubend.labels.class_table import LabelMap, make_label_map
+from ubend.layouts.folder import read_folder
 from ubend.pictures.channels import read_headers
 
 

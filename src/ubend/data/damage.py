@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ubend.core.errors import DataError
-from ubend.folders.pairs import Pair
 from ubend.io.images import read_image
 from ubend.labels.mask_files import DrawnMask, read_codes
+from ubend.layouts.pairs import Pair
 from ubend.masks.survey import mask_size_problem, threads
 
 

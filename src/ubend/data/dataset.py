@@ -22,14 +22,14 @@ from ubend.core.settings import Settings, settled
 from ubend.data.damage import find_damage
 from ubend.data.splits import find_near_duplicates, split_pairs
 from ubend.data.store import Store, hash_pairs, open_store
-from ubend.folders.folder import Asked, read_folder, read_pairs
-from ubend.folders.pairs import Folder, Pair, Part
 from ubend.io.file_cache import KnownFiles
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import Told, find_classes, find_strangers
 from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import mask_to_text
+from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
 from ubend.pictures.channels import agree_channels, read_headers
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.folders.pairs import Part
+from ubend.layouts.pairs import Part
 
 # Measured on 32 px thumbnails (grey, box filter) of two data sets, the pairs looked at by eye. Kvasir-SEG
 # (1,000): copies and neighbouring frames have .9999, .9999, .9999, .993, .966; below come different polyps

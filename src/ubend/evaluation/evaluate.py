@@ -18,13 +18,13 @@ from ubend.core.device import tell_out_of_memory
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.data.store import read_class_map
-from ubend.folders.pairs import Pair
 from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
 from ubend.inference.strips import Held
 from ubend.io.decode import read_header
 from ubend.io.images import resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,

@@ -11,11 +11,11 @@ from ubend.core.errors import DataError, OutputError
 from ubend.core.i18n import _
 from ubend.data.dataset import find_folder
 from ubend.evaluation.evaluate import evaluate_pairs
-from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import load
 from ubend.jobs.gather import gather_settings
 from ubend.labels.mask_files import mask_from_text
 from ubend.labels.value_table import parse_table
+from ubend.layouts.pairs import Pair, Part
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class

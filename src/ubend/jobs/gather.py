@@ -9,7 +9,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, flatten, make_settings, read_config
 from ubend.data.named import find_dataset, named_set
-from ubend.folders.layouts import list_root
+from ubend.layouts.layouts import list_root
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
 FLAGS = {

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.folders.pairs import Pair
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import Survey as Survey
 from ubend.labels.label_values import code_words, count_codes, pack_colors
 from ubend.labels.mask_files import read_codes
+from ubend.layouts.pairs import Pair
 
 SURVEY_VERSION = 1
 SURVEY_SUFFIX = ".survey.npz"

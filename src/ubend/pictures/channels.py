@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
-from ubend.folders.pairs import Pair
 from ubend.io.decode import read_header
 from ubend.io.file_cache import KnownFiles
 from ubend.io.raster import MOST_CHANNELS, Header
+from ubend.layouts.pairs import Pair
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)

@@ -17,11 +17,11 @@ from ubend.data.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.evaluation.evaluate import evaluate_whole
-from ubend.folders.pairs import Pair, Part
 from ubend.inference.predictor import Logits, Prepared, class_index
 from ubend.io.images import read_image, write_mask
 from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import LabelMap, background_class
+from ubend.layouts.pairs import Pair, Part
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ubend.core.errors import reason
 from ubend.core.i18n import _
-from ubend.folders.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
-from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.folders.pairs import Layout, Reading
-from ubend.folders.problems import Problems
-from ubend.folders.tree import entries, subfolders
 from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
+from ubend.layouts.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
+from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.problems import Problems
+from ubend.layouts.tree import entries, subfolders
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
 _MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that

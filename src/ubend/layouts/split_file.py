@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ubend.core.errors import reason
 from ubend.core.i18n import _
-from ubend.folders.naming import PART_WORDS
-from ubend.folders.pairs import Pair, Part
-from ubend.folders.problems import Problems
+from ubend.layouts.naming import PART_WORDS
+from ubend.layouts.pairs import Pair, Part
+from ubend.layouts.problems import Problems
 
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:

@@ -11,12 +11,12 @@ from pydantic_core import ErrorDetails, from_json
 
 from ubend.core.errors import reason, unfit
 from ubend.core.i18n import _
-from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, folder_meaning
-from ubend.folders.pairs import Pair, Part, Reading
-from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.folders.tree import entries, is_empty, subfolders, walk
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, background_class
 from ubend.labels.mask_files import DrawnMask
+from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, folder_meaning
+from ubend.layouts.pairs import Pair, Part, Reading
+from ubend.layouts.problems import Problems, enumerate_names, natural_key
+from ubend.layouts.tree import entries, is_empty, subfolders, walk
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubend.folders.problems import Problems
+from ubend.layouts.problems import Problems
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ubend.core.i18n import _
-from ubend.folders.naming import (
+from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
+from ubend.layouts.naming import (
     MASK_WORDS,
     OBJECT_WORDS,
     OVERLAY_WORDS,
@@ -23,10 +24,9 @@ from ubend.folders.naming import (
     side_of_affix,
     speaks_of,
 )
-from ubend.folders.pairs import Pair, Part, Reading
-from ubend.folders.problems import Problems, natural_key
-from ubend.folders.tree import Found, is_empty
-from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
+from ubend.layouts.pairs import Pair, Part, Reading
+from ubend.layouts.problems import Problems, natural_key
+from ubend.layouts.tree import Found, is_empty
 
 _Key = tuple[Part | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name

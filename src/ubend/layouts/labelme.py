@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.folders.collection import (
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape
+from ubend.layouts.collection import (
     Collection,
     Coordinate,
     Polygon,
@@ -17,10 +19,8 @@ from ubend.folders.collection import (
     load_json,
     number_classes,
 )
-from ubend.folders.pairs import Layout, Reading
-from ubend.folders.problems import Problems, natural_key
-from ubend.labels.mask_files import DrawnMask
-from ubend.labels.shapes import Shape
+from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.problems import Problems, natural_key
 
 _CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.folders.naming import IMAGE_SUFFIXES, PART_WORDS
-from ubend.folders.pairs import Layout, Pair, Part, Reading
-from ubend.folders.problems import Problems, natural_key
-from ubend.folders.tree import Found, as_found, entries, is_empty, subfolders, walk
 from ubend.labels.mask_files import FileMask
+from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS
+from ubend.layouts.pairs import Layout, Pair, Part, Reading
+from ubend.layouts.problems import Problems, natural_key
+from ubend.layouts.tree import Found, as_found, entries, is_empty, subfolders, walk
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
 _VOC_NAMES = (

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-from ubend.folders.pairs import Part
+from ubend.layouts.pairs import Part
 
 Side = Literal["picture", "mask"]
 

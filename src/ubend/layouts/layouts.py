@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.folders.naming import (
+from ubend.layouts.naming import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     OBJECT_IDS,
@@ -29,10 +29,10 @@ from ubend.folders.naming import (
     speaks_of,
     squeeze,
 )
-from ubend.folders.pairing import Affix, Item, match, read_matching
-from ubend.folders.pairs import Layout, Part, Reading
-from ubend.folders.problems import Problems, enumerate_names
-from ubend.folders.tree import Found, as_found, name_held, walk
+from ubend.layouts.pairing import Affix, Item, match, read_matching
+from ubend.layouts.pairs import Layout, Part, Reading
+from ubend.layouts.problems import Problems, enumerate_names
+from ubend.layouts.tree import Found, as_found, name_held, walk
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
-from ubend.folders.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
-from ubend.folders.problems import enumerate_names
+from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
+from ubend.layouts.problems import enumerate_names
 
 _JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.folders.collection import (
+from ubend.labels.mask_files import DrawnMask
+from ubend.labels.shapes import Shape, measure_polygon, read_counts
+from ubend.layouts.collection import (
     Collection,
     Coordinate,
     Polygon,
@@ -18,10 +20,8 @@ from ubend.folders.collection import (
     number_classes,
     part_of_path,
 )
-from ubend.folders.pairs import Layout, Part, Reading
-from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.labels.mask_files import DrawnMask
-from ubend.labels.shapes import Shape, measure_polygon, read_counts
+from ubend.layouts.pairs import Layout, Part, Reading
+from ubend.layouts.problems import Problems, enumerate_names, natural_key
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
 

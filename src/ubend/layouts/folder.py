@@ -10,20 +10,20 @@ from pathlib import Path
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.folders.classtable import read_class_table
-from ubend.folders.coco import COCO
-from ubend.folders.collection import find_damaged
-from ubend.folders.labelme import LABELME
-from ubend.folders.labelstudio import LABEL_STUDIO
-from ubend.folders.layouts import TREE, list_root, read_lists
-from ubend.folders.naming import PART_WORDS, folder_meaning
-from ubend.folders.official import CITYSCAPES, DRIVE, PETS, VOC
-from ubend.folders.pairs import Folder, Layout, Pair, Reading
-from ubend.folders.problems import Problems, enumerate_names, natural_key
-from ubend.folders.splitfile import apply_split
-from ubend.folders.tree import as_found, entries, name_held, subfolders, walk
-from ubend.folders.yolo import YOLO
 from ubend.labels.mask_files import FileMask
+from ubend.layouts.class_files import read_class_table
+from ubend.layouts.coco import COCO
+from ubend.layouts.collection import find_damaged
+from ubend.layouts.label_studio import LABEL_STUDIO
+from ubend.layouts.labelme import LABELME
+from ubend.layouts.layouts import TREE, list_root, read_lists
+from ubend.layouts.naming import PART_WORDS, folder_meaning
+from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC
+from ubend.layouts.pairs import Folder, Layout, Pair, Reading
+from ubend.layouts.problems import Problems, enumerate_names, natural_key
+from ubend.layouts.split_file import apply_split
+from ubend.layouts.tree import as_found, entries, name_held, subfolders, walk
+from ubend.layouts.yolo import YOLO
 
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, COCO, LABELME, LABEL_STUDIO, YOLO)  # the tree of folders comes after these
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ubend.folders.problems import Problems
 from ubend.labels.mask_files import Mask
+from ubend.layouts.problems import Problems
 
 Part = Literal["train", "val", "test"]
 

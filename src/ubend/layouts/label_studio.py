@@ -8,12 +8,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.folders.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
-from ubend.folders.naming import IMAGE_SUFFIXES
-from ubend.folders.pairs import Layout, Reading
-from ubend.folders.problems import Problems, natural_key
 from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
+from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
+from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.problems import Problems, natural_key
 
 
 class _Value(BaseModel):
