@@ -40,8 +40,8 @@ from timing import (
     write_report,
 )
 from ubend import UNet
+from ubend.accel.gate import usable
 from ubend.core.device import fastest_precision
-from ubend.kernels.gate import usable
 
 CLASSES = 3
 Form = Literal["float32", "bfloat16", "compiled", "captured"]

@@ -35,9 +35,9 @@ from timing import (
 )
 from tutorial import TutorialPictures, TutorialUNet, make_epoch
 from ubend import UNet
+from ubend.accel.gate import usable
 from ubend.data.dataset import Dataset
 from ubend.data.sample import draw_sample
-from ubend.kernels.gate import usable
 from ubend.labels.mask_files import FileMask
 
 

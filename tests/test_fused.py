@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.kernels import reference
+from ubend.accel import reference
 from ubend.model import fused
 from ubend.model.unet import UNet, pad_to_multiple
 
@@ -23,7 +23,7 @@ def kernels(request: pytest.FixtureRequest) -> ModuleType:
     if request.param == "reference":
         return reference
     pytest.importorskip("triton", reason="Triton is not installed: only the plain network runs on GPUs")
-    from ubend.kernels import gpu
+    from ubend.accel import gpu
 
     return gpu
 
@@ -155,7 +155,7 @@ def test_network_in_bfloat16(kernels: ModuleType) -> None:
 def test_second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights' gradients from the second stream are those of one stream, to the bit."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    from ubend.kernels import gpu
+    from ubend.accel import gpu
 
     device = torch.device("cuda")
     net = make_net(7, device, classes=3, width=32, depth=4)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 CUDA = torch.cuda.is_available()  # else conftest.py has chosen the interpreter
 pytest.importorskip("triton", reason="Triton is not installed: the plain code runs, there is nothing to compare")
 
+from ubend.accel import augment as kernels
+from ubend.accel import gpu, reference
+from ubend.accel.loss import SumLosses
 from ubend.core.settings import AugmentSettings
 from ubend.data import augment
-from ubend.kernels import augment as kernels
-from ubend.kernels import gpu, reference
-from ubend.kernels.loss import SumLosses
 from ubend.training.losses import Loss
 
 DEVICE = torch.device("cuda" if CUDA else "cpu")

@@ -16,11 +16,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ubend.accel import reference
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.kernels import reference
 from ubend.model import fused
 from ubend.model.unet import UNet
 from ubend.training import loop

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ubend.accel.gate import usable
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
 from ubend.data.augment import (
@@ -30,7 +31,6 @@ from ubend.data.augment import (
 from ubend.data.foreground import Foreground
 from ubend.data.patches import Crops, Patches, Source, device_dtype, find_crops
 from ubend.data.store import Store
-from ubend.kernels.gate import usable
 
 _SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
@@ -185,8 +185,8 @@ class TrainingBatches:
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
         ignore, colors = settings.kind == "warp" and settings.out_of_frame == "ignored", settings.kind == "warp"
         if usable(images):
-            from ubend.kernels.augment import blur_and_noise
-            from ubend.kernels.augment import warp as warp_in_one
+            from ubend.accel.augment import blur_and_noise
+            from ubend.accel.augment import warp as warp_in_one
 
             height, width = self.window_hw
             points = settings.elastic_grid

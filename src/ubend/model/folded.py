@@ -2,7 +2,7 @@
 
 Batch norm is folded into the convolution before it, weights are cast once, bias and ReLU are part of the convolution
 where the library can (cuDNN), and the picture is normalised as the first convolution reads it. What lies between is
-done by ubend.kernels on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
+done by ubend.accel on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
 
 Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.kernels.gate import is_off, usable
+from ubend.accel.gate import is_off, usable
 from ubend.model.unet import UNet, check_channels, pad_to_multiple
 
 _SAME = (1, 1), (1, 1), (1, 1), 1  # stride, padding, dilation, groups
@@ -26,7 +26,7 @@ class _Layer(NamedTuple):
     Attributes:
         weight: (K, C, 3, 3) channels last, in the precision that is computed in.
         bias: (K,) in the same.
-        moved: (4, K) float32 statistics of ubend.kernels.norm by which a map is moved by its bias alone.
+        moved: (4, K) float32 statistics of ubend.accel.norm by which a map is moved by its bias alone.
     """
 
     weight: Tensor
@@ -122,14 +122,14 @@ class _Kernels(_Plain):
         self._mean_std = net.mean.flatten(), net.std.flatten()
 
     def begin(self, image: Tensor) -> Tensor:
-        from ubend.kernels.stem import first_convolution
+        from ubend.accel.stem import first_convolution
 
         multiple = 2**self.net.depth
         height, width = (side + -side % multiple for side in image.shape[-2:])
         return first_convolution(image, *self._mean_std, self._taps, self.first.moved[3], (height, width))
 
     def halve(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
-        from ubend.kernels.norm import apply_and_pool
+        from ubend.accel.norm import apply_and_pool
 
         y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
         n, channels, height, width = y.shape
@@ -140,7 +140,7 @@ class _Kernels(_Plain):
         return joined, apply_and_pool(y, layer.moved, joined[:, :channels])
 
     def join(self, kept: Tensor | None, grown: Tensor, bias: Tensor) -> Tensor:
-        from ubend.kernels.join import add_bias
+        from ubend.accel.join import add_bias
 
         if kept is None:
             return super().join(None, grown, bias)
@@ -148,7 +148,7 @@ class _Kernels(_Plain):
         return kept
 
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:
-        from ubend.kernels.join import HEAD_CHANNELS, head
+        from ubend.accel.join import HEAD_CHANNELS, head
 
         if features.shape[1] > HEAD_CHANNELS:
             return super().finish(features, layer)

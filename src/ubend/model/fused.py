@@ -1,6 +1,6 @@
 """The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by ubend.kernels, on NVIDIA GPUs. Batch norm, ReLU and
+Convolutions are torch's; what lies between them is done by ubend.accel, on NVIDIA GPUs. Batch norm, ReLU and
 max pooling are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads
 the last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
 given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ubend.kernels.gate import usable
+from ubend.accel.gate import usable
 from ubend.model.second_stream import SecondStream
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
@@ -42,10 +42,10 @@ def watch_gradients(hook: GradientHook) -> Iterator[None]:
 
 
 def find_kernels(features: Tensor) -> ModuleType | None:
-    """`ubend.kernels.gpu` where it can run; else None, and the plain network runs."""
+    """`ubend.accel.gpu` where it can run; else None, and the plain network runs."""
     if not usable(features):
         return None
-    from ubend.kernels import gpu  # Triton is not everywhere
+    from ubend.accel import gpu  # Triton is not everywhere
 
     return gpu
 
@@ -56,7 +56,7 @@ def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
     Args:
         net: a `ubend.model.unet.UNet`.
         features: (N, C, H, W) float32, H and W multiples of 2**depth.
-        kernels: from `find_kernels`; tests also give `ubend.kernels.reference`.
+        kernels: from `find_kernels`; tests also give `ubend.accel.reference`.
     Returns:
         (N, classes, H, W) float32.
     """

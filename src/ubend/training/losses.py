@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ubend.accel.gate import usable
 from ubend.core.settings import LossKind
-from ubend.kernels.gate import usable
 
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 
@@ -87,7 +87,7 @@ class Loss:
             more: as of `count`.
         """
         if more is None and self.has_kernel(logits, logits.shape[1]):
-            from ubend.kernels.loss import SumLosses
+            from ubend.accel.loss import SumLosses
 
             weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
             return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
@@ -116,7 +116,7 @@ class Loss:
         """Whether `sum` is one kernel for logits of so many classes, on the device of this tensor."""
         if self.kind == "dice+focal" or not usable(on_device):
             return False
-        from ubend.kernels.loss import MOST_CLASSES
+        from ubend.accel.loss import MOST_CLASSES
 
         return classes <= MOST_CLASSES
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ubend.kernels.gate import usable
+from ubend.accel.gate import usable
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def _load(device: torch.device) -> None:
 
 def _run_something(device: torch.device) -> None:
     """A convolution and its gradients load cuDNN; before its first kernel, Triton hashes its own files."""
-    from ubend.kernels.loss import SumLosses
+    from ubend.accel.loss import SumLosses
 
     image = torch.zeros(1, 8, 16, 16, device=device, dtype=torch.bfloat16)
     image = image.to(memory_format=torch.channels_last).requires_grad_()

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.maps import Map
-from ubend.kernels.norm import (
+from ubend.accel.maps import Map
+from ubend.accel.norm import (
     FINISH,
     MOST_PARTS,
     corners,

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.kernels.maps import Map
+from ubend.accel.maps import Map
 
 MOST_PARTS = 512  # programs that sum over rows: four for each of an H100's 132 multiprocessors
 FINISH = {"CHANNELS": 8, "PARTS": MOST_PARTS, "num_warps": 8}  # of a program that adds their sums up

@@ -1,0 +1,1 @@
+"""Kernels that do in one pass over memory what torch does in several."""
