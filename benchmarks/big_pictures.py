@@ -27,8 +27,8 @@ from timing import make_parser, make_ready, print_facts, read_facts, write_repor
 from ubend.core.device import fastest_precision
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, save_bundle
+from ubend.models.unet import UNet
 
 TILE = 512  # px, of the file
 KINDS = 16  # of tiles; each is drawn once

@@ -21,7 +21,7 @@ from timing import make_parser, make_ready, print_facts, read_facts, summarise, 
 from ubend.core.settings import AugmentSettings
 from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.store import THUMBNAIL_PX, Store
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training.losses import Loss
 
 SIDE = 512

@@ -35,8 +35,8 @@ from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
 from ubend.inference.tiles import plan_tiles
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle
+from ubend.models.unet import UNet
 
 CLASSES, OVERLAP = 3, 0.25
 Forward = Callable[[Tensor], Tensor]

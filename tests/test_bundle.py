@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from ubend.core.errors import ModelFileError, OutputError
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model import bundle as subject
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models import model_file as subject
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.unet import UNet
 
 
 def make_bundle(seed: int = 0) -> Bundle:

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from support.refusal import raises
 from ubend.core.errors import ModelFileError, OutputError
 from ubend.core.settings import TrainSettings
-from ubend.model import bundle as writer
-from ubend.model.unet import UNet
+from ubend.models import model_file as writer
+from ubend.models.unet import UNet
 from ubend.training import checkpoint
 from ubend.training.checkpoint import Progress, Saver, TrainingState, load_state, save_state
 from ubend.training.schedule import make_optimizer, update_average

@@ -24,7 +24,7 @@ from ubend.core.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.io.pixel_size import read_scale
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.model.folded import FoldedUNet
+from ubend.models.folded import FoldedUNet
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
 
 TWO = np.zeros((40, 48), np.uint8)

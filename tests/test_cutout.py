@@ -22,8 +22,8 @@ from ubend.inference import ensemble
 from ubend.io.images import Sizing
 from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, save_bundle
+from ubend.models.unet import UNet
 
 probabilities = arrays.arrays(
     np.float32,

@@ -20,15 +20,15 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.training.checkpoint import Saver
 from ubend.training.transfer import load_start, shape_settings
 
 timm = pytest.importorskip("timm")
 
-from ubend.model import encoders  # noqa: E402
-from ubend.model.encoders import EncodedUNet, describe_encoder, pretrained_normalisation  # noqa: E402
-from ubend.model.networks import first_weight  # noqa: E402
+from ubend.models import encoders  # noqa: E402
+from ubend.models.encoders import EncodedUNet, describe_encoder, pretrained_normalisation  # noqa: E402
+from ubend.models.networks import first_weight  # noqa: E402
 
 # strides from 2, from 4 (convnext), from 1 (vgg)
 NAMES = ["test_resnet", "test_convnext", "vgg11"]

@@ -19,8 +19,8 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.unet import UNet
 
 views = st.sampled_from(SQUARE)
 

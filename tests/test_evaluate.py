@@ -24,7 +24,7 @@ from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
-from ubend.model.bundle import load_bundle
+from ubend.models.model_file import load_bundle
 
 
 class Oracle:

@@ -15,7 +15,7 @@ from support.discs import make_discs
 from support.training import Listener, make_job
 from ubend.accel import gate
 from ubend.core.device import has_compiler
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training import warmup
 from ubend.training.captured import CapturedStep, can_capture, make_step
 from ubend.training.step import Job, Step

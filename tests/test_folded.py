@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.model import folded
-from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
+from ubend.models import folded
+from ubend.models.folded import FoldedUNet
+from ubend.models.unet import UNet
 
 NETS = {
     "plain": ({"classes": 3, "width": 8, "depth": 2}, (2, 16, 24)),

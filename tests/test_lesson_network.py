@@ -19,8 +19,8 @@ from ubend.cli import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.core.i18n import choose_language
 from ubend.data.sample import draw_sample
-from ubend.model.bundle import load_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import load_bundle
+from ubend.models.unet import UNet
 from ubend.training.run_folder import RunFolder
 from ubend_lessons import tiny
 from ubend_lessons.architecture import draw_architecture, lay_out, teach_architecture, untrained

@@ -19,8 +19,8 @@ from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.unet import UNet
 from ubend_lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds
 from ubend_lessons.drawn_pets import KINDS, draw_pet, draw_pets
 from ubend_lessons.shapes import CutOut, cut_objects

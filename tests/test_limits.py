@@ -12,7 +12,7 @@ from support.discs import make_discs
 from support.training import SMALL, Listener, press_once
 from ubend.data.batches import TrainingBatches
 from ubend.jobs import fit as job
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training import loop
 from ubend.training.loop import describe_limit
 

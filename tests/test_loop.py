@@ -17,8 +17,8 @@ from ubend.core.errors import TrainingError
 from ubend.core.progress import Teller
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
-from ubend.model.bundle import load_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import load_bundle
+from ubend.models.unet import UNet
 from ubend.training import loop
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState

@@ -21,8 +21,8 @@ from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs
-from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
+from ubend.models.folded import FoldedUNet
+from ubend.models.unet import UNet
 from ubend.training import step
 from ubend.training.setup import run_bytes
 from ubend.training.step import micro_batch_of

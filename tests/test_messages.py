@@ -50,8 +50,8 @@ from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_codes
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
 from ubend.training.launch import launch
 from ubend.training.ranks import Ranks

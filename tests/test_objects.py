@@ -21,7 +21,7 @@ from ubend.cli import main
 from ubend.core.errors import SettingError
 from ubend.data.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.model.folded import FoldedUNet
+from ubend.models.folded import FoldedUNet
 from ubend.objects.instances import choose_method, separate
 
 PLAIN = ("background", "cell")

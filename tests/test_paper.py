@@ -25,9 +25,9 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.folded import can_fold
-from ubend.model.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
+from ubend.models.folded import can_fold
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
 from ubend.training.borders import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss

@@ -30,7 +30,7 @@ from ubend.jobs import fit as job
 from ubend.jobs.evaluate import evaluate, score_lines
 from ubend.jobs.gather import gather_settings
 from ubend.metrics.overlap import dice_from_confusion
-from ubend.model.bundle import load_bundle
+from ubend.models.model_file import load_bundle
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
 

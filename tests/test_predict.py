@@ -25,8 +25,8 @@ from ubend.inference.refine import Refinement, refine
 from ubend.io.images import Sizing, read_image
 from ubend.jobs import predict as job
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.unet import UNet
 
 
 def masks(out: Path) -> list[str]:

@@ -15,7 +15,7 @@ from ubend.inference import ahead
 from ubend.inference import predictor as subject
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
-from ubend.model.bundle import save_bundle
+from ubend.models.model_file import save_bundle
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
 

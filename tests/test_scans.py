@@ -24,7 +24,7 @@ from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.intensity_window import PRESETS, Window, parse_window
 from ubend.io.scans import is_scan, read_scan
-from ubend.model.folded import FoldedUNet
+from ubend.models.folded import FoldedUNet
 
 CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]
 SEEN = np.random.default_rng(0).integers(-1000, 1000, (5, 4, 3)).astype(np.int16)  # slices upwards, rows, columns

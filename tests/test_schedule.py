@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubend.core.settings import TrainSettings
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training.schedule import averaging_decay, learning_rate_at, make_optimizer, update_average
 
 

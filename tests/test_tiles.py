@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.inference.tiles import Axis, Blender, TilePlan, plan_tiles
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 
 CPU = torch.device("cpu")
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 700))

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ubend.core.settings import Growth
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, load_bundle, save_bundle
-from ubend.model.folded import FoldedUNet
-from ubend.model.paper import PaperUNet
-from ubend.model.unet import Decoder, UNet, Unpooling, pad_to_multiple
+from ubend.models.folded import FoldedUNet
+from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.paper import PaperUNet
+from ubend.models.unet import Decoder, UNet, Unpooling, pad_to_multiple
 
 
 class Twice(nn.Module):

@@ -16,7 +16,7 @@ from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.video import Video, open_video, read_frames, written_video
-from ubend.model.folded import FoldedUNet
+from ubend.models.folded import FoldedUNet
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ubend.jobs.fit import resume as resume
     from ubend.labels.class_table import IGNORED as IGNORED
     from ubend.labels.class_table import LabelMap as LabelMap
-    from ubend.model.unet import UNet as UNet
+    from ubend.models.unet import UNet as UNet
 
 _HOMES = {
     "IGNORED": "ubend.labels.class_table",
@@ -37,7 +37,7 @@ _HOMES = {
     "LabelMap": "ubend.labels.class_table",
     "Prediction": "ubend.inference.predictor",
     "Predictor": "ubend.inference.predictor",
-    "UNet": "ubend.model.unet",
+    "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",
     "draw_sample": "ubend.data.sample",
     "evaluate": "ubend.jobs.evaluate",

@@ -14,8 +14,8 @@ from ubend.core.errors import SettingError
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.drawing.panels import show_picture
-from ubend.model.networks import Network
-from ubend.model.unet import UNet
+from ubend.models.networks import Network
+from ubend.models.unet import UNet
 from ubend_lessons.trace import Kind, Step, trace_network
 
 if TYPE_CHECKING:

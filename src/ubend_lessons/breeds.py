@@ -30,8 +30,8 @@ from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import background_class
-from ubend.model.bundle import load_bundle
-from ubend.model.unet import UNet, pad_to_multiple
+from ubend.models.model_file import load_bundle
+from ubend.models.unet import UNet, pad_to_multiple
 from ubend.training.loop import steps_until
 from ubend.training.schedule import learning_rate_at, make_optimizer
 from ubend.training.setup import make_batches

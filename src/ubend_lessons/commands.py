@@ -236,7 +236,7 @@ def architecture(
     model: Path | None, width: int | None, depth: int | None, size: int | None, out: Path, display: bool
 ) -> None:
     prepare(deterministic=False)
-    from ubend.model.bundle import load_bundle
+    from ubend.models.model_file import load_bundle
     from ubend_lessons.architecture import MOST_PX, teach_architecture, untrained
 
     if model is not None:
@@ -263,7 +263,7 @@ def architecture(
 def feature_maps(picture: Path | None, model: Path | None, out: Path, display: bool) -> None:
     prepare(deterministic=False)
     from ubend.io.images import read_image
-    from ubend.model.bundle import load_bundle
+    from ubend.models.model_file import load_bundle
     from ubend_lessons.example import take_example
     from ubend_lessons.feature_maps import teach_feature_maps
     from ubend_lessons.tiny import UNSEEN, train_tiny

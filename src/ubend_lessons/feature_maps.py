@@ -17,7 +17,7 @@ from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.io.images import model_size, resize_array
-from ubend.model.bundle import Bundle
+from ubend.models.model_file import Bundle
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.trace import Step, trace_network
 

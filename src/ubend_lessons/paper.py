@@ -25,7 +25,7 @@ from ubend.jobs.fit import fit
 from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.model.paper import input_side
+from ubend.models.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate
 from ubend.objects.truth import read_truth
 from ubend.training.borders import weigh_borders

@@ -14,7 +14,7 @@ from ubend.core.i18n import _
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import draw_grid, load_font
 from ubend.inference.tiles import plan_tiles
-from ubend.model.paper import EDGE_PX, level_sides, valid_margin
+from ubend.models.paper import EDGE_PX, level_sides, valid_margin
 
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)
 _MAP, _COPY = (189, 215, 240), (255, 255, 255)

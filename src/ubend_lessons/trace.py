@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ubend.core.i18n import _
-from ubend.model.unet import Unpooling
+from ubend.models.unet import Unpooling
 
 Kind = Literal["input", "convolution", "pooling", "growing", "last"]
 

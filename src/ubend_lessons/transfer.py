@@ -20,8 +20,8 @@ from ubend.data.dataset import Dataset
 from ubend.drawing.panels import show_picture
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
-from ubend.model.bundle import load_bundle, save_bundle
-from ubend.model.unet import UNet
+from ubend.models.model_file import load_bundle, save_bundle
+from ubend.models.unet import UNet
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import steps_until, train
 from ubend.training.run_folder import RunFolder

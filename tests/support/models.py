@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.model.bundle import Bundle, save_bundle
-from ubend.model.folded import FoldedUNet
-from ubend.model.unet import UNet
+from ubend.models.folded import FoldedUNet
+from ubend.models.model_file import Bundle, save_bundle
+from ubend.models.unet import UNet
 
 
 def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:

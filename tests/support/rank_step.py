@@ -21,8 +21,8 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.data.dataset import open_dataset
-from ubend.model import fused
-from ubend.model.unet import UNet
+from ubend.models import fused
+from ubend.models.unet import UNet
 from ubend.training import loop
 from ubend.training.ranks import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder

@@ -19,7 +19,7 @@ from ubend.inference.strips import Source, Strip
 from ubend.io.decode import read_header
 from ubend.io.images import read_image
 from ubend.io.raster import Header
-from ubend.model.bundle import SAME_SCALE
+from ubend.models.model_file import SAME_SCALE
 
 _Key = TypeVar("_Key")
 

@@ -17,7 +17,7 @@ from ubend.core.settings import read_config
 from ubend.inference.predictor import Prediction, Predictor
 from ubend.inference.predictor import load as load_one
 from ubend.io.images import fit_channels
-from ubend.model.bundle import Bundle
+from ubend.models.model_file import Bundle
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)

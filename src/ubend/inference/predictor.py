@@ -23,10 +23,10 @@ from ubend.io.decode import read_header
 from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap
-from ubend.model.bundle import Bundle, load_bundle
-from ubend.model.folded import FoldedUNet, can_fold
-from ubend.model.networks import Network
-from ubend.model.paper import EDGE_PX, PaperUNet
+from ubend.models.folded import FoldedUNet, can_fold
+from ubend.models.model_file import Bundle, load_bundle
+from ubend.models.networks import Network
+from ubend.models.paper import EDGE_PX, PaperUNet
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass

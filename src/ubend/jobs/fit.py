@@ -38,7 +38,7 @@ from ubend.inference.predictor import Predictor, Prepared
 from ubend.inference.strips import Held
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
-from ubend.model.bundle import load_bundle, save_bundle
+from ubend.models.model_file import load_bundle, save_bundle
 from ubend.training.borders import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.launch import find_place

@@ -77,7 +77,7 @@ def gather_settings(
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
     shape = _shape(Path(given["train.init_from"]), given, skips) if given.get("train.init_from") else {}
     if not shape and isinstance(given.get("model.encoder"), str):
-        from ubend.model.encoders import describe_encoder
+        from ubend.models.encoders import describe_encoder
 
         given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all levels of timm's encoder
     chosen = make_settings(recipe, given | shape)

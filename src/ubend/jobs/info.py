@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ubend.core.i18n import _
 from ubend.labels.label_values import code_words
-from ubend.model.bundle import load_bundle
-from ubend.model.encoders import EncodedUNet
-from ubend.model.paper import PaperUNet
+from ubend.models.encoders import EncodedUNet
+from ubend.models.model_file import load_bundle
+from ubend.models.paper import PaperUNet
 
 
 def describe_model(path: Path | str) -> list[str]:

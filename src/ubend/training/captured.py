@@ -16,7 +16,7 @@ from ubend.core.device import attempt
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.data.batches import Batch
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.schedule import averaging_decay, learning_rate_at
 from ubend.training.step import Job, Step

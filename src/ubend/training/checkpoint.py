@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ubend.core.errors import ModelFileError
 from ubend.core.i18n import _
-from ubend.model.bundle import write_tensors
-from ubend.model.networks import Network
+from ubend.models.model_file import write_tensors
+from ubend.models.networks import Network
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 _MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubend.core.device import is_out_of_memory, pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
-from ubend.model.fused import watch_gradients
+from ubend.models.fused import watch_gradients
 from ubend.training.launch import Place, find_place
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile

@@ -20,9 +20,9 @@ from ubend.data.batches import Pictures, TrainingBatches
 from ubend.data.dataset import Dataset
 from ubend.data.foreground import Foreground
 from ubend.data.patches import Patches, Windows
-from ubend.model.bundle import Bundle
-from ubend.model.encoders import make_encoder, pretrained_normalisation
-from ubend.model.networks import Network, make_network
+from ubend.models.encoders import make_encoder, pretrained_normalisation
+from ubend.models.model_file import Bundle
+from ubend.models.networks import Network, make_network
 from ubend.training.borders import weigh_pictures
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.losses import Loss, sums_dtype

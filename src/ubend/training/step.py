@@ -17,7 +17,7 @@ from ubend.core.progress import Teller
 from ubend.core.settings import TrainSettings
 from ubend.data.batches import Batch, Pictures, TrainingBatches
 from ubend.data.patches import Windows
-from ubend.model.unet import UNet
+from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
 from ubend.training.ranks import ALONE, EarlySums, Ranks, sum_step

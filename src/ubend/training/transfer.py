@@ -10,10 +10,10 @@ import torch
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.model.bundle import Bundle, load_bundle
-from ubend.model.encoders import EncodedUNet, fit_channels
-from ubend.model.networks import first_weight
-from ubend.model.paper import PaperUNet
+from ubend.models.encoders import EncodedUNet, fit_channels
+from ubend.models.model_file import Bundle, load_bundle
+from ubend.models.networks import first_weight
+from ubend.models.paper import PaperUNet
 from ubend.training.checkpoint import TrainingState
 
 _HEAD = ("head.weight", "head.bias")

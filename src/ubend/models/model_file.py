@@ -20,7 +20,7 @@ from ubend.core.i18n import _
 from ubend.core.settings import Orientation, Precision
 from ubend.io.images import Sizing
 from ubend.labels.class_table import LabelMap
-from ubend.model.networks import Network, make_network, shape_of
+from ubend.models.networks import Network, make_network, shape_of
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 FORMAT = 2  # grows when an older ubend could not use the file rightly

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.model.unet import SegmentationNet, check_channels
+from ubend.models.unet import SegmentationNet, check_channels
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.settings import Growth
-from ubend.model import fused
+from ubend.models import fused
 
 
 class ConvBlock(nn.Sequential):

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ubend.model.encoders import EncodedUNet, first_convolution
-from ubend.model.paper import PaperUNet
-from ubend.model.unet import UNet
+from ubend.models.encoders import EncodedUNet, first_convolution
+from ubend.models.paper import PaperUNet
+from ubend.models.unet import UNet
 
 Network = UNet | PaperUNet | EncodedUNet
 

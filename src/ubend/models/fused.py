@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ubend.accel.gate import usable
-from ubend.model.second_stream import SecondStream
+from ubend.models.second_stream import SecondStream
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
@@ -54,7 +54,7 @@ def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
     """What a UNet makes of a normalised picture; while training, the running statistics move as they do there.
 
     Args:
-        net: a `ubend.model.unet.UNet`.
+        net: a `ubend.models.unet.UNet`.
         features: (N, C, H, W) float32, H and W multiples of 2**depth.
         kernels: from `find_kernels`; tests also give `ubend.accel.reference`.
     Returns:

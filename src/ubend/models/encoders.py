@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import Growth
-from ubend.model.unet import Decoder, SegmentationNet, check_channels, pad_to_multiple
+from ubend.models.unet import Decoder, SegmentationNet, check_channels, pad_to_multiple
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
 
