@@ -10,7 +10,7 @@ from ubend.core.autoconfig import choose_training
 from ubend.core.device import fastest_precision
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.data.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.training import captured
 from ubend.training.checkpoint import TrainingState
 from ubend.training.run_folder import RunFolder

@@ -323,7 +323,7 @@ def main() -> int:
 
 def draw_data(folder: Path) -> Path:
     """24 drawn pictures of 96 px."""
-    from ubend.data.sample import draw_sample
+    from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, 24, 96)
     return folder

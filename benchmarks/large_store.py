@@ -19,8 +19,8 @@ import torch
 
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
 from ubend.core.settings import AugmentSettings
-from ubend.data.batches import Pictures, TrainingBatches
-from ubend.data.store import THUMBNAIL_PX, Store
+from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.store import THUMBNAIL_PX, Store
 from ubend.models.unet import UNet
 from ubend.training.losses import Loss
 

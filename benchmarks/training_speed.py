@@ -36,8 +36,8 @@ from timing import (
 from tutorial import TutorialPictures, TutorialUNet, make_epoch
 from ubend import UNet
 from ubend.accel.gate import usable
-from ubend.data.dataset import Dataset
-from ubend.data.sample import draw_sample
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.sample import draw_sample
 from ubend.labels.mask_files import FileMask
 
 

@@ -26,11 +26,11 @@ from ubend.core.settings import parse_assignment
 
 PHASES = {
     "CUDA's beginning": "ubend.training.ranks:Ranks.pick_device",
-    "folder": "ubend.data.dataset:find_folder ubend.data.dataset:read_headers ubend.data.dataset:hash_pairs",
-    "masks and classes": "ubend.data.dataset:survey_masks ubend.data.dataset:find_classes",
-    "store": "ubend.data.dataset:open_store",
-    "near-duplicates": "ubend.data.dataset:find_near_duplicates",
-    "facts": "ubend.data.dataset:Dataset.facts",
+    "folder": "ubend.dataset.dataset:find_folder ubend.dataset.dataset:read_headers ubend.dataset.dataset:hash_pairs",
+    "masks and classes": "ubend.dataset.dataset:survey_masks ubend.dataset.dataset:find_classes",
+    "store": "ubend.dataset.dataset:open_store",
+    "near-duplicates": "ubend.dataset.dataset:find_near_duplicates",
+    "facts": "ubend.dataset.dataset:Dataset.facts",
     "network and optimiser": "ubend.jobs.fit:make_state",
     "batches": "ubend.jobs.fit:make_batches",
     "run folder": "ubend.jobs.fit:_write_beginning",

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ubend.core.counter_rng import draw_uniform
 from ubend.core.settings import AugmentSettings
-from ubend.data.augment import (
+from ubend.dataset.augment import (
     ELASTIC_POINTS,
     FROZEN_COPIES,
     DeviceDraws,

@@ -12,9 +12,9 @@ from PIL import Image
 from support.discs import open_folder, read_store
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
-from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.data.patches import Crops
-from ubend.data.store import Store
+from ubend.dataset.batches import Batch, Pictures, TrainingBatches
+from ubend.dataset.patches import Crops
+from ubend.dataset.store import Store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
 

@@ -17,12 +17,12 @@ from ubend.cli import main
 from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.data.augment import draw_warps
-from ubend.data.dataset import open_dataset
+from ubend.dataset.augment import draw_warps
+from ubend.dataset.channels import agree_channels, read_headers
+from ubend.dataset.dataset import open_dataset
 from ubend.drawing.overlay import to_rgb
 from ubend.io.images import read_image
 from ubend.layouts.folder import read_folder
-from ubend.pictures.channels import agree_channels, read_headers
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]
 
@@ -178,7 +178,7 @@ def test_depths_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     pictures = {f"a{i}.tif": draw_bands(i, 1, "uint8")[0] for i in range(10)}
     folder = make_mixed(tmp_path / "set", {**pictures, "deep.tif": draw_bands(11, 1, "uint16")[0]})
     monkeypatch.setattr(
-        "ubend.data.dataset.open_store", lambda *_a: pytest.fail("decoded before the depths were compared")
+        "ubend.dataset.dataset.open_store", lambda *_a: pytest.fail("decoded before the depths were compared")
     )
     named = ["10", "(a0, a1, a2, ...)", "1", "(deep)"]
     with raises(PairError, key="dtype", named=named) as caught:

@@ -18,7 +18,7 @@ from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings
-from ubend.data.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.jobs.gather import gather_settings
 
 

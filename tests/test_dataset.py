@@ -16,7 +16,7 @@ from ubend.core.autoconfig import choose_training
 from ubend.core.errors import DataError, PairError, TrainingError
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, make_settings
-from ubend.data.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.io.images import read_image
 from ubend.labels.class_table import ANY_DISTANCE
 

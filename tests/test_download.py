@@ -14,8 +14,8 @@ from support.refusal import contents
 from support.remote_site import DATA, MD5, QUICK, Listener, Site, answer
 from support.work import no_hang
 from ubend.core.errors import DataError
-from ubend.data import download as downloads
-from ubend.data.download import Remote, download
+from ubend.dataset import download as downloads
+from ubend.dataset.download import Remote, download
 
 
 def remote(site: Site, md5: str | None = MD5, size: int = len(DATA), *paths: str) -> Remote:

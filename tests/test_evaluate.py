@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 from support.discs import make_discs
 from ubend.core.errors import DataError
 from ubend.core.progress import Teller
-from ubend.data.store import read_class_map
+from ubend.dataset.store import read_class_map
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor, Prepared
 from ubend.io.images import read_image, resize_mask

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubend.core.settings import AugmentSettings
-from ubend.data.augment import DeviceDraws, draw_warps, warp
-from ubend.data.foreground import Foreground
+from ubend.dataset.augment import DeviceDraws, draw_warps, warp
+from ubend.dataset.foreground import Foreground
 from ubend.labels.class_table import IGNORED
 
 H, W, WINDOW = 160, 224, 48
@@ -73,7 +73,7 @@ def test_draws_belong_to_positions(seed: int, start: int, cut: int) -> None:
 
 
 def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ubend.data.foreground._MOST_BYTES", 8 * 7 * 2 * 11)
+    monkeypatch.setattr("ubend.dataset.foreground._MOST_BYTES", 8 * 7 * 2 * 11)
     drawer = foreground(1.0)
     drawer.draw(np.arange(7), np.arange(7))
     assert [len(pixels) for pixels in drawer._candidates(0)] == [11, 5]

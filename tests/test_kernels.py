@@ -17,7 +17,7 @@ from ubend.accel import augment as kernels
 from ubend.accel import gpu, reference
 from ubend.accel.loss import SumLosses
 from ubend.core.settings import AugmentSettings
-from ubend.data import augment
+from ubend.dataset import augment
 from ubend.training.losses import Loss
 
 DEVICE = torch.device("cuda" if CUDA else "cpu")

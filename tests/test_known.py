@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ubend.data.store as store_module
+import ubend.dataset.channels as channels_module
+import ubend.dataset.store as store_module
 import ubend.io.file_cache as known_module
-import ubend.pictures.channels as channels_module
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.data.dataset import open_dataset
-from ubend.data.store import clear_stores, hash_pairs, list_stores
+from ubend.dataset.channels import read_headers
+from ubend.dataset.dataset import open_dataset
+from ubend.dataset.store import clear_stores, hash_pairs, list_stores
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFile, KnownFiles
 from ubend.io.raster import Header
 from ubend.layouts.folder import read_folder
-from ubend.pictures.channels import read_headers
 
 
 @pytest.fixture

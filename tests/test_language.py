@@ -22,7 +22,7 @@ from support.discs import make_discs
 from support.sentences import Marking, bare_sentences, early_lookups, unmarked
 from ubend.cli import main
 from ubend.core import i18n as language
-from ubend.data.sample import draw_sample
+from ubend.dataset.sample import draw_sample
 from ubend.jobs import demo
 
 ROOT = Path(__file__).parent.parent

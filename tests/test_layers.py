@@ -218,7 +218,7 @@ def imports(tree: ast.AST) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
             module = node.module or ""
-            # `from ubend.data import store` imports a file too
+            # `from ubend.dataset import store` imports a file too
             below = [f"{module}.{alias.name}" for alias in node.names]
             names = [name if name.removeprefix("ubend.") in FILES else module for name in below]
         else:
@@ -266,7 +266,7 @@ def test_packages_import_nothing() -> None:
         "from ubend.training.loop import train",
         "import ubend.cli",
         "def f():\n    from ubend.jobs import fit",
-        "if TYPE_CHECKING:\n    from ubend.data.batches import Batch",
+        "if TYPE_CHECKING:\n    from ubend.dataset.batches import Batch",
         "from ubend.unheard_of import x",
     ],
 )

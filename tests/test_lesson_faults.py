@@ -13,8 +13,8 @@ from support.discs import make_discs
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError
-from ubend.data.augment import FROZEN_COPIES
-from ubend.data.sample import draw_sample
+from ubend.dataset.augment import FROZEN_COPIES
+from ubend.dataset.sample import draw_sample
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import make_label_map
 from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak

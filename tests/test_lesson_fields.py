@@ -13,7 +13,7 @@ from PIL import Image
 from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError
-from ubend.data.dataset import open_dataset
+from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image
 from ubend.io.pixel_size import read_scale
 from ubend.io.scans import read_scan

@@ -13,8 +13,8 @@ from ubend.cli import main
 from ubend.core.errors import SettingError
 from ubend.core.i18n import choose_language
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.data.augment import draw_warps, identity_draws
-from ubend.data.store import Store
+from ubend.dataset.augment import draw_warps, identity_draws
+from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 from ubend_lessons import kinds
 from ubend_lessons.augmentation import (

@@ -18,7 +18,7 @@ from support.refusal import check, raises, refused_once
 from ubend.cli import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.core.i18n import choose_language
-from ubend.data.sample import draw_sample
+from ubend.dataset.sample import draw_sample
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet
 from ubend.training.run_folder import RunFolder

@@ -10,7 +10,7 @@ from PIL import Image
 import ubend
 from ubend.cli import main
 from ubend.core.errors import OutputError
-from ubend.data.sample import draw_sample
+from ubend.dataset.sample import draw_sample
 from ubend_lessons import variants as subject
 from ubend_lessons.boundary import boundary_dice
 from ubend_lessons.variants import Quiet, Variant, compare_variants, teach_skips, teach_upsampling

@@ -10,7 +10,7 @@ import torch
 
 from support.discs import make_discs
 from support.training import SMALL, Listener, press_once
-from ubend.data.batches import TrainingBatches
+from ubend.dataset.batches import TrainingBatches
 from ubend.jobs import fit as job
 from ubend.models.unet import UNet
 from ubend.training import loop

@@ -31,11 +31,11 @@ from ubend.core.device import pick_device
 from ubend.core.errors import UbendError
 from ubend.core.files import refuse_taken, telling_writes
 from ubend.core.settings import make_settings, parse_assignment, read_config
-from ubend.data import named
-from ubend.data.sample import draw_sample
-from ubend.data.splits import split_pairs
-from ubend.data.store import read_class_map
-from ubend.data.unpack import Limits, unpack
+from ubend.dataset import named_sets as named
+from ubend.dataset.sample import draw_sample
+from ubend.dataset.splits import split_pairs
+from ubend.dataset.store import read_class_map
+from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
 from ubend.inference.refine import parse_areas, parse_thresholds

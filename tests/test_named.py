@@ -18,9 +18,9 @@ from support.refusal import TINY, check, contents, raises, refused_once
 from support.remote_site import Listener, Site, answer, make_zip
 from ubend.cli import main
 from ubend.core.errors import DataError, OutputError
-from ubend.data import named
-from ubend.data.download import Remote
-from ubend.data.named import NAMED_SETS, NamedSet, find_dataset
+from ubend.dataset import named_sets as named
+from ubend.dataset.download import Remote
+from ubend.dataset.named_sets import NAMED_SETS, NamedSet, find_dataset
 
 
 def tiny_files(count: int = 12) -> list[tuple[str, bytes]]:

@@ -19,7 +19,7 @@ from scipy import ndimage
 from support.models import brighter_than_half
 from ubend.cli import main
 from ubend.core.errors import SettingError
-from ubend.data.sample import SAMPLE_CLASSES
+from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.folded import FoldedUNet
 from ubend.objects.instances import choose_method, separate

@@ -18,9 +18,9 @@ from support.training import Listener, press_once
 from ubend.cli import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
-from ubend.data.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
-from ubend.data.batches import Pictures, TrainingBatches
-from ubend.data.sample import draw_sample
+from ubend.dataset.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
+from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.sample import draw_sample
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.jobs.info import describe_model

@@ -19,11 +19,11 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, contents, make_job, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.data.augment import DeviceDraws, Draws, draw_warps, warp
-from ubend.data.batches import Batch, TrainingBatches
-from ubend.data.foreground import Foreground
-from ubend.data.patches import Crops, Patches, Windows, find_crops, read_crops, share_windows
-from ubend.data.store import Store
+from ubend.dataset.augment import DeviceDraws, Draws, draw_warps, warp
+from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.foreground import Foreground
+from ubend.dataset.patches import Crops, Patches, Windows, find_crops, read_crops, share_windows
+from ubend.dataset.store import Store
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
 from ubend.jobs import fit as job
@@ -177,7 +177,7 @@ def test_objects_of_large_masks_are_found_in_parts(monkeypatch: pytest.MonkeyPat
     mask = (rng.random((61, 37)) < 0.4).astype(np.uint8)
     items, positions = np.zeros(200, np.int64), np.arange(200)
     at_once = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).draw(items, positions)
-    monkeypatch.setattr("ubend.data.foreground._PART_PIXELS", 100)
+    monkeypatch.setattr("ubend.dataset.foreground._PART_PIXELS", 100)
     in_parts = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).draw(items, positions)
     np.testing.assert_array_equal(at_once, in_parts)
     assert (mask[tuple(in_parts[:, :2].astype(int).T)] == 1).all()
@@ -346,7 +346,7 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
         tifffile.imwrite(target, image) if suffix == "tif" else Image.fromarray(image).save(target)
         Image.fromarray((255 * (rng.random((h, w)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     at_once = open_folder(tmp_path, tmp_path / "one", Sizing(None, True, 3))
-    monkeypatch.setattr("ubend.data.store._LARGE_PIXELS", 0)
+    monkeypatch.setattr("ubend.dataset.store._LARGE_PIXELS", 0)
     monkeypatch.setattr("ubend.io.row_windows._PLACED_PIXELS", 5000)
     by_rows = open_folder(tmp_path, tmp_path / "other", Sizing(None, True, 3))
     assert at_once.folder != by_rows.folder

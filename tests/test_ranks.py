@@ -22,7 +22,7 @@ from support.refusal import check, refused_once
 from support.training import Listener, make_job
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
-from ubend.data.batches import Pictures, TrainingBatches
+from ubend.dataset.batches import Pictures, TrainingBatches
 from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED

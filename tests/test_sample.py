@@ -17,7 +17,7 @@ from skimage.segmentation import expand_labels
 
 from support.refusal import raises
 from ubend.core.errors import OutputError, SettingError
-from ubend.data.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
+from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
 from ubend.labels.class_table import default_colors
 from ubend.layouts.folder import read_folder
 

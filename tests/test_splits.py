@@ -17,8 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
-from ubend.data import splits
-from ubend.data.splits import Split, find_near_duplicates, split_pairs
+from ubend.dataset import splits
+from ubend.dataset.splits import Split, find_near_duplicates, split_pairs
 from ubend.layouts.folder import Asked, read_folder
 from ubend.layouts.pairs import Part
 

@@ -14,18 +14,18 @@ import pytest
 import tifffile
 from PIL import Image
 
-import ubend.data.store as store_module
+import ubend.dataset.store as store_module
 from support.discs import open_folder as open_any
 from support.discs import read_store
 from support.refusal import raises
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
-from ubend.data.store import Store, clear_stores, hash_pairs, list_stores, open_store
+from ubend.dataset.channels import read_headers
+from ubend.dataset.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.layouts.folder import read_folder
 from ubend.layouts.pairs import Pair
-from ubend.pictures.channels import read_headers
 
 LAYOUT = Sizing(24, True, 3)
 LABELS = make_label_map([0, 255])
@@ -144,8 +144,8 @@ from pathlib import Path
 from ubend.layouts.folder import read_folder
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.data.store import hash_pairs, open_store
-from ubend.pictures.channels import read_headers
+from ubend.dataset.store import hash_pairs, open_store
+from ubend.dataset.channels import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
 store = open_store(

@@ -9,11 +9,11 @@ from PIL import Image
 
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError
-from ubend.data.store import hash_pairs
+from ubend.dataset.label_scan import survey_masks
+from ubend.dataset.store import hash_pairs
 from ubend.labels.label_values import Survey, value_table
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.pairs import Pair
-from ubend.masks.survey import survey_masks
 
 HW = (12, 17)
 RNG = np.random.default_rng(0)

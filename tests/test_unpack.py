@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.refusal import contents, raises
 from support.remote_site import MAKERS, make_tar, make_zip
 from ubend.core.errors import DataError, OutputError
-from ubend.data.unpack import Limits, unpack
+from ubend.dataset.unpack import Limits, unpack
 
 EVIL_NAMES = [
     "../out.txt",

@@ -17,7 +17,7 @@ from ubend._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ubend.core.errors import UbendError as UbendError
-    from ubend.data.sample import draw_sample as draw_sample
+    from ubend.dataset.sample import draw_sample as draw_sample
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
     from ubend.inference.predictor import Prediction as Prediction
@@ -39,7 +39,7 @@ _HOMES = {
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",
-    "draw_sample": "ubend.data.sample",
+    "draw_sample": "ubend.dataset.sample",
     "evaluate": "ubend.jobs.evaluate",
     "fit": "ubend.jobs.fit",
     "load": "ubend.inference.ensemble",

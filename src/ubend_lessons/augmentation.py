@@ -15,9 +15,9 @@ from ubend.core.counter_rng import shuffled_item
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import AugmentSettings, Settings, change_settings, known_keys, make_settings
-from ubend.data.augment import FROZEN_COPIES
-from ubend.data.batches import Pictures, TrainingBatches
-from ubend.data.store import Store
+from ubend.dataset.augment import FROZEN_COPIES
+from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.labels.class_table import IGNORED, background_class

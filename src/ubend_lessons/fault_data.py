@@ -20,9 +20,9 @@ from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
 from ubend.core.settings import AugmentSettings
-from ubend.data.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
-from ubend.data.dataset import Dataset
-from ubend.data.store import read_class_map
+from ubend.dataset.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.store import read_class_map
 from ubend.inference.ahead import map_ahead
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap

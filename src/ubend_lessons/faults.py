@@ -19,8 +19,8 @@ from ubend.core.files import default_cache, refuse_taken, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import RECIPES, flatten, settled
-from ubend.data.dataset import open_dataset
-from ubend.data.sample import draw_sample
+from ubend.dataset.dataset import open_dataset
+from ubend.dataset.sample import draw_sample
 from ubend.drawing.panels import save_png, show_picture
 from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import IGNORED

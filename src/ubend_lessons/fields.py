@@ -18,7 +18,7 @@ from ubend.core.errors import DataError
 from ubend.core.files import refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.store import read_class_map
+from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.conditions import Conditions

@@ -14,8 +14,8 @@ from ubend.core.errors import DataError
 from ubend.core.files import refuse_taken, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.sample import draw_ids, draw_picture
-from ubend.data.store import read_class_map
+from ubend.dataset.sample import draw_ids, draw_picture
+from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import load

@@ -15,9 +15,9 @@ from ubend.core.files import default_cache, refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import settled
-from ubend.data.dataset import open_dataset
-from ubend.data.sample import draw_sample
-from ubend.data.store import read_class_map
+from ubend.dataset.dataset import open_dataset
+from ubend.dataset.sample import draw_sample
+from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.inference.predictor import load

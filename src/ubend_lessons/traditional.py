@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.data.sample import SAMPLE_CLASSES, draw_picture
+from ubend.dataset.sample import SAMPLE_CLASSES, draw_picture
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.io.images import Sizing, model_size, resize_array, resize_mask

@@ -16,7 +16,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import change_settings, settled
-from ubend.data.dataset import Dataset
+from ubend.dataset.dataset import Dataset
 from ubend.drawing.panels import show_picture
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ubend.data.store import Store, hash_pairs, open_store
+from ubend.dataset.channels import read_headers
+from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import LabelMap, make_label_map
 from ubend.layouts.folder import read_folder
-from ubend.pictures.channels import read_headers
 
 
 def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray, np.ndarray]:

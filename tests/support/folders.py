@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 
 from ubend.core.progress import Teller
-from ubend.data.dataset import open_dataset
-from ubend.data.store import read_class_map
+from ubend.dataset.dataset import open_dataset
+from ubend.dataset.store import read_class_map
 from ubend.jobs.gather import gather_settings
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48

@@ -20,7 +20,7 @@ from ubend.accel import reference
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.data.dataset import open_dataset
+from ubend.dataset.dataset import open_dataset
 from ubend.models import fused
 from ubend.models.unet import UNet
 from ubend.training import loop

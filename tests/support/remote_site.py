@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from ubend.core.progress import Teller
-from ubend.data import download as downloads
-from ubend.data.download import Patience
+from ubend.dataset import download as downloads
+from ubend.dataset.download import Patience
 
 QUICK = Patience(tries=3, pause_s=0.0, stall_s=0.3)
 DATA = b"\x1f\x8b" + random.Random(0).randbytes(300_000)

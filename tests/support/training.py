@@ -12,7 +12,7 @@ from rich.console import Console
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.data.dataset import open_dataset
+from ubend.dataset.dataset import open_dataset
 from ubend.jobs import fit as job
 from ubend.training.run_folder import RunFolder
 from ubend.training.step import Job

@@ -1,6 +1,6 @@
 """The warp and the colours of a batch in two launches, straight from the resident pictures.
 
-The counterpart of `warp` and `change_colors` in ubend.data.augment, whose numbers (`Draws.pack`) it reads as
+The counterpart of `warp` and `change_colors` in ubend.dataset.augment, whose numbers (`Draws.pack`) it reads as
 they travel. Programs work on one picture's piece of PIXELS pixels.
 """
 
@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 _PIXELS = 256
-_GRID = 5  # points a side of the elastic field; ubend.data.augment.ELASTIC_POINTS
-_BLUR_REACH = 3  # as in ubend.data.augment
+_GRID = 5  # points a side of the elastic field; ubend.dataset.augment.ELASTIC_POINTS
+_BLUR_REACH = 3  # as in ubend.dataset.augment
 # Places in a row of numbers; behind the channels' gains all are moved by C.
 _OFFSET, _ELASTIC, _GAMMA, _CONTRAST, _BRIGHTNESS, _GAIN = (tl.constexpr(v) for v in (4, 6, 56, 57, 58, 59))
 _SATURATION, _BLUR, _NOISE, _NOISE_YX, _SHAPE = (tl.constexpr(v) for v in (59, 60, 61, 62, 64))

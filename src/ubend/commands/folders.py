@@ -52,7 +52,7 @@ def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: 
 @option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
 @option("--seed", type=int, default=0, show_default=True, help=later("Of the drawing."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
-    from ubend.data.sample import draw_sample
+    from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
     click.echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ubend.core.files import default_cache
 from ubend.core.i18n import _
-from ubend.data.named import clear_datasets, list_datasets
-from ubend.data.store import clear_stores, list_stores
+from ubend.dataset.named_sets import clear_datasets, list_datasets
+from ubend.dataset.store import clear_stores, list_stores
 
 
 def describe_cache() -> Iterator[str]:

@@ -14,7 +14,7 @@ from ubend.core.files import default_cache, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
-from ubend.data.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.jobs.pictures import draw_pairs
 from ubend.labels.value_table import write_table
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ubend.core.files import refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.sample import draw_sample
+from ubend.dataset.sample import draw_sample
 from ubend.jobs.evaluate import score_lines
 from ubend.jobs.fit import fit
 from ubend.jobs.gather import gather_settings

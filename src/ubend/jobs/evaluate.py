@@ -9,7 +9,7 @@ import numpy as np
 
 from ubend.core.errors import DataError, OutputError
 from ubend.core.i18n import _
-from ubend.data.dataset import find_folder
+from ubend.dataset.dataset import find_folder
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs.gather import gather_settings

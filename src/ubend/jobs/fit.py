@@ -30,8 +30,8 @@ from ubend.core.files import Need, default_cache, refuse_full, write_json, write
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
-from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.patches import Windows
+from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.patches import Windows
 from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.evaluation.evaluate import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared

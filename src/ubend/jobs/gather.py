@@ -8,7 +8,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, flatten, make_settings, read_config
-from ubend.data.named import find_dataset, named_set
+from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.

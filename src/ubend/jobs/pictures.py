@@ -10,8 +10,8 @@ from ubend.core.files import default_cache, refuse_existing
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings
-from ubend.data.dataset import find_folder, survey_folder
-from ubend.data.store import read_class_map
+from ubend.dataset.dataset import find_folder, survey_folder
+from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import load

@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.core.settings import TrainSettings
-from ubend.data.batches import Pictures
-from ubend.data.dataset import Dataset
+from ubend.dataset.batches import Pictures
+from ubend.dataset.dataset import Dataset
 from ubend.labels.class_table import IGNORED
 from ubend.objects.instances import choose_method, object_classes, separate
 from ubend.objects.truth import find_truth, read_truth

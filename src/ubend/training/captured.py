@@ -15,7 +15,7 @@ from ubend.accel.gate import usable
 from ubend.core.device import attempt
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.batches import Batch
+from ubend.dataset.batches import Batch
 from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.schedule import averaging_decay, learning_rate_at

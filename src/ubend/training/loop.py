@@ -27,8 +27,8 @@ from ubend.core.errors import SettingError, TrainingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import settled
-from ubend.data.batches import Pictures
-from ubend.data.patches import Windows
+from ubend.dataset.batches import Pictures
+from ubend.dataset.patches import Windows
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState

@@ -7,9 +7,9 @@ import torch
 
 from ubend.core.i18n import _
 from ubend.core.settings import TrainSettings
-from ubend.data.batches import Pictures
-from ubend.data.dataset import Dataset
-from ubend.data.patches import Windows
+from ubend.dataset.batches import Pictures
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.patches import Windows
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.training.checkpoint import TrainingState

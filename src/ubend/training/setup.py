@@ -16,10 +16,10 @@ from ubend.core.device import free_bytes
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import ModelSettings, Settings, settled
-from ubend.data.batches import Pictures, TrainingBatches
-from ubend.data.dataset import Dataset
-from ubend.data.foreground import Foreground
-from ubend.data.patches import Patches, Windows
+from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.foreground import Foreground
+from ubend.dataset.patches import Patches, Windows
 from ubend.models.encoders import make_encoder, pretrained_normalisation
 from ubend.models.model_file import Bundle
 from ubend.models.networks import Network, make_network

@@ -15,8 +15,8 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import TrainSettings
-from ubend.data.batches import Batch, Pictures, TrainingBatches
-from ubend.data.patches import Windows
+from ubend.dataset.batches import Batch, Pictures, TrainingBatches
+from ubend.dataset.patches import Windows
 from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss

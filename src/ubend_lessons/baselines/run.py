@@ -12,8 +12,8 @@ from ubend.core.errors import DataError, OutputError
 from ubend.core.files import default_cache, write_json
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.dataset import Dataset, open_dataset
-from ubend.data.store import read_class_map
+from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.evaluation.evaluate import evaluate_whole

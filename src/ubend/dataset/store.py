@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, PairError, Problem, reason
 from ubend.core.files import Need, refuse_full
 from ubend.core.i18n import _
+from ubend.dataset.label_scan import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.io.decode import read_header
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
 from ubend.io.images import (
@@ -41,7 +42,6 @@ from ubend.io.row_windows import read_to_place
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
 from ubend.layouts.pairs import Pair
-from ubend.masks.survey import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 
 STORE_VERSION = 2
 _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be

@@ -19,9 +19,11 @@ from ubend.core.files import Need, resolve_many
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
-from ubend.data.damage import find_damage
-from ubend.data.splits import find_near_duplicates, split_pairs
-from ubend.data.store import Store, hash_pairs, open_store
+from ubend.dataset.channels import agree_channels, read_headers
+from ubend.dataset.damage import find_damage
+from ubend.dataset.label_scan import Survey, survey_masks, unknown_codes_problem
+from ubend.dataset.splits import find_near_duplicates, split_pairs
+from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import KnownFiles
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
@@ -30,8 +32,6 @@ from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import mask_to_text
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.masks.survey import Survey, survey_masks, unknown_codes_problem
-from ubend.pictures.channels import agree_channels, read_headers
 
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit

@@ -15,8 +15,8 @@ from ubend.core.errors import DataError, OutputError
 from ubend.core.files import Need, default_cache, refuse_full
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.data.download import Remote, check_file, download
-from ubend.data.unpack import unpack
+from ubend.dataset.download import Remote, check_file, download
+from ubend.dataset.unpack import unpack
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.core.settings import AugmentSettings, settled
-from ubend.data.augment import ELASTIC_POINTS, Draws, elastic_basis
-from ubend.data.store import Store
+from ubend.dataset.augment import ELASTIC_POINTS, Draws, elastic_basis
+from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 
 _NODES = 33  # of each axis of a window, at which the warp is looked at; between them it bends by less than _BEND_PX

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ubend.core.errors import DataError
+from ubend.dataset.label_scan import mask_size_problem, threads
 from ubend.io.images import read_image
 from ubend.labels.mask_files import DrawnMask, read_codes
 from ubend.layouts.pairs import Pair
-from ubend.masks.survey import mask_size_problem, threads
 
 
 def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ubend.accel.gate import usable
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
-from ubend.data.augment import (
+from ubend.dataset.augment import (
     FROZEN_COPIES,
     DeviceDraws,
     change_colors,
@@ -28,9 +28,9 @@ from ubend.data.augment import (
     noise_field,
     warp,
 )
-from ubend.data.foreground import Foreground
-from ubend.data.patches import Crops, Patches, Source, device_dtype, find_crops
-from ubend.data.store import Store
+from ubend.dataset.foreground import Foreground
+from ubend.dataset.patches import Crops, Patches, Source, device_dtype, find_crops
+from ubend.dataset.store import Store
 
 _SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it

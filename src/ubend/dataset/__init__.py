@@ -1,0 +1,1 @@
+"""From pairs to training batches: label scan, store, splits, augmentation, sampling."""

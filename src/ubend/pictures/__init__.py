@@ -1,1 +1,0 @@
-"""Files -> pixels: every kind of picture, its header, its channels, its size."""
