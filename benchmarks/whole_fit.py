@@ -25,7 +25,7 @@ from pathlib import Path
 from ubend.core.settings import parse_assignment
 
 PHASES = {
-    "CUDA's beginning": "ubend.training.ranks:Ranks.pick_device",
+    "CUDA's beginning": "ubend.training.distributed:Ranks.pick_device",
     "folder": "ubend.dataset.dataset:find_folder ubend.dataset.dataset:read_headers ubend.dataset.dataset:hash_pairs",
     "masks and classes": "ubend.dataset.dataset:survey_masks ubend.dataset.dataset:find_classes",
     "store": "ubend.dataset.dataset:open_store",

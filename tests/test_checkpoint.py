@@ -18,7 +18,7 @@ from ubend.models import model_file as writer
 from ubend.models.unet import UNet
 from ubend.training import checkpoint
 from ubend.training.checkpoint import Progress, Saver, TrainingState, load_state, save_state
-from ubend.training.schedule import make_optimizer, update_average
+from ubend.training.optim import make_optimizer, update_average
 
 
 def fresh(seed: int = 0, average: bool = True, channels: int = 3, width: int = 2, name: str = "adamw") -> TrainingState:

@@ -12,8 +12,8 @@ import pytest
 
 from support.work import no_hang
 from ubend.core.errors import TrainingError
-from ubend.training import launch
-from ubend.training.launch import Place, find_place
+from ubend.training import launcher as launch
+from ubend.training.launcher import Place, find_place
 
 Patch = pytest.MonkeyPatch
 

@@ -53,8 +53,8 @@ from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
-from ubend.training.launch import launch
-from ubend.training.ranks import Ranks
+from ubend.training.distributed import Ranks
+from ubend.training.launcher import launch
 from ubend.training.run_folder import RunFolder
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"

@@ -28,10 +28,10 @@ from ubend.labels.class_table import make_label_map
 from ubend.models.folded import can_fold
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
-from ubend.training.borders import weigh_borders
+from ubend.training.border_weights import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss
-from ubend.training.schedule import SGD, make_optimizer
+from ubend.training.optim import SGD, make_optimizer
 
 
 def test_sizes_are_the_papers() -> None:

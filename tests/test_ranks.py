@@ -26,9 +26,9 @@ from ubend.dataset.batches import Pictures, TrainingBatches
 from ubend.io.images import Sizing
 from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED
-from ubend.training import launch
+from ubend.training import launcher as launch
+from ubend.training.distributed import ALONE, Ranks, Vote
 from ubend.training.losses import Loss
-from ubend.training.ranks import ALONE, Ranks, Vote
 from ubend.training.step import Step
 
 WORKER = Path(__file__).parent / "support" / "rank_step.py"
@@ -143,7 +143,7 @@ TALK = """
 import sys, time, torch
 from pathlib import Path
 from ubend.core.errors import TrainingError
-from ubend.training.ranks import Vote, join_ranks
+from ubend.training.distributed import Vote, join_ranks
 place = Path(sys.argv[1])
 with join_ranks() as ranks:
     with ranks.first_alone():

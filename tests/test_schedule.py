@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ubend.core.settings import TrainSettings
 from ubend.models.unet import UNet
-from ubend.training.schedule import averaging_decay, learning_rate_at, make_optimizer, update_average
+from ubend.training.optim import averaging_decay, learning_rate_at, make_optimizer, update_average
 
 
 def rates(steps: int, **given: object) -> list[float]:
@@ -90,7 +90,7 @@ def test_no_compiler_is_imported(name: str) -> None:
     """It takes longer than all other imports together."""
     program = (
         "import sys, torch; from ubend.core.settings import TrainSettings as Settings; "
-        "from ubend.training.schedule import make_optimizer; "
+        "from ubend.training.optim import make_optimizer; "
         "net = torch.nn.Conv2d(1, 1, 3); net(torch.ones(1, 1, 8, 8)).sum().backward(); "
         f"optimizer = make_optimizer(net, Settings(optimizer='{name}')); optimizer.step(); optimizer.zero_grad(); "
         "assert net.weight.grad is None; assert 'torch._dynamo' not in sys.modules"

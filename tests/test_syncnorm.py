@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ubend.training.ranks import ALONE
-from ubend.training.syncnorm import SyncedBatchNorm, synchronise_batch_norm
+from ubend.training.distributed import ALONE
+from ubend.training.sync_batch_norm import SyncedBatchNorm, synchronise_batch_norm
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

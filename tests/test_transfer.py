@@ -25,7 +25,7 @@ from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.training.checkpoint import Progress, TrainingState
-from ubend.training.schedule import make_optimizer
+from ubend.training.optim import make_optimizer
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings
 
 SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "seed": 3}

@@ -44,7 +44,7 @@ class _Group(MainGroup):
         try:
             return super().invoke(ctx)
         except UbendError as error:
-            from ubend.training.launch import find_place, leave_at_once
+            from ubend.training.launcher import find_place, leave_at_once
 
             if not find_place().is_first:
                 time.sleep(_FIRST_SPEAKS_S)
@@ -52,7 +52,7 @@ class _Group(MainGroup):
             leave_at_once(2)
             ctx.exit(2)
         except KeyboardInterrupt:
-            from ubend.training.launch import leave_at_once
+            from ubend.training.launcher import leave_at_once
 
             click.echo(_("interrupted"), err=True)
             leave_at_once(130)
@@ -60,7 +60,7 @@ class _Group(MainGroup):
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
             raise
         except Exception:
-            from ubend.training.launch import find_place, leave_at_once
+            from ubend.training.launcher import find_place, leave_at_once
 
             if find_place().count > 1:
                 traceback.print_exc()

@@ -33,7 +33,7 @@ from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet, pad_to_multiple
 from ubend.training.loop import steps_until
-from ubend.training.schedule import learning_rate_at, make_optimizer
+from ubend.training.optim import learning_rate_at, make_optimizer
 from ubend.training.setup import make_batches
 from ubend.training.step import autocast
 from ubend_lessons.drawn_pets import draw_pets

@@ -28,7 +28,7 @@ from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate
 from ubend.objects.truth import read_truth
-from ubend.training.borders import weigh_borders
+from ubend.training.border_weights import weigh_borders
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 from ubend_lessons.variants import Quiet
 

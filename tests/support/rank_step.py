@@ -24,11 +24,11 @@ from ubend.dataset.dataset import open_dataset
 from ubend.models import fused
 from ubend.models.unet import UNet
 from ubend.training import loop
-from ubend.training.ranks import Ranks, join_ranks
+from ubend.training.distributed import Ranks, join_ranks
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
 from ubend.training.step import Job, Step
-from ubend.training.syncnorm import synchronise_batch_norm
+from ubend.training.sync_batch_norm import synchronise_batch_norm
 
 BATCH = 6
 SETTINGS: dict[str, Any] = {

@@ -61,7 +61,7 @@ def fit(
     **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
-    from ubend.training.launch import find_place
+    from ubend.training.launcher import find_place
 
     if resumed is not None:
         given = [name for name, value in flags.items() if value is not None]
@@ -87,7 +87,7 @@ def fit(
 
 def _launch(gpus: int) -> None:
     """This command line in so many processes; ends with their exit code."""
-    from ubend.training.launch import find_place, launch
+    from ubend.training.launcher import find_place, launch
 
     if find_place().count > 1:
         raise SettingError(
@@ -110,7 +110,7 @@ def _resume(run: Path, show: bool) -> None:
 
 
 def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> None:
-    from ubend.training.launch import find_place
+    from ubend.training.launcher import find_place
 
     if not find_place().is_first:
         return

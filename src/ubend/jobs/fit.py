@@ -39,12 +39,12 @@ from ubend.inference.strips import Held
 from ubend.jobs.data import introduce
 from ubend.jobs.gather import gather_settings, source_name
 from ubend.models.model_file import load_bundle, save_bundle
-from ubend.training.borders import describe_objects
+from ubend.training.border_weights import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
-from ubend.training.launch import find_place
+from ubend.training.distributed import Ranks, join_ranks
+from ubend.training.launcher import find_place
 from ubend.training.loop import steps_until, train
-from ubend.training.panel import draw_panel
-from ubend.training.ranks import Ranks, join_ranks
+from ubend.training.panels import draw_panel
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import fetch_weights, make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.step import Job

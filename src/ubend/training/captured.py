@@ -18,7 +18,7 @@ from ubend.core.progress import Teller
 from ubend.dataset.batches import Batch
 from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
-from ubend.training.schedule import averaging_decay, learning_rate_at
+from ubend.training.optim import averaging_decay, learning_rate_at
 from ubend.training.step import Job, Step
 
 _EAGER_STEPS = 3  # before capture: workspaces are made, the optimiser's moments, and memory may run out

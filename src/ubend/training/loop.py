@@ -32,9 +32,9 @@ from ubend.dataset.patches import Windows
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
+from ubend.training.distributed import Vote
 from ubend.training.losses import LossCounts, LossSums
-from ubend.training.ranks import Vote
-from ubend.training.schedule import learning_rate_at
+from ubend.training.optim import learning_rate_at
 from ubend.training.step import Job, autocast
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images

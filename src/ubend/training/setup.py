@@ -23,11 +23,11 @@ from ubend.dataset.patches import Patches, Windows
 from ubend.models.encoders import make_encoder, pretrained_normalisation
 from ubend.models.model_file import Bundle
 from ubend.models.networks import Network, make_network
-from ubend.training.borders import weigh_pictures
+from ubend.training.border_weights import weigh_pictures
 from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.distributed import ALONE, Ranks
 from ubend.training.losses import Loss, sums_dtype
-from ubend.training.ranks import ALONE, Ranks
-from ubend.training.schedule import make_optimizer
+from ubend.training.optim import make_optimizer
 
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 _VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
@@ -63,7 +63,9 @@ def make_state(
     model: Network = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
     if settings.train.sync_batch_norm and ranks.count > 1:
-        from ubend.training.syncnorm import synchronise_batch_norm  # imports torch's compiler, for 1.3 s and more
+        from ubend.training.sync_batch_norm import (
+            synchronise_batch_norm,  # imports torch's compiler, for 1.3 s and more
+        )
 
         synchronise_batch_norm(model, ranks)
     about = {

@@ -19,10 +19,10 @@ from ubend.dataset.batches import Batch, Pictures, TrainingBatches
 from ubend.dataset.patches import Windows
 from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
+from ubend.training.distributed import ALONE, EarlySums, Ranks, sum_step
 from ubend.training.losses import Loss
-from ubend.training.ranks import ALONE, EarlySums, Ranks, sum_step
+from ubend.training.optim import averaging_decay, learning_rate_at, update_average
 from ubend.training.run_folder import RunFolder
-from ubend.training.schedule import averaging_decay, learning_rate_at, update_average
 from ubend.training.setup import has_lone_values
 
 

@@ -25,7 +25,7 @@ from ubend.core.device import is_out_of_memory, pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
 from ubend.models.fused import watch_gradients
-from ubend.training.launch import Place, find_place
+from ubend.training.launcher import Place, find_place
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
 _HOST_TIMEOUT = timedelta(days=2)  # for the first rank, which may have to download and decode a data set

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.training.ranks import Ranks
+from ubend.training.distributed import Ranks
 
 
 def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
