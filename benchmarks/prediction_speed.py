@@ -32,7 +32,7 @@ from timing import (
 )
 from ubend.core.device import fastest_precision
 from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
-from ubend.inference.tiles import plan_tiles
+from ubend.inference.tiling import plan_tiles
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle

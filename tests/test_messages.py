@@ -37,8 +37,8 @@ from ubend.dataset.splits import split_pairs
 from ubend.dataset.store import read_class_map
 from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
+from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
-from ubend.inference.refine import parse_areas, parse_thresholds
 from ubend.io.images import Sizing, read_image
 from ubend.io.intensity_window import parse_window
 from ubend.io.video import open_video

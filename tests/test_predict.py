@@ -21,7 +21,7 @@ from support.models import make_bundle
 from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ubend.inference.refine import Refinement, refine
+from ubend.inference.postprocess import Refinement, refine
 from ubend.io.images import Sizing, read_image
 from ubend.jobs import predict as job
 from ubend.labels.class_table import make_label_map

@@ -11,8 +11,8 @@ from PIL import Image
 from support.models import make_bundle
 from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
-from ubend.inference import ahead
 from ubend.inference import predictor as subject
+from ubend.inference import prefetch as ahead
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
 from ubend.models.model_file import save_bundle

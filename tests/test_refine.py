@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from support.refusal import raises
 from ubend.core.errors import SettingError
-from ubend.inference.refine import (
+from ubend.inference.postprocess import (
     Refinement,
     apply_thresholds,
     drop_small_parts,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.inference.tiles import Axis, Blender, TilePlan, plan_tiles
+from ubend.inference.tiling import Axis, Blender, TilePlan, plan_tiles
 from ubend.models.unet import UNet
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
-from ubend.inference.ahead import map_ahead
+from ubend.inference.prefetch import map_ahead
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend.layouts.pairs import Part

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from ubend.core.i18n import _
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import draw_grid, load_font
-from ubend.inference.tiles import plan_tiles
+from ubend.inference.tiling import plan_tiles
 from ubend.models.paper import EDGE_PX, level_sides, valid_margin
 
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)

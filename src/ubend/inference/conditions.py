@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ubend.core.autoconfig import Choice
 from ubend.core.i18n import _
 from ubend.inference.ensemble import Ensemble, Member, load
+from ubend.inference.postprocess import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.predictor import Predictor, class_index, refuse_other_kind
-from ubend.inference.refine import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.strips import Source, Strip
 from ubend.io.decode import read_header
 from ubend.io.images import read_image

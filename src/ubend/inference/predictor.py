@@ -17,7 +17,7 @@ from torch import Tensor
 from ubend.core.device import attempt, fastest_precision, pick_device, tell_out_of_memory
 from ubend.core.errors import DataError, Problem, SettingError
 from ubend.core.i18n import _
-from ubend.inference.ahead import map_ahead
+from ubend.inference.prefetch import map_ahead
 from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
 from ubend.io.decode import read_header
 from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten

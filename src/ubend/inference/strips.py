@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.inference.tiles import Blender, TilePlan, plan_tiles
+from ubend.inference.tiling import Blender, TilePlan, plan_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor

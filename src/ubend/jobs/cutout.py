@@ -18,7 +18,7 @@ from ubend.core.progress import Teller
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
-from ubend.inference.refine import find_class, split_number
+from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
 from ubend.jobs.many import ImageJob, run_jobs
 from ubend.labels.class_table import background_class

@@ -21,8 +21,8 @@ from ubend.core.errors import DataError, OutputError
 from ubend.core.files import Need, clear_leftovers, refuse_existing, refuse_full, write_json
 from ubend.core.i18n import _, now
 from ubend.core.progress import Teller
-from ubend.inference.ahead import map_ahead
 from ubend.inference.conditions import Answer, Masks
+from ubend.inference.prefetch import map_ahead
 from ubend.io.raster import Header
 from ubend.layouts.naming import IMAGE_SUFFIXES
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.inference.ahead import map_ahead
 from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
+from ubend.inference.prefetch import map_ahead
 from ubend.io.images import Sizing, model_size, read_image, resize_array
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
