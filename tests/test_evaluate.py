@@ -16,7 +16,7 @@ from support.discs import make_discs
 from ubend.core.errors import DataError
 from ubend.core.progress import Teller
 from ubend.dataset.store import read_class_map
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor, Prepared
 from ubend.io.images import read_image, resize_mask
 from ubend.jobs.evaluate import evaluate

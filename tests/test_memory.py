@@ -17,7 +17,7 @@ from support.training import MODERN, TUTORIAL, Listener, contents, press_once
 from ubend.core.device import attempt, is_out_of_memory
 from ubend.core.errors import OutputError, SettingError
 from ubend.core.settings import make_settings
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs import fit as job
 from ubend.jobs.evaluate import read_run_pairs

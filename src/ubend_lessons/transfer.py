@@ -18,7 +18,7 @@ from ubend.core.progress import Teller
 from ubend.core.settings import change_settings, settled
 from ubend.dataset.dataset import Dataset
 from ubend.drawing.panels import show_picture
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet

@@ -10,7 +10,7 @@ import numpy as np
 from ubend.core.errors import DataError, OutputError
 from ubend.core.i18n import _
 from ubend.dataset.dataset import find_folder
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.jobs.gather import gather_settings
 from ubend.labels.mask_files import mask_from_text
@@ -41,7 +41,7 @@ def evaluate(
         words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
             differs from the model's own masks; the names are the model's.
     Returns:
-        As `ubend.evaluation.evaluate.evaluate_pairs`, and `part`.
+        As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device, tiles=tiles)
     labels = predictor.labels

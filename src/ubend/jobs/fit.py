@@ -33,7 +33,7 @@ from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, ma
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.patches import Windows
 from ubend.drawing.curves import LiveCurves, draw_curves
-from ubend.evaluation.evaluate import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.inference.strips import Held
 from ubend.jobs.data import introduce

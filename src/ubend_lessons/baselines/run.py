@@ -16,7 +16,7 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.evaluation.evaluate import evaluate_whole
+from ubend.evaluation.scores import evaluate_whole
 from ubend.inference.predictor import Logits, Prepared, class_index
 from ubend.io.images import read_image, write_mask
 from ubend.jobs.gather import gather_settings
