@@ -31,19 +31,19 @@ PHASES = {
     "store": "ubend.dataset.dataset:open_store",
     "near-duplicates": "ubend.dataset.dataset:find_near_duplicates",
     "facts": "ubend.dataset.dataset:Dataset.facts",
-    "network and optimiser": "ubend.jobs.fit:make_state",
-    "batches": "ubend.jobs.fit:make_batches",
-    "run folder": "ubend.jobs.fit:_write_beginning",
+    "network and optimiser": "ubend.tasks.fit:make_state",
+    "batches": "ubend.tasks.fit:make_batches",
+    "run folder": "ubend.tasks.fit:_write_beginning",
     "first step": "",
     "steps 2 to 5": "",
     "later steps": "ubend.training.step:Step.__call__ ubend.training.captured:CapturedStep.__call__",
     "waiting for steps": "ubend.training.loop:_mean_loss",
     "validation": "ubend.training.loop:validate",
-    "panels, all but drawing": "ubend.jobs.fit:draw_panel",
+    "panels, all but drawing": "ubend.tasks.fit:draw_panel",
     "metrics": "ubend.training.run_folder:RunFolder.write_metrics ubend.training.run_folder:RunFolder.append_timing",
     "states": "ubend.training.checkpoint:Saver.save ubend.training.checkpoint:Saver.wait",
-    "model for scoring": "ubend.jobs.fit:load_bundle ubend.jobs.fit:Predictor.__init__",
-    "scoring": "ubend.jobs.fit:evaluate_pairs",
+    "model for scoring": "ubend.tasks.fit:load_bundle ubend.tasks.fit:Predictor.__init__",
+    "scoring": "ubend.tasks.fit:evaluate_pairs",
 }
 TO_FIRST_STEP = "beyond imports, to the end of the first step"
 CHILD = """
@@ -56,7 +56,7 @@ prepare_process(False)
 atexit.register(gc.freeze)  # as of the command
 import torch
 seconds["import of torch"] = time.time() - began
-import ubend.jobs.fit, ubend.training.loop
+import ubend.tasks.fit, ubend.training.loop
 from ubend.core.device import describe_device, pick_device
 seconds["other imports"] = time.time() - began - seconds["import of torch"]
 imported = time.time()
@@ -97,7 +97,7 @@ for name, place in [(name, place) for name, places in phases.items() for place i
     for word in words[:-1]:
         home = getattr(home, word)
     setattr(home, words[-1], timed(name, getattr(home, words[-1])))
-result = ubend.jobs.fit.fit(folder, out, **settings)
+result = ubend.tasks.fit.fit(folder, out, **settings)
 change()
 facts = {"device": describe_device(pick_device(settings.get("device"))), "torch": torch.__version__}
 heavy = ("torch._dynamo", "torch._inductor", "sympy", "scipy", "matplotlib", "triton")

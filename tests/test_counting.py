@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-import ubend.jobs.objects as job
+import ubend.tasks.objects as job
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once

@@ -20,10 +20,10 @@ from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.inference import ensemble
 from ubend.io.images import Sizing
-from ubend.jobs.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.tasks.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 
 probabilities = arrays.arrays(
     np.float32,

@@ -19,7 +19,7 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.jobs.gather import gather_settings
+from ubend.tasks.gather import gather_settings
 
 
 def ubend(*words: object) -> str:

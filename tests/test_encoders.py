@@ -18,9 +18,9 @@ from ubend.core.errors import SettingError
 from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
-from ubend.jobs.info import describe_model
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.tasks.info import describe_model
 from ubend.training.checkpoint import Saver
 from ubend.training.transfer import load_start, shape_settings
 

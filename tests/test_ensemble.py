@@ -17,10 +17,10 @@ from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.tasks.fit import fit
 
 views = st.sampled_from(SQUARE)
 

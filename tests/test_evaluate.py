@@ -19,12 +19,12 @@ from ubend.dataset.store import read_class_map
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor, Prepared
 from ubend.io.images import read_image, resize_mask
-from ubend.jobs.evaluate import evaluate
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
+from ubend.tasks.evaluate import evaluate
+from ubend.tasks.fit import fit
 
 
 class Oracle:

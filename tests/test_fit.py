@@ -12,8 +12,8 @@ from PIL import Image
 import ubend
 from support.discs import make_discs
 from ubend.core.errors import DataError, OutputError, SettingError
-from ubend.jobs.evaluate import warn_one_class
-from ubend.jobs.gather import parse_skips
+from ubend.tasks.evaluate import warn_one_class
+from ubend.tasks.gather import parse_skips
 from ubend.training.run_folder import RunFolder
 
 TINY = {"size": 32, "width": 2, "epochs": 1, "device": "cpu"}

@@ -14,8 +14,8 @@ from support.models import make_bundle
 from support.refusal import check, refused_once
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
-from ubend.jobs import predict as job
 from ubend.models.model_file import save_bundle
+from ubend.tasks import predict as job
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@`:PendingDeprecationWarning")  # rasterio's use of affine

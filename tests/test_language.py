@@ -23,7 +23,7 @@ from support.sentences import Marking, bare_sentences, early_lookups, unmarked
 from ubend.cli import main
 from ubend.core import i18n as language
 from ubend.dataset.sample import draw_sample
-from ubend.jobs import demo
+from ubend.tasks import demo
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"

@@ -265,7 +265,7 @@ def test_packages_import_nothing() -> None:
     [
         "from ubend.training.loop import train",
         "import ubend.cli",
-        "def f():\n    from ubend.jobs import fit",
+        "def f():\n    from ubend.tasks import fit",
         "if TYPE_CHECKING:\n    from ubend.dataset.batches import Batch",
         "from ubend.unheard_of import x",
     ],

@@ -15,8 +15,8 @@ from ubend.cli import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset.augment import FROZEN_COPIES
 from ubend.dataset.sample import draw_sample
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import make_label_map
+from ubend.tasks.fit import fit
 from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
 from ubend_lessons.faults import find_faults, mean_of_batches, read_sized
 from ubend_lessons.recorded import train_recorded

@@ -17,7 +17,7 @@ from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image
 from ubend.io.pixel_size import read_scale
 from ubend.io.scans import read_scan
-from ubend.jobs.gather import gather_settings
+from ubend.tasks.gather import gather_settings
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 

@@ -11,8 +11,8 @@ import torch
 from support.discs import make_discs
 from support.training import SMALL, Listener, press_once
 from ubend.dataset.batches import TrainingBatches
-from ubend.jobs import fit as job
 from ubend.models.unet import UNet
+from ubend.tasks import fit as job
 from ubend.training import loop
 from ubend.training.loop import describe_limit
 

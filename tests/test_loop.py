@@ -16,9 +16,9 @@ from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_j
 from ubend.core.errors import TrainingError
 from ubend.core.progress import Teller
 from ubend.inference.predictor import load
-from ubend.jobs import fit as job
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet
+from ubend.tasks import fit as job
 from ubend.training import loop
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState

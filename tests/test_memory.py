@@ -19,10 +19,10 @@ from ubend.core.errors import OutputError, SettingError
 from ubend.core.settings import make_settings
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
-from ubend.jobs import fit as job
-from ubend.jobs.evaluate import read_run_pairs
 from ubend.models.folded import FoldedUNet
 from ubend.models.unet import UNet
+from ubend.tasks import fit as job
+from ubend.tasks.evaluate import read_run_pairs
 from ubend.training import step
 from ubend.training.setup import run_bytes
 from ubend.training.step import micro_batch_of

@@ -42,7 +42,6 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing, read_image
 from ubend.io.intensity_window import parse_window
 from ubend.io.video import open_video
-from ubend.jobs.gather import parse_skips
 from ubend.labels.class_table import make_label_map
 from ubend.labels.classes import Told, find_classes
 from ubend.labels.label_values import Codes
@@ -53,6 +52,7 @@ from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
+from ubend.tasks.gather import parse_skips
 from ubend.training.distributed import Ranks
 from ubend.training.launcher import launch
 from ubend.training.run_folder import RunFolder

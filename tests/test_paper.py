@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ubend.jobs.fit as job
+import ubend.tasks.fit as job
 from support.discs import open_folder, read_store
 from support.refusal import raises
 from support.training import Listener, press_once
@@ -23,11 +23,11 @@ from ubend.dataset.batches import Pictures, TrainingBatches
 from ubend.dataset.sample import draw_sample
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
-from ubend.jobs.info import describe_model
 from ubend.labels.class_table import make_label_map
 from ubend.models.folded import can_fold
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
+from ubend.tasks.info import describe_model
 from ubend.training.border_weights import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss

@@ -26,11 +26,11 @@ from ubend.dataset.patches import Crops, Patches, Windows, find_crops, read_crop
 from ubend.dataset.store import Store
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
-from ubend.jobs import fit as job
-from ubend.jobs.evaluate import evaluate, score_lines
-from ubend.jobs.gather import gather_settings
 from ubend.metrics.overlap import dice_from_confusion
 from ubend.models.model_file import load_bundle
+from ubend.tasks import fit as job
+from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.gather import gather_settings
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
 

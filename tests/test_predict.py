@@ -23,10 +23,10 @@ from ubend.core import files
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.inference.postprocess import Refinement, refine
 from ubend.io.images import Sizing, read_image
-from ubend.jobs import predict as job
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.tasks import predict as job
 
 
 def masks(out: Path) -> list[str]:
@@ -363,11 +363,11 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         ""
         "from pathlib import Path\n"
         "from large_store import anonymous_mib\n"
-        "from ubend.jobs import predict\n"
+        "from ubend.tasks import predict\n"
         "from ubend.core.progress import Teller\n"
         "predict._LARGE_PIXELS = 2**25\n"
         "from ubend.inference.conditions import Conditions\n"
-        "from ubend.jobs.predict import predict_paths\n"
+        "from ubend.tasks.predict import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class Counting(Teller):\n"
         "    def count(self, done, _total=0):\n"

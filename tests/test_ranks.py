@@ -24,8 +24,8 @@ from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import Pictures, TrainingBatches
 from ubend.io.images import Sizing
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import IGNORED
+from ubend.tasks.fit import fit
 from ubend.training import launcher as launch
 from ubend.training.distributed import ALONE, Ranks, Vote
 from ubend.training.losses import Loss

@@ -20,10 +20,10 @@ from support.training import Listener, press_twice
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.settings import TrainSettings
 from ubend.io.images import Sizing
-from ubend.jobs import fit as job
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.tasks import fit as job
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.optim import make_optimizer
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings

@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from ubend.inference.ensemble import load as load
     from ubend.inference.predictor import Prediction as Prediction
     from ubend.inference.predictor import Predictor as Predictor
-    from ubend.jobs.evaluate import evaluate as evaluate
-    from ubend.jobs.fit import FitResult as FitResult
-    from ubend.jobs.fit import fit as fit
-    from ubend.jobs.fit import resume as resume
     from ubend.labels.class_table import IGNORED as IGNORED
     from ubend.labels.class_table import LabelMap as LabelMap
     from ubend.models.unet import UNet as UNet
+    from ubend.tasks.evaluate import evaluate as evaluate
+    from ubend.tasks.fit import FitResult as FitResult
+    from ubend.tasks.fit import fit as fit
+    from ubend.tasks.fit import resume as resume
 
 _HOMES = {
     "IGNORED": "ubend.labels.class_table",
     "Ensemble": "ubend.inference.ensemble",
-    "FitResult": "ubend.jobs.fit",
+    "FitResult": "ubend.tasks.fit",
     "LabelMap": "ubend.labels.class_table",
     "Prediction": "ubend.inference.predictor",
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",
     "draw_sample": "ubend.dataset.sample",
-    "evaluate": "ubend.jobs.evaluate",
-    "fit": "ubend.jobs.fit",
+    "evaluate": "ubend.tasks.evaluate",
+    "fit": "ubend.tasks.fit",
     "load": "ubend.inference.ensemble",
-    "resume": "ubend.jobs.fit",
+    "resume": "ubend.tasks.fit",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

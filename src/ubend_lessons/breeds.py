@@ -27,11 +27,11 @@ from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
-from ubend.jobs.fit import fit
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet, pad_to_multiple
+from ubend.tasks.fit import fit
+from ubend.tasks.gather import gather_settings
 from ubend.training.loop import steps_until
 from ubend.training.optim import learning_rate_at, make_optimizer
 from ubend.training.setup import make_batches

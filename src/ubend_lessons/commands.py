@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-from ubend.commands.shared import PATH, folder_options, make_teller, prepare
 from ubend.core.click_i18n import Group, command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
+from ubend.tasks.options import PATH, folder_options, make_teller, prepare
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNTRAINED_PX = 128  # the course text's pictures
@@ -340,7 +340,7 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
             click.echo(f"{name:<14}{describe_method(name)}")
         return
     prepare(False)
-    from ubend.jobs.evaluate import score_lines
+    from ubend.tasks.evaluate import score_lines
     from ubend_lessons.baselines.run import run_baseline
 
     with make_teller() as teller:

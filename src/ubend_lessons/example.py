@@ -17,9 +17,9 @@ from ubend.dataset.dataset import find_folder, survey_folder
 from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_picture
 from ubend.dataset.store import Store, hash_pairs, open_store, read_class_map
 from ubend.io.images import Sizing, read_image
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, class_colors, make_label_map
 from ubend.layouts.folder import read_folder
+from ubend.tasks.gather import gather_settings
 
 Colors = tuple[tuple[int, int, int], ...]
 

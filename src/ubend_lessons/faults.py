@@ -22,8 +22,8 @@ from ubend.core.settings import RECIPES, flatten, settled
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.sample import draw_sample
 from ubend.drawing.panels import save_png, show_picture
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import IGNORED
+from ubend.tasks.gather import gather_settings
 from ubend.training.setup import make_batches, make_loss, make_state
 from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
 from ubend_lessons.fault_pictures import draw_leak, draw_trimaps

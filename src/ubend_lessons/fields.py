@@ -27,10 +27,10 @@ from ubend.io.images import read_image
 from ubend.io.intensity_window import PRESETS, Window
 from ubend.io.row_windows import TiffWindows
 from ubend.io.scans import read_scan
-from ubend.jobs.evaluate import read_run_pairs
-from ubend.jobs.fit import fit
-from ubend.jobs.predict import predict_paths
 from ubend.layouts.pairs import Pair
+from ubend.tasks.evaluate import read_run_pairs
+from ubend.tasks.fit import fit
+from ubend.tasks.predict import predict_paths
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 

@@ -20,14 +20,14 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
-from ubend.jobs.evaluate import read_run_pairs
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
 from ubend.objects.instances import Objects, choose_method, object_classes, separate
 from ubend.objects.truth import read_truth
+from ubend.tasks.evaluate import read_run_pairs
+from ubend.tasks.fit import fit
 from ubend.training.border_weights import weigh_borders
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 from ubend_lessons.variants import Quiet

@@ -21,9 +21,9 @@ from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
 from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
+from ubend.tasks.gather import gather_settings
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.loop import steps_until, train
 from ubend.training.losses import sum_cross_entropy

@@ -22,11 +22,11 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
-from ubend.jobs.cutout import extend_colors, make_alpha
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import LabelMap
 from ubend.objects.instances import choose_method, separate
 from ubend.objects.table import Row, measure, write_table
+from ubend.tasks.cutout import extend_colors, make_alpha
+from ubend.tasks.gather import gather_settings
 from ubend_lessons.variants import Quiet
 
 _SAMPLE, _SAMPLE_PX = 2, 128

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.sample import draw_sample
-from ubend.jobs.fit import fit
+from ubend.tasks.fit import fit
 from ubend.training.run_folder import free_run_name
 
 _PICTURES = 32

@@ -19,10 +19,10 @@ from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
-from ubend.jobs.evaluate import read_run_pairs
-from ubend.jobs.fit import fit
 from ubend.labels.class_table import background_class
 from ubend.layouts.pairs import Pair
+from ubend.tasks.evaluate import read_run_pairs
+from ubend.tasks.fit import fit
 from ubend_lessons.boundary import boundary_dice
 
 TOLERANCE_PX = 2.0  # of the boundary Dice

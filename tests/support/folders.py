@@ -18,7 +18,7 @@ from rich.console import Console
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.store import read_class_map
-from ubend.jobs.gather import gather_settings
+from ubend.tasks.gather import gather_settings
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48
 CLASSES = ("ground", "leaf", "spot")

@@ -13,7 +13,7 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import open_dataset
-from ubend.jobs import fit as job
+from ubend.tasks import fit as job
 from ubend.training.run_folder import RunFolder
 from ubend.training.step import Job
 

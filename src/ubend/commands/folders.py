@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, folder_options, make_teller, prepare
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
+from ubend.tasks.options import PATH, folder_options, make_teller, prepare
 
 
 @command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
@@ -23,8 +23,8 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
     from ubend.core.settings import parse_assignment
 
     prepare(False)
-    from ubend.jobs.data import understand
-    from ubend.jobs.gather import gather_settings, source_name
+    from ubend.tasks.data import understand
+    from ubend.tasks.gather import gather_settings, source_name
 
     settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
     place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
@@ -39,8 +39,8 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
-    from ubend.jobs.gather import gather_settings
-    from ubend.jobs.pictures import draw_samples
+    from ubend.tasks.gather import gather_settings
+    from ubend.tasks.show import draw_samples
 
     settings = gather_settings(folder, flags=flags)
     click.echo(draw_samples(settings, out, count=count, show=display))
@@ -63,7 +63,7 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
 @option("--seed", type=int, default=0, show_default=True, help=later("Of every random draw."))
 def demo(out: Path, seed: int) -> None:
     prepare(False)
-    from ubend.jobs.demo import run_demo
+    from ubend.tasks.demo import run_demo
 
     with make_teller() as teller:
         run_demo(out, teller=teller, seed=seed)
@@ -72,7 +72,7 @@ def demo(out: Path, seed: int) -> None:
 @command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
-    from ubend.jobs.cache import clear_cache, describe_cache
+    from ubend.tasks.cache import clear_cache, describe_cache
 
     for line in clear_cache() if clear else describe_cache():
         click.echo(line)

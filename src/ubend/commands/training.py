@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ubend.commands.shared import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
+from ubend.tasks.options import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
 
 if TYPE_CHECKING:
     from ubend.core.progress import Teller
@@ -78,7 +78,7 @@ def fit(
     settings = dict(parse_assignment(text) for text in assignments)
     out, recipe = flags.pop("out"), flags.pop("recipe")
     prepare(bool(flags["deterministic"]))
-    from ubend.jobs.fit import fit as call
+    from ubend.tasks.fit import fit as call
 
     with make_teller() as teller:
         result = call(folder, out, recipe=recipe, config=config, settings=settings, show=show, teller=teller, **flags)
@@ -102,7 +102,7 @@ def _launch(gpus: int) -> None:
 
 def _resume(run: Path, show: bool) -> None:
     prepare(True)  # harmless for other runs
-    from ubend.jobs.fit import resume
+    from ubend.tasks.fit import resume
 
     with make_teller() as teller:
         result = resume(run, show=show, teller=teller)
@@ -130,7 +130,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
     from ubend.core.files import refuse_existing, write_json
-    from ubend.jobs.evaluate import evaluate as call
+    from ubend.tasks.evaluate import evaluate as call
 
     refuse_existing([] if out is None else [out])
     scores = call(model, folder, tiles=parse_tiles(tiles), **flags)

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from ubend.commands.shared import PATH, make_teller, options, take_conditions
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
+from ubend.tasks.options import PATH, make_teller, options, take_conditions
 
 
 @command(
@@ -26,7 +26,7 @@ from ubend.core.i18n import later
 @option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
 @options("device")
 def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.predict import predict_paths
+    from ubend.tasks.predict import predict_paths
 
     conditions = take_conditions(flags)
     with make_teller() as teller:
@@ -54,7 +54,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
 @option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
 @options("tiles", "overlap", "with", "tta", "resume", "device")
 def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.cutout import cut_out_files
+    from ubend.tasks.cutout import cut_out_files
 
     conditions = take_conditions(flags)
     with make_teller() as teller:
@@ -79,7 +79,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.jobs.objects import Counting, find_objects
+    from ubend.tasks.objects import Counting, find_objects
 
     counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
     conditions = take_conditions(flags)
@@ -94,7 +94,7 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 @options("device")
 def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
-    from ubend.jobs.pictures import draw_predictions
+    from ubend.tasks.show import draw_predictions
 
     click.echo(draw_predictions(run, out, count=count, show=display, device=device))
 
@@ -102,7 +102,7 @@ def show(run: Path, out: Path | None, count: int, display: bool, device: str | N
 @command(help=later("Say what MODEL is: network, classes, size, how it came about."))
 @click.argument("model", type=PATH)
 def info(model: Path) -> None:
-    from ubend.jobs.info import describe_model
+    from ubend.tasks.info import describe_model
 
     for line in describe_model(model):
         click.echo(line)

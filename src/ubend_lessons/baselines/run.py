@@ -19,9 +19,9 @@ from ubend.drawing.panels import save_png
 from ubend.evaluation.scores import evaluate_whole
 from ubend.inference.predictor import Logits, Prepared, class_index
 from ubend.io.images import read_image, write_mask
-from ubend.jobs.gather import gather_settings
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair, Part
+from ubend.tasks.gather import gather_settings
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 

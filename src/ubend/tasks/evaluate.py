@@ -12,10 +12,10 @@ from ubend.core.i18n import _
 from ubend.dataset.dataset import find_folder
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
-from ubend.jobs.gather import gather_settings
 from ubend.labels.mask_files import mask_from_text
 from ubend.labels.value_table import parse_table
 from ubend.layouts.pairs import Pair, Part
+from ubend.tasks.gather import gather_settings
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class

@@ -16,9 +16,9 @@ from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
-from ubend.jobs.evaluate import read_run_pairs
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair
+from ubend.tasks.evaluate import read_run_pairs
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192

@@ -21,7 +21,6 @@ from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.io.images import read_image
 from ubend.io.pixel_size import Scale, read_scale
 from ubend.io.raster import Header
-from ubend.jobs.many import ImageJob, run_jobs
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -37,6 +36,7 @@ from ubend.objects.export import (
 from ubend.objects.instances import Method, choose_method, separate
 from ubend.objects.table import Row, measure, write_table
 from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, score, score_lines
+from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _COCO, _PANOPTIC, _SCORES = "objects.csv", "coco.json", "panoptic.json", "scores.json"
 _GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour

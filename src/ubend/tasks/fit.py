@@ -36,9 +36,9 @@ from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.inference.strips import Held
-from ubend.jobs.data import introduce
-from ubend.jobs.gather import gather_settings, source_name
 from ubend.models.model_file import load_bundle, save_bundle
+from ubend.tasks.data import introduce
+from ubend.tasks.gather import gather_settings, source_name
 from ubend.training.border_weights import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.distributed import Ranks, join_ranks

@@ -14,7 +14,7 @@ from ubend.core.progress import Teller
 from ubend.inference.conditions import Masks
 from ubend.io.intensity_window import parse_window
 from ubend.io.scans import Scan, place_mask, read_scan
-from ubend.jobs.many import FileJob
+from ubend.tasks.file_jobs import FileJob
 
 _TABLE = "volumes.csv"
 _MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM is 8 bit and not compressed

@@ -6,11 +6,11 @@ from ubend.core.files import refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.sample import draw_sample
-from ubend.jobs.evaluate import score_lines
-from ubend.jobs.fit import fit
-from ubend.jobs.gather import gather_settings
-from ubend.jobs.pictures import draw_predictions, draw_samples
-from ubend.jobs.predict import predict_paths
+from ubend.tasks.evaluate import score_lines
+from ubend.tasks.fit import fit
+from ubend.tasks.gather import gather_settings
+from ubend.tasks.predict import predict_paths
+from ubend.tasks.show import draw_predictions, draw_samples
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole pictures shrunk (docs/experiments.md).

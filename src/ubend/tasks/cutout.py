@@ -20,8 +20,8 @@ from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
-from ubend.jobs.many import ImageJob, run_jobs
 from ubend.labels.class_table import background_class
+from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side

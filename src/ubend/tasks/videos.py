@@ -13,8 +13,8 @@ from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask
 from ubend.io.images import fit_channels
 from ubend.io.video import Video, open_video, read_frames, written_video
-from ubend.jobs.many import FileJob
 from ubend.labels.class_table import background_class
+from ubend.tasks.file_jobs import FileJob
 
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 

@@ -15,8 +15,8 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.jobs.pictures import draw_pairs
 from ubend.labels.value_table import write_table
+from ubend.tasks.show import draw_pairs
 
 _STAMP = (
     "# as written by ubend: "  # the digest of all lines below and of split.csv; another one: somebody has edited them

@@ -23,10 +23,10 @@ from ubend.io.raster import Header
 from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
-from ubend.jobs.many import FileJob, ImageJob, run_jobs
-from ubend.jobs.scans import ScanJob
-from ubend.jobs.videos import VideoJob
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
+from ubend.tasks.scans import ScanJob
+from ubend.tasks.videos import VideoJob
 
 _NONE = Conditions()
 _SHARES = "shares.csv"

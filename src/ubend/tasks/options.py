@@ -108,7 +108,7 @@ def make_teller() -> "Teller":
 
 def tell_scores(scores: dict[str, Any]) -> None:
     """Print scores, and a warning where they are worth little."""
-    from ubend.jobs.evaluate import score_lines, warn_one_class
+    from ubend.tasks.evaluate import score_lines, warn_one_class
 
     for line in score_lines(scores):
         click.echo(line)
