@@ -37,7 +37,7 @@ Aim = Literal["at once", "any time", "saving", "drawing", "scoring"]
 _EAGER_FIT = (
     "import ubend.core.device; ubend.core.device.prepare_process(True); "
     "import ubend.training.loop as loop; loop._SAVE_AFTER_S = 0.2; "
-    "from ubend.cli import main; main(prog_name='ubend')"
+    "from ubend.cli.app import main; main(prog_name='ubend')"
 )
 # Where a process writes when it is inside a save or a drawing: temporary files begin so.
 _WRITING: dict[Aim, tuple[str, ...]] = {

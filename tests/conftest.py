@@ -20,7 +20,7 @@ from support.distribution import write_distribution
 from support.refusal import TINY
 from support.remote_site import site as site
 from support.tally import Tally
-from ubend.cli import main
+from ubend.cli.app import main
 
 if not torch.cuda.is_available():
     # Read when a kernel is defined, of Triton's own too: so before anything imports Triton, as torch's counting of

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.refusal import TINY, check, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError, UbendError
 
 # --------------------------------------------------------------------------------------- pictures, masks

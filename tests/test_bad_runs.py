@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.refusal import TINY, check, contents, raises, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
 
 

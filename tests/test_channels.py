@@ -13,7 +13,7 @@ from PIL import Image
 import ubend
 from support.discs import draw_disc
 from support.refusal import TINY, check, contents, raises, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings

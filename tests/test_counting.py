@@ -19,7 +19,7 @@ import ubend.tasks.objects as job
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.io.pixel_size import read_scale

@@ -15,7 +15,7 @@ from torch import nn
 
 from support.discs import draw_disc
 from support.refusal import check, contents, raises, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.inference import ensemble

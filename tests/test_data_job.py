@@ -13,7 +13,7 @@ from PIL import Image
 
 from support.discs import make_discs
 from support.refusal import TINY, check, contents, refused, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from support.distribution import write_distribution
-from ubend import cli
+from ubend.cli import app as cli
 
 GOOD = "import click\n@click.command(help='Count stars.')\ndef stars():\n    click.echo('many')\nfit = stars\n"
 
@@ -87,7 +87,7 @@ def test_a_broken_package_is_one_line(install: Callable[..., None], module: str,
 def imported(*words: str) -> set[str]:
     """What a process with these words imports of the lessons, and torch."""
     program = (
-        "import sys\nfrom ubend.cli import main\n"
+        "import sys\nfrom ubend.cli.app import main\n"
         f"main({list(words)!r}, standalone_mode=False)\n"
         "print('', *(name for name in sys.modules if name.split('.')[0] in ('ubend_lessons', 'torch')))"
     )

@@ -15,7 +15,7 @@ from support.folder_layouts import LAYOUTS
 from support.folder_masks import MASKS
 from support.folder_pictures import FILES
 from support.folders import COLORS, COUNT, IGNORED, PARTS, PICTURES, Case, Maker, Understood, read_class_maps
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import UbendError
 
 CASES = [*LAYOUTS, *ANNOTATIONS, *MASKS, *FILES]

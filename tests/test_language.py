@@ -20,7 +20,7 @@ from PIL import Image
 import messages
 from support.discs import make_discs
 from support.sentences import Marking, bare_sentences, early_lookups, unmarked
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core import i18n as language
 from ubend.dataset.sample import draw_sample
 from ubend.tasks import demo

@@ -264,7 +264,7 @@ def test_packages_import_nothing() -> None:
     "line",
     [
         "from ubend.training.loop import train",
-        "import ubend.cli",
+        "import ubend.cli.app",
         "def f():\n    from ubend.tasks import fit",
         "if TYPE_CHECKING:\n    from ubend.dataset.batches import Batch",
         "from ubend.unheard_of import x",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend_lessons.convolution import (
     convolve,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from support.discs import make_discs
 from support.refusal import check, raises, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset.augment import FROZEN_COPIES
 from ubend.dataset.sample import draw_sample

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from support.refusal import check, raises, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image

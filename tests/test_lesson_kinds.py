@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.i18n import choose_language
 from ubend.core.settings import AugmentSettings, make_settings

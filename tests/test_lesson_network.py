@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from support.discs import draw_disc
 from support.refusal import check, raises, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.core.i18n import choose_language
 from ubend.dataset.sample import draw_sample

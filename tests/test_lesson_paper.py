@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy import ndimage
 
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.dataset.sample import draw_ids, draw_picture
 from ubend_lessons.paper import draw_touching_cells, part_cells
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights

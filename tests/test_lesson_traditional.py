@@ -9,7 +9,7 @@ from PIL import Image
 
 from support.discs import make_discs
 from support.refusal import check, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError
 from ubend_lessons.baselines.methods import METHODS
 from ubend_lessons.traditional import draw_examples, teach_traditional_methods

@@ -15,7 +15,7 @@ import transfer as benchmark
 import ubend
 from support.discs import make_discs
 from support.refusal import check, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import ubend
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import OutputError
 from ubend.dataset.sample import draw_sample
 from ubend_lessons import variants as subject

@@ -26,7 +26,7 @@ from support.codings import colors, survey, values
 from support.refusal import TINY, refused
 from support.remote_site import make_tar, make_zip
 from support.sentences import ERRORS
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.device import pick_device
 from ubend.core.errors import UbendError
 from ubend.core.files import refuse_taken, telling_writes

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from support.folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
 from support.mutations import BASES, Spoilt, spoil
-from ubend.cli import main
+from ubend.cli.app import main
 
 FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least
 FIT_EVERY = 1 if FILES >= 2000 else 5  # of so many folders one is also trained on

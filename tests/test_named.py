@@ -16,7 +16,7 @@ from PIL import Image
 from support.discs import draw_disc
 from support.refusal import TINY, check, contents, raises, refused_once
 from support.remote_site import Listener, Site, answer, make_zip
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset import named_sets as named
 from ubend.dataset.download import Remote

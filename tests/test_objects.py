@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from support.models import brighter_than_half
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects

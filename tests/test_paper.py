@@ -15,7 +15,7 @@ import ubend.tasks.fit as job
 from support.discs import open_folder, read_store
 from support.refusal import raises
 from support.training import Listener, press_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
 from ubend.dataset.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp

@@ -41,11 +41,11 @@ def test_the_public_names() -> None:
     "program",
     [
         "import ubend",
-        "from ubend.cli import main; main(['--help'], standalone_mode=False)",
-        "from ubend.cli import main; main(['fit', '--help'], standalone_mode=False)",
-        "from ubend.cli import main; main(['--version'], standalone_mode=False)",
-        "from ubend.cli import main; main(['lesson', 'kinds', '--help'], standalone_mode=False)",
-        "from ubend.cli import main; main(['baseline', '--help'], standalone_mode=False)",
+        "from ubend.cli.app import main; main(['--help'], standalone_mode=False)",
+        "from ubend.cli.app import main; main(['fit', '--help'], standalone_mode=False)",
+        "from ubend.cli.app import main; main(['--version'], standalone_mode=False)",
+        "from ubend.cli.app import main; main(['lesson', 'kinds', '--help'], standalone_mode=False)",
+        "from ubend.cli.app import main; main(['baseline', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported(program: str) -> None:
@@ -79,7 +79,9 @@ def test_the_lessons_use_what_is_public(path: Path) -> None:
     for name in imported:
         if name.startswith("ubend.") and name != "ubend.core.i18n._":
             assert not any(word.startswith("_") for word in name.split(".")), name
-            assert not name.startswith(("ubend.cli", "ubend.commands")) or name.startswith("ubend.tasks.options."), name
+            assert not name.startswith(("ubend.cli.app", "ubend.commands")) or name.startswith(
+                "ubend.tasks.options."
+            ), name
 
 
 def _has_help(node: ast.AST) -> bool:

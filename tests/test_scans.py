@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.intensity_window import PRESETS, Window, parse_window

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from support import ROOT
-from ubend.cli import main
+from ubend.cli.app import main
 
 PAGE = (ROOT / "docs" / "tutorial-map.md").read_text(encoding="utf-8")
 ITEMS = set(re.findall(r"`([^`\n]+)`", PAGE))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.video import Video, open_video, read_frames, written_video
 from ubend.models.folded import FoldedUNet

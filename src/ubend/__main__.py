@@ -1,5 +1,5 @@
 """`python -m ubend`."""
 
-from ubend.cli import main
+from ubend.cli.app import main
 
 main(prog_name="ubend")

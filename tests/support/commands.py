@@ -2,7 +2,7 @@
 
 from click.testing import CliRunner, Result
 
-from ubend.cli import main
+from ubend.cli.app import main
 
 
 def predict(*words: object, **given: object) -> Result:

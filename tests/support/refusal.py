@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from ubend.cli import main
+from ubend.cli.app import main
 from ubend.core.click_i18n import MainGroup
 from ubend.core.errors import UbendError
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ubend._version import __version__
-from ubend.commands import folders, training, using
+from ubend.cli import folders, training
+from ubend.cli import models as using
 from ubend.core.click_i18n import Command, MainGroup, Option
 from ubend.core.errors import UbendError
 from ubend.core.i18n import _, later

@@ -1,1 +1,0 @@
-"""The command line, by what its commands are for. Nothing heavy is imported before one of them runs."""
