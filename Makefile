@@ -20,6 +20,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 messages: .venv/installed-dev
 	$(BIN)/python tools/messages.py

@@ -1,289 +1,55 @@
-"""Imports go only to the left, so that the house can be read from one end to the other."""
+"""The layers of the source: `make lint` checks the contracts of pyproject.toml, this file the rest."""
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "ubend"
+from support import ROOT
 
-# Left to right. A new file gets its place here.
-ORDER = [
-    "language",
-    "errors",
-    "files",
-    "config",
-    "choices",
-    "device",
-    "teller",
-    "kernels.gate",
-    "kernels.maps",
-    "kernels.norm",
-    "kernels.norm_gradient",
-    "kernels.join",
-    "kernels.gpu",
-    "kernels.stem",
-    "kernels.reference",
-    "kernels.loss",
-    "kernels.augment",
-    "masks.codes",
-    "masks.labels",
-    "data.draws",
-    "pictures.raster",
-    "pictures.known",
-    "pictures.tiff",
-    "pictures.decode",
-    "data.foreground",
-    "pictures.images",
-    "pictures.video",
-    "pictures.windows",
-    "pictures.scale",
-    "pictures.probabilities",
-    "masks.shapes",
-    "masks.sources",
-    "folders.problems",
-    "folders.pairs",
-    "folders.naming",
-    "folders.tree",
-    "folders.pairing",
-    "folders.layouts",
-    "folders.official",
-    "folders.classtable",
-    "folders.splitfile",
-    "folders.collection",
-    "folders.coco",
-    "folders.labelme",
-    "folders.labelstudio",
-    "folders.yolo",
-    "folders.folder",
-    "pictures.channels",
-    "masks.survey",
-    "masks.valuetable",
-    "masks.classes",
-    "data.splits",
-    "data.sample",
-    "data.store",
-    "data.damage",
-    "data.download",
-    "data.unpack",
-    "data.named",
-    "data.dataset",
-    "data.augment",
-    "data.patches",
-    "data.batches",
-    "model.second_stream",
-    "model.fused",
-    "model.unet",
-    "model.paper",
-    "model.encoders",
-    "model.networks",
-    "model.folded",
-    "model.bundle",
-    "metrics.overlap",
-    "metrics.panoptic",
-    "objects.instances",
-    "objects.table",
-    "objects.truth",
-    "drawing.overlay",
-    "drawing.panels",
-    "objects.export",
-    "drawing.curves",
-    "training.launch",
-    "training.ranks",
-    "training.syncnorm",
-    "training.losses",
-    "training.schedule",
-    "training.run_folder",
-    "training.checkpoint",
-    "training.transfer",
-    "training.borders",
-    "training.setup",
-    "training.step",
-    "training.warmup",
-    "training.captured",
-    "training.loop",
-    "training.panel",
-    "inference.ahead",
-    "inference.tiles",
+SOURCE = ROOT / "src" / "ubend"
+
+# Importable without torch, package by package and file by file: start-up time depends on it, and a runtime without
+# torch can be built from the first group.
+TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "objects", "cli"]
+TORCH_FREE_MODULES = [
+    "inference.tiling",
     "inference.strips",
-    "inference.predictor",
-    "inference.refine",
-    "inference.ensemble",
-    "inference.conditions",
-    "volumes.window",
-    "volumes.scan",
-    "evaluation.evaluate",
-    "jobs.gather",
-    "jobs.evaluate",
-    "jobs.cache",
-    "jobs.many",
-    "jobs.objects",
-    "jobs.scans",
-    "jobs.videos",
-    "jobs.predict",
-    "jobs.cutout",
-    "jobs.pictures",
-    "jobs.data",
-    "jobs.info",
-    "jobs.fit",
-    "jobs.demo",
-    "translated",
-    "commands.shared",
-    "commands.training",
-    "commands.using",
-    "commands.folders",
-    "cli",
-    "__main__",
-]
-
-# These are used before anything is known to be worth a wait for torch.
-WITHOUT_TORCH = [
-    "language",
-    "errors",
-    "files",
-    "config",
-    "choices",
-    "device",
-    "teller",
-    "translated",
-    "commands.shared",
-    "commands.training",
-    "commands.using",
-    "commands.folders",
-    "cli",
-    "masks.codes",
-    "masks.labels",
-    "data.draws",
-    "pictures.raster",
-    "pictures.known",
-    "pictures.tiff",
-    "pictures.decode",
-    "data.foreground",
-    "pictures.images",
-    "pictures.windows",
-    "pictures.scale",
-    "masks.shapes",
-    "masks.sources",
-    "folders.problems",
-    "folders.pairs",
-    "folders.naming",
-    "folders.tree",
-    "folders.pairing",
-    "folders.layouts",
-    "folders.official",
-    "folders.classtable",
-    "folders.splitfile",
-    "folders.collection",
-    "folders.coco",
-    "folders.labelme",
-    "folders.labelstudio",
-    "folders.yolo",
-    "folders.folder",
-    "pictures.channels",
-    "masks.survey",
-    "masks.valuetable",
-    "masks.classes",
-    "data.splits",
-    "data.sample",
-    "data.store",
-    "data.damage",
-    "data.download",
-    "data.unpack",
-    "data.named",
-    "data.dataset",
-    "metrics.overlap",
-    "drawing.overlay",
-    "drawing.panels",
-    "drawing.curves",
+    "inference.postprocess",
+    "tasks.options",
+    "dataset.channels",
+    "dataset.dataset",
+    "dataset.foreground",
+    "dataset.named_sets",
+    "dataset.sample",
+    "training.launcher",
     "training.run_folder",
-    "training.launch",
 ]
 
 
-def _name(path: Path) -> str:
-    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-
-
-FILES = {_name(path): path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__init__.py"}
-
-
-def imports(tree: ast.AST) -> list[tuple[int, str]]:
-    """(line, module below `ubend`) of every import anywhere in a file; `ubend` itself is ``""``."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: a relative import"
-            module = node.module or ""
-            # `from ubend.dataset import store` imports a file too
-            below = [f"{module}.{alias.name}" for alias in node.names]
-            names = [name if name.removeprefix("ubend.") in FILES else module for name in below]
-        else:
-            continue
-        found += [(node.lineno, name[6:]) for name in names if name == "ubend" or name.startswith("ubend.")]
-    return found
-
-
-def wrong_imports(name: str, tree: ast.AST) -> list[str]:
-    """The imports of a file that do not go to the left."""
-    left = {"", *ORDER[: ORDER.index(name)]}
-    packages = {one.rpartition(".")[0] for one in ORDER}
-    found = []
-    for line, module in imports(tree):
-        if module not in left or (module in packages and module):
-            found.append(f"{name}, line {line}: imports ubend.{module}")
-    return found
-
-
-def test_every_file_has_its_place() -> None:
-    assert sorted(FILES) == sorted(ORDER)
-
-
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_imports_go_to_the_left(name: str) -> None:
-    assert wrong_imports(name, ast.parse(FILES[name].read_text(encoding="utf-8"))) == []
-
-
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_the_lessons_are_not_imported(name: str) -> None:
-    """They use ubend, never the reverse; their commands are found through entry points."""
-    assert "ubend_lessons" not in FILES[name].read_text(encoding="utf-8")
+def test_every_package_is_a_layer() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert contract["exhaustive"]
+    assert packages <= set(contract["layers"])
 
 
 def test_packages_import_nothing() -> None:
     """Only the outermost `__init__` names things, and those lazily."""
-    for path in SOURCE.rglob("__init__.py"):
-        if path.parent != SOURCE:
-            assert imports(ast.parse(path.read_text(encoding="utf-8"))) == [], path
+    for path in SOURCE.rglob("*/__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from ubend.training.loop import train",
-        "import ubend.cli.app",
-        "def f():\n    from ubend.tasks import fit",
-        "if TYPE_CHECKING:\n    from ubend.dataset.batches import Batch",
-        "from ubend.unheard_of import x",
-    ],
-)
-def test_an_import_to_the_right_is_found(line: str) -> None:
-    assert len(wrong_imports("data.store", ast.parse(line))) == 1
-
-
-def test_an_import_to_the_left_is_fine() -> None:
-    tree = ast.parse("import ubend\nfrom ubend import __version__\nfrom ubend.layouts import folder\nimport torch")
-    assert wrong_imports("data.store", tree) == []
-
-
-def test_files_that_wait_for_torch() -> None:
+@pytest.mark.parametrize("package", [*TORCH_FREE, "others"])
+def test_imported_without_torch(package: str) -> None:
     """In an interpreter of its own: one after the other, so that the first that imports torch is named."""
+    names = [f"{package}.{path.stem}" for path in sorted((SOURCE / package).glob("[!_]*.py"))] or TORCH_FREE_MODULES
     program = (
         "import importlib, sys\n"
-        f"for name in {WITHOUT_TORCH!r}:\n"
+        f"for name in {names!r}:\n"
         "    importlib.import_module('ubend.' + name)\n"
         "    assert 'torch' not in sys.modules, name + ' imports torch'\n"
     )
