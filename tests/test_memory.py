@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from conftest import make_discs
+from refusal import raises
 from test_loop import MODERN, TUTORIAL, Listener, contents, make_job, press_once
 from ubend.config import make_settings
 from ubend.data.batches import Batch
@@ -196,7 +197,7 @@ def test_no_smaller_part(changes: dict[str, Any], folder: Path, tmp_path: Path, 
     """One picture at a time, or two where batch norm needs two (one pixel at the deepest level): one line."""
     limit(monkeypatch, training=0)
     least = 2 if changes else 1
-    with pytest.raises(SettingError, match=f"out of memory with {least} pictures at a time.*--device cpu") as caught:
+    with raises(SettingError, key="train.micro_batch", named=[f" {least} ", "--device cpu"]) as caught:
         fit(folder, tmp_path / "run", **{"data.resize": "squash", **changes})
     assert "\n" not in str(caught.value)
 
@@ -233,7 +234,7 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
     limit(monkeypatch, other=0)
     monkeypatch.setattr(FoldedUNet, "__call__", lambda self, image: self._net(image.float()))
     for work in (lambda: list(load(tmp_path / "run", "cpu").predict(pictures)), lambda: job.resume(tmp_path / "run")):
-        with pytest.raises(SettingError, match=r"one picture of 48x40 px; try --device cpu") as caught:
+        with raises(SettingError, key="device", named=["48x40", "--device cpu"]) as caught:
             work()
         assert "\n" not in str(caught.value)
 
@@ -246,11 +247,11 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
     needed = run_bytes(make_settings(changes=MODERN), "cpu", resumed=False)
     free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**12, 10**12 - free, free))
-    with pytest.raises(OutputError, match=r"run: about .* MiB will be written.* choose another --out") as caught:
+    with raises(OutputError, path=run, named=["MiB", "--out"]) as caught:
         fit(folder, run)
     assert str(cache) not in str(caught.value)
     free = needed + 1
-    with pytest.raises(OutputError, match=r"UBEND_CACHE.* --size.* --out.* --width") as caught:
+    with raises(OutputError, named=["UBEND_CACHE", "--size", "--out", "--width"]) as caught:
         fit(folder, run)
     assert "\n" not in str(caught.value)
     assert not run.exists()

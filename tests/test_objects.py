@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from refusal import raises
 from test_scans import brighter_than_half
 from ubend.cli import main
 from ubend.data.sample import SAMPLE_CLASSES
@@ -76,7 +77,7 @@ def test_contour() -> None:
     for row, column in ((0, 0), (0, 3), (3, 0), (3, 3)):
         assert len(np.unique(found.ids[row, column : column + 2])) == 1
     assert (found.classes == 1).all()
-    with pytest.raises(SettingError, match="class named contour"):
+    with raises(SettingError, key="--method"):
         separate(mask, PLAIN, "contour")
     assert choose_method(PLAIN) == choose_method(("background", "a", "b", "contour")) == "parts"
 

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from refusal import raises
 from ubend.errors import DataError
 from ubend.objects.instances import separate
 from ubend.objects.table import measure, write_table
@@ -144,7 +145,7 @@ def test_maps(tags: list[Any], place: MapPlace, pixel: PixelSize | None, tmp_pat
 
 def test_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(b"II*\0\x08\0\0\0")
-    with pytest.raises(DataError, match=r"x\.tif"):
+    with raises(DataError, path="x.tif"):
         read_scale(tmp_path / "x.tif")
 
 
