@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from support.discs import make_discs
+from support.refusal import check, refused_once
 from ubend.cli.app import main
+from ubend.core.errors import OutputError, SettingError
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]
 
@@ -155,9 +157,8 @@ def test_info(run: Path) -> None:
 
 def test_a_second_fit_into_a_run_is_refused(run: Path, folder: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    error = ubend("fit", folder, "--out", run, *TINY, status=2).stderr
-    assert error.startswith(f"error: {run} exists already; ")
-    assert "--resume" in error
+    error = refused_once("fit", folder, "--out", run, *TINY)
+    check(error, OutputError, path=run, key="--out", named=["--resume"])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -189,8 +190,8 @@ def test_skips(words: str, kept: str, folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", ["0", "5", "1,x", "", "first"])
 def test_wrong_skips(words: str, folder: Path, tmp_path: Path) -> None:
-    error = ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--skips", words, status=2).stderr
-    assert error == f"error: --skips {words}: give all, none, or levels from 1 to 4\n"
+    error = refused_once("fit", folder, "--out", tmp_path / "run", *TINY, "--skips", words)
+    check(error, SettingError, key="model.skips", named=["1", "4"])
 
 
 def test_skips_of_another_depth(folder: Path, tmp_path: Path) -> None:

@@ -239,15 +239,15 @@ def test_normalising_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "part"),
+    ("image", "key"),
     [
-        (np.zeros((8, 8), np.uint8), "the model takes 3 channels"),
-        (np.zeros((0, 8, 3), np.uint8), "has the shape"),
-        (np.zeros((8, 8, 3), np.uint16), "is of uint16, but the model was trained on uint8"),
+        (np.zeros((8, 8), np.uint8), "shape"),
+        (np.zeros((0, 8, 3), np.uint8), "shape"),
+        (np.zeros((8, 8, 3), np.uint16), "dtype"),
     ],
 )
-def test_pictures_that_the_model_does_not_take(image: Any, part: str, good: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=part):
+def test_pictures_that_the_model_does_not_take(image: Any, key: str, good: Path, tmp_path: Path) -> None:
+    with raises(DataError, key=key):
         teach_feature_maps(load_bundle(good / "run"), image, out=tmp_path)
 
 

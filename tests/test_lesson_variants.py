@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import ubend
+from support.refusal import raises
 from ubend.cli.app import main
 from ubend.core.errors import OutputError
 from ubend.dataset.sample import draw_sample
@@ -63,7 +64,7 @@ def test_comparison(cells: Path, tmp_path: Path) -> None:
         assert outcome.boundary == pytest.approx(float(np.nanmean(outlines)))
     with Image.open(out / "comparison.png") as picture:
         assert picture.width > 4 * 150
-    with pytest.raises(OutputError, match="exists already"):
+    with raises(OutputError, path=out):
         compare_variants(pair, out, folder=cells, settings=TINY, device="cpu", teller=Quiet())
 
 

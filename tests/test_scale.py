@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from support.geotiff import PIXEL_SCALE, TIE, keys
+from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.pixel_size import MapPlace, PixelSize, Scale, read_scale
 from ubend.objects.instances import separate
@@ -136,7 +137,7 @@ def test_maps(tags: list[Any], place: MapPlace, pixel: PixelSize | None, tmp_pat
 
 def test_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(b"II*\0\x08\0\0\0")
-    with pytest.raises(DataError, match=r"x\.tif"):
+    with raises(DataError, path="x.tif"):
         read_scale(tmp_path / "x.tif")
 
 

@@ -30,7 +30,7 @@ EVIL_NAMES = [
 
 
 def try_unpack(data: bytes, name: str, place: Path, limits: Limits | None = None) -> str:
-    """The line with which an archive is refused; nothing beside its folder was touched."""
+    """The key of the error with which an archive is refused; nothing beside its folder was touched."""
     place.mkdir(exist_ok=True)
     (place / name).write_bytes(data)
     folder = place / "in" / "folder"
@@ -40,10 +40,9 @@ def try_unpack(data: bytes, name: str, place: Path, limits: Limits | None = None
     assert set(place.iterdir()) == {place / name, place / "in"}
     assert set((place / "in").iterdir()) == {folder}
     assert not any(path.is_symlink() for path in folder.rglob("*"))
-    line = str(caught.value)
-    assert "\n" not in line
-    assert str(place / name) in line
-    return line
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == place / name
+    return caught.value.key
 
 
 @pytest.mark.parametrize("suffix", MAKERS)
@@ -60,7 +59,7 @@ def test_an_honest_archive(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", MAKERS)
 @pytest.mark.parametrize("name", EVIL_NAMES)
 def test_names_that_lead_out(name: str, suffix: str, tmp_path: Path) -> None:
-    assert "leads out" in try_unpack(MAKERS[suffix]([("good", b"x"), (name, b"evil")]), f"x{suffix}", tmp_path)
+    assert try_unpack(MAKERS[suffix]([("good", b"x"), (name, b"evil")]), f"x{suffix}", tmp_path) == "name"
 
 
 @pytest.mark.parametrize("suffix", MAKERS)
@@ -70,7 +69,7 @@ def test_names_that_lead_out(name: str, suffix: str, tmp_path: Path) -> None:
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_names_for_one_file(one: str, other: str, suffix: str, tmp_path: Path) -> None:
-    assert "the same file" in try_unpack(MAKERS[suffix]([(one, b"x"), (other, b"y")]), f"x{suffix}", tmp_path)
+    assert try_unpack(MAKERS[suffix]([(one, b"x"), (other, b"y")]), f"x{suffix}", tmp_path) == "twice"
 
 
 KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE]
@@ -79,24 +78,23 @@ KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 @pytest.mark.parametrize("kind", KINDS)
 def test_links_and_devices_of_a_tar(kind: bytes, tmp_path: Path) -> None:
     data = make_tar([("a/link", b"")], kind, "/etc" if kind != tarfile.LNKTYPE else "a/other")
-    assert "link or a device" in try_unpack(data, "x.tar.gz", tmp_path)
+    assert try_unpack(data, "x.tar.gz", tmp_path) == "kind"
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
 def test_links_and_devices_of_a_zip(kind: int, tmp_path: Path) -> None:
-    assert "link or a device" in try_unpack(make_zip([("link", b"/etc")], kind | 0o777), "x.zip", tmp_path)
+    assert try_unpack(make_zip([("link", b"/etc")], kind | 0o777), "x.zip", tmp_path) == "kind"
 
 
 @pytest.mark.parametrize("suffix", MAKERS)
 def test_bombs(suffix: str, tmp_path: Path) -> None:
     data = MAKERS[suffix]([("a", bytes(20 * 2**20))])
     assert len(data) < 50_000
-    assert "unpacks to more than 16 MiB" in try_unpack(data, f"x{suffix}", tmp_path / "ratio")
+    assert try_unpack(data, f"x{suffix}", tmp_path / "ratio") == "size"
     data = MAKERS[suffix]([("a", bytes(2**20)), ("b", bytes(2**20))])
-    line = try_unpack(data, f"x{suffix}", tmp_path / "size", Limits(size=3 * 2**19))
-    assert "unpacks to more than 2 MiB" in line
+    assert try_unpack(data, f"x{suffix}", tmp_path / "size", Limits(size=3 * 2**19)) == "size"
     data = MAKERS[suffix]([(f"{number}", b"") for number in range(30)])
-    assert "more than 20 entries" in try_unpack(data, f"x{suffix}", tmp_path / "entries", Limits(entries=20))
+    assert try_unpack(data, f"x{suffix}", tmp_path / "entries", Limits(entries=20)) == "entries"
 
 
 def test_a_bomb_in_the_header_of_a_tar(tmp_path: Path) -> None:
@@ -105,21 +103,21 @@ def test_a_bomb_in_the_header_of_a_tar(tmp_path: Path) -> None:
         info = tarfile.TarInfo("a")
         info.pax_headers = {"comment": "x" * (20 * 2**20)}
         archive.addfile(info, io.BytesIO())
-    assert "unpacks to more than" in try_unpack(out.getvalue(), "x.tar.gz", tmp_path)
+    assert try_unpack(out.getvalue(), "x.tar.gz", tmp_path) == "size"
 
 
 def test_a_zip_that_lies_about_its_sizes(tmp_path: Path) -> None:
     data = bytearray(make_zip([("a", bytes(2**20))]))
     at = data.rindex(b"PK\x01\x02") + 24  # the file's size in the central directory
     data[at : at + 4] = (10).to_bytes(4, "little")
-    assert "damaged" in try_unpack(bytes(data), "x.zip", tmp_path)
+    assert try_unpack(bytes(data), "x.zip", tmp_path) == "damage"
 
 
 def test_an_encrypted_zip(tmp_path: Path) -> None:
     data = bytearray(make_zip([("a", b"x")]))
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(mark) + offset] |= 1
-    assert "encrypted" in try_unpack(bytes(data), "x.zip", tmp_path)
+    assert try_unpack(bytes(data), "x.zip", tmp_path) == "encryption"
 
 
 @settings(max_examples=60)

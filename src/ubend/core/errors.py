@@ -57,6 +57,10 @@ class Problem(str):
         return problem
 
 
+def _problem(line: str, path: Path | str | None, key: str | None) -> Problem:
+    return line if isinstance(line, Problem) else Problem(line, path, key)
+
+
 class DataError(UbendError):
     """Problems of a data set. One problem is one line; several are listed, worst first.
 
@@ -68,7 +72,7 @@ class DataError(UbendError):
         self, problems: str | Sequence[str], *, path: Path | str | None = None, key: str | None = None
     ) -> None:
         lines = [problems] if isinstance(problems, str) else problems
-        told = [line if isinstance(line, Problem) else Problem(line, path, key) for line in lines]
+        told = [_problem(line, path, key) for line in lines]
         heading = _("{count} problems:").format(count=len(told))
         super().__init__(
             str(told[0]) if len(told) == 1 else "\n  - ".join([heading, *told]),
@@ -88,7 +92,9 @@ class PairError(DataError):
     def __init__(
         self, bad: Mapping[str, Sequence[str]], *, path: Path | str | None = None, key: str | None = None
     ) -> None:
-        self.bad = {name: list(problems) for name, problems in bad.items()}
+        self.bad: dict[str, list[str]] = {
+            name: [_problem(line, path, key) for line in problems] for name, problems in bad.items()
+        }
         every = list(dict.fromkeys(line for problems in self.bad.values() for line in problems))
         super().__init__(every, path=path, key=key)
 
