@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from ubend.cli.app import main
-from ubend_lessons.convolution import (
 from support.refusal import check, raises, refused_once
+from ubend.cli.app import main
 from ubend.core.errors import SettingError
+from ubend_lessons.convolution import (
     convolve,
     convolved_size,
     count_overlaps,

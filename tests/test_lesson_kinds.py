@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.refusal import check, raises, refused_once
 from ubend.cli.app import main
+from ubend.core.errors import SettingError
 from ubend.core.i18n import choose_language
 from ubend.core.settings import AugmentSettings, make_settings
 from ubend.dataset.augment import draw_warps, identity_draws
@@ -17,8 +19,6 @@ from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 from ubend_lessons import kinds
 from ubend_lessons.augmentation import (
-from support.refusal import check, raises, refused_once
-from ubend.core.errors import SettingError
     DRAWS,
     KINDS,
     draw_copies,
