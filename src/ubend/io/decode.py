@@ -235,27 +235,18 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(_("{path}: no such file").format(path=path), path=path) from error
-    except UnidentifiedImageError as error:
-        reason = _("the file is empty") if _is_empty(path) else _("not a picture, or a kind that is not read")
-        raise DataError(_("{path}: {reason}").format(path=path, reason=reason), path=path) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             _("{path}: too large to be read whole ({reason})").format(path=path, reason=error), path=path
         ) from error
     except Exception as error:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
-        if _is_empty(path):
-            raise DataError(
-                _("{path}: {reason}").format(path=path, reason=_("the file is empty")), path=path
-            ) from error
-        reason = " ".join(str(error).split())
-        raise DataError(
-            _("{path}: damaged or truncated ({reason})").format(path=path, reason=reason), path=path
-        ) from error
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
+        line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):
+            line, reason = "{path}: {reason}", _("not a picture, or a kind that is not read")
+        if path.is_file() and path.stat().st_size == 0:
+            line, reason = "{path}: {reason}", _("the file is empty")
+        raise DataError(line.format(path=path, reason=reason), path=path) from error
 
 
 _readers = 0

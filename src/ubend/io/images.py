@@ -88,8 +88,7 @@ def read_resized(
     bad: dict[int, list[str]] = {}
     with without_warnings():  # once for all of them
         for number, (path, place) in enumerate(zip(paths, native, strict=True)):
-            problems = read_into(place, path)
-            if problems:
+            if problems := read_into(place, path):
                 place[:] = 0
                 bad[number] = problems
     return resize_arrays(native, size_hw), bad

@@ -187,12 +187,10 @@ def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
 
 def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
     """(red, green, blue) per class; background black; repeats, darker, after the first eight."""
-    out = []
-    for index in range(classes):
-        r, g, b = DEFAULT_COLORS[index % 8] if index < 8 else DEFAULT_COLORS[1 + (index - 8) % 7]
-        shade = 0.6 ** max(0, (index - 1) // 7) if index >= 8 else 1.0
-        out.append((round(r * shade), round(g * shade), round(b * shade)))
-    return tuple(out)
+    _black, *hues = DEFAULT_COLORS
+    shades = (((r, g, b), 0.6**turn) for turn in range(-(-classes // len(hues))) for r, g, b in hues)
+    colors = [(round(r * shade), round(g * shade), round(b * shade)) for (r, g, b), shade in shades]
+    return ((0, 0, 0), *colors[: classes - 1])
 
 
 def draw_colors(

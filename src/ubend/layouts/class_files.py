@@ -76,14 +76,9 @@ def _parse_labelmap(text: str) -> ClassTable:
     Raises:
         ValueError: a line is none such.
     """
-    names, colors = [], []
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, color, *_more = line.split(":")
-        names.append(name.strip())
-        colors.append(_color(color.split(",")))
-    return ClassTable(tuple(names), None, tuple(colors))
+    lines = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    rows = [(name.strip(), _color(color.split(","))) for name, color, *_more in (line.split(":") for line in lines)]
+    return ClassTable(tuple(name for name, _rgb in rows), None, tuple(color for _name, color in rows))
 
 
 def _parse_class_dict(text: str) -> ClassTable:
