@@ -38,6 +38,7 @@ def test_differences_are_of_the_same_seed() -> None:
     assert lines[3] == "| all | 0.6000 (0.5000 to 0.7000) |  |"
 
 
+@pytest.mark.slow
 def test_the_smallest_form(discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "worth.json"
     words = "--groups none only --kinds flips --seeds 3 --size 16 --width 2 --batch 4 --epochs 1 --device cpu"

@@ -26,6 +26,8 @@ from support.discs import make_discs
 from tutorial import TutorialPictures, TutorialUNet
 from ubend import UNet
 
+pytestmark = pytest.mark.slow  # together more than half a minute
+
 SMALL = ["--device", "cpu", "--width", "2", "--size", "16", "--batch", "2", "--rounds", "2", "--seconds", "0.01"]
 
 
@@ -161,7 +163,6 @@ def test_startup(tmp_path: Path) -> None:
     assert [row["name"] for row in report["rows"]] == ["ubend --help", "ubend fit --help"]
 
 
-@pytest.mark.slow
 def test_data_check(tmp_path: Path) -> None:
     report = run_script("data_check", ["--pairs", "12"], tmp_path)
     assert [row["name"] for row in report["rows"]] == [

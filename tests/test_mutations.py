@@ -67,6 +67,7 @@ def test_good_folders_are_read(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(found.maps) == COUNT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("some", seeds(), ids=lambda some: f"{some.start}-{some.stop - 1}")
 def test_spoilt_folders(some: range, tmp_path: Path, invoke: Invoke) -> None:
     """A few are read as they are, most with --skip-bad."""
