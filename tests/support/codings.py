@@ -62,9 +62,11 @@ def find(*masks: Codes, **told: Any) -> tuple[LabelMap, list[str]]:
     return found
 
 
-def refused(*masks: Codes, **told: Any) -> str:
+def refused(*masks: Codes, key: str = "data.values", **told: Any) -> str:
+    """The sentence with which masks are refused; `key` is the error's."""
     with pytest.raises(DataError) as caught:
         find_classes(survey(*masks), Told(**told))
+    assert caught.value.key == key
     says = str(caught.value)
     assert "\n" not in says
     assert "{" not in says
