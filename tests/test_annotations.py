@@ -374,7 +374,7 @@ def test_words_of_yaml_stay_names() -> None:
 def test_yaml_without_usable_names_is_refused(tmp_path: Path, text: str, said: str) -> None:
     yolo_plain(tmp_path)
     write(tmp_path / "data.yaml", text)
-    assert f"data.yaml ({said}" in refusal(tmp_path)
+    assert f"data.yaml ({said}" in refusal(tmp_path)["annotation file"]
 
 
 def test_an_alias_bomb_is_never_expanded() -> None:

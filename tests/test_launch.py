@@ -89,7 +89,7 @@ def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
         f"while True: time.sleep(.05); open(r'{tmp_path}/heard' + str(rank), 'w').write(str(len(n)))"
     )
     body = (
-        "import sys; from ubend.training import launch; launch._GRACE_S = 1; "
+        "import sys; from ubend.training import launcher as launch; launch._GRACE_S = 1; "
         f"sys.exit(launch.launch({[sys.executable, '-c', program]!r}, 2))"
     )
 

@@ -654,7 +654,7 @@ def tell(error: UbendError, hide: Callable[[str], str]) -> str:
     text, cause = str(error), error.__cause__
     if cause is not None and not type(cause).__module__.startswith("ubend"):
         said = [str(cause), " ".join(str(cause).split()), next(iter(str(cause).splitlines()), "")]
-        for one in filter(None, said):
+        for one in (some for some in said if " " in some):  # a sentence, not the word that was given
             text = text.replace(one, "CAUSE")
     fields = [type(error).__name__]
     fields += [f"path={error.path.as_posix()}"] if error.path is not None else []

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 LANGUAGES = ("en", "vi")
-LOCALE_FOLDER = Path(__file__).parent / "locale"
+LOCALE_FOLDER = Path(__file__).parent.parent / "locale"
 
 _chosen: str | None = None  # by the command line
 

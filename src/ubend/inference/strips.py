@@ -164,7 +164,7 @@ def blend_rows(
     waiting: dict[tuple[int, int], list[tuple[Row, int, Tensor]]] = {}
     blenders: dict[int, Blender] = {}
 
-    def answer(tiles: list[tuple[Row, int, Tensor]]) -> Iterator[Strip]:
+    def answer(tiles: "list[tuple[Row, int, Tensor]]") -> Iterator[Strip]:
         for (row, column, _tile), logits in zip(tiles, forward(torch.stack([t[2] for t in tiles])), strict=True):
             if row.picture not in blenders:
                 blenders[row.picture] = Blender(row.plan, logits.shape[0], logits.device)
