@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-fast lint messages bench bench-gpu clean
 
 demo: .venv/installed
-	$(BIN)/ubend demo --out ubend-demo
+	$(BIN)/ubend demo
 
 # Two processes with one thread each: two cores are busy, and small networks gain nothing from a second thread.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -18,8 +18,8 @@ from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.dataset.augment import draw_warps
-from ubend.dataset.channels import agree_channels, read_headers
 from ubend.dataset.dataset import open_dataset
+from ubend.dataset.scan import agree_channels, read_headers
 from ubend.drawing.overlay import to_rgb
 from ubend.io.images import read_image
 from ubend.layouts.folder import read_folder

@@ -164,7 +164,7 @@ def test_second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     for round_ in range(6):
         with pytest.MonkeyPatch.context() as patch:
             if round_ == 0:
-                patch.setattr("ubend.models.second_stream._stream_of", lambda _device: torch.cuda.current_stream())
+                patch.setattr("ubend.models.fused._stream_of", lambda _device: torch.cuda.current_stream())
             with torch.autocast(device.type, torch.bfloat16):
                 logits = run_fused(net, image, gpu)
             logits.square().mean().backward()

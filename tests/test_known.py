@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ubend.dataset.channels as channels_module
+import ubend.dataset.scan as channels_module
 import ubend.dataset.store as store_module
 import ubend.io.file_cache as known_module
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.dataset.channels import read_headers
 from ubend.dataset.dataset import open_dataset
+from ubend.dataset.scan import read_headers
 from ubend.dataset.store import clear_stores, hash_pairs, list_stores
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFile, KnownFiles
 from ubend.io.raster import Header

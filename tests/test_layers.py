@@ -19,7 +19,7 @@ TORCH_FREE_MODULES = [
     "inference.strips",
     "inference.postprocess",
     "tasks.options",
-    "dataset.channels",
+    "dataset.scan",
     "dataset.dataset",
     "dataset.foreground",
     "dataset.named_sets",

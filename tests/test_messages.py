@@ -40,7 +40,7 @@ from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing, read_image
-from ubend.io.intensity_window import parse_window
+from ubend.io.scans import parse_window
 from ubend.io.video import open_video
 from ubend.labels.class_table import make_label_map
 from ubend.labels.classes import Told, find_classes

@@ -26,12 +26,13 @@ from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.folded import can_fold
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
-from ubend.models.paper import PaperUNet, input_side, level_sides, mirror_to_fit, valid_margin
+from ubend.models.paper import PaperUNet, input_side, mirror_to_fit, valid_margin
 from ubend.tasks.info import describe_model
 from ubend.training.border_weights import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss
 from ubend.training.optim import SGD, make_optimizer
+from ubend_lessons.paper_pictures import level_sides
 
 
 def test_sizes_are_the_papers() -> None:

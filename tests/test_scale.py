@@ -12,8 +12,8 @@ from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.pixel_size import MapPlace, PixelSize, Scale, read_scale
+from ubend.objects.export import measure, write_table
 from ubend.objects.instances import separate
-from ubend.objects.table import measure, write_table
 
 IMAGE = np.zeros((8, 9), np.uint8)
 MATRIX = (34264, 12, 16, (3.0, 4.0, 0, 100.0, 4.0, -3.0, 0, 200.0, 0, 0, 0, 0, 0, 0, 0, 1.0), True)

@@ -22,8 +22,7 @@ from support.refusal import check, raises, refused_once
 from ubend.cli.app import main
 from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
-from ubend.io.intensity_window import PRESETS, Window, parse_window
-from ubend.io.scans import is_scan, read_scan
+from ubend.io.scans import PRESETS, Window, is_scan, parse_window, read_scan
 from ubend.models.folded import FoldedUNet
 
 CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]

@@ -20,7 +20,7 @@ from support.discs import read_store
 from support.refusal import raises
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
-from ubend.dataset.channels import read_headers
+from ubend.dataset.scan import read_headers
 from ubend.dataset.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
@@ -145,7 +145,7 @@ from ubend.layouts.folder import read_folder
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.dataset.store import hash_pairs, open_store
-from ubend.dataset.channels import read_headers
+from ubend.dataset.scan import read_headers
 pairs = read_folder(Path(sys.argv[1])).pairs
 told = []
 store = open_store(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError
-from ubend.dataset.label_scan import survey_masks
+from ubend.dataset.scan import survey_masks
 from ubend.dataset.store import hash_pairs
 from ubend.labels.label_values import Survey, value_table
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask

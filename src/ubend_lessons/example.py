@@ -12,9 +12,9 @@ from ubend.core.errors import SettingError
 from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.dataset.channels import read_headers
 from ubend.dataset.dataset import find_folder, survey_folder
 from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_picture
+from ubend.dataset.scan import read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store, read_class_map
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, class_colors, make_label_map

@@ -24,9 +24,8 @@ from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
-from ubend.io.intensity_window import PRESETS, Window
 from ubend.io.row_windows import TiffWindows
-from ubend.io.scans import read_scan
+from ubend.io.scans import PRESETS, Window, read_scan
 from ubend.layouts.pairs import Pair
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit

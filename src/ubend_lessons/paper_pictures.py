@@ -14,7 +14,7 @@ from ubend.core.i18n import _
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import draw_grid, load_font
 from ubend.inference.tiling import plan_tiles
-from ubend.models.paper import EDGE_PX, level_sides, valid_margin
+from ubend.models.paper import EDGE_PX, valid_margin
 
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)
 _MAP, _COPY = (189, 215, 240), (255, 255, 255)
@@ -28,6 +28,24 @@ _MARGIN_PX, _GAP_PX = 40, 66  # around all; between levels
 _CELL_PX = 320  # of a grid
 _SHOWN_PX = 640  # longer side of a picture of tiles
 Point = tuple[int, int]
+
+
+def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Sides of the maps, px: of each level on the way down (before, between and behind its two convolutions), full
+    size first, and of each on the way up, deepest first.
+
+    Args:
+        side: of the input, as of `input_side`.
+    """
+    down, up = [], []
+    for _level in range(depth + 1):
+        down.append((side, side - 2, side - 4))
+        side = (side - 4) // 2
+    side = down[-1][2]
+    for _level in range(depth):
+        up.append((2 * side, 2 * side - 2, 2 * side - 4))
+        side = 2 * side - 4
+    return down, up
 
 
 def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -> Image.Image:

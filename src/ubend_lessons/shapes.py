@@ -23,8 +23,8 @@ from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
+from ubend.objects.export import Row, measure, write_table
 from ubend.objects.instances import choose_method, separate
-from ubend.objects.table import Row, measure, write_table
 from ubend.tasks.cutout import extend_colors, make_alpha
 from ubend.tasks.gather import gather_settings
 from ubend_lessons.variants import Quiet

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ubend.dataset.channels import read_headers
+from ubend.dataset.scan import read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import LabelMap, make_label_map

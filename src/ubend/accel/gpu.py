@@ -5,16 +5,3 @@ from ubend.accel.norm import apply, apply_and_pool, measure_statistics
 from ubend.accel.norm_gradient import differentiate
 
 ALIGNED = 8  # channels of a convolution's input that matrix units take without padding it themselves
-
-__all__ = [
-    "ALIGNED",
-    "HEAD_CHANNELS",
-    "add_bias",
-    "apply",
-    "apply_and_pool",
-    "copy_and_sum",
-    "differentiate",
-    "differentiate_head",
-    "head",
-    "measure_statistics",
-]

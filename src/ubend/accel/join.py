@@ -8,8 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.accel.maps import Map
-from ubend.accel.norm import MOST_PARTS, from_the_end, normalised, parts_of, place, tile
+from ubend.accel.norm import MOST_PARTS, Map, from_the_end, normalised, parts_of, place, tile
 from ubend.accel.norm_gradient import coefficients, finish_gradient
 
 HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.accel.maps import Map
 from ubend.accel.norm import (
     FINISH,
     MOST_PARTS,
+    Map,
     corners,
     fits,
     from_the_end,

@@ -59,9 +59,9 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
 
 
 @command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
-@option("--out", type=PATH, default=Path("ubend-demo"), show_default=True, help=later("Folder to make."))
+@option("--out", type=PATH, help=later("Folder to make  [ubend-demo-1, -2, ...]"))
 @option("--seed", type=int, default=0, show_default=True, help=later("Of every random draw."))
-def demo(out: Path, seed: int) -> None:
+def demo(out: Path | None, seed: int) -> None:
     prepare(False)
     from ubend.tasks.demo import run_demo
 

@@ -98,11 +98,6 @@ def cpu_has(feature: str) -> bool:
     return feature in _read_cpu("flags").split()
 
 
-def is_amd_cpu() -> bool:
-    """Whether AMD made the processor (Linux; elsewhere False)."""
-    return _read_cpu("vendor_id") == "AuthenticAMD"
-
-
 def _read_cpu(fact: str) -> str:
     """What Linux says of the first processor under this name; "" where it does not."""
     try:
@@ -126,7 +121,7 @@ def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
             return "bfloat16", _("the processor has {name}").format(name="AMX")
         if not cpu_has("avx512_bf16"):
             return "float32", _("the processor has no bfloat16 instructions")
-        if is_amd_cpu():
+        if _read_cpu("vendor_id") == "AuthenticAMD":
             return "bfloat16", _("the processor has {name}").format(name="AVX512-BF16")
         return "float32", _("the processor's bfloat16 instructions are slower")  # Intel's; measured: docs/benchmarks.md
     return "float32", _("not measured on this device")

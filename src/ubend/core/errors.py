@@ -13,7 +13,7 @@ The sentence is for people and may be reworded at any time. Code and tests ask f
 path    the file or folder that the error is about
 key     the setting, flag, column or field that it is about: the dotted name of a setting where there is one
         ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
-        or field; of a folder that cannot be read, the kind of problem as in `folders/problems.py` ("no mask")
+        or field; of a folder that cannot be read, the kind of problem as in `layouts/problems.py` ("no mask")
 
 Both are None where there is no such thing. The lines of a DataError have fields of their own, see `Problem`.
 """
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ubend.core.i18n import _, now
+from ubend.core.i18n import _, later, now
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -133,37 +133,32 @@ def reason(error: Exception) -> str:
     return now(getattr(error, "strerror", None) or str(error))
 
 
+# Beginnings of pydantic's kinds of problems, the more special ones first.
+_UNFIT = {
+    "greater_than_equal": later("must be {ge} or more"),
+    "greater_than": later("must be greater than {gt}"),
+    "less_than_equal": later("must be {le} or less"),
+    "less_than": later("must be less than {lt}"),
+    "literal_error": later("must be one of: {expected}"),
+    "finite_number": later("must be a finite number"),
+    "missing": later("is missing"),
+    "int": later("must be a whole number"),
+    "float": later("must be a number"),
+    "bool": later("must be true or false"),
+    "string": later("must be text"),
+    "tuple": later("must be a list"),
+    "list": later("must be a list"),
+    "model": later("must be a table of names and values"),
+    "dict": later("must be a table of names and values"),
+    "dataclass": later("must be a table of names and values"),
+}
+
+
 def unfit(problem: "ErrorDetails") -> str:
     """Why a value does not fit, in our words: pydantic's are English. `problem` with its context."""
-    kind, facts = problem["type"], problem.get("ctx", {})
-    match kind:
-        case "greater_than":
-            return _("must be greater than {gt}").format(**facts)
-        case "greater_than_equal":
-            return _("must be {ge} or more").format(**facts)
-        case "less_than":
-            return _("must be less than {lt}").format(**facts)
-        case "less_than_equal":
-            return _("must be {le} or less").format(**facts)
-        case "literal_error":
-            return _("must be one of: {expected}").format(expected=facts["expected"].replace(" or ", ", "))
-        case "finite_number":
-            return _("must be a finite number")
-        case "missing":
-            return _("is missing")
-    if kind.startswith("int"):
-        return _("must be a whole number")
-    if kind.startswith("float"):
-        return _("must be a number")
-    if kind.startswith("bool"):
-        return _("must be true or false")
-    if kind.startswith("string"):
-        return _("must be text")
-    if kind.startswith(("tuple", "list")):
-        return _("must be a list")
-    if kind.startswith(("model", "dict", "dataclass")):
-        return _("must be a table of names and values")
-    return problem["msg"].removeprefix("Value error, ")
+    facts = {name: str(fact).replace(" or ", ", ") for name, fact in problem.get("ctx", {}).items()}
+    line = next((words for kind, words in _UNFIT.items() if problem["type"].startswith(kind)), None)
+    return problem["msg"].removeprefix("Value error, ") if line is None else now(line).format(**facts)
 
 
 def unfit_key(problem: "ErrorDetails") -> str | None:

@@ -19,9 +19,7 @@ from ubend.core.files import Need, resolve_many
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
-from ubend.dataset.channels import agree_channels, read_headers
-from ubend.dataset.damage import find_damage
-from ubend.dataset.label_scan import Survey, survey_masks, unknown_codes_problem
+from ubend.dataset.scan import Survey, agree_channels, find_damage, read_headers, survey_masks, unknown_codes_problem
 from ubend.dataset.splits import find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import KnownFiles

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, PairError, Problem, reason
 from ubend.core.files import Need, refuse_full
 from ubend.core.i18n import _
-from ubend.dataset.label_scan import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.dataset.scan import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.io.decode import read_header
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
 from ubend.io.images import (

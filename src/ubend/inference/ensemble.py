@@ -116,28 +116,18 @@ def load(
     predictors = [load_one(path, device, tiles=tiles, overlap=overlap) for path in paths]
     for path, predictor in zip(paths, predictors, strict=True):
         if predictor.labels.names != predictors[0].labels.names:
-            raise ModelFileError(
-                _(
-                    "{first} has the classes {known}, but {path} has {found}; models that answer together need the "
-                    "same classes in the same order"
-                ).format(
-                    first=paths[0],
-                    path=path,
-                    known=", ".join(predictors[0].labels.names),
-                    found=", ".join(predictor.labels.names),
-                ),
-                path=path,
-                key="classes",
+            line = _(
+                "{first} has the classes {known}, but {path} has {found}; models that answer together need the "
+                "same classes in the same order"
             )
+            known, found = (", ".join(one.labels.names) for one in (predictors[0], predictor))
+            line = line.format(first=paths[0], path=path, known=known, found=found)
+            raise ModelFileError(line, path=path, key="classes")
         if predictor.bundle.dtype != predictors[0].bundle.dtype:
-            raise ModelFileError(
-                _(
-                    "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the "
-                    "same"
-                ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype),
-                path=path,
-                key="dtype",
-            )
+            line = _(
+                "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the same"
+            ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
+            raise ModelFileError(line, path=path, key="dtype")
     if len(paths) == 1 and not tta:
         return predictors[0]
     views = [

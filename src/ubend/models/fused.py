@@ -7,10 +7,12 @@ given, nothing else. So a training step moves about half the bytes (docs/benchma
 are computed on a second stream.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +22,46 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ubend.accel.gate import usable
-from ubend.models.second_stream import SecondStream
+
+
+class SecondStream:
+    """Runs work beside the current stream of a device; on a CPU at once.
+
+    torch gives memory back as soon as the current stream is done with it, and knows nothing of the other. So
+    what the work reads is held here until the current stream has waited for the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = _stream_of(device) if device.type == "cuda" else None
+        self._running: deque[tuple[torch.cuda.Event, tuple[Tensor, ...]]] = deque()
+
+    def run(self, work: Callable[[], Tensor], *reads: Tensor) -> Tensor:
+        """What `work` returns; its content is there after `wait`."""
+        if self._stream is None:
+            return work()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            made = work()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        self._running.append((done, reads))
+        return made
+
+    def wait(self, holding: int = 0) -> None:
+        """The current stream waits for all work so far, but for the last piece if that holds so many bytes at most."""
+        while self._running:
+            done, reads = self._running[0]
+            if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= holding:
+                break
+            torch.cuda.current_stream().wait_event(done)
+            self._running.popleft()
+
+
+@cache
+def _stream_of(device: torch.device) -> Any:
+    """One for each device: memory that was used on one stream is not given to another."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 

@@ -136,24 +136,6 @@ def input_side(side: int, depth: int) -> int:
     return max(0, math.ceil((side - EDGE_PX) / multiple)) * multiple + EDGE_PX + 2 * valid_margin(depth)
 
 
-def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """Sides of the maps, px: of each level on the way down (before, between and behind its two convolutions), full
-    size first, and of each on the way up, deepest first.
-
-    Args:
-        side: of the input, as of `input_side`.
-    """
-    down, up = [], []
-    for _level in range(depth + 1):
-        down.append((side, side - 2, side - 4))
-        side = (side - 4) // 2
-    side = down[-1][2]
-    for _level in range(depth):
-        up.append((2 * side, 2 * side - 2, 2 * side - 4))
-        side = 2 * side - 4
-    return down, up
-
-
 def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
     """A picture, mirrored at its border to what `PaperUNet.valid` needs for all of it: (N, C, H, W) -> (N, C, H', W').
 

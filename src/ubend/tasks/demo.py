@@ -11,19 +11,22 @@ from ubend.tasks.fit import fit
 from ubend.tasks.gather import gather_settings
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
+from ubend.training.run_folder import free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole pictures shrunk (docs/experiments.md).
 _SETTINGS = {"data.size": 256, "data.window": 128, "model.width": 16, "train.epochs": 36, "train.warmup": 0.1}
 
 
-def run_demo(out: Path | str, *, teller: Teller, seed: int = 0) -> Path:
+def run_demo(out: Path | str | None, *, teller: Teller, seed: int = 0) -> Path:
     """Draw the sample, fit, score, predict; says where to look.
 
+    Args:
+        out: the folder to make; None: `ubend-demo-1`, `-2`, ... in the working folder.
     Raises:
         OutputError: `out` exists already.
     """
-    out = refuse_taken(out)
+    out = refuse_taken(free_run_name(Path("ubend-demo"), Path()) if out is None else out)
     sample, run, masks = out / "sample", out / "run", out / "predictions"
     teller.say(_("drawing microscope pictures into {path}").format(path=sample))
     draw_sample(sample, seed=seed)

@@ -25,16 +25,18 @@ from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
     Export,
+    Row,
     describe_image,
     describe_instances,
     describe_panoptic,
+    measure,
     trace,
     write_coco,
     write_geojson,
     write_panoptic,
+    write_table,
 )
 from ubend.objects.instances import Method, choose_method, separate
-from ubend.objects.table import Row, measure, write_table
 from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, score, score_lines
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 

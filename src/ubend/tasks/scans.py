@@ -12,8 +12,7 @@ from ubend.core.files import Need, write_csv
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.inference.conditions import Masks
-from ubend.io.intensity_window import parse_window
-from ubend.io.scans import Scan, place_mask, read_scan
+from ubend.io.scans import Scan, parse_window, place_mask, read_scan
 from ubend.tasks.file_jobs import FileJob
 
 _TABLE = "volumes.csv"

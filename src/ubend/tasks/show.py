@@ -47,13 +47,8 @@ def draw_pairs(
     rows = []
     for pair in chosen:
         image, truth = _read_small(pair, labels, channels)
-        rows.append(
-            [
-                image,
-                color_mask(truth, labels.colors),
-                overlay_mask(image, truth, labels.colors, background=background_class(labels.names)),
-            ]
-        )
+        both = overlay_mask(image, truth, labels.colors, background=background_class(labels.names))
+        rows.append([image, color_mask(truth, labels.colors), both])
     return _draw(rows, [_("picture"), _("mask"), _("both")], chosen, labels, out, show)
 
 

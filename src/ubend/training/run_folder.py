@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ubend.core.errors import OutputError, reason
-from ubend.core.files import write_text
+from ubend.core.files import clear_leftovers, write_text
 from ubend.core.i18n import _
 
 
@@ -57,19 +57,10 @@ class RunFolder:
         beginnings = (self.settings.name, self.data.name, self.state.name)
         if self.path.is_dir() and all(p.name in beginnings or p.name[0] == "." for p in self.path.iterdir()):
             return
+        line = _("{path} exists already and is no run; choose another --out, nothing was written")
         if self.facts.is_file():
-            raise OutputError(
-                _("{path} exists already; choose another --out, or go on with it by --resume {path}").format(
-                    path=self.path
-                ),
-                path=self.path,
-                key="--out",
-            )
-        raise OutputError(
-            _("{path} exists already and is no run; choose another --out, nothing was written").format(path=self.path),
-            path=self.path,
-            key="--out",
-        )
+            line = _("{path} exists already; choose another --out, or go on with it by --resume {path}")
+        raise OutputError(line.format(path=self.path), path=self.path, key="--out")
 
     def create(self) -> None:
         """Make the folder.
@@ -126,11 +117,10 @@ class RunFolder:
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
         targets = (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
-        patterns = [f".{target.stem}-????????{target.suffix}" for target in targets]
-        patterns.append(".tmp??????")  # safetensors' own
-        leftovers = [path for pattern in patterns for path in self.path.glob(pattern)]
-        for path in [*leftovers, *self.panel(0).parent.glob(".epoch_*-????????.png")]:
-            path.unlink(missing_ok=True)
+        for target in targets:
+            clear_leftovers(target)
+        for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
+            path.unlink(missing_ok=True)  # the first are safetensors' own
 
 
 def free_run_name(data: Path, parent: Path = Path("runs")) -> Path:

@@ -1,0 +1,296 @@
+"""What a scan of a folder finds: headers of the images, and which label values each mask holds, read once.
+
+What the values mean, `labels/classes.py` says. The survey of the masks is kept in the cache, named by their content.
+"""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
+from ubend.core.files import write_file
+from ubend.core.i18n import _
+from ubend.io.decode import read_header
+from ubend.io.file_cache import KnownFiles
+from ubend.io.images import read_image
+from ubend.io.raster import MOST_CHANNELS, Header
+from ubend.labels.class_table import LabelMap
+from ubend.labels.label_values import Survey as Survey
+from ubend.labels.label_values import code_words, count_codes, pack_colors
+from ubend.labels.mask_files import DrawnMask, read_codes
+from ubend.layouts.pairs import Pair
+
+_NAMED = 3  # examples of each kind
+_Kind = TypeVar("_Kind", int, str)
+
+
+def read_headers(pairs: Sequence[Pair], channels: int | None = None, known: KnownFiles | None = None) -> list[Header]:
+    """The header of each picture; `channels` as the user says, `known` from earlier.
+
+    Raises:
+        PairError: headers that cannot be read.
+    """
+    known = known or KnownFiles()
+    headers: list[Header] = []
+    bad: dict[str, list[str]] = {}
+    for pair in pairs:
+        try:
+            file = known.look(pair.image)
+            file.header = file.header or read_header(pair.image, channels)
+            headers.append(file.header)
+        except DataError as error:
+            bad[pair.name] = error.problems
+    if bad:
+        raise PairError(bad)
+    return headers
+
+
+def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int | None) -> tuple[int, list[str]]:
+    """The channels in which a set is read, and what the user should know of it.
+
+    Args:
+        headers: of the pairs' pictures.
+        wanted: `data.channels`; None: as the pictures are, if all are alike.
+    Returns:
+        (channels, remarks).
+    Raises:
+        DataError: channels differ and nothing is wanted.
+        PairError: channels that cannot become those that are wanted, or depths that differ: the pairs
+            of the rarer depths are the bad ones.
+    """
+    names = [pair.name for pair in pairs]
+    channels = wanted or _common_channels(headers, names)
+    odd = [i for i, header in enumerate(headers) if not header.gives(channels)]
+    if odd:
+        line = _("--channels {wanted} does not fit {found}; give as many as the pictures have").format(
+            wanted=channels, found=_table([headers[i].channels for i in odd], [names[i] for i in odd])
+        )
+        if len(odd) < len(pairs):
+            line += _(", or go on without these with --skip-bad")
+        raise PairError({names[i]: [line] for i in odd}, key="data.channels")
+    depths = Counter(header.dtype for header in headers)
+    if len(depths) > 1:
+        table = _table([header.dtype for header in headers], names)
+        line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
+        common = depths.most_common(1)[0][0]
+        raise PairError(
+            {name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common}, key="dtype"
+        )
+    return channels, _remarks(headers, channels)
+
+
+def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
+    kinds = Counter(header.channels for header in headers)
+    most = kinds.most_common(1)[0][0]
+    if len(kinds) == 1 and most <= MOST_CHANNELS:
+        return most
+    if len(kinds) == 1:
+        line = _("the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones")
+        raise DataError(line.format(count=most, most=MOST_CHANNELS), key="data.channels")
+    if set(kinds) == {1, 3}:
+        cure = _("--channels 3 reads all in colour (grey is repeated), --channels 1 all in grey")
+    else:
+        cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
+    table = _table([header.channels for header in headers], names)
+    raise DataError(
+        _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
+    )
+
+
+def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
+    """`12 grey (a, b, c, ...), 3 in colour (d, e, f)`, the commonest kind first."""
+    words = {
+        1: _("grey"),
+        3: _("in colour"),
+        "uint8": _("of 8 bit"),
+        "uint16": _("of 16 bit"),
+        "float32": _("of float"),
+    }
+    parts = []
+    for kind, count in Counter(kinds).most_common():
+        some: list[str] = [names[i] for i, mine in enumerate(kinds) if mine == kind]
+        examples = ", ".join([*some[:_NAMED], "..."] if count > _NAMED else some)
+        word = words.get(kind) or _("with {channels} channels").format(channels=kind)
+        parts.append(_("{count} {kind} ({examples})").format(count=count, kind=word, examples=examples))
+    return ", ".join(parts)
+
+
+def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
+    """What is done to pictures on reading that a person might not expect."""
+    dropped = [header.channels + 1 for header in headers if header.alpha and header.channels + 1 != channels]
+    more = max(dropped, default=0)
+    lines = (
+        (len(dropped), _("alpha is dropped in {count} of {all} pictures; --channels {more} keeps it, if all have it")),
+        (sum(h.cmyk for h in headers), _("printing inks (CMYK) become red, green, blue in {count} of {all} pictures")),
+        (sum(h.turned for h in headers), _("{count} of {all} pictures are turned upright, as their EXIF says")),
+    )
+    return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
+
+
+SURVEY_VERSION = 1
+SURVEY_SUFFIX = ".survey.npz"
+_MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
+
+
+def survey_masks(
+    pairs: Sequence[Pair],
+    sizes_hw: Sequence[tuple[int, int]],
+    digests: Sequence[str],
+    cache: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """What the masks hold; from the cache if they were surveyed before.
+
+    Args:
+        pairs: pictures with masks.
+        sizes_hw: native (height, width) of each picture.
+        digests: of each mask's content.
+        cache: folder of stores and surveys.
+        report: called with (masks done, masks in all).
+    Raises:
+        PairError: masks that cannot be read, or are not of the size of their pictures; all at once.
+        OutputError: the cache cannot be written.
+    """
+    contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
+    path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
+    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damage), path.open("rb") as file, np.load(file) as arrays:  # else it is made again
+        return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
+    survey = _survey(pairs, sizes_hw, report)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **vars(survey))
+
+    try:
+        write_file(path, save)
+    except OutputError as error:
+        raise cache_error(cache, error) from error
+    return survey
+
+
+def cache_error(cache: Path, error: Exception) -> OutputError:
+    """What to say when nothing can be written to the cache."""
+    if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return OutputError(
+        _("cannot write the cache {path}: {reason}; free some space or set UBEND_CACHE to another folder").format(
+            path=cache, reason=reason(error)
+        ),
+        path=cache,
+    )
+
+
+def _survey(pairs: Sequence[Pair], sizes_hw: Sequence[tuple[int, int]], report: Callable[[int, int], None]) -> Survey:
+    bad: dict[str, list[str]] = {}
+    found: list[tuple[Any, ...]] = []
+
+    def look(number: int) -> tuple[Any, ...] | DataError:
+        try:
+            return _look(pairs[number], sizes_hw[number])
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(threads()) as pool:
+        for done, facts in enumerate(pool.map(look, range(len(pairs))), 1):
+            if isinstance(facts, DataError):
+                bad[pairs[done - 1].name] = facts.problems
+            else:
+                found.append(facts)
+            report(done, len(pairs))
+    if bad:
+        raise PairError(bad)
+    columns = list(zip(*found, strict=True))
+    colored, with_palette, lossy = (np.array(some, np.bool_) for some in columns[:3])
+    codes, pixels, shown = map(np.concatenate, columns[3:])
+    starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
+    return Survey(colored, with_palette, lossy, starts, codes, pixels, shown)
+
+
+def _look(
+    pair: Pair, size_hw: tuple[int, int]
+) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+    """Of a mask what `Survey` keeps: colored, with_palette, lossy, codes, pixels, shown."""
+    codes = read_codes(pair.mask, size_hw)
+    if codes.values.shape != tuple(size_hw):
+        raise DataError(mask_size_problem(pair, codes.values.shape, size_hw))
+    present, pixels = count_codes(codes.values)
+    if len(present) > _MOST_CODES:
+        common = np.sort(np.argsort(-pixels, kind="stable")[:_MOST_CODES])
+        present, pixels = present[common], pixels[common]
+    if codes.kind == "color":
+        shown = present
+    elif codes.palette is not None:
+        shown = pack_colors(codes.palette[present])
+    else:
+        shown = np.where(present > 255, -1, present * 0x010101)
+    return codes.kind == "color", codes.palette is not None, codes.lossy, present, pixels, shown.astype(np.int32)
+
+
+def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
+    """The line for a mask that is not of the size of its picture."""
+    line = _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
+        mask=pair.mask.path,
+        image=pair.image.name,
+        mask_size=f"{mask_hw[1]}x{mask_hw[0]}",
+        size=f"{image_hw[1]}x{image_hw[0]}",
+    )
+    return Problem(line, pair.mask.path, "size")
+
+
+def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap) -> str:
+    """The line for a mask that holds codes beyond the class table; -1: of another kind than the table's."""
+    if -1 in codes:
+        other = (
+            _("{mask}: the mask is coloured, but the classes are values: {known}; name its colours with --values")
+            if labels.kind == "value"
+            else _("{mask}: holds values above 255, but the classes are colours: {known}; save all masks alike")
+        )
+        return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
+    line = _(
+        "{mask}: holds {codes}, beyond the classes {known}; mend the mask, or say what they are with --values"
+    ).format(mask=pair.mask.path, codes=code_words(codes.tolist(), labels.kind, 8), known=labels.describe())
+    return Problem(line, pair.mask.path, "data.values")
+
+
+def threads() -> int:
+    """How many files are decoded at once."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
+
+
+def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:
+    """Name of a pair -> what is wrong with its files; decodes them all. `channels` as in the settings.
+
+    Empty files are passed over: `read_folder` tells them.
+    """
+
+    def look(pair: Pair) -> list[str]:
+        if not all(path.is_file() and path.stat().st_size for path in (pair.image, *pair.mask.files)):
+            return []
+        problems: list[str] = []
+        shape: tuple[int, int] | None = None
+        try:
+            shape = read_image(pair.image, channels).shape[:2]
+        except DataError as error:
+            problems += error.problems
+            if isinstance(pair.mask, DrawnMask):
+                return problems  # it is drawn in the size of the picture
+        try:
+            codes = read_codes(pair.mask, shape or (1, 1))
+            if shape is not None and codes.values.shape != shape:
+                problems.append(mask_size_problem(pair, codes.values.shape, shape))
+        except DataError as error:
+            problems += error.problems
+        return problems
+
+    with ThreadPoolExecutor(threads()) as pool:
+        return {pair.name: found for pair, found in zip(pairs, pool.map(look, pairs), strict=True) if found}
