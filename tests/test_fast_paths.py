@@ -82,7 +82,7 @@ def test_captured(
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
     assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("model.fused", "training.losses", "data.batches"):
+        for module in ("models.fused", "training.losses", "dataset.batches"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)

@@ -95,7 +95,9 @@ def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype) -> None:
 
 
 def test_the_reference_has_the_same_names() -> None:
-    assert all(hasattr(reference, name) for name in gpu.__all__)
+    called = [name for name, one in vars(gpu).items() if callable(one)]
+    assert len(called) == 8
+    assert all(hasattr(reference, name) for name in called)
     assert (reference.ALIGNED, reference.HEAD_CHANNELS) == (gpu.ALIGNED, gpu.HEAD_CHANNELS)
 
 
