@@ -28,7 +28,6 @@ timm = pytest.importorskip("timm")
 
 from ubend.models import encoders  # noqa: E402
 from ubend.models.encoders import EncodedUNet, describe_encoder, pretrained_normalisation  # noqa: E402
-from ubend.models.networks import first_weight  # noqa: E402
 
 # strides from 2, from 4 (convnext), from 1 (vgg)
 NAMES = ["test_resnet", "test_convnext", "vgg11"]
@@ -153,7 +152,7 @@ def test_weights_of_a_file(channels: int, tmp_path: Path) -> None:
     wanted = original.eval().forward_intermediates(grey.expand(-1, 3, -1, -1), intermediates_only=True)
     for mine, theirs in zip(net.encoder(grey.expand(-1, channels, -1, -1)), wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
-    assert net.state_dict()[first_weight(net)].shape[1] == channels
+    assert net.state_dict()[net.first_weight()].shape[1] == channels
 
 
 def test_bad_files_of_weights(tmp_path: Path) -> None:

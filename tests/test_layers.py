@@ -43,6 +43,43 @@ def test_packages_import_nothing() -> None:
         assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
 
 
+def names_of_networks() -> set[str]:
+    """The classes below `models` that are networks, from the syntax alone."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (SOURCE / "models").glob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in classes}
+    found = {"SegmentationNet"}
+    while more := {name for name, of in bases.items() if of & found} - found:
+        found |= more
+    return found
+
+
+def test_nobody_asks_which_network_it_has() -> None:
+    """Outside `models` and `accel` the interface is asked: no network class in isinstance, match, or a comparison."""
+    networks = names_of_networks()
+    assert {"UNet", "PaperUNet", "EncodedUNet"} <= networks
+
+    def named(tree: ast.AST) -> set[str]:
+        ids = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        return ids | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+    def asked(node: ast.AST) -> set[str]:
+        match node:
+            case ast.Call(func=ast.Name("isinstance" | "issubclass"), args=[_, classes]):
+                return named(classes)
+            case ast.MatchClass(cls=cls):
+                return named(cls)
+            case ast.Compare():
+                return named(node)
+        return set()
+
+    assert asked(ast.parse("type(net) is UNet").body[0].value) & networks  # type: ignore[attr-defined]
+    for path in sorted(SOURCE.rglob("*.py")):
+        if path.parent.name not in ("models", "accel"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not asked(node) & networks, f"{path}:{getattr(node, 'lineno', 0)}"
+
+
 @pytest.mark.parametrize("package", [*TORCH_FREE, "others"])
 def test_imported_without_torch(package: str) -> None:
     """In an interpreter of its own: one after the other, so that the first that imports torch is named."""

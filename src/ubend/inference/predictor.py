@@ -26,7 +26,6 @@ from ubend.labels.class_table import LabelMap
 from ubend.models.folded import FoldedUNet, can_fold
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
-from ubend.models.paper import EDGE_PX, PaperUNet
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
 _BATCH_PICTURES = 32  # in one forward pass
@@ -119,7 +118,8 @@ class Predictor:
             )
         self.bundle, self.labels = bundle, bundle.labels
         self.device = pick_device(None if device is None else str(device))
-        self.model = bundle.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        model: Network = bundle.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.eval()
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
         self._folded = FoldedUNet(self.model, self.precision) if can_fold(self.model) else None
@@ -198,7 +198,7 @@ class Predictor:
 
     def _forward_tiles(self, tiles: Tensor) -> Tensor:
         """Logits of tiles, in as many parts as memory asks for."""
-        forward = self._forward_valid if isinstance(self.model, PaperUNet) else self.forward
+        forward = self._forward_valid if self.model.margin else self.forward
         logits = attempt(forward, tiles)
         if logits is None and len(tiles) == 1:
             raise SettingError(
@@ -239,8 +239,7 @@ class Predictor:
     @torch.inference_mode()
     def _forward_valid(self, small: Tensor) -> Tensor:
         """The same of tiles with their margin, for the network that pads nothing: logits of their middle."""
-        assert isinstance(self.model, PaperUNet)
-        return self._compute(self.model.valid, send(small, self.device))
+        return self._compute(self.model.forward_tiles, send(small, self.device))
 
     def _compute(self, network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
@@ -280,11 +279,8 @@ class Predictor:
         return self.forward(batch.permute(0, 3, 1, 2))
 
     def _padded(self, picture: Prepared) -> tuple[int, int]:
-        """(h, w) that pictures have in common which share a forward pass; of the network that mirrors, their own."""
-        if isinstance(self.model, PaperUNet):
-            return picture.small.shape[0], picture.small.shape[1]
-        height, width = (side + -side % 2**self.bundle.model.depth for side in picture.small.shape[:2])
-        return height, width
+        """(h, w) that pictures have in common which share a forward pass."""
+        return self.model.padded_hw((picture.small.shape[0], picture.small.shape[1]))
 
     def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
         """A picture at model size; arguments and errors as of a call."""
@@ -321,9 +317,7 @@ class Predictor:
 
 def _tile(net: Network, tiles: int, overlap: float) -> Tiling:
     """Blended, or for a network without padding seamless beside each other."""
-    if isinstance(net, PaperUNet):
-        return Tiling(tiles, 0.0, 2**net.depth, net.margin, EDGE_PX)
-    return Tiling(tiles, overlap, 2**net.depth)
+    return Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
 
 
 def class_index(logits: Tensor) -> Tensor:

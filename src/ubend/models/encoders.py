@@ -44,6 +44,9 @@ class EncodedUNet(SegmentationNet):
         SettingError: as of `describe_encoder` and `make_encoder`, or the encoder is not as deep.
     """
 
+    options = ("depth", "skips", "growth", "encoder")
+    is_stochastic = True  # some encoders drop at random, each in a way of its own
+
     def __init__(
         self,
         encoder: str,
@@ -68,7 +71,7 @@ class EncodedUNet(SegmentationNet):
                 key="model.depth",
             )
         super().__init__(channels, classes, width, depth, skips, growth, mean, std)
-        self.name = encoder
+        self.encoder_name = encoder
         self.levels = tuple(level for level in known if level <= depth)
         self.skips = tuple(there and level in known for level, there in enumerate(self.skips))
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
@@ -81,16 +84,25 @@ class EncodedUNet(SegmentationNet):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch; (N, C, H, W) raw values, any H and W >= 1 -> (N, classes, H, W) unnormalised scores."""
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
-        features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
+        features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         maps = dict(zip(self.levels, self.encoder(features), strict=True))
         features = maps.pop(self.depth)
         for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
             features = decoder(features, maps.get(level, features))  # without a skip connection it is not looked at
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
+
+    def shape(self) -> dict[str, Any]:
+        return super().shape() | {"encoder": self.encoder_name}
+
+    def first_weight(self) -> str:
+        weight = first_convolution(self.encoder, self.channels).weight
+        return next(name for name, parameter in self.named_parameters() if parameter is weight)
+
+    def describe(self) -> list[str]:
+        return [*super().describe(), _("encoder: {name}, of timm").format(name=self.encoder_name)]
 
 
 def fit_channels(kernels: Tensor, channels: int) -> Tensor:

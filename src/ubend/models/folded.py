@@ -8,7 +8,7 @@ Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class FoldedUNet:
         return way.finish(features, last)[..., :height, :width]
 
 
-def can_fold(net: nn.Module) -> bool:
+def can_fold(net: nn.Module) -> TypeGuard[UNet]:
     """Whether `FoldedUNet` knows this network."""
     return type(net) is UNet and net.growth == "transposed"
 

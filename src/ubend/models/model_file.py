@@ -20,7 +20,7 @@ from ubend.core.i18n import _
 from ubend.core.settings import Orientation, Precision
 from ubend.io.images import Sizing
 from ubend.labels.class_table import LabelMap
-from ubend.models.networks import Network, make_network, shape_of
+from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 FORMAT = 2  # grows when an older ubend could not use the file rightly
@@ -66,7 +66,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     net = bundle.model
     header = {
         "format": FORMAT,
-        "network": shape_of(net),
+        "network": net.shape(),
         "labels": bundle.labels.to_json(),
         "sizing": asdict(bundle.sizing),
         "about": bundle.about,

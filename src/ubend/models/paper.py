@@ -13,11 +13,13 @@ of the last but one; biases begin at 0.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ubend.core.i18n import later
 from ubend.models.unet import SegmentationNet, check_channels
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
@@ -58,9 +60,13 @@ class PaperUNet(SegmentationNet):
     Args:
         dropout: share of the values that are dropped at the two deepest levels, while training.
         Others: see `SegmentationNet`.
-    Attributes:
-        margin: px that the convolutions take from each side.
     """
+
+    kind = "paper"
+    options = ("depth", "dropout")
+    has_batch_norm = False
+    edge_px = EDGE_PX
+    words = later("original U-Net, without padding: width {width}, depth {depth}, {parameters:,} parameters")
 
     def __init__(
         self,
@@ -79,20 +85,21 @@ class PaperUNet(SegmentationNet):
         self.stem = ValidBlock(channels, widths[0])
         self.encoders = nn.ModuleList(ValidBlock(widths[i], widths[i + 1]) for i in range(depth))
         self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.is_stochastic = nn.Dropout(dropout), dropout > 0
         self.head = nn.Conv2d(widths[0], classes, 1)
         draw_he_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch, as of `UNet.forward`: beyond its border the picture is its mirror image.
-
-        Args:
-            image: (N, C, H, W), raw values in the picture's own units, any H and W >= 1.
-        Returns:
-            (N, classes, H, W) unnormalised scores.
-        """
+        """As in `SegmentationNet`; beyond its border the picture is its mirror image."""
         height, width = image.shape[-2:]
         return self.valid(mirror_to_fit(image, self.depth))[..., :height, :width]
+
+    def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return size_hw  # a repeated edge is another image than a mirrored one
+
+    def shape(self) -> dict[str, Any]:
+        shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
+        return {"kind": self.kind, **shape, "dropout": self.dropout.p}
 
     def valid(self, image: Tensor) -> Tensor:
         """The network as it is drawn in the paper's figure 1.
@@ -119,6 +126,8 @@ class PaperUNet(SegmentationNet):
             features = decoder(features, levels.pop())
         logits: Tensor = self.head(features)
         return logits
+
+    forward_tiles = valid
 
 
 def valid_margin(depth: int) -> int:

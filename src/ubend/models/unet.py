@@ -9,12 +9,14 @@ in its order (39,393,603 for 3 channels and 3 classes).
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.core.settings import Growth
+from ubend.core.i18n import _, later, now
+from ubend.core.settings import Growth, NetworkKind
 from ubend.models import fused
 
 
@@ -84,7 +86,10 @@ class Decoder(nn.Module):
 
 
 class SegmentationNet(nn.Module):
-    """The attributes that every network here has.
+    """The interface of every network: all that the rest of ubend asks of one.
+
+    A subclass defines `forward` and states where it differs from the attributes and methods below; `models/networks.py`
+    lists it.
 
     Args:
         channels: C of the image.
@@ -95,8 +100,29 @@ class SegmentationNet(nn.Module):
         growth: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
             enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
         mean, std: per channel, in the image's own units (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
+    Attributes:
+        kind: `model.kind` of the settings that make it.
+        options: the settings of `[model]` that are arguments of it, except width.
+        has_batch_norm: whether training needs two values per channel at the deepest level.
+        is_stochastic: whether a training pass may draw random numbers (dropout, drop path), so that it must be seeded.
+        can_capture: whether its training step can be a CUDA graph.
+        edge_px: a side of what `forward_tiles` returns is a multiple of `input_multiple`, and this.
+        words: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
+        margin: px that `forward_tiles` takes from each side; 0: tiles are padded, and blended where they overlap.
+        encoder_name: of its pretrained kind of encoder, as timm names it; None: it has an encoder of its own.
     """
 
+    kind: ClassVar[NetworkKind] = "unet"
+    options: ClassVar[tuple[str, ...]] = ("depth", "skips", "growth")
+    has_batch_norm: ClassVar[bool] = True
+    can_capture: ClassVar[bool] = False
+    edge_px: ClassVar[int] = 0
+    words: ClassVar[str] = later(
+        "U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}"
+    )
+    is_stochastic = False
+    margin = 0
+    encoder_name: str | None = None
     mean: Tensor
     std: Tensor
 
@@ -121,9 +147,49 @@ class SegmentationNet(nn.Module):
                 raise ValueError(f"{len(values)} values given for {channels} channels")
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, channels, 1, 1))
 
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch: (N, C, H, W) raw values, any H and W >= 1 -> (N, classes, H, W) unnormalised scores.
+
+        Raises:
+            ValueError: the image has another shape.
+        """
+        raise NotImplementedError
+
+    def forward_tiles(self, image: Tensor) -> Tensor:
+        """Logits of tiles with their margin: (N, C, h + 2 margin, w + 2 margin) -> (N, classes, h, w)."""
+        logits: Tensor = self(image)
+        return logits
+
+    @property
+    def input_multiple(self) -> int:
+        """What the sides of padded images, and the distances between tiles, are multiples of, px."""
+        return 1 << self.depth
+
+    def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) up to which the last row and column may be repeated, and the logits of the image stay the same."""
+        height, width = (side + -side % self.input_multiple for side in size_hw)
+        return height, width
+
+    def shape(self) -> dict[str, Any]:
+        """The arguments of `make_network` that give a network of the same shape, fit for JSON."""
+        shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
+        return shape | {"skips": list(self.skips), "growth": self.growth}
+
+    def first_weight(self) -> str:
+        """The name in `state_dict` of the weights that the image meets first."""
+        return "stem.0.weight"
+
+    def describe(self) -> list[str]:
+        """Lines for people: kind, size, number of parameters."""
+        kept = ", ".join(str(level) for level, there in enumerate(self.skips, 1) if there) or _("none")
+        parameters = sum(p.numel() for p in self.parameters())
+        return [now(self.words).format(width=self.width, depth=self.depth, parameters=parameters, skips=kept)]
+
 
 class UNet(SegmentationNet):
     """U-Net for images of any size; padding and normalisation are inside. Args: see `SegmentationNet`."""
+
+    can_capture = True
 
     def __init__(
         self,
@@ -147,17 +213,10 @@ class UNet(SegmentationNet):
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch.
-
-        Args:
-            image: (N, C, H, W), raw values in the picture's own units, any H and W >= 1.
-        Returns:
-            (N, classes, H, W) unnormalised scores.
-        On an NVIDIA GPU `fused.run` computes the same.
-        """
+        """As in `SegmentationNet`; on an NVIDIA GPU `fused.run` computes the same."""
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
-        features = pad_to_multiple((image - self.mean) / self.std, 2**self.depth)
+        features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         kernels = fused.find_kernels(features) if self._is_common(features) else None
         if kernels is not None:
             return fused.run(self, features, kernels)[..., :height, :width]

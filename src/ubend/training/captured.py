@@ -16,7 +16,6 @@ from ubend.core.device import attempt
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.batches import Batch
-from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.optim import averaging_decay, learning_rate_at
 from ubend.training.step import Job, Step
@@ -115,7 +114,7 @@ def flatten(module: nn.Module) -> Tensor:
 
 def can_capture(job: Job, state: TrainingState) -> bool:
     """Whether this training's steps can be one graph here."""
-    plain = isinstance(state.model, UNet) and not job.batches.weighs_pixels  # no dropout, nothing more to fetch
+    plain = state.model.can_capture and not job.batches.weighs_pixels  # nothing more to fetch
     return plain and not job.settings.compile and usable(next(state.model.parameters()))
 
 

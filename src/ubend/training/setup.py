@@ -22,7 +22,7 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.patches import Patches, Windows
 from ubend.models.encoders import make_encoder, pretrained_normalisation
 from ubend.models.model_file import Bundle
-from ubend.models.networks import Network, make_network
+from ubend.models.networks import Network, make_network, network_class, shape_from_settings
 from ubend.training.border_weights import weigh_pictures
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.distributed import ALONE, Ranks
@@ -59,7 +59,8 @@ def make_state(
         first["pretrained"] = weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        net = make_network(_shape(settings.model, data.store.channels, data.labels.classes, width), **first)
+        shape = shape_from_settings(settings.model, data.store.channels, data.labels.classes, width)
+        net = make_network(shape, **first)
     model: Network = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average: nn.Module = copy.deepcopy(model).requires_grad_(False) if settings.train.average_decay else model
     if settings.train.sync_batch_norm and ranks.count > 1:
@@ -99,14 +100,6 @@ def fetch_weights(settings: ModelSettings) -> None:
 
 def _encoder_weights(settings: ModelSettings) -> bool | Path:
     return Path(settings.weights) if settings.weights is not None else settings.pretrained
-
-
-def _shape(settings: ModelSettings, channels: int, classes: int, width: int) -> dict[str, Any]:
-    shape: dict[str, Any] = {"channels": channels, "classes": classes, "width": width, "depth": settings.depth}
-    if settings.kind == "paper":
-        return {"kind": "paper", **shape, "dropout": settings.dropout}
-    shape |= {"skips": settings.skips, "growth": settings.growth}
-    return shape | ({"encoder": settings.encoder} if settings.encoder is not None else {})
 
 
 def _training_scale(data: Dataset) -> tuple[float, float]:
@@ -164,7 +157,7 @@ def run_bytes(settings: Settings, device: str, resumed: bool) -> int:
     """
     width = settings.model.width or default_width(device, settings.model.encoder)
     with torch.device("meta"):
-        net = make_network(_shape(settings.model, settings.data.channels or 3, 2, width))
+        net = make_network(shape_from_settings(settings.model, settings.data.channels or 3, 2, width))
     model: int = sum(4 * tensor.numel() for tensor in net.state_dict().values())
     state = model * (5 if settings.train.average_decay else 4)
     return state + model + (0 if resumed else state + (settings.train.epochs or 0) * _PANEL_BYTES)
@@ -196,8 +189,8 @@ def has_lone_values(batches: TrainingBatches, depth: int, micro_batch: int) -> b
 
 
 def refuse_lone_values(batches: TrainingBatches, settings: Settings) -> None:
-    """Before anything slow happens; see `has_lone_values`. The paper's network has no batch norm."""
-    if settings.model.kind == "paper":
+    """Before anything slow happens; see `has_lone_values`."""
+    if not network_class(settings.model.kind, settings.model.encoder).has_batch_norm:
         return
     batch = batches.batch
     micro = min(settings.train.micro_batch or batch, batch)

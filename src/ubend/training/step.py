@@ -17,7 +17,6 @@ from ubend.core.progress import Teller
 from ubend.core.settings import TrainSettings
 from ubend.dataset.batches import Batch, Pictures, TrainingBatches
 from ubend.dataset.patches import Windows
-from ubend.models.unet import UNet
 from ubend.training.checkpoint import TrainingState
 from ubend.training.distributed import ALONE, EarlySums, Ranks, sum_step
 from ubend.training.losses import Loss
@@ -62,7 +61,7 @@ class Step:
     def __init__(self, job: Job, state: TrainingState, teller: Teller) -> None:
         self.job, self.state, self.teller = job, state, teller
         self._network = _compiled(state.model, teller) if job.settings.compile else state.model
-        self._draws = not isinstance(state.model, UNet)  # the paper's network and some encoders drop at random
+        self._draws = state.model.is_stochastic
         self._early = EarlySums(job.ranks)
 
     def __call__(self, step: int) -> None:

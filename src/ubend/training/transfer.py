@@ -10,10 +10,8 @@ import torch
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.models.encoders import EncodedUNet, fit_channels
+from ubend.models.encoders import fit_channels
 from ubend.models.model_file import Bundle, load_bundle
-from ubend.models.networks import first_weight
-from ubend.models.paper import PaperUNet
 from ubend.training.checkpoint import TrainingState
 
 _HEAD = ("head.weight", "head.bias")
@@ -55,14 +53,8 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
         SettingError: one of them asks for another shape.
     """
     net = start.bundle.model
-    encoder = net.name if isinstance(net, EncodedUNet) else None
-    kind = "paper" if isinstance(net, PaperUNet) else "unet"
-    shape: dict[str, Any] = {
-        "model.kind": kind,
-        "model.encoder": encoder,
-        "model.pretrained": False,
-        "model.weights": None,
-    }
+    shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name}
+    shape |= {"model.pretrained": False, "model.weights": None}
     shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
     for key, theirs in shape.items():
         mine = given.get(key)
@@ -90,7 +82,7 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
         classes: names of the new classes, in their order.
     """
     theirs, labels = start.bundle.model.state_dict(), start.bundle.labels
-    first = first_weight(start.bundle.model)
+    first = start.bundle.model.first_weight()
     rows = match_classes(labels.names, classes)
     for net in (state.model, state.average):
         for name, mine in net.state_dict().items():
