@@ -49,8 +49,10 @@ def test_every_network_is_tested() -> None:
         found = network_class(words.get("kind", "unet"), words.get("encoder"))
         assert found is NETWORKS[name.split("/")[0]]
         assert set(found.options) <= set(ModelSettings.model_fields)
-    with pytest.raises(ValueError, match="hexagonal"):
-        make_network({"kind": "hexagonal"})
+    assert network_class("paper", "test_resnet") is NETWORKS["paper"]
+    for encoder in (None, "test_resnet"):
+        with pytest.raises(ValueError, match="hexagonal"):
+            make_network({"kind": "hexagonal", "encoder": encoder})
 
 
 @pytest.mark.parametrize("size_hw", SIZES)

@@ -126,7 +126,9 @@ class Predictor:
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
-        self.tiling = _tile(bundle.model, tiles, overlap) if tiles else None
+        net, self.tiling = self.model, None
+        if tiles:  # without padding they are seamless side by side; else they are blended
+            self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
         self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
@@ -313,11 +315,6 @@ class Predictor:
                 key="shape",
             )
         return Held(straighten(image))
-
-
-def _tile(net: Network, tiles: int, overlap: float) -> Tiling:
-    """Blended, or for a network without padding seamless beside each other."""
-    return Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
 
 
 def class_index(logits: Tensor) -> Tensor:

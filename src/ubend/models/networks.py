@@ -17,7 +17,7 @@ NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind un
 
 def network_class(kind: str, encoder: str | None) -> type[Network]:
     """The class of networks of these settings; ValueError: the kind is not known."""
-    name = kind if encoder is None else "encoder"
+    name = "encoder" if kind == "unet" and encoder is not None else kind
     if name not in NETWORKS:
         raise ValueError(f"a network of kind {kind}")
     return NETWORKS[name]

@@ -108,8 +108,8 @@ class SegmentationNet(nn.Module):
         can_capture: whether its training step can be a CUDA graph.
         edge_px: a side of what `forward_tiles` returns is a multiple of `input_multiple`, and this.
         words: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
-        margin: px that `forward_tiles` takes from each side; 0: tiles are padded, and blended where they overlap.
-        encoder_name: of its pretrained kind of encoder, as timm names it; None: it has an encoder of its own.
+        margin: px that `forward_tiles` takes from each side; 0: it pads, and tiles are blended where they overlap.
+        encoder_name: of its encoder, as timm names it; None: the encoder is its own.
     """
 
     kind: ClassVar[NetworkKind] = "unet"
