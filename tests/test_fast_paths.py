@@ -76,7 +76,7 @@ def test_captured(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     if not resident:
-        monkeypatch.setattr("ubend.training.setup._RESIDENT_SHARE", 0.0)
+        monkeypatch.setattr("ubend.dataset.sources._RESIDENT_SHARE", 0.0)
     given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
     captured = take_steps(CapturedStep, discs, tmp_path / "captured", "cuda", given)
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)

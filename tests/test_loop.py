@@ -272,7 +272,7 @@ def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypat
     for _ in range(3):
         Step(work, state, Listener())(state.progress.step)
     loss, dice = loop.validate(work, state, Listener())
-    monkeypatch.setattr(loop, "_VALIDATION_PIXELS", 1)
+    monkeypatch.setattr(work.validation, "validation_pixels", 1)
     one_by_one, same_dice = loop.validate(work, state, Listener())
     assert loss == pytest.approx(one_by_one, rel=1e-5)
     np.testing.assert_allclose(dice, same_dice, rtol=1e-6)

@@ -28,54 +28,11 @@ from ubend.dataset.augment import (
     noise_field,
     warp,
 )
+from ubend.dataset.crops import Crops, send
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.patches import Crops, Patches, Source, device_dtype, find_crops
-from ubend.dataset.store import Store
+from ubend.dataset.sources import Source
 
-_SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
-
-
-class Pictures(Source):
-    """Some images of a store, handed out as device batches on one canvas.
-
-    Resident on the device when they fit (`room_bytes`), else read from the memory-mapped store, a few
-    batches ahead, by another thread.
-
-    Args:
-        store, numbers, device: see `Source`.
-        room_bytes: how much of the device's memory images may take.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        numbers: NDArray[np.int64],
-        device: torch.device,
-        room_bytes: int,
-    ) -> None:
-        super().__init__(store, numbers, device)
-        self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-        self.bytes = len(numbers) * self.fetched_bytes
-        self.resident = self.bytes <= room_bytes
-        self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
-        if self.resident:
-            shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
-            self.images = torch.empty((*shape, store.channels), dtype=dtype, device=device)
-            self.masks = torch.empty(shape, dtype=torch.uint8, device=device)
-            count = max(1, _SLICE_BYTES // self.fetched_bytes)
-            for start in range(0, len(self), count):
-                part = slice(start, start + count)
-                self.images[part], self.masks[part] = self.read(self.crops(part))
-
-    def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(n, C, H, W) images, channels last, and (n, H, W) uint8 class indices, on the device."""
-        if self.resident:
-            where = _send(torch.from_numpy(items), self.device)
-            pixels, index = self.images[where], self.masks[where]
-        else:
-            pixels, index = self.read(self.crops(items))
-        return pixels.permute(0, 3, 1, 2), index
 
 
 @dataclass(frozen=True)
@@ -97,7 +54,7 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
 
     Args:
-        pictures: the training part; of `Patches`, crops are read, and each picture is shown as often as they say.
+        pictures: the training split; each item is shown as often as it says.
         settings: what is done to them.
         seed: of the whole run.
         batch: pictures per step, of all processes together.
@@ -114,7 +71,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        pictures: Pictures | Patches,
+        pictures: Source,
         settings: AugmentSettings,
         seed: int,
         batch: int,
@@ -144,13 +101,13 @@ class TrainingBatches:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        numbers = _send(torch.from_numpy(self.numbers(step)), self.pictures.device)
+        numbers = send(torch.from_numpy(self.numbers(step)), self.pictures.device)
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
         return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
         """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""
-        chosen = _send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
+        chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
         draws = DeviceDraws.unpack(numbers[:, :-3], self.pictures.store.channels)
@@ -173,11 +130,7 @@ class TrainingBatches:
             fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
         """
         settings = self.settings
-        if fetched is not None:
-            images, masks = fetched
-        else:
-            assert isinstance(self.pictures, Pictures)
-            images, masks = self.pictures.images, self.pictures.masks
+        images, masks = (self.pictures.images, self.pictures.masks) if fetched is None else fetched
         # of the pictures at hand
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
@@ -216,10 +169,7 @@ class TrainingBatches:
             elif self.settings.kind == "warp":
                 shown = self._foreground.draw(numbers, positions) if self._foreground else None
                 draws = draw_warps(self.settings, self.seed, positions, crops.size_hw, self.window_hw, channels, shown)
-                if isinstance(self.pictures, Patches):
-                    points = self.settings.elastic_grid
-                    found = find_crops(draws, crops.size_hw, self.window_hw, self.pictures.canvas_hw, points)
-                    draws, crops = found[0], Crops(crops.numbers, *found[1:])
+                draws, crops = self.pictures.narrow(draws, crops, self.window_hw, self.settings.elastic_grid)
                 rows.append(draws.pack())
             rows += [crops.size_hw.astype(np.float32), numbers.astype(np.int32).view(np.float32)[:, None]]
             while len(self._drawn) > _AHEAD:
@@ -250,8 +200,3 @@ class TrainingBatches:
         fetched = self._ahead.popleft()[1].result()
         self.waited_s += time.monotonic() - began
         return fetched
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for what it is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -31,7 +31,6 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.dataset.patches import Windows
 from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
@@ -209,12 +208,8 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     refuse_lone_values(batches, settings)
     if batches.weighs_pixels:
         teller.say(describe_objects(data))
-    if isinstance(validation, Windows) and len(validation) < validation.cover:
-        teller.say(
-            _(
-                "note: {cover} windows would cover the validation part; {count} of them, evenly taken, are looked at"
-            ).format(cover=validation.cover, count=len(validation))
-        )
+    if note := validation.note():
+        teller.say(note)
     if resumed and run.state.exists():
         load_state(run.state, state)
         done = len(state.progress.history) == settings.train.epochs or state.progress.stopped

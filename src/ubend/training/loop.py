@@ -27,8 +27,7 @@ from ubend.core.errors import SettingError, TrainingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import settled
-from ubend.dataset.batches import Pictures
-from ubend.dataset.patches import Windows
+from ubend.dataset.sources import Source
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
@@ -39,8 +38,6 @@ from ubend.training.step import Job, autocast
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
-_VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-_CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -176,11 +173,9 @@ def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[n
     return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))
 
 
-def validation_batch(pictures: Pictures | Windows, progress: Progress) -> int:
-    """Pictures in one forward pass without gradients, as far as memory is known to allow."""
-    slow = isinstance(pictures, Windows) and pictures.device.type == "cpu"
-    pixels = _CPU_WINDOW_PIXELS if slow else _VALIDATION_PIXELS
-    return progress.validation_batch or max(1, pixels // math.prod(pictures.canvas_hw))
+def validation_batch(validation: Source, progress: Progress) -> int:
+    """Items in one forward pass without gradients, as far as memory is known to allow."""
+    return progress.validation_batch or max(1, validation.validation_pixels // math.prod(validation.canvas_hw))
 
 
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:
