@@ -7,6 +7,7 @@ functions of (seed, position).
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -15,16 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.accel.gate import usable
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import (
     FROZEN_COPIES,
     DeviceDraws,
-    change_colors,
+    augment,
     draw_frozen,
     draw_warps,
-    elastic_basis,
     noise_field,
     warp,
 )
@@ -63,6 +62,7 @@ class TrainingBatches:
         foreground: the windows that are laid over objects; None: all lie anywhere.
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
         more: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
+        augment: `augment`, or a faster function of the same arguments.
     Attributes:
         batch: pictures per step that are drawn here.
         weighs_pixels: whether batches have weights of single pixels.
@@ -80,19 +80,20 @@ class TrainingBatches:
         foreground: Foreground | None = None,
         part: tuple[int, int] = (0, 1),
         more: NDArray[np.float16] | None = None,
+        augment: Callable[..., tuple[Tensor, Tensor]] = augment,
     ) -> None:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch
         self._offset = part[0] * self.batch
         self.window_hw, self._foreground = window_hw, foreground
-        self._more, self.weighs_pixels = more, more is not None
+        self._more, self.weighs_pixels, self._augment = more, more is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(pictures.shown * self.copies)
         self.items = int(self._ends[-1])  # what one epoch shows
         device = pictures.device
         channels = pictures.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
-        self._low, self._high = low, high
+        self._range = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
@@ -136,25 +137,10 @@ class TrainingBatches:
         if settings.kind == "none":
             chosen = images[items], masks[items]
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
-        ignore, colors = settings.kind == "warp" and settings.out_of_frame == "ignored", settings.kind == "warp"
-        if usable(images):
-            from ubend.accel.augment import blur_and_noise
-            from ubend.accel.augment import warp as warp_in_one
-
-            height, width = self.window_hw
-            points = settings.elastic_grid
-            basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
-            reach = self._low, self._high
-            warped, target = warp_in_one(
-                images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore
-            )
-            return Batch(blur_and_noise(warped, numbers, self._noise, reach) if colors else warped, target)
-        draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
-        chosen = images[items].permute(0, 3, 1, 2), masks[items]
-        warped, target = warp(*chosen, numbers[:, -3:-1], draws, self.window_hw, ignore, settings.elastic_grid)
-        if colors:
-            warped = change_colors(warped, draws, self._low, self._high, self._noise)
-        return Batch(warped.contiguous(memory_format=torch.channels_last), target)
+        colors = settings.kind == "warp"
+        ignore = colors and settings.out_of_frame == "ignored"
+        noise, points = self._noise if colors else None, settings.elastic_grid
+        return Batch(*self._augment(images, masks, items, numbers, self.window_hw, self._range, noise, ignore, points))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Crops]:
         """What `numbers` gives for a step, and what is read for it."""

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ubend._version import __version__
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import default_width
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import ModelSettings, Settings, settled
+from ubend.dataset.augment import augment, elastic_basis
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
@@ -133,6 +135,7 @@ def make_batches(
         foreground,
         (ranks.rank, ranks.count),
         weigh_pictures(data, training, settings.train),
+        accelerate_augmentation(augment, elastic_basis),
     )
     return batches, validation
 
