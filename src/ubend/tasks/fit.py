@@ -6,6 +6,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 import io
 import json
 import platform
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,11 +263,13 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     with Saver(run.state, job.save_model) as saver:
         try:
             train(job, state, saver, teller)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             saver.wait()
             if ranks.is_first:
                 _draw_curves(run, data, state)
                 _tell_interrupted(run, state, teller)
+            if signal.SIGTERM in stop.args:  # the process ends by it, as if it had not been held back
+                signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
         ranks.leave()
         if not ranks.is_first:
