@@ -19,7 +19,8 @@ import torch
 
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.sources import Pictures
 from ubend.dataset.store import THUMBNAIL_PX, Store
 from ubend.models.unet import UNet
 from ubend.training.losses import Loss

@@ -12,8 +12,9 @@ from PIL import Image
 from support.discs import open_folder, read_store
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import Batch, Pictures, TrainingBatches
-from ubend.dataset.patches import Crops
+from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.crops import Crops
+from ubend.dataset.sources import Pictures
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED

@@ -14,7 +14,9 @@ from torch import Tensor
 from support.discs import make_discs
 from support.training import Listener, make_job
 from ubend.accel import gate
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.device import has_compiler
+from ubend.dataset.augment import elastic_basis
 from ubend.models.unet import UNet
 from ubend.training import warmup
 from ubend.training.captured import CapturedStep, can_capture, make_step
@@ -76,13 +78,13 @@ def test_captured(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     if not resident:
-        monkeypatch.setattr("ubend.training.setup._RESIDENT_SHARE", 0.0)
+        monkeypatch.setattr("ubend.dataset.sources._RESIDENT_SHARE", 0.0)
     given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
     captured = take_steps(CapturedStep, discs, tmp_path / "captured", "cuda", given)
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
     assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("models.fused", "training.losses", "dataset.batches"):
+        for module in ("models.fused", "training.losses", "accel.accelerate"):
             patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
@@ -95,6 +97,21 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     monkeypatch.delenv("UBEND_ACCEL", raising=False)
+
+
+def test_plain_function_where_no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is called with the arguments as they are, and its result comes back."""
+    monkeypatch.setattr("ubend.accel.accelerate.usable", lambda _tensor: False)
+    calls: list[tuple[Any, ...]] = []
+
+    def plain(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(given)
+        return torch.ones(1), torch.zeros(1)
+
+    given = tuple(range(9))
+    found = accelerate_augmentation(plain, elastic_basis)(*given)
+    assert calls == [given]
+    assert [tensor.item() for tensor in found] == [1, 0]
 
 
 @pytest.mark.usefixtures("pretended_gpu")

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 CUDA = torch.cuda.is_available()  # else conftest.py has chosen the interpreter
 pytest.importorskip("triton", reason="Triton is not installed: the plain code runs, there is nothing to compare")
 
-from ubend.accel import augment as kernels
-from ubend.accel import gpu, reference
+from ubend.accel import accelerate, gpu, reference
 from ubend.accel.loss import SumLosses
 from ubend.core.settings import AugmentSettings
 from ubend.dataset import augment
@@ -61,7 +60,7 @@ def test_loss_of_nothing() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("ignore", [False, True])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype) -> None:
+def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Warp and colours of pictures of several sizes, within a hundredth of a grey level; masks the same."""
     shapes = np.array([[30, 41], [20, 41], [30, 25], [11, 13], [30, 41]])
     items, window = np.array([3, 0, 2, 3]), (24, 32)
@@ -73,25 +72,25 @@ def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype) -> None:
     )
     draws = augment.draw_warps(settings, 7, np.arange(4) + 11, shapes[items], window, channels)
     assert 0 < np.count_nonzero(draws.blur_px) < len(items)
-    numbers = torch.from_numpy(np.concatenate([draws.pack(), shapes[items].astype(np.float32)], axis=1))
-    unpacked = augment.DeviceDraws.unpack(numbers[:, :-2], channels)
-    low, high = torch.full((1, channels, 1, 1), 10.0), torch.full((1, channels, 1, 1), 240.0)
+    rows = [draws.pack(), shapes[items].astype(np.float32), np.zeros((len(items), 1), np.float32)]
+    stored = images, masks, torch.from_numpy(items).int(), torch.from_numpy(np.concatenate(rows, axis=1))
+    reach = torch.full((1, channels, 1, 1), 10.0), torch.full((1, channels, 1, 1), 240.0)
     noise = torch.from_numpy(augment.noise_field(0, channels))
-    chosen = images[items].permute(0, 3, 1, 2), masks[items]
-    warped, target = augment.warp(*chosen, numbers[:, -2:], unpacked, window, ignore)
-    colored = augment.change_colors(warped, unpacked, low, high, noise)
 
-    on = [t.to(DEVICE) for t in (images, masks, torch.from_numpy(items).int(), numbers)]
-    basis = augment.elastic_basis(window[0], DEVICE), augment.elastic_basis(window[1], DEVICE)
-    reach = low.to(DEVICE), high.to(DEVICE)
-    raw, index = kernels.warp(*on, basis, reach, colors=False, ignore_outside=ignore)
-    shares, same = kernels.warp(*on, basis, reach, colors=True, ignore_outside=ignore)
-    found = kernels.blur_and_noise(shares, on[3], noise.to(DEVICE), reach)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(raw.cpu(), warped, rtol=0, atol=0.02)
-    torch.testing.assert_close(found.cpu(), colored, rtol=0, atol=0.02)
-    assert torch.equal(index, same)
-    assert float((index.cpu() != target).float().mean()) < 0.002  # a nearest pixel may fall to the other side
+    monkeypatch.setattr(accelerate, "usable", lambda _tensor: True)
+    fast = accelerate.accelerate_augmentation(pytest.fail, augment.elastic_basis)
+    on, reach_on = [t.to(DEVICE) for t in stored], tuple(t.to(DEVICE) for t in reach)
+    found = {}
+    for field in (None, noise):
+        wanted, target = augment.augment(*stored, window, reach, field, ignore, augment.ELASTIC_POINTS)
+        image, index = fast(
+            *on, window, reach_on, None if field is None else field.to(DEVICE), ignore, augment.ELASTIC_POINTS
+        )
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(image.cpu(), wanted, rtol=0, atol=0.02)
+        assert float((index.cpu() != target).float().mean()) < 0.002  # a nearest pixel may fall to the other side
+        found[field is None] = index
+    assert torch.equal(*found.values())
 
 
 def test_the_reference_has_the_same_names() -> None:

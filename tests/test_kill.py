@@ -1,11 +1,18 @@
 """A training that is killed and resumed ends the same to the bit: the short form of the benchmark."""
 
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from support.discs import draw_disc, make_discs
+from support.training import contents
+from ubend.inference.predictor import load
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kill_and_resume.py"
 
@@ -29,6 +36,40 @@ def test_killed_and_resumed_is_the_same(script: ModuleType, tmp_path: Path, reci
     outcome = script.try_recipe(plan, kills, seed=3)
     assert outcome.moments.total() == kills
     assert outcome.differences == []
+
+
+TERMINATED = """
+import sys
+from support.training import MODERN, Listener, press_once
+from ubend.tasks.fit import fit
+listener = Listener(press_once(4, 15))
+try:
+    fit(sys.argv[1], sys.argv[2], settings=MODERN, device="cpu", teller=listener)
+finally:
+    print("returned")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_terminated_and_resumed_is_the_same(tmp_path: Path) -> None:
+    """SIGTERM in the second epoch: the process ends by it, after a model and the state were saved."""
+    make_discs(tmp_path / "discs", 24)
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, "-c", TERMINATED, str(tmp_path / "discs"), str(run)]
+    ended = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, ""), ended.stderr
+    image = draw_disc(99)[0]
+    assert load(run, "cpu")(image).mask.shape == image.shape[:2]
+    assert not (run / "scores.json").exists()
+    program = "from support.training import MODERN, Listener; from ubend.tasks.fit import fit, resume; import sys; "
+    for last in (
+        f"resume({str(run)!r}, teller=Listener())",
+        f"fit({str(tmp_path / 'discs')!r}, {str(whole)!r}, settings=MODERN, device='cpu', teller=Listener())",
+    ):
+        subprocess.run([sys.executable, "-c", program + last], env=place, check=True)
+    assert contents(run) == contents(whole)
 
 
 def test_a_difference_is_found(script: ModuleType, tmp_path: Path) -> None:

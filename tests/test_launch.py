@@ -82,7 +82,7 @@ def test_one_that_is_killed_ends_all() -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
-    """The second one gives them a moment only. The launcher's own end is theirs."""
+    """So does SIGTERM, if it is the first. The second one gives them a moment only; the launcher ends as they do."""
     program = START + (
         "n = []; signal.signal(signal.SIGINT, lambda *_: n.append(1)); "
         f"open(r'{tmp_path}/ready' + str(rank), 'w').close()\n"
@@ -99,10 +99,11 @@ def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
         ):
             time.sleep(0.05)
 
-    for last, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    term = signal.SIGTERM
+    for first, last, code in ((signal.SIGINT, signal.SIGINT, 130), (signal.SIGINT, term, 143), (term, term, 143)):
         with subprocess.Popen([sys.executable, "-c", body]) as launcher:
             heard(0)
-            launcher.send_signal(signal.SIGINT)
+            launcher.send_signal(first)
             heard(1)
             launcher.send_signal(last)
             assert launcher.wait(60) == code
@@ -110,3 +111,21 @@ def test_ctrl_c_reaches_each_once(tmp_path: Path) -> None:
             path.unlink()
         time.sleep(0.3)
         assert not list(tmp_path.iterdir()), "one of them is still writing"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(130)", 143), ("sys.exit(0)", 0), ("time.sleep(600)", 143)])
+def test_sigterm_once(end: str, code: int, tmp_path: Path) -> None:
+    """It leaves them time to save, but not for ever; the exit code says what has ended them."""
+    ready = f"open(r'{tmp_path}/ready' + str(rank), 'w').close(); time.sleep(600)"
+    program = START + f"\ntry: {ready}\nexcept KeyboardInterrupt: {end}"
+    body = (
+        "import sys; from ubend.training import launcher as launch; launch._SAVE_S = launch._GRACE_S = 1; "
+        f"sys.exit(launch.launch({[sys.executable, '-c', program]!r}, 2))"
+    )
+    with subprocess.Popen([sys.executable, "-c", body]) as launcher:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        launcher.terminate()
+        assert launcher.wait(60) == code

@@ -167,6 +167,37 @@ def test_ctrl_c_leaves_a_model(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("plain")
+def test_sigterm_is_passed_on_when_all_is_saved(folder: Path, tmp_path: Path) -> None:
+    """The handler that was there before gets it, with a usable model; a second SIGTERM does not wait for a step."""
+    run, heard = tmp_path / "run", []
+
+    def note(number: int, _frame: object) -> None:
+        image = draw_disc(99)[0]
+        assert load(run, "cpu")(image).mask.shape == image.shape[:2]
+        heard.append(number)
+
+    def impatient(done: int) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        listener = Listener(press_once(2, signal.SIGTERM))
+        assert job.fit(folder, run, settings=MODERN, device="cpu", teller=listener).scores is None
+        assert heard == [signal.SIGTERM]
+        assert job.resume(run, teller=Listener(press_once(3))).scores is None
+        assert heard == [signal.SIGTERM], "Ctrl-C is not passed on"
+        assert "stopped after step 2" in listener.said
+        again = Listener(lambda done: impatient(done - 2))
+        assert job.resume(run, teller=again).scores is None
+        assert len(heard) == 2
+        assert "stopped after step 4" in again.said
+    finally:
+        assert signal.signal(signal.SIGTERM, before) is note
+
+
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_loss_that_is_not_finite(epochs: int, folder: Path, tmp_path: Path) -> None:
     """One line with the step and a smaller learning rate; also when only the last validation shows it."""
@@ -272,7 +303,7 @@ def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypat
     for _ in range(3):
         Step(work, state, Listener())(state.progress.step)
     loss, dice = loop.validate(work, state, Listener())
-    monkeypatch.setattr(loop, "_VALIDATION_PIXELS", 1)
+    monkeypatch.setattr(work.validation, "validation_pixels", 1)
     one_by_one, same_dice = loop.validate(work, state, Listener())
     assert loss == pytest.approx(one_by_one, rel=1e-5)
     np.testing.assert_allclose(dice, same_dice, rtol=1e-6)

@@ -19,8 +19,9 @@ from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
 from ubend.dataset.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
-from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sample import draw_sample
+from ubend.dataset.sources import Pictures
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map

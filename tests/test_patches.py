@@ -21,8 +21,9 @@ from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
 from ubend.dataset.augment import DeviceDraws, Draws, draw_warps, warp
 from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.crops import Crops, find_crops, read_crops
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.patches import Crops, Patches, Windows, find_crops, read_crops, share_windows
+from ubend.dataset.sources import Patches, Windows, share_windows
 from ubend.dataset.store import Store
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing

@@ -22,7 +22,8 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, make_job
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.sources import Pictures
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
 from ubend.tasks.fit import fit

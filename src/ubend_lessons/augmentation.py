@@ -16,7 +16,8 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import AugmentSettings, Settings, change_settings, known_keys, make_settings
 from ubend.dataset.augment import FROZEN_COPIES
-from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.sources import Pictures
 from ubend.dataset.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture

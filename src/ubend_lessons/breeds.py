@@ -23,8 +23,8 @@ from ubend.core.files import default_cache, refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
-from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.sources import Pictures
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.labels.class_table import background_class

@@ -19,8 +19,8 @@ from ubend.core.device import fastest_precision, pick_device, settle
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
-from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.sources import Pictures
 from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
 from ubend.tasks.gather import gather_settings

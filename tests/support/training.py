@@ -45,9 +45,9 @@ class Listener(Teller):
         return self.console.file.getvalue()
 
 
-def press_once(at: int) -> Callable[[int], None]:
-    """Ctrl-C after step `at`: the step is finished and saved."""
-    return lambda done: signal.raise_signal(signal.SIGINT) if done == at else None
+def press_once(at: int, number: int = signal.SIGINT) -> Callable[[int], None]:
+    """Ctrl-C (or another signal) after step `at`: the step is finished and saved."""
+    return lambda done: signal.raise_signal(number) if done == at else None
 
 
 def press_twice(at: int) -> Callable[[int], None]:

@@ -224,6 +224,39 @@ def draw_frozen(
     return draws
 
 
+def augment(
+    images: Tensor,
+    masks: Tensor,
+    items: Tensor,
+    numbers: Tensor,
+    window_hw: tuple[int, int],
+    value_range: tuple[Tensor, Tensor],
+    noise: Tensor | None,
+    ignore_outside: bool,
+    points: int,
+) -> tuple[Tensor, Tensor]:
+    """Warp some images and their masks, and change their colours: work of the device alone.
+
+    Args:
+        images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
+        items: (N,) int32, which of them.
+        numbers: (N, K) float32, `Draws.pack`, the (h, w) of the image, and one number more, which is not read.
+        window_hw: (H, W) px of the output.
+        value_range: (low, high), each (1, C, 1, 1).
+        noise: (C, S, S), from `noise_field`; None: colours stay as they are.
+        ignore_outside: the mask is IGNORED outside the image, else reflected with it.
+        points: a side of the elastic field, see `elastic_basis`.
+    Returns:
+        (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
+    """
+    draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
+    chosen = images[items].permute(0, 3, 1, 2), masks[items]
+    warped, target = warp(*chosen, numbers[:, -3:-1], draws, window_hw, ignore_outside, points)
+    if noise is not None:
+        warped = change_colors(warped, draws, *value_range, noise)
+    return warped.contiguous(memory_format=torch.channels_last), target
+
+
 def warp(
     image: Tensor,
     mask: Tensor,

@@ -7,6 +7,7 @@ functions of (seed, position).
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -15,67 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.accel.gate import usable
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import (
     FROZEN_COPIES,
     DeviceDraws,
-    change_colors,
+    augment,
     draw_frozen,
     draw_warps,
-    elastic_basis,
     noise_field,
     warp,
 )
+from ubend.dataset.crops import Crops, send
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.patches import Crops, Patches, Source, device_dtype, find_crops
-from ubend.dataset.store import Store
+from ubend.dataset.sources import Source
 
-_SLICE_BYTES = 64 * 2**20  # of pictures brought to the device at once
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
-
-
-class Pictures(Source):
-    """Some images of a store, handed out as device batches on one canvas.
-
-    Resident on the device when they fit (`room_bytes`), else read from the memory-mapped store, a few
-    batches ahead, by another thread.
-
-    Args:
-        store, numbers, device: see `Source`.
-        room_bytes: how much of the device's memory images may take.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        numbers: NDArray[np.int64],
-        device: torch.device,
-        room_bytes: int,
-    ) -> None:
-        super().__init__(store, numbers, device)
-        self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-        self.bytes = len(numbers) * self.fetched_bytes
-        self.resident = self.bytes <= room_bytes
-        self.images = self.masks = torch.empty(0)  # (n, H, W, C) and (n, H, W) on the device, if resident
-        if self.resident:
-            shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
-            self.images = torch.empty((*shape, store.channels), dtype=dtype, device=device)
-            self.masks = torch.empty(shape, dtype=torch.uint8, device=device)
-            count = max(1, _SLICE_BYTES // self.fetched_bytes)
-            for start in range(0, len(self), count):
-                part = slice(start, start + count)
-                self.images[part], self.masks[part] = self.read(self.crops(part))
-
-    def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(n, C, H, W) images, channels last, and (n, H, W) uint8 class indices, on the device."""
-        if self.resident:
-            where = _send(torch.from_numpy(items), self.device)
-            pixels, index = self.images[where], self.masks[where]
-        else:
-            pixels, index = self.read(self.crops(items))
-        return pixels.permute(0, 3, 1, 2), index
 
 
 @dataclass(frozen=True)
@@ -97,7 +53,7 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
 
     Args:
-        pictures: the training part; of `Patches`, crops are read, and each picture is shown as often as they say.
+        pictures: the training split; each item is shown as often as it says.
         settings: what is done to them.
         seed: of the whole run.
         batch: pictures per step, of all processes together.
@@ -106,6 +62,7 @@ class TrainingBatches:
         foreground: the windows that are laid over objects; None: all lie anywhere.
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
         more: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
+        augment: `augment`, or a faster function of the same arguments.
     Attributes:
         batch: pictures per step that are drawn here.
         weighs_pixels: whether batches have weights of single pixels.
@@ -114,7 +71,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        pictures: Pictures | Patches,
+        pictures: Source,
         settings: AugmentSettings,
         seed: int,
         batch: int,
@@ -123,19 +80,20 @@ class TrainingBatches:
         foreground: Foreground | None = None,
         part: tuple[int, int] = (0, 1),
         more: NDArray[np.float16] | None = None,
+        augment: Callable[..., tuple[Tensor, Tensor]] = augment,
     ) -> None:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch
         self._offset = part[0] * self.batch
         self.window_hw, self._foreground = window_hw, foreground
-        self._more, self.weighs_pixels = more, more is not None
+        self._more, self.weighs_pixels, self._augment = more, more is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(pictures.shown * self.copies)
         self.items = int(self._ends[-1])  # what one epoch shows
         device = pictures.device
         channels = pictures.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
-        self._low, self._high = low, high
+        self._range = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
         self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
@@ -144,13 +102,13 @@ class TrainingBatches:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        numbers = _send(torch.from_numpy(self.numbers(step)), self.pictures.device)
+        numbers = send(torch.from_numpy(self.numbers(step)), self.pictures.device)
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
         return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
         """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""
-        chosen = _send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
+        chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
         draws = DeviceDraws.unpack(numbers[:, :-3], self.pictures.store.channels)
@@ -173,35 +131,16 @@ class TrainingBatches:
             fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
         """
         settings = self.settings
-        if fetched is not None:
-            images, masks = fetched
-        else:
-            assert isinstance(self.pictures, Pictures)
-            images, masks = self.pictures.images, self.pictures.masks
+        images, masks = (self.pictures.images, self.pictures.masks) if fetched is None else fetched
         # of the pictures at hand
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
             chosen = images[items], masks[items]
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
-        ignore, colors = settings.kind == "warp" and settings.out_of_frame == "ignored", settings.kind == "warp"
-        if usable(images):
-            from ubend.accel.augment import blur_and_noise
-            from ubend.accel.augment import warp as warp_in_one
-
-            height, width = self.window_hw
-            points = settings.elastic_grid
-            basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
-            reach = self._low, self._high
-            warped, target = warp_in_one(
-                images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore
-            )
-            return Batch(blur_and_noise(warped, numbers, self._noise, reach) if colors else warped, target)
-        draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
-        chosen = images[items].permute(0, 3, 1, 2), masks[items]
-        warped, target = warp(*chosen, numbers[:, -3:-1], draws, self.window_hw, ignore, settings.elastic_grid)
-        if colors:
-            warped = change_colors(warped, draws, self._low, self._high, self._noise)
-        return Batch(warped.contiguous(memory_format=torch.channels_last), target)
+        colors = settings.kind == "warp"
+        ignore = colors and settings.out_of_frame == "ignored"
+        noise, points = self._noise if colors else None, settings.elastic_grid
+        return Batch(*self._augment(images, masks, items, numbers, self.window_hw, self._range, noise, ignore, points))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Crops]:
         """What `numbers` gives for a step, and what is read for it."""
@@ -216,10 +155,7 @@ class TrainingBatches:
             elif self.settings.kind == "warp":
                 shown = self._foreground.draw(numbers, positions) if self._foreground else None
                 draws = draw_warps(self.settings, self.seed, positions, crops.size_hw, self.window_hw, channels, shown)
-                if isinstance(self.pictures, Patches):
-                    points = self.settings.elastic_grid
-                    found = find_crops(draws, crops.size_hw, self.window_hw, self.pictures.canvas_hw, points)
-                    draws, crops = found[0], Crops(crops.numbers, *found[1:])
+                draws, crops = self.pictures.narrow(draws, crops, self.window_hw, self.settings.elastic_grid)
                 rows.append(draws.pack())
             rows += [crops.size_hw.astype(np.float32), numbers.astype(np.int32).view(np.float32)[:, None]]
             while len(self._drawn) > _AHEAD:
@@ -250,8 +186,3 @@ class TrainingBatches:
         fetched = self._ahead.popleft()[1].result()
         self.waited_s += time.monotonic() - began
         return fetched
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for what it is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

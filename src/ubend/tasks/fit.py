@@ -6,6 +6,7 @@ understand the folder -> choose -> make the network -> train -> score -> write
 import io
 import json
 import platform
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,6 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.dataset.patches import Windows
 from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
@@ -209,12 +209,8 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     refuse_lone_values(batches, settings)
     if batches.weighs_pixels:
         teller.say(describe_objects(data))
-    if isinstance(validation, Windows) and len(validation) < validation.cover:
-        teller.say(
-            _(
-                "note: {cover} windows would cover the validation part; {count} of them, evenly taken, are looked at"
-            ).format(cover=validation.cover, count=len(validation))
-        )
+    if note := validation.note():
+        teller.say(note)
     if resumed and run.state.exists():
         load_state(run.state, state)
         done = len(state.progress.history) == settings.train.epochs or state.progress.stopped
@@ -267,11 +263,13 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     with Saver(run.state, job.save_model) as saver:
         try:
             train(job, state, saver, teller)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             saver.wait()
             if ranks.is_first:
                 _draw_curves(run, data, state)
                 _tell_interrupted(run, state, teller)
+            if signal.SIGTERM in stop.args:  # the process ends by it, as if it had not been held back
+                signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
         ranks.leave()
         if not ranks.is_first:

@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.core.settings import TrainSettings
-from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset
+from ubend.dataset.sources import Source
 from ubend.labels.class_table import IGNORED
 from ubend.objects.instances import choose_method, object_classes, separate
 from ubend.objects.truth import find_truth, read_truth
@@ -64,7 +64,7 @@ def weigh_borders(
     return weighed
 
 
-def weigh_pictures(data: Dataset, pictures: Pictures, settings: TrainSettings) -> NDArray[np.float16] | None:
+def weigh_pictures(data: Dataset, pictures: Source, settings: TrainSettings) -> NDArray[np.float16] | None:
     """The border weights of training pictures, at the size at which they are learnt; None where none are asked for.
 
     Objects are those of the true ids beside the pictures (`find_ids`), else those of the masks, told apart as

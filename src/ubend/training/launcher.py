@@ -23,6 +23,7 @@ from ubend.core.i18n import _
 _INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
 _LOOK_S = 0.05  # between looks at the processes
 _GRACE_S = 5.0  # for a process to end by itself, before it is ended
+_SAVE_S = 20.0  # likewise after SIGTERM, which batch systems follow by SIGKILL after 30 s
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ def launch(command: Sequence[str], count: int) -> int:
 
     The first one's standard output is this process's. What they write to standard error is kept, and shown at
     the end: that of the one that failed first, or else the first one's. One that fails ends all within seconds.
-    Ctrl-C reaches each of them once.
+    Ctrl-C reaches each of them once, and so does SIGTERM, as a Ctrl-C.
 
     Returns:
-        The exit code of the one that failed first, or else the first one's.
+        The exit code of the one that failed first, or else the first one's; 143 if SIGTERM has ended them.
     Raises:
         TrainingError: one of them was killed.
     """
@@ -100,8 +101,8 @@ def launch(command: Sequence[str], count: int) -> int:
         errors[shown].seek(0)
         sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
-    if code is None:  # it did not end by itself after the second Ctrl-C
-        return _INTERRUPTED
+    if code is None or code == _INTERRUPTED:  # None: it did not end by itself in time
+        return 128 + interrupts[0] if interrupts else _INTERRUPTED
     if code < 0:
         raise TrainingError(
             _(
@@ -140,6 +141,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -
             return 0
         if codes[0] is not None or len(interrupts) > 1:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
+        elif signal.SIGTERM in interrupts:
+            deadline = min(deadline, time.monotonic() + _SAVE_S)
         time.sleep(_LOOK_S)
 
 
@@ -159,19 +162,25 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def _signals_forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Ctrl-C goes to all of them, each time; the list grows with it. Other signals end this process, and all."""
+    """Ctrl-C goes to all of them, each time; the list grows with it. So does the first signal, if it is SIGTERM.
+
+    Other signals end this process, and all.
+    """
     interrupts: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         interrupts.append(number)
         for rank in ranks:
             if os.name == "posix":  # Windows sends it to all by itself
-                rank.send_signal(number)
+                rank.send_signal(signal.SIGINT)
 
     def leave(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: leave}
+    def terminate(number: int, frame: FrameType | None) -> None:
+        (leave if interrupts else interrupt)(number, frame)
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate if os.name == "posix" else leave}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = leave
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -27,8 +27,7 @@ from ubend.core.errors import SettingError, TrainingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import settled
-from ubend.dataset.batches import Pictures
-from ubend.dataset.patches import Windows
+from ubend.dataset.sources import Source
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
@@ -39,8 +38,6 @@ from ubend.training.step import Job, autocast
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
-_VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-_CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
 
 
 def steps_until(epoch: int, items: int, batch: int) -> int:
@@ -49,11 +46,12 @@ def steps_until(epoch: int, items: int, batch: int) -> int:
 
 
 def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
-    """Train from wherever `state` stands to the end, or until Ctrl-C, or until patience is out.
+    """Train from wherever `state` stands to the end, or until Ctrl-C or SIGTERM, or until patience is out.
 
     The last state is still being written when this returns; the model is there.
 
     Raises:
+        KeyboardInterrupt: it was stopped and saved; the argument, if any, is the number of the signal.
         TrainingError: the loss is not finite.
         SettingError: there is not even memory for one picture at a time.
     """
@@ -63,20 +61,20 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
     take_step = make_step(job, state, teller)
     teller.begin(_("training"), job.steps, progress.step)
     vote = Vote(job.ranks)
-    with _interruptible() as interrupted:
+    with _interruptible([signal.SIGINT] if job.ranks.count > 1 else [signal.SIGINT, signal.SIGTERM]) as received:
         # by epochs, not by steps: after the last step the last epoch still waits for its validation
         while len(progress.history) < epochs and progress.stopped is None:
             epoch = len(progress.history) + 1
             end = steps_until(epoch, job.batches.items, settled(settings.batch))
             began, began_step, began_waited_s = time.monotonic(), progress.step, job.batches.waited_s
-            stopped = vote.any(interrupted.is_set())
+            stopped = vote.any(bool(received))
             while progress.step < end and not stopped:
                 take_step(progress.step)
                 progress.step += 1
                 teller.count(progress.step)
                 if writes and saver.is_due(after_s=_SAVE_AFTER_S):
                     saver.save(state)
-                stopped = vote.any(interrupted.is_set())
+                stopped = vote.any(bool(received))
             if stopped:
                 break
             train_s = _finish_epoch(job, state, teller, began)
@@ -95,7 +93,7 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
         saver.save(state)
         saver.wait_for_model()
     if len(progress.history) < epochs and progress.stopped is None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*received)
 
 
 def _finish_epoch(job: Job, state: TrainingState, teller: Teller, began: float) -> float:
@@ -176,11 +174,9 @@ def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[n
     return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))
 
 
-def validation_batch(pictures: Pictures | Windows, progress: Progress) -> int:
-    """Pictures in one forward pass without gradients, as far as memory is known to allow."""
-    slow = isinstance(pictures, Windows) and pictures.device.type == "cpu"
-    pixels = _CPU_WINDOW_PIXELS if slow else _VALIDATION_PIXELS
-    return progress.validation_batch or max(1, pixels // math.prod(pictures.canvas_hw))
+def validation_batch(validation: Source, progress: Progress) -> int:
+    """Items in one forward pass without gradients, as far as memory is known to allow."""
+    return progress.validation_batch or max(1, validation.validation_pixels // math.prod(validation.canvas_hw))
 
 
 def _halve_validation_batch(state: TrainingState, before: int, teller: Teller) -> None:
@@ -234,20 +230,21 @@ def _tell(job: Job, state: TrainingState, teller: Teller, train_s: float, steps:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that a step is finished and saved; the second one ends at once."""
-    event = threading.Event()
+def _interruptible(signals: Sequence[signal.Signals]) -> Iterator[list[int]]:
+    """The first signal goes into the list, so that a step is finished and saved; the second one ends at once."""
+    received: list[int] = []
 
-    def note(_number: int, _frame: FrameType | None) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt(number)
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield received
         return
-    previous = signal.signal(signal.SIGINT, note)
+    previous = {number: signal.signal(number, note) for number in signals}
     try:
-        yield event
+        yield received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

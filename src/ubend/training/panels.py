@@ -7,9 +7,8 @@ import torch
 
 from ubend.core.i18n import _
 from ubend.core.settings import TrainSettings
-from ubend.dataset.batches import Pictures
 from ubend.dataset.dataset import Dataset
-from ubend.dataset.patches import Windows
+from ubend.dataset.sources import Source
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.training.checkpoint import TrainingState
@@ -23,7 +22,7 @@ _PANEL_PICTURES = 3  # of the validation part
 def draw_panel(
     run: RunFolder,
     data: Dataset,
-    validation: Pictures | Windows,
+    validation: Source,
     state: TrainingState,
     settings: TrainSettings,
     show: bool,

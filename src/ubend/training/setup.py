@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ubend._version import __version__
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import default_width
-from ubend.core.device import free_bytes
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import ModelSettings, Settings, settled
-from ubend.dataset.batches import Pictures, TrainingBatches
+from ubend.dataset.augment import augment, elastic_basis
+from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.patches import Patches, Windows
+from ubend.dataset.sources import Source, open_sources
 from ubend.models.encoders import make_encoder, pretrained_normalisation
 from ubend.models.model_file import Bundle
 from ubend.models.networks import Network, make_network, network_class, shape_from_settings
@@ -29,8 +30,6 @@ from ubend.training.distributed import ALONE, Ranks
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.optim import make_optimizer
 
-_RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
-_VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
 _PANEL_BYTES = 2**19  # of one epoch's picture, as a PNG
 
 
@@ -111,27 +110,10 @@ def _training_scale(data: Dataset) -> tuple[float, float]:
 
 def make_batches(
     data: Dataset, settings: Settings, device: torch.device, ranks: Ranks = ALONE
-) -> tuple[TrainingBatches, Pictures | Windows]:
-    """The training part as batches, and the validation part; on the device if they fit.
-
-    Pictures that keep their own size stay in the store, and windows of them are read.
-    """
-    training: Pictures | Patches
-    validation: Pictures | Windows
+) -> tuple[TrainingBatches, Source]:
+    """The training split as batches, and the validation split; on the device if they fit."""
     window_hw = window_size(data.store.shapes_hw[data.numbers("train")], settings)
-    if settings.data.resize == "native":
-        windows = settled(settings.data.epoch_windows)
-        training = Patches(data.store, data.numbers("train"), device, windows, window_hw, settings.augment)
-        # twice as large: pixels at its border lack surroundings, and count half as often
-        numbers = data.numbers("val")
-        most = max(len(numbers), round(_VALIDATION_SHARE * windows / 4))
-        validation = Windows(data.store, numbers, device, (2 * window_hw[0], 2 * window_hw[1]), most)
-    else:
-        # on the CPU the memory-mapped store is as good
-        room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-        training = Pictures(data.store, data.numbers("train"), device, room)
-        taken = training.bytes if training.resident else 0
-        validation = Pictures(data.store, data.numbers("val"), device, room - taken)
+    training, validation = open_sources(data, settings, device, window_hw)
     share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
     if share:
         classes = data.foreground_classes()
@@ -145,7 +127,8 @@ def make_batches(
         data.value_range(),
         foreground,
         (ranks.rank, ranks.count),
-        weigh_pictures(data, training, settings.train) if isinstance(training, Pictures) else None,
+        weigh_pictures(data, training, settings.train),
+        accelerate_augmentation(augment, elastic_basis),
     )
     return batches, validation
 

@@ -15,8 +15,8 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import TrainSettings
-from ubend.dataset.batches import Batch, Pictures, TrainingBatches
-from ubend.dataset.patches import Windows
+from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.sources import Source
 from ubend.training.checkpoint import TrainingState
 from ubend.training.distributed import ALONE, EarlySums, Ranks, sum_step
 from ubend.training.losses import Loss
@@ -44,7 +44,7 @@ class Job:
     """
 
     batches: TrainingBatches
-    validation: Pictures | Windows
+    validation: Source
     class_names: tuple[str, ...]
     loss: Loss
     settings: TrainSettings

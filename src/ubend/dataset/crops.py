@@ -1,0 +1,129 @@
+"""Crops: what the warp of a training window looks at, and how rectangles of images are read and laid on a canvas.
+
+What a window's warp looks at is known before: so much of the image, and no more, is read and brought to the device,
+where the warp is the same as on the image as a whole.
+
+N crops, H x W pixels of a window or canvas, C channels.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.core.settings import AugmentSettings, settled
+from ubend.dataset.augment import ELASTIC_POINTS, Draws, elastic_basis
+from ubend.dataset.store import Store
+
+_NODES = 33  # of each axis of a window, at which the warp is looked at; between them it bends by less than _BEND_PX
+_BEND_PX = 1
+_ELASTIC_DEVIATIONS = 4  # of the elastic field's points, that a crop has room for
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Rectangles of pictures.
+
+    Attributes:
+        numbers: (N,) of the pictures, in the store.
+        corner_yx: (N, 2) their first pixel.
+        size_hw: (N, 2) px.
+    """
+
+    numbers: NDArray[np.int64]
+    corner_yx: NDArray[np.int64]
+    size_hw: NDArray[np.int64]
+
+
+def find_crops(
+    draws: Draws,
+    shapes_hw: NDArray[np.int64],
+    window_hw: tuple[int, int],
+    crop_hw: tuple[int, int],
+    points: int = ELASTIC_POINTS,
+) -> tuple[Draws, NDArray[np.int64], NDArray[np.int64]]:
+    """What the warp of each window looks at.
+
+    Where that is more than `crop_hw` (an elastic field in a thousand), the crop's border is the picture's.
+
+    Args:
+        draws: on pictures as wholes.
+        shapes_hw: (N, 2) of the pictures.
+        points: a side of the elastic field, as of `elastic_basis`.
+    Returns:
+        The draws on the crops, and the (N, 2) corners and sizes of these, px.
+    """
+    centre = (shapes_hw - 1) / 2 + draws.offset_yx.astype(np.float64)
+    low, high = _source_bounds(draws, window_hw, points)
+    first, last = np.floor(centre + low).astype(np.int64), np.ceil(centre + high).astype(np.int64)
+    # out of the picture, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
+    mirrored = np.where(first < 0, -1 - first, 0), np.where(last >= shapes_hw, 2 * shapes_hw - 1 - last, shapes_hw)
+    first, last = (
+        np.clip(np.minimum(first, mirrored[1]), 0, shapes_hw - 1),
+        np.clip(np.maximum(last, mirrored[0]), 0, shapes_hw - 1),
+    )
+    size = np.minimum(last - first + 1, np.array(crop_hw))
+    cut = size < last - first + 1
+    middle = np.clip(np.rint(centre - size / 2).astype(np.int64), 0, shapes_hw - size)
+    corner = np.where(cut, middle, first)
+    offset = centre - corner - (size - 1) / 2
+    return replace(draws, offset_yx=offset.astype(np.float32)), corner, size
+
+
+def _source_bounds(
+    draws: Draws, window_hw: tuple[int, int], points: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) least and greatest place that a window looks at, from its centre in the picture, px."""
+    places = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in window_hw]
+    cpu = torch.device("cpu")
+    basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(window_hw, places, strict=True))
+    y, x = (at - (side - 1) / 2 for side, at in zip(window_hw, places, strict=True))
+    a = draws.affine.astype(np.float64)
+    source = basis_y @ draws.elastic @ basis_x.T  # (N, 2, nodes, nodes)
+    source = source + a[:, :, 0, None, None] * y[:, None] + a[:, :, 1, None, None] * x
+    return source.min(axis=(2, 3)) - _BEND_PX, source.max(axis=(2, 3)) + _BEND_PX
+
+
+def crop_canvas(
+    window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: NDArray[np.int64]
+) -> tuple[int, int]:
+    """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
+    turns = np.linspace(0, np.deg2rad(min(90.0, settled(settings.rotation_deg))), 91)
+    zoom = math.exp(settings.scale + settings.stretch / 2)
+    drawn = settings.elastic * math.sqrt(math.prod(window_hw))
+    deviation = drawn if settings.elastic_px is None else settings.elastic_px
+    bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
+    height, width = window_hw
+    sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
+    high, wide = (min(math.ceil(zoom * side + bend), int(most)) for side, most in zip(sides, largest_hw, strict=True))
+    return high, wide
+
+
+def device_dtype(store: Store) -> torch.dtype:
+    """Of pixels on the device; torch can do little with uint16."""
+    return torch.uint8 if store.dtype == np.uint8 else torch.float32
+
+
+def read_crops(store: Store, crops: Crops, canvas_hw: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Crops, each at the top left of a canvas, on the device; the rest repeats the edge and is IGNORED.
+
+    Args:
+        canvas_hw: at least as large as each of them.
+    Returns:
+        (N, H, W, C) pictures, uint8 or float32, and (N, H, W) class indices.
+    """
+    shape, pinned = (len(crops.numbers), *canvas_hw), device.type == "cuda"
+    pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)
+    index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    every = zip(crops.numbers.tolist(), crops.corner_yx.tolist(), crops.size_hw.tolist(), strict=True)
+    for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
+        store.lay(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
+    return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for what it is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
