@@ -4,6 +4,7 @@ Masks on disk hold *codes*, values or colours (`codes.py`); everything after the
 *class index*, 0..C-1 in the order of the class table, or IGNORED for pixels that no one scores.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from ubend.labels.label_values import CodeKind, Codes, code_words, count_codes, 
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 MOST_CLASSES = 254  # that a table can hold: a class index is one byte
+NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay whole
 
 # Colours of the class table when a folder brings none: background black, then well-separated hues.
 DEFAULT_COLORS = (
@@ -79,6 +81,14 @@ class LabelMap:
     ignored: tuple[int, ...] = ()
     reach: int = 0
     others: int | None = None
+
+    def __post_init__(self) -> None:
+        if unfit := [name for name in self.names if not re.fullmatch(NAME_PATTERN, name)]:
+            line = _("the class name {name!r} does not go: 1 to 200 characters on one line do")
+            raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
+        if len(set(self.names)) < len(self.names):
+            line = _("class names must differ, but they are: {names}; mend --classes")
+            raise DataError(line.format(names=", ".join(self.names)), key="data.classes")
 
     @property
     def classes(self) -> int:
@@ -164,13 +174,6 @@ class LabelMap:
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FIELDS}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "LabelMap":
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in value["colors"])
-        codes = tuple(tuple(int(code) for code in some) for some in value["codes"])
-        ignored = tuple(int(code) for code in value["ignored"])
-        return cls(tuple(value["names"]), value["kind"], codes, colors, ignored, value["reach"], value["others"])
-
 
 def background_class(names: Sequence[str]) -> int | None:
     """The class that is no object: the one called background, if any."""
@@ -233,9 +236,6 @@ def make_label_map(
             ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names)),
             key="data.classes",
         )
-    if len(set(names)) < len(names):
-        line = _("class names must differ, but they are: {names}; mend --classes")
-        raise DataError(line.format(names=", ".join(names)), key="data.classes")
     table = tuple((int(code),) for code in codes)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 
