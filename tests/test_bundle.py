@@ -29,7 +29,7 @@ from ubend.models.unet import UNet
 
 DATA = Path(__file__).parent / "data"
 NETWORK = {"channels": 3, "classes": 2, "width": 2, "depth": 2, "skips": [True, False], "growth": "transposed"}
-LABELS = make_label_map([0, 255], ["nền", "полип"]).to_json()
+LABELS = asdict(make_label_map([0, 255], ["nền", "полип"]))
 SIZING = {"size_px": 96, "keep_aspect": False, "channels": 3}
 
 

@@ -564,8 +564,9 @@ CASES |= {
     "model: fields that differ": model_of(edit_header(scale=[2.0, 1.0])),
     "model: wrong word": model_of(edit_header(dtype="int8")),
     "model: changed": model_of(edit_header(flips=False)),
-    "model: other network": model_of(edit_header(network={"channels": 1, "classes": 2, "width": 3, "depth": 1})),
-    "model: fewer layers": model_of(edit_header(network={"channels": 1, "classes": 2, "width": 2, "depth": 2})),
+    "model: other width": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 3, "depth": 4})),
+    "model: fewer layers": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 4, "depth": 3})),
+    "model: more layers": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 4, "depth": 5})),
     "class name: none": lambda place: make_label_map([0, 1], ["ground", ""]),
     "models: none": lambda place: load([]),
     "models: other classes": lambda place: load(

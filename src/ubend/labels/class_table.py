@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from PIL import ImageColor
 
@@ -36,12 +37,14 @@ DEFAULT_COLORS = (
 
 _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
-_FIELDS = ("names", "kind", "codes", "colors", "ignored", "reach", "others")
 
 RESERVED_NAMES = ("ignored", "nearest", "near")  # what `--values` says of codes that are no class
 ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
 NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
 ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
+
+_Code = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
+_Byte = Annotated[int, Interval(ge=0, le=255)]
 
 
 class ClassMap(NamedTuple):
@@ -76,15 +79,15 @@ class LabelMap:
 
     names: tuple[str, ...]
     kind: CodeKind
-    codes: tuple[tuple[int, ...], ...]
-    colors: tuple[tuple[int, int, int], ...]
-    ignored: tuple[int, ...] = ()
-    reach: int = 0
-    others: int | None = None
+    codes: tuple[tuple[_Code, ...], ...]
+    colors: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    ignored: tuple[_Code, ...] = ()
+    reach: Annotated[int, Interval(ge=0, le=ANY_DISTANCE)] = 0
+    others: _Byte | None = None
 
     def __post_init__(self) -> None:
         if unfit := [name for name in self.names if not re.fullmatch(NAME_PATTERN, name)]:
-            line = _("the class name {name!r} does not go: 1 to 200 characters on one line do")
+            line = _("the class name {name!r} must have 1 to 200 characters on one line")
             raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
         if len(set(self.names)) < len(self.names):
             line = _("class names must differ, but they are: {names}; mend --classes")
@@ -170,9 +173,6 @@ class LabelMap:
         """One line: `0 -> background, 255 -> polyp`."""
         words = [code_words(codes, self.kind) or "-" for codes in self.codes]
         return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _FIELDS}
 
 
 def background_class(names: Sequence[str]) -> int | None:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,18 +27,13 @@ from ubend.core.i18n import _
 from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
 from ubend.io.images import Sizing
 from ubend.io.raster import MOST_CHANNELS
-from ubend.labels.class_table import ANY_DISTANCE, IGNORED, MOST_CLASSES, NAME_PATTERN, LabelMap
-from ubend.labels.label_values import CodeKind
+from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelMap
 from ubend.models.networks import Network, make_network, shape_of
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 FORMAT = 3  # grows when an older ubend could not use the file rightly
 _MOST_CHARACTERS = 2**20  # of the entry; 65,536 label values take half of it
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
-_Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
-_Code = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-_Byte = Annotated[int, Field(ge=0, le=255)]
 _Ratio = Annotated[float, Field(gt=0)]
 
 
@@ -87,42 +81,20 @@ class Bundle(StoredFields):
         return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, **_CONFIG)
-
-
-class _NetworkTable(_Table):
+class NetworkFields(BaseModel):
     """The arguments of `make_network`; each kind of network has some of them."""
 
+    model_config = _CONFIG
+
     kind: NetworkKind = "unet"
-    channels: _Channels
-    classes: _Classes
+    channels: int = Field(ge=1, le=MOST_CHANNELS)
+    classes: int = Field(ge=1, le=MOST_CLASSES)
     width: int = Field(ge=1, le=1024)
     depth: int = Field(ge=1, le=8)
     skips: tuple[bool, ...] | None = None
     growth: Growth = "transposed"
     dropout: float = Field(0.5, ge=0, lt=1)
     encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
-
-
-class _LabelTable(_Table):
-    """See `LabelMap`, which checks the names."""
-
-    names: tuple[str, ...]
-    kind: CodeKind
-    codes: tuple[tuple[_Code, ...], ...]
-    colors: tuple[tuple[_Byte, _Byte, _Byte], ...]
-    ignored: tuple[_Code, ...] = ()
-    reach: int = Field(0, ge=0, le=ANY_DISTANCE)
-    others: _Byte | None = None
-
-
-class _SizingTable(_Table):
-    """See `Sizing`."""
-
-    size_px: Annotated[int, Field(ge=8, le=8192)] | None
-    keep_aspect: bool
-    channels: _Channels
 
 
 @checked_dataclass(config=_CONFIG, kw_only=True)
@@ -134,9 +106,9 @@ class Header(StoredFields):
     """
 
     format: Literal[3]
-    network: _NetworkTable
-    labels: _LabelTable
-    sizing: _SizingTable
+    network: NetworkFields
+    labels: LabelMap
+    sizing: Sizing
     digest: str | None = None
 
     @model_validator(mode="after")
@@ -156,7 +128,7 @@ class Header(StoredFields):
         }
         for key, is_there in conflicts.items():
             if is_there:
-                raise Contradiction(key, _("does not go with the other fields"))
+                raise Contradiction(key, _("does not fit the other fields"))
         return self
 
 
@@ -171,7 +143,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     entry = {
         "format": FORMAT,
         "network": shape_of(net),
-        "labels": bundle.labels.to_json(),
+        "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
     }
@@ -218,13 +190,10 @@ def load_bundle(path: Path) -> Bundle:
                 raise _refusal(path, "digest", _("the file was changed after it was written"))
             model = make_network(shape)
             model.load_state_dict(tensors)
-        labels, sizing = LabelMap(**dict(header.labels)), Sizing(**dict(header.sizing))
-    except DataError as error:  # of the class table
-        raise _refusal(path, "labels.names", str(error)) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
-    return Bundle(model.eval(), labels, sizing, **stored)
+    return Bundle(model.eval(), header.labels, header.sizing, **stored)
 
 
 def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
@@ -245,7 +214,9 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
             if found > FORMAT:
                 line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
             raise ModelFileError(line.format(path=path, format=found), path=path, key="format")
-        return _adapter().validate_json(json.dumps(entry)), entry
+        return TypeAdapter(Header).validate_json(json.dumps(entry)), entry
+    except DataError as error:
+        raise _refusal(path, "labels.names", str(error)) from error
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
         raise _refusal(path, unfit_key(problem), unfit(problem)) from error
@@ -274,11 +245,6 @@ def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-@cache
-def _adapter() -> TypeAdapter[Header]:
-    return TypeAdapter(Header)
 
 
 def _check_tensors(path: Path, file: Any, wanted: Mapping[str, Tensor]) -> None:
