@@ -84,7 +84,7 @@ class Bundle(StoredFields):
 class NetworkFields(BaseModel):
     """The arguments of `make_network`; each kind of network has some of them."""
 
-    model_config = _CONFIG
+    model_config = ConfigDict(frozen=True, **_CONFIG)
 
     kind: NetworkKind = "unet"
     channels: int = Field(ge=1, le=MOST_CHANNELS)
@@ -243,7 +243,7 @@ def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
