@@ -65,7 +65,9 @@ def save_model(path: Path, width: int) -> None:
     precision = fastest_precision(torch.device("cpu"))[0]
     save_bundle(
         path,
-        Bundle(net, make_label_map([0, 255]), Sizing(1024, True, 3), {}, "uint8", precision, 256, (1.0, 1.0)),
+        Bundle(
+            net, make_label_map([0, 255]), Sizing(1024, True, 3), precision=precision, window_px=256, scale=(1.0, 1.0)
+        ),
     )
 
 

@@ -95,13 +95,6 @@ def test_translation_is_pixel_by_pixel(labels: LabelMap, seed: int) -> None:
     assert strangers.tolist() == sorted({int(c) for c, w in zip(pixels.reshape(-1), wanted, strict=True) if not w[1]})
 
 
-@given(tables())
-def test_tables_survive_json(labels: LabelMap) -> None:
-    import json
-
-    assert LabelMap.from_json(json.loads(json.dumps(labels.to_json()))) == labels
-
-
 def test_thousands_of_codes_in_bounded_memory() -> None:
     codes = tuple(range(0, 60_000, 2))
     labels = LabelMap(("a", "b"), "value", (codes, (65_535,)), default_colors(2), (), ANY_DISTANCE)

@@ -560,6 +560,14 @@ CASES |= {
     "model: foreign": model_of(lambda path: save_file({"weight": np.zeros(3, np.float32)}, path)),
     "model: newer": model_of(edit_header(format=99)),
     "model: older": model_of(edit_header(format=0)),
+    "model: field out of range": model_of(edit_header(window_px=4)),
+    "model: fields that differ": model_of(edit_header(scale=[2.0, 1.0])),
+    "model: wrong word": model_of(edit_header(dtype="int8")),
+    "model: changed": model_of(edit_header(flips=False)),
+    "model: other width": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 3, "depth": 4})),
+    "model: fewer layers": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 4, "depth": 3})),
+    "model: more layers": model_of(edit_header(network={"channels": 3, "classes": 2, "width": 4, "depth": 5})),
+    "class name: none": lambda place: make_label_map([0, 1], ["ground", ""]),
     "models: none": lambda place: load([]),
     "models: other classes": lambda place: load(
         [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], "cpu"

@@ -145,6 +145,7 @@ _UNFIT = {
     "int": later("must be a whole number"),
     "float": later("must be a number"),
     "bool": later("must be true or false"),
+    "string_pattern": later("is not one of the possible words"),
     "string": later("must be text"),
     "tuple": later("must be a list"),
     "list": later("must be a list"),

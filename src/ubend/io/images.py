@@ -7,9 +7,10 @@ class index.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,7 +18,7 @@ from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import read_raster, without_warnings
-from ubend.io.raster import depth_name
+from ubend.io.raster import MOST_CHANNELS, depth_name
 
 if TYPE_CHECKING:
     import torch
@@ -209,9 +210,9 @@ class Sizing:
         channels: 1 reads grey, 3 colour.
     """
 
-    size_px: int | None
+    size_px: Annotated[int, Interval(ge=8, le=8192)] | None
     keep_aspect: bool
-    channels: int
+    channels: Annotated[int, Interval(ge=1, le=MOST_CHANNELS)]
 
 
 def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:

@@ -4,12 +4,14 @@ Masks on disk hold *codes*, values or colours (`codes.py`); everything after the
 *class index*, 0..C-1 in the order of the class table, or IGNORED for pixels that no one scores.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from PIL import ImageColor
 
@@ -19,6 +21,7 @@ from ubend.labels.label_values import CodeKind, Codes, code_words, count_codes, 
 
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 MOST_CLASSES = 254  # that a table can hold: a class index is one byte
+NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay whole
 
 # Colours of the class table when a folder brings none: background black, then well-separated hues.
 DEFAULT_COLORS = (
@@ -34,12 +37,14 @@ DEFAULT_COLORS = (
 
 _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
-_FIELDS = ("names", "kind", "codes", "colors", "ignored", "reach", "others")
 
 RESERVED_NAMES = ("ignored", "nearest", "near")  # what `--values` says of codes that are no class
 ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
 NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
 ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
+
+_Code = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
+_Byte = Annotated[int, Interval(ge=0, le=255)]
 
 
 class ClassMap(NamedTuple):
@@ -74,11 +79,19 @@ class LabelMap:
 
     names: tuple[str, ...]
     kind: CodeKind
-    codes: tuple[tuple[int, ...], ...]
-    colors: tuple[tuple[int, int, int], ...]
-    ignored: tuple[int, ...] = ()
-    reach: int = 0
-    others: int | None = None
+    codes: tuple[tuple[_Code, ...], ...]
+    colors: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    ignored: tuple[_Code, ...] = ()
+    reach: Annotated[int, Interval(ge=0, le=ANY_DISTANCE)] = 0
+    others: _Byte | None = None
+
+    def __post_init__(self) -> None:
+        if unfit := [name for name in self.names if not re.fullmatch(NAME_PATTERN, name)]:
+            line = _("the class name {name!r} must have 1 to 200 characters on one line")
+            raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
+        if len(set(self.names)) < len(self.names):
+            line = _("class names must differ, but they are: {names}; mend --classes")
+            raise DataError(line.format(names=", ".join(self.names)), key="data.classes")
 
     @property
     def classes(self) -> int:
@@ -161,16 +174,6 @@ class LabelMap:
         words = [code_words(codes, self.kind) or "-" for codes in self.codes]
         return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _FIELDS}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "LabelMap":
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in value["colors"])
-        codes = tuple(tuple(int(code) for code in some) for some in value["codes"])
-        ignored = tuple(int(code) for code in value["ignored"])
-        return cls(tuple(value["names"]), value["kind"], codes, colors, ignored, value["reach"], value["others"])
-
 
 def background_class(names: Sequence[str]) -> int | None:
     """The class that is no object: the one called background, if any."""
@@ -233,9 +236,6 @@ def make_label_map(
             ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names)),
             key="data.classes",
         )
-    if len(set(names)) < len(names):
-        line = _("class names must differ, but they are: {names}; mend --classes")
-        raise DataError(line.format(names=", ".join(names)), key="data.classes")
     table = tuple((int(code),) for code in codes)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 

@@ -1,39 +1,47 @@
 """model.safetensors: weights, and everything needed to use them, in one file.
 
 The header's `ubend` entry is JSON: the network's shape, the class table, how pictures are sized, and how
-the model came about. Normalisation is among the tensors. No pickle: nothing in the file is executed.
+the model came about. `Header`, with the tables in it and `StoredFields`, says which fields there are, of which
+type and range: the entry is checked by it when written, and when read before a network is built. Normalisation
+is among the tensors. No pickle: nothing in the file is executed.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.core.errors import ModelFileError
+from ubend.core.errors import Contradiction, DataError, ModelFileError, unfit, unfit_key
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.core.settings import Orientation, Precision
+from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
 from ubend.io.images import Sizing
-from ubend.labels.class_table import LabelMap
+from ubend.io.raster import MOST_CHANNELS
+from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelMap
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
-FORMAT = 2  # grows when an older ubend could not use the file rightly
+FORMAT = 3  # grows when an older ubend could not use the file rightly
+_MOST_CHARACTERS = 2**20  # of the entry; 65,536 label values take half of it
+_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_Ratio = Annotated[float, Field(gt=0)]
 
 
-@dataclass
-class Bundle:
-    """A network and what belongs to it.
+@dataclass(kw_only=True)
+class StoredFields:
+    """The fields of a model that its file holds as they are; a new one is one line here, with range and default.
 
     Attributes:
-        model: in evaluation mode when loaded.
-        labels: the class table.
-        sizing: size in px, aspect, channels of the pictures it was trained on.
         about: how it came about, for people.
         dtype: of the pictures it was trained on: uint8, uint16 or float32.
         precision: in which it was trained and validated; predictions are made in the same.
@@ -43,16 +51,28 @@ class Bundle:
         flips: whether mirror images were among them.
     """
 
+    about: dict[str, Any] = field(default_factory=dict)
+    dtype: Annotated[str, Field(pattern="^(uint8|uint16|float32)$")] = "uint8"
+    precision: Precision = "float32"
+    window_px: Annotated[int, Field(ge=16, le=8192)] | None = None
+    scale: tuple[_Ratio, _Ratio] | None = None
+    orientation: Orientation | None = None
+    flips: bool = True
+
+
+@dataclass
+class Bundle(StoredFields):
+    """A network and what belongs to it.
+
+    Attributes:
+        model: in evaluation mode when loaded.
+        labels: the class table.
+        sizing: size in px, aspect, channels of the pictures it was trained on.
+    """
+
     model: Network
     labels: LabelMap
     sizing: Sizing
-    about: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "uint8"
-    precision: Precision = "float32"
-    window_px: int | None = None
-    scale: tuple[float, float] | None = None
-    orientation: Orientation | None = None
-    flips: bool = True
 
     @property
     def keeps_scale(self) -> bool:
@@ -61,30 +81,87 @@ class Bundle:
         return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
 
+class NetworkFields(BaseModel):
+    """The arguments of `make_network`; each kind of network has some of them."""
+
+    model_config = ConfigDict(frozen=True, **_CONFIG)
+
+    kind: NetworkKind = "unet"
+    channels: int = Field(ge=1, le=MOST_CHANNELS)
+    classes: int = Field(ge=1, le=MOST_CLASSES)
+    width: int = Field(ge=1, le=1024)
+    depth: int = Field(ge=1, le=8)
+    skips: tuple[bool, ...] | None = None
+    growth: Growth = "transposed"
+    dropout: float = Field(0.5, ge=0, lt=1)
+    encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
+
+
+@checked_dataclass(config=_CONFIG, kw_only=True)
+class Header(StoredFields):
+    """The `ubend` entry of a model file.
+
+    Attributes:
+        digest: BLAKE2b of the tensors and of all fields but `about`, see `find_digest`; None: of an older format.
+    """
+
+    format: Literal[3]
+    network: NetworkFields
+    labels: LabelMap
+    sizing: Sizing
+    digest: str | None = None
+
+    @model_validator(mode="after")
+    def _check_conflicts(self) -> "Header":
+        network, labels = self.network, self.labels
+        conflicts = {
+            "labels.names": len(labels.names) != network.classes,
+            "labels.codes": len(labels.codes) != network.classes,
+            "labels.colors": len(labels.colors) != network.classes,
+            "labels.others": labels.others not in (None, IGNORED, *range(network.classes)),
+            "network.kind": network.kind == "paper" and bool(network.model_fields_set & {"skips", "growth", "encoder"}),
+            "network.dropout": network.kind == "unet" and "dropout" in network.model_fields_set,
+            "network.skips": network.skips is not None and len(network.skips) != network.depth,
+            "network.growth": bool(network.encoder) and network.growth == "unpool",
+            "sizing.channels": self.sizing.channels != network.channels,
+            "scale": self.scale is not None and self.scale[0] > self.scale[1],
+        }
+        for key, is_there in conflicts.items():
+            if is_there:
+                raise Contradiction(key, _("does not fit the other fields"))
+        return self
+
+
 def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write the bundle, whole or not at all; `weights` stand in for the network's own when given."""
+    """Write the bundle, whole or not at all; `weights` stand in for the network's own when given.
+
+    Raises:
+        ModelFileError: a field that `load_bundle` would refuse.
+        OutputError: it cannot be written.
+    """
     net = bundle.model
-    header = {
+    entry = {
         "format": FORMAT,
         "network": net.shape(),
-        "labels": bundle.labels.to_json(),
+        "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
-        "about": bundle.about,
-        "dtype": bundle.dtype,
-        "precision": bundle.precision,
-        "window_px": bundle.window_px,
-        "scale": bundle.scale,
-        "orientation": bundle.orientation,
-        "flips": bundle.flips,
+        **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
     }
-    write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or net.state_dict()).items()}
+    entry["digest"] = find_digest(entry, tensors)
+    text = json.dumps(entry, ensure_ascii=False)
+    read_header(path, text)
+    write_tensors(path, tensors, {"ubend": text})
 
 
 def load_bundle(path: Path) -> Bundle:
     """Read a model file, or the one of a run folder.
 
+    The header is checked before a network is built, and the tensors' names, shapes and dtypes before memory is taken.
+
     Raises:
-        ModelFileError: missing, truncated, not ours, or newer than this version.
+        ModelFileError: missing, truncated, changed, not ours, newer than this version, or holding values that do not
+            fit; `key` is the header's field (`labels.colors`) or the tensor's name.
         SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
     if path.is_dir():
@@ -93,34 +170,103 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with safe_open(path, "pt") as file:
-            entry = (file.metadata() or {}).get("ubend")
-            if entry is None:
+            text = (file.metadata() or {}).get("ubend")
+            if text is None:
                 raise ModelFileError(
                     _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
                     path=path,
                     key="metadata",
                 )
-            header = json.loads(entry)
-            if header["format"] != FORMAT:
-                line = _("{path}: made by an older ubend (format {format}); train it anew")
-                if header["format"] > FORMAT:
-                    line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
-                raise ModelFileError(line.format(path=path, format=header["format"]), path=path, key="format")
-            model = make_network(header["network"])
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        labels, sizing = LabelMap.from_json(header["labels"]), Sizing(**header["sizing"])
-        rest = {name: header[name] for name in ("about", "dtype", "precision")}
-        # older files lack these
-        rest |= {name: header[name] for name in ("window_px", "scale", "orientation", "flips") if name in header}
+            header, entry = read_header(path, text)
+            shape = header.network.model_dump(exclude_unset=True)
+            with torch.device("meta"):
+                wanted = make_network(shape).state_dict()
+            _check_tensors(path, file, wanted)
+            tensors = {name: file.get_tensor(name) for name in wanted}
+            for name, tensor in tensors.items():
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    raise _refusal(path, name, _("holds values that are not finite"))
+            if header.digest not in (None, find_digest(entry, tensors)):
+                raise _refusal(path, "digest", _("the file was changed after it was written"))
+            model = make_network(shape)
+            model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelFileError(
-            _("{path}: not a whole model file ({reason}); copy it again or train anew").format(
-                path=path, reason=reason
-            ),
-            path=path,
-        ) from error
-    return Bundle(model.eval(), labels, sizing, **rest | {"scale": rest.get("scale") and tuple(rest["scale"])})
+        raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
+    stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
+    return Bundle(model.eval(), header.labels, header.sizing, **stored)
+
+
+def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
+    """The `ubend` entry of a file, checked, and as JSON has it; of an older format, upgraded.
+
+    Raises:
+        ModelFileError: see `load_bundle`; the tensors are not looked at.
+    """
+    try:
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError(f"{len(text)} characters of header")
+        entry = json.loads(text)
+        found = entry["format"]
+        if found == FORMAT - 1:
+            entry = upgrade_entry(entry)
+        elif isinstance(found, int) and found != FORMAT:
+            line = _("{path}: made by an older ubend (format {format}); train it anew")
+            if found > FORMAT:
+                line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
+            raise ModelFileError(line.format(path=path, format=found), path=path, key="format")
+        return TypeAdapter(Header).validate_json(json.dumps(entry)), entry
+    except DataError as error:
+        raise _refusal(path, "labels.names", str(error)) from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        raise _refusal(path, unfit_key(problem), unfit(problem)) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _refusal(path, None, str(error)) from error
+
+
+def upgrade_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a file of format 2, as one of format 3: it had no digest, and unknown fields were passed over."""
+    known = {stored.name for stored in fields(Header)} - {"digest"}
+    return {name: value for name, value in entry.items() if name in known} | {"format": FORMAT}
+
+
+def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b over a header's fields but `about` and the digest itself, and the tensors in the order of their names.
+
+    Args:
+        entry: see `Header`, fit for JSON.
+        tensors: contiguous, on the CPU.
+    Returns:
+        32 hexadecimal digits.
+    """
+    known = {name: value for name, value in entry.items() if name not in ("about", "digest")}
+    digest = hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_tensors(path: Path, file: Any, wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a file that holds other tensors than a network; none of them is read."""
+    found = set(file.keys())
+    for name in sorted(found ^ set(wanted)):
+        raise _refusal(path, name, _("is missing") if name in wanted else _("belongs to no layer of the network"))
+    for name, tensor in wanted.items():
+        stored = file.get_slice(name)
+        kind = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.dtype.itemsize}"
+        here, there = f"{stored.get_dtype()} {list(stored.get_shape())}", f"{kind} {list(tensor.shape)}"
+        if here != there:
+            raise _refusal(path, name, _("is {found}, not {wanted}").format(found=here, wanted=there))
+
+
+def _refusal(path: Path, key: str | None, why: str) -> ModelFileError:
+    """The error of a damaged file, on one line whatever the file holds."""
+    key, why = (re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:200] for text in (key or "", why))
+    line = _("{path}: not a whole model file ({reason}); copy it again or train anew")
+    return ModelFileError(
+        line.format(path=path, reason=f"{key}: {why}" if key else why), path=path, key=key or "header"
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

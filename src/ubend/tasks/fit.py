@@ -8,7 +8,7 @@ import json
 import platform
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +296,7 @@ def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
 def _gather_facts(data: Dataset, choices: list[Choice], device: torch.device, ranks: Ranks) -> dict[str, Any]:
     return {
         "layout": data.folder.layout,
-        "classes": data.labels.to_json(),
+        "classes": asdict(data.labels),
         "remarks": data.remarks,
         "choices": [choice.line() for choice in choices],
         "begun_with": None,

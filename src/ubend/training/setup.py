@@ -81,10 +81,17 @@ def make_state(
         torch.zeros(4, dtype=sums_dtype(device), device=device),
         Progress(),
     )
-    precision = settings.train.precision or "float32"
-    windowed = settings.data.window if settings.augment.kind == "warp" else None
-    scale = _training_scale(data)
-    return Bundle(model, data.labels, data.sizing, about, data.store.dtype.name, precision, windowed, scale), state
+    bundle = Bundle(
+        model,
+        data.labels,
+        data.sizing,
+        about=about,
+        dtype=data.store.dtype.name,
+        precision=settings.train.precision or "float32",
+        window_px=settings.data.window if settings.augment.kind == "warp" else None,
+        scale=_training_scale(data),
+    )
+    return bundle, state
 
 
 def fetch_weights(settings: ModelSettings) -> None:
