@@ -5,10 +5,10 @@ folder -> pairs -> headers -> survey of the masks -> class table -> size -> stor
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from ubend.labels.mask_files import mask_to_text
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
 
+_Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
@@ -235,11 +236,25 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written, or there is not enough room.
     """
+    return read_usable(
+        settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, teller, skipped, needs)
+    )
+
+
+def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
+    """What `read` returns for the folder that the settings name.
+
+    Args:
+        read: called with the folder and the pairs that were left out of it, with their problems; with
+            `data.skip_bad` it is called again without the pairs of a PairError.
+    Raises:
+        PairError: pairs that cannot be used.
+    """
     folder = find_folder(settings)
     skipped: list[tuple[Pair, list[str]]] = []
     while True:
         try:
-            return _open_folder(folder, settings, device, cache, teller, skipped, needs)
+            return read(folder, skipped)
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:

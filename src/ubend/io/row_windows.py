@@ -19,6 +19,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import explained
 from ubend.io.images import depth_problem, finish_pixels, read_into
+from ubend.io.raster import turn_upright
 from ubend.io.tiff import find_mask, is_tiff, make_plan, stretch
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
@@ -111,6 +112,12 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
             found |= seen[:, :, 0] == 0
         return found
 
+    def unseen_upright(self) -> NDArray[np.bool_] | None:
+        """`unseen` of the whole image, upright; None: the file tells nothing, or has a page for each channel."""
+        if not (self.has_unseen and self._plan.alone):
+            return None
+        return turn_upright(self.unseen(0, self.size_hw[0]), self._plan.orientation)
+
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
         grid, high = page.chunked, _chunk_height(page)
@@ -166,6 +173,18 @@ def read_to_place(path: Path, place: NDArray[Any]) -> None:
                 return
     if problems := read_into(place, path):
         raise DataError(problems)
+
+
+def read_unseen(path: Path) -> NDArray[np.bool_] | None:
+    """(H, W), upright: the pixels that a TIFF of one page says were not seen; None: it says nothing.
+
+    Raises:
+        DataError: see `TiffWindows`.
+    """
+    if not may_be_tiff(path):
+        return None
+    with TiffWindows(path) as windows:
+        return windows.unseen_upright()
 
 
 def may_be_tiff(path: Path) -> bool:
