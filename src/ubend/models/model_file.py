@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ubend.core.errors import ModelFileError
-from ubend.core.files import write_file
+from ubend.core.files import model_path, write_file
 from ubend.core.i18n import _
 from ubend.core.settings import Orientation, Precision
 from ubend.io.images import Sizing
@@ -23,6 +23,7 @@ from ubend.labels.class_table import LabelMap
 from ubend.models.networks import Network, make_network, shape_of
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
+_HEADER = "ubend"  # the entry of the file's metadata
 FORMAT = 2  # grows when an older ubend could not use the file rightly
 
 
@@ -77,7 +78,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         "orientation": bundle.orientation,
         "flips": bundle.flips,
     }
-    write_tensors(path, weights or net.state_dict(), {"ubend": json.dumps(header, ensure_ascii=False)})
+    write_tensors(path, weights or net.state_dict(), {_HEADER: json.dumps(header, ensure_ascii=False)})
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -87,13 +88,12 @@ def load_bundle(path: Path) -> Bundle:
         ModelFileError: missing, truncated, not ours, or newer than this version.
         SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
+    path = model_path(path)
     if not path.exists():
         raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with safe_open(path, "pt") as file:
-            entry = (file.metadata() or {}).get("ubend")
+            entry = (file.metadata() or {}).get(_HEADER)
             if entry is None:
                 raise ModelFileError(
                     _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
