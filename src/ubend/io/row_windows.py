@@ -112,12 +112,6 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
             found |= seen[:, :, 0] == 0
         return found
 
-    def unseen_upright(self) -> NDArray[np.bool_] | None:
-        """`unseen` of the whole image, upright; None: the file tells nothing, or has a page for each channel."""
-        if not (self.has_unseen and self._plan.alone):
-            return None
-        return turn_upright(self.unseen(0, self.size_hw[0]), self._plan.orientation)
-
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
         grid, high = page.chunked, _chunk_height(page)
@@ -176,7 +170,7 @@ def read_to_place(path: Path, place: NDArray[Any]) -> None:
 
 
 def read_unseen(path: Path) -> NDArray[np.bool_] | None:
-    """(H, W), upright: the pixels that a TIFF of one page says were not seen; None: it says nothing.
+    """(H, W), upright: the pixels that a TIFF says were not seen; None: it says nothing, or has a page per channel.
 
     Raises:
         DataError: see `TiffWindows`.
@@ -184,7 +178,10 @@ def read_unseen(path: Path) -> NDArray[np.bool_] | None:
     if not may_be_tiff(path):
         return None
     with TiffWindows(path) as windows:
-        return windows.unseen_upright()
+        plan = windows._plan
+        if not (windows.has_unseen and plan.alone):
+            return None
+        return turn_upright(windows.unseen(0, windows.size_hw[0]), plan.orientation)
 
 
 def may_be_tiff(path: Path) -> bool:
