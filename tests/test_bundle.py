@@ -24,7 +24,6 @@ from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models import model_file as subject
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
-from ubend.models.networks import shape_of
 from ubend.models.unet import UNet
 
 DATA = Path(__file__).parent / "data"
@@ -224,7 +223,7 @@ def test_fields_of_a_network(saved: bytes, tmp_path: Path) -> None:
     """The values that the tests above change are those of the file."""
     (tmp_path / "m.safetensors").write_bytes(saved)
     bundle = load_bundle(tmp_path / "m.safetensors")
-    assert shape_of(bundle.model) == NETWORK
+    assert bundle.model.shape() == NETWORK
     assert asdict(bundle.sizing) == SIZING
 
 
@@ -315,7 +314,7 @@ def fingerprint(bundle: Bundle) -> tuple[Any, ...]:
     """All that a bundle holds, but for `about`."""
     tensors = {name: tensor.numpy().tobytes() for name, tensor in bundle.model.state_dict().items()}
     rest = (bundle.dtype, bundle.precision, bundle.window_px, bundle.scale, bundle.orientation, bundle.flips)
-    return (shape_of(bundle.model), bundle.labels, bundle.sizing, rest, tensors)
+    return (bundle.model.shape(), bundle.labels, bundle.sizing, rest, tensors)
 
 
 def load_or_refuse(path: Path) -> Bundle | None:

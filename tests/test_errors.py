@@ -16,9 +16,9 @@ HAND_ON = {
     "_survey",
     "find_truth",
     "hash_pairs",
-    "open_dataset",
     "read_headers",
     "read_to_place",
+    "read_usable",
     "run_jobs",
 }
 

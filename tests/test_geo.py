@@ -14,6 +14,7 @@ from support.models import make_bundle
 from support.refusal import check, refused_once
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
+from ubend.io.pixel_size import PixelSize
 from ubend.models.model_file import save_bundle
 from ubend.tasks import predict as job
 
@@ -111,6 +112,24 @@ def test_overviews_and_masks_inside(by_rows: bool, tmp_path: Path, monkeypatch: 
         assert 0 < seen.mean() < 1
         np.testing.assert_array_equal(mask.read_masks(1) > 0, seen)
         np.testing.assert_array_equal(mask.read(1), np.where(seen, wanted.mask, 255))
+
+
+@pytest.mark.parametrize("inner_mask", [False, True])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_valid_pixels(inner_mask: bool, interleave: str, tmp_path: Path) -> None:
+    """As GDAL's mask of the data set, and the pixel size of its transform."""
+    path = tmp_path / "field.tif"
+    nodata = {"nodata": None} if inner_mask else {}
+    values = write_geo(path, 3, "uint16", interleave=interleave, **nodata)
+    if inner_mask:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            file.write_mask((values != 0).any(axis=0))
+    image = ubend.read_image(path)
+    with rasterio.open(path) as source:
+        np.testing.assert_array_equal(image.valid, source.dataset_mask() > 0)
+    assert 0 < image.valid.mean() < 1
+    np.testing.assert_array_equal(image.pixels, np.moveaxis(values, 0, 2))
+    assert image.pixel_size == PixelSize(0.25, 0.5, "m")
 
 
 def test_a_damaged_mask_inside(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ TORCH_FREE_MODULES = [
     "inference.strips",
     "inference.postprocess",
     "tasks.options",
+    "tasks.reading",
     "dataset.scan",
     "dataset.dataset",
     "dataset.foreground",

@@ -28,6 +28,9 @@ def test_the_public_names() -> None:
         "evaluate",
         "fit",
         "load",
+        "read_folder",
+        "read_image",
+        "read_scan",
         "resume",
     ]
     assert dir(ubend) == ubend.__all__

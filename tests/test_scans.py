@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+import ubend
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
 from ubend.cli.app import main
@@ -85,6 +86,13 @@ def test_any_axes_are_seen_the_same(codes: str, tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "scan.nii")
     np.testing.assert_array_equal(scan.slices, SEEN)
     assert scan.spacing_mm == (2.0, 0.5, 0.25)
+    data = ubend.read_scan(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(data.slices, SEEN)
+    assert (data.spacing, data.affine.dtype) == ((2.0, 0.5, 0.25), np.float64)
+    for place in np.ndindex(image.shape):  # nibabel's voxels lie where ours of the same value do
+        same = np.argwhere(data.slices == image.dataobj[place])
+        there = same @ data.affine[:3, :3].T + data.affine[:3, 3]
+        assert np.abs(there - nibabel.affines.apply_affine(image.affine, place)).max(axis=1).min() < 1e-4
     scan.write_mask((SEEN > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
     mask = nibabel.load(tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(mask.dataobj, np.asarray(image.dataobj) > 0)
@@ -114,9 +122,31 @@ def test_series(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path / "ct_mask").slices, SEEN > 0)
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_affine_of_a_series(count: int, tmp_path: Path) -> None:
+    """Oblique slices: the equation of DICOM PS3.3 C.7.6.2.1.1, with x and y turned round."""
+    along_row, along_column = np.array([0.6, 0.8, 0]), np.array([0, 0, -1.0])
+    normal = np.cross(along_row, along_column)
+    (tmp_path / "ct").mkdir()
+    for number in range(count):
+        corner = np.array([7, -8, 9]) + 2.0 * number * normal
+        write_slice(
+            tmp_path / "ct" / str(number),
+            SEEN[number],
+            0,
+            "1.2.9",
+            ImageOrientationPatient=[*along_row, *along_column],
+            ImagePositionPatient=list(map(float, corner.round(6))),
+        )
+    data = ubend.read_scan(tmp_path / "ct")
+    for s, r, c in np.ndindex(data.slices.shape):
+        wanted = np.array([7, -8, 9]) + along_row * 0.25 * c + along_column * 0.5 * r + 2.0 * s * normal
+        np.testing.assert_allclose(data.affine @ [s, r, c, 1], [*(wanted * [-1, -1, 1]), 1], atol=1e-5)
+
+
 def test_series_and_nifti_are_seen_alike(tmp_path: Path) -> None:
     write_nifti(tmp_path / "scan.nii.gz", "RAS")
-    found = [read_scan(path).slices for path in (tmp_path / "scan.nii.gz", write_series(tmp_path / "ct"))]
+    found = [ubend.read_scan(path).slices for path in (tmp_path / "scan.nii.gz", write_series(tmp_path / "ct"))]
     np.testing.assert_array_equal(*found)
 
 

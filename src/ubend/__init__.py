@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ubend.tasks.fit import FitResult as FitResult
     from ubend.tasks.fit import fit as fit
     from ubend.tasks.fit import resume as resume
+    from ubend.tasks.reading import read_folder as read_folder
+    from ubend.tasks.reading import read_image as read_image
+    from ubend.tasks.reading import read_scan as read_scan
 
 _HOMES = {
     "IGNORED": "ubend.labels.class_table",
@@ -43,6 +46,9 @@ _HOMES = {
     "evaluate": "ubend.tasks.evaluate",
     "fit": "ubend.tasks.fit",
     "load": "ubend.inference.ensemble",
+    "read_folder": "ubend.tasks.reading",
+    "read_image": "ubend.tasks.reading",
+    "read_scan": "ubend.tasks.reading",
     "resume": "ubend.tasks.fit",
 }
 __all__ = sorted([*_HOMES, "__version__"])

@@ -8,6 +8,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
+from ubend.core.files import model_path
 from ubend.core.i18n import _, later
 from ubend.tasks.options import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
 
@@ -117,7 +118,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
     if scores is None:
         sys.exit(130)
     tell_scores(scores)
-    teller.say(_("model: {model}; look at it with `ubend show {run}`").format(model=run / "model.safetensors", run=run))
+    teller.say(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
 
 
 @command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))

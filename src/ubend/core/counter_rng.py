@@ -9,29 +9,39 @@ generators" (SplitMix64), applied to a counter.
 
 import functools
 import hashlib
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+# What numbers are drawn for. The words are part of every draw: with another word a resumed run goes on otherwise.
+Purpose = Literal[
+    "anchors", "candidates", "dropout", "elastic", "foreground", "gain", "noise field", "order of round", "warp"
+]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: the counter's step
 
 
-def draw_uniform(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each."""
-    bits = draw_bits(seed, purpose, positions, count)
+def draw_uniform(
+    seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
+) -> NDArray[np.float64]:
+    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each; arguments as for `draw_bits`."""
+    bits = draw_bits(seed, purpose, positions, count, number)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw_normal(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+def draw_normal(seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
     """(n,) positions -> (n, count) standard normal numbers (Box and Muller 1958)."""
     uniform = draw_uniform(seed, purpose, positions, 2 * count)
     radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :count]))
     return radius * np.cos(2.0 * np.pi * uniform[:, count:])
 
 
-def draw_bits(seed: int, purpose: str, positions: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
-    """(n,) positions -> (n, count) words of 64 random bits."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
+def draw_bits(
+    seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
+) -> NDArray[np.uint64]:
+    """(n,) positions -> (n, count) words of 64 random bits; `number`: of several things with one purpose."""
+    words = purpose if number is None else f"{purpose} {number}"
+    digest = hashlib.blake2b(f"{seed}/{words}".encode(), digest_size=8).digest()
     key = np.uint64(int.from_bytes(digest, "little"))
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
         stream = _mix(positions.astype(np.uint64) * _GOLDEN + key)
@@ -50,7 +60,7 @@ def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArra
 
 @functools.lru_cache(maxsize=4)  # a batch needs the order of its own round and perhaps of the next
 def _order_of_round(seed: int, items: int, number: int) -> NDArray[np.int64]:
-    keys = draw_bits(seed, f"order of round {number}", np.arange(items), 1)[:, 0]
+    keys = draw_bits(seed, "order of round", np.arange(items), 1, number)[:, 0]
     return np.argsort(keys, kind="stable")
 
 

@@ -85,6 +85,14 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
         raise OutputError(said.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 
 
+MODEL_FILE = "model.safetensors"  # of a run folder
+
+
+def model_path(path: Path) -> Path:
+    """The model file of a run folder, or the path itself."""
+    return path / MODEL_FILE if path.is_dir() else path
+
+
 def default_cache() -> Path:
     """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
     import platformdirs
@@ -167,11 +175,16 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV, whole or not at all."""
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV, whole or not at all."""
+    write_text(path, csv_text(rows))
 
 
 def write_json(path: Path, value: Any) -> None:

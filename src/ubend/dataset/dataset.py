@@ -5,17 +5,17 @@ folder -> pairs -> headers -> survey of the masks -> class table -> size -> stor
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.autoconfig import Choice, Facts, choose_pictures
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
-from ubend.core.files import Need, resolve_many
+from ubend.core.files import Need, csv_text, resolve_many
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
@@ -30,8 +30,12 @@ from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import mask_to_text
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.split_file import SPLIT_COLUMNS
 
+_Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
+DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
+SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -163,16 +167,16 @@ class Dataset:
     def table(self) -> str:
         """The data list as CSV: name, files, part, group, hashes."""
         resolve = resolve_many()  # so that the run can be scored from anywhere
-        rows = [("name", "image", "mask", "split", "group", "image_hash", "mask_hash")]
+        rows = [DATA_COLUMNS]
         for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
             image, mask = resolve(pair.image), mask_to_text(pair.mask, resolve)
             rows.append((pair.name, image, mask, part, pair.group or "", hashes[0], hashes[1]))
-        return _to_csv(rows)
+        return csv_text(rows)
 
     def skipped_table(self) -> str:
         """The pairs that were left out, as CSV: name, problem."""
         rows = [*self.folder.skipped, *((pair.name, problem) for pair, why in self.skipped for problem in why)]
-        return _to_csv([("name", "problem"), *rows])
+        return csv_text([SKIPPED_COLUMNS, *rows])
 
     def split_table(self) -> str:
         """The split as `--split` takes it back: file, split, group; a pair that was left out is named too."""
@@ -180,7 +184,7 @@ class Dataset:
             *zip(self.folder.pairs, self.parts, strict=True),
             *((p, p.part or "train") for p, _why in self.skipped),
         ]
-        return _to_csv([("file", "split", "group"), *((pair.name, part, pair.group or "") for pair, part in pairs)])
+        return csv_text([SPLIT_COLUMNS, *((pair.name, part, pair.group or "") for pair, part in pairs)])
 
     def with_parts_of(self, table: str) -> "Dataset":
         """The same data with the split of a saved data list.
@@ -189,7 +193,7 @@ class Dataset:
             TrainingError: pictures or masks are not those of the list any more.
         """
         rows = list(csv.DictReader(io.StringIO(table)))
-        if not rows or not {"name", "split", "image_hash", "mask_hash"} <= set(rows[0]):
+        if not rows or not set(DATA_COLUMNS) <= set(rows[0]):
             raise TrainingError(_("data.csv of the run is damaged; start a new run"), key="data.csv")
         saved = [(row["name"], row["image_hash"], row["mask_hash"]) for row in rows]
         here = [(pair.name, *hashes) for pair, hashes in zip(self.folder.pairs, self.store.hashes, strict=True)]
@@ -235,11 +239,25 @@ def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, n
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written, or there is not enough room.
     """
+    return read_usable(
+        settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, teller, skipped, needs)
+    )
+
+
+def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
+    """What `read` returns for the folder that the settings name.
+
+    Args:
+        read: called with the folder and the pairs that were left out of it, with their problems; with
+            `data.skip_bad` it is called again without the pairs of a PairError.
+    Raises:
+        PairError: pairs that cannot be used.
+    """
     folder = find_folder(settings)
     skipped: list[tuple[Pair, list[str]]] = []
     while True:
         try:
-            return _open_folder(folder, settings, device, cache, teller, skipped, needs)
+            return read(folder, skipped)
         except PairError as error:
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
@@ -364,12 +382,6 @@ def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
     rare = {i: entries[survey.mask_of == i][masks[which[survey.mask_of == i]] == rarity[i]] for i in worst}
     named = [f"{pairs[i].mask.path}: {code_words(rare[i].tolist(), survey.kind())}" for i in worst]
     return _(" (rare codes: {masks})").format(masks=", ".join(named))
-
-
-def _to_csv(rows: Iterable[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
 
 
 def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:

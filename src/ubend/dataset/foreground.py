@@ -65,7 +65,7 @@ class Foreground:
                 total = sum(counts)
                 ranks = np.arange(total)
                 if total > self._count:
-                    chosen = draw_uniform(self._seed, f"candidates {number}", np.array([item]), self._count)[0]
+                    chosen = draw_uniform(self._seed, "candidates", np.array([item]), self._count, number)[0]
                     ranks = (chosen * total).astype(np.int64)
                 places, before = np.empty(len(ranks), np.int64), 0
                 for row, part, count in zip(range(0, len(mask), step), parts, counts, strict=True):

@@ -44,6 +44,7 @@ from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
 from ubend.layouts.pairs import Pair
 
 STORE_VERSION = 2
+_IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
 _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
@@ -56,20 +57,20 @@ class Store:
     """An opened store; arrays are memory-mapped, pictures are numbered as in the pairs it was built from."""
 
     def __init__(self, folder: Path) -> None:
-        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         self.folder = folder
         self.channels: int = facts["channels"]
         self.dtype = np.dtype(facts["dtype"])
         self.hashes: list[list[str]] = facts["hashes"]  # per picture: of the picture's and of the mask's file
-        with np.load(folder / "index.npz") as index:
+        with np.load(folder / _INDEX) as index:
             self.offsets: NDArray[np.int64] = index["offsets"]
             self.shapes_hw: NDArray[np.int64] = index["shapes_hw"]
             self.native_hw: NDArray[np.int64] = index["native_hw"]
             self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
         pixels = int(self.offsets[-1])
-        self.images = np.memmap(folder / "images.bin", self.dtype, "r", shape=(pixels, self.channels))
-        self.masks = np.memmap(folder / "masks.bin", np.uint8, "r", shape=(pixels,))
+        self.images = np.memmap(folder / _IMAGES, self.dtype, "r", shape=(pixels, self.channels))
+        self.masks = np.memmap(folder / _MASKS, np.uint8, "r", shape=(pixels,))
 
     def __len__(self) -> int:
         return len(self.shapes_hw)
@@ -122,7 +123,7 @@ def clear_stores(cache: Path) -> int:
     freed = 0
     for path, size in list_stores(cache):
         if path.is_dir():
-            (path / "store.json").unlink(missing_ok=True)  # first: without it, what is left is no store
+            (path / _FACTS).unlink(missing_ok=True)  # first: without it, what is left is no store
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -164,7 +165,7 @@ def open_store(
     contents = json.dumps([STORE_VERSION, vars(sizing), meaning, hashes])
     key = hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()
     final = cache / key
-    if not (final / "store.json").exists():
+    if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
             cure = _("set UBEND_CACHE to another disk, or leave out --patches")
@@ -175,7 +176,7 @@ def open_store(
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
-                if not (final / "store.json").exists():
+                if not (final / _FACTS).exists():
                     for rest in (final, *cache.glob(f".{key}-*")):  # of a process that was killed
                         shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
@@ -228,8 +229,8 @@ def _build(
     dtype = _first_dtype(pairs, sizing.channels)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
-        images = _reserve(temporary / "images.bin", dtype, (int(offsets[-1]), sizing.channels))
-        masks = _reserve(temporary / "masks.bin", np.dtype(np.uint8), (int(offsets[-1]),))
+        images = _reserve(temporary / _IMAGES, dtype, (int(offsets[-1]), sizing.channels))
+        masks = _reserve(temporary / _MASKS, np.dtype(np.uint8), (int(offsets[-1]),))
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
@@ -276,7 +277,7 @@ def _build(
         images.flush()
         masks.flush()
         np.savez(
-            temporary / "index.npz",
+            temporary / _INDEX,
             offsets=offsets,
             shapes_hw=np.array(stored_hw, np.int64),
             native_hw=np.array(shapes_hw, np.int64),
@@ -284,7 +285,7 @@ def _build(
             thumbnails=thumbnails,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
-        (temporary / "store.json").write_text(json.dumps(facts), encoding="utf-8")
+        (temporary / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

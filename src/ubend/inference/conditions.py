@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.autoconfig import Choice
+from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.inference.ensemble import Ensemble, Member, load
 from ubend.inference.postprocess import Refinement, parse_areas, parse_thresholds, refine
@@ -133,7 +134,7 @@ class Masks:
         members = []
         for path, (predictor, views) in zip(self._paths, self._members, strict=True):
             tiling = predictor.tiling
-            file = path / "model.safetensors" if path.is_dir() else path
+            file = model_path(path)
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             cut = {"tiles": tiling.tile_px, "overlap": tiling.overlap} if tiling else {"tiles": 0}

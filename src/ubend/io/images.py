@@ -41,10 +41,7 @@ def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | No
         DataError: missing, empty, truncated, no picture, other channels, or numbers that are not finite.
     """
     raster = read_raster(path, channels, place)
-    image = raster.pixels
-    if raster.palette is not None:
-        image = raster.palette[image[:, :, 0]][:, :, : 4 if raster.alpha else 3]
-    return finish_pixels(image, raster.alpha, channels, path)
+    return finish_pixels(raster.colors(), raster.alpha, channels, path)
 
 
 def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: Path) -> NDArray[Any]:

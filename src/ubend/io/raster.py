@@ -59,6 +59,12 @@ class Raster:
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
 
+    def colors(self) -> NDArray[Any]:
+        """(H, W, C), a palette applied; the last channel is alpha if there is one."""
+        if self.palette is None:
+            return self.pixels
+        return np.asarray(self.palette[self.pixels[:, :, 0]][:, :, : 4 if self.alpha else 3])
+
 
 def depth_name(dtype: np.dtype[Any]) -> str:
     """The type in which pictures of a stored type are used: by type, not by values, so that sets are alike."""

@@ -19,6 +19,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import explained
 from ubend.io.images import depth_problem, finish_pixels, read_into
+from ubend.io.raster import turn_upright
 from ubend.io.tiff import find_mask, is_tiff, make_plan, stretch
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
@@ -166,6 +167,21 @@ def read_to_place(path: Path, place: NDArray[Any]) -> None:
                 return
     if problems := read_into(place, path):
         raise DataError(problems)
+
+
+def read_unseen(path: Path) -> NDArray[np.bool_] | None:
+    """(H, W), upright: the pixels that a TIFF says were not seen; None: it says nothing, or has a page per channel.
+
+    Raises:
+        DataError: see `TiffWindows`.
+    """
+    if not may_be_tiff(path):
+        return None
+    with TiffWindows(path) as windows:
+        plan = windows._plan
+        if not (windows.has_unseen and plan.alone):
+            return None
+        return turn_upright(windows.unseen(0, windows.size_hw[0]), plan.orientation)
 
 
 def may_be_tiff(path: Path) -> bool:

@@ -30,11 +30,14 @@ class Scan(ABC):
         path: the file, or the folder of a series.
         slices: (S, H, W) values in the scan's units (Hounsfield units of a computed tomography).
         spacing_mm: from slice to slice, from row to row, from column to column.
+        affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, which grow to the right, front and top of
+            the body (RAS).
     """
 
     path: Path
     slices: NDArray[Any]
     spacing_mm: tuple[float, float, float]
+    affine: NDArray[np.float64]
 
     @property
     def name(self) -> str:
@@ -118,6 +121,7 @@ class NiftiScan(Scan):
         self.slices = np.ascontiguousarray(np.asanyarray(seen.dataobj).transpose(2, 1, 0))
         columns, rows, slices = map(float, seen.header.get_zooms())
         self.spacing_mm = slices, rows, columns
+        self.affine = np.asarray(seen.affine, np.float64)[:, [2, 1, 0, 3]]
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         import nibabel
@@ -161,6 +165,7 @@ class DicomSeries(Scan):
         self.slices = np.stack([apply_rescale(file.pixel_array, file) for file in files])
         rows, columns = (float(value) for value in files[0].PixelSpacing)
         self.spacing_mm = _slice_spacing(path, files), rows, columns
+        self.affine = _dicom_affine(files, self.spacing_mm)
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         from pydicom.uid import generate_uid
@@ -248,6 +253,17 @@ def _place(file: Any) -> float:
     """How far along their common normal a slice lies, mm."""
     along_row, along_column = np.reshape(np.array(file.ImageOrientationPatient, np.float64), (2, 3))
     return float(np.cross(along_row, along_column) @ np.array(file.ImagePositionPatient, np.float64))
+
+
+def _dicom_affine(files: list[Any], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    """As `Scan.affine`, mm; DICOM's own x and y grow to the left and to the back."""
+    along_row, along_column = np.reshape(np.array(files[0].ImageOrientationPatient, np.float64), (2, 3))
+    first, last = (np.array(file.ImagePositionPatient, np.float64) for file in (files[0], files[-1]))
+    step = np.cross(along_row, along_column) * spacing_mm[0] if len(files) == 1 else (last - first) / (len(files) - 1)
+    affine = np.eye(4)
+    affine[:3] = np.stack([step, along_column * spacing_mm[1], along_row * spacing_mm[2], first], axis=1)
+    affine[:2] *= -1
+    return affine
 
 
 def _slice_spacing(path: Path, files: list[Any]) -> float:

@@ -11,6 +11,8 @@ from ubend.layouts.naming import PART_WORDS
 from ubend.layouts.pairs import Pair, Part
 from ubend.layouts.problems import Problems
 
+SPLIT_COLUMNS = ("file", "split", "group")
+
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
     """The pairs with the parts and groups of the split file."""
@@ -22,7 +24,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
-    if missing := [name for name in ("file", "split") if name not in header]:
+    if missing := [name for name in SPLIT_COLUMNS[:2] if name not in header]:
         lacks = _("{file} has no column {columns}").format(file=split, columns=", ".join(missing))
         problems.add("split file", lacks)
         return pairs

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ubend.core.errors import Contradiction, DataError, ModelFileError, unfit, unfit_key
-from ubend.core.files import write_file
+from ubend.core.files import model_path, write_file
 from ubend.core.i18n import _
 from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
 from ubend.io.images import Sizing
@@ -31,6 +31,7 @@ from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelM
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
+_HEADER = "ubend"  # the entry of the file's metadata
 FORMAT = 3  # grows when an older ubend could not use the file rightly
 _MOST_CHARACTERS = 2**20  # of the entry; 65,536 label values take half of it
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -151,7 +152,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     entry["digest"] = find_digest(entry, tensors)
     text = json.dumps(entry, ensure_ascii=False)
     read_header(path, text)
-    write_tensors(path, tensors, {"ubend": text})
+    write_tensors(path, tensors, {_HEADER: text})
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -164,13 +165,12 @@ def load_bundle(path: Path) -> Bundle:
             fit; `key` is the header's field (`labels.colors`) or the tensor's name.
         SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
+    path = model_path(path)
     if not path.exists():
         raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("ubend")
+            text = (file.metadata() or {}).get(_HEADER)
             if text is None:
                 raise ModelFileError(
                     _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ubend.core.files import refuse_taken
+from ubend.core.files import model_path, refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.sample import draw_sample
@@ -47,7 +47,7 @@ def run_demo(out: Path | str | None, *, teller: Teller, seed: int = 0) -> Path:
         (run / "curves.png", _("how training went")),
         (run / "panels", _("the same pictures after every epoch")),
         (masks, _("masks and overlays as files")),
-        (run / "model.safetensors", _("the model, for `ubend predict`")),
+        (model_path(run), _("the model, for `ubend predict`")),
     ):
         teller.say(f"  {path}  {what}")
     return out

@@ -25,6 +25,8 @@ from ubend.models.networks import Network
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
 _MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
+# names in the file
+_HEADER, _MODEL, _AVERAGE, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
 
 
 @dataclass
@@ -138,7 +140,7 @@ class Saver:
         tensors, header = snapshot_state(state)
         copied_s = time.monotonic() - self._began
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
-        kept = next(kind for kind in ("best.", "average.", "model.") if any(n.startswith(kind) for n in tensors))
+        kept = next(kind for kind in (_BEST, _AVERAGE, _MODEL) if any(n.startswith(kind) for n in tensors))
         weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
         self._model = self._saving.submit(self._save_model, weights)
         self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
@@ -177,7 +179,7 @@ class Saver:
 def snapshot_state(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Copies of all tensors in main memory, and the file's header."""
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(state).items()}
-    return tensors, {"ubend_state": json.dumps(vars(state.progress))}
+    return tensors, {_HEADER: json.dumps(vars(state.progress))}
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -195,9 +197,9 @@ def load_state(path: Path, state: TrainingState) -> None:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            state.progress = Progress(**json.loads(header["ubend_state"]))
+            state.progress = Progress(**json.loads(header[_HEADER]))
             names = set(file.keys())
-            if any(name.startswith("optimizer.") for name in names):
+            if any(name.startswith(_OPTIMIZER) for name in names):
                 for parameter in _parameters(state.optimizer):
                     parameter.grad = torch.zeros_like(parameter)
                 state.optimizer.step()  # makes the moments; what it does to the weights is overwritten below
@@ -220,15 +222,15 @@ def load_state(path: Path, state: TrainingState) -> None:
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors = {_MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     if state.average is not state.model:
-        tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+        tensors |= {_AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
     if state.progress.best_epoch:
-        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+        tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
     for number, parameter in enumerate(_parameters(state.optimizer)):
         moments = state.optimizer.state.get(parameter, {})
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
-    return tensors | {"sums": state.sums}
+        tensors |= {f"{_OPTIMIZER}{number}.{name}": tensor for name, tensor in moments.items()}
+    return tensors | {_SUMS: state.sums}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ubend.core.errors import OutputError, reason
-from ubend.core.files import clear_leftovers, write_text
+from ubend.core.files import MODEL_FILE, clear_leftovers, write_text
 from ubend.core.i18n import _
 
 
@@ -37,7 +37,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
         self.curves = path / "curves.png"
-        self.model = path / "model.safetensors"
+        self.model = path / MODEL_FILE
         self.state = path / "resume.safetensors"
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ubend.core.errors import SettingError
+from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.models.encoders import fit_channels
 from ubend.models.model_file import Bundle, load_bundle
@@ -40,7 +41,7 @@ def load_start(path: Path) -> Start:
         ModelFileError: the file is missing, truncated, not ours, or newer than this version.
     """
     bundle = load_bundle(path)
-    with (path / "model.safetensors" if path.is_dir() else path).open("rb") as file:
+    with model_path(path).open("rb") as file:
         return Start(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
 
 

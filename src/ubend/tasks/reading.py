@@ -1,0 +1,150 @@
+"""What ubend reads of a folder, an image and a scan, for use from Python; needs no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.files import default_cache
+from ubend.core.progress import Teller
+from ubend.dataset.dataset import read_usable, survey_folder
+from ubend.dataset.store import read_class_map
+from ubend.io import scans
+from ubend.io.decode import read_raster
+from ubend.io.images import finish_pixels
+from ubend.io.pixel_size import PixelSize, read_scale
+from ubend.io.row_windows import read_unseen
+from ubend.labels.class_table import ClassMap
+from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.tasks.gather import gather_settings
+
+
+@dataclass(frozen=True)
+class DataPair:
+    """An image and its mask.
+
+    Attributes:
+        name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
+        image: the image file.
+        split: train, val or test, as the folder or the split file states it; None: not stated.
+        group: images of one group (one patient, one video) stay in one split; None: no group.
+    """
+
+    name: str
+    image: Path
+    split: Part | None
+    group: str | None
+    _read: Callable[[], ClassMap] = field(repr=False, compare=False)
+
+    def class_map(self) -> NDArray[np.uint8]:
+        """(H, W) class index, a place in `DataFolder.class_names`, or 255 (not scored); at native size.
+
+        Raises:
+            DataError: the mask was changed since the folder was read.
+        """
+        return self._read().classes
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data set.
+
+    Attributes:
+        class_names: in the order of the class index.
+        notes: what the user should know, one sentence each; with `skip_bad` also what was left out.
+        pairs: in the natural order of their names (`2` before `10`).
+    """
+
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+    pairs: tuple[DataPair, ...]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """An image.
+
+    Attributes:
+        pixels: (H, W, C) uint8, uint16 or float32, upright, values as in the file; without alpha.
+        valid: (H, W) bool; False where the file says that nothing was seen: nodata value, mask of a TIFF, alpha 0.
+        pixel_size: height and width of a pixel in um or m; None: the file does not tell.
+    """
+
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+    pixel_size: PixelSize | None
+
+
+@dataclass(frozen=True)
+class ScanData:
+    """A scan.
+
+    Attributes:
+        slices: (N, H, W) values in the scan's units (Hounsfield units of a computed tomography).
+        spacing: from slice to slice, from row to row, from column to column, mm.
+        affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1) in mm, which grow to the right, front and
+            top of the body (RAS).
+    """
+
+    slices: NDArray[Any]
+    spacing: tuple[float, float, float]
+    affine: NDArray[np.float64]
+
+
+def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
+    """Find the image and mask pairs of a folder and their classes, as `ubend.fit` does; images are not decoded.
+
+    Args:
+        folder: as for `ubend.fit`: images and masks, the name of a data set, or a `data.toml`; None: with `images`
+            and `masks`.
+        data_settings: keys of the section `[data]` of the settings, such as `classes`, `values`, `split`,
+            `channels`, `skip_bad`.
+    Raises:
+        SettingError: an unknown key, or a value that does not fit.
+        DataError: everything that is wrong with the folder, at once.
+        OutputError: the cache cannot be written.
+    """
+    settings = gather_settings(folder, flags={f"data.{key}": value for key, value in data_settings.items()})
+
+    def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
+        survey = survey_folder(found, settings, default_cache(), Teller())
+        left_out = [problem for _name, problem in found.skipped] + [line for _pair, why in skipped for line in why]
+        pairs = (
+            DataPair(
+                pair.name, pair.image, pair.part, pair.group, partial(read_class_map, pair, size_hw, survey.labels)
+            )
+            for pair, size_hw in zip(found.pairs, survey.shapes_hw, strict=True)
+        )
+        return DataFolder(survey.labels.names, (*survey.remarks, *left_out), tuple(pairs))
+
+    return read_usable(settings, read)
+
+
+def read_image(path: Path | str) -> ImageData:
+    """Read an image file: JPEG, PNG, BMP, WebP or TIFF.
+
+    Raises:
+        DataError: missing, damaged, no image, several images, or values that are not finite.
+    """
+    path = Path(path)
+    raster = read_raster(path)
+    colors, unseen = raster.colors(), read_unseen(path)
+    valid = np.ones(colors.shape[:2], bool) if unseen is None else ~unseen
+    if raster.alpha:
+        valid &= colors[:, :, -1] != 0
+    return ImageData(finish_pixels(colors, raster.alpha, None, path), valid, read_scale(path).pixel)
+
+
+def read_scan(path: Path | str) -> ScanData:
+    """Read a scan: a NIfTI file, a DICOM file, or a folder of one DICOM series.
+
+    Raises:
+        DataError: not readable, several values for each voxel, or slices that do not make a stack; or nibabel or
+            pydicom is not installed.
+    """
+    scan = scans.read_scan(Path(path))
+    return ScanData(scan.slices, scan.spacing_mm, scan.affine)
