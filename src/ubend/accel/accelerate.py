@@ -2,6 +2,7 @@
 plain function. Importing this needs no Triton."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,26 +20,15 @@ def accelerate_augmentation(
         elastic_basis: (length, device, points) -> (length, 5) weights of the elastic field.
     """
 
-    def augment(
-        images: Tensor,
-        masks: Tensor,
-        items: Tensor,
-        numbers: Tensor,
-        window_hw: tuple[int, int],
-        value_range: tuple[Tensor, Tensor],
-        noise: Tensor | None,
-        ignore_outside: bool,
-        points: int,
-    ) -> tuple[Tensor, Tensor]:
+    def augment(images: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
         if not usable(images):
-            return plain(images, masks, items, numbers, window_hw, value_range, noise, ignore_outside, points)
+            return plain(images, *given)
         from ubend.accel.augment import blur_and_noise, warp
 
-        basis = elastic_basis(window_hw[0], images.device, points), elastic_basis(window_hw[1], images.device, points)
+        masks, items, numbers, (height, width), reach, noise, ignore, points = given
+        basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
         colors = noise is not None
-        warped, target = warp(
-            images, masks, items, numbers, basis, value_range, colors=colors, ignore_outside=ignore_outside
-        )
-        return warped if noise is None else blur_and_noise(warped, numbers, noise, value_range), target
+        warped, target = warp(images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore)
+        return blur_and_noise(warped, numbers, noise, reach) if colors else warped, target
 
     return augment

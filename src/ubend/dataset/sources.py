@@ -129,23 +129,14 @@ class Source:
 
 
 class Pictures(Source):
-    """Some images of a store, handed out as device batches on one canvas.
-
-    Resident on the device when they fit (`room_bytes`), else read from the memory-mapped store, a few
-    batches ahead, by another thread.
+    """Whole images, resident on the device when they fit (`room_bytes`), else read from the memory-mapped store.
 
     Args:
         store, numbers, device: see `Source`.
         room_bytes: how much of the device's memory images may take.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        numbers: NDArray[np.int64],
-        device: torch.device,
-        room_bytes: int,
-    ) -> None:
+    def __init__(self, store: Store, numbers: NDArray[np.int64], device: torch.device, room_bytes: int) -> None:
         super().__init__(store, numbers, device)
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
         self.bytes = len(numbers) * self.fetched_bytes
