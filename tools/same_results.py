@@ -58,7 +58,7 @@ PREDICTIONS = {
     "cutout": "cutout runs/modern cells/images --class cell",
     "cutout-soft": "cutout runs/modern cells/images --class cell --soft 4 --background #336699",
 }
-TIMES = ("seconds", "pictures_per_s", "images_per_s")  # keys of JSON files that depend on the clock
+TIMES = ("seconds", "pictures_per_s", "images_per_s", "sha256")  # keys of JSON that depend on clock or model format
 
 
 def main() -> None:

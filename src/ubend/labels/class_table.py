@@ -75,6 +75,8 @@ class LabelMap:
             of values, Euclidean distance of colours) and less than half as far as the next class; 0:
             never; ANY_DISTANCE: always.
         others: class index of all codes left, perhaps IGNORED; None: they are an error.
+    Raises:
+        DataError: a name is there twice, or has not 1 to 200 characters on one line.
     """
 
     names: tuple[str, ...]
