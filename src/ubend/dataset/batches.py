@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.core.counter_rng import shuffled_item
+from ubend.core.device import send
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import (
     FROZEN_COPIES,
@@ -27,7 +28,7 @@ from ubend.dataset.augment import (
     noise_field,
     warp,
 )
-from ubend.dataset.crops import Crops, send
+from ubend.dataset.crops import Crops
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import Source
 

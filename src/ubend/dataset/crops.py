@@ -122,8 +122,3 @@ def read_crops(store: Store, crops: Crops, canvas_hw: tuple[int, int], device: t
     for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
         store.lay(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for what it is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

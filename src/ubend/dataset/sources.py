@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.device import free_bytes
+from ubend.core.device import free_bytes, send
 from ubend.core.i18n import _
 from ubend.core.settings import AugmentSettings, Settings, settled
 from ubend.dataset.augment import Draws
-from ubend.dataset.crops import Crops, crop_canvas, device_dtype, find_crops, read_crops, send
+from ubend.dataset.crops import Crops, crop_canvas, device_dtype, find_crops, read_crops
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED

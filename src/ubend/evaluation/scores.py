@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.device import tell_out_of_memory
+from ubend.core.device import send, tell_out_of_memory
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.dataset.store import read_class_map
-from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, send, too_large
+from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, too_large
 from ubend.inference.prefetch import map_ahead
 from ubend.inference.strips import Held
 from ubend.io.decode import read_header

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.device import attempt, fastest_precision, pick_device, tell_out_of_memory
+from ubend.core.device import attempt, fastest_precision, pick_device, send, tell_out_of_memory
 from ubend.core.errors import DataError, Problem, SettingError
 from ubend.core.i18n import _
 from ubend.inference.prefetch import map_ahead
@@ -362,13 +362,6 @@ def too_large(native_hw: tuple[int, int]) -> str:
     return _("out of memory with one picture of {width}x{height} px; try --device cpu, or a smaller picture").format(
         width=native_hw[1], height=native_hw[0]
     )
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of main memory on a device, without waiting for what that does."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _bytes_held(picture: Prepared) -> int:
