@@ -224,6 +224,7 @@ def test_model_file(place: Path) -> None:
         "scale",
         "orientation",
         "flips",
+        "digest",
     }
     assert set(header["labels"]) == {"names", "kind", "codes", "colors", "ignored", "reach", "others"}
     assert set(header["sizing"]) == {"size_px", "keep_aspect", "channels"}

@@ -1,7 +1,6 @@
 """Several models and several views as one predictor: exact turns, plain means, one line for what does not fit."""
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -19,16 +18,21 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
-from ubend.models.unet import UNet
+from ubend.models.unet import SegmentationNet, UNet
 from ubend.tasks.fit import fit
 
 views = st.sampled_from(SQUARE)
 
 
-class Symmetric(nn.Module):
-    """A network that commutes with the square's symmetries: each pixel, and the mean of the nine around it."""
+class Flat(SegmentationNet):
+    """A network of one level."""
 
-    depth = 0
+    def __init__(self) -> None:
+        super().__init__(1, 3, 1, 0, None, "transposed", None, None)
+
+
+class Symmetric(Flat):
+    """A network that commutes with the square's symmetries: each pixel, and the mean of the nine around it."""
 
     def forward(self, batch: Tensor) -> Tensor:
         plain = batch[:, :1] / 64
@@ -36,10 +40,8 @@ class Symmetric(nn.Module):
         return torch.cat([plain, 3 - around, 2 * (around - plain)], dim=1)
 
 
-class Gradual(nn.Module):
+class Gradual(Flat):
     """A network to which left, right, up and down are not the same."""
-
-    depth = 0
 
     def forward(self, batch: Tensor) -> Tensor:
         height, width = batch.shape[-2:]
@@ -47,9 +49,9 @@ class Gradual(nn.Module):
         return torch.stack([ramp.expand(len(batch), height, width), batch[:, 0] / 99, -batch[:, 0] / 99], dim=1)
 
 
-def make_predictor(model: nn.Module, size: int = 24, channels: int = 1) -> Predictor:
+def make_predictor(model: SegmentationNet, size: int = 24, channels: int = 1) -> Predictor:
     labels = make_label_map([0, 1, 2], ["background", "polyp", "contour"])
-    return Predictor(Bundle(cast(UNet, model), labels, Sizing(size, True, channels)), "cpu")
+    return Predictor(Bundle(model, labels, Sizing(size, True, channels)), "cpu")
 
 
 def make_unet(seed: int, channels: int = 3, names: tuple[str, ...] = ("background", "polyp"), size: int = 32) -> Bundle:
