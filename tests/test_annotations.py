@@ -382,7 +382,7 @@ def test_an_alias_bomb_is_never_expanded() -> None:
     assert parse_names("\n".join(["names: [cat]", "a0: &a0 [l]", *lines])) == {0: "cat"}
 
 
-@pytest.mark.understood(at_least=0.12)
+@pytest.mark.understood(at_least=0.1)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(WRITERS), st.randoms(use_true_random=False), st.integers(1, 4))
 def test_damaged_files_are_named_or_read(

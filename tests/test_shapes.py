@@ -103,7 +103,7 @@ def test_run_lengths_are_exact(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(draw_shapes([Shape(7, rle=listed)], mask.shape), 7 * mask)
 
 
-@pytest.mark.understood(at_least=0.55)
+@pytest.mark.understood(at_least=0.45)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(masks, st.text(st.characters(min_codepoint=32, max_codepoint=126)), st.integers(0, 20))
 def test_damaged_run_lengths_are_refused_or_fill_the_picture(
