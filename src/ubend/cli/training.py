@@ -8,7 +8,6 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
-from ubend.core.files import model_path
 from ubend.core.i18n import _, later
 from ubend.tasks.options import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
 
@@ -111,6 +110,7 @@ def _resume(run: Path, show: bool) -> None:
 
 
 def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> None:
+    from ubend.core.files import model_path
     from ubend.training.launcher import find_place
 
     if not find_place().is_first:
