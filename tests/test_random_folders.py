@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from support.files import touch
@@ -48,6 +48,9 @@ def test_random_trees(
     skip_bad: bool,
 ) -> None:
     """Exactly the truth's pairs or an error; with --skip-bad nothing but pairs of the truth."""
+    names = {stem for _folder, stem in stems}
+    # the mask 0_0.png is that of 0.png by its name, where those of both are lost in part
+    assume(not lost or not any(one != other and one in other for one in names for other in names))
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         truth = {}
