@@ -6,50 +6,40 @@ from typing import Any
 
 import torch
 
-from ubend.core.autoconfig import choose_training
+from ubend.accel.accelerate import accelerate_augmentation
+from ubend.core.autoconfig import resolve
 from ubend.core.device import fastest_precision
 from ubend.core.progress import Teller
-from ubend.core.settings import make_settings
+from ubend.core.settings import Settings, make_settings
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.training import captured
-from ubend.training.checkpoint import TrainingState
-from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job
-
-_ENDLESS = 10**6  # steps of a training that is never finished
+from ubend.dataset.prepare import prepare
+from ubend.tasks.fit import assemble
+from ubend.training.build import build
+from ubend.training.loop import PlainRuntime
 
 
-def open_data(folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]) -> Dataset:
-    """The pictures of a folder, stored below `cache`."""
+def open_data(
+    folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]
+) -> tuple[Dataset, Settings]:
+    """The images of a folder, stored below `cache`, and the settings."""
     settings = make_settings("modern", None, {"device": str(device), "data.folder": str(folder), **changes})
-    return open_dataset(settings, device.type, cache, Teller())
+    return open_dataset(settings, device.type, cache, Teller()), settings
 
 
-def begin_training(
-    data: Dataset, device: torch.device, precision: tuple[Any, str] | None = None, steps: int = _ENDLESS
-) -> tuple[Job, TrainingState]:
-    """A training that has not taken a step; nothing is written.
-
-    Args:
-        precision: and its reason; None: the device's fastest.
-        steps: of the whole training, which the schedule of the learning rate runs over.
-    """
-    facts = data.facts(device.type, precision or fastest_precision(device))
-    settings, _choices = choose_training(data.settings, facts)
-    batches, validation = make_batches(data, settings, device)
-    _bundle, state = make_state(data, settings, device)
-    loss, names = make_loss(data, settings, device), data.labels.names
-    run = RunFolder(data.folder.root)  # is not written to by single steps
-    return Job(batches, validation, names, loss, settings.train, steps, run, lambda _: print, print), state
+def begin_training(data: Dataset, settings: Settings, device: torch.device) -> PlainRuntime:
+    """A training that has not taken a step; nothing is written."""
+    plan = resolve(settings, data.facts(device.type, fastest_precision(device)))
+    prepared = prepare(data, plan, device, augment=accelerate_augmentation(augment))
+    return assemble(plan, data, prepared, build(data, plan, device), Teller())[1]
 
 
-def make_step(job: Job, state: TrainingState) -> Callable[[], None]:
+def make_step(runtime: PlainRuntime) -> Callable[[], None]:
     """A function that takes the next step, as the loop of `ubend fit` does."""
-    take_step = captured.make_step(job, state, Teller())
+    progress = runtime.training.state.progress
 
     def step() -> None:
-        take_step(state.progress.step)
-        state.progress.step += 1
+        runtime.take_step(progress.step)
+        progress.step += 1
 
     return step

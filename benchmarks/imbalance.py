@@ -67,7 +67,7 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
         "model.width": 8,
         "model.depth": 3,
         "train.batch": 8,
-        "train.epochs": 10,
+        "train.epochs": max(1, round(8 * steps / (len(list((folder / "masks").iterdir())) - 64))),
         "train.learning_rate": 3e-3,
         "train.seed": seed,
         "train.precision": "float32",
@@ -76,17 +76,16 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
         **changes,
     }
     device = make_ready("cpu")
-    data = open_data(folder, folder.parent / "cache", device, given)
-    job, state = begin_training(data, device, ("float32", ""), steps)
-    step = make_step(job, state)
-    for _ in range(steps):
+    training = (runtime := begin_training(*open_data(folder, folder.parent / "cache", device, given), device)).training
+    step = make_step(runtime)
+    for _ in range(training.steps):
         step()
-    state.average.eval()
+    training.state.ema.eval()
     confusion = np.zeros((3, 3), np.int64)
     with torch.inference_mode():
-        for start in range(0, len(job.validation), 8):
-            image, target = job.validation.take(np.arange(start, start + 8))
-            guess = state.average(image.float()).argmax(1).to(torch.uint8)
+        for start in range(0, len(training.validation), 8):
+            image, target = training.validation.take(np.arange(start, start + 8))
+            guess = training.forward_ema(image.float()).argmax(1).to(torch.uint8)
             confusion += count_confusion_batch(guess, target, 3).sum(0).numpy()
     dice = dice_from_confusion(confusion[None])[0]
     return float(dice[1]), float(dice[2])

@@ -52,9 +52,8 @@ def loop_variants(folder: Path, cache: Path, args: argparse.Namespace, device: t
         del kinds["ubend's loop, compiled"]
     variants = []
     for name, changes in kinds.items():
-        data = open_data(folder, cache, device, settings_of(args) | changes)
         step = "ubend's step, compiled" if "train.compile" in changes else "ubend's step"
-        run = make_step(*begin_training(data, device))
+        run = make_step(begin_training(*open_data(folder, cache, device, settings_of(args) | changes), device))
         variants.append(Variant(name, run, args.batch, facts={"of": "ubend", "step": step}))
     return variants
 
@@ -121,7 +120,7 @@ def main(words: Sequence[str]) -> None:
             folder = Path(place) / "sample"
             draw_sample(folder, args.pictures, 256)
         variants = loop_variants(folder, cache, args, device)
-        variants.append(tutorial_variant(open_data(folder, cache, device, settings_of(args)), args, device))
+        variants.append(tutorial_variant(open_data(folder, cache, device, settings_of(args))[0], args, device))
         variants += step_variants(args, device)
         rows = add_shares(take_turns(variants, device, args.rounds, args.seconds))
     named = {row["name"]: row for row in rows}

@@ -18,7 +18,7 @@ from ubend.models import model_file as writer
 from ubend.models.unet import UNet
 from ubend.training import checkpoint
 from ubend.training.checkpoint import Progress, Saver, TrainingState, load_state, save_state
-from ubend.training.optim import make_optimizer, update_average
+from ubend.training.optim import make_optimizer, update_ema
 
 
 def fresh(seed: int = 0, average: bool = True, channels: int = 3, width: int = 2, name: str = "adamw") -> TrainingState:
@@ -40,8 +40,8 @@ def step(state: TrainingState) -> float:
     loss.backward()
     state.optimizer.step()
     state.optimizer.zero_grad()
-    if state.average is not state.model:
-        update_average(state.average, state.model, 0.5)
+    if state.ema is not state.model:
+        update_ema(state.ema, state.model, 0.5)
     state.sums += torch.rand(4, generator=generator, dtype=torch.float64) / 3
     state.progress.step += 1
     return float(loss.detach())
@@ -52,7 +52,7 @@ def trained(seed: int = 0, steps: int = 3, best: bool = True, **given: Any) -> T
     for _ in range(steps):
         step(state)
     if best:
-        state.best = {name: t.clone() + 0 for name, t in state.average.state_dict().items()}
+        state.best = {name: t.clone() + 0 for name, t in state.ema.state_dict().items()}
         state.progress.best_value, state.progress.best_epoch = -0.1 - 0.2, 1
         state.progress.history = [{"epoch": 1, "val_dice": {"nền": None}, "train_loss": 1 / 3, "best": True}]
         step(state)
@@ -62,7 +62,7 @@ def trained(seed: int = 0, steps: int = 3, best: bool = True, **given: Any) -> T
 def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     """Every tensor of a state, named independently of the code under test."""
     out = {f"model {n}": t for n, t in state.model.state_dict().items()}
-    out |= {f"average {n}": t for n, t in state.average.state_dict().items()}
+    out |= {f"average {n}": t for n, t in state.ema.state_dict().items()}
     if state.progress.best_epoch:
         out |= {f"best {n}": t for n, t in state.best.items()}
     for number, parameter in enumerate(state.model.parameters()):
@@ -179,7 +179,7 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
     theirs = tensors(loaded)
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in tensors(expected).items())
     assert loaded.progress == expected.progress
-    averaged = expected.average.state_dict()
+    averaged = expected.ema.state_dict()
     assert all(torch.equal(models[0][name], tensor) for name, tensor in averaged.items())
     state = trained(best=True)
     with Saver(tmp_path / "s.safetensors", keep) as saver:

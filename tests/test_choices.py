@@ -1,5 +1,6 @@
 """What is chosen from pictures and device, and that what a person sets is never chosen over."""
 
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -7,39 +8,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubend.core.autoconfig import Facts, choose_pictures, choose_training
-from ubend.core.settings import Recipe, Settings, make_settings
+from ubend.core.autoconfig import choose_format, resolve
+from ubend.core.plan import Facts, ImageFormat, Plan
+from ubend.core.settings import Recipe, dump_toml, flatten, make_settings
 
 
-def facts(**changes: Any) -> Facts:
+def facts(images: ImageFormat, foreground: dict[str, float], **changes: Any) -> Facts:
     known: dict[str, Any] = {
-        "channels": 3,
-        "classes": 2,
         "training": 700,
+        "training_pixels": 700 * 352**2,
         "device": "cuda",
         "precision": ("bfloat16", "fast there"),
-        "foreground": {"polyp": 0.153},
         "upright_t": 0.0,
         "upright_offset": 0.0,
     }
-    return Facts(**{**known, **changes})
+    shares = {"background": 1 - sum(foreground.values()), **foreground}
+    return Facts(images=images, shares=shares, foreground=tuple(foreground), **{**known, **changes})
 
 
 def chosen(
     recipe: Recipe = "modern",
     changes: dict[str, Any] | None = None,
     size_hw: tuple[int, int] = (352, 352),
+    *,
+    channels: int = 3,
+    classes: int = 2,
+    foreground: dict[str, float] | None = None,
     **known: Any,
-) -> Settings:
-    there = facts(**known)
+) -> Plan:
+    foreground = foreground or {name: 0.153 for name in "abcdefgh"[: classes - 1]}
     settings = make_settings(recipe, changes=changes)
-    settings, _choices = choose_pictures(settings, np.array([size_hw]), there.channels, there.classes, there.device)
-    settings, choices = choose_training(settings, there)
-    for choice in choices:
+    native_hw, device = np.array([size_hw]), known.get("device", "cuda")
+    images = choose_format(settings, native_hw, channels, len(foreground) + 1, device)
+    plan = resolve(settings, facts(images, foreground, **known))
+    for choice in plan.choices:
         assert choice.line().startswith(f"{choice.key} = ")
         assert choice.reason
         assert "{" not in choice.line()
-    return settings
+    return plan
 
 
 def test_tutorials_two_jobs() -> None:
@@ -130,24 +136,38 @@ def test_what_is_set_is_not_chosen() -> None:
         "data.std": (1.0, 1.0, 1.0),
     }
     for recipe in ("modern", "tutorial"):
-        settings = make_settings(recipe, changes=changes)  # type: ignore[arg-type]
-        there = facts()
-        once, first = choose_pictures(settings, np.array([[352, 352]]), 3, 2, "cuda")
-        twice, second = choose_training(once, there)
-        assert (first, second) == ([], [])
-        assert twice == settings
+        plan = chosen(recipe, changes)  # type: ignore[arg-type]
+        assert plan.choices == ()
+        said, decided = (dict(flatten(some.model_dump())) for some in (make_settings(recipe, changes=changes), plan))  # type: ignore[arg-type]
+        assert {key: decided[key] for key, value in said.items() if value is not None} == {
+            key: value for key, value in said.items() if value is not None
+        }
+
+
+def test_a_plan_leaves_nothing_open() -> None:
+    """None is left only where something is absent; a plan that is read again has nothing to choose."""
+    absent = {"device", "data.folder", "data.images", "data.masks", "data.split", "data.classes", "data.values"}
+    absent |= {"data.size", "data.window", "data.epoch_windows", "data.mean", "data.std", "augment.elastic_px"}
+    absent |= {"model.encoder", "model.weights", "train.class_weights", "train.patience", "train.init_from"}
+    for recipe in ("modern", "tutorial", "paper"):
+        for changes in ({}, {"data.resize": "native", "train.border_weight": 0.0}, {"data.window": 64}):
+            if recipe == "tutorial" and changes:
+                continue
+            plan = chosen(recipe, changes)  # type: ignore[arg-type]
+            assert {key for key, value in flatten(plan.model_dump()) if value is None} <= absent
+            config = dict(flatten(tomllib.loads(dump_toml(plan))))
+            again = chosen(recipe, config)  # type: ignore[arg-type]
+            assert (again.choices, dump_toml(again)) == ((), dump_toml(plan))
 
 
 @pytest.mark.parametrize(("share", "shown"), [(0.153, "15.3%"), (0.0025, "0.25%"), (4e-6, "0.0004%"), (0.0, "0.0%")])
 def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
     """With the figure of the rarest class; the recipe `tutorial` keeps its own."""
-    there = facts(foreground={"nerve": 0.4, "polyp": share})
-    settings, _pictures = choose_pictures(make_settings(), np.array([[352, 352]]), 3, 3, "cuda")
-    settings, choices = choose_training(settings, there)
-    line = next(choice.line() for choice in choices if choice.key == "train.loss")
+    plan = chosen(foreground={"nerve": 0.4, "polyp": share})
+    line = next(choice.line() for choice in plan.choices if choice.key == "train.loss")
     assert line.startswith("train.loss = dice+ce: ")
     assert f"polyp, has {shown} of the pixels" in line
-    assert settings.train.class_weights is None
+    assert plan.train.class_weights is None
     assert chosen("tutorial").train.loss == "ce"
 
 
@@ -157,9 +177,9 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
         ({"data.window": 64}, 0.01, 0.33),
         ({"data.window": 64}, 0.2, 0.0),
         ({"data.window": 64, "data.foreground_share": 0.9}, 0.2, 0.9),
-        ({"data.window": 256}, 0.01, None),  # as large as the pictures
-        ({}, 0.01, None),
-        ({"data.window": 64, "augment.kind": "none"}, 0.01, None),
+        ({"data.window": 256}, 0.01, 0.0),  # as large as the pictures
+        ({}, 0.01, 0.0),
+        ({"data.window": 64, "augment.kind": "none"}, 0.01, 0.0),
     ],
 )
 def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: float | None) -> None:
@@ -206,7 +226,7 @@ def test_a_window_that_is_too_large() -> None:
     """Falls back to the picture, and says so; one that is set and fits is left alone."""
     for asked, window in ((4096, 300), (300, 300), (256, 256)):
         changes = {"data.resize": "native", "data.window": asked}
-        settings, choices = choose_pictures(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, "cuda")
-        assert settings.data.window == window
-        said = [choice.reason for choice in choices if choice.key == "data.window"]
+        images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, "cuda")
+        assert images.window == window
+        said = [choice.reason for choice in images.choices if choice.key == "data.window"]
         assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if asked == 4096 else [])

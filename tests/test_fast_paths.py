@@ -42,7 +42,7 @@ def take_steps(kind: type[Step], discs: Path, place: Path, device: str, changes:
         step(number)
     return {
         **{f"weight {name}": tensor.detach().clone() for name, tensor in state.model.state_dict().items()},
-        **{f"average {name}": tensor.detach().clone() for name, tensor in state.average.state_dict().items()},
+        **{f"average {name}": tensor.detach().clone() for name, tensor in state.ema.state_dict().items()},
         "sums": state.sums.clone(),
     }
 

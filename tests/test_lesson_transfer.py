@@ -102,11 +102,11 @@ def test_breeds_are_learnt(pets: Path) -> None:
 
 def test_pretrained_weights_are_kept(breeds: Breeds, tmp_path: Path) -> None:
     """A U-Net whose way down was trained, and whose way up was not."""
-    from ubend.training.setup import make_state
+    from ubend.training.build import build
 
     pretrain(breeds, tmp_path / "b.safetensors", 1)
-    net, drawn = load_bundle(tmp_path / "b.safetensors").model, make_state(breeds.data, breeds.settings, breeds.device)
-    mine, theirs = net.state_dict(), drawn[1].model.state_dict()
+    net, drawn = load_bundle(tmp_path / "b.safetensors").model, build(breeds.data, breeds.plan, breeds.device)
+    mine, theirs = net.state_dict(), drawn.state.model.state_dict()
     changed = {name.partition(".")[0] for name in mine if not torch.equal(mine[name], theirs[name])}
     assert changed == {"stem", "encoders"}
 

@@ -14,7 +14,7 @@ from ubend.dataset.batches import TrainingBatches
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop
-from ubend.training.loop import describe_limit
+from ubend.training.recorder import describe_limit
 
 CPU = torch.device("cpu")
 
@@ -51,8 +51,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return forward(self, image)
 
     monkeypatch.setattr(UNet, "forward", pass_in_a_second)
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
-    monkeypatch.setattr("ubend.drawing.curves.draw_curves", lambda *_args: None)
+    monkeypatch.setattr(job, "EpochDrawing", lambda *_args, **_named: lambda _state: lambda: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
     monkeypatch.setattr(loop, "time", clock)
     return clock

@@ -5,6 +5,8 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +15,18 @@ from torch import Tensor, nn
 
 from support.discs import draw_disc, make_discs
 from support.refusal import raises
-from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_job, press_once, press_twice
+from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_runtime, press_once, press_twice
 from ubend.core.errors import TrainingError
-from ubend.core.progress import Teller
+from ubend.accel.captured import capture_steps
 from ubend.inference.predictor import load
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop
-from ubend.training.captured import make_step
-from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.loop import steps_until
+from ubend.training.checkpoint import Saver
+from ubend.training.loop import PlainRuntime, Training
 from ubend.training.run_folder import RunFolder
-from ubend.training.step import Job, Step
+from ubend.training.memory import LimitedMemoryRuntime
 
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No panels and curves, for speed; they are drawn from the state and do not change it."""
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
+    monkeypatch.setattr(job, "EpochDrawing", lambda *_args, **_named: lambda _state: lambda: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
 
 
@@ -215,8 +216,8 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     figures = iter([3.0, 1.0, 2.0, 1.0, 0.5])
     seen: list[dict[str, Tensor]] = []
 
-    def scripted(_job: Job, state: TrainingState, _teller: Teller) -> tuple[float, np.ndarray]:
-        seen.append({name: t.clone() for name, t in state.average.state_dict().items()})
+    def scripted(runtime: PlainRuntime) -> tuple[float, np.ndarray]:
+        seen.append({name: t.clone() for name, t in runtime.training.state.ema.state_dict().items()})
         return next(figures), np.array([0.5, 0.5])
 
     monkeypatch.setattr(loop, "validate", scripted)
@@ -243,9 +244,10 @@ def test_micro_batches_are_the_whole_batch(
     found = []
     for size in (None, micro_batch):
         changes = {"train.micro_batch": size} if size else {}
-        work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "ignored", **changes})
+        runtime = make_runtime(folder, {"augment.out_of_frame": "ignored", **changes})
+        state = runtime.training.state
         monkeypatch.setattr(state.optimizer, "zero_grad", lambda: None)
-        Step(work, state, Listener())(state.progress.step)
+        runtime.take_step(0)
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found
     assert sum(float(g.abs().sum()) for g in whole) > 0
@@ -256,12 +258,13 @@ def test_micro_batches_are_the_whole_batch(
 
 def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     """One step changes the weights, the average and the sums; the learning rate is the schedule's."""
-    work, state = make_job(folder, tmp_path, {"augment.out_of_frame": "reflected"})
+    runtime = make_runtime(folder, {"augment.out_of_frame": "reflected"})
+    work, state = runtime.training, runtime.training.state
     before = [p.detach().clone() for p in state.model.parameters()]
-    average = [p.detach().clone() for p in state.average.parameters()]
-    Step(work, state, Listener())(state.progress.step)
+    average = [p.detach().clone() for p in state.ema.parameters()]
+    runtime.take_step(0)
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
-    for old, mean, new in zip(average, state.average.parameters(), state.model.parameters(), strict=True):
+    for old, mean, new in zip(average, state.ema.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
     assert float(state.sums[1]) == 5 * math.prod(work.batches.window_hw)
     assert all(p.grad is None for p in state.model.parameters())
@@ -271,14 +274,10 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
 def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
 
-    def pretend(_job: Job, state: TrainingState, _teller: Teller) -> Callable[[int], None]:
-        def take(step: int) -> None:
-            n = step + 1
-            state.sums += torch.tensor([10.0 * n, 10.0, 3.0, 2.0], dtype=torch.float64)
+    def pretend(self: PlainRuntime, step: int) -> None:
+        self.training.state.sums += torch.tensor([10.0 * (step + 1), 10.0, 3.0, 2.0], dtype=torch.float64)
 
-        return take
-
-    monkeypatch.setattr(loop, "make_step", pretend)
+    monkeypatch.setattr(PlainRuntime, "take_step", pretend)
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
@@ -291,7 +290,8 @@ def test_steps_until() -> None:
     """Steps grow with every epoch, and end within half a batch of the pictures asked for."""
     for items in (1, 5, 16, 24, 850):
         for batch in (1, 2, 5, 7, 16, 64):
-            table = [steps_until(epoch, items, batch) for epoch in range(1, 40)]
+            training: Any = SimpleNamespace(batches=SimpleNamespace(items=items), plan=SimpleNamespace(batch=batch))
+            table = [Training.steps_until(training, epoch) for epoch in range(1, 40)]
             assert all(a < b for a, b in zip([0, *table], table, strict=False))
             if items >= batch:
                 assert all(abs(s * batch - e * items) <= batch / 2 for e, s in enumerate(table, 1))
@@ -299,18 +299,19 @@ def test_steps_until() -> None:
 
 def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and Dice picture by picture, however many pictures share a forward pass."""
-    work, state = make_job(folder, tmp_path, {})
+    runtime = make_runtime(folder, {})
+    work, state = runtime.training, runtime.training.state
     for _ in range(3):
-        Step(work, state, Listener())(state.progress.step)
-    loss, dice = loop.validate(work, state, Listener())
+        runtime.take_step(0)
+    loss, dice = loop.validate(runtime)
     monkeypatch.setattr(work.validation, "validation_pixels", 1)
-    one_by_one, same_dice = loop.validate(work, state, Listener())
+    one_by_one, same_dice = loop.validate(runtime)
     assert loss == pytest.approx(one_by_one, rel=1e-5)
     np.testing.assert_allclose(dice, same_dice, rtol=1e-6)
 
     image, target = work.validation.take(np.arange(len(work.validation)))
     with torch.no_grad():
-        logits = state.average.eval()(image.float())
+        logits = state.ema.eval()(image.float())
     truth, guess, prob = target.numpy(), logits.argmax(1).numpy(), logits.softmax(1).double().numpy()
     scores = np.full((len(truth), 2), np.nan)
     soft = []
@@ -341,15 +342,16 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.parametrize("kind", [Step, make_step])
+@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_step_never_waits_for_the_gpu(
-    recipe: str, kind: Callable[..., Step], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, captured: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
 
-    def watch(job: Job, state: TrainingState, teller: Teller) -> Callable[[int], None]:
-        take_step = kind(job, state, teller)
+    def watch(runtime: LimitedMemoryRuntime, reporter: Listener) -> PlainRuntime:
+        watched = capture_steps(runtime, reporter) if captured else runtime
+        take_step = watched.take_step
 
         def take(step: int) -> None:
             if step < 4:  # first steps may wait: workspaces are made, the graph is captured
@@ -362,9 +364,10 @@ def test_a_step_never_waits_for_the_gpu(
                 torch.cuda.set_sync_debug_mode("default")
             steps.append(step)
 
-        return take
+        monkeypatch.setattr(watched, "take_step", take)
+        return watched
 
-    monkeypatch.setattr(loop, "make_step", watch)
+    monkeypatch.setattr(job, "capture_steps", watch)
     settings, count = RECIPES[recipe]
     job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
     assert steps == list(range(4, count))

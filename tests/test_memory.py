@@ -17,16 +17,13 @@ from support.refusal import raises
 from support.training import MODERN, TUTORIAL, Listener, contents, press_once
 from ubend.core.device import attempt, is_out_of_memory
 from ubend.core.errors import OutputError, SettingError
-from ubend.core.settings import make_settings
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.models.folded import FoldedUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import read_run_pairs
-from ubend.training import step
-from ubend.training.setup import run_bytes
-from ubend.training.step import micro_batch_of
+from ubend.training.loop import Training
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward
@@ -43,8 +40,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: Patch) -> None:
     """No panels and curves, for speed."""
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
-    monkeypatch.setattr("ubend.drawing.curves.draw_curves", lambda *_args: None)
+    monkeypatch.setattr(job, "EpochDrawing", lambda *_args, **_named: lambda _state: lambda: None)
     monkeypatch.setattr(job, "draw_curves", lambda *_args: None)
 
 
@@ -134,7 +130,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 pictures a step, 8 at a time: three parts
     at = (call - 1) // 3
     with monkeypatch.context() as patch:
-        patch.setattr(step, "micro_batch_of", lambda _job, state: 8 if state.progress.step < at else 4)
+        patch.setattr(Training, "micro_batch", property(lambda self: 8 if self.state.progress.step < at else 4))
         job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", teller=Listener())
     calls = 0
 
@@ -234,26 +230,24 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
 
 
 def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """Said before anything is written: too little for the run, then too little for run and store together;
-    with the store there, what the run needs is enough, and it was a fair guess."""
-    cache, run = tmp_path / "cache", tmp_path / "run"
+    """Said before the store is built, and before the run is begun; what was decoded stays; a fair guess."""
+    cache, run, free = tmp_path / "cache", tmp_path / "run", 1000
     monkeypatch.setenv("UBEND_CACHE", str(cache))
-    needed = run_bytes(make_settings(changes=MODERN), "cpu", resumed=False)
-    free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**12, 10**12 - free, free))
-    with raises(OutputError, path=run, named=["MiB", "--out"]) as caught:
+    with raises(OutputError, path=cache, named=["MiB", "UBEND_CACHE", "--size"]):
         fit(folder, run)
-    assert str(cache) not in str(caught.value)
-    free = needed + 1
-    with raises(OutputError, named=["UBEND_CACHE", "--size", "--out", "--width"]) as caught:
+    assert not list(cache.glob("*/store.json"))
+    fit_sizes, real = [], job.run_bytes
+    monkeypatch.setattr(job, "run_bytes", lambda *given, **named: fit_sizes.append(real(*given, **named)) or fit_sizes[-1])
+    free = 300_000
+    with raises(OutputError, path=run, named=["MiB", "--out", "--width"]) as caught:
         fit(folder, run)
     assert "\n" not in str(caught.value)
     assert not run.exists()
-    assert not list(cache.glob("*/store.json"))
-    free = 10**10
-    fit(folder, run)
+    assert list(cache.glob("*/store.json"))
+    (needed,) = set(fit_sizes)
     free = needed
-    fit(folder, tmp_path / "again")
+    fit(folder, run)
     state, model = ((run / name).stat().st_size for name in ("resume.safetensors", "model.safetensors"))
     panels = 3 * 2**19  # none is drawn here
     assert 0.5 < (needed - panels) / (2 * state + model) < 2
@@ -262,10 +256,11 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
 def test_the_smaller_of_what_is_set_and_what_fits() -> None:
     """As when somebody follows the advice to set less, for a run that goes on."""
     batches: Any = SimpleNamespace(batch=7)
-    for given, kept, wanted in ((None, None, 7), (4, None, 4), (9, None, 7), (None, 3, 3), (4, 3, 3), (2, 3, 2)):
-        work: Any = SimpleNamespace(batches=batches, settings=SimpleNamespace(micro_batch=given))
+    for given, kept, wanted in ((7, None, 7), (4, None, 4), (9, None, 7), (7, 3, 3), (4, 3, 3), (2, 3, 2)):
         state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
-        assert micro_batch_of(work, state) == wanted
+        plan: Any = SimpleNamespace(micro_batch=given)
+        work: Any = SimpleNamespace(batches=batches, plan=plan, state=state)
+        assert Training.micro_batch.fget(work) == wanted  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

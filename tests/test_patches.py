@@ -16,7 +16,7 @@ from torch import Tensor
 
 from support.discs import make_discs, open_folder, read_store
 from support.refusal import check, raises, refused_once
-from support.training import Listener, contents, make_job, press_twice
+from support.training import Listener, contents, make_runtime, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
 from ubend.dataset.augment import DeviceDraws, Draws, draw_warps, warp
@@ -288,7 +288,7 @@ def test_tiles_on_the_command_line(whole: Path) -> None:
 
 def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is the same to the bit."""
-    monkeypatch.setattr(job, "draw_panel", lambda *_args: lambda: None)
+    monkeypatch.setattr(job, "EpochDrawing", lambda *_args, **_named: lambda _state: lambda: None)
     run = tmp_path / "run"
     assert job.fit(folder, run, settings=PATCHES, device="cpu", teller=Listener(press_twice(3))).scores is None
     assert job.resume(run, teller=Listener(press_twice(7))).scores is None
@@ -299,17 +299,17 @@ def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypat
 def test_validation_counts_each_picture_as_a_whole(folder: Path, tmp_path: Path) -> None:
     """Confusions of a picture's windows are added up before they become a Dice; each pixel counts once."""
     changes = {**PATCHES, "data.size": None, "data.window": 16, "data.epoch_windows": 200, "data.foreground_share": 0.5}
-    work, state = make_job(folder, tmp_path, changes)
-    windows = work.validation
+    runtime = make_runtime(folder, changes)
+    windows, state = runtime.training.validation, runtime.training.state
     assert isinstance(windows, Windows)
     assert len(windows) == windows.cover == 4 * windows.source_count
     state.progress.validation_batch = 3  # so that a picture's windows are not all looked at together
-    _loss, dice = loop.validate(work, state, Listener())
+    _loss, dice = loop.validate(runtime)
     confusions = np.zeros((windows.source_count, 2, 2), np.int64)
     for item, source in enumerate(windows.sources.tolist()):
         image, target = windows.take(np.array([item]))
         with torch.inference_mode():
-            guess = state.average(image.float()).argmax(dim=1)
+            guess = state.ema(image.float()).argmax(dim=1)
         for truth in range(2):
             for said in range(2):
                 confusions[source, truth, said] += int(((target == truth) & (guess == said)).sum())

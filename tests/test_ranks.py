@@ -19,7 +19,7 @@ from torch import Tensor
 
 from support.discs import make_discs, open_folder
 from support.refusal import check, raises, refused_once
-from support.training import Listener, make_job
+from support.training import Listener, make_runtime
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import TrainingBatches
@@ -30,7 +30,6 @@ from ubend.tasks.fit import fit
 from ubend.training import launcher as launch
 from ubend.training.distributed import ALONE, Ranks, Vote
 from ubend.training.losses import Loss
-from ubend.training.step import Step
 
 WORKER = Path(__file__).parent / "support" / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
@@ -123,10 +122,10 @@ def test_counts_of_parts_add_up() -> None:
 
 def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One of several cannot halve its micro-batches alone; it names itself and the setting."""
-    work, state = make_job(folder, tmp_path, {"train.batch": 6})
-    monkeypatch.setattr(Step, "_gradients", raise_out_of_memory)
-    with raises(SettingError, key="train.micro_batch", named=["1", "6", "train.micro_batch = 3", "settings.toml"]):
-        Step(replace(work, ranks=Ranks(1, 2)), state, Listener())(0)
+    monkeypatch.setattr(PlainRuntime, "gradients", raise_out_of_memory)
+    plain = PlainRuntime(make_runtime(folder, {"train.batch": 6}).training, Ranks(1, 2))
+    with raises(SettingError, key="train.micro_batch", named=["1", "6", "train.micro_batch=3", "settings.toml"]):
+        LimitedMemoryRuntime(plain, Listener()).take_step(0)
 
 
 def raise_out_of_memory(*_args: object) -> None:

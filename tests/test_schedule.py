@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ubend.core.settings import TrainSettings
 from ubend.models.unet import UNet
-from ubend.training.optim import averaging_decay, learning_rate_at, make_optimizer, update_average
+from ubend.training.optim import ema_decay, learning_rate_at, make_optimizer, update_ema
 
 
 def rates(steps: int, **given: object) -> list[float]:
@@ -73,9 +73,9 @@ def test_average_against_a_naive_loop() -> None:
             for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
                 tensor.add_(torch.randn_like(tensor))
         before = {name: t.clone() for name, t in model.state_dict().items()}
-        decay = averaging_decay(step, 0.9)
+        decay = ema_decay(step, 0.9)
         assert decay == min(0.9, (1 + step) / (10 + step))
-        update_average(average, model, decay)
+        update_ema(average, model, decay)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, before[name])
             if tensor.is_floating_point():
@@ -99,7 +99,7 @@ def test_no_compiler_is_imported(name: str) -> None:
 
 
 def test_decay_grows_to_its_limit() -> None:
-    table = [averaging_decay(step, 0.999) for step in range(20_000)]
+    table = [ema_decay(step, 0.999) for step in range(20_000)]
     assert table[0] == pytest.approx(0.1)
     assert table == sorted(table)
     assert table[-1] == 0.999

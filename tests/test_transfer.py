@@ -85,7 +85,7 @@ def test_the_same_classes_and_channels_give_the_same_predictions(tmp_path: Path)
     state = fresh(2, mean=[9.0, 8, 7], std=[2.0, 3, 4])
     begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
     image = torch.rand(2, 3, 20, 28) * 20
-    for model in (state.model, state.average):
+    for model in (state.model, state.ema):
         assert torch.equal(model.eval()(image), net(image))
     assert state.optimizer.state == {}
 
@@ -97,7 +97,7 @@ def test_classes_go_by_their_names(tmp_path: Path) -> None:
     drawn = state.model.head.weight[1].clone()
     lines = begin_with(load_start(tmp_path / "m.safetensors"), state, [" Disc", "core", "GROUND"])
     image = torch.rand(1, 3, 16, 16)
-    for model in (state.model, state.average):
+    for model in (state.model, state.ema):
         assert torch.equal(model.eval()(image)[:, [2, 0]], net(image))
         assert torch.equal(model.head.weight[1], drawn)
     assert "classes kept:  Disc, GROUND; new: core; dropped: none" in lines
@@ -116,7 +116,7 @@ def test_the_normalisation_is_that_of_the_new_pictures(tmp_path: Path) -> None:
     state = fresh(2, mean=[1.0, 2, 3], std=[5.0, 6, 7])
     lines = begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
     assert state.model.mean.flatten().tolist() == [1, 2, 3]
-    assert state.average.std.flatten().tolist() == [5, 6, 7]
+    assert state.ema.std.flatten().tolist() == [5, 6, 7]
     assert "the normalisation (of these pictures)" in lines[-1]
 
 

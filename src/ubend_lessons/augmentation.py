@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.settings import AugmentSettings, Settings, change_settings, known_keys, make_settings
+from ubend.core.plan import AugmentPlan
+from ubend.core.settings import Settings, known_keys, make_settings
 from ubend.dataset.augment import FROZEN_COPIES
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import Pictures
@@ -62,7 +63,7 @@ class Row:
     """
 
     name: str
-    settings: AugmentSettings
+    settings: AugmentPlan
     images: NDArray[np.float32]
     masks: NDArray[np.uint8]
 
@@ -112,39 +113,39 @@ def teach_augmentation(
     return [*lines, *map(str, files)]
 
 
-def settle_warp(settings: Settings) -> AugmentSettings:
-    """What is open is chosen as by `choices.py`; nothing says of one picture that it has an up."""
+def settle_warp(settings: Settings) -> AugmentPlan:
+    """The warp of these settings; what is open is decided as by `autoconfig.py`, of one image that has no up."""
     augment = settings.augment
     turn = 15.0 if augment.orientation == "upright" else 180.0
     chosen = {
-        "augment.kind": "warp",
-        "augment.orientation": augment.orientation or "free",
-        "augment.rotation_deg": turn if augment.rotation_deg is None else augment.rotation_deg,
+        "kind": "warp",
+        "orientation": augment.orientation or "free",
+        "rotation_deg": turn if augment.rotation_deg is None else augment.rotation_deg,
     }
-    return change_settings(settings, chosen).augment
+    return AugmentPlan(**augment.model_dump() | chosen)
 
 
-def leave_out(settings: AugmentSettings, names: Sequence[str]) -> AugmentSettings:
+def leave_out(settings: AugmentPlan, names: Sequence[str]) -> AugmentPlan:
     """These settings with some kinds of the warp at rest."""
     return settings.model_copy(update={key: 0.0 for name in names for key in KINDS[name]})
 
 
-def isolate(settings: AugmentSettings, name: str) -> AugmentSettings:
+def isolate(settings: AugmentPlan, name: str) -> AugmentPlan:
     """These settings with every kind of the warp at rest but one."""
     return leave_out(settings, [other for other in KINDS if other != name])
 
 
-def for_all_pictures(settings: AugmentSettings) -> AugmentSettings:
+def for_all_pictures(settings: AugmentPlan) -> AugmentPlan:
     """These settings, but that what some pictures get, if any, all get."""
     return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
 
 
-def draw_kind(store: Store, settings: AugmentSettings, name: str, seed: int) -> Row:
+def draw_kind(store: Store, settings: AugmentPlan, name: str, seed: int) -> Row:
     """One kind of the warp alone."""
     return _draw_row(store, kind_words(name), for_all_pictures(isolate(settings, name)), seed)
 
 
-def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]:
+def draw_copies(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
     """The tutorial's copies: what it calls elastic, for three seeds, and its flips: left-right, up-down, both."""
     frozen = settings.model_copy(update={"kind": "frozen"})
     order = shuffled_item(seed, FROZEN_COPIES, np.arange(FROZEN_COPIES))
@@ -169,7 +170,7 @@ def draw_copies(store: Store, settings: AugmentSettings, seed: int) -> list[Row]
     ]
 
 
-def _draw_edges(store: Store, settings: AugmentSettings, seed: int) -> list[Row]:
+def _draw_edges(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
     """What comes into the frame from outside: the same shifts and zooms, not scored, and reflected."""
     moving = isolate(settings, "shift").model_copy(update={"scale": settings.scale, "shift": 3 * settings.shift})
     names = {
@@ -201,12 +202,12 @@ def kind_words(name: str) -> str:
     }[name]
 
 
-def _draw_row(store: Store, name: str, settings: AugmentSettings, seed: int) -> Row:
+def _draw_row(store: Store, name: str, settings: AugmentPlan, seed: int) -> Row:
     return Row(name, settings, *_draw(store, settings, seed, DRAWS))
 
 
 def _draw(
-    store: Store, settings: AugmentSettings, seed: int, count: int
+    store: Store, settings: AugmentPlan, seed: int, count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The first batch of a training on this picture alone: (count, H, W, C) and (count, H, W)."""
     pictures = Pictures(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
@@ -255,7 +256,7 @@ def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uin
     return draw_grid(cells, headings, labels, _CELL_PX, legend)
 
 
-def _strength(settings: AugmentSettings) -> str:
+def _strength(settings: AugmentPlan) -> str:
     """The settings of a kind that is alone, or nothing."""
     active = [name for name, keys in KINDS.items() if all(getattr(settings, key) for key in keys)]
     if settings.kind != "warp" or len(active) != 1:

@@ -16,26 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.core.autoconfig import choose_training
-from ubend.core.device import fastest_precision, pick_device, settle
+from ubend.core.autoconfig import resolve
+from ubend.core.device import pick_device, settle
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import default_cache, refuse_taken
+from ubend.core.files import refuse_taken
 from ubend.core.i18n import _
+from ubend.core.plan import Plan
 from ubend.core.progress import Teller
-from ubend.core.settings import Settings, settled
-from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import Pictures
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet, pad_to_multiple
-from ubend.tasks.fit import fit
+from ubend.tasks.fit import fit, scan
 from ubend.tasks.gather import gather_settings
-from ubend.training.loop import steps_until
+from ubend.training.loop import autocast
 from ubend.training.optim import learning_rate_at, make_optimizer
-from ubend.training.setup import make_batches
-from ubend.training.step import autocast
 from ubend_lessons.drawn_pets import draw_pets
 from ubend_lessons.variants import Quiet
 
@@ -86,14 +85,14 @@ class Breeds:
 
     Attributes:
         data: the pictures.
-        settings: nothing in them is open any more.
+        plan: the settings, decided.
         device: where all is computed.
         names: of the breeds.
         of_picture: (pictures of the store,) the breed of each.
     """
 
     data: Dataset
-    settings: Settings
+    plan: Plan
     device: torch.device
     names: tuple[str, ...]
     of_picture: NDArray[np.int64]
@@ -152,8 +151,9 @@ def open_breeds(
     """
     place, teller = pick_device(device), teller or Quiet()
     settle(place, False)
-    data = open_dataset(gather_settings(folder, settings=settings), place.type, default_cache(), teller)
-    chosen, _choices = choose_training(data.settings, data.facts(place.type, fastest_precision(place)))
+    asked = gather_settings(folder, settings=settings)
+    found = scan(asked, place, teller)
+    data, plan = found.data, resolve(asked, found.facts)
     words = [pair.name.rpartition("/")[2].rpartition("_")[0] for pair in data.folder.pairs]
     names = tuple(sorted(set(words)))
     if "" in names or len(names) < 2 or min(Counter(words).values()) < 2:
@@ -167,7 +167,7 @@ def open_breeds(
         raise DataError(
             _("{folder}: no test part to compare on; give more pictures").format(folder=folder), path=folder, key="test"
         )
-    return Breeds(data, chosen, place, names, np.array([names.index(word) for word in words]))
+    return Breeds(data, plan, place, names, np.array([names.index(word) for word in words]))
 
 
 def train_breeds(
@@ -179,10 +179,11 @@ def train_breeds(
         net: on the device of `breeds`; trained in place.
         finder: of the animals, for views that need it.
     """
-    settings = breeds.settings.train
-    batches, _validation = make_batches(breeds.data, breeds.settings, breeds.device)
+    settings = breeds.plan.train
+    batches = prepare(breeds.data, breeds.plan, breeds.device).batches
     of_item = breeds.of_picture[breeds.data.numbers("train")]
-    steps, optimizer = steps_until(epochs, batches.items, settled(settings.batch)), make_optimizer(net, settings)
+    steps = max(epochs, round(epochs * batches.items / settings.batch))
+    optimizer = make_optimizer(net, settings)
     net.train()
     loss = torch.zeros(())
     for step in range(steps):
@@ -208,7 +209,7 @@ def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None
     pictures, right = Pictures(breeds.data.store, numbers, breeds.device, 0), 0
     for items in np.array_split(np.arange(len(numbers)), -(-len(numbers) // _CHUNK)):
         image = pictures.take(items)[0].float()
-        with autocast(breeds.device, breeds.settings.train):
+        with autocast(breeds.device, breeds.plan.train):
             said = net(*((image, None) if finder is None else finder.look(image, view))).argmax(dim=1)
         right += int((said.cpu().numpy() == breeds.of_picture[numbers[items]]).sum())
     return right / len(numbers)
@@ -256,7 +257,7 @@ def teach_breeds(
         )
     found: dict[str, float] = {}
     for view, name in zip(VIEWS, view_names(), strict=True):
-        torch.manual_seed(breeds.settings.train.seed)
+        torch.manual_seed(breeds.plan.train.seed)
         net = BreedNet(copy.deepcopy(finder.net), len(breeds.names)).to(breeds.device)
         train_breeds(breeds, net, epochs, finder, view)
         found[view] = measure_accuracy(breeds, net, finder, view)

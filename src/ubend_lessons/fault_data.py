@@ -19,7 +19,7 @@ from PIL import Image
 from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
-from ubend.core.settings import AugmentSettings
+from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
@@ -128,7 +128,7 @@ def make_copies(
     pictures = np.arange(len(images)).repeat(FROZEN_COPIES)
     copies = np.tile(np.arange(FROZEN_COPIES), len(images))
     stored = np.full((len(pictures), 2), images.shape[1:3], np.int64)
-    settings, channels = AugmentSettings(kind="frozen"), images.shape[3]
+    settings, channels = AugmentPlan(kind="frozen", orientation="free", rotation_deg=0.0), images.shape[3]
     draws = draw_frozen(settings, seed, pictures, copies, (stored, native_hw[pictures]), channels).pack()
     out_images = np.empty((len(pictures), *images.shape[1:]), np.uint8)
     out_masks = np.empty((len(pictures), *masks.shape[1:]), np.uint8)

@@ -18,13 +18,14 @@ from ubend.core.device import pick_device
 from ubend.core.files import default_cache, refuse_taken, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import RECIPES, flatten, settled
+from ubend.core.settings import RECIPES, flatten
 from ubend.dataset.dataset import open_dataset
+from ubend.dataset.prepare import prepare
 from ubend.dataset.sample import draw_sample
 from ubend.drawing.panels import save_png, show_picture
 from ubend.labels.class_table import IGNORED
 from ubend.tasks.gather import gather_settings
-from ubend.training.setup import make_batches, make_loss, make_state
+from ubend.training.build import build
 from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
 from ubend_lessons.fault_pictures import draw_leak, draw_trimaps
 from ubend_lessons.recorded import Recorded, train_recorded
@@ -238,7 +239,7 @@ def _choosing(plain: Recorded) -> list[Finding]:
 def _batch_means(plain: Recorded) -> list[Finding]:
     """On the validation part, whose batches choose the epoch."""
     losses = plain.losses[:, plain.is_val]
-    batch = settled(plain.settings.train.batch)
+    batch = plain.plan.train.batch
     wrong, right = mean_of_batches(losses, batch), losses.mean(axis=1)
     worst = int(np.abs(wrong - right).argmax())
     last = losses.shape[1] % batch or min(batch, losses.shape[1])
@@ -263,7 +264,7 @@ def _batch_means(plain: Recorded) -> list[Finding]:
 
 def _after_the_loop(plain: Recorded) -> list[Finding]:
     losses = plain.losses[:, plain.is_val]
-    batch = settled(plain.settings.train.batch)
+    batch = plain.plan.train.batch
     start = (losses.shape[1] - 1) // batch * batch
     return [
         Finding("after-the-loop", _("losses kept after the loop: points of the curve"), 1, len(losses), ".0f"),
@@ -285,10 +286,9 @@ def _after_the_loop(plain: Recorded) -> list[Finding]:
 def _summed(plain: Recorded, device: str | None) -> list[Finding]:
     """Cross entropy summed over each picture, mean over the batch, against its mean over the pixels."""
     where = pick_device(device)
-    loss = make_loss(plain.data, plain.settings, where)
-    _bundle, state = make_state(plain.data, plain.settings, where)
-    batches, _validation = make_batches(plain.data, plain.settings, where)
-    batch = batches.draw(0)
+    built = build(plain.data, plain.plan, where)
+    loss, state = built.loss, built.state
+    batch = prepare(plain.data, plain.plan, where).batches.draw(0)
     counts = loss.count(batch.target, plain.data.labels.classes)
     pixels = float(counts.pixels) / len(batch.target)
 
@@ -314,7 +314,7 @@ def _summed(plain: Recorded, device: str | None) -> list[Finding]:
         return found[0][0], found[0][1], found[1][2]
 
     (norm, after, moved), (mean_norm, mean_after, mean_moved) = measure(pixels), measure(1.0)
-    rate = settled(plain.settings.train.learning_rate)
+    rate = plain.plan.train.learning_rate
     words = _("summed loss: loss after one step of plain descent at the rate {rate:g}")
     return [
         Finding("summed", _("summed loss: length of the gradient"), norm, mean_norm, ".3g"),

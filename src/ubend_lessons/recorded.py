@@ -14,22 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import choose_training
-from ubend.core.device import fastest_precision, pick_device, settle
-from ubend.core.files import default_cache
+from ubend.core.autoconfig import resolve
+from ubend.core.device import pick_device, settle
+from ubend.core.plan import Plan
 from ubend.core.progress import Teller
-from ubend.core.settings import Settings, settled
-from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import Pictures
 from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
+from ubend.tasks.fit import assemble, scan
 from ubend.tasks.gather import gather_settings
+from ubend.training.build import build
 from ubend.training.checkpoint import Saver, TrainingState
-from ubend.training.loop import steps_until, train
+from ubend.training.interrupts import stop_on_signals
+from ubend.training.loop import Training, train
 from ubend.training.losses import sum_cross_entropy
+from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job, autocast
 
 _PIXELS = 2**21  # in one forward pass
 _ROOM_BYTES = 2**30  # on the device, for the pictures that are scored
@@ -41,7 +43,7 @@ class Recorded:
 
     Attributes:
         data: what it was trained on.
-        settings: resolved.
+        plan: the settings, decided.
         names: (N,) of the pictures of the parts val and test, in this order.
         is_val: (N,) bool.
         losses: (E, N) mean cross entropy per pixel of each picture, nats, at model size.
@@ -49,7 +51,7 @@ class Recorded:
     """
 
     data: Dataset
-    settings: Settings
+    plan: Plan
     names: NDArray[np.str_]
     is_val: NDArray[np.bool_]
     losses: NDArray[np.float64]
@@ -86,30 +88,27 @@ def train_recorded(
     chosen = gather_settings(folder, settings=settings, flags={"split": split, "device": device})
     where = pick_device(chosen.device)
     settle(where, chosen.train.deterministic)
-    data = open_dataset(chosen, where.type, default_cache(), teller)
-    chosen, _choices = choose_training(data.settings, data.facts(where.type, fastest_precision(where)))
-    loss = make_loss(data, chosen, where)
-    _bundle, state = make_state(data, chosen, where)
-    batches, validation = make_batches(data, chosen, where)
+    found = scan(chosen, where, teller)
+    data, plan = found.data, resolve(chosen, found.facts)
+    prepared, built = prepare(data, plan, where), build(data, plan, where)
+    training, runtime = assemble(plan, data, prepared, built, teller)
     numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
     scored = Pictures(data.store, numbers, where, _ROOM_BYTES)
     epochs: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
-    def score(state: TrainingState) -> Callable[[], None]:
-        epochs.append(_score(scored, state, chosen, data.labels.classes))
+    def score(_state: TrainingState) -> Callable[[], None]:
+        epochs.append(_score(scored, training))
         return lambda: None
 
     with tempfile.TemporaryDirectory() as place:
         run = RunFolder(Path(place) / "run")
         run.create()
-        steps = steps_until(settled(chosen.train.epochs), batches.items, settled(chosen.train.batch))
-        job = Job(batches, validation, data.labels.names, loss, chosen.train, steps, run, score, lambda _weights: None)
-        with Saver(run.state, job.save_model) as saver:
-            train(job, state, saver, teller)
+        with Saver(run.state, lambda _weights: None) as saver, stop_on_signals() as stop:
+            train(runtime, Recorder(run, saver, teller, score), stop)
             saver.wait()
     return Recorded(
         data,
-        chosen,
+        plan,
         np.array([data.folder.pairs[number].name for number in numbers]),
         np.arange(len(numbers)) < len(data.numbers("val")),
         np.stack([losses for losses, _confusions in epochs]),
@@ -118,17 +117,16 @@ def train_recorded(
 
 
 @torch.inference_mode()
-def _score(
-    pictures: Pictures, state: TrainingState, settings: Settings, classes: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _score(pictures: Pictures, training: Training) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(N,) mean cross entropy per scored pixel, and (N, C, C) confusions, of the averaged weights."""
-    state.average.eval()
+    training.state.ema.eval()
+    classes = len(training.class_names)
     count = max(1, _PIXELS // math.prod(pictures.canvas_hw))
     losses, confusions = [], []
     for start in range(0, len(pictures), count):
         image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
-        with autocast(image.device, settings.train):
-            logits = state.average(image.float())
+        with training.autocast():
+            logits = training.forward_ema(image.float())
         pixels = (target < classes).sum(dim=(1, 2)).clamp_min(1)
         losses.append(sum_cross_entropy(logits, target) / pixels)
         confusions.append(count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, classes))

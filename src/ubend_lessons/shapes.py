@@ -14,7 +14,6 @@ from ubend.core.errors import DataError, SettingError
 from ubend.core.files import default_cache, refuse_taken
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import settled
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
@@ -92,7 +91,7 @@ def teach_shapes(
     for number in numbers:
         pair = data.folder.pairs[number]
         if predictor is None:
-            image = read_image(pair.image, settled(data.settings.data.channels))
+            image = read_image(pair.image, data.images.channels)
             mask = read_class_map(pair, (image.shape[0], image.shape[1]), data.labels).classes
             found += cut_objects(pair.image, image, mask, data.labels)
         else:

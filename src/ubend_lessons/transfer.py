@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import choose_training
+from ubend.core.autoconfig import resolve
 from ubend.core.device import fastest_precision
 from ubend.core.errors import SettingError
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import change_settings, settled
+from ubend.core.settings import change_settings
 from ubend.dataset.dataset import Dataset
+from ubend.dataset.prepare import prepare
 from ubend.drawing.panels import show_picture
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Predictor, Prepared
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.tasks.fit import assemble
+from ubend.training.build import build
 from ubend.training.checkpoint import Saver
-from ubend.training.loop import steps_until, train
+from ubend.training.interrupts import stop_on_signals
+from ubend.training.loop import train
+from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job
 from ubend.training.transfer import Start, begin_with, load_start
 from ubend_lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
 from ubend_lessons.variants import Quiet
@@ -110,11 +114,11 @@ def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
     Raises:
         SettingError: the settings ask for another network than the U-Net.
     """
-    bundle, state = make_state(breeds.data, breeds.settings, breeds.device)
-    if not isinstance(state.model, UNet):
+    bundle = build(breeds.data, breeds.plan, breeds.device).bundle
+    if not isinstance(bundle.model, UNet):
         raise SettingError(_("the lesson trains the U-Net's own encoder; leave out model.encoder"), key="model.encoder")
-    torch.manual_seed(breeds.settings.train.seed)
-    net = BreedNet(state.model, len(breeds.names)).to(breeds.device)
+    torch.manual_seed(breeds.plan.train.seed)
+    net = BreedNet(bundle.model, len(breeds.names)).to(breeds.device)
     train_breeds(breeds, net, epochs)
     bundle.about["encoder"] = f"{len(breeds.names)} breeds"
     save_bundle(path, bundle)
@@ -130,31 +134,18 @@ def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> fl
     """
     data, device = _take_part(breeds, count), breeds.device
     whole = len(breeds.data.numbers("train"))
-    epochs = settled(breeds.settings.train.epochs)
+    epochs = breeds.plan.train.epochs
     more = {"train.epochs": min(_MORE * epochs, round(epochs * whole / count))}
-    more |= {"train.batch": min(settled(breeds.settings.train.batch), count)}
-    settings, _choices = choose_training(
-        change_settings(breeds.settings, more), data.facts(device.type, fastest_precision(device))
-    )
-    bundle, state = make_state(data, settings, device)
+    more |= {"train.batch": min(breeds.plan.train.batch, count)}
+    plan = resolve(change_settings(breeds.plan, more), data.facts(device.type, fastest_precision(device)))
+    built = build(data, plan, device)
     if start is not None:
-        begin_with(start, state, data.labels.names)
-    batches, validation = make_batches(data, settings, device)
+        begin_with(start, built.state, data.labels.names)
+    _training, runtime = assemble(plan, data, prepare(data, plan, device), built, Quiet())
     run = RunFolder(out)
     run.create()
-    job = Job(
-        batches,
-        validation,
-        data.labels.names,
-        make_loss(data, settings, device),
-        settings.train,
-        steps_until(settled(settings.train.epochs), batches.items, settled(settings.train.batch)),
-        run,
-        lambda _state: lambda: None,
-        lambda weights: save_bundle(run.model, bundle, weights),
-    )
-    with Saver(run.state, job.save_model) as saver:
-        train(job, state, saver, Quiet())
+    with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver, stop_on_signals() as stop:
+        train(runtime, Recorder(run, saver, Quiet()), stop)
     return _score(breeds.data, Predictor(load_bundle(run.model), device))
 
 
@@ -165,7 +156,7 @@ def _take_part(breeds: Breeds, count: int) -> Dataset:
     """
     data = breeds.data
     numbers = data.numbers("train")
-    order = np.random.Generator(np.random.Philox(breeds.settings.train.seed)).permutation(len(numbers))
+    order = np.random.Generator(np.random.Philox(breeds.plan.train.seed)).permutation(len(numbers))
     turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many of its breed come before
     seen = [0] * len(breeds.names)
     for place in order:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ubend.core.files import default_cache
+from ubend.core.autoconfig import resolve
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.dataset.dataset import open_dataset
-from ubend.tasks import fit as job
-from ubend.training.run_folder import RunFolder
-from ubend.training.step import Job
+from ubend.dataset.prepare import prepare
+from ubend.tasks.fit import scan
+from ubend.training.build import build
+from ubend.training.loop import PlainRuntime, Training
 
 SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
 MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 pictures: 10 steps, 3.2 an epoch
@@ -66,8 +66,8 @@ def contents(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in FILES}
 
 
-def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cpu") -> tuple[Job, Any]:
-    """The parts of a training, to take steps by hand."""
+def make_runtime(folder: Path, changes: dict[str, Any], device: str = "cpu") -> PlainRuntime:
+    """A training of ten steps, to take them by hand; in plain steps, without any wrapper."""
     given = {
         **MODERN,
         "data.folder": str(folder),
@@ -77,11 +77,20 @@ def make_job(folder: Path, run: Path, changes: dict[str, Any], device: str = "cp
         "device": device,
         **changes,
     }
-    data = open_dataset(make_settings(changes=given), device, default_cache(), Listener())
-    on = torch.device(device)
-    _bundle, state = job.make_state(data, data.settings, on)
-    batches, validation = job.make_batches(data, data.settings, on)
-    names, train, loss = data.labels.names, data.settings.train, job.make_loss(data, data.settings, on)
-    return Job(
-        batches, validation, names, loss, train, 10, RunFolder(run), lambda _: lambda: None, lambda _: None
-    ), state
+    settings, on = make_settings(changes=given), torch.device(device)
+    found = scan(settings, on, Listener())
+    plan = resolve(settings, found.facts)
+    built, prepared = build(found.data, plan, on), prepare(found.data, plan, on)
+    model, ema = built.state.model, built.state.ema
+    return PlainRuntime(
+        Training(
+            plan.train,
+            found.data.labels.names,
+            prepared.batches,
+            prepared.validation,
+            built.loss,
+            built.state,
+            forward=model,
+            forward_ema=ema,
+        )
+    )

@@ -1,14 +1,17 @@
-"""What a recipe leaves open, chosen from the pictures and the device; every choice with its reason."""
+"""The rules by which settings and facts become a plan: what is left open is decided, each choice with its reason.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+choose_format   from the headers, before images are decoded
+resolve         everything else, once
+"""
+
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _
-from ubend.core.settings import Settings, change_settings, settled
+from ubend.core.plan import Choice, Facts, ImageFormat, Plan
+from ubend.core.settings import Settings, flatten, nest, validate
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
@@ -23,64 +26,40 @@ _ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
+# What a plan holds where nothing looks at it.
+_UNUSED: dict[str, Any] = {
+    "augment.orientation": "free",
+    "augment.rotation_deg": 180.0,
+    "data.foreground_share": 0.0,
+    "train.compile": False,
+}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known before training.
+def choose_format(
+    settings: Settings, native_hw: NDArray[np.int64], channels: int, classes: int, device: str
+) -> ImageFormat:
+    """How images are read: channels, and size or window.
 
-    Attributes:
-        channels: of the pictures.
+    Args:
+        native_hw: (N, 2) height and width of each image, px.
+        channels: of the images.
         classes: number of classes.
-        training: pictures in the training part.
         device: "cuda", "cpu" or "mps".
-        precision: the fastest one of the device, and why.
-        foreground: name of each class but the background -> its share of the training part's pixels, 0..1.
-        upright_t: how surely objects lie off the middle vertically (t value), and
-        upright_offset: how far, in standard deviations; less what they do sideways.
-        training_pixels: of the training part, as stored.
-        shares: of each class in the training part's pixels, 0..1.
     """
-
-    channels: int
-    classes: int
-    training: int
-    device: str
-    precision: tuple[str, str]
-    foreground: Mapping[str, float]
-    upright_t: float
-    upright_offset: float
-    training_pixels: int = 0
-    shares: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One chosen setting, with its reason."""
-
-    key: str
-    value: Any
-    reason: str
-
-    def line(self) -> str:
-        return f"{self.key} = {self.value}: {self.reason}"
-
-
-def choose_pictures(
-    settings: Settings, native_hw: NDArray[np.int64], channels: int, classes: int | None, device: str
-) -> tuple[Settings, list[Choice]]:
-    """The choices that the store needs: channels and size, or window. `classes` is None when not yet known."""
     choices: list[Choice] = []
     data = settings.data
     if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
+        channels = 1
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
         kinds = {1: _("all {count} pictures are grey"), 3: _("all {count} pictures are in colour")}
         reason = kinds.get(channels) or _("all {count} pictures have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
-        choices += _native_window(settings, native_hw, device)
-    elif data.size is None:
+        window, chosen = _native_window(settings, native_hw, device)
+        return ImageFormat(data.channels or channels, None, window, (*choices, *chosen))
+    size = data.size
+    if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
         most = 128 if device == "cpu" else 256
         size = int(max(32, min(most, 16 * round(side / 16))))
@@ -89,32 +68,56 @@ def choose_pictures(
             side=side, most=most, where=where
         )
         choices.append(Choice("data.size", size, reason))
-    return _apply(settings, choices), choices
+    return ImageFormat(data.channels or channels, size, data.window, tuple(choices))
 
 
-def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> list[Choice]:
+def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
     """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
     asked, multiple = settings.data.window, 2**settings.model.depth
     height, width = (int(side) for side in np.median(native_hw, axis=0))
     if asked is not None:
         longer = max(16, height, width)
+        if asked <= longer:
+            return asked, []
         reason = _("{asked} was asked for, but the middle picture has {width}x{height} px")
-        too_large = Choice("data.window", longer, reason.format(asked=asked, width=width, height=height))
-        return [too_large] if asked > longer else []
+        return longer, [Choice("data.window", longer, reason.format(asked=asked, width=width, height=height))]
     most = _WINDOW_CPU if device == "cpu" else _WINDOW_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
     reason = _(
         "windows of pictures at their own scale, at most {most} px on {where}; the middle picture has {width}x{height}"
     )
     side = max(16, multiple, min(most, height, width) // multiple * multiple)
-    return [Choice("data.window", side, reason.format(most=most, where=where, width=width, height=height))]
+    return side, [Choice("data.window", side, reason.format(most=most, where=where, width=width, height=height))]
 
 
-def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Choice]]:
-    """All other choices."""
+def resolve(settings: Settings, facts: Facts) -> Plan:
+    """Decide everything that the settings leave open; what they say stays.
+
+    Raises:
+        SettingError: a setting does not fit the facts.
+    """
+    choices = [*facts.images.choices, *_choose(settings, facts)]
+    chosen = {choice.key: choice.value for choice in choices}
+    images = {
+        "data.channels": facts.images.channels,
+        "data.size": facts.images.size,
+        "data.window": facts.images.window,
+    }
+    said = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
+    batch = chosen.get("train.batch", settings.train.batch)
+    values = {**_UNUSED, "model.skips": (True,) * settings.model.depth, "train.micro_batch": batch}
+    return validate(Plan, nest({**values, **said, **images, **chosen, "choices": choices}))
+
+
+def _choose(settings: Settings, facts: Facts) -> list[Choice]:
+    """All choices but those of `choose_format`."""
     choices: list[Choice] = []
     if settings.recipe == "tutorial":
         choices += _tutorial_job(settings, facts)
+    elif facts.pretrained is not None and settings.data.mean is None:
+        mean, std = facts.pretrained
+        reason = _("as the pretrained weights of {encoder} know pictures").format(encoder=settings.model.encoder)
+        choices += [Choice("data.mean", mean, reason), Choice("data.std", std, reason)]
     if settings.augment.kind == "warp":
         choices += _orientation(settings, facts)
     gpu = facts.device != "cpu"
@@ -143,14 +146,14 @@ def choose_training(settings: Settings, facts: Facts) -> tuple[Settings, list[Ch
         choices.append(_summed_rate(settings, facts, batch))
     if settings.train.precision is None:
         choices.append(Choice("train.precision", *facts.precision))
-    return _apply(settings, choices), choices
+    return choices
 
 
 def _epoch_windows(settings: Settings, facts: Facts) -> list[Choice]:
     """How many windows make an epoch: as many as cover the training part, within limits."""
     if settings.data.epoch_windows is not None:
         return []
-    side = settled(settings.data.window)
+    side = facts.images.window or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
     most = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     size = f"{facts.training_pixels / 1e6:,.1f}"
@@ -174,8 +177,8 @@ def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
     if settings.train.loss != "ce-sum" or settings.train.optimizer != "sgd":
         return Choice("train.learning_rate", _MEAN_RATE, _("what suits a mean over the pixels, and Adam"))
     pixels = facts.training_pixels // max(1, facts.training)
-    if settings.data.window is not None:
-        pixels = min(pixels, settings.data.window**2)
+    if facts.images.window is not None:
+        pixels = min(pixels, facts.images.window**2)
     reason = _("the loss is a sum: {rate:g}, which suits its mean, over the {pixels:,} pixels of a step")
     shown = reason.format(rate=_MEAN_RATE, pixels=batch * pixels)
     return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
@@ -190,14 +193,14 @@ def default_width(device: str, encoder: str | None = None) -> int:
 
 def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
     """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
-    polyps = facts.classes == 2
+    polyps = len(facts.shares) == 2
     choices = []
     if settings.augment.kind is None:
         if polyps:
             choices.append(Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job makes copies")))
         else:
             choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
-    channels = settings.data.channels or facts.channels
+    channels = facts.images.channels
     if settings.data.mean is None and settings.data.std is None and channels in (1, 3):
         choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
         choices.append(Choice("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)")))
@@ -207,18 +210,19 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
 def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     """Loss and windows, from how rare the rarest class is; measured in docs/experiments.md."""
     choices = []
-    name, share = min(facts.foreground.items(), key=lambda item: item[1])
+    name = min(facts.foreground, key=facts.shares.__getitem__)
+    share = facts.shares[name]
     rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
     if settings.train.loss is None:
         reason = _("{rarest}; Dice counts every class alike, so no class is weighted").format(rarest=rarest)
         choices.append(Choice("train.loss", "dice+ce", reason))
-    if settings.recipe == "paper" and settings.train.class_weights is None and facts.shares:
-        weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares)
+    if settings.recipe == "paper" and settings.train.class_weights is None:
+        weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
         reason = _("the recipe balances the classes by how often they are: {shares}")
-        shares = ", ".join(percent(own) for own in facts.shares)
+        shares = ", ".join(percent(own) for own in facts.shares.values())
         choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
-    data = settings.data
-    windowed = data.window is not None and data.size is not None and data.window < data.size
+    data, images = settings.data, facts.images
+    windowed = images.window is not None and images.size is not None and images.window < images.size
     if data.foreground_share is None and data.resize == "native":
         reason = _("{rarest}; half of the windows are laid over an object, as most of a large picture may be ground")
         choices.append(Choice("data.foreground_share", _ON_OBJECTS, reason.format(rarest=rarest)))
@@ -255,7 +259,3 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
         reason = _("pictures have an up") if orientation == "upright" else _("no direction is up")
         choices.append(Choice("augment.rotation_deg", degrees, reason))
     return choices
-
-
-def _apply(settings: Settings, choices: list[Choice]) -> Settings:
-    return change_settings(settings, {choice.key: choice.value for choice in choices}) if choices else settings

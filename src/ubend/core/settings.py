@@ -1,7 +1,8 @@
 """Every setting of a run, checked; the recipes `modern`, `tutorial`, `paper`.
 
-A setting that is None is chosen later from the pictures and the device (`choices.py`), with the reason
-printed. What was chosen is saved in the run folder as `settings.toml`, which `--config` takes back.
+A setting that is None is chosen later from the images and the device (`autoconfig.py`), with the reason
+printed. The plan in which all are decided (`plan.py`) is saved in the run folder as `settings.toml`, which `--config`
+takes back.
 
 Order of strength: the recipe's values < a `--config` file < flags < `--set key=value`.
 """
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ubend.core.errors import Contradiction, SettingError, reason, unfit, unfit_key
 from ubend.core.i18n import _
 
-_T = TypeVar("_T")
+_Settings = TypeVar("_Settings", bound="Settings")
 Recipe = Literal["modern", "tutorial", "paper"]
 Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
@@ -276,13 +277,6 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
 }
 
 
-def settled(value: _T | None) -> _T:
-    """A setting that `choices.py` has filled; an open one here is a fault of the program, not of the user."""
-    if value is None:
-        raise ValueError("a setting is still open")
-    return value
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The nested settings of a TOML file."""
     try:
@@ -326,12 +320,12 @@ def make_settings(
         )
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
-    return _validate({"recipe": recipe, **_nest(values)})
+    return validate(Settings, {"recipe": recipe, **nest(values)})
 
 
 def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """The settings with some dotted keys replaced, checked again."""
-    return _validate(_nest(dict(flatten(settings.model_dump())) | dict(changes)))
+    return validate(Settings, nest(dict(flatten(settings.model_dump())) | dict(changes)))
 
 
 SECTIONS = ("data", "augment", "model", "train")
@@ -370,7 +364,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys -> nested sections."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         section, _dot, leaf = key.rpartition(".")
@@ -399,9 +394,14 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure), key=key)
 
 
-def _validate(values: dict[str, Any]) -> Settings:
+def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """Nested values, checked.
+
+    Raises:
+        SettingError: values that do not fit, or that contradict each other.
+    """
     try:
-        return Settings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ubend.core.counter_rng import draw_normal, draw_uniform
-from ubend.core.settings import AugmentSettings, settled
+from ubend.core.plan import AugmentPlan
 from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
@@ -93,7 +93,7 @@ def identity_draws(count: int, channels: int) -> Draws:
 
 
 def draw_warps(
-    settings: AugmentSettings,
+    settings: AugmentPlan,
     seed: int,
     positions: NDArray[np.int64],
     shapes_hw: NDArray[np.int64],
@@ -104,7 +104,7 @@ def draw_warps(
     """The modern augmentation: drawn anew for each position of the endless order.
 
     Args:
-        settings: ranges; `orientation` and `rotation_deg` are set.
+        settings: ranges.
         positions: (N,) places in the order.
         shapes_hw: (N, 2) stored size of the picture at each.
         canvas_hw: size of the output; a picture larger than it is seen through a window.
@@ -116,7 +116,7 @@ def draw_warps(
     signed = 2.0 * u - 1.0
     side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
 
-    angle = np.deg2rad(settled(settings.rotation_deg)) * signed[:, 0]
+    angle = np.deg2rad(settings.rotation_deg) * signed[:, 0]
     zoom = np.exp(-settings.scale * signed[:, 1])  # source px per output px: small enlarges
     stretch = np.exp(0.5 * settings.stretch * signed[:, 2])
     flip_y = np.where((u[:, 3] < settings.flip_share) & (settings.orientation == "free"), -1.0, 1.0)
@@ -177,7 +177,7 @@ FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips
 
 
 def draw_frozen(
-    settings: AugmentSettings,
+    settings: AugmentPlan,
     seed: int,
     pictures: NDArray[np.int64],
     copies: NDArray[np.int64],

@@ -7,7 +7,7 @@ functions of (seed, position).
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.device import send
-from ubend.core.settings import AugmentSettings
+from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import (
     FROZEN_COPIES,
     DeviceDraws,
@@ -49,6 +49,12 @@ class Batch:
     target: Tensor
     more: Tensor | None = None
 
+    def split(self, size: int) -> "Iterator[Batch]":
+        """Parts of `size` images; the last one may have fewer."""
+        images = torch.split(self.image, size)
+        more = [None] * len(images) if self.more is None else torch.split(self.more, size)
+        return map(Batch, images, torch.split(self.target, size), more)
+
 
 class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
@@ -73,7 +79,7 @@ class TrainingBatches:
     def __init__(
         self,
         pictures: Source,
-        settings: AugmentSettings,
+        settings: AugmentPlan,
         seed: int,
         batch: int,
         window_hw: tuple[int, int],

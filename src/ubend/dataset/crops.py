@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.settings import AugmentSettings, settled
+from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import ELASTIC_POINTS, Draws, elastic_basis
 from ubend.dataset.store import Store
 
@@ -88,10 +88,10 @@ def _source_bounds(
 
 
 def crop_canvas(
-    window_hw: tuple[int, int], settings: AugmentSettings, largest_hw: NDArray[np.int64]
+    window_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]
 ) -> tuple[int, int]:
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
-    turns = np.linspace(0, np.deg2rad(min(90.0, settled(settings.rotation_deg))), 91)
+    turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
     drawn = settings.elastic * math.sqrt(math.prod(window_hw))
     deviation = drawn if settings.elastic_px is None else settings.elastic_px

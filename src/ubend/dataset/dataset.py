@@ -13,12 +13,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import Choice, Facts, choose_pictures
+from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
-from ubend.core.files import Need, csv_text, resolve_many
+from ubend.core.files import csv_text, resolve_many
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import Settings, settled
+from ubend.core.plan import Facts, ImageFormat
+from ubend.core.settings import Precision, Settings
 from ubend.dataset.scan import Survey, agree_channels, find_damage, read_headers, survey_masks, unknown_codes_problem
 from ubend.dataset.splits import find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
@@ -48,8 +49,7 @@ class Dataset:
         store: the decoded pictures, numbered as `folder.pairs`.
         labels: the class table.
         parts: the part of each pair.
-        settings: with the choices that the pictures settle.
-        choices: those, with reasons.
+        images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.
         skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
     """
@@ -58,8 +58,8 @@ class Dataset:
     store: Store
     labels: LabelMap
     parts: tuple[Part, ...]
-    settings: Settings
-    choices: list[Choice]
+    images: ImageFormat
+    sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
 
@@ -74,10 +74,6 @@ class Dataset:
     def score_part(self) -> Part:
         """The part that scores are made on: test, or validation where there is no test."""
         return "test" if "test" in self.parts else "val"
-
-    @property
-    def sizing(self) -> Sizing:
-        return _sizing(self.settings)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part."""
@@ -126,20 +122,26 @@ class Dataset:
         skipped = int(self.class_shares().argmax()) if background is None else background
         return tuple(number for number in range(self.labels.classes) if number != skipped)
 
-    def facts(self, device: str, precision: tuple[str, str]) -> Facts:
+    def facts(
+        self,
+        device: str,
+        precision: tuple[Precision, str],
+        pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> Facts:
+        """What the automatic choices are made from; arguments as in `Facts`."""
         upright_t, upright_offset = self._upright()
-        training, shares = self.numbers("train"), self.class_shares()
+        training, names = self.numbers("train"), self.labels.names
         return Facts(
-            self.store.channels,
-            self.labels.classes,
-            len(training),
-            device,
-            precision,
-            {self.labels.names[number]: float(shares[number]) for number in self.foreground_classes()},
-            upright_t,
-            upright_offset,
-            int(self.store.shapes_hw[training].prod(axis=1).sum()),
-            tuple(shares.tolist()),
+            images=self.images,
+            training=len(training),
+            training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
+            shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
+            foreground=tuple(names[number] for number in self.foreground_classes()),
+            upright_t=upright_t,
+            upright_offset=upright_offset,
+            device=device,
+            precision=precision,
+            pretrained=pretrained,
         )
 
     def _upright(self) -> tuple[float, float]:
@@ -229,19 +231,16 @@ def find_folder(settings: Settings) -> Folder:
     return read_folder(Path(data.folder), asked)
 
 
-def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller, needs: Sequence[Need] = ()) -> Dataset:
+def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
-    With `data.skip_bad`, pairs that cannot be used are left out and recorded. `needs` is room on the disk
-    that the caller will want besides the store.
+    With `data.skip_bad`, pairs that cannot be used are left out and recorded.
 
     Raises:
         DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written, or there is not enough room.
     """
-    return read_usable(
-        settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, teller, skipped, needs)
-    )
+    return read_usable(settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, teller, skipped))
 
 
 def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
@@ -275,7 +274,6 @@ def _open_folder(
     cache: Path,
     teller: Teller,
     skipped: Sequence[tuple[Pair, list[str]]],
-    needs: Sequence[Need],
 ) -> Dataset:
     """The data set of these pairs.
 
@@ -285,11 +283,10 @@ def _open_folder(
     pairs = folder.pairs
     found = survey_folder(folder, settings, cache, teller)
     labels, remarks = found.labels, found.remarks
-    settings, choices = choose_pictures(
-        settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device
-    )
+    images = choose_format(settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device)
+    sizing = Sizing(images.size, settings.data.resize != "squash", images.channels)
     teller.begin(_("reading pictures"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, _sizing(settings), labels, found.hashes, cache, teller.count, needs)
+    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, teller.count)
     teller.end()
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
@@ -308,7 +305,8 @@ def _open_folder(
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
-    return Dataset(folder, store, labels, split.parts, settings, choices, [*remarks, *split.remarks], tuple(skipped))
+    remarks = [*remarks, *split.remarks]
+    return Dataset(folder, store, labels, split.parts, images, sizing, remarks, tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -360,15 +358,6 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
     return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
-
-
-def _sizing(settings: Settings) -> Sizing:
-    data, channels = settings.data, settled(settings.data.channels)
-    return (
-        Sizing(None, True, channels)
-        if data.resize == "native"
-        else Sizing(settled(data.size), data.resize == "keep", channels)
-    )
 
 
 def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:

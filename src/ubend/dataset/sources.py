@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ubend.core.device import free_bytes, send
 from ubend.core.i18n import _
-from ubend.core.settings import AugmentSettings, Settings, settled
+from ubend.core.plan import AugmentPlan, Plan
 from ubend.dataset.augment import Draws
 from ubend.dataset.crops import Crops, crop_canvas, device_dtype, find_crops, read_crops
 from ubend.dataset.dataset import Dataset
@@ -170,7 +170,7 @@ class Patches(Source):
         device: torch.device,
         windows: int,
         window_hw: tuple[int, int],
-        settings: AugmentSettings,
+        settings: AugmentPlan,
     ) -> None:
         super().__init__(store, numbers, device)
         self.shown = share_windows(self.shapes_hw.prod(axis=1), windows)
@@ -239,20 +239,19 @@ def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
 
 
 def open_sources(
-    data: Dataset, settings: Settings, device: torch.device, window_hw: tuple[int, int]
+    data: Dataset, plan: Plan, device: torch.device, window_hw: tuple[int, int]
 ) -> tuple[Source, Source]:
     """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
 
     Images that keep their own size stay in the store, and windows of them are read.
 
     Args:
-        settings: resolved.
         window_hw: (H, W) px of a training window.
     """
     numbers, others = data.numbers("train"), data.numbers("val")
-    if settings.data.resize == "native":
-        windows = settled(settings.data.epoch_windows)
-        training = Patches(data.store, numbers, device, windows, window_hw, settings.augment)
+    if plan.data.resize == "native":
+        windows = plan.data.epoch_windows or len(numbers)
+        training = Patches(data.store, numbers, device, windows, window_hw, plan.augment)
         # twice as large: pixels at its border lack surroundings, and count half as often
         most = max(len(others), round(_VALIDATION_SHARE * windows / 4))
         return training, Windows(data.store, others, device, (2 * window_hw[0], 2 * window_hw[1]), most)

@@ -142,7 +142,6 @@ def open_store(
     hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
-    needs: Sequence[Need] = (),
 ) -> Store:
     """The store of these pairs; built first if it is not in the cache.
 
@@ -154,7 +153,6 @@ def open_store(
         hashes: of each picture and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
-        needs: room that others will want; before building, the disk is looked at for all together.
     Raises:
         PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
@@ -172,7 +170,7 @@ def open_store(
         stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
         pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
         size = sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
-        refuse_full([Need(cache, size, cure), *needs])
+        refuse_full([Need(cache, size, cure)])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.settings import Growth
+from ubend.core.settings import Growth, ModelSettings
 from ubend.models.unet import Decoder, SegmentationNet, check_channels, pad_to_multiple
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
@@ -211,14 +211,32 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     return net
 
 
-def pretrained_normalisation(name: str, channels: int) -> tuple[list[float], list[float]]:
+def pretrained_weights(settings: ModelSettings) -> bool | Path:
+    """The weights that an encoder begins with: a local file, timm's (True), or random ones (False)."""
+    return Path(settings.weights) if settings.weights is not None else settings.pretrained
+
+
+def fetch_weights(settings: ModelSettings) -> bool:
+    """Download what an encoder begins with, unless it is here; whether it begins with pretrained weights.
+
+    Raises:
+        SettingError: the weights cannot be had.
+    """
+    weights = pretrained_weights(settings)
+    if settings.encoder is None or not weights:
+        return False
+    make_encoder(settings.encoder, 3, 1, weights)
+    return True
+
+
+def pretrained_normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel that timm's weights were trained with, 1 = white.
 
     For other pictures than of three channels, the means over the three.
     """
     config = _load_timm().get_pretrained_cfg(name)
-    mean, std = list(config.mean), list(config.std)
-    return (mean, std) if channels == 3 else ([sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels)
+    mean, std = tuple(config.mean), tuple(config.std)
+    return (mean, std) if channels == 3 else ((sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels)
 
 
 def _load_timm() -> Any:

@@ -1,14 +1,24 @@
-"""The main job: a folder of pictures and masks in; a trained, scored model in a run folder out.
+"""The main task: a folder of images and masks in; a trained, scored model in a run folder out.
 
-understand the folder -> choose -> make the network -> train -> score -> write
+    scan -> resolve -> prepare -> build -> train -> evaluate
+
+Each stage is one function that is called once and returns one frozen value:
+
+    scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
+    resolve    settings + facts: every setting decided, with reasons              Plan
+    prepare    batches and validation images, on the device                       Prepared
+    build      network, EMA, optimizer, loss                                      Built
+    train      the loop (training/loop.py)                                        the state, and files in the run folder
+    evaluate   the saved model on the test split                                  scores
 """
 
 import io
 import json
 import platform
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +28,43 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ubend._version import __version__
-from ubend.core.autoconfig import Choice, choose_training
-from ubend.core.device import (
-    describe_device,
-    fastest_precision,
-    prepare_process,
-    settle,
-    tell_out_of_memory,
-)
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.captured import capture_steps
+from ubend.accel.warmup import warmed_up
+from ubend.core.autoconfig import resolve
+from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
 from ubend.core.errors import DataError, OutputError, SettingError, reason
 from ubend.core.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.core.i18n import _
+from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Teller
-from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
+from ubend.core.settings import Recipe, Settings, dump_toml, make_settings, read_config
+from ubend.dataset.augment import augment
+from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.drawing.curves import LiveCurves, draw_curves
+from ubend.dataset.prepare import Prepared, prepare
+from ubend.drawing.curves import draw_curves
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import Predictor, Prepared
+from ubend.inference.predictor import Predictor, Prepared as PreparedImage
 from ubend.inference.strips import Held
+from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks.data import introduce
-from ubend.tasks.gather import gather_settings, source_name
-from ubend.training.border_weights import describe_objects
+from ubend.tasks.gather import gather, source_name
+from ubend.training.build import Built, build, compile_network, run_bytes
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
-from ubend.training.distributed import Ranks, join_ranks
+from ubend.training.distributed import ALONE, Ranks, join_ranks
+from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
+from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import find_place
-from ubend.training.loop import steps_until, train
-from ubend.training.panels import draw_panel
-from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.setup import fetch_weights, make_batches, make_loss, make_state, refuse_lone_values, run_bytes
-from ubend.training.step import Job
-from ubend.training.transfer import begin_with, load_start
-from ubend.training.warmup import warmed_up
+from ubend.training.loop import PlainRuntime, Training, train
+from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
+from ubend.training.panels import EpochDrawing
+from ubend.training.recorder import Recorder
+from ubend.training.run_folder import FORMAT, RunFolder, free_run_name
+from ubend.training.transfer import Start, begin_with
 
-_FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
+_FEW_IMAGES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,40 @@ class FitResult:
 
     run: Path
     scores: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in the folder.
+
+    Attributes:
+        data: pairs, class table, decoded images, splits.
+        facts: what the automatic choices are made from.
+    """
+
+    data: Dataset
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Where and for whom a training runs.
+
+    Attributes:
+        run: the run folder.
+        ranks: the processes that train together.
+        reporter: told of progress.
+        show: display each epoch's panel.
+        resumed: whether the run is there already.
+        start: the model to begin with.
+    """
+
+    run: RunFolder
+    ranks: Ranks
+    reporter: Teller
+    show: bool
+    resumed: bool = False
+    start: Start | None = None
 
 
 def fit(
@@ -112,51 +159,41 @@ def fit(
         RunFolder(Path(out)).refuse_taken()
     with join_ranks() as ranks, _voice(ranks, teller) as voice, tell_out_of_memory(_no_memory()):
         with ranks.first_alone():  # a named data set is downloaded once
-            chosen = gather_settings(folder, recipe, config, settings, flags, voice)
-        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(chosen))))
-        return _fit(run, chosen, voice, show, ranks, resumed=False)
+            asked = gather(folder, recipe, config, settings, flags, voice)
+        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(asked.settings))))
+        return _fit(_Session(run, ranks, voice, show, start=asked.start), asked.settings)
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
     """Go on with an interrupted training, as if it had never stopped.
 
     Raises:
-        OutputError: there is no run to go on with.
+        OutputError: there is no run to go on with, or one of an older version.
         TrainingError: the pictures have changed since.
     """
     folder = RunFolder(Path(run))
-    try:
-        facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        began_with = (facts["device"], facts["threads"], facts["torch"])
-        folder.data.stat()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
-                path=run, name=folder.facts.name, reason=reason(error)
-            ),
-            path=run,
-        ) from error
-    chosen = make_settings(config=read_config(folder.settings))
+    began = folder.read_facts()
+    settings = make_settings(config=read_config(folder.settings))
     with join_ranks() as ranks, _voice(ranks, teller) as voice:
-        here = (describe_device(ranks.pick_device(chosen.device)), torch.get_num_threads(), torch.__version__)
-        if began_with != here:
+        here = (describe_device(ranks.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
+        then = (began["device"], began["threads"], began["torch"])
+        if then != here:
             voice.say(
                 _("note: begun on {then}, goes on with {now} (device, threads, torch): last digits may differ").format(
-                    then=", ".join(map(str, began_with)), now=", ".join(map(str, here))
+                    then=", ".join(map(str, then)), now=", ".join(map(str, here))
                 )
             )
-        processes = facts.get("processes", 1)
-        if processes != ranks.count:
+        if began["processes"] != ranks.count:
             voice.say(
                 _(
                     "note: begun in {then} processes, goes on in {now}: the pictures of each step stay, but batch "
                     "norm looks at another number of them"
-                ).format(then=processes, now=ranks.count)
+                ).format(then=began["processes"], now=ranks.count)
             )
         if ranks.is_first:
             folder.clear_leftovers()
         with tell_out_of_memory(_no_memory()):
-            return _fit(folder, chosen, voice, show, ranks, resumed=True)
+            return _fit(_Session(folder, ranks, voice, show, resumed=True), settings)
 
 
 def _voice(ranks: Ranks, teller: Teller | None) -> Teller:
@@ -169,169 +206,103 @@ def _no_memory() -> str:
     return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
-def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: Ranks, resumed: bool) -> FitResult:
+def _fit(session: _Session, settings: Settings) -> FitResult:
+    """All stages, in order."""
+    run, ranks, reporter = session.run, session.ranks, session.reporter
     prepare_process(settings.train.deterministic)
-    start = None if resumed or settings.train.init_from is None else load_start(Path(settings.train.init_from))
-    if not resumed:
-        with ranks.first_alone():
-            fetch_weights(settings.model)
-    elif run.state.exists():  # it holds the weights
-        settings = change_settings(settings, {"model.pretrained": False, "model.weights": None})
     device = ranks.pick_device(settings.device)
-    if settings.train.batch is not None:
-        ranks.refuse_uneven(settings.train.batch)
     settle(device, settings.train.deterministic)
-    needs = [Need(run.path, run_bytes(settings, device.type, resumed), _("choose another --out or a smaller --width"))]
-    needs = needs if ranks.is_first else []  # the others write nothing
-    refuse_full(needs)
-    with warmed_up(device), ranks.first_alone():  # the others find the store that it has built
-        data = open_dataset(settings, device.type, default_cache(), teller, needs)
-    if resumed:
-        data = data.with_parts_of(run.data.read_text(encoding="utf-8"))
-    settings, choices = choose_training(data.settings, data.facts(device.type, fastest_precision(device)))
-    ranks.refuse_uneven(settled(settings.train.batch))
-    introduce(teller, data)
-    for choice in [*data.choices, *choices]:
-        teller.say(_("chosen: {choice}").format(choice=choice.line()))
-    teller.say(_("device: {device}").format(device=describe_device(device)))
-    if ranks.count > 1:
-        teller.say(
-            _("processes: {count}, each with {share} of a step's {batch} pictures").format(
-                count=ranks.count, share=settled(settings.train.batch) // ranks.count, batch=settings.train.batch
-            )
-        )
-
-    loss = make_loss(data, settings, device)
-    bundle, state = make_state(data, settings, device, ranks)
-    bundle.orientation = settings.augment.orientation if settings.augment.kind == "warp" else None
-    bundle.flips = settings.augment.kind != "warp" or settings.augment.flip_share > 0
-    batches, validation = make_batches(data, settings, device, ranks)
-    refuse_lone_values(batches, settings)
-    if batches.weighs_pixels:
-        teller.say(describe_objects(data))
-    if note := validation.note():
-        teller.say(note)
-    if resumed and run.state.exists():
-        load_state(run.state, state)
-        done = len(state.progress.history) == settings.train.epochs or state.progress.stopped
-        teller.say(
-            _("the training was finished already; it is scored again")
-            if done
-            else _("going on after step {step}").format(step=state.progress.step)
-        )
-    epochs, curves = settled(settings.train.epochs), LiveCurves(data.labels.names, run.curves)
-
-    def draw_epoch(state: TrainingState) -> Callable[[], None]:
-        draw, history = draw_panel(run, data, validation, state, settings.train, show), list(state.progress.history)
-
-        def write() -> None:
-            draw()
-            curves.draw(history)
-
-        return write
-
-    job = Job(
-        batches,
-        validation,
-        data.labels.names,
-        loss,
-        settings.train,
-        steps_until(epochs, batches.items, settled(settings.train.batch)),
-        run,
-        draw_epoch,
-        lambda weights: save_bundle(run.model, bundle, weights),
-        ranks,
-    )
-    if resumed and ranks.is_first:
-        run.trim_timing(len(state.progress.history))
-    if not resumed:
-        kept = [] if start is None else begin_with(start, state, data.labels.names)
-        for line in kept:
-            teller.say(line)
-        if ranks.is_first:
-            facts = _gather_facts(data, [*data.choices, *choices], device, ranks)
-            if start is not None:
-                facts["begun_with"] = {"path": str(start.path), "sha256": start.sha256, "kept": kept}
-            run.create()
-            run.state.unlink(missing_ok=True)  # of a beginning that was killed
-            if start is not None or settings.model.pretrained or settings.model.weights is not None:
-                save_state(run.state, state)  # so that the run can go on from its first step without the other model
-            _write_beginning(run, data, settings, facts)
-    ranks.refuse_difference(
-        f"{data.store.hashes}{data.parts}{settings.augment}{settings.model}{settings.train}{state.progress}"
-    )
-    with Saver(run.state, job.save_model) as saver:
+    fresh = not (session.resumed and run.state.exists())  # else the state has the weights
+    with warmed_up(device), ranks.first_alone():  # the other processes find what the first one has decoded
+        split = run.data.read_text(encoding="utf-8") if session.resumed else None
+        found = scan(settings, device, reporter, split, pretrained=fresh)
+    plan = resolve(settings, found.facts)
+    ranks.refuse_uneven(plan.train.batch)
+    _introduce(session, found.data, plan, device)
+    prepared = prepare(found.data, plan, device, (ranks.rank, ranks.count), accelerate_augmentation(augment))
+    built = build(found.data, plan, device, ranks, pretrained=fresh)
+    training, runtime = assemble(plan, found.data, prepared, built, reporter, ranks)
+    _open_run(session, plan, found.data, training, device)
+    ranks.refuse_difference(f"{found.data.store.hashes}{found.data.parts}{plan!r}{training.state.progress}")
+    drawing = EpochDrawing(run, found.data, training, show=session.show)
+    with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver:
         try:
-            train(job, state, saver, teller)
-        except KeyboardInterrupt as stop:
+            with stop_on_signals(ranks) as stop:
+                train(runtime, Recorder(run, saver, reporter, drawing, writes=ranks.is_first), stop)
+        except KeyboardInterrupt as interrupt:
             saver.wait()
-            if ranks.is_first:
-                _draw_curves(run, data, state)
-                _tell_interrupted(run, state, teller)
-            if signal.SIGTERM in stop.args:  # the process ends by it, as if it had not been held back
+            _tell_interrupted(session, found.data, training.state)
+            if signal.SIGTERM in interrupt.args:  # the process ends by it, as if it had not been held back
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
         ranks.leave()
         if not ranks.is_first:
             return FitResult(run.path, None)
-        if state.progress.stopped:
-            teller.say(_("stopped early: {reason}").format(reason=state.progress.stopped))
-        saver.begin(lambda: _draw_curves(run, data, state))
-        return FitResult(run.path, _score(run, data, settings, device, teller))
+        if training.state.progress.stopped:
+            reporter.say(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
+        saver.begin(partial(_draw_curves, run, found.data, training.state))
+        return FitResult(run.path, evaluate(run, found.data, plan, device, reporter))
 
 
-def _tell_interrupted(run: RunFolder, state: TrainingState, teller: Teller) -> None:
-    if run.model.exists():
-        said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
-    else:  # a second Ctrl-C, before anything was saved
-        said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
-    teller.say(said.format(step=state.progress.step, model=run.model, run=run.path))
+def scan(
+    settings: Settings, device: torch.device, reporter: Teller, split: str | None = None, *, pretrained: bool = True
+) -> Scan:
+    """Read the folder that the settings name.
+
+    Args:
+        split: the data list of a run, whose split is taken; None: a new split.
+        pretrained: download the encoder's pretrained weights, where the settings ask for them, before anything slow.
+    Raises:
+        DataError: everything that is wrong with the folder, at once.
+        SettingError: the pretrained weights cannot be had.
+        TrainingError: the images are not those of `split` any more.
+    """
+    model = settings.model
+    weights = fetch_weights(model) if pretrained else False
+    data = open_dataset(settings, device.type, default_cache(), reporter)
+    if split is not None:
+        data = data.with_parts_of(split)
+    known = None
+    if weights and model.encoder is not None:
+        known = pretrained_normalisation(model.encoder, data.store.channels)
+    return Scan(data, data.facts(device.type, fastest_precision(device), known))
 
 
-def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
-    if state.progress.history:
-        draw_curves(state.progress.history, data.labels.names, run.curves)
+def assemble(
+    plan: Plan, data: Dataset, prepared: Prepared, built: Built, reporter: Teller, ranks: Ranks = ALONE
+) -> tuple[Training, PlainRuntime]:
+    """What is trained, and the fastest way to take its steps here."""
+    early, model = EarlySums(ranks), built.state.model
+    compiled = compile_network(model, reporter) if plan.train.compile else None
+    training = Training(
+        plan.train,
+        data.labels.names,
+        prepared.batches,
+        prepared.validation,
+        accelerate_loss(built.loss),
+        built.state,
+        forward=compiled or accelerate_network(model, early.hook),
+        forward_ema=accelerate_network(built.state.ema),
+    )
+    refuse_lone_values(training)
+    plain = PlainRuntime(training) if ranks.count == 1 else DistributedRuntime(training, ranks, early)
+    return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
-def _gather_facts(data: Dataset, choices: list[Choice], device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    return {
-        "layout": data.folder.layout,
-        "classes": asdict(data.labels),
-        "remarks": data.remarks,
-        "choices": [choice.line() for choice in choices],
-        "begun_with": None,
-        "device": describe_device(device),
-        "processes": ranks.count,
-        "threads": torch.get_num_threads(),
-        "ubend": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _write_beginning(run: RunFolder, data: Dataset, settings: Settings, facts: dict[str, Any]) -> None:
-    write_text(run.settings, dump_toml(settings))
-    write_text(run.data, data.table())
-    if data.skipped or data.folder.skipped:
-        write_text(run.skipped, data.skipped_table())
-    write_json(run.facts, facts)  # last: a run folder with it is whole
-
-
-def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.device, teller: Teller) -> dict[str, Any]:
-    """Score the saved model on the test part, which nothing has looked at before."""
+def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Teller) -> dict[str, Any]:
+    """Score the saved model on the test split, which nothing has looked at before."""
     part = data.score_part
     pairs = data.pairs(part)
     if not pairs:
         raise DataError(_("no pictures to score"), path=run.path)
-    teller.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
-    if len(pairs) < _FEW_PICTURES:
-        teller.say(_("note: so few pictures say little about others; trust these scores only roughly"))
+    reporter.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
+    if len(pairs) < _FEW_IMAGES:
+        reporter.say(_("note: so few pictures say little about others; trust these scores only roughly"))
     numbers, store = data.numbers(part).tolist(), data.store
 
-    def take_stored(number: int) -> Prepared:  # what the files would give, decoded already
+    def take_stored(number: int) -> PreparedImage:  # what the files would give, decoded already
         height, width = store.native_hw[numbers[number]].tolist()
-        return Prepared((height, width), store.image(numbers[number]))
+        return PreparedImage((height, width), store.image(numbers[number]))
 
     predictor = Predictor(load_bundle(run.model), device)
 
@@ -340,6 +311,92 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
     found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored if whole else None)
-    scores = {"part": part, "recipe": settings.recipe, **found}
+    scores = {"part": part, "recipe": plan.recipe, **found}
     write_json(run.scores, scores)
     return scores
+
+
+def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
+    """Say what was found, and what was chosen."""
+    reporter, count = session.reporter, session.ranks.count
+    introduce(reporter, data)
+    for choice in plan.choices:
+        reporter.say(_("chosen: {choice}").format(choice=choice.line()))
+    reporter.say(_("device: {device}").format(device=describe_device(device)))
+    if count > 1:
+        reporter.say(
+            _("processes: {count}, each with {share} of a step's {batch} pictures").format(
+                count=count, share=plan.train.batch // count, batch=plan.train.batch
+            )
+        )
+
+
+def _open_run(session: _Session, plan: Plan, data: Dataset, training: Training, device: torch.device) -> None:
+    """Begin the run folder, or go on from its state."""
+    run, reporter, state = session.run, session.reporter, training.state
+    if training.batches.weighs_pixels:
+        reporter.say(describe_objects(data))
+    if note := training.validation.note():
+        reporter.say(note)
+    if session.ranks.is_first:  # the others write nothing
+        size = run_bytes(state, plan.train.epochs, resumed=session.resumed)
+        refuse_full([Need(run.path, size, _("choose another --out or a smaller --width"))])
+    if session.resumed:
+        if run.state.exists():
+            load_state(run.state, state)
+            done = len(state.progress.history) == plan.train.epochs or state.progress.stopped
+            reporter.say(
+                _("the training was finished already; it is scored again")
+                if done
+                else _("going on after step {step}").format(step=state.progress.step)
+            )
+        if session.ranks.is_first:
+            run.trim_timing(len(state.progress.history))
+        return
+    start = session.start
+    kept = [] if start is None else begin_with(start, state, data.labels.names)
+    for line in kept:
+        reporter.say(line)
+    if not session.ranks.is_first:
+        return
+    run.create()
+    run.state.unlink(missing_ok=True)  # of a beginning that was killed
+    if start is not None or plan.model.pretrained or plan.model.weights is not None:
+        save_state(run.state, state)  # so that the run can go on from its first step without the other model
+    write_text(run.settings, dump_toml(plan))
+    write_text(run.data, data.table())
+    if data.skipped or data.folder.skipped:
+        write_text(run.skipped, data.skipped_table())
+    facts = {
+        "format": FORMAT,
+        "layout": data.folder.layout,
+        "classes": asdict(data.labels),
+        "remarks": data.remarks,
+        "choices": [choice.line() for choice in plan.choices],
+        "begun_with": start and {"path": str(start.path), "sha256": start.sha256, "kept": kept},
+        "device": describe_device(device),
+        "processes": session.ranks.count,
+        "threads": torch.get_num_threads(),
+        "ubend": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    write_json(run.facts, facts)  # last: a run folder with it is whole
+
+
+def _tell_interrupted(session: _Session, data: Dataset, state: TrainingState) -> None:
+    run = session.run
+    if not session.ranks.is_first:
+        return
+    _draw_curves(run, data, state)
+    if run.model.exists():
+        said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
+    else:  # a second Ctrl-C, before anything was saved
+        said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+    session.reporter.say(said.format(step=state.progress.step, model=run.model, run=run.path))
+
+
+def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:
+    if state.progress.history:
+        draw_curves(state.progress.history, data.labels.names, run.curves)

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import Recipe, Settings, change_settings, flatten, make_settings, read_config
+from ubend.core.settings import ModelSettings, Recipe, Settings, change_settings, flatten, make_settings, read_config
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
+
+if TYPE_CHECKING:
+    from ubend.training.transfer import Start
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
 FLAGS = {
@@ -33,7 +36,19 @@ FLAGS = {
     "init_from": "train.init_from",
 }
 # made absolute: a resumed run may stand elsewhere
-_PATHS = ("data.folder", "data.images", "data.masks", "data.split", "model.weights", "train.init_from")
+_PATHS = ("data.images", "data.masks", "data.split", "model.weights", "train.init_from")
+
+
+class Gathered(NamedTuple):
+    """What a user asks of a training.
+
+    Attributes:
+        settings: checked; what is left open is decided later.
+        start: the model to begin with, if any.
+    """
+
+    settings: Settings
+    start: "Start | None"
 
 
 def gather_settings(
@@ -44,6 +59,18 @@ def gather_settings(
     flags: Mapping[str, Any] | None = None,
     teller: Teller | None = None,
 ) -> Settings:
+    """The settings of `gather`, for tasks that begin with no model."""
+    return gather(folder, recipe, config, settings, flags, teller).settings
+
+
+def gather(
+    folder: Path | str | None,
+    recipe: Recipe | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    teller: Teller | None = None,
+) -> Gathered:
     """All that is told, as settings: `data.toml` < a `config` file < flags < `settings`.
 
     A data set that is named is downloaded if need be, after all else was found right.
@@ -75,19 +102,33 @@ def gather_settings(
             changes[key] = tuple(word.strip() for word in changes[key].split(","))
     given |= changes | dict(settings or {})
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
-    shape = _shape(Path(given["train.init_from"]), given, skips) if given.get("train.init_from") else {}
-    if not shape and isinstance(given.get("model.encoder"), str):
+    start = _load_start(given.get("train.init_from"))
+    given |= {key: _absolute(given[key]) for key in _PATHS if given.get(key) is not None}
+    if start is None and isinstance(given.get("model.encoder"), str):
         from ubend.models.encoders import describe_encoder
 
         given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all levels of timm's encoder
-    chosen = make_settings(recipe, given | shape)
-    if skips is not None and not shape:
-        chosen = change_settings(chosen, {"model.skips": parse_skips(skips, chosen.model.depth)})
+    if skips is not None:
+        depth = start.bundle.model.depth if start else given.get("model.depth", ModelSettings().depth)
+        if isinstance(depth, int):  # else it is refused below
+            given["model.skips"] = parse_skips(skips, depth)
+    if start is not None:
+        from ubend.training.transfer import shape_settings
+
+        given |= shape_settings(start, given)
+    chosen = make_settings(recipe, given)
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, teller or Teller())
-    paths = {key: path for key, path in flatten(chosen.model_dump()) if key in _PATHS and path is not None}
-    absolute = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
-    return change_settings(chosen, absolute)
+    return Gathered(chosen, start)
+
+
+def _load_start(path: str | None) -> "Start | None":
+    """The model to begin with, read once."""
+    if path is None:
+        return None
+    from ubend.training.transfer import load_start
+
+    return load_start(Path(path))
 
 
 def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -> Settings:
@@ -99,16 +140,11 @@ def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -
         channels = channels or known.channels
     with teller:
         folder = find_dataset(name, root, teller)
-    return change_settings(settings, {"data.folder": str(folder), "data.classes": classes, "data.channels": channels})
+    return change_settings(settings, {"data.folder": _absolute(folder), "data.classes": classes, "data.channels": channels})
 
 
-def _shape(model: Path, given: Mapping[str, Any], skips: str | Sequence[bool] | None) -> dict[str, Any]:
-    """The settings that give a network the shape of the model to begin with."""
-    from ubend.training.transfer import load_start, shape_settings
-
-    start = load_start(model)
-    asked = {} if skips is None else {"model.skips": parse_skips(skips, start.bundle.model.depth)}
-    return shape_settings(start, {**given, **asked})
+def _absolute(path: Path | str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def source_name(settings: Settings) -> str:

@@ -79,7 +79,7 @@ class TrainingState:
 
     Attributes:
         model: being trained.
-        average: averaged weights; the model itself when nothing is averaged.
+        ema: the EMA of the weights; the model itself when nothing is averaged.
         optimizer: with its moments.
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
@@ -87,13 +87,13 @@ class TrainingState:
     """
 
     model: Network
-    average: nn.Module
+    ema: nn.Module
     optimizer: torch.optim.Optimizer
     sums: Tensor
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.best = {name: torch.empty_like(tensor) for name, tensor in self.average.state_dict().items()}
+        self.best = {name: torch.empty_like(tensor) for name, tensor in self.ema.state_dict().items()}
         self.statistics = RunningStatistics(self.model)
 
 
@@ -223,8 +223,8 @@ def load_state(path: Path, state: TrainingState) -> None:
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {_MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
-    if state.average is not state.model:
-        tensors |= {_AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
+    if state.ema is not state.model:
+        tensors |= {_AVERAGE + name: tensor for name, tensor in state.ema.state_dict().items()}
     if state.progress.best_epoch:
         tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
     for number, parameter in enumerate(_parameters(state.optimizer)):

@@ -1,30 +1,22 @@
-"""Training in several processes: one order of pictures, sums over all of them.
+"""The processes that train together: who they are, and how they talk.
 
-A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) works off
-its part of every batch, and what is summed over the batch is summed over the ranks: the counts before the loss
-is divided by them, the gradients before the optimiser's step (those of convolutions at once, see `EarlySums`).
-All ranks then take the same step, and nothing else has to be exchanged. No wrapper around the network, and no
-wait for the device inside a step.
-
-What looks at the pictures of one rank alone is batch norm (see `sum_step`, and syncnorm.py for the other way).
+How a training is shared by them: distributed_runtime.py. They are started by launcher.py, or by torchrun.
 """
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.core.device import is_out_of_memory, pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
-from ubend.models.fused import watch_gradients
 from ubend.training.launcher import Place, find_place
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
@@ -100,7 +92,7 @@ class Ranks(Place):
                 parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
                 start += tensor.numel()
             torch._foreach_copy_(parts, some)
-            with _others_alive():
+            with others_alive():
                 dist.all_reduce(flat)
             torch._foreach_copy_(some, parts)
 
@@ -123,7 +115,7 @@ class Ranks(Place):
             return
         digest = int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=7).digest(), "big")
         least_most = torch.tensor([digest, -digest])
-        with _others_alive():
+        with others_alive():
             dist.all_reduce(least_most, dist.ReduceOp.MIN, self.host)
         if int(least_most.sum()) != 0:
             raise TrainingError(
@@ -142,7 +134,7 @@ class Ranks(Place):
 
     def _meet(self) -> None:
         if self.count > 1:
-            with _others_alive():
+            with others_alive():
                 dist.barrier(self.host)
 
 
@@ -198,7 +190,7 @@ class Vote:
             return mine
         before = self.close()
         votes = torch.tensor([int(mine)])
-        with _others_alive():
+        with others_alive():
             work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._ranks.host, async_op=True)
         assert work is not None
         self._travelling = work, votes
@@ -209,80 +201,13 @@ class Vote:
         if self._travelling is None:
             return False
         (work, votes), self._travelling = self._travelling, None
-        with _others_alive():
+        with others_alive():
             work.wait()
         return bool(votes.item())
 
 
-class EarlySums:
-    """Gradients that are summed over the ranks while the backward pass goes on; of the largest tensors.
-
-    All ranks take the same steps in the same order, so they send the same messages in the same order.
-    """
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._done: set[int] = set()
-        self._travelling: list[tuple[dist.Work, Tensor]] = []
-
-    def watched(self) -> AbstractContextManager[None]:
-        """For the forward pass: gradients of what runs in here will be summed early, where the network can."""
-        return nullcontext() if self._ranks.count == 1 else watch_gradients(self.add)
-
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """`gradient`, which is dense, becomes the whole batch's; it travels on while other gradients are computed."""
-        # its memory, not a view of it: autograd copies a gradient that somebody else holds
-        flat = gradient.new_empty(0).set_(
-            gradient.untyped_storage(), gradient.storage_offset(), (gradient.numel(),), (1,)
-        )
-        with _others_alive():
-            work = dist.all_reduce(flat, async_op=True)
-        assert work is not None
-        self._travelling.append((work, flat))
-        self._done.add(id(parameter))
-        if parameter.grad is not None:  # of an earlier micro-batch, to which this one will be added at once
-            self._wait()
-
-    def take(self) -> set[int]:
-        """The ids of the parameters whose gradients have arrived, and begin anew."""
-        self._wait()
-        done, self._done = self._done, set()
-        return done
-
-    def _wait(self) -> None:
-        travelling, self._travelling = self._travelling, []
-        with _others_alive():
-            for work, _flat in travelling:
-                work.wait()
-
-
-def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
-    """After a step's backward pass: gradients and `sums` become those of the whole batch.
-
-    Args:
-        done: ids of parameters whose gradients are the whole batch's already.
-
-    Batch norm's running statistics become their mean over the ranks, in the same message. (The mean of the
-    variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
-    of micro-batches.) So they are the same on all ranks after every step, whenever a state is saved.
-    """
-    if ranks.count == 1:
-        return
-    statistics = [
-        buffer
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in (module.running_mean, module.running_var)
-        if buffer is not None
-    ]
-    if statistics:  # not every network has batch norm
-        torch._foreach_div_(statistics, ranks.count)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
-    ranks.sum_tensors([*gradients, *statistics, sums])
-
-
 @contextmanager
-def _others_alive() -> Iterator[None]:
+def others_alive() -> Iterator[None]:
     """Where a message does not come through, another rank has died of something that it tells itself.
 
     So this one first waits to be ended by whoever started all of them, and sees to it that the cause is heard.

@@ -1,4 +1,4 @@
-"""Adam and SGD, learning rate of a step, weight averaging."""
+"""Adam and SGD, learning rate of a step, EMA of the weights."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.core.settings import TrainSettings, settled
+from ubend.core.plan import TrainPlan
 
 _ONE_CYCLE_START = 25.0  # the peak over the first rate (Smith & Topin 2018 as in common use)
 _ONE_CYCLE_END = 1e4  # the first rate over the last
@@ -44,7 +44,7 @@ class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
             torch._foreach_sub_(moved, torch._foreach_mul(speeds, group["lr"]))
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: TrainPlan) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD; biases and batch norms are not decayed."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -52,7 +52,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    rate, device = settled(settings.learning_rate), weights[0].device.type
+    rate, device = settings.learning_rate, weights[0].device.type
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)
     adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
@@ -60,13 +60,13 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     return kind(groups, lr=rate, fused=device in ("cuda", "cpu"), capturable=device == "cuda")
 
 
-def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
+def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
     """The learning rate of step `step` of `steps`.
 
     one-cycle rises from a 25th of the peak and falls to a 250,000th, both along half a cosine (Smith &
     Topin 2018, arXiv:1708.07120); cosine rises linearly from zero and falls to zero.
     """
-    peak = settled(settings.learning_rate)
+    peak = settings.learning_rate
     if settings.schedule == "constant":
         return peak
     rise = settings.warmup * steps
@@ -81,15 +81,15 @@ def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
     return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def averaging_decay(step: int, decay: float) -> float:
+def ema_decay(step: int, decay: float) -> float:
     """The decay after step `step`: grows from 0.1 towards `decay`, so that short runs average too."""
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * model, for weights and batch norm statistics alike."""
-    mine, theirs = list(_float_state(average)), list(_float_state(model))
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * model, for weights and batch norm statistics alike."""
+    mine, theirs = list(_float_state(ema)), list(_float_state(model))
     torch._foreach_lerp_(mine, theirs, 1.0 - decay)
 
 

@@ -1,4 +1,4 @@
-"""The picture of each epoch."""
+"""What is drawn after each epoch: a panel of validation images, and the curves."""
 
 from collections.abc import Callable
 
@@ -6,60 +6,73 @@ import numpy as np
 import torch
 
 from ubend.core.i18n import _
-from ubend.core.settings import TrainSettings
 from ubend.dataset.dataset import Dataset
-from ubend.dataset.sources import Source
+from ubend.drawing.curves import LiveCurves
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.training.checkpoint import TrainingState
-from ubend.training.loop import validation_batch
+from ubend.training.loop import Training, validation_batch
 from ubend.training.run_folder import RunFolder
-from ubend.training.step import autocast
 
-_PANEL_PICTURES = 3  # of the validation part
+_PANEL_IMAGES = 3  # of the validation split
 
 
-def draw_panel(
-    run: RunFolder,
-    data: Dataset,
-    validation: Source,
-    state: TrainingState,
-    settings: TrainSettings,
-    show: bool,
-) -> Callable[[], None]:
-    """The panel of an epoch: the same validation pictures, or windows of them, every time, input | prediction | truth.
+class EpochDrawing:
+    """Draws an epoch of a training; call it with the state, and what it returns in the thread that writes.
 
-    The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
+    Args:
+        run: where panels and curves go.
+        show: also display each panel.
     """
-    count = min(_PANEL_PICTURES, len(validation))
-    items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
-    image, target = validation.take(items)
-    state.average.eval()
-    fitting = validation_batch(validation, state.progress)
-    with torch.inference_mode(), autocast(image.device, settings):
-        guesses = [state.average(some.float()).argmax(dim=1).to(torch.uint8) for some in torch.split(image, fitting)]
-    index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
-    epoch = state.progress.history[-1]["epoch"]
 
-    def draw() -> None:
-        colors, rows, labels = data.labels.colors, [], []
-        for slot, item in enumerate(items):
-            h, w = validation.shapes_hw[item]
-            number = int(validation.numbers[item])
-            masks = [color_mask(one[slot, :h, :w], colors) for one in (index, truth)]
-            rows.append([to_rgb(validation.image(int(item))), *masks])
-            labels.append(data.folder.pairs[number].name)
-        panel = draw_grid(
-            rows,
-            [_("input"), _("prediction after epoch {epoch}").format(epoch=epoch), _("truth")],
-            labels,
-            legend=list(zip(data.labels.names, colors, strict=True)),
-        )
-        save_png(panel, run.panel(epoch))
-        if show:
-            show_picture(panel)
+    def __init__(self, run: RunFolder, data: Dataset, training: Training, *, show: bool) -> None:
+        self._run, self._data, self._training, self._show = run, data, training, show
+        self._curves = LiveCurves(data.labels.names, run.curves)
 
-    if not show:
+    def __call__(self, state: TrainingState) -> Callable[[], None]:
+        draw_panel, history = self._look(state), list(state.progress.history)
+        if self._show:  # a notebook shows what its own thread gives it
+            draw_panel()
+
+        def write() -> None:
+            if not self._show:
+                draw_panel()
+            self._curves.draw(history)
+
+        return write
+
+    def _look(self, state: TrainingState) -> Callable[[], None]:
+        """The panel of an epoch: the same validation images, or windows of them, every time, input | prediction | truth.
+
+        The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
+        """
+        training, data = self._training, self._data
+        validation = training.validation
+        count = min(_PANEL_IMAGES, len(validation))
+        items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
+        image, target = validation.take(items)
+        state.ema.eval()
+        with torch.inference_mode(), training.autocast():
+            parts = torch.split(image.float(), validation_batch(training))
+            guesses = [training.forward_ema(some).argmax(dim=1).to(torch.uint8) for some in parts]
+        index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
+        epoch = state.progress.history[-1]["epoch"]
+
+        def draw() -> None:
+            colors, rows, labels = data.labels.colors, [], []
+            for slot, item in enumerate(items):
+                h, w = validation.shapes_hw[item]
+                masks = [color_mask(one[slot, :h, :w], colors) for one in (index, truth)]
+                rows.append([to_rgb(validation.image(int(item))), *masks])
+                labels.append(data.folder.pairs[int(validation.numbers[item])].name)
+            panel = draw_grid(
+                rows,
+                [_("input"), _("prediction after epoch {epoch}").format(epoch=epoch), _("truth")],
+                labels,
+                legend=list(zip(data.labels.names, colors, strict=True)),
+            )
+            save_png(panel, self._run.panel(epoch))
+            if self._show:
+                show_picture(panel)
+
         return draw
-    draw()  # a notebook shows what its own thread gives it
-    return lambda: None

@@ -11,6 +11,9 @@ from ubend.core.files import MODEL_FILE, clear_leftovers, write_text
 from ubend.core.i18n import _
 
 
+FORMAT = 2  # of run.json; grows when this version could not go on with an older run
+
+
 class RunFolder:
     """One training, everything about it.
 
@@ -61,6 +64,34 @@ class RunFolder:
         if self.facts.is_file():
             line = _("{path} exists already; choose another --out, or go on with it by --resume {path}")
         raise OutputError(line.format(path=self.path), path=self.path, key="--out")
+
+    def read_facts(self) -> dict[str, Any]:
+        """The content of run.json: device, threads, torch, processes, ...
+
+        Raises:
+            OutputError: there is no run to go on with, or one of an older version.
+        """
+        try:
+            facts: dict[str, Any] = json.loads(self.facts.read_text(encoding="utf-8"))
+            current = facts.get("format") == FORMAT
+            self.data.stat()
+        except (OSError, ValueError, AttributeError) as error:
+            raise OutputError(
+                _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
+                    path=self.path, name=self.facts.name, reason=reason(error)
+                ),
+                path=self.path,
+            ) from error
+        if not current:
+            raise OutputError(
+                _(
+                    "{path}: a run of another version of ubend ({version}), which this one cannot go on with; its model "
+                    "can be used, and begun with: `ubend fit FOLDER --from {path}`"
+                ).format(path=self.path, version=facts.get("ubend", "?")),
+                path=self.path,
+                key="format",
+            )
+        return facts
 
     def create(self) -> None:
         """Make the folder.

@@ -85,7 +85,7 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
     theirs, labels = start.bundle.model.state_dict(), start.bundle.labels
     first = start.bundle.model.first_weight()
     rows = match_classes(labels.names, classes)
-    for net in (state.model, state.average):
+    for net in (state.model, state.ema):
         for name, mine in net.state_dict().items():
             if name in _HEAD:
                 for row, source in enumerate(rows):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ubend.core.i18n import _
-from ubend.core.settings import TrainSettings
+from ubend.core.plan import TrainPlan
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.sources import Source
 from ubend.labels.class_table import IGNORED
@@ -64,7 +64,7 @@ def weigh_borders(
     return weighed
 
 
-def weigh_pictures(data: Dataset, pictures: Source, settings: TrainSettings) -> NDArray[np.float16] | None:
+def weigh_pictures(data: Dataset, pictures: Source, settings: TrainPlan) -> NDArray[np.float16] | None:
     """The border weights of training pictures, at the size at which they are learnt; None where none are asked for.
 
     Objects are those of the true ids beside the pictures (`find_ids`), else those of the masks, told apart as

@@ -1,0 +1,135 @@
+"""A whole training step as one CUDA graph: drawing, augmentation, network, loss, gradients, optimizer, EMA.
+
+The host only draws numbers and starts the graph, so that small kernels do not wait for Python. A graph reads
+and writes fixed places: what changes from step to step (the numbers, the learning rate, the share of the
+EMA) is copied into one buffer before each start.
+"""
+
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ubend.accel.gate import usable
+from ubend.core.device import attempt
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.dataset.batches import Batch
+from ubend.training.loop import PlainRuntime, Training
+from ubend.training.memory import LimitedMemoryRuntime
+from ubend.training.optim import ema_decay, learning_rate_at
+
+_EAGER_STEPS = 3  # before capture: workspaces are made, the optimizer's moments, and memory may run out
+_AHEAD = 4  # steps whose numbers wait in pinned memory; the host is never further ahead of the device
+
+
+def capture_steps(runtime: LimitedMemoryRuntime, reporter: Teller) -> PlainRuntime:
+    """A runtime that takes the same steps as CUDA graphs; `runtime` itself where they cannot be captured."""
+    training = runtime.training
+    if not usable(next(training.state.model.parameters())) or training.plan.compile:
+        return runtime
+    if not can_capture(training):
+        reporter.say(_("note: the steps of this network or loss are not captured in a CUDA graph, which is slower"))
+        return runtime
+    return CapturedRuntime(runtime, reporter)
+
+
+def can_capture(training: Training) -> bool:
+    """Whether the steps of this training can be one graph: pixel weights would have to be fetched."""
+    return training.state.model.can_capture and not training.batches.weighs_pixels
+
+
+class CapturedRuntime(PlainRuntime):
+    """Takes steps as `runtime` does, from the fourth on as a CUDA graph."""
+
+    def __init__(self, runtime: LimitedMemoryRuntime, reporter: Teller) -> None:
+        super().__init__(runtime.training, runtime.ranks)
+        self._runtime, self._reporter = runtime, reporter
+        state, batches = self.training.state, self.training.batches
+        device = batches.pictures.device
+        rows = batches.numbers(0).shape
+        size = rows[0] * rows[1] + 2
+        self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_AHEAD)]
+        self._sent: deque[torch.cuda.Event] = deque(maxlen=_AHEAD)
+        self._changing = torch.empty(size, dtype=torch.float32, device=device)
+        self._numbers, self._rate, self._share = self._changing[:-2].view(rows), *self._changing[-2:].unbind()
+        self._fetched: tuple[Tensor, Tensor] | None = None
+        self._flat = flatten(state.model), flatten(state.ema)
+        for group in state.optimizer.param_groups:
+            group["lr"] = self._rate
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graph, self._taken = torch.cuda.CUDAGraph(), 0
+
+    def take_step(self, step: int) -> None:
+        self._send(step)
+        if self._taken < _EAGER_STEPS:
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                self._update(self._runtime.gradients(step, self._draw()))
+            current.wait_stream(self._stream)
+        elif self._taken > _EAGER_STEPS or attempt(self._capture, step):
+            self._graph.replay()
+        else:
+            self._reporter.say(_("note: no memory is left to capture the step in, so training goes on uncaptured"))
+            self._taken = -(2**62)  # eager for good
+            return self.take_step(step)
+        self._taken += 1
+        return None
+
+    def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return self._runtime.measure(items)
+
+    def _send(self, step: int) -> None:
+        """This step's numbers on their way to the device."""
+        if len(self._sent) == _AHEAD:
+            self._sent[0].synchronize()  # the slot's last numbers have arrived
+        slot, training = self._slots[step % _AHEAD], self.training
+        values = slot.numpy()
+        values[:-2] = training.batches.numbers(step).reshape(-1)
+        values[-2] = learning_rate_at(step, training.steps, training.plan)
+        values[-1] = 1.0 - ema_decay(step, training.plan.average_decay)
+        self._changing.copy_(slot, non_blocking=True)
+        if not training.batches.pictures.resident:
+            fetched = training.batches.fetch(step)
+            self._fetched = self._fetched or (torch.empty_like(fetched[0]), torch.empty_like(fetched[1]))
+            torch._foreach_copy_(list(self._fetched), list(fetched))
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._sent.append(event)
+
+    def _draw(self) -> Batch:
+        return self.training.batches.render(self._numbers, self._fetched)
+
+    def _update(self, sums: Tensor) -> None:
+        state = self.training.state
+        state.sums += sums
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        if state.ema is not state.model:
+            self._flat[1].lerp_(self._flat[0], self._share)
+
+    def _capture(self, step: int) -> bool:
+        self.training.batches.wait_for_reading()
+        torch.cuda.empty_cache()  # the graph has a pool of its own
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            self._update(self._runtime.runtime.gradients(step, self._draw()))
+        return True
+
+
+@torch.no_grad()
+def flatten(module: nn.Module) -> Tensor:
+    """Lay all float tensors of a module into one, in place: (n,) float32, of which they are views from now on.
+
+    One launch then does what else takes one for each tensor.
+    """
+    tensors = [t for t in [*module.parameters(), *module.buffers()] if t.dtype == torch.float32]
+    places = np.cumsum([0] + [-(-t.numel() // 64) * 64 for t in tensors])  # 256 bytes: kernels load 16 at a time
+    flat = torch.zeros(int(places[-1]), dtype=torch.float32, device=tensors[0].device)
+    for tensor, place in zip(tensors, places.tolist(), strict=False):
+        home = flat.as_strided(tensor.shape, tensor.stride(), place)
+        home.copy_(tensor)
+        tensor.data = home
+    return flat

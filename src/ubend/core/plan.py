@@ -1,0 +1,127 @@
+"""Facts and plan of a training, each made once: what was found, and every setting decided.
+
+    settings (what the user said) + facts (what was found) -> resolve (autoconfig.py) -> plan
+
+H x W pixels, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ubend.core.settings import (
+    AugmentSettings,
+    DataSettings,
+    LossKind,
+    ModelSettings,
+    Orientation,
+    Precision,
+    Settings,
+    TrainSettings,
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An automatic choice: a setting by its dotted key, its value, and the reason."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def line(self) -> str:
+        return f"{self.key} = {self.value}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How images are read, decided from their headers: they are decoded once, at this size.
+
+    Attributes:
+        channels: `data.channels`.
+        size: `data.size`, px; None: images keep their own size (`data.resize = native`).
+        window: `data.window`, px: the side of training crops; None: training images are whole.
+        choices: which of these were chosen automatically.
+    """
+
+    channels: int
+    size: int | None
+    window: int | None
+    choices: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a scan of the folder found.
+
+    Attributes:
+        images: how the images are read.
+        training: number of images in the training split.
+        training_pixels: of these images, as decoded.
+        shares: class name -> share of the training split's scored pixels, 0..1, in the order of the class table.
+        foreground: the names of all classes except the background.
+        upright_t: how surely objects lie off the middle vertically rather than sideways (t value), and
+        upright_offset: how far, in standard deviations.
+        device: "cuda", "cpu" or "mps".
+        precision: the fastest one of the device, and why.
+        pretrained: mean and std per channel, 1 = white, that the encoder's pretrained weights were trained with; None:
+            no pretrained weights.
+    """
+
+    images: ImageFormat
+    training: int
+    training_pixels: int
+    shares: Mapping[str, float]
+    foreground: tuple[str, ...]
+    upright_t: float
+    upright_offset: float
+    device: str
+    precision: tuple[Precision, str]
+    pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+class DataPlan(DataSettings):
+    channels: int
+    foreground_share: float
+
+
+class AugmentPlan(AugmentSettings):
+    kind: Literal["none", "frozen", "warp"]
+    orientation: Orientation
+    rotation_deg: float
+
+
+class ModelPlan(ModelSettings):
+    width: int
+    skips: tuple[bool, ...]
+
+
+class TrainPlan(TrainSettings):
+    epochs: int
+    batch: int
+    micro_batch: int
+    learning_rate: float
+    loss: LossKind
+    precision: Precision
+    compile: bool
+
+
+class Plan(Settings):
+    """All settings of a training, decided; saved as `settings.toml`, which `--config` takes back.
+
+    What the settings may leave open has a value here. None is left only where something is absent (no encoder, no
+    split file, no early stopping, images that are not resized or not cropped), and as `data.mean` and `data.std`
+    where the training split's own are used.
+
+    Attributes:
+        choices: the automatic choices among them, with their reasons.
+    """
+
+    data: DataPlan
+    augment: AugmentPlan
+    model: ModelPlan
+    train: TrainPlan
+
+    choices: tuple[Choice, ...] = Field((), exclude=True, repr=False)

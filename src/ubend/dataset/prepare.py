@@ -1,0 +1,77 @@
+"""A data set and a plan -> the batches that are trained on, and the images that are validated on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.core.plan import Plan
+from ubend.dataset.augment import augment
+from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.border_weights import weigh_pictures
+from ubend.dataset.dataset import Dataset
+from ubend.dataset.foreground import Foreground
+from ubend.dataset.sources import Source, open_sources
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of a training, on the device if they fit.
+
+    Attributes:
+        batches: of the training split.
+        validation: the validation split, or windows of it.
+    """
+
+    batches: TrainingBatches
+    validation: Source
+
+
+def prepare(
+    data: Dataset,
+    plan: Plan,
+    device: torch.device,
+    process: tuple[int, int] = (0, 1),
+    augment: Callable[..., tuple[Tensor, Tensor]] = augment,
+) -> Prepared:
+    """Open the training and the validation split.
+
+    Args:
+        process: (rank, number of processes): which part of each batch is drawn here.
+        augment: `ubend.dataset.augment.augment`, or a faster function of the same arguments.
+    """
+    window_hw = window_size(data.store.shapes_hw[data.numbers("train")], plan)
+    training, validation = open_sources(data, plan, device, window_hw)
+    share, seed, foreground = plan.data.foreground_share, plan.train.seed, None
+    if share:
+        foreground = Foreground(training.mask, len(training), data.foreground_classes(), share, seed)
+    batches = TrainingBatches(
+        training,
+        plan.augment,
+        seed,
+        plan.train.batch,
+        window_hw,
+        data.value_range(),
+        foreground,
+        process,
+        weigh_pictures(data, training, plan.train),
+        augment,
+    )
+    return Prepared(batches, validation)
+
+
+def window_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
+    """(H, W) of a training image: the median of the images' sizes, or `data.window` if less.
+
+    Args:
+        shapes_hw: (N, 2) height and width of each image, as decoded, px.
+    """
+    if plan.augment.kind != "warp":
+        return int(shapes_hw[:, 0].max()), int(shapes_hw[:, 1].max())
+    multiple = 2**plan.model.depth
+    height, width = (multiple * max(1, round(int(side) / multiple)) for side in np.median(shapes_hw, axis=0))
+    window = plan.data.window
+    return (height, width) if window is None else (min(window, height), min(window, width))

@@ -1,0 +1,142 @@
+"""A data set and a plan -> network, optimizer and loss, as they are before the first step."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ubend._version import __version__
+from ubend.core.device import has_compiler
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.plan import Plan
+from ubend.core.progress import Teller
+from ubend.dataset.dataset import Dataset
+from ubend.models.encoders import pretrained_weights
+from ubend.models.model_file import Bundle
+from ubend.models.networks import Network, make_network, shape_from_settings
+from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.distributed import ALONE, Ranks
+from ubend.training.losses import Loss, sums_dtype
+from ubend.training.optim import make_optimizer
+
+_PANEL_BYTES = 2**19  # of one epoch's panel, as a PNG
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is trained.
+
+    Attributes:
+        state: the network with its EMA and optimizer.
+        loss: of the plan.
+        bundle: the model file's content; its network is the one in `state`.
+    """
+
+    state: TrainingState
+    loss: Loss
+    bundle: Bundle
+
+
+def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE, *, pretrained: bool = True) -> Built:
+    """The network with its first weights, drawn on the CPU so that every device and every process starts alike.
+
+    Args:
+        pretrained: load the pretrained weights that the plan names; False: they will be overwritten.
+    Raises:
+        SettingError: a setting does not fit the number of channels or classes.
+    """
+    model = _draw_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.average_decay else model
+    if plan.train.sync_batch_norm and ranks.count > 1:
+        from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
+
+        synchronise_batch_norm(model, ranks)
+    optimizer, sums = make_optimizer(model, plan.train), torch.zeros(4, dtype=sums_dtype(device), device=device)
+    warps, training = plan.augment.kind == "warp", data.numbers("train")
+    scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
+    bundle = Bundle(
+        model,
+        data.labels,
+        data.sizing,
+        about={
+            "ubend": __version__,
+            "data": data.folder.root.name,
+            "recipe": plan.recipe,
+            "training_pictures": len(training),
+        },
+        dtype=data.store.dtype.name,
+        precision=plan.train.precision,
+        window_px=plan.data.window if warps else None,
+        scale=(float(scales.min()), float(scales.max())),
+        orientation=plan.augment.orientation if warps else None,
+        flips=not warps or plan.augment.flip_share > 0,
+    )
+    return Built(TrainingState(model, ema, optimizer, sums, Progress()), make_loss(data, plan, device), bundle)
+
+
+def _draw_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
+    channels, classes = data.store.channels, data.labels.classes
+    mean, std = data.mean_std()
+    if plan.data.mean is not None and plan.data.std is not None:
+        if len(plan.data.mean) != channels:
+            raise SettingError(
+                _(
+                    "data.mean and data.std have {count} numbers, but the pictures are read with {channels} channels"
+                ).format(count=len(plan.data.mean), channels=channels),
+                key="data.mean",
+            )
+        white = data.value_range()[1].tolist()
+        mean, std = (
+            [value * high for value, high in zip(values, white, strict=True)]
+            for values in (plan.data.mean, plan.data.std)
+        )
+    weights = pretrained_weights(plan.model) if pretrained else False
+    shape = shape_from_settings(plan.model, channels, classes, plan.model.width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.train.seed)
+        return make_network(shape, mean=mean, std=std, **({"pretrained": weights} if weights else {}))
+
+
+def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
+    """The training loss.
+
+    Raises:
+        SettingError: as many class weights as classes are needed.
+    """
+    weights = plan.train.class_weights
+    if weights is None:
+        return Loss(plan.train.loss)
+    if len(weights) != data.labels.classes:
+        raise SettingError(
+            _("train.class_weights has {count} numbers for {classes} classes: {names}").format(
+                count=len(weights), classes=data.labels.classes, names=", ".join(data.labels.names)
+            ),
+            key="train.class_weights",
+        )
+    return Loss(plan.train.loss, torch.tensor(weights, dtype=torch.float32, device=device))
+
+
+def compile_network(model: nn.Module, reporter: Teller) -> Callable[[Tensor], Tensor]:
+    """The network through `torch.compile`, or itself where there is no C compiler."""
+    if has_compiler():
+        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+        return compiled
+    reporter.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
+    return model
+
+
+def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
+    """About what a run still writes, bytes; a new file is written beside the one that it replaces.
+
+    Weights are float32; the state holds them with two moments, the best and the averaged ones.
+
+    Args:
+        epochs: whose panels are written.
+    """
+    model = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
+    kept = model * (5 if state.ema is not state.model else 4)
+    return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)

@@ -1,0 +1,106 @@
+"""Training in several processes: one order of images, sums over all of them.
+
+A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) works off its part
+of every batch, and what is summed over the batch is summed over the ranks: the counts before the loss is divided by
+them, the gradients before the optimizer's step (those of convolutions at once, see `EarlySums`). All ranks then take
+the same step, and nothing else has to be exchanged. No wrapper around the network, and no wait for the device inside a
+step.
+
+What looks at the images of one rank alone is batch norm (see `sum_step`, and sync_batch_norm.py for the other way).
+"""
+
+from collections.abc import Callable, Set
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ubend.dataset.batches import Batch
+from ubend.training.distributed import Ranks, others_alive
+from ubend.training.loop import PlainRuntime, Training, join_sums, seed_random_layers, training_step
+
+
+class DistributedRuntime(PlainRuntime):
+    """The plain runtime on this process's part of every batch; sums are those of all processes."""
+
+    def __init__(self, training: Training, ranks: Ranks, early: "EarlySums") -> None:
+        super().__init__(training, ranks)
+        self._early = early
+
+    def gradients(self, step: int, batch: Batch) -> Tensor:
+        training, ranks = self.training, self.ranks
+        seed_random_layers(training, step * ranks.count + ranks.rank)
+        counts = training.loss.count(batch.target, len(training.class_names), batch.more)
+        ranks.sum_tensors(counts)
+        sums = training_step(training, batch, counts)
+        sum_step(ranks, training.state.model, sums, self._early.take())
+        return join_sums(sums, counts)
+
+
+class EarlySums:
+    """Gradients of the largest tensors, summed over the processes while the backward pass goes on.
+
+    All ranks take the same steps in the same order, so they send the same messages in the same order.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._done: set[int] = set()
+        self._travelling: list[tuple[dist.Work, Tensor]] = []
+
+    @property
+    def hook(self) -> Callable[[nn.Parameter, Tensor], None] | None:
+        """For networks that tell of each gradient as soon as it is there (`accelerate_network`); alone: None."""
+        return None if self._ranks.count == 1 else self.add
+
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """`gradient`, which is dense, becomes the whole batch's; it travels on while other gradients are computed."""
+        # its memory, not a view of it: autograd copies a gradient that somebody else holds
+        flat = gradient.new_empty(0).set_(
+            gradient.untyped_storage(), gradient.storage_offset(), (gradient.numel(),), (1,)
+        )
+        with others_alive():
+            work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self._travelling.append((work, flat))
+        self._done.add(id(parameter))
+        if parameter.grad is not None:  # of an earlier micro-batch, to which this one will be added at once
+            self._wait()
+
+    def take(self) -> set[int]:
+        """The ids of the parameters whose gradients have arrived, and begin anew."""
+        self._wait()
+        done, self._done = self._done, set()
+        return done
+
+    def _wait(self) -> None:
+        travelling, self._travelling = self._travelling, []
+        with others_alive():
+            for work, _flat in travelling:
+                work.wait()
+
+
+def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
+    """After a step's backward pass: gradients and `sums` become those of the whole batch.
+
+    Args:
+        done: ids of parameters whose gradients are the whole batch's already.
+
+    Batch norm's running statistics become their mean over the ranks, in the same message. (The mean of the
+    variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
+    of micro-batches.) So they are the same on all ranks after every step, whenever a state is saved.
+    """
+    if ranks.count == 1:
+        return
+    statistics = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+    if statistics:  # not every network has batch norm
+        torch._foreach_div_(statistics, ranks.count)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
+    ranks.sum_tensors([*gradients, *statistics, sums])

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM: a step is finished and saved before a training stops."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ubend.training.distributed import ALONE, Ranks, Vote
+
+
+class StopRequest:
+    """Whether somebody has asked this training to stop; in several processes, any of them.
+
+    Attributes:
+        received: the number of the signal, once there is one.
+    """
+
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self.received: list[int] = []
+        self._vote = Vote(ranks)
+
+    def requested(self) -> bool:
+        """To be asked by all processes at the same places; all get the same answer."""
+        return self._vote.any(bool(self.received))
+
+    def close(self) -> None:
+        """After the last question: wait for the answer that is still on its way."""
+        self._vote.close()
+
+
+@contextmanager
+def stop_on_signals(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM requests a stop; the second one raises KeyboardInterrupt at once.
+
+    In several processes, SIGTERM comes from the launcher as a Ctrl-C. In a thread, signals go elsewhere.
+    """
+    request = StopRequest(ranks)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if request.received:
+            raise KeyboardInterrupt(number)
+        request.received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    signals = [signal.SIGINT] if ranks.count > 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,104 @@
+"""Where memory runs out, a training goes on in smaller parts: the same steps, the same results."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.core.device import attempt
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.dataset.batches import Batch
+from ubend.training.loop import PlainRuntime, Training
+
+
+class LimitedMemoryRuntime(PlainRuntime):
+    """A runtime whose steps and validation passes are repeated in halves where memory runs out.
+
+    Until all gradients of a step are there, nothing has changed but batch norm's running statistics; these are kept.
+    """
+
+    def __init__(self, runtime: PlainRuntime, reporter: Teller) -> None:
+        super().__init__(runtime.training, runtime.ranks)
+        self.runtime, self._reporter = runtime, reporter
+
+    def gradients(self, step: int, batch: Batch) -> Tensor:
+        state = self.training.state
+        state.statistics.keep()
+        while (sums := attempt(self.runtime.gradients, step, batch)) is None:
+            state.optimizer.zero_grad()
+            state.statistics.restore()
+            self._halve_micro_batch()
+        return sums
+
+    def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        found = attempt(self.runtime.measure, items)
+        if found is None:
+            self._halve_validation_batch(len(items))
+            halves = [self.measure(half) for half in np.array_split(items, 2)]
+            return halves[0][0] + halves[1][0], torch.cat([confusions for _sums, confusions in halves])
+        return found
+
+    def _halve_micro_batch(self) -> None:
+        training, before = self.training, self.training.micro_batch
+        size = before // 2
+        if self.ranks.count > 1:  # to halve together, all would have to wait for each other in every step
+            raise SettingError(
+                _(
+                    "the device of process {rank} ran out of memory with {count} pictures at a time; use --set "
+                    "train.micro_batch={size}, or set it in the run's settings.toml for --resume"
+                ).format(rank=self.ranks.rank, count=before, size=max(1, size)),
+                key="train.micro_batch",
+            )
+        while size and has_lone_values(training, size):
+            size -= 1
+        if size == 0:
+            raise SettingError(
+                _(
+                    "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; "
+                    "use a smaller --size, --width or data.window, or --device cpu"
+                ).format(count=before),
+                key="train.micro_batch",
+            )
+        training.state.progress.micro_batch = size
+        self._reporter.say(
+            _(
+                "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, "
+                "with {size} at a time (the steps stay those of {batch} pictures)"
+            ).format(before=before, size=size, batch=training.batches.batch)
+        )
+
+    def _halve_validation_batch(self, before: int) -> None:
+        if before == 1:
+            raise SettingError(
+                _("the device ran out of memory while validating one picture; use a smaller --size, or --device cpu"),
+                key="data.size",
+            )
+        self.training.state.progress.validation_batch = before // 2
+        self._reporter.say(
+            _("note: out of memory while validating {before} pictures at a time; it goes on with {size}").format(
+                before=before, size=before // 2
+            )
+        )
+
+
+def has_lone_values(training: Training, micro_batch: int) -> bool:
+    """Whether batch norm, which needs two, would see one value per channel at the deepest level of a micro-batch."""
+    smallest, depth = training.batches.batch % micro_batch or micro_batch, training.state.model.depth
+    values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.window_hw)
+    return training.state.model.has_batch_norm and values < 2
+
+
+def refuse_lone_values(training: Training) -> None:
+    """Fail before the first step would; see `has_lone_values`."""
+    if has_lone_values(training, training.micro_batch):
+        raise SettingError(
+            _(
+                "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
+                "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
+            ).format(batch=training.plan.batch, micro=training.micro_batch, depth=training.state.model.depth),
+            key="train.batch",
+        )

@@ -1,0 +1,109 @@
+"""What a training writes and says while it runs; files are written in the background."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.training.checkpoint import Saver, TrainingState
+from ubend.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ubend.training.loop import Training
+
+_READING_LIMITS = 0.2  # share of the training time spent waiting for images
+_SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
+
+
+@dataclass(frozen=True)
+class EpochTiming:
+    """Seconds of an epoch: its steps, its validation, and of its steps those spent waiting for images."""
+
+    train_s: float
+    validation_s: float
+    waited_s: float
+    steps: int
+
+
+class Recorder:
+    """Metrics, timing, states and the model of a run; progress for people.
+
+    Args:
+        run: where files go.
+        saver: of the run's state and model.
+        reporter: told of progress.
+        after_epoch: called with the state after each epoch's row is in the history; what it returns is called in the
+            thread that writes.
+        writes: False in all but the first of several processes: these write and say nothing.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        saver: Saver,
+        reporter: Teller,
+        after_epoch: Callable[[TrainingState], Callable[[], None]] = lambda _state: lambda: None,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._run, self._saver, self._reporter, self._after_epoch = run, saver, reporter, after_epoch
+        self._writes, self._epochs = writes, 0  # of this process
+
+    def begin(self, steps: int, done: int) -> None:
+        self._reporter.begin(_("training"), steps, done)
+
+    def after_step(self, state: TrainingState) -> None:
+        self._reporter.count(state.progress.step)
+        if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
+            self._saver.save(state)
+
+    def after_epoch(self, training: "Training", timing: EpochTiming) -> None:
+        if not self._writes:
+            return
+        state, history = training.state, training.state.progress.history
+        self._epochs += 1
+        all_s = timing.train_s + timing.validation_s
+        row = {
+            "epoch": history[-1]["epoch"],
+            "train_s": timing.train_s,
+            "validation_s": timing.validation_s,
+            "images_per_s": timing.steps * training.plan.batch / max(timing.train_s, 1e-9),
+            "seconds_left": all_s / max(1, timing.steps) * (training.steps - state.progress.step),
+        }
+        self._run.append_timing(row)
+        self._reporter.tell_epoch(history[-1], row, training.plan.epochs)
+        self._run.write_metrics(history)
+        self._saver.begin(self._after_epoch(state))
+        if self._saver.is_due():
+            self._saver.save(state)
+        if self._epochs == 2:  # in the first one, kernels are compiled and the step is captured
+            self._reporter.say(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
+
+    def finish(self, state: TrainingState) -> None:
+        """The model is written when this returns; the state still is being written."""
+        self._reporter.end()
+        if self._writes:
+            self._run.write_metrics(state.progress.history)
+            self._saver.save(state)
+            self._saver.wait_for_model()
+
+
+def describe_limit(waiting: float, device: torch.device) -> str:
+    """One line: whether reading or computing limits the run, and the GPU's memory in use.
+
+    Args:
+        waiting: share of the training time that was spent waiting for images, 0..1.
+    """
+    figures = f"{waiting:.0%}"
+    if device.type == "cuda":
+        free, total = (number / 2**30 for number in torch.cuda.mem_get_info(device))
+        figures += _(", {used:.1f} of {total:.1f} GiB of GPU memory in use").format(used=total - free, total=total)
+    if waiting < _READING_LIMITS:
+        return _("the run is limited by computing (time spent waiting for images: {figures})").format(figures=figures)
+    return _(
+        "the run is limited by reading images (time spent waiting for them: {figures}); a faster disk for the cache "
+        "(UBEND_CACHE) helps, or a smaller --size"
+    ).format(figures=figures)
