@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from ubend.accel import captured
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
 from ubend.core.autoconfig import choose_training
 from ubend.core.device import fastest_precision
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.training import captured
 from ubend.training.checkpoint import TrainingState
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
@@ -37,11 +39,25 @@ def begin_training(
     """
     facts = data.facts(device.type, precision or fastest_precision(device))
     settings, _choices = choose_training(data.settings, facts)
-    batches, validation = make_batches(data, settings, device)
+    batches, validation = make_batches(data, settings, device, augment=accelerate_augmentation(augment))
     _bundle, state = make_state(data, settings, device)
-    loss, names = make_loss(data, settings, device), data.labels.names
+    loss, names = accelerate_loss(make_loss(data, settings, device)), data.labels.names
     run = RunFolder(data.folder.root)  # is not written to by single steps
-    return Job(batches, validation, names, loss, settings.train, steps, run, lambda _: print, print), state
+    forward, forward_average = accelerate_network(state.model), accelerate_network(state.average)
+    job = Job(
+        batches,
+        validation,
+        names,
+        loss,
+        settings.train,
+        steps,
+        run,
+        lambda _: print,
+        print,
+        forward=forward,
+        forward_average=forward_average,
+    )
+    return job, state
 
 
 def make_step(job: Job, state: TrainingState) -> Callable[[], None]:

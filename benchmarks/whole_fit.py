@@ -36,7 +36,7 @@ PHASES = {
     "run folder": "ubend.tasks.fit:_write_beginning",
     "first step": "",
     "steps 2 to 5": "",
-    "later steps": "ubend.training.step:Step.__call__ ubend.training.captured:CapturedStep.__call__",
+    "later steps": "ubend.training.step:Step.__call__ ubend.accel.captured:CapturedStep.__call__",
     "waiting for steps": "ubend.training.loop:_mean_loss",
     "validation": "ubend.training.loop:validate",
     "panels, all but drawing": "ubend.tasks.fit:draw_panel",

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from support.discs import make_discs
 from support.training import Listener, make_job
-from ubend.accel import gate
-from ubend.accel.accelerate import accelerate_augmentation
+from ubend.accel import gate, warmup
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_network
+from ubend.accel.captured import CapturedStep, can_capture, make_step
 from ubend.core.device import has_compiler
-from ubend.dataset.augment import elastic_basis
 from ubend.models.unet import UNet
-from ubend.training import warmup
-from ubend.training.captured import CapturedStep, can_capture, make_step
 from ubend.training.step import Job, Step
 
 CPU = torch.device("cpu")
@@ -84,8 +82,8 @@ def test_captured(
     eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
     assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("models.fused", "training.losses", "accel.accelerate"):
-            patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
+        for module in ("fused", "accelerate"):
+            patch.setattr(f"ubend.accel.{module}.usable", lambda _tensor: False)
         plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
 
@@ -109,7 +107,7 @@ def test_plain_function_where_no_kernel_runs(monkeypatch: pytest.MonkeyPatch) ->
         return torch.ones(1), torch.zeros(1)
 
     given = tuple(range(9))
-    found = accelerate_augmentation(plain, elastic_basis)(*given)
+    found = accelerate_augmentation(plain)(*given)
     assert calls == [given]
     assert [tensor.item() for tensor in found] == [1, 0]
 
@@ -136,10 +134,12 @@ def test_when_a_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_off_takes_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    net, image = UNet(3, 2, 4, 1), torch.rand(2, 3, 8, 8)
+    forward, image = accelerate_network(UNet(3, 2, 4, 1)), torch.rand(2, 3, 8, 8)
 
     def operators() -> str:
-        return str(net(image).grad_fn.next_functions)
+        cropped = forward(image).grad_fn
+        assert cropped is not None
+        return str(cropped.next_functions)
 
     assert "_NormHead" in operators()
     monkeypatch.setenv("UBEND_ACCEL", "off")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from support.discs import draw_disc, make_discs
 from support.refusal import raises
 from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_job, press_once, press_twice
+from ubend.accel.captured import make_step
 from ubend.core.errors import TrainingError
 from ubend.core.progress import Teller
 from ubend.inference.predictor import load
@@ -21,7 +22,6 @@ from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop
-from ubend.training.captured import make_step
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.loop import steps_until
 from ubend.training.run_folder import RunFolder
@@ -278,7 +278,7 @@ def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatc
 
         return take
 
-    monkeypatch.setattr(loop, "make_step", pretend)
+    monkeypatch.setattr(job, "make_step", pretend)
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
@@ -364,7 +364,7 @@ def test_a_step_never_waits_for_the_gpu(
 
         return take
 
-    monkeypatch.setattr(loop, "make_step", watch)
+    monkeypatch.setattr(job, "make_step", watch)
     settings, count = RECIPES[recipe]
     job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
     assert steps == list(range(4, count))

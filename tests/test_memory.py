@@ -15,12 +15,12 @@ from torch import Tensor
 from support.discs import make_discs
 from support.refusal import raises
 from support.training import MODERN, TUTORIAL, Listener, contents, press_once
+from ubend.accel.folded import FoldedUNet
 from ubend.core.device import attempt, is_out_of_memory
 from ubend.core.errors import OutputError, SettingError
 from ubend.core.settings import make_settings
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
-from ubend.models.folded import FoldedUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import read_run_pairs

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.captured import make_step
 from ubend.core.autoconfig import choose_training
 from ubend.core.device import fastest_precision, pick_device, settle
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, settled
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.sources import Pictures
 from ubend.labels.class_table import background_class
@@ -88,9 +91,9 @@ def train_recorded(
     settle(where, chosen.train.deterministic)
     data = open_dataset(chosen, where.type, default_cache(), teller)
     chosen, _choices = choose_training(data.settings, data.facts(where.type, fastest_precision(where)))
-    loss = make_loss(data, chosen, where)
+    loss = accelerate_loss(make_loss(data, chosen, where))
     _bundle, state = make_state(data, chosen, where)
-    batches, validation = make_batches(data, chosen, where)
+    batches, validation = make_batches(data, chosen, where, augment=accelerate_augmentation(augment))
     numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
     scored = Pictures(data.store, numbers, where, _ROOM_BYTES)
     epochs: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
@@ -103,9 +106,21 @@ def train_recorded(
         run = RunFolder(Path(place) / "run")
         run.create()
         steps = steps_until(settled(chosen.train.epochs), batches.items, settled(chosen.train.batch))
-        job = Job(batches, validation, data.labels.names, loss, chosen.train, steps, run, score, lambda _weights: None)
+        job = Job(
+            batches,
+            validation,
+            data.labels.names,
+            loss,
+            chosen.train,
+            steps,
+            run,
+            score,
+            lambda _weights: None,
+            forward=accelerate_network(state.model),
+            forward_average=accelerate_network(state.average),
+        )
         with Saver(run.state, job.save_model) as saver:
-            train(job, state, saver, teller)
+            train(job, state, saver, teller, make_step(job, state, teller))
             saver.wait()
     return Recorded(
         data,

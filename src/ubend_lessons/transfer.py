@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.captured import make_step
 from ubend.core.autoconfig import choose_training
 from ubend.core.device import fastest_precision
 from ubend.core.errors import SettingError
@@ -16,6 +18,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import change_settings, settled
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.drawing.panels import show_picture
 from ubend.evaluation.scores import evaluate_pairs
@@ -139,22 +142,24 @@ def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> fl
     bundle, state = make_state(data, settings, device)
     if start is not None:
         begin_with(start, state, data.labels.names)
-    batches, validation = make_batches(data, settings, device)
+    batches, validation = make_batches(data, settings, device, augment=accelerate_augmentation(augment))
     run = RunFolder(out)
     run.create()
     job = Job(
         batches,
         validation,
         data.labels.names,
-        make_loss(data, settings, device),
+        accelerate_loss(make_loss(data, settings, device)),
         settings.train,
         steps_until(settled(settings.train.epochs), batches.items, settled(settings.train.batch)),
         run,
         lambda _state: lambda: None,
         lambda weights: save_bundle(run.model, bundle, weights),
+        forward=accelerate_network(state.model),
+        forward_average=accelerate_network(state.average),
     )
     with Saver(run.state, job.save_model) as saver:
-        train(job, state, saver, Quiet())
+        train(job, state, saver, Quiet(), make_step(job, state, Quiet()))
     return _score(breeds.data, Predictor(load_bundle(run.model), device))
 
 

@@ -16,15 +16,15 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ubend.accel import reference
+from ubend.accel import fused, reference
+from ubend.accel.accelerate import accelerate_network
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import open_dataset
-from ubend.models import fused
 from ubend.models.unet import UNet
 from ubend.training import loop
-from ubend.training.distributed import Ranks, join_ranks
+from ubend.training.distributed import EarlySums, Ranks, join_ranks
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import make_batches, make_loss, make_state
 from ubend.training.step import Job, Step
@@ -55,7 +55,22 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
     batches, validation = make_batches(data, data.settings, cpu, ranks)
     loss, train = make_loss(data, data.settings, cpu), data.settings.train
     names, run = data.labels.names, RunFolder(Path())
-    work = Job(batches, validation, names, loss, train, 9, run, lambda _: lambda: None, lambda _: None, ranks)
+    early_sums = EarlySums(ranks)
+    work = Job(
+        batches,
+        validation,
+        names,
+        loss,
+        train,
+        9,
+        run,
+        lambda _: lambda: None,
+        lambda _: None,
+        forward=accelerate_network(state.model, early_sums.hook),
+        forward_average=accelerate_network(state.average),
+        ranks=ranks,
+        early_sums=early_sums,
+    )
     state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
     Step(work, state, quiet)(0)
     figures = loop.validate(work, state, quiet)
@@ -71,7 +86,7 @@ def main(folder: Path, out: Path) -> None:
     with join_ranks() as ranks:
         for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
-            fused.find_kernels = lambda _features, way=way: reference if way == "fused" else None
+            fused.find_kernels = lambda _image, way=way: reference if way == "fused" else None
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
             for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if ranks.count == 1 else {BATCH, 1}):

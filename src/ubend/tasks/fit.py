@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ubend._version import __version__
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.captured import make_step
+from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import Choice, choose_training
 from ubend.core.device import (
     describe_device,
@@ -31,6 +34,7 @@ from ubend.core.files import Need, default_cache, refuse_full, write_json, write
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.drawing.curves import LiveCurves, draw_curves
 from ubend.evaluation.scores import evaluate_pairs
@@ -41,7 +45,7 @@ from ubend.tasks.data import introduce
 from ubend.tasks.gather import gather_settings, source_name
 from ubend.training.border_weights import describe_objects
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
-from ubend.training.distributed import Ranks, join_ranks
+from ubend.training.distributed import EarlySums, Ranks, join_ranks
 from ubend.training.launcher import find_place
 from ubend.training.loop import steps_until, train
 from ubend.training.panels import draw_panel
@@ -49,7 +53,6 @@ from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.setup import fetch_weights, make_batches, make_loss, make_state, refuse_lone_values, run_bytes
 from ubend.training.step import Job
 from ubend.training.transfer import begin_with, load_start
-from ubend.training.warmup import warmed_up
 
 _FEW_PICTURES = 10  # to score on: below, chance moves a mean Dice by about 0.1
 
@@ -201,11 +204,11 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
             )
         )
 
-    loss = make_loss(data, settings, device)
+    loss = accelerate_loss(make_loss(data, settings, device))
     bundle, state = make_state(data, settings, device, ranks)
     bundle.orientation = settings.augment.orientation if settings.augment.kind == "warp" else None
     bundle.flips = settings.augment.kind != "warp" or settings.augment.flip_share > 0
-    batches, validation = make_batches(data, settings, device, ranks)
+    batches, validation = make_batches(data, settings, device, ranks, accelerate_augmentation(augment))
     refuse_lone_values(batches, settings)
     if batches.weighs_pixels:
         teller.say(describe_objects(data))
@@ -219,10 +222,12 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
+    early_sums, forward_average = EarlySums(ranks), accelerate_network(state.average)
     epochs, curves = settled(settings.train.epochs), LiveCurves(data.labels.names, run.curves)
 
     def draw_epoch(state: TrainingState) -> Callable[[], None]:
-        draw, history = draw_panel(run, data, validation, state, settings.train, show), list(state.progress.history)
+        draw = draw_panel(run, data, validation, state, forward_average, settings.train, show)
+        history = list(state.progress.history)
 
         def write() -> None:
             draw()
@@ -240,7 +245,10 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
         run,
         draw_epoch,
         lambda weights: save_bundle(run.model, bundle, weights),
-        ranks,
+        forward=accelerate_network(state.model, early_sums.hook),
+        forward_average=forward_average,
+        ranks=ranks,
+        early_sums=early_sums,
     )
     if resumed and ranks.is_first:
         run.trim_timing(len(state.progress.history))
@@ -262,7 +270,7 @@ def _fit(run: RunFolder, settings: Settings, teller: Teller, show: bool, ranks: 
     )
     with Saver(run.state, job.save_model) as saver:
         try:
-            train(job, state, saver, teller)
+            train(job, state, saver, teller, make_step(job, state, teller))
         except KeyboardInterrupt as stop:
             saver.wait()
             if ranks.is_first:

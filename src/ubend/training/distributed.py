@@ -11,8 +11,8 @@ What looks at the pictures of one rank alone is batch norm (see `sum_step`, and 
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -24,7 +24,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubend.core.device import is_out_of_memory, pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
-from ubend.models.fused import watch_gradients
 from ubend.training.launcher import Place, find_place
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
@@ -225,9 +224,10 @@ class EarlySums:
         self._done: set[int] = set()
         self._travelling: list[tuple[dist.Work, Tensor]] = []
 
-    def watched(self) -> AbstractContextManager[None]:
-        """For the forward pass: gradients of what runs in here will be summed early, where the network can."""
-        return nullcontext() if self._ranks.count == 1 else watch_gradients(self.add)
+    @property
+    def hook(self) -> Callable[[nn.Parameter, Tensor], None] | None:
+        """`add`, for a network that calls it as soon as it has a gradient; None: there is nobody to sum with."""
+        return None if self._ranks.count == 1 else self.add
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         """`gradient`, which is dense, becomes the whole batch's; it travels on while other gradients are computed."""

@@ -13,14 +13,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ubend.core.device import attempt
 from ubend.core.errors import SettingError, TrainingError
@@ -29,7 +29,6 @@ from ubend.core.progress import Teller
 from ubend.core.settings import settled
 from ubend.dataset.sources import Source
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
-from ubend.training.captured import make_step
 from ubend.training.checkpoint import Progress, Saver, TrainingState
 from ubend.training.distributed import Vote
 from ubend.training.losses import LossCounts, LossSums
@@ -45,11 +44,13 @@ def steps_until(epoch: int, items: int, batch: int) -> int:
     return max(epoch, round(epoch * items / batch))
 
 
-def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
+def train(job: Job, state: TrainingState, saver: Saver, teller: Teller, step: Callable[[int], None]) -> None:
     """Train from wherever `state` stands to the end, or until Ctrl-C or SIGTERM, or until patience is out.
 
     The last state is still being written when this returns; the model is there.
 
+    Args:
+        step: takes the step of this number from `state` as it stands: a `Step`, or a faster one.
     Raises:
         KeyboardInterrupt: it was stopped and saved; the argument, if any, is the number of the signal.
         TrainingError: the loss is not finite.
@@ -58,7 +59,6 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
     settings, progress, writes = job.settings, state.progress, job.ranks.is_first
     epochs = settled(settings.epochs)
     second = len(progress.history) + 2  # of this process; kernels are compiled and the step is captured in the first
-    take_step = make_step(job, state, teller)
     teller.begin(_("training"), job.steps, progress.step)
     vote = Vote(job.ranks)
     with _interruptible([signal.SIGINT] if job.ranks.count > 1 else [signal.SIGINT, signal.SIGTERM]) as received:
@@ -69,7 +69,7 @@ def train(job: Job, state: TrainingState, saver: Saver, teller: Teller) -> None:
             began, began_step, began_waited_s = time.monotonic(), progress.step, job.batches.waited_s
             stopped = vote.any(bool(received))
             while progress.step < end and not stopped:
-                take_step(progress.step)
+                step(progress.step)
                 progress.step += 1
                 teller.count(progress.step)
                 if writes and saver.is_due(after_s=_SAVE_AFTER_S):
@@ -149,7 +149,7 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
     while start < mine.stop:
         count = validation_batch(pictures, progress)
         items = np.arange(start, min(start + count, mine.stop))
-        found = attempt(_validate_some, job, state.average, items)
+        found = attempt(_validate_some, job, items)
         if found is None:
             _halve_validation_batch(state, len(items), teller)
             continue
@@ -164,11 +164,11 @@ def validate(job: Job, state: TrainingState, teller: Teller) -> tuple[float, np.
 
 
 @torch.inference_mode()
-def _validate_some(job: Job, model: nn.Module, items: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Tensor, Tensor]:
+def _validate_some(job: Job, items: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Tensor, Tensor]:
     """(4,) sums as in `TrainingState.sums`, and (n, C, C) confusions of these validation pictures."""
     image, target = job.validation.take(items)
     with autocast(image.device, job.settings):
-        logits = model(image.float())
+        logits = job.forward_average(image.float())
     sums, counts = job.loss.sum(logits, target), job.loss.count(target, len(job.class_names))
     both = torch.stack([sums.cross_entropy, counts.pixels, sums.dice, counts.regions])
     return both, count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, len(job.class_names))

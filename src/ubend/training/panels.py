@@ -14,7 +14,7 @@ from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import validation_batch
 from ubend.training.run_folder import RunFolder
-from ubend.training.step import autocast
+from ubend.training.step import Forward, autocast
 
 _PANEL_PICTURES = 3  # of the validation part
 
@@ -24,6 +24,7 @@ def draw_panel(
     data: Dataset,
     validation: Source,
     state: TrainingState,
+    forward_average: Forward,
     settings: TrainSettings,
     show: bool,
 ) -> Callable[[], None]:
@@ -37,7 +38,7 @@ def draw_panel(
     state.average.eval()
     fitting = validation_batch(validation, state.progress)
     with torch.inference_mode(), autocast(image.device, settings):
-        guesses = [state.average(some.float()).argmax(dim=1).to(torch.uint8) for some in torch.split(image, fitting)]
+        guesses = [forward_average(some.float()).argmax(dim=1).to(torch.uint8) for some in torch.split(image, fitting)]
     index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
     epoch = state.progress.history[-1]["epoch"]
 

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ubend._version import __version__
-from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import default_width
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import ModelSettings, Settings, settled
-from ubend.dataset.augment import augment, elastic_basis
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset import augment as augmentation
+from ubend.dataset.batches import Augment, TrainingBatches
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import Source, open_sources
@@ -116,9 +115,17 @@ def _training_scale(data: Dataset) -> tuple[float, float]:
 
 
 def make_batches(
-    data: Dataset, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+    data: Dataset,
+    settings: Settings,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    augment: Augment = augmentation.augment,
 ) -> tuple[TrainingBatches, Source]:
-    """The training split as batches, and the validation split; on the device if they fit."""
+    """The training split as batches, and the validation split; on the device if they fit.
+
+    Args:
+        augment: as in `TrainingBatches`.
+    """
     window_hw = window_size(data.store.shapes_hw[data.numbers("train")], settings)
     training, validation = open_sources(data, settings, device, window_hw)
     share, seed, foreground = settings.data.foreground_share, settings.train.seed, None
@@ -135,7 +142,7 @@ def make_batches(
         foreground,
         (ranks.rank, ranks.count),
         weigh_pictures(data, training, settings.train),
-        accelerate_augmentation(augment, elastic_basis),
+        augment,
     )
     return batches, validation
 

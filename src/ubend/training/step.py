@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from ubend.training.optim import averaging_decay, learning_rate_at, update_avera
 from ubend.training.run_folder import RunFolder
 from ubend.training.setup import has_lone_values
 
+Forward = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,7 +42,11 @@ class Job:
         after_epoch: called with the state after each epoch's row is in the history; what it returns is called in the
             thread that writes.
         save_model: writes the model file, given the weights that are kept.
+        forward: (N, C, H, W) raw values -> (N, classes, H, W) logits of the network in training; itself, or a faster
+            function of the same weights.
+        forward_average: the same of the averaged weights, to validate with.
         ranks: the processes that train together.
+        early_sums: what `forward` gives gradients to as soon as they are there; most networks give it nothing.
     """
 
     batches: TrainingBatches
@@ -52,7 +58,11 @@ class Job:
     run: RunFolder
     after_epoch: Callable[[TrainingState], Callable[[], None]]
     save_model: Callable[[Mapping[str, Tensor]], None]
+    _: KW_ONLY
+    forward: Forward
+    forward_average: Forward
     ranks: Ranks = ALONE
+    early_sums: EarlySums = field(default_factory=lambda: EarlySums(ALONE))
 
 
 class Step:
@@ -60,9 +70,8 @@ class Step:
 
     def __init__(self, job: Job, state: TrainingState, teller: Teller) -> None:
         self.job, self.state, self.teller = job, state, teller
-        self._network = _compiled(state.model, teller) if job.settings.compile else state.model
+        self._forward = _compiled(state.model, teller) if job.settings.compile else job.forward
         self._draws = state.model.is_stochastic
-        self._early = EarlySums(job.ranks)
 
     def __call__(self, step: int) -> None:
         batch = self.job.batches.draw(step)
@@ -111,13 +120,13 @@ class Step:
         found = torch.zeros_like(state.sums)
         state.model.train()
         for image, target, more in _micro_batches(batch, micro_batch_of(job, state)):
-            with autocast(image.device, job.settings), self._early.watched():
-                logits = self._network(image)
+            with autocast(image.device, job.settings):
+                logits = self._forward(image)
             sums = job.loss.sum(logits, target, more)
             job.loss.of_step(sums, counts).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 found[0::2] += torch.stack(sums)
-        sum_step(job.ranks, state.model, found, self._early.take())
+        sum_step(job.ranks, state.model, found, job.early_sums.take())
         found[1::2] += torch.stack(counts)
         return found
 
@@ -157,9 +166,9 @@ def micro_batch_of(job: Job, state: TrainingState) -> int:
     return min(batch, job.settings.micro_batch or batch, state.progress.micro_batch or batch)
 
 
-def _compiled(model: nn.Module, teller: Teller) -> nn.Module | Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module, teller: Teller) -> Forward:
     if has_compiler():
-        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+        compiled: Forward = torch.compile(model)
         return compiled
     teller.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
     return model
