@@ -27,8 +27,8 @@ from rich.console import Console
 import ubend
 from timing import Row, make_parser, print_facts, read_facts, summarise, write_report
 from ubend.core.device import pick_device
+from ubend.core.plan import AugmentPlan
 from ubend.core.progress import Teller
-from ubend.core.settings import AugmentSettings
 from ubend_lessons.augmentation import KINDS, isolate, leave_out
 
 GROUPS = ("none", "all", "without", "only")
@@ -36,7 +36,7 @@ GROUPS = ("none", "all", "without", "only")
 
 def list_variants(groups: Sequence[str], kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Name of a variant -> the settings that it changes, by dotted keys."""
-    default = AugmentSettings(kind="warp")
+    default = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
     variants: dict[str, dict[str, Any]] = {}
     if "none" in groups:
         variants["none"] = {"augment.kind": "none"}
@@ -49,7 +49,7 @@ def list_variants(groups: Sequence[str], kinds: Sequence[str]) -> dict[str, dict
     return variants
 
 
-def _changes(settings: AugmentSettings, default: AugmentSettings) -> dict[str, Any]:
+def _changes(settings: AugmentPlan, default: AugmentPlan) -> dict[str, Any]:
     """What differs from the default; the kind is always said."""
     return {
         f"augment.{key}": value

@@ -19,9 +19,7 @@ from ubend.training.build import build
 from ubend.training.loop import PlainRuntime
 
 
-def open_data(
-    folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]
-) -> tuple[Dataset, Settings]:
+def open_data(folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]) -> tuple[Dataset, Settings]:
     """The images of a folder, stored below `cache`, and the settings."""
     settings = make_settings("modern", None, {"device": str(device), "data.folder": str(folder), **changes})
     return open_dataset(settings, device.type, cache, Teller()), settings

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
-from ubend.core.settings import AugmentSettings
+from ubend.core.plan import AugmentPlan
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import Pictures
 from ubend.dataset.store import THUMBNAIL_PX, Store
@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> None:
         store = make_store(Path(place) / "store", args.gib)
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
         pictures = Pictures(store, np.arange(len(store)), device, room_bytes=2**30)
-        settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180.0)
+        settings = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
         batches = TrainingBatches(pictures, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
         model = UNet(3, 2, 8).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -40,6 +40,7 @@ from timing import (
     write_report,
 )
 from ubend import UNet
+from ubend.accel.accelerate import accelerate_network
 from ubend.accel.gate import usable
 from ubend.core.device import fastest_precision
 
@@ -64,7 +65,7 @@ def make_step(network: nn.Module, image: Tensor, target: Tensor, form: Form, cha
         network.parameters(), 1e-3, fused=None if form == "float32" else True, capturable=form == "captured"
     )
     half = form != "float32" and has_half(device)
-    run = torch.compile(network) if form == "compiled" else network
+    run = torch.compile(network) if form == "compiled" else accelerate_network(network)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -77,7 +78,7 @@ def make_step(network: nn.Module, image: Tensor, target: Tensor, form: Form, cha
 
 
 def capture(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as one CUDA graph, as `ubend fit` takes it (ubend.training.captured)."""
+    """The step as one CUDA graph, as `ubend fit` takes it (ubend.accel.captured)."""
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

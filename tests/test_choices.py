@@ -36,7 +36,7 @@ def chosen(
     foreground: dict[str, float] | None = None,
     **known: Any,
 ) -> Plan:
-    foreground = foreground or {name: 0.153 for name in "abcdefgh"[: classes - 1]}
+    foreground = foreground or dict.fromkeys("abcdefgh"[: classes - 1], 0.153)
     settings = make_settings(recipe, changes=changes)
     native_hw, device = np.array([size_hw]), known.get("device", "cuda")
     images = choose_format(settings, native_hw, channels, len(foreground) + 1, device)

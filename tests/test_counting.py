@@ -19,12 +19,12 @@ import ubend.tasks.objects as job
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once
+from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.io.pixel_size import read_scale
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.models.folded import FoldedUNet
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
 
 TWO = np.zeros((40, 48), np.uint8)

@@ -4,6 +4,8 @@
 """
 
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,17 @@ import torch
 from torch import Tensor
 
 from support.discs import make_discs
-from support.training import Listener, make_job
-from ubend.accel import gate
-from ubend.accel.accelerate import accelerate_augmentation
+from support.training import Listener, make_runtime
+from ubend.accel import gate, warmup
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.captured import CapturedRuntime, can_capture, capture_steps
 from ubend.core.device import has_compiler
-from ubend.dataset.augment import elastic_basis
 from ubend.models.unet import UNet
-from ubend.training import warmup
-from ubend.training.captured import CapturedStep, can_capture, make_step
-from ubend.training.step import Job, Step
+from ubend.training.build import compile_network
+from ubend.training.loop import PlainRuntime
+from ubend.training.memory import LimitedMemoryRuntime
 
-CPU = torch.device("cpu")
+CPU, CPU_TENSOR = torch.device("cpu"), torch.zeros(1)
 STEPS = 8  # of which the last five are the graph's, when captured
 
 
@@ -33,18 +35,46 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def take_steps(kind: type[Step], discs: Path, place: Path, device: str, changes: dict[str, Any]) -> dict[str, Tensor]:
-    """Where so many steps lead: weights, their average, the losses' sums."""
-    job, state = make_job(discs, place, changes, device)
-    assert isinstance(job, Job)
-    step = kind(job, state, Listener())
+def take_steps(
+    discs: Path,
+    device: str,
+    changes: dict[str, Any],
+    wrap: Callable[[PlainRuntime], PlainRuntime] = lambda plain: plain,
+) -> dict[str, Tensor]:
+    """Where so many steps lead: weights, their EMA, the losses' sums."""
+    runtime = wrap(make_runtime(discs, changes, device))
     for number in range(STEPS):
-        step(number)
+        runtime.take_step(number)
+    state = runtime.training.state
     return {
         **{f"weight {name}": tensor.detach().clone() for name, tensor in state.model.state_dict().items()},
         **{f"average {name}": tensor.detach().clone() for name, tensor in state.ema.state_dict().items()},
         "sums": state.sums.clone(),
     }
+
+
+def compile_steps(plain: PlainRuntime) -> PlainRuntime:
+    training = plain.training
+    return PlainRuntime(replace(training, forward=compile_network(training.state.model, Listener())))
+
+
+def accelerate(plain: PlainRuntime) -> PlainRuntime:
+    """The plain steps with kernels."""
+    training = plain.training
+    return PlainRuntime(
+        replace(
+            training,
+            loss=accelerate_loss(training.loss),
+            forward=accelerate_network(training.state.model),
+            forward_ema=accelerate_network(training.state.ema),
+        )
+    )
+
+
+def capture(plain: PlainRuntime) -> PlainRuntime:
+    captured = capture_steps(LimitedMemoryRuntime(accelerate(plain), Listener()), Listener())
+    assert isinstance(captured, CapturedRuntime)
+    return captured
 
 
 def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], slack: float) -> None:
@@ -58,10 +88,10 @@ def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], slack: floa
 @pytest.mark.skipif(not has_compiler(), reason="no C compiler: training goes on uncompiled")
 def test_compiled(discs: Path, tmp_path: Path) -> None:
     changes = {"model.depth": 1, "train.precision": "float32"}
-    eager = take_steps(Step, discs, tmp_path / "eager", "cpu", changes)
+    eager = take_steps(discs, "cpu", changes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        compiled = take_steps(Step, discs, tmp_path / "compiled", "cpu", {**changes, "train.compile": True})
+        compiled = take_steps(discs, "cpu", changes, compile_steps)
     assert_near(compiled, eager, 1e-4)
 
 
@@ -80,13 +110,13 @@ def test_captured(
     if not resident:
         monkeypatch.setattr("ubend.dataset.sources._RESIDENT_SHARE", 0.0)
     given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
-    captured = take_steps(CapturedStep, discs, tmp_path / "captured", "cuda", given)
-    eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
+    captured = take_steps(discs, "cuda", given, capture)
+    eager = take_steps(discs, "cuda", given, accelerate)
     assert_near(captured, eager, 0)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("models.fused", "training.losses", "accel.accelerate"):
-            patch.setattr(f"ubend.{module}.usable", lambda _tensor: False)
-        plain = take_steps(Step, discs, tmp_path / "plain", "cuda", given)
+        for module in ("fused", "accelerate"):
+            patch.setattr(f"ubend.accel.{module}.usable", lambda _tensor: False)
+        plain = take_steps(discs, "cuda", given)
     assert_near({"sums": captured["sums"]}, {"sums": plain["sums"]}, 2e-3)
 
 
@@ -109,7 +139,7 @@ def test_plain_function_where_no_kernel_runs(monkeypatch: pytest.MonkeyPatch) ->
         return torch.ones(1), torch.zeros(1)
 
     given = tuple(range(9))
-    found = accelerate_augmentation(plain, elastic_basis)(*given)
+    found = accelerate_augmentation(plain)(*given)
     assert calls == [given]
     assert [tensor.item() for tensor in found] == [1, 0]
 
@@ -136,10 +166,12 @@ def test_when_a_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_off_takes_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    net, image = UNet(3, 2, 4, 1), torch.rand(2, 3, 8, 8)
+    forward, image = accelerate_network(UNet(3, 2, 4, 1)), torch.rand(2, 3, 8, 8)
 
     def operators() -> str:
-        return str(net(image).grad_fn.next_functions)
+        cropped = forward(image).grad_fn
+        assert cropped is not None
+        return str(cropped.next_functions)
 
     assert "_NormHead" in operators()
     monkeypatch.setenv("UBEND_ACCEL", "off")
@@ -152,15 +184,15 @@ def test_off_captures_no_step(discs: Path, tmp_path: Path, monkeypatch: pytest.M
     """And nothing is loaded for it beside the reading; no note either, since it was asked for."""
     loaded: list[torch.device] = []
     monkeypatch.setattr(warmup, "_run_something", loaded.append)
-    job, state = make_job(discs, tmp_path / "run", {}, "cpu")
+    runtime = LimitedMemoryRuntime(make_runtime(discs, {}), Listener())
     for setting, captures in (("", True), ("off", False)):
         monkeypatch.setenv("UBEND_ACCEL", setting)
-        assert can_capture(job, state) is captures
+        assert (gate.usable(CPU_TENSOR) and can_capture(runtime.training)) is captures
         with warmup.warmed_up(CPU):
             pass
         assert loaded == [CPU]
     listener = Listener()
-    assert type(make_step(job, state, listener)) is Step
+    assert capture_steps(runtime, listener) is runtime
     assert listener.said == ""
 
 
@@ -173,8 +205,8 @@ def test_no_memory_to_capture_in(discs: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     given = {"model.width": 8, "train.precision": "float32"}
-    eager = take_steps(Step, discs, tmp_path / "eager", "cuda", given)
+    eager = take_steps(discs, "cuda", given, accelerate)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "graph", refuse)
-        uncaptured = take_steps(CapturedStep, discs, tmp_path / "uncaptured", "cuda", given)
+        uncaptured = take_steps(discs, "cuda", given, capture)
     assert_near(uncaptured, eager, 0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.models import folded
-from ubend.models.folded import FoldedUNet
+from ubend.accel import folded
+from ubend.accel.folded import FoldedUNet
 from ubend.models.unet import UNet
 
 NETS = {

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubend.accel import reference
-from ubend.models import fused
-from ubend.models.unet import UNet, pad_to_multiple
+from ubend.accel import fused, reference
+from ubend.models.unet import UNet
 
 
 @pytest.fixture(params=["gpu", "reference"])
@@ -49,19 +48,6 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     )
 
 
-def run_fused(net: UNet, image: Tensor, kernels: ModuleType) -> Tensor:
-    logits = fused.run(net, pad_to_multiple((image - net.mean) / net.std, 2**net.depth), kernels)
-    return logits[..., : image.shape[2], : image.shape[3]]
-
-
-def run_plain(net: UNet, image: Tensor) -> Tensor:
-    """Also on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "find_kernels", lambda _features: None)
-        logits: Tensor = net(image)
-    return logits
-
-
 def make_net(seed: int, device: torch.device, **shape: Any) -> UNet:
     torch.manual_seed(seed)
     channels = shape.get("channels", 3)
@@ -93,7 +79,7 @@ def test_network(name: str, kernels: ModuleType) -> None:
     fast, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
     image = torch.rand(n, plain.channels, height, width, device=device) * 255
     target = torch.randint(0, plain.classes, (n, height, width), device=device)
-    logits = [exact(image.double()), run_plain(plain, image), run_fused(fast, image, kernels)]
+    logits = [exact(image.double()), plain(image), fused.run(fast, image, kernels)]
     for some in logits:
         nn.functional.cross_entropy(some, target).backward()  # type: ignore[no-untyped-call]
     slack = 5e-3 if device.type == "cuda" else 1e-5  # on a GPU the head's products are TF32
@@ -108,7 +94,7 @@ def test_network(name: str, kernels: ModuleType) -> None:
     for net in (plain, fast):
         net.eval()
     with torch.no_grad():
-        assert distance(run_fused(fast, image, kernels), copy.deepcopy(fast).double()(image.double())) < slack
+        assert distance(fused.run(fast, image, kernels), copy.deepcopy(fast).double()(image.double())) < slack
 
 
 def test_hook_of_gradients(kernels: ModuleType) -> None:
@@ -116,7 +102,7 @@ def test_hook_of_gradients(kernels: ModuleType) -> None:
     device = device_of(kernels)
     net = make_net(3, device, classes=2, width=4, depth=1)
     image = torch.rand(2, 3, 8, 8, device=device) * 255
-    run_fused(net, image, kernels).square().mean().backward()  # type: ignore[no-untyped-call]
+    fused.run(net, image, kernels).square().mean().backward()  # type: ignore[no-untyped-call]
     plain = [parameter.grad for parameter in net.parameters()]
     net.zero_grad(set_to_none=True)
     seen: list[nn.Parameter] = []
@@ -125,8 +111,7 @@ def test_hook_of_gradients(kernels: ModuleType) -> None:
         seen.append(weight)
         gradient.mul_(2)
 
-    with fused.watch_gradients(double):
-        logits = run_fused(net, image, kernels)
+    logits = fused.run(net, image, kernels, double)
     logits.square().mean().backward()
     doubled = {id(weight) for weight in seen}
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
@@ -145,7 +130,7 @@ def test_network_in_bfloat16(kernels: ModuleType) -> None:
     image = torch.rand(2, 3, 16, 24, device=device) * 255
     context: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16)
     with context:
-        rounded, found = run_plain(plain, image).float(), run_fused(fast, image, kernels)
+        rounded, found = plain(image).float(), fused.run(fast, image, kernels)
     wanted = exact(image.double())
     assert found.dtype == torch.float32
     assert distance(found, wanted) < 1.5 * distance(rounded, wanted)
@@ -164,9 +149,9 @@ def test_second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     for round_ in range(6):
         with pytest.MonkeyPatch.context() as patch:
             if round_ == 0:
-                patch.setattr("ubend.models.fused._stream_of", lambda _device: torch.cuda.current_stream())
+                patch.setattr("ubend.accel.fused._stream_of", lambda _device: torch.cuda.current_stream())
             with torch.autocast(device.type, torch.bfloat16):
-                logits = run_fused(net, image, gpu)
+                logits = fused.run(net, image, gpu)
             logits.square().mean().backward()
         found.append([parameter.grad for parameter in net.parameters()])
         net.zero_grad(set_to_none=True)
@@ -185,8 +170,8 @@ def test_equal_maxima_go_to_the_first(kernels: ModuleType) -> None:
     image = torch.full((1, 3, 16, 16), 90.0, device=device)
     image[..., 8:, :] = 30.0
     target = torch.arange(256, device=device).view(1, 16, 16) % 2
-    nn.functional.cross_entropy(run_plain(plain, image), target).backward()  # type: ignore[no-untyped-call]
-    nn.functional.cross_entropy(run_fused(fast, image, kernels), target).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(plain(image), target).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(fused.run(fast, image, kernels), target).backward()  # type: ignore[no-untyped-call]
     for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-2, atol=2e-3 if device.type == "cuda" else 1e-4)
 
@@ -196,4 +181,4 @@ def test_a_map_without_two_values_a_channel(size: tuple[int, ...], kernels: Modu
     """As plain batch norm: an error, not a wrong number."""
     net = make_net(0, device_of(kernels), width=4, depth=1)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        run_fused(net, torch.rand(size, device=device_of(kernels)), kernels)
+        fused.run(net, torch.rand(size, device=device_of(kernels)), kernels)

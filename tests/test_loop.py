@@ -3,7 +3,7 @@
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from support.discs import draw_disc, make_discs
 from support.refusal import raises
 from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_runtime, press_once, press_twice
-from ubend.core.errors import TrainingError
 from ubend.accel.captured import capture_steps
+from ubend.core.errors import TrainingError
 from ubend.inference.predictor import load
 from ubend.models.model_file import load_bundle
 from ubend.models.unet import UNet
@@ -25,8 +25,8 @@ from ubend.tasks import fit as job
 from ubend.training import loop
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import PlainRuntime, Training
-from ubend.training.run_folder import RunFolder
 from ubend.training.memory import LimitedMemoryRuntime
+from ubend.training.run_folder import RunFolder
 
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
 

@@ -15,8 +15,8 @@ from support.refusal import raises
 from ubend.core.errors import SettingError
 from ubend.core.settings import LossKind, make_settings
 from ubend.labels.class_table import IGNORED
-from ubend.training.losses import Loss, LossSums, one_hot, sum_cross_entropy
 from ubend.training.build import make_loss
+from ubend.training.losses import Loss, LossSums, one_hot, sum_cross_entropy
 
 BOTH, PLAIN = Loss("dice+ce"), Loss("ce")
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from support.discs import make_discs
 from support.refusal import raises
 from support.training import MODERN, TUTORIAL, Listener, contents, press_once
+from ubend.accel.folded import FoldedUNet
 from ubend.core.device import attempt, is_out_of_memory
 from ubend.core.errors import OutputError, SettingError
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
-from ubend.models.folded import FoldedUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import read_run_pairs
@@ -238,7 +238,9 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
         fit(folder, run)
     assert not list(cache.glob("*/store.json"))
     fit_sizes, real = [], job.run_bytes
-    monkeypatch.setattr(job, "run_bytes", lambda *given, **named: fit_sizes.append(real(*given, **named)) or fit_sizes[-1])
+    monkeypatch.setattr(
+        job, "run_bytes", lambda *given, **named: fit_sizes.append(real(*given, **named)) or fit_sizes[-1]
+    )
     free = 300_000
     with raises(OutputError, path=run, named=["MiB", "--out", "--width"]) as caught:
         fit(folder, run)

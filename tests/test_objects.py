@@ -18,11 +18,11 @@ from scipy import ndimage
 
 from support.models import brighter_than_half
 from support.refusal import raises
+from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.models.folded import FoldedUNet
 from ubend.objects.instances import choose_method, separate
 
 PLAIN = ("background", "cell")

@@ -10,11 +10,13 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ubend.training.border_weights import weigh_borders
 
 import ubend.tasks.fit as job
 from support.discs import open_folder, read_store
 from support.refusal import raises
 from support.training import Listener, press_once
+from ubend.accel.folded import can_fold
 from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
@@ -25,11 +27,9 @@ from ubend.dataset.sources import Pictures
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.models.folded import can_fold
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet, input_side, mirror_to_fit, valid_margin
 from ubend.tasks.info import describe_model
-from ubend.training.border_weights import weigh_borders
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss
 from ubend.training.optim import SGD, make_optimizer

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,9 @@ from ubend.labels.class_table import IGNORED
 from ubend.tasks.fit import fit
 from ubend.training import launcher as launch
 from ubend.training.distributed import ALONE, Ranks, Vote
+from ubend.training.loop import PlainRuntime
 from ubend.training.losses import Loss
+from ubend.training.memory import LimitedMemoryRuntime
 
 WORKER = Path(__file__).parent / "support" / "rank_step.py"
 UBEND = [sys.executable, "-m", "ubend"]

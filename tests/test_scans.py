@@ -20,11 +20,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 import ubend
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
+from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.scans import PRESETS, Window, is_scan, parse_window, read_scan
-from ubend.models.folded import FoldedUNet
 
 CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]
 SEEN = np.random.default_rng(0).integers(-1000, 1000, (5, 4, 3)).astype(np.int16)  # slices upwards, rows, columns

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ubend.accel.folded import FoldedUNet
 from ubend.core.settings import Growth
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.models.folded import FoldedUNet
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet
 from ubend.models.unet import Decoder, UNet, Unpooling, pad_to_multiple

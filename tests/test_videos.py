@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from support.models import brighter_than_half, save_model
 from support.refusal import check, raises, refused_once
+from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.video import Video, open_video, read_frames, written_video
-from ubend.models.folded import FoldedUNet
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 

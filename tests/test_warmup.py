@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from ubend.training import warmup
+from ubend.accel import warmup
 
 CPU = torch.device("cpu")
 

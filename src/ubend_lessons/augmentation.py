@@ -206,9 +206,7 @@ def _draw_row(store: Store, name: str, settings: AugmentPlan, seed: int) -> Row:
     return Row(name, settings, *_draw(store, settings, seed, DRAWS))
 
 
-def _draw(
-    store: Store, settings: AugmentPlan, seed: int, count: int
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The first batch of a training on this picture alone: (count, H, W, C) and (count, H, W)."""
     pictures = Pictures(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))

@@ -14,6 +14,7 @@ from ubend.core.errors import DataError
 from ubend.core.files import refuse_taken, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
+from ubend.dataset.border_weights import weigh_borders
 from ubend.dataset.sample import draw_ids, draw_picture
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
@@ -28,7 +29,6 @@ from ubend.objects.instances import Objects, choose_method, object_classes, sepa
 from ubend.objects.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
-from ubend.training.border_weights import weigh_borders
 from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
 from ubend_lessons.variants import Quiet
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ubend.accel.folded import FoldedUNet
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
-from ubend.models.folded import FoldedUNet
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.models.unet import UNet
 

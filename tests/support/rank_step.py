@@ -16,18 +16,16 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ubend.accel import reference
-from ubend.core.files import default_cache
+from ubend.accel import fused, reference
+from ubend.core.autoconfig import resolve
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
-from ubend.dataset.dataset import open_dataset
-from ubend.models import fused
+from ubend.dataset.prepare import prepare
 from ubend.models.unet import UNet
+from ubend.tasks.fit import assemble, scan
 from ubend.training import loop
+from ubend.training.build import build
 from ubend.training.distributed import Ranks, join_ranks
-from ubend.training.run_folder import RunFolder
-from ubend.training.setup import make_batches, make_loss, make_state
-from ubend.training.step import Job, Step
 from ubend.training.sync_batch_norm import synchronise_batch_norm
 
 BATCH = 6
@@ -48,21 +46,22 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
     """Gradients, sums and running statistics after one step; validation's figures after it."""
     changes = {"data.folder": str(folder), "train.sync_batch_norm": way == "synced", "train.micro_batch": micro_batch}
     quiet, cpu = Teller(Console(file=io.StringIO())), torch.device("cpu")
-    data = open_dataset(make_settings(changes={**SETTINGS, **changes}), "cpu", default_cache(), quiet)
-    _bundle, state = make_state(data, data.settings, cpu, ranks)
+    settings = make_settings(changes={**SETTINGS, **changes})
+    found = scan(settings, cpu, quiet)
+    data, plan = found.data, resolve(settings, found.facts)
+    built = build(data, plan, cpu, ranks)
+    state = built.state
     if way == "synced" and ranks.count == 1:  # torch's own rounds otherwise; test_ranks.py compares the two
         synchronise_batch_norm(state.model, ranks)
-    batches, validation = make_batches(data, data.settings, cpu, ranks)
-    loss, train = make_loss(data, data.settings, cpu), data.settings.train
-    names, run = data.labels.names, RunFolder(Path())
-    work = Job(batches, validation, names, loss, train, 9, run, lambda _: lambda: None, lambda _: None, ranks)
+    prepared = prepare(data, plan, cpu, (ranks.rank, ranks.count))
+    _training, runtime = assemble(plan, data, prepared, built, quiet, ranks)
     state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
-    Step(work, state, quiet)(0)
-    figures = loop.validate(work, state, quiet)
-    found = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}
-    found |= {f"weight {name}": p.detach().clone() for name, p in state.model.named_parameters()}
-    found |= {f"statistics {name}": buffer for name, buffer in state.model.named_buffers() if "running" in name}
-    return found | {"sums": state.sums, "validation": torch.tensor([figures[0], *figures[1]])}
+    runtime.take_step(0)
+    figures = loop.validate(runtime)
+    tensors = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+    tensors |= {f"weight {name}": p.detach().clone() for name, p in state.model.named_parameters()}
+    tensors |= {f"statistics {name}": buffer for name, buffer in state.model.named_buffers() if "running" in name}
+    return tensors | {"sums": state.sums, "validation": torch.tensor([figures[0], *figures[1]])}
 
 
 def main(folder: Path, out: Path) -> None:
@@ -71,7 +70,7 @@ def main(folder: Path, out: Path) -> None:
     with join_ranks() as ranks:
         for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
-            fused.find_kernels = lambda _features, way=way: reference if way == "fused" else None
+            fused.find_kernels = lambda _image, way=way: reference if way == "fused" else None
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
             for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if ranks.count == 1 else {BATCH, 1}):

@@ -1,24 +1,85 @@
-"""Plain functions go in, functions with the same arguments come out: kernels where the gate lets them run, else the
-plain function. Importing this needs no Triton."""
+"""Plain callables go in, callables with the same arguments and results come out: fast where the gate allows it, else
+what was given. Importing this needs no Triton."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ubend.accel import fused
+from ubend.accel.folded import FoldedUNet, can_fold
+from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
+from ubend.dataset.augment import elastic_basis
+from ubend.dataset.batches import Augment
+from ubend.training.losses import Loss, LossSums
 
 
-def accelerate_augmentation(
-    plain: Callable[..., tuple[Tensor, Tensor]], elastic_basis: Callable[[int, torch.device, int], Tensor]
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`ubend.dataset.augment.augment`, in two launches on the device of the images.
+def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) -> Callable[[Tensor], Tensor]:
+    """A network as a function, in fewer passes over memory (`fused.py`); `net` itself where that is never possible.
+
+    Training mode, gradients on or off, and the device are looked at in each call.
 
     Args:
-        plain: what it computes, for devices without kernels; its arguments and results are kept.
-        elastic_basis: (length, device, points) -> (length, 5) weights of the elastic field.
+        net: its parameters and buffers are read, and its running statistics updated, as `net` itself does.
+        on_gradient: called with (weight, its gradient) of each convolution as soon as the gradient is there, while the
+            backward pass goes on; it may change the gradient in place. Called by the fused network alone.
     """
+    if not fused.can_fuse(net):
+        return net
+
+    def forward(image: Tensor) -> Tensor:
+        kernels = fused.find_kernels(image)
+        if kernels is None or not fused.fits_call(net, image):
+            logits: Tensor = net(image)
+            return logits
+        return fused.run(net, image, kernels, on_gradient)
+
+    return forward
+
+
+def accelerate_inference(
+    plain: Callable[[Tensor], Tensor], net: nn.Module, precision: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """A network for prediction alone, with batch norm folded into its convolutions (`folded.py`).
+
+    Folding is arithmetic, and the same on every device, with UBEND_ACCEL=off too; the gate decides about the kernels
+    between the convolutions.
+
+    Args:
+        plain: (N, C, H, W) raw values -> (N, classes, H, W) float32 logits of `net`; what is returned where `net`
+            cannot be folded.
+        net: in `eval` mode; later changes of its parameters have no effect.
+        precision: in which feature maps are computed.
+    """
+    return FoldedUNet(net, precision) if can_fold(net) else plain
+
+
+def accelerate_loss(loss: Loss) -> Loss:
+    """The same loss, with `sum` as one kernel; `loss` itself where there is no kernel of its kind."""
+    return loss if loss.kind == "dice+focal" else _KernelLoss(loss.kind, loss.class_weights)
+
+
+@dataclass(frozen=True)
+class _KernelLoss(Loss):
+    """Cross entropy, with or without Dice; pixels that have weights of their own are summed the plain way."""
+
+    def sum(self, logits: Tensor, target: Tensor, more: Tensor | None = None) -> LossSums:
+        if more is not None or not usable(logits):
+            return super().sum(logits, target, more)
+        from ubend.accel.loss import MOST_CLASSES, SumLosses
+
+        classes = logits.shape[1]
+        if classes > MOST_CLASSES:
+            return super().sum(logits, target)
+        weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
+        return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
+
+
+def accelerate_augmentation(plain: Augment) -> Augment:
+    """`ubend.dataset.augment.augment`, in two launches on the device of the images."""
 
     def augment(images: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
         if not usable(images):

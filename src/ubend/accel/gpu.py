@@ -1,4 +1,4 @@
-"""The kernels that ubend.models.fused calls, for NVIDIA GPUs; reference.py has the same names in plain torch."""
+"""The kernels that ubend.accel.fused calls, for NVIDIA GPUs; reference.py has the same names in plain torch."""
 
 from ubend.accel.join import HEAD_CHANNELS, add_bias, copy_and_sum, differentiate_head, head
 from ubend.accel.norm import apply, apply_and_pool, measure_statistics

@@ -34,6 +34,8 @@ from ubend.dataset.sources import Source
 
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
 
+Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,7 +89,7 @@ class TrainingBatches:
         foreground: Foreground | None = None,
         part: tuple[int, int] = (0, 1),
         more: NDArray[np.float16] | None = None,
-        augment: Callable[..., tuple[Tensor, Tensor]] = augment,
+        augment: Augment = augment,
     ) -> None:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch

@@ -87,9 +87,7 @@ def _source_bounds(
     return source.min(axis=(2, 3)) - _BEND_PX, source.max(axis=(2, 3)) + _BEND_PX
 
 
-def crop_canvas(
-    window_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]
-) -> tuple[int, int]:
+def crop_canvas(window_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)

@@ -17,8 +17,8 @@ from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.core.files import csv_text, resolve_many
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
 from ubend.core.plan import Facts, ImageFormat
+from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
 from ubend.dataset.scan import Survey, agree_channels, find_damage, read_headers, survey_masks, unknown_codes_problem
 from ubend.dataset.splits import find_near_duplicates, split_pairs

@@ -238,9 +238,7 @@ def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
     return np.asarray(np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64))
 
 
-def open_sources(
-    data: Dataset, plan: Plan, device: torch.device, window_hw: tuple[int, int]
-) -> tuple[Source, Source]:
+def open_sources(data: Dataset, plan: Plan, device: torch.device, window_hw: tuple[int, int]) -> tuple[Source, Source]:
     """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
 
     Images that keep their own size stay in the store, and windows of them are read.

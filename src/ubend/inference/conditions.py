@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import Choice
 from ubend.core.files import model_path
 from ubend.core.i18n import _
+from ubend.core.plan import Choice
 from ubend.inference.ensemble import Ensemble, Member, load
 from ubend.inference.postprocess import Refinement, parse_areas, parse_thresholds, refine
 from ubend.inference.predictor import Predictor, class_index, refuse_other_kind

@@ -6,6 +6,7 @@ C classes, H x W pixels of the picture's own size, h x w of the size that the ne
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, fastest_precision, pick_device, send, tell_out_of_memory
 from ubend.core.errors import DataError, Problem, SettingError
 from ubend.core.i18n import _
@@ -23,7 +25,6 @@ from ubend.io.decode import read_header
 from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap
-from ubend.models.folded import FoldedUNet, can_fold
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
 
@@ -122,7 +123,8 @@ class Predictor:
         self.model = model.eval()
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
-        self._folded = FoldedUNet(self.model, self.precision) if can_fold(self.model) else None
+        plain = partial(_compute, self.model, self.precision)
+        self._infer = accelerate_inference(plain, self.model, self.precision)
         self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
@@ -235,18 +237,12 @@ class Predictor:
     @torch.inference_mode()
     def forward(self, small: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
-        batch = send(small, self.device)
-        return self._compute(self.model, batch) if self._folded is None else self._folded(batch)
+        return self._infer(send(small, self.device))
 
     @torch.inference_mode()
     def _forward_valid(self, small: Tensor) -> Tensor:
         """The same of tiles with their margin, for the network that pads nothing: logits of their middle."""
-        return self._compute(self.model.forward_tiles, send(small, self.device))
-
-    def _compute(self, network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = network(batch.float().contiguous(memory_format=torch.channels_last))
-        return logits.float()
+        return _compute(self.model.forward_tiles, self.precision, send(small, self.device))
 
     def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
         logits = attempt(self._forward_stacked, [picture for _number, picture in group])
@@ -315,6 +311,13 @@ class Predictor:
                 key="shape",
             )
         return Held(straighten(image))
+
+
+def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, batch: Tensor) -> Tensor:
+    """float32 logits of a batch of raw values of any dtype, computed in this precision."""
+    with torch.autocast(batch.device.type, precision, enabled=precision != torch.float32):
+        logits = network(batch.float().contiguous(memory_format=torch.channels_last))
+    return logits.float()
 
 
 def class_index(logits: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from ubend.core.i18n import _, later, now
 from ubend.core.settings import Growth, NetworkKind
-from ubend.models import fused
 
 
 class ConvBlock(nn.Sequential):
@@ -213,13 +212,9 @@ class UNet(SegmentationNet):
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As in `SegmentationNet`; on an NVIDIA GPU `fused.run` computes the same."""
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
-        kernels = fused.find_kernels(features) if self._is_common(features) else None
-        if kernels is not None:
-            return fused.run(self, features, kernels)[..., :height, :width]
         levels = [self.stem(features)]
         for encoder in self.encoders:
             levels.append(encoder(levels[-1]))
@@ -228,11 +223,6 @@ class UNet(SegmentationNet):
             features = decoder(features, levels.pop())
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
-
-    def _is_common(self, features: Tensor) -> bool:
-        """Whether `fused` knows this case: float32 weights; batch norm's own statistics, or no gradients."""
-        known = self.growth == "transposed" and features.dtype == torch.float32 and type(self.stem[1]) is nn.BatchNorm2d
-        return known and (self.stem[1].training or not torch.is_grad_enabled())
 
 
 def check_channels(image: Tensor, channels: int) -> None:

@@ -13,7 +13,6 @@ Each stage is one function that is called once and returns one frozen value:
 """
 
 import io
-import json
 import platform
 import signal
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import resolve
 from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
-from ubend.core.errors import DataError, OutputError, SettingError, reason
+from ubend.core.errors import DataError, SettingError
 from ubend.core.files import Need, default_cache, refuse_full, write_json, write_text
 from ubend.core.i18n import _
 from ubend.core.plan import Facts, Plan
@@ -45,7 +44,8 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import Prepared, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import Predictor, Prepared as PreparedImage
+from ubend.inference.predictor import Predictor
+from ubend.inference.predictor import Prepared as PreparedImage
 from ubend.inference.strips import Held
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle, save_bundle

@@ -140,7 +140,9 @@ def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -
         channels = channels or known.channels
     with teller:
         folder = find_dataset(name, root, teller)
-    return change_settings(settings, {"data.folder": _absolute(folder), "data.classes": classes, "data.channels": channels})
+    return change_settings(
+        settings, {"data.folder": _absolute(folder), "data.classes": classes, "data.channels": channels}
+    )
 
 
 def _absolute(path: Path | str) -> str:

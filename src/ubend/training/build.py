@@ -137,6 +137,6 @@ def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
     Args:
         epochs: whose panels are written.
     """
-    model = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
+    model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
     kept = model * (5 if state.ema is not state.model else 4)
     return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)

@@ -4,9 +4,9 @@
     at the end of each epoch: validate -> log -> keep the best weights -> stop early?
 
 This is the plain way, which everything else is tested against. What makes it robust or fast wraps `PlainRuntime` and
-computes the same: smaller micro-batches where memory runs out (memory.py), several processes
-(distributed_runtime.py), the step as one CUDA graph (ubend.accel.captured). Nothing that changes a result depends on the clock: a resumed run draws
-the same batches for the same steps.
+computes the same: smaller micro-batches where memory runs out (memory.py), several processes (distributed_runtime.py),
+the step as one CUDA graph (ubend.accel.captured). Nothing that changes a result depends on the clock: a resumed run
+draws the same batches for the same steps.
 """
 
 import math

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.accel.gate import usable
 from ubend.core.settings import LossKind
 
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
@@ -86,11 +85,6 @@ class Loss:
             target: (N, H, W) uint8 class index or IGNORED.
             more: as of `count`.
         """
-        if more is None and self.has_kernel(logits, logits.shape[1]):
-            from ubend.accel.loss import SumLosses
-
-            weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
-            return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
         # products with it, since a CPU takes three times as long to choose by a bool; in the order of its planes
         hot = one_hot(target, logits.shape[1]).float()
         logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
@@ -111,14 +105,6 @@ class Loss:
         claimed = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # of what is scored
         dice = 2.0 * overlap / (claimed + truth).clamp_min(1e-6)
         return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
-
-    def has_kernel(self, on_device: Tensor, classes: int) -> bool:
-        """Whether `sum` is one kernel for logits of so many classes, on the device of this tensor."""
-        if self.kind == "dice+focal" or not usable(on_device):
-            return False
-        from ubend.accel.loss import MOST_CLASSES
-
-        return classes <= MOST_CLASSES
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the loss of everything that was summed and counted; 0 where there is nothing to count."""

@@ -42,7 +42,7 @@ class EpochDrawing:
         return write
 
     def _look(self, state: TrainingState) -> Callable[[], None]:
-        """The panel of an epoch: the same validation images, or windows of them, every time, input | prediction | truth.
+        """The panel of an epoch: input, prediction and truth of a few validation images, the same ones each time.
 
         The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
         """

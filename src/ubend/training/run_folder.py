@@ -10,7 +10,6 @@ from ubend.core.errors import OutputError, reason
 from ubend.core.files import MODEL_FILE, clear_leftovers, write_text
 from ubend.core.i18n import _
 
-
 FORMAT = 2  # of run.json; grows when this version could not go on with an older run
 
 
@@ -77,16 +76,16 @@ class RunFolder:
             self.data.stat()
         except (OSError, ValueError, AttributeError) as error:
             raise OutputError(
-                _("{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
-                    path=self.path, name=self.facts.name, reason=reason(error)
-                ),
+                _(
+                    "{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`"
+                ).format(path=self.path, name=self.facts.name, reason=reason(error)),
                 path=self.path,
             ) from error
         if not current:
             raise OutputError(
                 _(
-                    "{path}: a run of another version of ubend ({version}), which this one cannot go on with; its model "
-                    "can be used, and begun with: `ubend fit FOLDER --from {path}`"
+                    "{path}: a run of another version of ubend ({version}), which this one cannot go on with; use its "
+                    "model, or begin with it: `ubend fit FOLDER --from {path}`"
                 ).format(path=self.path, version=facts.get("ubend", "?")),
                 path=self.path,
                 key="format",

@@ -2,7 +2,7 @@
 
 Batch norm is folded into the convolution before it, weights are cast once, bias and ReLU are part of the convolution
 where the library can (cuDNN), and the picture is normalised as the first convolution reads it. What lies between is
-done by ubend.accel on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
+done by kernels on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
 
 Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
@@ -45,7 +45,7 @@ class FoldedUNet:
     """Called as the network is, in inference mode: (N, C, H, W) raw values of any dtype -> (N, classes, H, W) float32.
 
     Args:
-        net: in `eval` mode; later changes of its parameters are not seen.
+        net: in `eval` mode; later changes of its parameters have no effect.
         dtype: in which maps are computed.
     """
 

@@ -1,6 +1,6 @@
 """The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by ubend.accel, on NVIDIA GPUs. Batch norm, ReLU and
+Convolutions are torch's; what lies between them is done by kernels on NVIDIA GPUs. Batch norm, ReLU and
 max pooling are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads
 the last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
 given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
@@ -8,13 +8,11 @@ are computed on a second stream.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ubend.accel.gate import usable
+from ubend.models.unet import UNet, check_channels, pad_to_multiple
 
 
 class SecondStream:
@@ -66,42 +65,46 @@ def _stream_of(device: torch.device) -> Any:
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
 _HELD_BYTES = 2**27  # of maps, for the sake of the second stream: what lies at full size is not worth its memory
-_hook: ContextVar[GradientHook | None] = ContextVar("hook", default=None)
 
 
-@contextmanager
-def watch_gradients(hook: GradientHook) -> Iterator[None]:
-    """Networks that run in here call `hook(weight, gradient)` for each convolution, as soon as its gradient is there.
-
-    On the stream where it is there, and while the backward pass goes on; the hook may change it in place.
-    """
-    before = _hook.set(hook)
-    try:
-        yield
-    finally:
-        _hook.reset(before)
-
-
-def find_kernels(features: Tensor) -> ModuleType | None:
-    """`ubend.accel.gpu` where it can run; else None, and the plain network runs."""
-    if not usable(features):
+def find_kernels(on_device: Tensor) -> ModuleType | None:
+    """`ubend.accel.gpu` where it can run on the device of this tensor; else None, and the plain network runs."""
+    if not usable(on_device):
         return None
     from ubend.accel import gpu  # Triton is not everywhere
 
     return gpu
 
 
-def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
-    """What a UNet makes of a normalised picture; while training, the running statistics move as they do there.
+def can_fuse(net: nn.Module) -> TypeGuard[UNet]:
+    """Whether `run` knows this network; of its calls, see `fits_call`."""
+    return type(net) is UNet and net.growth == "transposed"
+
+
+def fits_call(net: UNet, image: Tensor) -> bool:
+    """Whether `run` knows this call: computed from float32; batch norm's own statistics, or no gradients."""
+    norm = net.stem[1]
+    known = torch.promote_types(image.dtype, net.mean.dtype) == torch.float32 and type(norm) is nn.BatchNorm2d
+    return known and (norm.training or not torch.is_grad_enabled())
+
+
+def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None = None) -> Tensor:
+    """What `net.forward` computes; while training, the running statistics move as they do there.
 
     Args:
-        net: a `ubend.models.unet.UNet`.
-        features: (N, C, H, W) float32, H and W multiples of 2**depth.
+        net: a `UNet` that `can_fuse` knows.
+        image: (N, C, H, W) raw values, any H and W >= 1.
         kernels: from `find_kernels`; tests also give `ubend.accel.reference`.
+        on_gradient: see `accelerate_network`.
     Returns:
         (N, classes, H, W) float32.
+    Raises:
+        ValueError: the image has another shape; training on one value per channel.
     """
-    convolve = _Convolutions(net, features.device, kernels)
+    check_channels(image, net.channels)
+    height, width = image.shape[-2:]
+    features = pad_to_multiple((image - net.mean) / net.std, net.input_multiple)
+    convolve = _Convolutions(net, features.device, kernels, on_gradient)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
     y = _run_block(block, _channels_last(features), convolve)
@@ -128,19 +131,19 @@ def run(net: Any, features: Tensor, kernels: Any) -> Tensor:
         logits = net.head(_Norm.apply(*last, block[4], kernels)).float()
     if net.training:
         _count_batches(net)
-    return logits
+    return logits[..., :height, :width]
 
 
 class _Convolutions:
     """The network's convolutions, without their biases, in autocast's precision."""
 
-    def __init__(self, net: nn.Module, device: torch.device, kernels: Any) -> None:
+    def __init__(self, net: nn.Module, device: torch.device, kernels: Any, on_gradient: GradientHook | None) -> None:
         layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
         weights: list[Tensor] = [layer.weight for layer in layers]
         low = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
         self.kernels = kernels
-        self._way = _Way(SecondStream(device), kernels.ALIGNED, _hook.get())
+        self._way = _Way(SecondStream(device), kernels.ALIGNED, on_gradient)
         awaited = _Awaited.apply(self._way.beside, *weights)
         cast = _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
@@ -157,12 +160,12 @@ class _Way:
     Attributes:
         beside: where the weights' gradients are computed.
         aligned: their input's channels are filled up to a multiple of it.
-        hook: see `watch_gradients`.
+        on_gradient: see `accelerate_network`.
     """
 
     beside: SecondStream
     aligned: int
-    hook: GradientHook | None
+    on_gradient: GradientHook | None
 
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -245,8 +248,8 @@ class _Convolve(torch.autograd.Function):
         def of_weight() -> Tensor:
             gradient = torch.empty_like(weight)
             gradient.copy_(gradients(False, True, False)[1].narrow(1, 0, weight.shape[1]))
-            if ctx.way.hook:
-                ctx.way.hook(weight, gradient)
+            if ctx.way.on_gradient:
+                ctx.way.on_gradient(weight, gradient)
             return gradient
 
         dweight = dfeatures = None
