@@ -1,5 +1,6 @@
 """Commands of other packages: found through entry points, loaded when they are needed, unable to break ubend."""
 
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from support.distribution import write_distribution
 from ubend.cli import app as cli
+from ubend.cli import extensions
 
 GOOD = "import click\n@click.command(help='Count stars.')\ndef stars():\n    click.echo('many')\nfit = stars\n"
 
@@ -21,13 +23,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def add(package: str, module: str, **commands: str) -> None:
         (tmp_path / f"{package}.py").write_text(module, encoding="utf-8")
         entries = {name: f"{package}:{target}" for name, target in commands.items()}
-        write_distribution(tmp_path, package, {cli.EXTENSIONS: entries})
+        write_distribution(tmp_path, package, {extensions.GROUP: entries})
         monkeypatch.delitem(sys.modules, package, raising=False)
-        cli._find_extensions.cache_clear()
+        extensions.find_extensions.cache_clear()
 
     monkeypatch.syspath_prepend(tmp_path)
     yield add
-    cli._find_extensions.cache_clear()
+    extensions.find_extensions.cache_clear()
 
 
 def ubend(*words: str) -> Result:
@@ -84,12 +86,51 @@ def test_a_broken_package_is_one_line(install: Callable[..., None], module: str,
         assert result.output.count("\n") == 1
 
 
+def test_the_standard_library_finds_the_same(
+    install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spaces, comments, extras, other groups, two versions of a package, a folder that is not there."""
+    install("astronomy", GOOD, stars="stars")
+    later_folder = tmp_path / "later"
+    for metadata, text in {
+        "Astronomy-0.9.dist-info": "[ubend.commands]\nold = astronomy:stars",
+        "odd.name-1.0.dist-info": (
+            "\n[console_scripts]\nx = y:z\n [ubend.commands] \n# no = a:b\n\n moon=astronomy : stars [ extra ] \n"
+            "[ubend.commands.more]\nsun = astronomy:stars\n"
+        ),
+        "developed.egg-info": "[ubend.commands]\r\nmars = astronomy:stars\r\n",
+        "unrelated-2.0.dist-info": "[console_scripts]\nubend.commands = a:b\n",
+        "without_name.txt": "[ubend.commands]\nno = a:b",
+    }.items():
+        (later_folder / metadata).mkdir(parents=True)
+        (later_folder / metadata / "entry_points.txt").write_bytes(text.encode())
+    (later_folder / "a_file-1.0.egg-info").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(later_folder), str(tmp_path / "absent")])
+    extensions.find_extensions.cache_clear()
+
+    found = {extension.name: extension.value for extension in extensions.find_extensions().values()}
+    assert found == {entry.name: entry.value for entry in importlib.metadata.entry_points(group=extensions.GROUP)}
+    assert found.keys() >= {"baseline", "lesson", "stars", "moon", "mars"}
+    assert ubend("moon").output == "many\n"
+
+
+def test_of_two_commands_with_one_name_the_first_is_taken(
+    install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("astronomy", GOOD, stars="stars")
+    write_distribution(tmp_path / "later", "another", {extensions.GROUP: {"stars": "another:stars"}})
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "later")])
+    extensions.find_extensions.cache_clear()
+    assert extensions.find_extensions()["stars"].package == "astronomy"
+
+
 def imported(*words: str) -> set[str]:
-    """What a process with these words imports of the lessons, and torch."""
+    """What a process with these words imports of the lessons, and of what takes long."""
     program = (
         "import sys\nfrom ubend.cli.app import main\n"
         f"main({list(words)!r}, standalone_mode=False)\n"
-        "print('', *(name for name in sys.modules if name.split('.')[0] in ('ubend_lessons', 'torch')))"
+        "slow = {'torch', 'numpy', 'pydantic', 'rich', 'importlib.metadata'}\n"
+        "print('', *(name for name in sys.modules if name in slow or name.startswith('ubend_lessons')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())

@@ -1,23 +1,19 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
-import functools
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ubend._version import __version__
 from ubend.cli import folders, training
 from ubend.cli import models as using
-from ubend.core.click_i18n import Command, MainGroup, Option
+from ubend.cli.extensions import find_extensions, load_extension
+from ubend.core.click_i18n import MainGroup, Option
 from ubend.core.errors import UbendError
 from ubend.core.i18n import _, later
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-EXTENSIONS = "ubend.commands"  # group of entry points
 _FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
@@ -29,12 +25,12 @@ class _Group(MainGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         built_in = super().list_commands(ctx)
-        return [*built_in, *(name for name in sorted(_find_extensions()) if name not in built_in)]
+        return [*built_in, *(name for name in sorted(find_extensions()) if name not in built_in)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name)
-        if command is None and (extension := _find_extensions().get(cmd_name)):
-            return _load_extension(extension)
+        if command is None and (extension := find_extensions().get(cmd_name)):
+            return load_extension(extension)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -67,39 +63,6 @@ class _Group(MainGroup):
                 traceback.print_exc()
                 leave_at_once(1)
             raise
-
-
-@functools.cache
-def _find_extensions() -> "dict[str, EntryPoint]":
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry for entry in entry_points(group=EXTENSIONS)}
-
-
-def _load_extension(entry: "EntryPoint") -> click.Command:
-    """The command; where it cannot be loaded, one that says so in the list of commands and when it is called."""
-    try:
-        command = entry.load()
-        if not isinstance(command, click.Command):
-            raise TypeError(_("{value} is not a click command").format(value=entry.value))
-        return command
-    except Exception as error:
-        problem = _("package {package} is broken ({reason}); update or uninstall it").format(
-            package=(entry.dist and entry.dist.name) or entry.value,
-            reason=" ".join(f"{type(error).__name__}: {error}".split()),
-        )
-
-    def fail(words: tuple[str, ...]) -> None:
-        raise UbendError(problem, key=entry.name)
-
-    return Command(
-        entry.name,
-        callback=fail,
-        help=problem,
-        params=[click.Argument(["words"], nargs=-1)],
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True},
-    )
 
 
 @click.group(

@@ -3,7 +3,6 @@
 import atexit
 import gc
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,6 +73,8 @@ def folder_options(*names: str) -> Callable[[_F], _F]:
 
 def take_conditions(flags: dict[str, Any]) -> "Conditions":
     """The conditions among the flags of a command; they are taken out."""
+    from dataclasses import fields
+
     from ubend.inference.conditions import Conditions
 
     asked = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
