@@ -10,7 +10,6 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ubend.training.border_weights import weigh_borders
 
 import ubend.tasks.fit as job
 from support.discs import open_folder, read_store
@@ -22,6 +21,7 @@ from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
 from ubend.dataset.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
 from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.border_weights import weigh_borders
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.sources import Pictures
 from ubend.inference.predictor import Predictor

@@ -35,12 +35,17 @@ class LimitedMemoryRuntime(PlainRuntime):
         return sums
 
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        found = attempt(self.runtime.measure, items)
-        if found is None:
-            self._halve_validation_batch(len(items))
-            halves = [self.measure(half) for half in np.array_split(items, 2)]
-            return halves[0][0] + halves[1][0], torch.cat([confusions for _sums, confusions in halves])
-        return found
+        found: list[tuple[Tensor, Tensor]] = []
+        while len(items):
+            part = items[: self.training.state.progress.validation_batch]
+            measured = attempt(self.runtime.measure, part)
+            if measured is None:
+                self._halve_validation_batch(len(part))
+                continue
+            found.append(measured)
+            items = items[len(part) :]
+        sums, confusions = zip(*found, strict=True)
+        return torch.stack(sums).sum(dim=0), torch.cat(confusions)
 
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
