@@ -16,7 +16,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import ModelSettings, Settings, settled
 from ubend.dataset import augment as augmentation
-from ubend.dataset.batches import Augment, TrainingBatches
+from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import Source, open_sources
@@ -119,7 +119,7 @@ def make_batches(
     settings: Settings,
     device: torch.device,
     ranks: Ranks = ALONE,
-    augment: Augment = augmentation.augment,
+    augment: augmentation.Augment = augmentation.augment,
 ) -> tuple[TrainingBatches, Source]:
     """The training split as batches, and the validation split; on the device if they fit.
 
