@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
 from ubend.core.device import pick_device, settle
 from ubend.core.errors import DataError, SettingError
@@ -23,6 +24,7 @@ from ubend.core.files import refuse_taken
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.core.progress import Teller
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import Pictures
@@ -180,7 +182,7 @@ def train_breeds(
         finder: of the animals, for views that need it.
     """
     settings = breeds.plan.train
-    batches = prepare(breeds.data, breeds.plan, breeds.device).batches
+    batches = prepare(breeds.data, breeds.plan, breeds.device, augment=accelerate_augmentation(augment)).batches
     of_item = breeds.of_picture[breeds.data.numbers("train")]
     steps = max(epochs, round(epochs * batches.items / settings.batch))
     optimizer = make_optimizer(net, settings)

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
 from ubend.core.device import pick_device, settle
 from ubend.core.plan import Plan
 from ubend.core.progress import Teller
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import Pictures
@@ -90,7 +92,7 @@ def train_recorded(
     settle(where, chosen.train.deterministic)
     found = scan(chosen, where, teller)
     data, plan = found.data, resolve(chosen, found.facts)
-    prepared, built = prepare(data, plan, where), build(data, plan, where)
+    prepared, built = prepare(data, plan, where, augment=accelerate_augmentation(augment)), build(data, plan, where)
     training, runtime = assemble(plan, data, prepared, built, teller)
     numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
     scored = Pictures(data.store, numbers, where, _ROOM_BYTES)

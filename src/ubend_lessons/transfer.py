@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
 from ubend.core.device import fastest_precision
 from ubend.core.errors import SettingError
@@ -17,6 +18,7 @@ from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import change_settings
+from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.drawing.panels import show_picture
@@ -141,7 +143,9 @@ def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> fl
     built = build(data, plan, device)
     if start is not None:
         begin_with(start, built.state, data.labels.names)
-    _training, runtime = assemble(plan, data, prepare(data, plan, device), built, Quiet())
+    _training, runtime = assemble(
+        plan, data, prepare(data, plan, device, augment=accelerate_augmentation(augment)), built, Quiet()
+    )
     run = RunFolder(out)
     run.create()
     with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver, stop_on_signals() as stop:

@@ -12,8 +12,7 @@ from ubend.accel import fused
 from ubend.accel.folded import FoldedUNet, can_fold
 from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
-from ubend.dataset.augment import elastic_basis
-from ubend.dataset.batches import Augment
+from ubend.dataset.augment import Augment, elastic_basis
 from ubend.training.losses import Loss, LossSums
 
 

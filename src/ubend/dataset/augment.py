@@ -28,6 +28,8 @@ _SHOWN_WITHIN = 0.5  # of the window: where the pixel that it must show is put,
 _SHOWN_AT_MOST = 0.75  # and how far out at the picture's border; beyond is left to the elastic field
 _NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
 
+Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
+
 
 Values = TypeVar("Values", NDArray[np.float32], Tensor)
 

@@ -7,7 +7,7 @@ functions of (seed, position).
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from ubend.core.device import send
 from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import (
     FROZEN_COPIES,
+    Augment,
     DeviceDraws,
     augment,
     draw_frozen,
@@ -33,8 +34,6 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import Source
 
 _AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
-
-Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """A data set and a plan -> the batches that are trained on, and the images that are validated on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ubend.core.plan import Plan
-from ubend.dataset.augment import augment
+from ubend.dataset.augment import Augment, augment
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.border_weights import weigh_pictures
 from ubend.dataset.dataset import Dataset
@@ -35,7 +33,7 @@ def prepare(
     plan: Plan,
     device: torch.device,
     process: tuple[int, int] = (0, 1),
-    augment: Callable[..., tuple[Tensor, Tensor]] = augment,
+    augment: Augment = augment,
 ) -> Prepared:
     """Open the training and the validation split.
 
