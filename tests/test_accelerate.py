@@ -129,7 +129,8 @@ def test_what_the_fused_network_does_not_know_runs_plain(case: str, with_referen
     else:
         net.stem[1] = nn.GroupNorm(2, 4, device=DEVICE)  # type: ignore[index, operator]
     plain = copy.deepcopy(net)
-    assert_same(run(net, forward, "training", image), run(plain, plain, "training", image), 0)
+    slack = 0 if DEVICE.type == "cpu" else 1e-9  # a GPU sums in any order
+    assert_same(run(net, forward, "training", image), run(plain, plain, "training", image), slack)
     assert with_reference
 
 

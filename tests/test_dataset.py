@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from support.refusal import raises
-from ubend.core.autoconfig import choose_training
+from ubend.core.autoconfig import resolve
 from ubend.core.errors import DataError, PairError, TrainingError
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, make_settings
@@ -26,10 +26,10 @@ def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: An
     return open_dataset(make_settings(recipe, changes=given), "cpu", cache, Teller())
 
 
-def chosen(data: Dataset) -> dict[str, Any]:
-    """All choices, of the pictures and of the training."""
-    _settings, choices = choose_training(data.settings, data.facts("cpu", ("float32", "a CPU")))
-    return {choice.key: choice.value for choice in [*data.choices, *choices]}
+def chosen(data: Dataset, recipe: Recipe = "modern") -> dict[str, Any]:
+    """All automatic choices, by key."""
+    plan = resolve(make_settings(recipe), data.facts("cpu", ("float32", "a CPU")))
+    return {choice.key: choice.value for choice in plan.choices}
 
 
 @pytest.fixture(scope="session")
@@ -93,13 +93,13 @@ def test_pets(some_pets: Path, shared_cache: Path) -> None:
 def test_tutorials_two_jobs(some_polyps: Path, some_pets: Path, shared_cache: Path) -> None:
     polyps = understand(some_polyps, shared_cache, "tutorial", data__size=64)
     assert polyps.store.channels == 1
-    assert chosen(polyps)["augment.kind"] == "frozen"
-    assert chosen(polyps)["data.mean"] == (0.485,)
+    assert chosen(polyps, "tutorial")["augment.kind"] == "frozen"
+    assert chosen(polyps, "tutorial")["data.mean"] == (0.485,)
     assert (polyps.store.shapes_hw == 64).all()
     pets = understand(some_pets, shared_cache, "tutorial", data__size=64)
     assert pets.store.channels == 3
-    assert chosen(pets)["augment.kind"] == "none"
-    assert chosen(pets)["data.std"] == (0.229, 0.224, 0.225)
+    assert chosen(pets, "tutorial")["augment.kind"] == "none"
+    assert chosen(pets, "tutorial")["data.std"] == (0.229, 0.224, 0.225)
 
 
 # Drawn data

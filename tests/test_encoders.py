@@ -164,8 +164,8 @@ def test_bad_files_of_weights(tmp_path: Path) -> None:
 
 
 def test_normalisation_of_the_weights() -> None:
-    assert pretrained_normalisation("resnet18", 3)[0] == [0.485, 0.456, 0.406]
-    assert pretrained_normalisation("resnet18", 1)[0] == pytest.approx([0.449])
+    assert pretrained_normalisation("resnet18", 3)[0] == (0.485, 0.456, 0.406)
+    assert pretrained_normalisation("resnet18", 1)[0] == pytest.approx((0.449,))
     assert len(pretrained_normalisation("resnet18", 4)[1]) == 4
 
 

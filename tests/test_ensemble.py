@@ -18,7 +18,8 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
-from ubend.models.unet import SegmentationNet, UNet
+from ubend.models.segmentation_net import SegmentationNet
+from ubend.models.unet import UNet
 from ubend.tasks.fit import fit
 
 views = st.sampled_from(SQUARE)

@@ -21,7 +21,8 @@ from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet
-from ubend.models.unet import Decoder, UNet, Unpooling, pad_to_multiple
+from ubend.models.segmentation_net import pad_to_multiple
+from ubend.models.unet import Decoder, UNet, Unpooling
 
 
 class Twice(nn.Module):

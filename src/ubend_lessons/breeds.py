@@ -32,7 +32,8 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
-from ubend.models.unet import UNet, pad_to_multiple
+from ubend.models.segmentation_net import pad_to_multiple
+from ubend.models.unet import UNet
 from ubend.tasks.fit import fit, scan
 from ubend.tasks.gather import gather_settings
 from ubend.training.loop import autocast

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.accel.gate import is_off, usable
-from ubend.models.unet import UNet, check_channels, pad_to_multiple
+from ubend.models.segmentation_net import check_channels, pad_to_multiple
+from ubend.models.unet import UNet
 
 _SAME = (1, 1), (1, 1), (1, 1), 1  # stride, padding, dilation, groups
 

@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ubend.accel.gate import usable
-from ubend.models.unet import UNet, check_channels, pad_to_multiple
+from ubend.models.segmentation_net import check_channels, pad_to_multiple
+from ubend.models.unet import UNet
 
 
 class SecondStream:

@@ -116,7 +116,9 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         choices += _tutorial_job(settings, facts)
     elif facts.pretrained is not None and settings.data.mean is None:
         mean, std = facts.pretrained
-        reason = _("as the pretrained weights of {encoder} know pictures").format(encoder=settings.model.encoder)
+        reason = _("the pretrained weights of {encoder} were trained with these numbers").format(
+            encoder=settings.model.encoder
+        )
         choices += [Choice("data.mean", mean, reason), Choice("data.std", std, reason)]
     if settings.augment.kind == "warp":
         choices += _orientation(settings, facts)

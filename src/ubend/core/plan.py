@@ -83,22 +83,30 @@ class Facts:
 
 
 class DataPlan(DataSettings):
+    """How images are read and split."""
+
     channels: int
     foreground_share: float
 
 
 class AugmentPlan(AugmentSettings):
+    """What is done to a training image."""
+
     kind: Literal["none", "frozen", "warp"]
     orientation: Orientation
     rotation_deg: float
 
 
 class ModelPlan(ModelSettings):
+    """The shape of the network."""
+
     width: int
     skips: tuple[bool, ...]
 
 
 class TrainPlan(TrainSettings):
+    """The optimisation."""
+
     epochs: int
     batch: int
     micro_batch: int

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import Growth, ModelSettings
-from ubend.models.unet import Decoder, SegmentationNet, check_channels, pad_to_multiple
+from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
+from ubend.models.unet import Decoder
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
 

@@ -5,7 +5,8 @@ from typing import Any
 from ubend.core.settings import ModelSettings
 from ubend.models.encoders import EncodedUNet
 from ubend.models.paper import PaperUNet
-from ubend.models.unet import SegmentationNet, UNet
+from ubend.models.segmentation_net import SegmentationNet
+from ubend.models.unet import UNet
 
 Network = SegmentationNet
 NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind unet with `model.encoder`

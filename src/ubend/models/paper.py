@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.i18n import later
-from ubend.models.unet import SegmentationNet, check_channels
+from ubend.models.segmentation_net import SegmentationNet, check_channels
 
 EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
 

@@ -13,10 +13,9 @@ Each stage is one function that is called once and returns one frozen value:
 """
 
 import io
-import platform
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,17 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ubend._version import __version__
 from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
 from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import resolve
 from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import Need, default_cache, refuse_full, write_json, write_text
+from ubend.core.files import Need, default_cache, refuse_full, write_json
 from ubend.core.i18n import _
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Teller
-from ubend.core.settings import Recipe, Settings, dump_toml, make_settings, read_config
+from ubend.core.settings import Recipe, Settings, make_settings, read_config
 from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -61,7 +59,7 @@ from ubend.training.loop import PlainRuntime, Training, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
-from ubend.training.run_folder import FORMAT, RunFolder, free_run_name
+from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.transfer import Start, begin_with
 
 _FEW_IMAGES = 10  # to score on: below, chance moves a mean Dice by about 0.1
@@ -363,26 +361,12 @@ def _open_run(session: _Session, plan: Plan, data: Dataset, training: Training, 
     run.state.unlink(missing_ok=True)  # of a beginning that was killed
     if start is not None or plan.model.pretrained or plan.model.weights is not None:
         save_state(run.state, state)  # so that the run can go on from its first step without the other model
-    write_text(run.settings, dump_toml(plan))
-    write_text(run.data, data.table())
-    if data.skipped or data.folder.skipped:
-        write_text(run.skipped, data.skipped_table())
     facts = {
-        "format": FORMAT,
-        "layout": data.folder.layout,
-        "classes": asdict(data.labels),
-        "remarks": data.remarks,
-        "choices": [choice.line() for choice in plan.choices],
         "begun_with": start and {"path": str(start.path), "sha256": start.sha256, "kept": kept},
         "device": describe_device(device),
         "processes": session.ranks.count,
-        "threads": torch.get_num_threads(),
-        "ubend": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
     }
-    write_json(run.facts, facts)  # last: a run folder with it is whole
+    run.begin(plan, data, facts)
 
 
 def _tell_interrupted(session: _Session, data: Dataset, state: TrainingState) -> None:

@@ -3,12 +3,23 @@
 import contextlib
 import json
 import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ubend._version import __version__
 from ubend.core.errors import OutputError, reason
-from ubend.core.files import MODEL_FILE, clear_leftovers, write_text
+from ubend.core.files import MODEL_FILE, clear_leftovers, write_json, write_text
 from ubend.core.i18n import _
+from ubend.core.settings import dump_toml
+
+if TYPE_CHECKING:
+    from ubend.core.plan import Plan
+    from ubend.dataset.dataset import Dataset
 
 FORMAT = 2  # of run.json; grows when this version could not go on with an older run
 
@@ -110,6 +121,30 @@ class RunFolder:
                 path=self.path,
                 key="--out",
             ) from error
+
+    def begin(self, plan: "Plan", data: "Dataset", facts: Mapping[str, Any]) -> None:
+        """Write what a run begins with; `facts` go to run.json, beside layout, classes, choices and versions."""
+        write_text(self.settings, dump_toml(plan))
+        write_text(self.data, data.table())
+        if data.skipped or data.folder.skipped:
+            write_text(self.skipped, data.skipped_table())
+        import torch  # late: most that asks for a run's files needs no torch
+
+        about = {
+            "format": FORMAT,
+            "layout": data.folder.layout,
+            "classes": asdict(data.labels),
+            "remarks": data.remarks,
+            "choices": [choice.line() for choice in plan.choices],
+        }
+        versions = {
+            "threads": torch.get_num_threads(),
+            "ubend": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
+        write_json(self.facts, {**about, **facts, **versions})  # last: a run folder with it is whole
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """All epochs so far, as the whole file."""
