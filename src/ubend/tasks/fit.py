@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from ubend._version import __version__
@@ -33,9 +32,9 @@ from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, change_settings, dump_toml, make_settings, read_config, settled
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.drawing.curves import LiveCurves, draw_curves
-from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import Predictor, Prepared
-from ubend.inference.strips import Held
+from ubend.evaluation.scores import Decoded, evaluate_pairs
+from ubend.inference.predictor import Predictor
+from ubend.inference.tiling import Source
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks.data import introduce
 from ubend.tasks.gather import gather_settings, source_name
@@ -329,17 +328,15 @@ def _score(run: RunFolder, data: Dataset, settings: Settings, device: torch.devi
         teller.say(_("note: so few pictures say little about others; trust these scores only roughly"))
     numbers, store = data.numbers(part).tolist(), data.store
 
-    def take_stored(number: int) -> Prepared:  # what the files would give, decoded already
-        height, width = store.native_hw[numbers[number]].tolist()
-        return Prepared((height, width), store.image(numbers[number]))
-
+    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
     predictor = Predictor(load_bundle(run.model), device)
 
-    def hold_stored(number: int) -> tuple[Held, NDArray[np.uint8]]:
-        return Held(store.image(numbers[number])), store.mask(numbers[number])
+    def take_stored(number: int) -> Decoded:  # what the files would give
+        height, width = store.native_hw[numbers[number]].tolist()
+        image = Source.of_pixels(store.image(numbers[number]), (height, width))
+        return Decoded(image, store.mask(numbers[number]) if whole else None)
 
-    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
-    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored if whole else None)
+    found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
     scores = {"part": part, "recipe": settings.recipe, **found}
     write_json(run.scores, scores)
     return scores
