@@ -307,6 +307,25 @@ def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(answers[number].prob.sum(axis=0), 1, atol=1e-5)
 
 
+def test_the_one_generator() -> None:
+    """Whole or in tiles, alone or in one pass with images of more tiles: all rows once, from top to bottom."""
+    images = [picture((*size, 3), n) for n, size in enumerate([(32, 32), (70, 50), (32, 32), (31, 64), (90, 32)])]
+    for predictor in (make_tiler(0), make_tiler(32)):
+        rows: dict[int, list[int]] = {number: [] for number in range(len(images))}
+        parts: dict[int, list[torch.Tensor]] = {number: [] for number in rows}
+        for one in predictor.run(map(predictor.prepare, images)):
+            assert one.native().shape[-2:] == (one.rows.stop - one.rows.start, one.native_hw[1])
+            for number, logits in zip(one.numbers, one.native().clone(), strict=True):
+                assert one.native_hw == images[number].shape[:2]
+                rows[number] += range(one.rows.start, one.rows.stop)
+                parts[number].append(logits)
+                assert one.is_last == (rows[number][-1] + 1 == one.native_hw[0])
+        for number, image in enumerate(images):
+            assert rows[number] == list(range(len(image)))
+            prob = torch.cat(parts[number], dim=1).softmax(0)
+            np.testing.assert_allclose(prob, predictor(image).prob, atol=1e-4)
+
+
 def test_masks_of_whole_pictures() -> None:
     predictor = make_predictor()
     images = [picture((*size, 3), number) for number, size in enumerate(SIZES)]
