@@ -32,7 +32,7 @@ from timing import (
 )
 from ubend.core.device import fastest_precision
 from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
-from ubend.inference.tiling import plan_tiles
+from ubend.inference.tiling import Tiling
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle
@@ -79,7 +79,7 @@ def big_variants(device: torch.device, width: int, side: int, tile: int) -> list
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     megapixels = side * side / 1e6
     count = max(1, TILE_BATCH_PIXELS[device.type != "cpu"] // tile**2)
-    tiles = plan_tiles((side, side), tile, OVERLAP).count
+    tiles = Tiling(tile, OVERLAP).plan((side, side)).count
     batch = torch.zeros(count, 3, tile, tile, dtype=torch.uint8, device=device)
 
     def alone() -> None:

@@ -18,8 +18,11 @@ from ubend.core.errors import DataError
 from ubend.core.progress import Teller
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import Logits, Predictor, Prepared
+from ubend.inference.predictor import Logits, Predictor
+from ubend.inference.tiling import Source
+from ubend.io.decode import read_header
 from ubend.io.images import read_image, resize_mask
+from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
@@ -31,22 +34,23 @@ from ubend.tasks.fit import fit
 class Oracle:
     """A predictor that knows the masks; its logits are at the picture's own size. Answers come backwards."""
 
-    tiling = None
-
     def __init__(self, labels: LabelMap, pairs: list[Pair], wrong: bool = False) -> None:
         self.labels, self.pairs, self.wrong = labels, pairs, wrong
 
-    def prepare(self, path: Path) -> Prepared:
-        image = read_image(path)
-        return Prepared((image.shape[0], image.shape[1]), image)
+    def inspect(self, path: Path) -> Header:
+        return read_header(path)
 
-    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
-        for number, (native_hw, _small) in reversed(list(enumerate(pictures))):
+    def prepare(self, path: Path, header: Header) -> Source:
+        return Source.of_pixels(read_image(path), header.size_hw)
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        for number, source in reversed(list(enumerate(sources))):
+            native_hw = source.native_hw
             index = read_class_map(self.pairs[number], native_hw, self.labels).classes % self.labels.classes
             if self.wrong:
                 index = (index + 1) % self.labels.classes
             hot = np.arange(self.labels.classes)[:, None, None] == index
-            yield Logits([number], native_hw, torch.from_numpy(60.0 * hot[None]).float())
+            yield Logits([number], native_hw, slice(0, native_hw[0]), torch.from_numpy(60.0 * hot[None]).float())
 
 
 def write_pairs(folder: Path, masks: list[np.ndarray]) -> list[Pair]:
@@ -60,7 +64,7 @@ def write_pairs(folder: Path, masks: list[np.ndarray]) -> list[Pair]:
 
 
 def score(labels: LabelMap, pairs: list[Pair], **given: Any) -> dict[str, Any]:
-    return evaluate_pairs(Oracle(labels, pairs, **given), pairs)  # type: ignore[arg-type]
+    return evaluate_pairs(Oracle(labels, pairs, **given), pairs)
 
 
 def test_perfect_answers(tmp_path: Path) -> None:

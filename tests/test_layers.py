@@ -16,7 +16,6 @@ SOURCE = ROOT / "src" / "ubend"
 TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "objects", "cli"]
 TORCH_FREE_MODULES = [
     "inference.tiling",
-    "inference.strips",
     "inference.postprocess",
     "tasks.options",
     "tasks.reading",

@@ -144,7 +144,7 @@ def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:
 def large(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A georeferenced TIFF of 300 x 260 px that counts as large, its pixels discs."""
     monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
-    monkeypatch.setattr(job, "_ROWS", 100)
+    monkeypatch.setattr("ubend.tasks.shares._ROWS", 100)
     rows = [
         np.hstack([np.asarray(Image.open(images / f"disc{r * 6 + c:02d}.png")) for c in range(6)]) for r in range(4)
     ]

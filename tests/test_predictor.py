@@ -13,6 +13,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference import prefetch as ahead
+from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
 from ubend.models.model_file import save_bundle
@@ -122,7 +123,7 @@ def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
     assert numbers == list(range(70))
     assert [shape[0] for shape in passes] == [32, 32, 6]
     passes.clear()
-    monkeypatch.setattr(subject, "_BATCH_PIXELS", 3 * 32 * 32)
+    monkeypatch.setattr(predictor, "_batch_pixels", 3 * 32 * 32)
     assert len(list(predictor.predict(picture((32, 32, 3), n) for n in range(7)))) == 7
     assert [shape[0] for shape in passes] == [3, 3, 1]
 
@@ -135,7 +136,7 @@ def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
     images = [picture((*size, 3), n) for n, size in enumerate([(33, 31), (34, 30), (33, 31), (66, 62), (33, 31)])]
     prepared = [predictor.prepare(image) for image in images]
-    assert {one.small.shape[:2] for one in prepared} == {(33, 31), (34, 30)}
+    assert {one.size_hw for one in prepared} == {(33, 31), (34, 30)}
     answers = list(predictor.run(prepared))
     assert passes == [(5, 3, 36, 32)]
     assert [(one.numbers, one.native_hw) for one in answers] == [
@@ -201,7 +202,7 @@ def test_shares() -> None:
     assert sum(shares.values()) == pytest.approx(1)
     for index, name in enumerate(predictor.labels.names):
         assert shares[name] == (answer.mask == index).mean()
-    empty = subject.Prediction(np.zeros((2, 2), np.uint8), answer.prob, predictor.labels)
+    empty = Prediction(np.zeros((2, 2), np.uint8), answer.prob, predictor.labels)
     assert list(empty.shares().values()) == [1.0, 0.0, 0.0]
 
 
@@ -293,7 +294,7 @@ def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) ->
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
-    monkeypatch.setattr(subject, "TILE_BATCH_PIXELS", (8 * 32 * 32, 8 * 32 * 32))
+    monkeypatch.setattr(predictor, "_batch_pixels", 8 * 32 * 32)
     images = [picture((50, 60 + n, 3), n) for n in range(5)] + [picture((9, 70, 3), 9), picture((1, 1, 3), 10)]
     answers = dict(predictor.predict(iter(images)))
     assert sorted(answers) == list(range(7))
@@ -304,6 +305,25 @@ def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(answers[number].prob, predictor(image).prob, atol=1e-4)
         np.testing.assert_array_equal(masks[number], answers[number].mask)
         np.testing.assert_allclose(answers[number].prob.sum(axis=0), 1, atol=1e-5)
+
+
+def test_the_one_generator() -> None:
+    """Whole or in tiles, alone or in one pass with images of more tiles: all rows once, from top to bottom."""
+    images = [picture((*size, 3), n) for n, size in enumerate([(32, 32), (70, 50), (32, 32), (31, 64), (90, 32)])]
+    for predictor in (make_tiler(0), make_tiler(32)):
+        rows: dict[int, list[int]] = {number: [] for number in range(len(images))}
+        parts: dict[int, list[torch.Tensor]] = {number: [] for number in rows}
+        for one in predictor.run(map(predictor.prepare, images)):
+            assert one.native().shape[-2:] == (one.rows.stop - one.rows.start, one.native_hw[1])
+            for number, logits in zip(one.numbers, one.native().clone(), strict=True):
+                assert one.native_hw == images[number].shape[:2]
+                rows[number] += range(one.rows.start, one.rows.stop)
+                parts[number].append(logits)
+                assert one.is_last == (rows[number][-1] + 1 == one.native_hw[0])
+        for number, image in enumerate(images):
+            assert rows[number] == list(range(len(image)))
+            prob = torch.cat(parts[number], dim=1).softmax(0)
+            np.testing.assert_allclose(prob, predictor(image).prob, atol=1e-4)
 
 
 def test_masks_of_whole_pictures() -> None:
@@ -343,9 +363,9 @@ def test_deep_pictures_in_tiles() -> None:
 def test_class_index() -> None:
     """torch's argmax, the first of equals."""
     logits = torch.randint(0, 4, (5, 40, 50)).float()
-    assert subject.class_index(logits).dtype == torch.uint8
-    np.testing.assert_array_equal(subject.class_index(logits), logits.numpy().argmax(axis=0))
-    assert subject.class_index(logits[:1]).max() == 0
+    assert class_index(logits).dtype == torch.uint8
+    np.testing.assert_array_equal(class_index(logits), logits.numpy().argmax(axis=0))
+    assert class_index(logits[:1]).max() == 0
 
 
 @pytest.mark.parametrize(("sizes", "most"), [([0] * 20, 9), ([40] * 20, 4), ([1000] * 20, 2), ([40, 1000, 0, 0], 4)])

@@ -1,4 +1,4 @@
-"""The files that CONTRIBUTING.md names for the way through `fit` and `predict`: they are the ones that a run goes through."""
+"""The files that CONTRIBUTING.md names for the way of `fit` and of `predict` are those that a run goes through."""
 
 import inspect
 import re

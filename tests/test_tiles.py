@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.inference.tiling import Axis, Blender, TilePlan, plan_tiles
+from ubend.inference.tiling import Axis, Blender, TilePlan, Tiling
 from ubend.models.unet import UNet
 
 CPU = torch.device("cpu")
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 700))
 PLANS = st.builds(
-    lambda size_hw, tile, overlap, depth, margin: plan_tiles(size_hw, tile, overlap, multiple=2**depth, margin=margin),
+    lambda size_hw, tile, overlap, depth, margin: Tiling(tile, overlap, 2**depth, margin).plan(size_hw),
     st.tuples(SIDES, SIDES),
     st.integers(1, 300),
     st.floats(0, 1, exclude_max=True),
@@ -89,7 +89,7 @@ def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 def test_overlap_is_at_least_what_was_asked(overlap: float) -> None:
-    axis = plan_tiles((5000, 64), 512, overlap).rows
+    axis = Tiling(512, overlap).plan((5000, 64)).rows
     shared = [axis.tile - (b - a) for a, b in zip(axis.starts, axis.starts[1:], strict=False)]
     assert min(shared) >= overlap * 512 - 1
     assert all(start % 16 == 0 for start in axis.starts)
@@ -97,7 +97,7 @@ def test_overlap_is_at_least_what_was_asked(overlap: float) -> None:
 
 
 def test_every_pixel_has_one_tile_with_a_margin() -> None:
-    axis = plan_tiles((200, 1), 64, multiple=16, margin=12).rows
+    axis = Tiling(64, margin=12).plan((200, 1)).rows
     assert axis.starts == (0, 64, 128, 144)
     assert set(np.unique(axis.weights)) == {0, 1}
     np.testing.assert_array_equal(axis.needed(0)[:14], [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1])
@@ -166,8 +166,8 @@ def test_overlap_tile_equals_the_whole(size_hw: tuple[int, int], tile: int) -> N
     torch.manual_seed(1)
     network = ValidNet()
     image = torch.rand(1, *size_hw)
-    plan = plan_tiles(size_hw, tile, multiple=network.multiple, margin=network.margin)
-    whole = plan_tiles(size_hw, 10_000, multiple=network.multiple, margin=network.margin)
+    plan = Tiling(tile, multiple=network.multiple, margin=network.margin).plan(size_hw)
+    whole = Tiling(10_000, multiple=network.multiple, margin=network.margin).plan(size_hw)
     assert whole.count == 1
     found, _rows = blend(plan, image, network)
     expected, _rows = blend(whole, image, network)
@@ -184,9 +184,9 @@ def test_tiled_unet_equals_the_whole() -> None:
         image = torch.rand(1, 700, 531)
         expected = network(image[None])[0]
     assert expected.std() > 0.01
-    plan = plan_tiles((700, 531), 512, 0.5)
+    plan = Tiling(512, 0.5).plan((700, 531))
     assert plan.count == 4
     found, _rows = blend(plan, image, network)
     assert (found - expected).abs().max() < 1e-4
-    shifted, _rows = blend(plan_tiles((700, 531), 512, 0.5, multiple=1), image, network)
+    shifted, _rows = blend(Tiling(512, 0.5, multiple=1).plan((700, 531)), image, network)
     assert (shifted - expected).abs().max() > 5e-4, "off the poolings' grid answers differ, so the test can fail"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ubend.dataset.sample import draw_sample as draw_sample
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
-    from ubend.inference.predictor import Prediction as Prediction
+    from ubend.inference.prediction import Prediction as Prediction
     from ubend.inference.predictor import Predictor as Predictor
     from ubend.labels.class_table import IGNORED as IGNORED
     from ubend.labels.class_table import LabelMap as LabelMap
@@ -38,7 +38,7 @@ _HOMES = {
     "Ensemble": "ubend.inference.ensemble",
     "FitResult": "ubend.tasks.fit",
     "LabelMap": "ubend.labels.class_table",
-    "Prediction": "ubend.inference.predictor",
+    "Prediction": "ubend.inference.prediction",
     "Predictor": "ubend.inference.predictor",
     "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",

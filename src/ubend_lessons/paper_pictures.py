@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from ubend.core.i18n import _
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import draw_grid, load_font
-from ubend.inference.tiling import plan_tiles
+from ubend.inference.tiling import Tiling
 from ubend.models.paper import EDGE_PX, valid_margin
 
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)
@@ -129,10 +129,10 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
     Args:
         image: (H, W, C).
         depth: of the network.
-        tile_px: side of what a tile gives, px, as of `plan_tiles`.
+        tile_px: side of what a tile gives, px, see `Tiling`.
     """
     margin = valid_margin(depth)
-    plan = plan_tiles(image.shape[:2], tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX)
+    plan = Tiling(tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX).plan(image.shape[:2])
     rows, columns = plan.rows.needed_by_all(), plan.columns.needed_by_all()
     whole = to_rgb(image[rows[:, None], columns])
     own = np.s_[margin : margin + image.shape[0], margin : margin + image.shape[1]]

@@ -22,8 +22,9 @@ from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.drawing.panels import show_picture
-from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import Predictor, Prepared
+from ubend.evaluation.scores import Decoded, evaluate_pairs
+from ubend.inference.predictor import Predictor
+from ubend.inference.tiling import Source
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble
@@ -174,11 +175,11 @@ def _take_part(breeds: Breeds, count: int) -> Dataset:
 def _score(data: Dataset, predictor: Predictor) -> float:
     store, numbers = data.store, _evenly(data.numbers("test"), _MOST_SCORED).tolist()
 
-    def take_stored(place: int) -> Prepared:
+    def take_stored(place: int) -> Decoded:
         height, width = store.native_hw[numbers[place]].tolist()
-        return Prepared((height, width), store.image(numbers[place]))
+        return Decoded(Source.of_pixels(store.image(numbers[place]), (height, width)))
 
-    scores = evaluate_pairs(predictor, [data.folder.pairs[number] for number in numbers], prepare=take_stored)
+    scores = evaluate_pairs(predictor, [data.folder.pairs[number] for number in numbers], decoded=take_stored)
     return float(scores["native"]["dice"]["per_image"]["mean_foreground"])
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ubend.core.errors import OutputError, reason
+from ubend.core.errors import DataError, OutputError, reason
 from ubend.core.i18n import _
 
 
@@ -83,6 +83,25 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
         if resumable:
             said = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
         raise OutputError(said.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
+
+
+def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> None:
+    """Fail where two inputs would be written to one file.
+
+    Args:
+        files: an input, and the files that are to be written for it.
+        what: what they would overwrite, for people.
+    Raises:
+        DataError: some would.
+    """
+    owners: dict[Path, list[Path]] = {}
+    for owner, own in files:
+        for file in own:
+            owners.setdefault(file, []).append(owner)
+    twice = sorted({str(path) for paths in owners.values() if len(paths) > 1 for path in paths})
+    if twice:
+        said = _("{names} would overwrite each other's {what}; give each its own --out")
+        raise DataError(said.format(names=", ".join(twice[:6]), what=what), path=Path(twice[0]), key="--out")
 
 
 MODEL_FILE = "model.safetensors"  # of a run folder

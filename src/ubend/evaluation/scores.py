@@ -1,13 +1,13 @@
 """Predictor + pairs -> scores.
 
-Two sizes: *native*, the picture's own, against the untouched mask (the honest one); and *model size*,
+Two sizes: *native*, the image's own, against the untouched mask (the honest one); and *model size*,
 the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
-predictor cuts pictures into tiles, both are one.
+network sees images at their own size, as in tiles, both are one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from ubend.core.device import send, tell_out_of_memory
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.dataset.store import read_class_map
-from ubend.inference.predictor import Logits, Predictor, Prepared, class_index, too_large
+from ubend.inference.accepts import too_large
+from ubend.inference.prediction import class_index
+from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import map_ahead
-from ubend.inference.strips import Held
-from ubend.io.decode import read_header
+from ubend.inference.tiling import Source
 from ubend.io.images import resize_mask
+from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import (
@@ -31,158 +33,143 @@ from ubend.metrics.overlap import (
     iou_from_confusion,
     summarise_overlap,
 )
-from ubend.training.losses import sum_cross_entropy, sums_dtype
+from ubend.training.losses import sum_cross_entropy
 
-_LARGE_PIXELS = 2**24  # of a picture
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
 class Answering(Protocol):
-    """What can be scored on whole pictures: a `Predictor` without tiles, or a `Baseline`, which answers in the same
-    way."""
+    """What can be scored: a `Predictor`, or a `Baseline`, which answers in the same way."""
 
     @property
     def labels(self) -> LabelMap:
         """The class table."""
 
-    def prepare(self, image: Path) -> Prepared:
-        """A picture's file at the size at which it is looked at."""
+    def inspect(self, path: Path) -> Header:
+        """An image file's header; DataError: it is of another kind."""
 
-    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
-        """Logits of each picture, in any order."""
+    def prepare(self, image: Path, header: Header) -> Source:
+        """An image's file at the size at which it is looked at."""
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        """Logits of each image, in any order."""
+
+
+class Decoded(NamedTuple):
+    """An image that is decoded already, as `prepare` would give it, and its (H, W) class indices.
+
+    `truth` None: they are read from the mask's file.
+    """
+
+    image: Source
+    truth: NDArray[np.uint8] | None = None
 
 
 def evaluate_pairs(
-    predictor: Predictor,
+    predictor: Answering,
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
-    prepare: Callable[[int], Prepared] | None = None,
-    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None = None,
+    decoded: Callable[[int], Decoded] | None = None,
 ) -> dict[str, Any]:
-    """Scores of a model on pictures with masks.
+    """Scores of a model on images with masks.
 
     Args:
         predictor: the model.
-        pairs: pictures with masks.
+        pairs: images with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
-        prepare: gives a picture, by its place in `pairs`, at model size, as the predictor would make it of the file;
-            None: it does so.
-        hold: the same for a predictor that cuts tiles: a picture at its own size, and its (H, W) class indices.
+        decoded: gives an image by its place in `pairs`; None: the files are read.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
         mean, and the mean without the background), `pixel_accuracy`, `cross_entropy` (mean per pixel,
         nats), `true_share` and `predicted_share` of each class; and
-        `per_picture`, the native Dice and IoU of each class for every picture.
+        `per_picture`, the native Dice and IoU of each class for every image.
     Raises:
-        DataError: a picture or mask cannot be read, sizes differ, or a mask value has no class.
+        DataError: an image or mask cannot be read, sizes differ, or a mask value has no class.
     """
     known = labels or predictor.labels
-    if predictor.tiling is None:
-        return evaluate_whole(predictor, pairs, known, prepare)
-    confusions, losses = _score_strips(predictor, pairs, known, hold)
-    both = _summary(confusions, losses, known)
-    return {"native": both, "model_size": both, "per_picture": _per_picture(confusions, pairs, known)}
-
-
-def evaluate_whole(
-    predictor: Answering,
-    pairs: Sequence[Pair],
-    known: LabelMap,
-    prepare: Callable[[int], Prepared] | None = None,
-) -> dict[str, Any]:
-    """`evaluate_pairs` of what looks at whole pictures; `known` are its `labels`."""
-    counts = {size: _Counts(len(pairs), known.classes) for size in ("native", "model_size")}
+    native, small = (_Counts(len(pairs), known.classes) for _size in range(2))
     truths: dict[int, NDArray[np.uint8]] = {}
 
-    def look(number: int) -> tuple[Prepared, NDArray[np.uint8]]:
-        picture = prepare(number) if prepare else predictor.prepare(pairs[number].image)
-        return picture, _read_truth(pairs[number], picture.native_hw, known)
-
-    def pictures() -> Iterator[Prepared]:
-        for number, (picture, truth) in enumerate(map_ahead(look, range(len(pairs)))):
+    def sources() -> Iterator[Source]:
+        for number, (image, truth) in enumerate(_read(predictor, pairs, known, decoded)):
             truths[number] = truth
-            yield picture
+            yield image
 
-    for logits in predictor.run(pictures()):
-        truth = np.stack([truths.pop(number) for number in logits.numbers])
+    for logits in predictor.run(sources()):
+        truth = np.stack([truths[number][logits.rows] for number in logits.numbers])
         with tell_out_of_memory(too_large(logits.native_hw)):
-            h, w = logits.values.shape[-2:]
-            counts["native"].add(logits.numbers, logits.native(), truth)
-            counts["model_size"].add(logits.numbers, logits.values, resize_mask(truth, (int(h), int(w))))
-    found = {size: count.fetch() for size, count in counts.items()}
+            counted = native.add(logits.numbers, logits.native(), truth)
+            h, w = map(int, logits.values.shape[-2:])
+            if truth.shape[1:] == (h, w):
+                small.add_counted(logits.numbers, *counted)
+            else:
+                small.add(logits.numbers, logits.values, resize_mask(truth, (h, w)))
+        if logits.is_last:
+            for number in logits.numbers:
+                del truths[number]
     return {
-        **{size: _summary(*found[size], known) for size in counts},
-        "per_picture": _per_picture(found["native"][0], pairs, known),
+        "native": _summary(*native.fetch(), known),
+        "model_size": _summary(*small.fetch(), known),
+        "per_picture": _per_picture(native.fetch()[0], pairs, known),
     }
 
 
-def _score_strips(
-    predictor: Predictor,
-    pairs: Sequence[Pair],
-    labels: LabelMap,
-    hold: Callable[[int], tuple[Held, NDArray[np.uint8]]] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(N, C, C) confusions and (N,) cross entropies at native size, strip by strip: no picture's logits are whole."""
-    classes, device = labels.classes, predictor.device
-    confusions = torch.zeros((len(pairs), classes, classes), dtype=torch.int64, device=device)
-    losses = torch.zeros(len(pairs), dtype=sums_dtype(device), device=device)
-    truths: dict[int, NDArray[np.uint8]] = {}
+def _read(
+    predictor: Answering, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], Decoded] | None
+) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
+    """Each image and its (H, W) class indices, read ahead; few large ones, which would fill the memory."""
+    if decoded is not None:
 
-    def look(number: int) -> tuple[Held, NDArray[np.uint8]]:
-        if hold:
-            return hold(number)
-        picture = predictor.hold(pairs[number].image)
-        return picture, _read_truth(pairs[number], picture.size_hw, labels)
+        def take(number: int) -> tuple[Source, NDArray[np.uint8]]:
+            image, truth = decoded(number)
+            return image, _read_truth(pairs[number], image.native_hw, labels) if truth is None else truth
 
-    # several large ones that are read ahead would fill the memory
-    headers = [] if hold else [read_header(pair.image, predictor.bundle.sizing.channels) for pair in pairs]
-    large = any(header.height * header.width > _LARGE_PIXELS for header in headers)
+        return map_ahead(take, range(len(pairs)))
 
-    def pictures() -> Iterator[Held]:
-        found = map(look, range(len(pairs))) if large else map_ahead(look, range(len(pairs)))
-        for number, (picture, truth) in enumerate(found):
-            truths[number] = truth
-            yield picture
+    def inspect(pair: Pair) -> tuple[Pair, Header]:
+        return pair, predictor.inspect(pair.image)
 
-    for strip in predictor.strips(pictures()):
-        number, logits = strip.picture, strip.logits[None]
-        with tell_out_of_memory(too_large(strip.size_hw)):
-            # a copy: what is mapped from a file cannot be written to, which torch warns of
-            target = send(torch.from_numpy(np.array(truths[number][strip.rows])), device)[None]
-            guess = class_index(strip.logits)[None]
-            confusions[number] += count_confusion_batch(guess, target, classes)[0]
-            losses[number] += sum_cross_entropy(logits, target)[0]
-        if strip.is_last:
-            del truths[number]
-    return confusions.cpu().numpy(), losses.cpu().double().numpy()
+    def read(inspected: tuple[Pair, Header]) -> tuple[Source, NDArray[np.uint8]]:
+        pair, header = inspected
+        image = predictor.prepare(pair.image, header)
+        return image, _read_truth(pair, image.native_hw, labels)
+
+    return map_ahead(read, map_ahead(inspect, pairs), lambda inspected: inspected[1].bytes(inspected[1].channels))
 
 
 class _Counts:
-    """Confusions and cross entropies of pictures; they stay on the device until there are many, since to fetch
+    """Confusions and cross entropies of images; they stay on the device until there are many, since to fetch
     them is to wait for it."""
 
-    def __init__(self, pictures: int, classes: int) -> None:
-        self._confusions = np.zeros((pictures, classes, classes), np.int64)
-        self._losses = np.zeros(pictures)
+    def __init__(self, images: int, classes: int) -> None:
+        self._confusions = np.zeros((images, classes, classes), np.int64)
+        self._losses = np.zeros(images)
         self._numbers: list[int] = []
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, numbers: list[int], logits: Tensor, truth: NDArray[np.uint8]) -> None:
-        """Count pictures of one size: (n, C, H, W) logits, (n, H, W) class index or IGNORED."""
-        classes = self._confusions.shape[1]
+    def add(self, numbers: list[int], logits: Tensor, truth: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Count rows of images: (n, C, h, W) logits, (n, h, W) class index or IGNORED; returns what was counted."""
         target = send(torch.from_numpy(truth), logits.device)
-        confusion = count_confusion_batch(logits.argmax(dim=1).to(torch.uint8), target, classes)
+        guess = class_index(logits.movedim(1, 0))
+        confusion = count_confusion_batch(guess, target, self._confusions.shape[1])
+        loss = sum_cross_entropy(logits, target)
+        self.add_counted(numbers, confusion, loss)
+        return confusion, loss
+
+    def add_counted(self, numbers: list[int], confusion: Tensor, loss: Tensor) -> None:
+        """Add what `add` of another one has counted."""
         self._numbers += numbers
-        self._waiting.append((confusion, sum_cross_entropy(logits, target)))
-        if len(self._numbers) * classes**2 >= _CELLS_WAITING:
+        self._waiting.append((confusion, loss))
+        if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
             self.fetch()
 
     def fetch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each picture."""
+        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each image."""
         if self._waiting:
             confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
-            self._confusions[self._numbers], self._losses[self._numbers] = confusions, losses
+            np.add.at(self._confusions, self._numbers, confusions)
+            np.add.at(self._losses, self._numbers, losses)
             self._numbers, self._waiting = [], []
         return self._confusions, self._losses
 

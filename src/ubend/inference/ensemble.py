@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import read_config
-from ubend.inference.predictor import Prediction, Predictor
+from ubend.inference.accepts import take_pixels
+from ubend.inference.prediction import Prediction
+from ubend.inference.predictor import Predictor
 from ubend.inference.predictor import load as load_one
 from ubend.io.images import fit_channels
 from ubend.models.model_file import Bundle
@@ -156,7 +158,7 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
 def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
     """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
     if isinstance(image, str | Path):
-        return predictor.hold(image).pixels
+        return take_pixels(image, predictor.bundle)
     pixels = np.asarray(image)
     fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
     return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words

@@ -1,10 +1,12 @@
-"""Picture of any size -> probabilities -> mask.
+"""Image of any size -> logits -> probabilities or mask: one way for whole images and for tiles.
 
-C classes, H x W pixels of the picture's own size, h x w of the size that the network sees.
+`Predictor.run` is that way: sources are read by rows of tiles, tiles of one size share a forward pass, and their logits
+are merged. C classes, H x W pixels of an image, h x w of the size that the network sees, n images of one size.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,87 +19,81 @@ from torch import Tensor
 
 from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, fastest_precision, pick_device, send, tell_out_of_memory
-from ubend.core.errors import DataError, Problem, SettingError
+from ubend.core.errors import SettingError
 from ubend.core.i18n import _
+from ubend.inference.accepts import Image, inspect_file, take_pixels, too_large
+from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.prefetch import map_ahead
-from ubend.inference.strips import Held, Source, Strip, Tiling, blend_rows, cut_rows, fetch_strips, read_row
-from ubend.io.decode import read_header
-from ubend.io.images import model_size, read_image, resize_array, resize_image, straighten
+from ubend.inference.tiling import (
+    Blender,
+    Source,
+    TilePlan,
+    TileRow,
+    Tiling,
+    plan_rows,
+    plan_whole,
+    read_row,
+)
+from ubend.io.images import model_size, resize_array, resize_image
 from ubend.io.raster import Header
-from ubend.labels.class_table import LabelMap
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
-_BATCH_PICTURES = 32  # in one forward pass
-_GPU_BATCH_PICTURES = 128  # likewise: many small ones keep a GPU as busy as few large ones
+_BATCH_IMAGES = (32, 128)  # whole images in one, on a CPU and on a GPU, which many small ones keep busy
 TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles, on a CPU, which larger batches make no faster, and on a GPU
 _TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
-_NATIVE_VALUES = 2**22  # logits at the pictures' own size at once; one picture may have more
-_HELD_BYTES = 2**28  # of pictures, and masks of their own size, kept back until others of their model size come
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one picture, at the picture's own size.
-
-    Attributes:
-        mask: (H, W) uint8 class index.
-        prob: (C, H, W) float32 probabilities; they add up to 1 over C.
-        labels: the class table.
-    """
-
-    mask: NDArray[np.uint8]
-    prob: NDArray[np.float32]
-    labels: LabelMap
-
-    def shares(self) -> dict[str, float]:
-        """Share of the pixels that each class takes, 0..1."""
-        counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)
-        return {name: int(count) / self.mask.size for name, count in zip(self.labels.names, counts, strict=True)}
-
-
-class Prepared(NamedTuple):
-    """A picture as the network is given it.
-
-    Attributes:
-        native_hw: (H, W) of the picture itself, px.
-        small: (h, w, channels) the picture at model size.
-    """
-
-    native_hw: tuple[int, int]
-    small: NDArray[Any]
+_NATIVE_VALUES = 2**22  # logits at the images' own size at once; one image may have more
+_HELD_BYTES = 2**28  # of images, and masks of their own size, held back until others of their model size come
+_GROUPS = 4  # batches of tiles of other sizes that wait at most
 
 
 @dataclass(frozen=True)
 class Logits:
-    """The network's answer to n pictures of one size.
+    """The network's answer to n images of one size, or to some rows of one image; to be used before the next is asked
+    for, since its memory is used again.
 
     Attributes:
-        numbers: of the pictures, in the order they came.
+        numbers: of the images, in the order they came.
         native_hw: (H, W) of each of them, px.
-        values: (n, C, h, w) float32 logits at model size, on the device.
+        rows: of the image itself; those of one image come from top to bottom.
+        values: (n, C, h, w) float32 logits of these rows at model size, on the device.
     """
 
     numbers: list[int]
     native_hw: tuple[int, int]
+    rows: slice
     values: Tensor
 
     def native(self) -> Tensor:
-        """(n, C, H, W) logits at the pictures' own size."""
-        return resize_image(self.values, self.native_hw)
+        """(n, C, rows, W) logits at the images' own size."""
+        return resize_image(self.values, (self.rows.stop - self.rows.start, self.native_hw[1]))
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the images end with these rows."""
+        return bool(self.rows.stop == self.native_hw[0])
+
+
+class _Tile(NamedTuple):
+    """A tile that waits for its forward pass: (h, w, channels), in main memory if it is a whole image."""
+
+    row: TileRow
+    column: int
+    pixels: Tensor
+    held_bytes: int
 
 
 class Predictor:
-    """A model ready to be used: `predictor(picture).mask`.
+    """A model ready to be used: `predictor(image).mask`.
 
-    A picture is resized to the size at which the model was trained, or, by a model of windows of pictures at their
-    own scale, kept at that scale and cut into tiles that overlap.
+    An image is resized to the size at which the model was trained, or, by a model of crops of images at their own
+    scale, kept at that scale and cut into tiles that overlap.
 
     Args:
         bundle: the model.
-        device: as of `load`.
-        tiles: side of the tiles in px; 0: pictures go through the network whole; None: as the model was trained.
+        device: see `load`.
+        tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
         overlap: share of a tile's side that neighbours have in common, 0 <= overlap < 1.
     """
 
@@ -123,18 +119,17 @@ class Predictor:
         self.model = model.eval()
         low = bundle.precision == "bfloat16" and fastest_precision(self.device)[0] == "bfloat16"
         self.precision = torch.bfloat16 if low else torch.float32
-        plain = partial(_compute, self.model, self.precision)
-        self._infer = accelerate_inference(plain, self.model, self.precision)
-        self._most_pictures = _GPU_BATCH_PICTURES if self.device.type == "cuda" else _BATCH_PICTURES
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
         net, self.tiling = self.model, None
         if tiles:  # without padding they are seamless side by side; else they are blended
             self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
-        self._batch_pixels: int | None = None  # instead of _BATCH_PIXELS, since memory ran out
+        network = self.model.forward_tiles if tiles else self.model
+        self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
+        self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
-    def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
-        """Predict one picture.
+    def __call__(self, image: Image) -> Prediction:
+        """Predict one image.
 
         Args:
             image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
@@ -144,209 +139,199 @@ class Predictor:
         """
         return next(iter(self.predict([image])))[1]
 
-    def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each picture, in the order in which batches of one size get full."""
-        for number, prob in self._answer(images, lambda logits: logits.softmax(dim=-3)):
+    def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of each image, in the order in which batches of one size get full."""
+        for number, prob in self._answer(images, lambda native: native.softmax(dim=1)):
             yield number, Prediction(prob.argmax(axis=0).astype(np.uint8), prob, self.labels)
 
-    def predict_masks(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each picture, as in `predict`, without the probabilities in main memory."""
-        return self._answer(images, lambda logits: class_index(logits.movedim(-3, 0)))
+    def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(number, (H, W) class index) of each image, as in `predict`, without the probabilities in main memory."""
+        return self._answer(images, lambda native: class_index(native.movedim(1, 0)))
 
-    def _answer(
-        self, images: Iterable[NDArray[Any] | Path | str], make: Callable[[Tensor], Tensor]
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (..., H, W)) of each image, of what `make` makes of (..., C, H, W) logits."""
-        if self.tiling is not None:
-            yield from self._join(self.strips(map_ahead(self.hold, images, _bytes_given)), make)
-            return
-        for logits in self.run(map_ahead(self.prepare, images, _bytes_given)):
-            with tell_out_of_memory(too_large(logits.native_hw)):
-                made = make(logits.native()).cpu().numpy()
-            yield from zip(logits.numbers, made, strict=True)
+    def _answer(self, images: Iterable[Image], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (..., H, W)) of each image, of what `make` makes of (n, C, H, W) logits."""
+        begun: dict[int, NDArray[Any]] = {}
+        sources = map_ahead(self.prepare, images, _bytes_given)
+        for part, (made,) in fetch(self.run(sources), lambda native: [make(native)]):
+            for number, rows in zip(part.numbers, made, strict=True):
+                if number not in begun:
+                    begun[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
+                begun[number][..., part.rows, :] = rows
+                if part.is_last:
+                    yield number, begun.pop(number)
 
-    def strips(self, sources: Iterable[Source]) -> Iterator[Strip]:
-        """Logits at the pictures' own scale, from tiles, row of tiles by row of tiles: pictures of any size in the
-        memory of a few rows. Tiles are read in threads, and those of several pictures share a forward pass.
+    def prepare(self, image: Image, header: Header | None = None) -> Source:
+        """An image as `run` takes it: at model size, or as it is where tiles are cut.
 
         Args:
-            sources: pictures of the model's channels and depth.
+            image: as of a call; a given array is counted as memory, since its giver may keep it.
+            header: of the file, checked by `inspect`; None: it is read.
         Raises:
-            SettingError: the predictor was made without tiles.
+            DataError: as of a call.
         """
-        if self.tiling is None:
-            raise SettingError(_("this predictor takes pictures whole; make it with tiles=512"), key="tiles")
-        pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"]
-        pixel_bytes = self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)  # as `read_row` gives it
-        rows = map_ahead(
-            read_row,
-            cut_rows(sources, self.tiling),
-            lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * pixel_bytes,
-        )
-        yield from blend_rows(rows, lambda tensor: send(tensor, self.device), self._forward_tiles, batch_pixels=pixels)
+        pixels, sizing = take_pixels(image, self.bundle, header), self.bundle.sizing
+        native_hw = pixels.shape[0], pixels.shape[1]
+        if self.tiling is not None:
+            return Source.of_pixels(pixels, native_hw)
+        small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
+        return Source.of_pixels(small, native_hw, small.nbytes + _bytes_given(image))
 
-    def _join(self, strips: Iterable[Strip], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (..., H, W)) of each picture, of what `make` makes of (C, h, W) logits."""
-        begun: dict[int, NDArray[Any]] = {}
+    def inspect(self, path: Path) -> Header:
+        """A file's header, for `prepare`; DataError: it is unreadable, or of another kind than the model takes."""
+        return inspect_file(path, self.bundle)
 
-        def made(logits: Tensor) -> Tensor:
-            with tell_out_of_memory(too_large((logits.shape[-2], logits.shape[-1]))):
-                return make(logits)
+    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        """Logits of images of any size, in the memory of some batches, and of a row of tiles for each that is cut.
 
-        for strip, part in fetch_strips(strips, made):
-            if strip.picture not in begun:
-                begun[strip.picture] = np.empty((*part.shape[:-2], *strip.size_hw), part.dtype)
-            begun[strip.picture][..., strip.rows, :] = part
-            if strip.is_last:
-                yield strip.picture, begun.pop(strip.picture)
+        Args:
+            sources: of `prepare`, or read from a file by rows where tiles are cut.
+        Raises:
+            DataError: of the sources.
+            SettingError: out of memory with a single tile.
+        """
+        blenders: dict[int, Blender] = {}
+        for tiles in self._batches(sources):
+            yield from self._merge(tiles, self._forward(tiles), blenders)
 
-    def _forward_tiles(self, tiles: Tensor) -> Tensor:
-        """Logits of tiles, in as many parts as memory asks for."""
-        forward = self._forward_valid if self.model.margin else self.forward
-        logits = attempt(forward, tiles)
-        if logits is None and len(tiles) == 1:
-            raise SettingError(
-                _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu").format(
-                    size=max(tiles.shape[-2:])
-                ),
-                key="--tiles",
-            )
-        if logits is None:
-            return torch.cat([self._forward_tiles(half) for half in tiles.chunk(2)])
-        return logits
-
-    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
-        """Logits of pictures; those of one size to the network, its padding counted, share a forward pass."""
-        waiting: dict[tuple[int, int], list[tuple[int, Prepared]]] = {}
+    def _batches(self, sources: Iterable[Source]) -> Iterator[list[_Tile]]:
+        """Tiles of one size, padding counted, as many as share a forward pass, whichever images they are of."""
+        waiting: dict[tuple[int, int], list[_Tile]] = {}
         held_bytes = 0
-        for number, picture in enumerate(pictures):
-            size = self._padded(picture)
-            group = waiting.setdefault(size, [])
-            group.append((number, picture))
-            held_bytes += _bytes_held(picture)
-            pixels = len(group) * size[0] * size[1]
-            full = pixels >= (self._batch_pixels or _BATCH_PIXELS) or len(group) >= self._most_pictures
-            if full or held_bytes >= _HELD_BYTES:
-                # where nothing is full, the size with the most pictures goes first
-                ready = waiting.pop(size if full else max(waiting, key=lambda held: len(waiting[held])))
-                held_bytes -= sum(_bytes_held(done) for _number, done in ready)
-                yield from self._forward(ready)
-        for group in waiting.values():
-            yield from self._forward(group)
+        for row, array in self._read_rows(sources):
+            size, tensor = row.plan.input_hw, torch.from_numpy(array)
+            if self.tiling is not None:  # neighbours share pixels, which are sent once
+                tensor = send(tensor, self.device)
+            for column, start in enumerate(row.plan.columns.starts):
+                group = waiting.setdefault(size, [])
+                pixels = tensor[:, start : start + size[1]]
+                group.append(_Tile(row, column, pixels, self._weigh(row, pixels)))
+                held_bytes += group[-1].held_bytes
+                if self._is_full(len(group), math.prod(size)):
+                    held_bytes -= sum(tile.held_bytes for tile in group)
+                    yield waiting.pop(size)
+            most = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
+            if held_bytes >= most:  # nothing is full, so the size with the most pixels goes first
+                group = waiting.pop(max(waiting, key=lambda one: len(waiting[one]) * math.prod(one)))
+                held_bytes -= sum(tile.held_bytes for tile in group)
+                yield group
+        yield from waiting.values()
+
+    def _read_rows(self, sources: Iterable[Source]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
+        rows = plan_rows(sources, self._plan)
+        if self.tiling is None:  # read and resized already
+            return map(read_row, rows)
+        return map_ahead(read_row, rows, lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * self._pixel_bytes)
+
+    def _plan(self, size_hw: tuple[int, int]) -> TilePlan:
+        return self.tiling.plan(size_hw) if self.tiling else plan_whole(size_hw, self.model.padded_hw(size_hw))
+
+    def _weigh(self, row: TileRow, tile: Tensor) -> int:
+        """Bytes held until a tile is answered; for a whole image also its mask, and what its source holds."""
+        whole = 0 if self.tiling is not None else math.prod(row.source.native_hw) + row.source.held_bytes
+        return tile.numel() * tile.element_size() + whole
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """Of a pixel as `read_row` gives it."""
+        return self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)
+
+    def _is_full(self, count: int, pixels: int) -> bool:
+        """Whether as many tiles of so many pixels share a forward pass as may."""
+        if self.tiling is not None:
+            return (count + 1) * pixels > self._batch_pixels
+        return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type == "cuda"]
+
+    def _forward(self, tiles: Sequence[_Tile]) -> Tensor:
+        """(N, C, h, w) float32 logits of tiles of one size, in as many passes as memory asks for."""
+        logits = attempt(self._pass, tiles)
+        if logits is not None:
+            return logits
+        half = len(tiles) // 2
+        if not half:
+            raise self._out_of_memory(tiles[0])
+        self._batch_pixels = half * math.prod(tiles[0].row.plan.input_hw)  # from now on
+        return torch.cat([self._forward(tiles[:half]), self._forward(tiles[half:])])
+
+    def _pass(self, tiles: Sequence[_Tile]) -> Tensor:
+        return self.forward(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2))
 
     @torch.inference_mode()
-    def forward(self, small: Tensor) -> Tensor:
-        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits."""
-        return self._infer(send(small, self.device))
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; of tiles with a margin, those of
+        their middle."""
+        return self._infer(send(images, self.device))
 
-    @torch.inference_mode()
-    def _forward_valid(self, small: Tensor) -> Tensor:
-        """The same of tiles with their margin, for the network that pads nothing: logits of their middle."""
-        return _compute(self.model.forward_tiles, self.precision, send(small, self.device))
+    def _out_of_memory(self, tile: _Tile) -> SettingError:
+        if self.tiling is None:
+            return SettingError(too_large(tile.row.source.native_hw), key="device")
+        said = _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu")
+        return SettingError(said.format(size=max(tile.row.plan.input_hw)), key="--tiles")
 
-    def _forward(self, group: list[tuple[int, Prepared]]) -> Iterator[Logits]:
-        logits = attempt(self._forward_stacked, [picture for _number, picture in group])
-        if logits is None:
-            if len(group) == 1:
-                raise SettingError(too_large(group[0][1].native_hw), key="device")
-            half = len(group) // 2
-            self._batch_pixels = half * math.prod(self._padded(group[0][1]))
-            yield from self._forward(group[:half])
-            yield from self._forward(group[half:])
-            return
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for slot, (_number, picture) in enumerate(group):
-            alike.setdefault((*picture.small.shape[:2], *picture.native_hw), []).append(slot)
-        for (h, w, *native_hw), slots in alike.items():
+    def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, Blender]) -> Iterator[Logits]:
+        """What is finished by the logits of tiles; images of one tile are cropped, and those of one size come together.
+
+        Args:
+            blenders: of the images of which some tiles came before.
+        """
+        alike: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+        for slot, (row, column, *_others) in enumerate(tiles):
+            if row.plan.count == 1:
+                alike.setdefault((row.source.size_hw, row.source.native_hw), []).append(slot)
+                continue
+            if row.image not in blenders:
+                blenders[row.image] = Blender(row.plan, logits.shape[1], logits.device)
+            done = blenders[row.image].add(row.number, column, logits[slot])
+            if done is not None:
+                part = Logits([row.image], row.source.native_hw, done[0], done[1][None])
+                if part.is_last:
+                    del blenders[row.image]
+                yield part
+        for ((h, w), native_hw), slots in alike.items():
             most = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
             for some in (slots[start : start + most] for start in range(0, len(slots), most)):
-                whole = some[-1] - some[0] + 1 == len(some)
-                values = logits[some[0] : some[-1] + 1] if whole else logits[some]
-                yield Logits([group[slot][0] for slot in some], group[some[0]][1].native_hw, values[..., :h, :w])
-
-    def _forward_stacked(self, pictures: list[Prepared]) -> Tensor:
-        """(N, C, h, w) logits of pictures of one padded size; beyond each picture's own size they mean nothing."""
-        height, width = self._padded(pictures[0])
-        stacked = np.empty((len(pictures), height, width, self.bundle.sizing.channels), pictures[0].small.dtype)
-        for place, (_native_hw, small) in zip(stacked, pictures, strict=True):
-            h, w = small.shape[:2]
-            place[:h, :w] = small
-            place[:h, w:] = small[:, -1:]  # as the network itself would: the edge is repeated
-            place[h:] = place[h - 1]
-        batch = torch.from_numpy(stacked.astype(np.float32) if stacked.dtype != np.uint8 else stacked)
-        return self.forward(batch.permute(0, 3, 1, 2))
-
-    def _padded(self, picture: Prepared) -> tuple[int, int]:
-        """(h, w) that pictures have in common which share a forward pass."""
-        return self.model.padded_hw((picture.small.shape[0], picture.small.shape[1]))
-
-    def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
-        """A picture at model size; arguments and errors as of a call."""
-        sizing, pixels = self.bundle.sizing, self.hold(image).pixels
-        native_hw = pixels.shape[0], pixels.shape[1]
-        return Prepared(native_hw, resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect)))
-
-    def hold(self, image: NDArray[Any] | Path | str) -> Held:
-        """A picture as it is, checked; arguments and errors as of a call."""
-        sizing, dtype = self.bundle.sizing, self.bundle.dtype
-        if isinstance(image, str | Path):
-            path = Path(image)
-            refuse_other_kind(path, read_header(path, sizing.channels), self.bundle)
-            image = read_image(path, sizing.channels)
-        image = np.asarray(image)  # of Pillow pictures and lists too
-        if image.dtype != dtype and image.dtype.kind != "f":
-            raise DataError(
-                _("an array of {found} was given, but the model takes {dtype}, or float in its units").format(
-                    found=image.dtype, dtype=dtype
-                ),
-                key="dtype",
-            )
-        if image.ndim == 2:
-            image = image[:, :, None]
-        if image.ndim != 3 or image.shape[2] != sizing.channels or 0 in image.shape:
-            raise DataError(
-                _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
-                    shape=image.shape, channels=sizing.channels
-                ),
-                key="shape",
-            )
-        return Held(straighten(image))
+                adjacent = some[-1] - some[0] + 1 == len(some)
+                values = logits[some[0] : some[-1] + 1] if adjacent else logits[some]
+                numbers = [tiles[slot].row.image for slot in some]
+                yield Logits(numbers, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
 
 
-def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, batch: Tensor) -> Tensor:
-    """float32 logits of a batch of raw values of any dtype, computed in this precision."""
-    with torch.autocast(batch.device.type, precision, enabled=precision != torch.float32):
-        logits = network(batch.float().contiguous(memory_format=torch.channels_last))
+def fetch(
+    results: Iterable[Logits], make: Callable[[Tensor], Sequence[Tensor]]
+) -> Iterator[tuple[Logits, list[NDArray[Any]]]]:
+    """Each result, whose logits are not to be used any more, and in main memory what `make` makes of (n, C, rows, W)
+    logits.
+
+    A GPU has been given the next result's work before this one is waited for: it never idles meanwhile.
+    """
+    waiting: deque[tuple[Logits, list[Tensor], torch.cuda.Event]] = deque()
+
+    def wait() -> tuple[Logits, list[NDArray[Any]]]:
+        logits, copies, done = waiting.popleft()
+        done.synchronize()
+        return logits, [copy.numpy() for copy in copies]
+
+    for logits in results:
+        with tell_out_of_memory(too_large(logits.native_hw)):
+            made = make(logits.native())
+        if logits.values.device.type != "cuda":
+            yield logits, [one.cpu().numpy() for one in made]
+            continue
+        places = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in made]
+        copies = [place.copy_(one, non_blocking=True) for place, one in zip(places, made, strict=True)]
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(logits.values.device))
+        waiting.append((logits, copies, done))
+        if len(waiting) > 1:
+            yield wait()
+    while waiting:
+        yield wait()
+
+
+def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
+    """(N, C, h, w) float32 logits of images on their device."""
+    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+        logits = network(images.float().contiguous(memory_format=torch.channels_last))
     return logits.float()
-
-
-def class_index(logits: Tensor) -> Tensor:
-    """(C, ...) logits -> (...) uint8 index of the largest, the first of equals."""
-    if logits.device.type != "cpu":
-        return logits.argmax(dim=0).to(torch.uint8)
-    # torch's own goes pixel by pixel on a CPU: measured, 5 Mpix/s for two classes, and this 42 (two cores)
-    best, index = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.uint8)
-    for number in range(1, len(logits)):
-        index.masked_fill_(logits[number] > best, number)
-        torch.maximum(best, logits[number], out=best)
-    return index
-
-
-def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
-    """Fail when a picture has other channels than the model takes, or another depth."""
-    problems = []
-    if not header.gives(bundle.sizing.channels):
-        line = _("{path}: has {found} channels, but the model takes {channels}").format(
-            path=path, found=header.channels, channels=bundle.sizing.channels
-        )
-        problems.append(Problem(line, path, "data.channels"))
-    if header.dtype != bundle.dtype:
-        line = _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
-            path=path, found=header.dtype, dtype=bundle.dtype
-        )
-        problems.append(Problem(line, path, "dtype"))
-    if problems:
-        raise DataError(problems, path=path)
 
 
 def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:
@@ -360,17 +345,6 @@ def load(path: Path | str, device: str | None = None, *, tiles: int | None = Non
         return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
 
 
-def too_large(native_hw: tuple[int, int]) -> str:
-    """The sentence for a picture of that (height, width) in px that memory does not suffice for."""
-    return _("out of memory with one picture of {width}x{height} px; try --device cpu, or a smaller picture").format(
-        width=native_hw[1], height=native_hw[0]
-    )
-
-
-def _bytes_held(picture: Prepared) -> int:
-    return picture.small.nbytes + math.prod(picture.native_hw)
-
-
-def _bytes_given(image: NDArray[Any] | Path | str) -> int:
-    """What a picture that is waited for takes; of files nothing is known yet."""
+def _bytes_given(image: Image) -> int:
+    """What an image that is waited for takes; of files nothing is known yet."""
     return image.nbytes if isinstance(image, np.ndarray) else 0

@@ -1,7 +1,7 @@
-"""Where tiles lie on a picture, and how their logits become one: geometry and sums, no model.
+"""Where tiles lie on an image, how their pixels are read, and how their logits become one; no model.
 
-H x W pixels of the picture, C classes, T x T pixels of a tile. Tiles lie in a grid, so all that is to be known of
-an axis (positions, weights, what lies out of the picture) is known for each axis alone.
+H x W pixels of the image, h x w at the size that the network sees, C classes, T x T pixels of a tile. Tiles lie in a
+grid, so positions, weights and padding are known for each axis alone. A whole image is a plan with one tile.
 
 Sources: overlapping tiles, weighted by a Gaussian: Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015, arXiv:1505.04597, figure 2.
@@ -9,8 +9,10 @@ Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015
 
 import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image at the size at which the network sees it, read by rows.
+
+    Attributes:
+        read: (top, bottom) -> (bottom - top, w, channels) pixels; called from several threads.
+        size_hw: (h, w), px.
+        native_hw: (H, W) of the image itself, px.
+        held_bytes: what memory holds for it until it is answered, besides tiles; of a whole image.
+    """
+
+    read: Callable[[int, int], NDArray[Any]]
+    size_hw: tuple[int, int]
+    native_hw: tuple[int, int]
+    held_bytes: int = 0
+
+    @classmethod
+    def of_pixels(cls, pixels: NDArray[Any], native_hw: tuple[int, int], held_bytes: int = 0) -> "Source":
+        """Of (h, w, channels) pixels in memory."""
+        return cls(lambda top, bottom: pixels[top:bottom], (pixels.shape[0], pixels.shape[1]), native_hw, held_bytes)
 
 
 @dataclass(frozen=True)
@@ -83,44 +107,54 @@ class TilePlan:
         return self.rows.tile + 2 * self.rows.margin, self.columns.tile + 2 * self.columns.margin
 
 
-def plan_tiles(
-    size_hw: tuple[int, int],
-    tile_px: int,
-    overlap: float = 0.25,
-    *,
-    multiple: int = 16,
-    margin: int = 0,
-    edge: int = 0,
-) -> TilePlan:
-    """Tiles that cover a picture.
+@lru_cache(maxsize=256)
+def plan_whole(size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> TilePlan:
+    """One tile over an image of (h, w), padded to the size that the network takes, px."""
+    rows, columns = (
+        Axis(side, tile, (0,), 0, np.ones((1, tile), np.float32)) for side, tile in zip(size_hw, padded_hw, strict=True)
+    )
+    return TilePlan(rows, columns)
 
-    Args:
-        size_hw: (H, W) of the picture, px, each at least 1.
-        tile_px: greatest side of a tile, rounded up to `multiple`; a smaller picture has smaller tiles.
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut into tiles.
+
+    Attributes:
+        tile_px: greatest side of a tile, rounded up to `multiple`; a smaller image has smaller tiles.
         overlap: share of a tile's side that neighbours have in common at least, 0 <= overlap < 1; no use is made
             of it with a margin.
         multiple: what the network divides by, 2**depth; all tiles begin there, so that its poolings fall on the
-            same pixels as with the picture as a whole.
+            same pixels as with the image as a whole.
         margin: px that convolutions without padding take from each side; every pixel is then given by one tile.
         edge: px that a tile is larger than a multiple, as such a network gives them; the next one gives them, too.
     """
-    height, width = (_plan_axis(side, tile_px, overlap, (multiple, margin, edge)) for side in size_hw)
-    return TilePlan(height, width)
 
+    tile_px: int
+    overlap: float = 0.25
+    multiple: int = 16
+    margin: int = 0
+    edge: int = 0
 
-def _plan_axis(side: int, tile_px: int, overlap: float, network: tuple[int, int, int]) -> Axis:
-    multiple, margin, edge = network
-    padded, most = _round_up(max(0, side - edge), multiple), max(multiple, _round_up(tile_px - edge, multiple))
-    tile = min(padded, most) + edge
-    room = (padded + edge - tile) // multiple
-    step = max(1, tile // multiple) if margin else max(1, math.floor((1 - overlap) * tile / multiple))
-    gaps = math.ceil(room / step)
-    if margin:
-        places = [min(step * number, room) for number in range(gaps + 1)]
-    else:  # spread evenly, so that all neighbours have about the same in common
-        places = [room * number // max(1, gaps) for number in range(gaps + 1)]
-    starts = tuple(multiple * place for place in places)
-    return Axis(side, tile, starts, margin, _weigh_first(starts, tile) if margin else _weigh(starts, tile))
+    @lru_cache(maxsize=256)  # noqa: B019 - few and small
+    def plan(self, size_hw: tuple[int, int]) -> TilePlan:
+        """The tiles of an image of (H, W) px, each at least 1."""
+        return TilePlan(self._plan_axis(size_hw[0]), self._plan_axis(size_hw[1]))
+
+    def _plan_axis(self, side: int) -> Axis:
+        multiple, edge = self.multiple, self.edge
+        most = max(multiple, _round_up(self.tile_px - edge, multiple))
+        padded = _round_up(max(0, side - edge), multiple)
+        tile = min(padded, most) + edge
+        room = (padded + edge - tile) // multiple
+        step = max(1, math.floor((1 - (0 if self.margin else self.overlap)) * tile / multiple))
+        gaps = math.ceil(room / step)
+        if self.margin:
+            places = [min(step * number, room) for number in range(gaps + 1)]
+        else:  # spread evenly, so that all neighbours have about the same in common
+            places = [room * number // max(1, gaps) for number in range(gaps + 1)]
+        starts = tuple(multiple * place for place in places)
+        return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
 
 def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
@@ -151,6 +185,44 @@ def _weigh_first(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
 
 def _round_up(side: int, multiple: int) -> int:
     return side + -side % multiple
+
+
+class TileRow(NamedTuple):
+    """A row of tiles that is to be read: of which image, and which one of its plan."""
+
+    image: int
+    number: int
+    plan: TilePlan
+    source: Source
+
+
+def plan_rows(sources: Iterable[Source], plan: Callable[[tuple[int, int]], TilePlan]) -> Iterator[TileRow]:
+    """The rows of tiles of all images, one image after the other; `plan` is given each one's size."""
+    for image, source in enumerate(sources):
+        planned = plan(source.size_hw)
+        for number in range(len(planned.rows.starts)):
+            yield TileRow(image, number, planned, source)
+
+
+def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
+    """The row, and its (height of a tile, width of all, channels) pixels: uint8 or float32."""
+    rows, columns = row.plan.rows, row.plan.columns
+    if rows.margin:
+        wanted = rows.needed(row.number)
+        top, bottom = int(wanted.min()), int(wanted.max()) + 1
+        pixels = row.source.read(top, bottom)[wanted - top][:, columns.needed_by_all()]
+    else:  # as above, but 40 times as fast: only the last row and column are repeated
+        top, width = rows.starts[row.number], columns.starts[-1] + columns.tile
+        pixels = row.source.read(top, min(top + rows.tile, rows.side))
+        h, w = pixels.shape[:2]
+        if (h, w) != (rows.tile, width):
+            padded = np.empty((rows.tile, width, pixels.shape[2]), pixels.dtype)
+            padded[:h, :w] = pixels
+            padded[:h, w:] = pixels[:, -1:]
+            padded[h:] = padded[h - 1]
+            pixels = padded
+    # torch takes no array that is for reading only, as Pillow's are
+    return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
 
 
 class Blender:

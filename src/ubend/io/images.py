@@ -44,6 +44,21 @@ def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | No
     return finish_pixels(raster.colors(), raster.alpha, channels, path)
 
 
+def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[NDArray[Any]]:
+    """The same image with several numbers of channels, decoded once.
+
+    Args:
+        path: as of `read_image`.
+        wanted: each as of `read_image`; the first one also says what unnamed pages of a TIFF are.
+    Returns, raises:
+        As `read_image` for each; where the same is wanted, the same array.
+    """
+    raster = read_raster(path, wanted[0])
+    colors = raster.colors()
+    made = {channels: finish_pixels(colors, raster.alpha, channels, path) for channels in {*wanted}}
+    return [made[channels] for channels in wanted]
+
+
 def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: Path) -> NDArray[Any]:
     """(H, W, channels in the file) -> as `read_image` gives it; arguments and errors as there.
 

@@ -34,6 +34,14 @@ class Header:
     def size_hw(self) -> tuple[int, int]:
         return self.height, self.width
 
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    def bytes(self, channels: int) -> int:
+        """What the decoded image takes in memory with so many channels."""
+        return self.pixels * channels * np.dtype(self.dtype).itemsize
+
     def gives(self, channels: int) -> bool:
         """Can the picture be read with so many channels? Grey and colour become each other."""
         if self.channels == channels or {self.channels, channels} == {1, 3}:

@@ -36,6 +36,7 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
 
     Attributes:
         path: of the file.
+        header: as of `read_header`.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
         has_unseen: whether the file tells pixels that were not seen, by a value or by a mask of its own.
@@ -53,7 +54,7 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
             self._stream = files.enter_context(path.open("rb"))
             tiff = files.enter_context(tifffile.TiffFile(self._stream))
             self._plan = make_plan(tiff, path, channels)
-            self._page, self.size_hw = self._plan.page, self._plan.stored_hw
+            self._page, self.size_hw, self.header = self._plan.page, self._plan.stored_hw, self._plan.header
             self._seen = find_mask(tiff, self.size_hw)
             self._files = files.pop_all()
         tags = self._page.tags

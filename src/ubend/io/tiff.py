@@ -60,6 +60,19 @@ class Plan:
         """Channels in the file."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
 
+    @property
+    def header(self) -> Header:
+        """What the file gives."""
+        color = self.page.photometric in (_PALETTE, _INKS)
+        return Header(
+            *(self.stored_hw[::-1] if self.orientation >= 5 else self.stored_hw),
+            3 if color else self.stored - self.alpha,
+            depth_name(np.dtype(np.uint8) if self.page.photometric == _PALETTE else self.source.dtype),
+            self.alpha,
+            self.page.photometric == _INKS,
+            self.orientation != 1,
+        )
+
 
 def is_tiff(head: bytes) -> bool:
     """Do these first bytes begin a TIFF or BigTIFF file?"""
@@ -69,16 +82,7 @@ def is_tiff(head: bytes) -> bool:
 def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
     """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
     with _open(stream) as tiff:
-        plan = make_plan(tiff, path, channels)
-        color = plan.page.photometric in (_PALETTE, _INKS)
-        return Header(
-            *(plan.stored_hw[::-1] if plan.orientation >= 5 else plan.stored_hw),
-            3 if color else plan.stored - plan.alpha,
-            depth_name(np.dtype(np.uint8) if plan.page.photometric == _PALETTE else plan.source.dtype),
-            plan.alpha,
-            plan.page.photometric == _INKS,
-            plan.orientation != 1,
-        )
+        return make_plan(tiff, path, channels).header
 
 
 def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:

@@ -6,6 +6,7 @@ H x W pixels of the picture's own size. The edge is as soft as the model is unsu
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ from ubend.core.progress import Teller
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.inference.describe import describe_masks
 from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
 from ubend.labels.class_table import background_class
 from ubend.tasks.file_jobs import ImageJob, run_jobs
+from ubend.tasks.record import Record
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side
@@ -72,12 +75,13 @@ def cut_out_files(
     weights = parse_classes(classes, names)
     job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
     chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
-    facts = {**masks.describe(), **chosen, "background": background, "soft_px": soft_px}
-    return run_jobs([job], teller, out / "cutout.json", facts)
+    facts = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}
+    return run_jobs([job], teller, Record(out / "cutout.json", facts))
 
 
 class _CutoutJob(ImageJob):
-    what, title, with_prob = later("cut-out"), later("cutting out"), True
+    what, title = later("cut-out"), later("cutting out")
+    with_prob, as_stored = True, True
     there = later("{count} cut-outs are there already and stay as they are")
     done = later("{count} cut-outs in {out}")
 
@@ -94,12 +98,12 @@ class _CutoutJob(ImageJob):
     def size(self, number: int) -> float:
         return _BYTES_PER_PIXEL * math.prod(self.found[number].size_hw)
 
-    def write_one(self, number: int, answer: Answer) -> None:
+    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         assert answer.prob is not None
         alpha = make_alpha(weigh_classes(answer.prob, self._weights), self._soft_px)
         if not alpha.any():
             self._empty.append(number)
-        colors = extend_colors(to_rgb(read_image(self.paths[number])), alpha)
+        colors = extend_colors(to_rgb(image), alpha)
         save_png(Image.fromarray(_lay_on(colors, alpha, self._behind)), self.files(number)[0])
 
     def finish(self, _numbers: Sequence[int], teller: Teller) -> None:

@@ -5,28 +5,26 @@ Then each is predicted and written; what is wrong with some of them is told when
 (images, videos, scans) says in a subclass how it is looked at, which files it gives, and how they are made.
 """
 
-import glob
-import json
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
+from numpy.typing import NDArray
 
-from ubend._version import __version__
-from ubend.core.errors import DataError, OutputError
-from ubend.core.files import Need, clear_leftovers, refuse_existing, refuse_full, write_json
+from ubend.core.errors import DataError
+from ubend.core.files import Need, clear_leftovers, refuse_existing, refuse_full, refuse_shared
 from ubend.core.i18n import _, now
 from ubend.core.progress import Teller
 from ubend.inference.conditions import Answer, Masks
+from ubend.inference.describe import describe_tiling
 from ubend.inference.prefetch import map_ahead
+from ubend.io.decode import read_header
+from ubend.io.images import read_with_channels
 from ubend.io.raster import Header
-from ubend.layouts.naming import IMAGE_SUFFIXES
-
-_FREE = ("ubend", "path")  # of a record: may differ
+from ubend.layouts.image_paths import list_images
+from ubend.tasks.record import Record
 
 _Facts = TypeVar("_Facts")
 _Result = TypeVar("_Result")
@@ -94,27 +92,13 @@ class FileJob(ABC, Generic[_Facts]):
         self.found = dict(self.attempt(self.inspect, range(len(self.paths))))
         if not self.found:
             return []
-        self._refuse_collisions()
+        files = [(self.paths[number], self.files(number)) for number in self.found]
+        refuse_shared(files, now(self.what))
         if not self.resume:
-            each = [path for number in self.found for path in self.files(number)]
+            each = [path for _input, own in files for path in own]
             refuse_existing([*each, *(self.out / name for name in self.together)], resumable=self.resumable)
         self.todo = [number for number in self.found if not (self.resume and self.is_done(number))]
         return [Need(self.out, int(sum(map(self.size, self.todo))), _("choose another --out"))]
-
-    def _refuse_collisions(self) -> None:
-        owners: dict[Path, list[Path]] = {}
-        for number in self.found:
-            for file in self.files(number):
-                owners.setdefault(file, []).append(self.paths[number])
-        twice = sorted({str(path) for paths in owners.values() if len(paths) > 1 for path in paths})
-        if twice:
-            raise DataError(
-                _("{names} would overwrite each other's {what}; give each its own --out").format(
-                    names=", ".join(twice[:6]), what=now(self.what)
-                ),
-                path=Path(twice[0]),
-                key="--out",
-            )
 
     def write(self, teller: Teller) -> list[Path]:
         """Predict and write all that `look` found; gives the first file of each, those of before included."""
@@ -154,7 +138,7 @@ class FileJob(ABC, Generic[_Facts]):
 
 
 class ImageJob(FileJob[Header]):
-    """Images: read ahead, predicted in batches, and written behind in threads, all at once.
+    """Images: read ahead, predicted in batches, and written behind in threads, all at once; each is decoded once.
 
     Args:
         paths: images, folders of images, patterns such as `set/*.png`, or `-`: one path in each line of the standard
@@ -162,20 +146,23 @@ class ImageJob(FileJob[Header]):
     Attributes:
         title: of the progress bar.
         with_prob: whether `write_one` is given probabilities.
+        as_stored: whether it is given the image with the file's own channels, instead of the models'.
     Raises:
         DataError: no images.
     """
 
-    title, with_prob = "", False
+    title, with_prob, as_stored = "", False, False
 
     def __init__(self, masks: Masks, paths: Iterable[Path | str], out: Path, *, resume: bool = False) -> None:
-        super().__init__(masks, list_pictures(paths), out, resume=resume)
+        super().__init__(masks, list_images(paths), out, resume=resume)
 
     def inspect(self, number: int) -> Header:
-        return self.masks.inspect(self.paths[number])
+        header = read_header(self.paths[number], self.masks.channels)
+        self.masks.refuse_other_kind(self.paths[number], header)
+        return header
 
     @abstractmethod
-    def write_one(self, number: int, answer: Answer) -> None:
+    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         """Write the files of an image; called in threads."""
 
     def make(self, teller: Teller) -> None:
@@ -184,34 +171,41 @@ class ImageJob(FileJob[Header]):
     def predict_held(self, numbers: Sequence[int], teller: Teller) -> None:
         """Predict and write images that memory holds."""
 
-        def write(found: tuple[int, Answer]) -> None:
-            with self.keeping(found[0]):
-                self.write_one(*found)
+        def write(answered: tuple[tuple[int, NDArray[Any]], Answer]) -> None:
+            (number, image), answer = answered
+            with self.keeping(number):
+                self.write_one(number, answer, image)
 
         there = len(self.found) - len(self.todo)
         teller.begin(now(self.title), len(self.found), there)
-        images = self.attempt(lambda number: self.masks.read(self.paths[number]), numbers, self._bytes)
-        answers = self.masks.predict(images, with_prob=self.with_prob)
-        written = map_ahead(write, answers, lambda found: self._bytes(found[0]) + found[1].bytes)
+        images = self.attempt(self._read, numbers, self._bytes)
+        answers = self.masks.predict(
+            (((number, shown), given) for number, (given, shown) in images), with_prob=self.with_prob
+        )
+        written = map_ahead(write, answers, lambda answered: self._bytes(answered[0][0]) + answered[1].bytes)
         for count, _none in enumerate(written, there + 1):
             teller.count(count)
         teller.end()
 
+    def _read(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """An image as the models take it, and as `write_one` is given it; one array where both are the same."""
+        path, header, channels = self.paths[number], self.found[number], self.masks.channels
+        given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
+        if given.shape[:2] != header.size_hw or given.dtype != header.dtype:
+            raise DataError(_("{path}: was changed while it was read; start again").format(path=path), path=path)
+        return given, shown
+
     def _bytes(self, number: int) -> int:
-        """What an image takes in memory."""
+        """What an image takes in memory, at most."""
         header = self.found[number]
-        return header.height * header.width * self.masks.channels * np.dtype(header.dtype).itemsize
+        return header.bytes(self.masks.channels + (header.channels if self.as_stored else 0))
 
 
-def run_jobs(
-    jobs: Sequence[FileJob[Any]], teller: Teller, record: Path | None = None, facts: Mapping[str, Any] | None = None
-) -> list[Path]:
+def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None = None) -> list[Path]:
     """Look at the inputs of all jobs, then write the files of all.
 
     Args:
-        record: the JSON file in the folder that says what made the others, so that nothing of another make is put
-            among them.
-        facts: what it says: the models' hashes, the conditions, what else decides over what is written.
+        record: says in the folder what made the files, so that nothing of another make is put among them.
     Returns:
         The first file of each input, those of before included.
     Raises:
@@ -222,74 +216,16 @@ def run_jobs(
     written: list[Path] = []
     if needs:
         if record is not None:
-            _refuse_other(record, facts or {}, teller, resume=jobs[0].resume)
+            record.refuse_other(teller, resume=jobs[0].resume)
         refuse_full(needs)
-        for line in jobs[0].masks.describe_tiling():
+        for line in describe_tiling(jobs[0].masks):
             teller.say(line)
-        if record is not None and not record.exists():
-            write_json(record, {"ubend": __version__, **(facts or {})})
+        if record is not None:
+            record.write()
         written = [path for job in jobs for path in job.write(teller)]
         if record is not None and not written:
-            record.unlink(missing_ok=True)
-            with suppress(OSError):
-                record.parent.rmdir()
+            record.remove()
     problems = [line for job in jobs for number in sorted(job.wrong) for line in job.wrong[number]]
     if problems:
         raise DataError(problems)
     return written
-
-
-def _refuse_other(record: Path, facts: Mapping[str, Any], teller: Teller, *, resume: bool) -> None:
-    """Fail where other facts made what is in the folder."""
-    if not record.exists():
-        if resume and record.parent.is_dir() and any(record.parent.iterdir()):
-            said = _("note: {path} is missing, so it is not known whether this model made what is there")
-            teller.say(said.format(path=record))
-        return
-    try:
-        was = json.loads(record.read_text(encoding="utf-8"))
-        differ = [key for key, value in facts.items() if _stripped(was.get(key)) != _stripped(value)]
-    except (OSError, ValueError, AttributeError) as error:
-        raise OutputError(
-            _("{path}: cannot be read ({reason}); choose another --out").format(path=record, reason=error),
-            path=record,
-            key="--out",
-        ) from error
-    if differ:
-        raise OutputError(
-            _(
-                "{folder}: what is there was made by another model or under other conditions ({path} differs in "
-                "{keys}); choose another --out"
-            ).format(folder=record.parent, path=record.name, keys=", ".join(differ)),
-            path=record,
-            key=differ[0],
-        )
-
-
-def _stripped(value: Any) -> Any:
-    """As JSON gives it back, without what may differ."""
-    if isinstance(value, Mapping):
-        return {key: _stripped(one) for key, one in value.items() if key not in _FREE}
-    return [_stripped(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def list_pictures(paths: Iterable[Path | str]) -> list[Path]:
-    """Files as they are; folders give the images in them, patterns what they match, both sorted by name; `-`
-    the lines of the standard input."""
-    pictures: list[Path] = []
-    lines = (sys.stdin if str(path) == "-" else [str(path)] for path in paths)
-    for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-            if not found:
-                raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
-            pictures += found
-        elif path.exists():
-            pictures.append(path)
-        elif matched := sorted(glob.glob(str(path), recursive=True)):
-            pictures += [Path(p) for p in matched if Path(p).is_file()]
-        else:
-            raise DataError(_("{path}: no such file").format(path=path), path=path)
-    if not pictures:
-        raise DataError(_("no pictures to predict; name files or folders"), key="paths")
-    return pictures

@@ -20,9 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
@@ -41,10 +39,9 @@ from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import Prepared, prepare
 from ubend.drawing.curves import draw_curves
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import Decoded, evaluate_pairs
 from ubend.inference.predictor import Predictor
-from ubend.inference.predictor import Prepared as PreparedImage
-from ubend.inference.strips import Held
+from ubend.inference.tiling import Source
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks.data import introduce
@@ -298,17 +295,15 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
         reporter.say(_("note: so few pictures say little about others; trust these scores only roughly"))
     numbers, store = data.numbers(part).tolist(), data.store
 
-    def take_stored(number: int) -> PreparedImage:  # what the files would give, decoded already
-        height, width = store.native_hw[numbers[number]].tolist()
-        return PreparedImage((height, width), store.image(numbers[number]))
-
+    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
     predictor = Predictor(load_bundle(run.model), device)
 
-    def hold_stored(number: int) -> tuple[Held, NDArray[np.uint8]]:
-        return Held(store.image(numbers[number])), store.mask(numbers[number])
+    def take_stored(number: int) -> Decoded:  # what the files would give
+        height, width = store.native_hw[numbers[number]].tolist()
+        image = Source.of_pixels(store.image(numbers[number]), (height, width))
+        return Decoded(image, store.mask(numbers[number]) if whole else None)
 
-    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
-    found = evaluate_pairs(predictor, pairs, prepare=take_stored, hold=hold_stored if whole else None)
+    found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
     scores = {"part": part, "recipe": plan.recipe, **found}
     write_json(run.scores, scores)
     return scores

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -18,7 +19,6 @@ from ubend.core.progress import Teller
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
-from ubend.io.images import read_image
 from ubend.io.pixel_size import Scale, read_scale
 from ubend.io.raster import Header
 from ubend.metrics.panoptic import Quality, compare_objects
@@ -155,10 +155,9 @@ class _ObjectJob(ImageJob):
             teller.say(_("objects are told apart by {method} (--method)").format(method=self._method))
         super().make(teller)
 
-    def write_one(self, number: int, answer: Answer) -> None:
+    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         picture, scale, exports = self.paths[number], self._scales[number], self._exports
         ids_path, overlay_path, table_path, *others = self.files(number)
-        image = read_image(picture, self._channels)
         found = separate(answer.mask, self._names, self._method, self._counting.min_area)
         rows = measure(picture, image, found, self._names, scale.pixel)
         kept = _Kept(rows)

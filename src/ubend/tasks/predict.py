@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from ubend.core.errors import DataError, SettingError
-from ubend.core.files import write_csv
+from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
-from ubend.io.decode import explained
-from ubend.io.images import read_image, write_mask
+from ubend.inference.describe import describe_masks
+from ubend.inference.tiling import Source
+from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
 from ubend.io.raster import Header
 from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
@@ -25,13 +24,13 @@ from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
+from ubend.tasks.record import Record
 from ubend.tasks.scans import ScanJob
+from ubend.tasks.shares import SHARES, ClassShares
 from ubend.tasks.videos import VideoJob
 
 _NONE = Conditions()
-_SHARES = "shares.csv"
 _LARGE_PIXELS = 64 * 2**20  # of a TIFF; above, it is read, predicted and written by rows
-_ROWS = 1024  # of a written mask, read at once
 _MASK_BYTES_PER_PIXEL = 0.1  # compressed; a guess: masks of the sample take 0.02 to 0.05
 _BYTES_PER_PIXEL = 1.6  # of a mask and an overlay, as PNG; measured: photographs take 1.5 (1.0 to 2.2)
 
@@ -66,34 +65,27 @@ class PictureJob(ImageJob):
     what, title = later("mask or overlay"), later("predicting")
     there = later("{count} masks are there already and stay as they are")
     done = later("{count} masks and overlays in {out}")
-    together = (_SHARES,)
+    together = (SHARES,)
 
     def __init__(
-        self,
-        masks: Masks,
-        paths: Sequence[Path | str],
-        out: Path,
-        *,
-        prob: ProbKind | None = None,
-        resume: bool = False,
+        self, masks: Masks, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
     ) -> None:
         super().__init__(masks, paths, out, resume=resume)
         self._prob, self.with_prob = prob, prob is not None
         self._labels = masks.labels
         self._tiffs: dict[int, _Tiff] = {}
-        self._pixels: dict[int, NDArray[np.int64]] = {}  # of each class
+        self._shares = ClassShares(masks.labels, out)
 
     def inspect(self, number: int) -> Header:
-        header, picture, tiff = super().inspect(number), self.paths[number], _Tiff([], False, False)
-        if may_be_tiff(picture):
-            with TiffWindows(picture, self.masks.channels) as windows:
-                large = header.height * header.width > _LARGE_PIXELS
-                tiff = _Tiff(
-                    windows.georeference,
-                    bool(windows.georeference) and windows.has_unseen,
-                    windows.is_readable and large and self.masks.by_rows,
-                )
-        self._tiffs[number] = tiff
+        path, channels = self.paths[number], self.masks.channels
+        if not may_be_tiff(path):
+            self._tiffs[number] = _Tiff([], False, False)
+            return super().inspect(number)
+        with TiffWindows(path, channels) as windows:
+            header, place = windows.header, windows.georeference
+            self.masks.refuse_other_kind(path, header)
+            by_rows = windows.is_readable and header.pixels > _LARGE_PIXELS and self.masks.by_rows
+            self._tiffs[number] = _Tiff(place, bool(place) and windows.has_unseen, by_rows)
         return header
 
     def files(self, number: int) -> list[Path]:
@@ -109,35 +101,31 @@ class PictureJob(ImageJob):
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
         mask = _MASK_BYTES_PER_PIXEL if self._tiffs[number].by_rows else _BYTES_PER_PIXEL
-        return (mask + values) * self._count_pixels(number)
-
-    def _count_pixels(self, number: int) -> int:
-        return self.found[number].height * self.found[number].width
+        return (mask + values) * self.found[number].pixels
 
     def make(self, teller: Teller) -> None:
         by_rows = [number for number in self.todo if self._tiffs[number].by_rows]
         held = sorted({*self.todo} - {*by_rows})
         for number in held:
-            if self._count_pixels(number) > _LARGE_PIXELS:
+            if self.found[number].pixels > _LARGE_PIXELS:
                 said = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
-                teller.say(said.format(path=self.paths[number], count=self._count_pixels(number) / 1e6))
+                teller.say(said.format(path=self.paths[number], count=self.found[number].pixels / 1e6))
         self.predict_held(held, teller)
         for number in by_rows:
             with self.keeping(number):
                 self._write_by_rows(number, teller)
         teller.end()
 
-    def write_one(self, number: int, answer: Answer) -> None:
-        """The mask last: one that is there says that its picture is done."""
+    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
+        """The mask last: one that is there says that its image is done."""
         picture, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         mask, prob = answer.mask, answer.prob
         if tiff.has_unseen:
             with TiffWindows(picture) as windows:
                 unseen = windows.unseen(0, mask.shape[0])
             mask[unseen] = IGNORED
-        self._pixels[number] = self._count(mask)
-        image = to_rgb(read_image(picture, self.masks.channels))
-        overlay = overlay_mask(image, mask, labels.colors, background=background_class(labels.names))
+        self._shares.count(picture, mask)
+        overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         target, *beside = self.files(number)
         save_png(Image.fromarray(overlay), beside[-1])
         size_hw = self.found[number].size_hw
@@ -150,85 +138,43 @@ class PictureJob(ImageJob):
             write_mask(target, mask, labels.colors)
 
     def _write_by_rows(self, number: int, teller: Teller) -> None:
-        """Predict and write a picture that memory need not hold."""
-        picture, tiff, labels = self.paths[number], self._tiffs[number], self._labels
+        """Predict and write an image that memory need not hold."""
+        path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         target, *beside = self.files(number)
-        with TiffWindows(picture, self.masks.channels) as windows:
-            teller.begin(_("predicting {name}, rows").format(name=picture.name), windows.size_hw[0])
+        with TiffWindows(path, self.masks.channels) as windows:
+            size_hw, place = windows.size_hw, tiff.georeference
+            teller.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
             answers = self._predict_rows(number, windows, teller)
 
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
-                write_tiff_mask(
-                    target, windows.size_hw, rows, labels.colors, tiff.georeference, has_unseen=tiff.has_unseen
-                )
+                write_tiff_mask(target, size_hw, rows, labels.colors, place, has_unseen=tiff.has_unseen)
 
             if self._prob is None:
-                write(rows for rows, _logits in answers)
+                write(answer.mask for answer in answers)
                 return
             with written_beside(write) as add_rows:  # the mask is whole last
 
                 def take_prob() -> Iterator[NDArray[np.float32]]:
-                    for rows, logits in answers:
-                        add_rows(rows)
-                        prob = logits.softmax(dim=0).cpu().numpy()
-                        yield prob * (rows != IGNORED) if tiff.has_unseen else prob
+                    for mask, prob in answers:
+                        assert prob is not None
+                        add_rows(mask)
+                        yield prob * (mask != IGNORED) if tiff.has_unseen else prob
 
-                write_probabilities(
-                    beside[0], windows.size_hw, take_prob(), labels.names, self._prob, tiff.georeference
-                )
+                write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, place)
 
-    def _predict_rows(
-        self, number: int, windows: TiffWindows, teller: Teller
-    ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
-        """(h, W) mask and (C, h, W) logits of strips, from top to bottom."""
-        pixels = np.zeros(self._labels.classes, np.int64)
-        for strip, rows in self.masks.predict_rows(windows):
+    def _predict_rows(self, number: int, windows: TiffWindows, teller: Teller) -> Iterator[Answer]:
+        """The answers for (h, W) rows, from top to bottom."""
+        source = Source(windows.read, windows.size_hw, windows.size_hw)
+        for rows, answer in self.masks.predict_rows(source, with_prob=self.with_prob):
             if self._tiffs[number].has_unseen:
-                rows[windows.unseen(strip.rows.start, strip.rows.stop)] = IGNORED
-            pixels += self._count(rows)
-            yield rows, strip.logits
-            teller.count(strip.rows.stop)
-        self._pixels[number] = pixels
+                answer.mask[windows.unseen(rows.start, rows.stop)] = IGNORED
+            self._shares.count(windows.path, answer.mask)
+            yield answer
+            teller.count(rows.stop)
 
     def finish(self, numbers: Sequence[int], teller: Teller) -> None:
-        """Write the shares of the classes of each picture that has a mask, and say some."""
-        names, shares = self._labels.names, list[list[float]]()
-        for number in numbers:
-            pixels = self._pixels[number] if number in self._pixels else self._count_written(self.files(number)[0])
-            shares.append([int(count) / max(1, int(pixels.sum())) for count in pixels])
-        paths = [self.paths[number] for number in numbers]
-        told = [[path, *(f"{value:.6f}" for value in row)] for path, row in zip(paths, shares, strict=True)]
-        write_csv(self.out / _SHARES, [["file", *names], *told])
-        for path, row in list(zip(paths, shares, strict=True))[:10]:
-            shown = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, row, strict=True))
-            teller.say(f"{path.name}: {shown}")
-        if len(shares) > 10:
-            teller.say(_("... and {count} more, in shares.csv").format(count=len(shares) - 10))
-        whole = [index for index in range(len(names)) if all(row[index] == 1.0 for row in shares)]
-        if whole:
-            teller.say(
-                _(
-                    "WARNING: every pixel of every picture is {name}; are these pictures like those it was trained on?"
-                ).format(name=names[whole[0]])
-            )
-
-    def _count_written(self, mask: Path) -> NDArray[np.int64]:
-        """Pixels of each class in a mask of before."""
-        if mask.suffix == ".png":
-            with explained(mask), Image.open(mask) as file:
-                return self._count(np.asarray(file))
-        with TiffWindows(mask) as windows:
-            height = windows.size_hw[0]
-            parts = (windows.read_stored(top, min(height, top + _ROWS)) for top in range(0, height, _ROWS))
-            return sum((self._count(part) for part in parts), np.zeros(self._labels.classes, np.int64))
-
-    def _count(self, mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-        counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
-        if counts[self._labels.classes : IGNORED].any():
-            raise DataError(
-                _("a mask of another model lies in the folder; choose another --out"), path=self.out, key="--out"
-            )
-        return counts[: self._labels.classes]
+        """The table of the class shares."""
+        self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, teller)
 
 
 def predict_paths(
@@ -279,4 +225,5 @@ def predict_paths(
         jobs.append(VideoJob(masks, videos, out, resume=resume))
     if pictures or not jobs:
         jobs.append(PictureJob(masks, pictures, out, prob=prob, resume=resume))
-    return run_jobs(jobs, teller, out / "predict.json", {**masks.describe(), "window": window, "prob": prob})
+    facts = {**describe_masks(masks), "window": window, "prob": prob}
+    return run_jobs(jobs, teller, Record(out / "predict.json", facts))

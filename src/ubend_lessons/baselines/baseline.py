@@ -13,9 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.inference.predictor import Logits, Prediction, Prepared, class_index
+from ubend.inference.prediction import Prediction, class_index
+from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import map_ahead
+from ubend.inference.tiling import Source
+from ubend.io.decode import read_header
 from ubend.io.images import Sizing, model_size, read_image, resize_array
+from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
 from ubend_lessons.baselines.pixels import Pixels, describe_pixels
@@ -68,23 +72,28 @@ class Baseline:
         prob = logits.native()[0]
         return Prediction(class_index(prob).numpy(), prob.numpy(), self.labels)
 
-    def prepare(self, image: NDArray[Any] | Path | str) -> Prepared:
-        """A picture at the size at which the method works; arguments and errors as of a call."""
+    def inspect(self, path: Path) -> Header:
+        """A file's header; DataError: it cannot be read, or has other channels."""
+        return read_header(path, self.sizing.channels)
+
+    def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> Source:
+        """An image at the size at which the method works; arguments and errors as of a call."""
         pixels = read_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else np.asarray(image)
         native_hw = pixels.shape[0], pixels.shape[1]
         size_hw = model_size(native_hw, self.sizing.size_px, self.sizing.keep_aspect)
-        return Prepared(native_hw, resize_array(pixels, size_hw))
+        return Source.of_pixels(resize_array(pixels, size_hw), native_hw)
 
-    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
-        """What the method says of pictures: 1 for a pixel's class and 0 for the others in the place of a network's
+    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        """What the method says of images: 1 for a pixel's class and 0 for the others in the place of a network's
         logits, so that its answers are enlarged and scored just as those are."""
 
-        def answer(picture: Prepared) -> tuple[tuple[int, int], Tensor]:
-            hot = np.eye(self.labels.classes, dtype=np.float32)[self.classify(picture.small)]
-            return picture.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]
+        def answer(source: Source) -> tuple[tuple[int, int], Tensor]:
+            classes = self.classify(source.read(0, source.size_hw[0]))
+            hot = np.eye(self.labels.classes, dtype=np.float32)[classes]
+            return source.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]
 
-        for number, (native_hw, values) in enumerate(map_ahead(answer, pictures)):
-            yield Logits([number], native_hw, values)
+        for number, (native_hw, values) in enumerate(map_ahead(answer, sources)):
+            yield Logits([number], native_hw, slice(0, native_hw[0]), values)
 
     def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
         """(h, w, channels) picture at the size at which the method works -> (h, w) class index."""

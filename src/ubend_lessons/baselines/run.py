@@ -16,9 +16,12 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.evaluation.scores import evaluate_whole
-from ubend.inference.predictor import Logits, Prepared, class_index
+from ubend.evaluation.scores import evaluate_pairs
+from ubend.inference.prediction import class_index
+from ubend.inference.predictor import Logits
+from ubend.inference.tiling import Source
 from ubend.io.images import read_image, write_mask
+from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair, Part
 from ubend.tasks.gather import gather_settings
@@ -87,7 +90,7 @@ def run_baseline(
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     teller.say(_("chosen on the training part: {parameters}").format(parameters=shown))
     teller.begin(_("segmenting"), len(pairs))
-    scores = evaluate_whole(_Watched(baseline, pairs, target, teller), pairs, baseline.labels)
+    scores = evaluate_pairs(_Watched(baseline, pairs, target, teller), pairs)
     teller.end()
     for size in ("native", "model_size"):
         scores[size]["cross_entropy"] = None
@@ -133,11 +136,14 @@ class _Watched:
     def labels(self) -> LabelMap:
         return self._baseline.labels
 
-    def prepare(self, image: Path) -> Prepared:
-        return self._baseline.prepare(image)
+    def inspect(self, path: Path) -> Header:
+        return self._baseline.inspect(path)
 
-    def run(self, pictures: Iterable[Prepared]) -> Iterator[Logits]:
-        for done, logits in enumerate(self._baseline.run(pictures), 1):
+    def prepare(self, image: Path, header: Header) -> Source:
+        return self._baseline.prepare(image, header)
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        for done, logits in enumerate(self._baseline.run(sources), 1):
             if self._out is not None:
                 self._write(self._out, logits)
             self._teller.count(done)

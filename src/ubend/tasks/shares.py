@@ -1,0 +1,84 @@
+"""The table of predicted masks: each class's share of the pixels of each image."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.core.errors import DataError
+from ubend.core.files import write_csv
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.io.decode import explained
+from ubend.io.row_windows import TiffWindows
+from ubend.labels.class_table import IGNORED, LabelMap
+
+SHARES = "shares.csv"
+_ROWS = 1024  # of a written mask, read at once
+_TOLD = 10  # images
+
+
+class ClassShares:
+    """Counts the pixels of each class while masks are written; several threads may do so for several images.
+
+    Args:
+        labels: the class table.
+        out: the folder of the masks, and of `shares.csv`.
+    """
+
+    def __init__(self, labels: LabelMap, out: Path) -> None:
+        self._labels, self._out = labels, out
+        self._pixels: dict[Path, NDArray[np.int64]] = {}
+
+    def count(self, image: Path, mask: NDArray[np.uint8]) -> None:
+        """Add (h, W) rows of an image's mask: class index, or IGNORED, which does not count.
+
+        Raises:
+            DataError: it holds no class of the model.
+        """
+        counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
+        if counts[self._labels.classes : IGNORED].any():
+            raise DataError(
+                _("a mask of another model lies in the folder; choose another --out"), path=self._out, key="--out"
+            )
+        self._pixels[image] = self._pixels.get(image, 0) + counts[: self._labels.classes]
+
+    def write(self, masks: Mapping[Path, Path], teller: Teller) -> None:
+        """Write the shares of each image, and say some; masks that were not counted are read.
+
+        Args:
+            masks: image -> its mask.
+        """
+        names, shares = self._labels.names, dict[Path, list[float]]()
+        for image, mask in masks.items():
+            if image not in self._pixels:
+                self._count_written(image, mask)
+            pixels = self._pixels[image]
+            shares[image] = [int(count) / max(1, int(pixels.sum())) for count in pixels]
+        rows = [[image, *(f"{value:.6f}" for value in row)] for image, row in shares.items()]
+        write_csv(self._out / SHARES, [["file", *names], *rows])
+        for image, row in list(shares.items())[:_TOLD]:
+            shown = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, row, strict=True))
+            teller.say(f"{image.name}: {shown}")
+        if len(shares) > _TOLD:
+            teller.say(_("... and {count} more, in shares.csv").format(count=len(shares) - _TOLD))
+        whole = [index for index in range(len(names)) if all(row[index] == 1.0 for row in shares.values())]
+        if whole:
+            teller.say(
+                _(
+                    "WARNING: every pixel of every picture is {name}; are these pictures like those it was trained on?"
+                ).format(name=names[whole[0]])
+            )
+
+    def _count_written(self, image: Path, mask: Path) -> None:
+        """Count a mask of before."""
+        if mask.suffix == ".png":
+            with explained(mask), Image.open(mask) as file:
+                self.count(image, np.asarray(file))
+            return
+        with TiffWindows(mask) as windows:
+            height = windows.size_hw[0]
+            for top in range(0, height, _ROWS):
+                self.count(image, windows.read_stored(top, min(height, top + _ROWS)))
