@@ -27,7 +27,7 @@ SOURCE = Path(ubend.__file__).parent
 LIMITS = {"fit": (8, 1500), "predict": (9, 1600)}  # files, lines
 # Entered at one function each, and left to themselves: their own files are not part of the way.
 TINY = ["--size", "32", "--width", "2", "--epochs", "1", "--batch", "4", "--device", "cpu"]
-ENTERED = {"fit": ("accel/", "core/", "dataset/", "evaluation/"), "predict": ("accel/", "io/")}
+ENTERED = {"fit": ("accel/", "core/", "dataset/", "evaluation/"), "predict": ("accel/", "core/", "io/")}
 
 
 def listed(command: str) -> list[str]:
@@ -60,7 +60,7 @@ def watch(
 ) -> None:
     """Note the files from the command to a function, its own one included, whenever it is called `when` it counts."""
     work: Callable[..., Any] = getattr(home, name)
-    own = Path(inspect.getsourcefile(work) or "").relative_to(SOURCE).as_posix()
+    own = Path(inspect.getsourcefile(inspect.unwrap(work)) or "").relative_to(SOURCE).as_posix()
 
     def noted(*given: Any, **named: Any) -> Any:
         if when(*given):
