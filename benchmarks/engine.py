@@ -16,7 +16,7 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import prepare
 from ubend.tasks.fit import assemble
 from ubend.training.build import build
-from ubend.training.loop import PlainRuntime
+from ubend.training.loop import Runtime
 
 
 def open_data(folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]) -> tuple[Dataset, Settings]:
@@ -25,14 +25,14 @@ def open_data(folder: Path, cache: Path, device: torch.device, changes: Mapping[
     return open_dataset(settings, device.type, cache, Teller()), settings
 
 
-def begin_training(data: Dataset, settings: Settings, device: torch.device) -> PlainRuntime:
+def begin_training(data: Dataset, settings: Settings, device: torch.device) -> Runtime:
     """A training that has not taken a step; nothing is written."""
     plan = resolve(settings, data.facts(device.type, fastest_precision(device)))
     prepared = prepare(data, plan, device, augment=accelerate_augmentation(augment))
     return assemble(plan, data, prepared, build(data, plan, device), Teller())[1]
 
 
-def make_step(runtime: PlainRuntime) -> Callable[[], None]:
+def make_step(runtime: Runtime) -> Callable[[], None]:
     """A function that takes the next step, as the loop of `ubend fit` does."""
     progress = runtime.training.state.progress
 

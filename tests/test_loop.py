@@ -24,7 +24,7 @@ from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop
 from ubend.training.checkpoint import Saver
-from ubend.training.loop import PlainRuntime, Training
+from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.run_folder import RunFolder
 
@@ -216,7 +216,7 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     figures = iter([3.0, 1.0, 2.0, 1.0, 0.5])
     seen: list[dict[str, Tensor]] = []
 
-    def scripted(runtime: PlainRuntime) -> tuple[float, np.ndarray]:
+    def scripted(runtime: Runtime) -> tuple[float, np.ndarray]:
         seen.append({name: t.clone() for name, t in runtime.training.state.ema.state_dict().items()})
         return next(figures), np.array([0.5, 0.5])
 
@@ -274,10 +274,10 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
 def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
 
-    def pretend(self: PlainRuntime, step: int) -> None:
+    def pretend(self: Runtime, step: int) -> None:
         self.training.state.sums += torch.tensor([10.0 * (step + 1), 10.0, 3.0, 2.0], dtype=torch.float64)
 
-    monkeypatch.setattr(PlainRuntime, "take_step", pretend)
+    monkeypatch.setattr(Runtime, "take_step", pretend)
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
@@ -349,7 +349,7 @@ def test_a_step_never_waits_for_the_gpu(
 ) -> None:
     steps: list[int] = []
 
-    def watch(runtime: LimitedMemoryRuntime, reporter: Listener) -> PlainRuntime:
+    def watch(runtime: LimitedMemoryRuntime, reporter: Listener) -> Runtime:
         watched = capture_steps(runtime, reporter) if captured else runtime
         take_step = watched.take_step
 

@@ -1,327 +1,39 @@
-"""The commands of the course: lesson, baseline. Found through the entry points of the group `ubend.commands`."""
+"""The commands of the course: lesson, baseline. Found through the entry points of the group `ubend.commands`.
 
-from collections.abc import Callable, Iterable
-from importlib import import_module
+The list of all commands imports this module for two help lines; the lessons are imported when one is asked for.
+"""
+
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from ubend.core.click_i18n import Group, command, option
-from ubend.core.errors import SettingError
-from ubend.core.i18n import _, later
+from ubend.core.i18n import later
 from ubend.tasks.options import PATH, folder_options, make_teller, prepare
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_UNTRAINED_PX = 128  # the course text's pictures
+
+class _Lessons(Group):
+    """The subcommands of `lessons.py`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._import_lessons()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        self._import_lessons()
+        return super().get_command(ctx, cmd_name)
+
+    def _import_lessons(self) -> None:
+        from ubend_lessons.lessons import LESSONS
+
+        for one in LESSONS:
+            self.add_command(one)
 
 
-@click.group(cls=Group, help=later("Lessons: what a course on U-Nets explains, to run, look at and change."))
+@click.group(cls=_Lessons, help=later("Lessons: what a course on U-Nets explains, to run, look at and change."))
 def lesson() -> None:
     """Lessons."""
-
-
-@command(help=later("A transposed convolution step by step: placed, added where pieces overlap, cut by the padding."))
-@option("--input", "text", default="2 2; 1 4", show_default=True, help=later("Matrix: rows by ;, numbers by spaces."))
-@option("--kernel", default="1 1; 1 1", show_default=True, help=later("Matrix."))
-@option("--stride", default="1", show_default=True, metavar="S[,T]", help=later("Rows, and columns if others."))
-@option("--padding", default="0", show_default=True, metavar="P[,Q]", help=later("Rows, and columns if others."))
-@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures."))
-@option("--show", "display", is_flag=True, help=later("Also display them."))
-def transposed_convolution(text: str, kernel: str, stride: str, padding: str, out: Path, display: bool) -> None:
-    from ubend_lessons.convolution import parse_matrix
-    from ubend_lessons.transposed import teach_transposed_convolution
-
-    pairs: dict[str, Any] = {"stride": _pair("--stride", stride), "padding": _pair("--padding", padding)}
-    _tell(teach_transposed_convolution(parse_matrix(text), parse_matrix(kernel), out=out, show=display, **pairs))
-
-
-_VARIANT_OPTIONS = (
-    option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]")),
-    option("--out", type=PATH, required=True, help=later("Folder to make, for runs and pictures.")),
-    option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help=later("Any other setting; see docs/settings.md."),
-    ),
-    option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
-    option("--show", is_flag=True, help=later("Also display it.")),
-)
-
-
-def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for add in reversed(_VARIANT_OPTIONS):
-        function = add(function)
-    return function
-
-
-def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "variants", **options: Any) -> None:
-    from ubend.core.settings import parse_assignment
-
-    prepare(False)
-    taught = import_module(f"ubend_lessons.{module}")
-    with make_teller() as teller:
-        settings = dict(parse_assignment(text) for text in assignments)
-        getattr(taught, name)(out, settings=settings, teller=teller, **options)
-
-
-def _tell(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)
-
-
-@command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
-@_variant_options
-def skips(**options: Any) -> None:
-    _teach("teach_skips", **options)
-
-
-@command(help=later("Ways to grow a map (transposed, nearest, bilinear, max unpooling), trained and scored."))
-@_variant_options
-def upsampling(**options: Any) -> None:
-    _teach("teach_upsampling", **options)
-
-
-@command(help=later("The original U-Net: sizes, mirrored tiles, and touching cells counted with and without weights."))
-@_variant_options
-def paper(**options: Any) -> None:
-    _teach("teach_paper", module="paper", **options)
-
-
-_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("How often breeds' training shows all pictures."))
-
-
-@command(
-    help=later("Transfer learning: an encoder that learnt breeds, then segmentation with few masks and with many.")
-)
-@option("--counts", metavar="N[,N]", help=later("Training pictures with masks, before all  [50,200]"))
-@_BREED_EPOCHS
-@_variant_options
-def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
-    if counts is not None:
-        words = counts.replace(",", " ").split()
-        if not words or not all(word.isdecimal() for word in words):
-            raise SettingError(
-                _("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts), key="--counts"
-            )
-        options["counts"] = [int(word) for word in words]
-    options |= {} if epochs is None else {"epochs": epochs}
-    _teach("teach_transfer", module="transfer", **options)
-
-
-@command(help=later("Breeds told by a second head: by the whole picture, by the mask's pixels, by the cut-out."))
-@option("--model", type=PATH, help=later("A segmentation model of these classes  [one is trained]"))
-@_BREED_EPOCHS
-@_variant_options
-def breeds(epochs: int | None, **options: Any) -> None:
-    options |= {} if epochs is None else {"epochs": epochs}
-    _teach("teach_breeds", module="breeds", **options)
-
-
-@command(help=later("Objects cut out by their masks, and a table of their shapes."))
-@option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]"))
-@option("--model", type=PATH, help=later("A model that finds the objects  [the masks of the folder]"))
-@option("--pictures", type=int, default=4, show_default=True, help=later("How many, evenly taken."))
-@option("--out", type=PATH, required=True, help=later("Folder to make, for tables and pictures."))
-@option("--show", is_flag=True, help=later("Also display it."))
-def shapes(out: Path, **options: Any) -> None:
-    from ubend_lessons.shapes import teach_shapes
-
-    with make_teller() as teller:
-        teach_shapes(out, teller=teller, **options)
-
-
-@command(help=later("The tutorial's own faults, each run both ways: what it says, and what is so."))
-@_variant_options
-def faults(**options: Any) -> None:
-    _teach("teach_faults", module="faults", **options)
-
-
-@command(help=later("Medicine: 16-bit slices of computed tomography, an organ and its lesions, a scan in millilitres."))
-@_variant_options
-def medicine(**options: Any) -> None:
-    _teach("teach_medicine", module="fields", **options)
-
-
-@command(help=later("Satellites: GeoTIFFs of six bands, a vegetation index, masks that keep their place on the map."))
-@_variant_options
-def satellite(**options: Any) -> None:
-    _teach("teach_satellite", module="fields", **options)
-
-
-@command(help=later("Driving: street scenes of eight classes, some of them rare."))
-@_variant_options
-def driving(**options: Any) -> None:
-    _teach("teach_driving", module="fields", **options)
-
-
-def _pair(name: str, text: str) -> tuple[int, int]:
-    """`2` -> (2, 2), `2,1` -> (2, 1)."""
-    words = text.replace(",", " ").split()
-    if len(words) not in (1, 2) or not all(word.lstrip("-").isdecimal() for word in words):
-        raise SettingError(
-            _("{name} {text}: give one whole number, or two by comma").format(name=name, text=text), key=name
-        )
-    return int(words[0]), int(words[-1])
-
-
-@command(help=later("Thresholds, clusters, regions and edges on one picture, beside its true mask."))
-@option("--data", type=PATH, metavar="FOLDER", help=later("Pictures with masks, or a named set  [drawn ones]"))
-@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures."))
-@option("--show", "display", is_flag=True, help=later("Also display them."))
-def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
-    from ubend_lessons.baselines.methods import refuse_missing
-
-    refuse_missing()
-    from ubend_lessons.baselines.run import open_examples
-    from ubend_lessons.traditional import draw_examples, teach_traditional_methods
-
-    examples, shown, labels = draw_examples() if data is None else open_examples(data)
-    _tell(teach_traditional_methods(examples, shown, labels, out=out, show=display))
-
-
-def _out_options(function: _F) -> _F:
-    function = option("--show", "display", is_flag=True, help=later("Also display them."))(function)
-    kept: _F = option(
-        "--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures.")
-    )(function)
-    return kept
-
-
-def _example_options(function: _F) -> _F:
-    function = option("--number", type=int, default=0, show_default=True, help=later("Which of its pictures, from 0."))(
-        function
-    )
-    kept: _F = option("--data", type=PATH, metavar="FOLDER", help=later("Of pictures and masks  [drawn cells]"))(
-        function
-    )
-    return kept
-
-
-@command(help=later("One picture: its boxes, semantic, instance and panoptic masks; what each says and does not say."))
-@_example_options
-@_out_options
-def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
-    from ubend_lessons.example import take_example
-    from ubend_lessons.kinds import teach_kinds
-
-    _tell(teach_kinds(take_example(data, number), out=out, show=display))
-
-
-@command(help=later("Each kind of augmentation alone, drawn three times, with the outline of the mask."))
-@_example_options
-@option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Strength, as augment.scale=0.5."))
-@option("--seed", type=click.IntRange(0), default=0, show_default=True, help=later("Of the draws."))
-@_out_options
-def augmentation(
-    data: Path | None, number: int, assignments: tuple[str, ...], seed: int, out: Path, display: bool
-) -> None:
-    from ubend.core.settings import parse_assignment
-    from ubend_lessons.augmentation import teach_augmentation
-    from ubend_lessons.example import take_example
-
-    settings = dict(map(parse_assignment, assignments))
-    _tell(teach_augmentation(take_example(data, number), out=out, settings=settings, seed=seed, show=display))
-
-
-@command(help=later("The network as a drawing, made from what its layers do to a picture."))
-@option("--model", type=PATH, help=later("Model file or run  [one with drawn weights]"))
-@option("--width", type=click.IntRange(1, 256), help=later("Without --model: channels of the first level  [64]"))
-@option("--depth", type=click.IntRange(1, 7), help=later("Without --model: poolings  [4]"))
-@option("--size", type=int, metavar="PX", help=later("Side of the picture  [the model's, else 128]"))
-@_out_options
-def architecture(
-    model: Path | None, width: int | None, depth: int | None, size: int | None, out: Path, display: bool
-) -> None:
-    prepare(deterministic=False)
-    from ubend.models.model_file import load_bundle
-    from ubend_lessons.architecture import MOST_PX, teach_architecture, untrained
-
-    if model is not None:
-        if width is not None or depth is not None:
-            raise SettingError(_("--width and --depth go without --model, which has its own"), key="--model")
-        bundle = load_bundle(model)
-        own = min(MOST_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
-        side = own if size is None else size
-        _tell(teach_architecture(bundle.model, side, out=out, show=display))
-        return
-    net = untrained(width or 64, depth or 4)
-    click.echo(
-        _("no model was given: a U-Net of width {width} and depth {depth} with drawn weights").format(
-            width=net.width, depth=net.depth
-        )
-    )
-    _tell(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
-
-
-@command(help=later("What MODEL makes of PICTURE on its way: feature maps; and how pictures are normalised."))
-@click.argument("picture", type=PATH, required=False)
-@option("--model", type=PATH, help=later("Model file or run  [a small one is trained, within a minute]"))
-@_out_options
-def feature_maps(picture: Path | None, model: Path | None, out: Path, display: bool) -> None:
-    prepare(deterministic=False)
-    from ubend.io.images import read_image
-    from ubend.models.model_file import load_bundle
-    from ubend_lessons.example import take_example
-    from ubend_lessons.feature_maps import teach_feature_maps
-    from ubend_lessons.tiny import UNSEEN, train_tiny
-
-    if model is not None and picture is None:
-        raise SettingError(
-            _("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"), key="--model"
-        )
-    bundle = load_bundle(model) if model is not None else None
-    image = (
-        take_example(None, UNSEEN).image
-        if picture is None
-        else read_image(picture, 3 if bundle is None else bundle.sizing.channels)
-    )
-    if bundle is None:
-        with make_teller() as teller:
-            bundle = load_bundle(train_tiny(out, teller))
-    _tell(teach_feature_maps(bundle, image, out=out, show=display))
-
-
-@command(help=later("RUN as an animation: its pictures after each epoch, its curves growing beside them."))
-@click.argument("run", type=PATH, required=False)
-@option(
-    "--seconds", type=click.FloatRange(0.02, 60), default=0.35, show_default=True, help=later("That a frame stays.")
-)
-@_out_options
-def training(run: Path | None, seconds: float, out: Path, display: bool) -> None:
-    prepare(deterministic=False)
-    from ubend_lessons.tiny import train_tiny
-    from ubend_lessons.training import teach_training
-
-    if run is None:
-        with make_teller() as teller:
-            run = train_tiny(out, teller)
-    _tell(teach_training(run, out=out, seconds=seconds, show=display))
-
-
-# in the order of the course
-for _lesson in (
-    transposed_convolution,
-    upsampling,
-    skips,
-    paper,
-    traditional_methods,
-    transfer,
-    shapes,
-    breeds,
-    faults,
-    medicine,
-    satellite,
-    driving,
-    kinds,
-    augmentation,
-    architecture,
-    feature_maps,
-    training,
-):
-    lesson.add_command(_lesson)
 
 
 @command(help=later("Score METHOD, a traditional one, on FOLDER as a model is scored; without METHOD, list them."))
@@ -345,4 +57,5 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
 
     with make_teller() as teller:
         result = run_baseline(method, folder, teller=teller, **flags)
-        _tell(score_lines(result.scores))
+        for line in score_lines(result.scores):
+            click.echo(line)

@@ -17,7 +17,7 @@ from ubend.core.device import attempt
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.batches import Batch
-from ubend.training.loop import PlainRuntime, Training
+from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.optim import ema_decay, learning_rate_at
 
@@ -25,7 +25,7 @@ _EAGER_STEPS = 3  # before capture: workspaces are made, the optimizer's moments
 _AHEAD = 4  # steps whose numbers wait in pinned memory; the host is never further ahead of the device
 
 
-def capture_steps(runtime: LimitedMemoryRuntime, reporter: Teller) -> PlainRuntime:
+def capture_steps(runtime: LimitedMemoryRuntime, reporter: Teller) -> Runtime:
     """A runtime that takes the same steps as CUDA graphs; `runtime` itself where they cannot be captured."""
     training = runtime.training
     if not usable(next(training.state.model.parameters())) or training.plan.compile:
@@ -41,8 +41,8 @@ def can_capture(training: Training) -> bool:
     return training.state.model.can_capture and not training.batches.weighs_pixels
 
 
-class CapturedRuntime(PlainRuntime):
-    """Takes steps as `runtime` does, from the fourth on as a CUDA graph."""
+class CapturedRuntime(Runtime):
+    """Wraps a runtime: from the fourth on, its steps are a CUDA graph."""
 
     def __init__(self, runtime: LimitedMemoryRuntime, reporter: Teller) -> None:
         super().__init__(runtime.training, runtime.ranks)
@@ -78,6 +78,9 @@ class CapturedRuntime(PlainRuntime):
             return self.take_step(step)
         self._taken += 1
         return None
+
+    def gradients(self, step: int, batch: Batch) -> Tensor:
+        return self._runtime.gradients(step, batch)
 
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return self._runtime.measure(items)

@@ -303,12 +303,21 @@ def fetch(
 
     A GPU has been given the next result's work before this one is waited for: it never idles meanwhile.
     """
+    pinned: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}  # used again: to pin memory takes milliseconds
     waiting: deque[tuple[Logits, list[Tensor], torch.cuda.Event]] = deque()
 
+    def copy(made: Tensor) -> Tensor:
+        free = pinned.setdefault((made.shape, made.dtype), [])
+        place = free.pop() if free else torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+        return place.copy_(made, non_blocking=True)
+
     def wait() -> tuple[Logits, list[NDArray[Any]]]:
-        logits, copies, done = waiting.popleft()
+        logits, places, done = waiting.popleft()
         done.synchronize()
-        return logits, [copy.numpy() for copy in copies]
+        arrays = [place.numpy().copy() for place in places]
+        for place in places:
+            pinned[place.shape, place.dtype].append(place)
+        return logits, arrays
 
     for logits in results:
         with tell_out_of_memory(too_large(logits.native_hw)):
@@ -316,11 +325,10 @@ def fetch(
         if logits.values.device.type != "cuda":
             yield logits, [one.cpu().numpy() for one in made]
             continue
-        places = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in made]
-        copies = [place.copy_(one, non_blocking=True) for place, one in zip(places, made, strict=True)]
+        places = [copy(one) for one in made]
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(logits.values.device))
-        waiting.append((logits, copies, done))
+        waiting.append((logits, places, done))
         if len(waiting) > 1:
             yield wait()
     while waiting:

@@ -177,7 +177,7 @@ class ImageJob(FileJob[Header]):
                 self.write_one(number, answer, image)
 
         there = len(self.found) - len(self.todo)
-        teller.begin(now(self.title), len(self.found), there)
+        teller.begin(now(self.title), there + len(numbers), there)
         images = self.attempt(self._read, numbers, self._bytes)
         answers = self.masks.predict(
             (((number, shown), given) for number, (given, shown) in images), with_prob=self.with_prob

@@ -52,7 +52,7 @@ from ubend.training.distributed import ALONE, Ranks, join_ranks
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import find_place
-from ubend.training.loop import PlainRuntime, Training, train
+from ubend.training.loop import PlainRuntime, Runtime, Training, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
@@ -133,9 +133,9 @@ def fit(
         config: a TOML file of settings.
         settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: the words of the command line: images, masks, split, classes, channels, size, width, skips, epochs,
-            batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model to begin
-            with), root (where the named data set lies, or is to be put). `classes` and `values` may be
+        flags: the words of the command line: images, masks, split, classes, channels, size, patches, width, encoder,
+            loss, skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained
+            model to begin with), root (where the named data set lies, or is to be put). `classes` and `values` may be
             strings with commas, `skips` a string such as "none" or "1,2".
     In each of several processes that torchrun starts, it trains with the others; the first one speaks and writes.
     Raises:
@@ -265,7 +265,7 @@ def scan(
 
 def assemble(
     plan: Plan, data: Dataset, prepared: Prepared, built: Built, reporter: Teller, ranks: Ranks = ALONE
-) -> tuple[Training, PlainRuntime]:
+) -> tuple[Training, Runtime]:
     """What is trained, and the fastest way to take its steps here."""
     early, model = EarlySums(ranks), built.state.model
     compiled = compile_network(model, reporter) if plan.train.compile else None

@@ -3,14 +3,16 @@
     for each step: draw a batch -> network -> loss -> gradients -> optimizer -> EMA of the weights
     at the end of each epoch: validate -> log -> keep the best weights -> stop early?
 
-This is the plain way, which everything else is tested against. What makes it robust or fast wraps `PlainRuntime` and
-computes the same: smaller micro-batches where memory runs out (memory.py), several processes (distributed_runtime.py),
-the step as one CUDA graph (ubend.accel.captured). Nothing that changes a result depends on the clock: a resumed run
-draws the same batches for the same steps.
+`PlainRuntime` is the reference implementation of a step. What makes it robust or fast is another `Runtime`, which is
+tested against it: smaller micro-batches when memory runs out (memory.py), several processes (distributed_runtime.py),
+the step as one CUDA graph (ubend.accel.captured). They take the same steps; only batch norm sees the images of one
+micro-batch, or of one process, alone. Nothing that changes a result depends on the clock: a resumed run draws the same
+batches for the same steps.
 """
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -85,7 +87,7 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     Args:
         counts: by which the batch's loss is divided.
     Returns:
-        (2,) float64: the loss sums of the batch, cross entropy and 1 - Dice.
+        (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and 1 - Dice.
     """
     training.state.model.train()
     total = torch.zeros_like(training.state.sums[:2])
@@ -98,18 +100,26 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     return total
 
 
-class PlainRuntime:
-    """How the steps of a training are taken: here in one process, one operation after the other.
+class Runtime(ABC):
+    """Executes the steps of a training.
 
     Attributes:
-        ranks: the processes that train together; alone, it does nothing.
+        ranks: the processes that train together; a no-op for a single process.
     """
 
     def __init__(self, training: Training, ranks: Ranks = ALONE) -> None:
         self.training, self.ranks = training, ranks
 
+    @abstractmethod
+    def gradients(self, step: int, batch: Batch) -> Tensor:
+        """The gradients of a batch in the parameters' `grad`; returns its (4,) sums, as in `TrainingState.sums`."""
+
+    @abstractmethod
+    def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(4,) sums as in `TrainingState.sums`, and (n, C, C) confusions, of these validation items."""
+
     def take_step(self, step: int) -> None:
-        """One optimizer step, from the state as it stands; the host does not wait for the device."""
+        """One optimizer step, from the current state; the host does not wait for the device."""
         training, state = self.training, self.training.state
         batch = training.batches.draw(step)
         with keep_generators(training):
@@ -121,18 +131,27 @@ class PlainRuntime:
         if state.ema is not state.model:
             update_ema(state.ema, state.model, ema_decay(step, training.plan.average_decay))
 
+
+class PlainRuntime(Runtime):
+    """One process, one operation after the other."""
+
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        """The gradients of a batch in the parameters' `grad`; returns its (4,) sums, as in `TrainingState.sums`."""
         seed_random_layers(self.training, step)
         counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.more)
         return join_sums(training_step(self.training, batch, counts), counts)
 
+    @torch.inference_mode()
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """What `measure_items` returns."""
-        return measure_items(self.training, items)
+        training, classes = self.training, len(self.training.class_names)
+        image, target = training.validation.take(items)
+        with training.autocast():
+            logits = training.forward_ema(image.float())
+        sums, counts = training.loss.sum(logits, target), training.loss.count(target, classes)
+        index = logits.argmax(dim=1).to(torch.uint8)
+        return join_sums(torch.stack(sums), counts), count_confusion_batch(index, target, classes)
 
 
-def train(runtime: PlainRuntime, recorder: Recorder, stop: StopRequest) -> None:
+def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     """Train from wherever the state stands to the end, or until a stop is requested, or until patience is out.
 
     The last state is still being written when this returns; the model is there.
@@ -195,7 +214,7 @@ def train(runtime: PlainRuntime, recorder: Recorder, stop: StopRequest) -> None:
         raise KeyboardInterrupt(*stop.received)
 
 
-def validate(runtime: PlainRuntime) -> tuple[float, NDArray[np.float64]]:
+def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     """Loss, and Dice of each class as per-image mean (NaN where a class never occurs), at model size, of the EMA."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, mine = training.validation, runtime.ranks.part(len(training.validation))
@@ -214,17 +233,6 @@ def validate(runtime: PlainRuntime) -> tuple[float, NDArray[np.float64]]:
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
     return mean_loss(training, sums), means
-
-
-@torch.inference_mode()
-def measure_items(training: Training, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """(4,) sums as in `TrainingState.sums`, and (n, C, C) confusions of these validation items."""
-    image, target = training.validation.take(items)
-    with training.autocast():
-        logits = training.forward_ema(image.float())
-    sums, counts = training.loss.sum(logits, target), training.loss.count(target, len(training.class_names))
-    index = logits.argmax(dim=1).to(torch.uint8)
-    return join_sums(torch.stack(sums), counts), count_confusion_batch(index, target, len(training.class_names))
 
 
 def validation_batch(training: Training) -> int:

@@ -1,4 +1,7 @@
-"""Where memory runs out, a training goes on in smaller parts: the same steps, the same results."""
+"""When memory runs out, a step is repeated in smaller micro-batches, and validation goes on in smaller batches.
+
+Gradients and sums stay those of the whole batch (loop.py); batch norm then sees fewer images at a time.
+"""
 
 import math
 
@@ -12,16 +15,16 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.batches import Batch
-from ubend.training.loop import PlainRuntime, Training
+from ubend.training.loop import Runtime, Training
 
 
-class LimitedMemoryRuntime(PlainRuntime):
-    """A runtime whose steps and validation passes are repeated in halves where memory runs out.
+class LimitedMemoryRuntime(Runtime):
+    """Wraps a runtime: its steps and validation passes are repeated at half the size when memory runs out.
 
-    Until all gradients of a step are there, nothing has changed but batch norm's running statistics; these are kept.
+    Before the optimizer's update, a step changes only batch norm's running statistics; they are saved and restored.
     """
 
-    def __init__(self, runtime: PlainRuntime, reporter: Teller) -> None:
+    def __init__(self, runtime: Runtime, reporter: Teller) -> None:
         super().__init__(runtime.training, runtime.ranks)
         self.runtime, self._reporter = runtime, reporter
 
