@@ -14,7 +14,7 @@ from ubend.tasks.options import PATH, folder_options, make_teller, parse_tiles, 
 if TYPE_CHECKING:
     from ubend.core.progress import Teller
 
-WORDS = "ubend.words"  # of the command line, so that --gpus can say them again
+WORDS = "ubend.words"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
 
 @command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
@@ -86,7 +86,7 @@ def fit(
 
 
 def _launch(gpus: int) -> None:
-    """This command line in so many processes; ends with their exit code."""
+    """Run this command line in `gpus` processes; exit with their exit code."""
     from ubend.training.launcher import find_place, launch
 
     if find_place().count > 1:
@@ -101,7 +101,7 @@ def _launch(gpus: int) -> None:
 
 
 def _resume(run: Path, show: bool) -> None:
-    prepare(True)  # harmless for other runs
+    prepare(True)  # deterministic mode; harmless for other runs
     from ubend.tasks.fit import resume
 
     with make_teller() as teller:

@@ -1,4 +1,4 @@
-"""What a person asks of masks beyond one model's most probable class, as the command line says it."""
+"""User options for prediction, as given on the command line, and the models with these options."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Nothing asked: as the model says.
+    """User options for prediction. Defaults: the most probable class, no post-processing.
 
     Attributes:
         models: more models, whose probabilities are averaged with the first one's.
-        tta: test-time augmentation, as of `ensemble.load`.
-        threshold: `CLASS=P`, as of `parse_thresholds`.
-        min_area, fill_holes: `PX` or `CLASS=PX`, as of `parse_areas`; of each picture, frame, or slice.
-        tiles: side of the tiles in px, 0: whole pictures; None: as each model was trained.
-        overlap: share of a tile's side that neighbours have in common.
+        tta: test-time augmentation, see `ensemble.load`.
+        threshold: `CLASS=P`, see `parse_thresholds`.
+        min_area, fill_holes: `PX` or `CLASS=PX`, see `parse_areas`; applied to each image, frame, or slice.
+        tiles: side of the tiles in px; 0: whole images; None: as each model was trained.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side.
     """
 
     models: Sequence[Path | str] = ()
@@ -43,30 +43,30 @@ class Conditions:
 
 
 class Answer(NamedTuple):
-    """(H, W) class index of an image, and (C, H, W) probabilities where they are asked for."""
+    """(H, W) class index of an image, and (C, H, W) probabilities if requested."""
 
     mask: NDArray[np.uint8]
     prob: NDArray[np.float32] | None = None
 
     @property
     def bytes(self) -> int:
-        """In memory."""
+        """Size in memory."""
         return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
 
 
 class Masks:
-    """Models under conditions: what predicts images, frames of videos, slices of scans.
+    """Model(s) and post-processing; predicts images, video frames, scan slices.
 
     Args:
-        answering: the models.
-        wanted: what is asked beyond the most probable class.
-        paths: of the models' files.
-        tiles_asked: whether it was said how images are cut.
+        answering: the model or the ensemble.
+        wanted: the post-processing; false if there is none.
+        paths: the model files or run folders.
+        tiles_asked: whether --tiles was given.
     Attributes:
-        predictor, labels, bundle: the first model's; what the images have to be like.
-        channels: of the images that are to be given: the most that one of the models takes.
-        by_rows: whether an image can be predicted row by row, without its probabilities as a whole.
-        takes_color: whether images in colour can be given, or in grey: each model takes one of the two.
+        predictor, labels, bundle: those of the first model.
+        channels: channels to load: the maximum over the models.
+        by_rows: whether an image can be predicted row by row, without full-image probabilities.
+        takes_color: whether all models take one or three channels, so that colour and grey images can be given.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Masks:
         self.by_rows = self.predictor.tiling is not None and answering is self.predictor and not by_parts
 
     def refuse_other_kind(self, path: Path, header: Header) -> None:
-        """DataError: the image has other channels or another depth than one of the models takes."""
+        """Raise DataError if the image has other channels or another depth than one of the models takes."""
         for predictor, _views in self.members:
             refuse_other_kind(path, header, predictor.bundle)
 
     def predict(
         self, images: Iterable[tuple[_Key, NDArray[Any]]], *, with_prob: bool = False
     ) -> Iterator[tuple[_Key, Answer]]:
-        """(key, answer) of each (key, image), the mask under the conditions; without probabilities, sooner."""
+        """(key, answer) of each (key, image), with post-processing; faster without probabilities."""
         keys: dict[int, _Key] = {}
 
         def given() -> Iterator[NDArray[Any]]:
@@ -106,7 +106,7 @@ class Masks:
             yield keys.pop(number), Answer(mask, found.prob if with_prob else None)
 
     def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, Answer]]:
-        """The rows of an image, from top to bottom, and the answer for each, where `by_rows` says so."""
+        """(row range, answer) of an image, from top to bottom; only if `by_rows`."""
 
         def make(logits: Tensor) -> list[Tensor]:
             mask = [] if self.wanted else [class_index(logits[0])]
@@ -118,7 +118,7 @@ class Masks:
 
 
 def load_masks(model: Path | str, device: str | None, conditions: Conditions) -> Masks:
-    """Load the models; arguments and errors as of `ensemble.load`, `parse_thresholds` and `parse_areas`."""
+    """Load the models; arguments and errors: see `ensemble.load`, `parse_thresholds` and `parse_areas`."""
     models = [model, *conditions.models]
     answering = load(models, device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
     names = answering.labels.names

@@ -1,7 +1,7 @@
-"""Image of any size -> logits -> probabilities or mask: one way for whole images and for tiles.
+"""Image of any size -> logits -> probabilities or mask: one code path for whole images and tiles.
 
-`Predictor.run` is that way: sources are read by rows of tiles, tiles of one size share a forward pass, and their logits
-are merged. C classes, H x W pixels of an image, h x w of the size that the network sees, n images of one size.
+`Predictor.run` is that path: sources are read by rows of tiles, tiles of one size share a forward pass, and their
+logits are merged. C classes, H x W pixels of an image, h x w pixels at model size, n images of one size.
 """
 
 import math
@@ -39,24 +39,23 @@ from ubend.io.raster import Header
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
 
-_BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: 1 GiB or so of features at width 64
-_BATCH_IMAGES = (32, 128)  # whole images in one, on a CPU and on a GPU, which many small ones keep busy
-TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles, on a CPU, which larger batches make no faster, and on a GPU
-_TILE_PX = 512  # larger ones are little faster; smaller ones have more seams, and more of each is neighbours'
-_NATIVE_VALUES = 2**22  # logits at the images' own size at once; one image may have more
-_HELD_BYTES = 2**28  # of images, and masks of their own size, held back until others of their model size come
-_GROUPS = 4  # batches of tiles of other sizes that wait at most
+_BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: about 1 GiB of features at width 64
+_BATCH_IMAGES = (32, 128)  # most whole images in one forward pass (CPU, GPU); many small ones keep a GPU busy
+TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, GPU); larger batches are no faster on a CPU
+_TILE_PX = 512  # larger tiles are hardly faster; smaller ones have more seams and more overlap
+_NATIVE_VALUES = 2**22  # logits at native size at once; a single image may exceed it
+_HELD_BYTES = 2**28  # of images, and their native-size masks, that are waiting to form a batch
+_GROUPS = 4  # waiting tiles of all sizes together have at most the bytes of so many batches
 
 
 @dataclass(frozen=True)
 class Logits:
-    """The network's answer to n images of one size, or to some rows of one image; to be used before the next is asked
-    for, since its memory is used again.
+    """Logits of n images of one size, or of some rows of one image. Valid until the next item: the buffer is reused.
 
     Attributes:
-        numbers: of the images, in the order they came.
-        native_hw: (H, W) of each of them, px.
-        rows: of the image itself; those of one image come from top to bottom.
+        numbers: input positions of the images, rising.
+        native_hw: (H, W) of each image, px.
+        rows: row range in the native image; those of one image come from top to bottom.
         values: (n, C, h, w) float32 logits of these rows at model size, on the device.
     """
 
@@ -66,17 +65,17 @@ class Logits:
     values: Tensor
 
     def native(self) -> Tensor:
-        """(n, C, rows, W) logits at the images' own size."""
+        """(n, C, rows, W) logits at native size."""
         return resize_image(self.values, (self.rows.stop - self.rows.start, self.native_hw[1]))
 
     @property
     def is_last(self) -> bool:
-        """Whether the images end with these rows."""
+        """Whether these are the last rows of the images."""
         return bool(self.rows.stop == self.native_hw[0])
 
 
 class _Tile(NamedTuple):
-    """A tile that waits for its forward pass: (h, w, channels), in main memory if it is a whole image."""
+    """A tile waiting for its forward pass; (h, w, channels) pixels, in main memory if it is a whole image."""
 
     row: TileRow
     column: int
@@ -85,16 +84,16 @@ class _Tile(NamedTuple):
 
 
 class Predictor:
-    """A model ready to be used: `predictor(image).mask`.
+    """A model, ready to predict: `predictor(image).mask`.
 
-    An image is resized to the size at which the model was trained, or, by a model of crops of images at their own
-    scale, kept at that scale and cut into tiles that overlap.
+    An image is resized to the size at which the model was trained, or, for models trained on native-scale crops, kept
+    at its scale and cut into overlapping tiles.
 
     Args:
         bundle: the model.
         device: see `load`.
         tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
-        overlap: share of a tile's side that neighbours have in common, 0 <= overlap < 1.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class Predictor:
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
         net, self.tiling = self.model, None
-        if tiles:  # without padding they are seamless side by side; else they are blended
+        if tiles:  # networks without padding need no blending, hence no overlap
             self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
         network = self.model.forward_tiles if tiles else self.model
         self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
@@ -140,16 +139,16 @@ class Predictor:
         return next(iter(self.predict([image])))[1]
 
     def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each image, in the order in which batches of one size get full."""
+        """(number, prediction) of each image, in completion order."""
         for number, prob in self._answer(images, lambda native: native.softmax(dim=1)):
             yield number, Prediction(prob.argmax(axis=0).astype(np.uint8), prob, self.labels)
 
     def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each image, as in `predict`, without the probabilities in main memory."""
+        """(number, (H, W) class index) of each image, see `predict`; without probabilities in main memory."""
         return self._answer(images, lambda native: class_index(native.movedim(1, 0)))
 
     def _answer(self, images: Iterable[Image], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (..., H, W)) of each image, of what `make` makes of (n, C, H, W) logits."""
+        """(number, (..., H, W) result of `make`) of each image; `make` is given (n, C, rows, W) logits."""
         begun: dict[int, NDArray[Any]] = {}
         sources = map_ahead(self.prepare, images, _bytes_given)
         for part, (made,) in fetch(self.run(sources), lambda native: [make(native)]):
@@ -161,13 +160,13 @@ class Predictor:
                     yield number, begun.pop(number)
 
     def prepare(self, image: Image, header: Header | None = None) -> Source:
-        """An image as `run` takes it: at model size, or as it is where tiles are cut.
+        """Convert an image to the input of `run`: at model size, or at native size for tiles.
 
         Args:
-            image: as of a call; a given array is counted as memory, since its giver may keep it.
-            header: of the file, checked by `inspect`; None: it is read.
+            image: see `__call__`; an array counts towards memory, as the caller may keep it.
+            header: the file's header, checked by `inspect`; None: it is read.
         Raises:
-            DataError: as of a call.
+            DataError: see `__call__`.
         """
         pixels, sizing = take_pixels(image, self.bundle, header), self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
@@ -177,16 +176,16 @@ class Predictor:
         return Source.of_pixels(small, native_hw, small.nbytes + _bytes_given(image))
 
     def inspect(self, path: Path) -> Header:
-        """A file's header, for `prepare`; DataError: it is unreadable, or of another kind than the model takes."""
+        """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
         return inspect_file(path, self.bundle)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
-        """Logits of images of any size, in the memory of some batches, and of a row of tiles for each that is cut.
+        """Logits of images of any size; memory: a few batches plus one row of tiles per tiled image.
 
         Args:
-            sources: of `prepare`, or read from a file by rows where tiles are cut.
+            sources: from `prepare`; if the predictor uses tiles, also sources that read a file by rows.
         Raises:
-            DataError: of the sources.
+            DataError: raised by the sources.
             SettingError: out of memory with a single tile.
         """
         blenders: dict[int, Blender] = {}
@@ -194,12 +193,12 @@ class Predictor:
             yield from self._merge(tiles, self._forward(tiles), blenders)
 
     def _batches(self, sources: Iterable[Source]) -> Iterator[list[_Tile]]:
-        """Tiles of one size, padding counted, as many as share a forward pass, whichever images they are of."""
+        """Batches of tiles of equal padded size, across images."""
         waiting: dict[tuple[int, int], list[_Tile]] = {}
         held_bytes = 0
         for row, array in self._read_rows(sources):
             size, tensor = row.plan.input_hw, torch.from_numpy(array)
-            if self.tiling is not None:  # neighbours share pixels, which are sent once
+            if self.tiling is not None:  # tiles of a row overlap; send their pixels once
                 tensor = send(tensor, self.device)
             for column, start in enumerate(row.plan.columns.starts):
                 group = waiting.setdefault(size, [])
@@ -210,7 +209,7 @@ class Predictor:
                     held_bytes -= sum(tile.held_bytes for tile in group)
                     yield waiting.pop(size)
             most = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
-            if held_bytes >= most:  # nothing is full, so the size with the most pixels goes first
+            if held_bytes >= most:  # no batch is full: flush the largest
                 group = waiting.pop(max(waiting, key=lambda one: len(waiting[one]) * math.prod(one)))
                 held_bytes -= sum(tile.held_bytes for tile in group)
                 yield group
@@ -218,7 +217,7 @@ class Predictor:
 
     def _read_rows(self, sources: Iterable[Source]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
         rows = plan_rows(sources, self._plan)
-        if self.tiling is None:  # read and resized already
+        if self.tiling is None:  # already read and resized
             return map(read_row, rows)
         return map_ahead(read_row, rows, lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * self._pixel_bytes)
 
@@ -226,30 +225,30 @@ class Predictor:
         return self.tiling.plan(size_hw) if self.tiling else plan_whole(size_hw, self.model.padded_hw(size_hw))
 
     def _weigh(self, row: TileRow, tile: Tensor) -> int:
-        """Bytes held until a tile is answered; for a whole image also its mask, and what its source holds."""
+        """Bytes held until a tile's logits are there; for a whole image plus its mask and what its source holds."""
         whole = 0 if self.tiling is not None else math.prod(row.source.native_hw) + row.source.held_bytes
         return tile.numel() * tile.element_size() + whole
 
     @property
     def _pixel_bytes(self) -> int:
-        """Of a pixel as `read_row` gives it."""
+        """Bytes per pixel of the arrays of `read_row`."""
         return self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)
 
     def _is_full(self, count: int, pixels: int) -> bool:
-        """Whether as many tiles of so many pixels share a forward pass as may."""
+        """Whether a batch of `count` tiles of `pixels` pixels each is full."""
         if self.tiling is not None:
             return (count + 1) * pixels > self._batch_pixels
         return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type == "cuda"]
 
     def _forward(self, tiles: Sequence[_Tile]) -> Tensor:
-        """(N, C, h, w) float32 logits of tiles of one size, in as many passes as memory asks for."""
+        """(N, C, h, w) float32 logits of tiles of one size, in as many passes as needed to fit in memory."""
         logits = attempt(self._pass, tiles)
         if logits is not None:
             return logits
         half = len(tiles) // 2
         if not half:
             raise self._out_of_memory(tiles[0])
-        self._batch_pixels = half * math.prod(tiles[0].row.plan.input_hw)  # from now on
+        self._batch_pixels = half * math.prod(tiles[0].row.plan.input_hw)  # keep the smaller batch size
         return torch.cat([self._forward(tiles[:half]), self._forward(tiles[half:])])
 
     def _pass(self, tiles: Sequence[_Tile]) -> Tensor:
@@ -257,8 +256,8 @@ class Predictor:
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; of tiles with a margin, those of
-        their middle."""
+        """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; for tiles with a margin, logits
+        of the centre only."""
         return self._infer(send(images, self.device))
 
     def _out_of_memory(self, tile: _Tile) -> SettingError:
@@ -268,10 +267,10 @@ class Predictor:
         return SettingError(said.format(size=max(tile.row.plan.input_hw)), key="--tiles")
 
     def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, Blender]) -> Iterator[Logits]:
-        """What is finished by the logits of tiles; images of one tile are cropped, and those of one size come together.
+        """Yield rows completed by these tiles; whole images are cropped to their size, those of equal size are grouped.
 
         Args:
-            blenders: of the images of which some tiles came before.
+            blenders: image number -> its partly merged tiles; updated.
         """
         alike: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
         for slot, (row, column, *_others) in enumerate(tiles):
@@ -298,12 +297,12 @@ class Predictor:
 def fetch(
     results: Iterable[Logits], make: Callable[[Tensor], Sequence[Tensor]]
 ) -> Iterator[tuple[Logits, list[NDArray[Any]]]]:
-    """Each result, whose logits are not to be used any more, and in main memory what `make` makes of (n, C, rows, W)
-    logits.
+    """Yield each result, and `make` of its (n, C, rows, W) native-size logits as arrays in main memory.
 
-    A GPU has been given the next result's work before this one is waited for: it never idles meanwhile.
+    The logits of a yielded result may be overwritten. On a GPU, a result is waited for after the next one's work was
+    launched, which keeps the GPU busy.
     """
-    pinned: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}  # used again: to pin memory takes milliseconds
+    pinned: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}  # reused: pinning takes milliseconds
     waiting: deque[tuple[Logits, list[Tensor], torch.cuda.Event]] = deque()
 
     def copy(made: Tensor) -> Tensor:
@@ -343,16 +342,16 @@ def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images
 
 
 def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:
-    """A predictor from a model file or a run folder; `tiles` and `overlap` as of `Predictor`.
+    """A predictor from a model file or a run folder; for `tiles` and `overlap` see `Predictor`.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not ours, or newer than this version.
-        SettingError: there is no such device, or no such tiles.
+        ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
+        SettingError: no such device, invalid tiles or overlap, or no memory for the model.
     """
     with tell_out_of_memory(_("no memory is left for the model; try --device cpu")):
         return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
 
 
 def _bytes_given(image: Image) -> int:
-    """What an image that is waited for takes; of files nothing is known yet."""
+    """Bytes of a queued array; 0 for paths."""
     return image.nbytes if isinstance(image, np.ndarray) else 0

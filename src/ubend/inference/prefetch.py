@@ -1,4 +1,4 @@
-"""Reading ahead: work in threads while the results before are used, bounded by count and by bytes."""
+"""Reading ahead: threads compute the next results while one is used, bounded by count and by bytes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-_READERS = 4  # threads; more of them keep Python's lock from the one that starts kernels
-_READ_AHEAD = 2  # pictures, or rows of tiles, for each
-_AHEAD_BYTES = 2**26  # of all that is read ahead, the last one aside: rows of tiles are as long as pictures are wide
+_READERS = 4  # threads; more threads keep the GIL from the thread that launches kernels
+_READ_AHEAD = 2  # images, or rows of tiles, per thread
+_AHEAD_BYTES = 2**26  # of all that is read ahead; may be exceeded by the last item, such as a row of a wide image
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -17,10 +17,10 @@ _R = TypeVar("_R")
 def map_ahead(
     work: Callable[[_T], _R], items: Iterable[_T], weigh: Callable[[_T], int] = lambda _item: 0
 ) -> Iterator[_R]:
-    """`map` in threads, in order; at most _READ_AHEAD results of each wait, and no more once they have _AHEAD_BYTES.
+    """`map` in threads, in order; holds at most _READ_AHEAD results per thread, and about _AHEAD_BYTES in all.
 
     Args:
-        weigh: bytes that the result of an item takes.
+        weigh: bytes of the result of an item.
     """
     source, held = iter(items), 0
     pending: deque[tuple[Future[_R], int]] = deque()
@@ -40,5 +40,5 @@ def map_ahead(
             future, size = pending.popleft()
             future.result()
             held -= size
-            read_on()  # beside what is done with this one
+            read_on()  # refill before yielding
             yield future.result()

@@ -1,7 +1,7 @@
-"""Where tiles lie on an image, how their pixels are read, and how their logits become one; no model.
+"""Where tiles lie, how their pixels are read, and how their logits are merged; independent of the model.
 
-H x W pixels of the image, h x w at the size that the network sees, C classes, T x T pixels of a tile. Tiles lie in a
-grid, so positions, weights and padding are known for each axis alone. A whole image is a plan with one tile.
+H x W pixels of the native image, h x w at model size, C classes, T x T pixels of a tile. Tiles form a grid, so
+positions, weights and padding are computed separately for each axis. A whole image is a plan with one tile.
 
 Sources: overlapping tiles, weighted by a Gaussian: Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015, arXiv:1505.04597, figure 2.
@@ -26,13 +26,13 @@ _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
 @dataclass(frozen=True)
 class Source:
-    """An image at the size at which the network sees it, read by rows.
+    """An image at model size, read by rows.
 
     Attributes:
         read: (top, bottom) -> (bottom - top, w, channels) pixels; called from several threads.
         size_hw: (h, w), px.
-        native_hw: (H, W) of the image itself, px.
-        held_bytes: what memory holds for it until it is answered, besides tiles; of a whole image.
+        native_hw: (H, W) of the native image, px.
+        held_bytes: memory in use until its logits are there, besides tiles; whole images only.
     """
 
     read: Callable[[int, int], NDArray[Any]]
@@ -42,19 +42,19 @@ class Source:
 
     @classmethod
     def of_pixels(cls, pixels: NDArray[Any], native_hw: tuple[int, int], held_bytes: int = 0) -> "Source":
-        """Of (h, w, channels) pixels in memory."""
+        """A source of (h, w, channels) pixels in memory."""
         return cls(lambda top, bottom: pixels[top:bottom], (pixels.shape[0], pixels.shape[1]), native_hw, held_bytes)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The tiles along one side of a picture.
+    """The tiles along one axis of an image.
 
     Attributes:
-        side: of the picture, px.
-        tile: side of what a tile gives, px.
-        starts: first pixel of each tile, rising; multiples of what the network divides by.
-        margin: what a tile needs on each side beyond what it gives, px.
+        side: side of the image, px.
+        tile: output side of a tile, px.
+        starts: first pixel of each tile, rising; multiples of the network stride.
+        margin: extra input per side of a tile, px.
         weights: (tiles, tile) float32; the weights of all tiles at a pixel add up to 1.
     """
 
@@ -65,14 +65,14 @@ class Axis:
     weights: NDArray[np.float32]
 
     def needed(self, number: int) -> NDArray[np.int64]:
-        """(tile + 2 * margin,) the picture's pixels that a tile is made of.
+        """(tile + 2 * margin,) input pixel indices of a tile.
 
-        What lies out of the picture is its last pixel again, as inside the network; with a margin, mirrored.
+        Outside the image: edge replication, as in the network's own padding; with a margin, reflection.
         """
         return self._inside(self.starts[number], self.starts[number])
 
     def needed_by_all(self) -> NDArray[np.int64]:
-        """The same for all tiles together; each tile begins at its own of `starts`."""
+        """Input pixel indices from the first tile to the last; tile i begins at `starts[i]`."""
         return self._inside(self.starts[0], self.starts[-1])
 
     def _inside(self, first: int, last: int) -> NDArray[np.int64]:
@@ -84,14 +84,14 @@ class Axis:
         return np.minimum(places, there_and_back - places).clip(0, self.side - 1)
 
     def finished(self, number: int) -> slice:
-        """The pixels that no tile after this one touches, and one before it did."""
+        """Pixels completed by this tile: no later tile covers them."""
         last = number + 1 == len(self.starts)
         return slice(self.starts[number], self.side if last else self.starts[number + 1])
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The tiles of one picture: each of `rows` with each of `columns`."""
+    """The tiles of one image: each of `rows` with each of `columns`."""
 
     rows: Axis
     columns: Axis
@@ -103,13 +103,13 @@ class TilePlan:
 
     @property
     def input_hw(self) -> tuple[int, int]:
-        """(height, width) of what the network is given, px; the same for all tiles."""
+        """(height, width) of the network's input, px; the same for all tiles."""
         return self.rows.tile + 2 * self.rows.margin, self.columns.tile + 2 * self.columns.margin
 
 
 @lru_cache(maxsize=256)
 def plan_whole(size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> TilePlan:
-    """One tile over an image of (h, w), padded to the size that the network takes, px."""
+    """One tile over an image of (h, w), padded to the network's input size, px."""
     rows, columns = (
         Axis(side, tile, (0,), 0, np.ones((1, tile), np.float32)) for side, tile in zip(size_hw, padded_hw, strict=True)
     )
@@ -121,13 +121,13 @@ class Tiling:
     """How images are cut into tiles.
 
     Attributes:
-        tile_px: greatest side of a tile, rounded up to `multiple`; a smaller image has smaller tiles.
-        overlap: share of a tile's side that neighbours have in common at least, 0 <= overlap < 1; no use is made
-            of it with a margin.
-        multiple: what the network divides by, 2**depth; all tiles begin there, so that its poolings fall on the
-            same pixels as with the image as a whole.
-        margin: px that convolutions without padding take from each side; every pixel is then given by one tile.
-        edge: px that a tile is larger than a multiple, as such a network gives them; the next one gives them, too.
+        tile_px: largest side of a tile, rounded up to `multiple`; a smaller image has smaller tiles.
+        overlap: minimum overlap between neighbours, as a fraction of the tile's side, 0 <= overlap < 1; ignored
+            with a margin.
+        multiple: network stride, 2**depth; all tiles start at multiples of it, so that pooling windows are the same
+            as in the whole image.
+        margin: px that convolutions without padding remove from each side; every pixel then comes from one tile.
+        edge: output side = k * multiple + edge, px, for such networks; the edge overlaps the next tile.
     """
 
     tile_px: int
@@ -151,17 +151,17 @@ class Tiling:
         gaps = math.ceil(room / step)
         if self.margin:
             places = [min(step * number, room) for number in range(gaps + 1)]
-        else:  # spread evenly, so that all neighbours have about the same in common
+        else:  # spread evenly, so that all overlaps are about equal
             places = [room * number // max(1, gaps) for number in range(gaps + 1)]
         starts = tuple(multiple * place for place in places)
         return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
 
 def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
-    """A Gaussian over each tile, divided by the sum of all of them at each pixel.
+    """A Gaussian over each tile, normalised so that the weights sum to 1 at each pixel.
 
-    Flat towards the picture's own border, which the picture as a whole has too: there the outermost tile is as good
-    as it is in its middle, and the next one, whose edge lies there, is not.
+    Before normalisation, weight 1 towards image borders, where the outer tile has full context and the next one,
+    whose edge lies there, has not.
     """
     away = (np.arange(tile) + 0.5) / tile - 0.5
     bells = np.tile(np.exp(-0.5 * (away / _SIGMA) ** 2), (len(starts), 1))
@@ -176,7 +176,7 @@ def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
 
 
 def _weigh_first(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
-    """1 where a tile is the first one, else 0."""
+    """Weight 1 where a tile is the first to cover a pixel, else 0."""
     weights = np.ones((len(starts), tile), np.float32)
     for number, (before, start) in enumerate(itertools.pairwise(starts), 1):
         weights[number, : max(0, before + tile - start)] = 0
@@ -188,7 +188,7 @@ def _round_up(side: int, multiple: int) -> int:
 
 
 class TileRow(NamedTuple):
-    """A row of tiles that is to be read: of which image, and which one of its plan."""
+    """A row of tiles to read: number of the image, and of the row in its plan."""
 
     image: int
     number: int
@@ -197,7 +197,7 @@ class TileRow(NamedTuple):
 
 
 def plan_rows(sources: Iterable[Source], plan: Callable[[tuple[int, int]], TilePlan]) -> Iterator[TileRow]:
-    """The rows of tiles of all images, one image after the other; `plan` is given each one's size."""
+    """The rows of tiles of all images, one image after the other; `plan` maps (h, w) to a plan."""
     for image, source in enumerate(sources):
         planned = plan(source.size_hw)
         for number in range(len(planned.rows.starts)):
@@ -205,13 +205,13 @@ def plan_rows(sources: Iterable[Source], plan: Callable[[tuple[int, int]], TileP
 
 
 def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
-    """The row, and its (height of a tile, width of all, channels) pixels: uint8 or float32."""
+    """The row, and its (height of a tile, width of the row, channels) pixels: uint8 or float32."""
     rows, columns = row.plan.rows, row.plan.columns
     if rows.margin:
         wanted = rows.needed(row.number)
         top, bottom = int(wanted.min()), int(wanted.max()) + 1
         pixels = row.source.read(top, bottom)[wanted - top][:, columns.needed_by_all()]
-    else:  # as above, but 40 times as fast: only the last row and column are repeated
+    else:  # fast path without margin, 40 times as fast: only the last row and column are replicated
         top, width = rows.starts[row.number], columns.starts[-1] + columns.tile
         pixels = row.source.read(top, min(top + rows.tile, rows.side))
         h, w = pixels.shape[:2]
@@ -221,35 +221,35 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
             padded[:h, w:] = pixels[:, -1:]
             padded[h:] = padded[h - 1]
             pixels = padded
-    # torch takes no array that is for reading only, as Pillow's are
+    # torch rejects read-only arrays, such as Pillow's
     return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
 
 
 class Blender:
-    """Adds up the tiles of one picture, row of tiles by row of tiles; holds one row of them, not the picture."""
+    """Merges the tiles of one image, one row of tiles after the other; holds one row of tiles, not the image."""
 
     def __init__(self, plan: TilePlan, classes: int, device: "torch.device") -> None:
-        import torch  # late: where tiles lie is known without it
+        import torch  # lazy import: the rest of this file needs no torch
 
         self.plan = plan
         width = plan.columns.starts[-1] + plan.columns.tile
         self._sums = torch.zeros(classes, plan.rows.tile, width, device=device)
-        self._finished = 0  # rows of sums that were given away and make room before the next tile
+        self._finished = 0  # rows of sums that were returned; cleared on the next add
         self._weights = [torch.from_numpy(axis.weights).to(device) for axis in (plan.rows, plan.columns)]
 
     def add(self, row: int, column: int, logits: "Tensor") -> "tuple[slice, Tensor] | None":
-        """Take a tile; tiles come from left to right and from top to bottom.
+        """Add a tile; tiles must come from left to right and from top to bottom.
 
         Args:
-            logits: (C, T, T) of the tile, float32.
+            logits: (C, T, T) logits of the tile, float32.
         Returns:
-            After the last tile of each row, the rows that are finished, and (C, rows, W) their logits; to be used
-            before the next tile is added, which writes over them: a copy would be as large as all that is held.
+            After the last tile of each row, the completed rows and their (C, rows, w) logits, valid until the next
+            add, which overwrites them: a copy would double the memory. None after other tiles.
         """
-        if self._finished:  # the rows that are not finished move to the top
+        if self._finished:  # move the uncompleted rows to the top
             kept = self._sums.shape[1] - self._finished
             rest = self._sums[:, self._finished :]
-            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # cloned where both overlap
+            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # cloned if they overlap
             self._sums[:, kept:] = 0
             self._finished = 0
         rows, columns = self.plan.rows, self.plan.columns

@@ -1,10 +1,10 @@
-"""The U-Net: plain arguments, a plain nn.Module, raw pictures in and logits out.
+"""The U-Net. A plain nn.Module: raw images in, logits out.
 
-N pictures of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+N images of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597, in the tutorial's form: 'same' convolutions, batch
-norm, transposed convolutions of kernel 4. With width 64 and depth 4 the parameters are the tutorial's,
-in its order (39,393,603 for 3 channels and 3 classes).
+Source: Ronneberger et al. 2015, arXiv:1505.04597, in the form of the course text (docs/tutorial-map.md): 'same'
+convolutions, batch norm, transposed convolutions of kernel 4. With width 64 and depth 4 it has the same parameters
+in the same order (39,393,603 for 3 channels and 3 classes).
 """
 
 from collections import OrderedDict
@@ -40,7 +40,7 @@ class Encoder(nn.Sequential):
 
 
 class Unpooling(nn.Module):
-    """A 3x3 convolution whose values go back to where the encoder's maxima were; zeros elsewhere.
+    """A 3x3 convolution, then max-unpooling at the places of the encoder's maxima; zeros elsewhere.
 
     Source: Badrinarayanan et al. 2015, SegNet, arXiv:1511.00561.
     """
@@ -50,16 +50,16 @@ class Unpooling(nn.Module):
         self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        """(N, inputs, H, W), and the (N, outputs, 2H, 2W) map that was pooled -> (N, outputs, 2H, 2W)."""
+        """(N, inputs, H, W), and the (N, outputs, 2H, 2W) map before its pooling -> (N, outputs, 2H, 2W)."""
         _maxima, places = F.max_pool2d(skipped, 2, return_indices=True)
         return F.max_unpool2d(self.convolution(features), places, [2, 2], output_size=skipped.shape[-2:])
 
 
 class Decoder(nn.Module):
-    """Double the resolution, join the skip connection, then a ConvBlock.
+    """Double the resolution, concatenate the skip connection, then a ConvBlock.
 
-    (N, inputs, H, W) and (N, skipped, 2H, 2W), which is joined unless the skip is cut -> (N, outputs, 2H, 2W).
-    `skipped` None: as many as `outputs`.
+    (N, inputs, H, W) and (N, skipped, 2H, 2W), which is concatenated unless disabled -> (N, outputs, 2H, 2W).
+    `skipped` defaults to `outputs` channels.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""One way of files through a model, for all commands that write something for each of their inputs.
+"""The pipeline from files through a model to files, shared by all commands that write something for each input.
 
-All inputs are looked at before anything is written: names that collide, files that are there already, disk room.
-Then each is predicted and written; what is wrong with some of them is told when all others are done. A kind of input
-(images, videos, scans) says in a subclass how it is looked at, which files it gives, and how they are made.
+All inputs are inspected before anything is written: duplicate output names, existing files, disk space. Then each is
+predicted and written; errors are reported at the end. A subclass for each kind of input (images, videos, scans)
+defines how it is inspected, which files it gives, and how they are made.
 """
 
 from abc import ABC, abstractmethod
@@ -31,22 +31,22 @@ _Result = TypeVar("_Result")
 
 
 class FileJob(ABC, Generic[_Facts]):
-    """Inputs of one kind, and what is made of them; what is wrong with one does not stop the others.
+    """Inputs of one kind and their output files; an error in one input does not stop the others.
 
     Args:
         masks: the models.
         paths: the inputs.
-        out: folder for what is written; nothing in it is overwritten.
-        resume: continue in a folder where the files of some inputs are already: those stay as they are.
+        out: the output folder; files in it are not overwritten.
+        resume: continue in a folder that has the files of some inputs already; these are kept.
     Attributes:
-        what: what two inputs of one name would overwrite, for people.
-        there: told of inputs whose files are there already.
-        done: told at the end.
-        together: files that tell of all inputs.
-        resumable: whether the command takes `--resume`.
-        found: number of an input -> what `inspect` gave, of those that can be used.
+        what: description of an output, for the collision message.
+        there: message about existing outputs.
+        done: message at the end.
+        together: names of the summary files.
+        resumable: whether the command has `--resume`.
+        found: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> what is wrong with it.
+        wrong: number of an input -> its problems.
     """
 
     what, there, done = "", "", ""
@@ -61,33 +61,33 @@ class FileJob(ABC, Generic[_Facts]):
 
     @abstractmethod
     def inspect(self, number: int) -> _Facts:
-        """Look at an input's header; DataError: it cannot be used."""
+        """Read an input's header; DataError: it cannot be used."""
 
     @abstractmethod
     def files(self, number: int) -> list[Path]:
-        """The files of an input, the most important one first."""
+        """The output files of an input, the main one first."""
 
     def is_done(self, number: int) -> bool:
-        """Whether the files of an input are whole: by default, whether the first one is there."""
+        """Whether the files of an input are complete; by default, whether the first one exists."""
         return self.files(number)[0].exists()
 
     def size(self, _number: int) -> float:
-        """About what the files of an input take, bytes."""
+        """Estimated bytes of the files of an input."""
         return 0
 
     @abstractmethod
     def make(self, teller: Teller) -> None:
-        """Make the files of the inputs in `todo`; problems are kept by `keeping`."""
+        """Make the files of the inputs in `todo`; problems are collected by `keeping`."""
 
     def finish(self, _numbers: Sequence[int], _teller: Teller) -> None:
-        """Write what tells of all inputs that have their files."""
+        """Write the summary files, about all inputs that have their files."""
 
     def look(self) -> list[Need]:
-        """Look at all inputs, before anything is written; gives the room that is wanted.
+        """Inspect all inputs, before anything is written; returns the required disk space.
 
         Raises:
-            DataError: two of one name.
-            OutputError: something of that name is there already.
+            DataError: duplicate output names.
+            OutputError: an output exists already.
         """
         self.found = dict(self.attempt(self.inspect, range(len(self.paths))))
         if not self.found:
@@ -101,7 +101,7 @@ class FileJob(ABC, Generic[_Facts]):
         return [Need(self.out, int(sum(map(self.size, self.todo))), _("choose another --out"))]
 
     def write(self, teller: Teller) -> list[Path]:
-        """Predict and write all that `look` found; gives the first file of each, those of before included."""
+        """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
         there = len(self.found) - len(self.todo)
         if there and self.there:
             teller.say(now(self.there).format(count=there))
@@ -116,7 +116,7 @@ class FileJob(ABC, Generic[_Facts]):
 
     @contextmanager
     def keeping(self, number: int) -> Iterator[None]:
-        """What is wrong with this input is kept, instead of raised."""
+        """Collect DataErrors of this input instead of raising them."""
         try:
             yield
         except DataError as error:
@@ -125,7 +125,7 @@ class FileJob(ABC, Generic[_Facts]):
     def attempt(
         self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
     ) -> Iterator[tuple[int, _Result]]:
-        """(number, result) of those that nothing is wrong with, in order; done ahead in threads, as in `map_ahead`."""
+        """(number, result) of successful inputs, in order; computed ahead in threads, see `map_ahead`."""
 
         def kept(number: int) -> list[tuple[int, _Result]]:
             results = []
@@ -138,15 +138,15 @@ class FileJob(ABC, Generic[_Facts]):
 
 
 class ImageJob(FileJob[Header]):
-    """Images: read ahead, predicted in batches, and written behind in threads, all at once; each is decoded once.
+    """Images: read ahead in threads, predicted in batches, written by background threads; each is decoded once.
 
     Args:
-        paths: images, folders of images, patterns such as `set/*.png`, or `-`: one path in each line of the standard
+        paths: images, folders of images, patterns such as `set/*.png`, or `-`: one path per line of the standard
             input.
     Attributes:
-        title: of the progress bar.
+        title: title of the progress bar.
         with_prob: whether `write_one` is given probabilities.
-        as_stored: whether it is given the image with the file's own channels, instead of the models'.
+        as_stored: whether it is given the image with the file's channels, instead of the models'.
     Raises:
         DataError: no images.
     """
@@ -169,7 +169,7 @@ class ImageJob(FileJob[Header]):
         self.predict_held(self.todo, teller)
 
     def predict_held(self, numbers: Sequence[int], teller: Teller) -> None:
-        """Predict and write images that memory holds."""
+        """Predict and write images that fit in memory."""
 
         def write(answered: tuple[tuple[int, NDArray[Any]], Answer]) -> None:
             (number, image), answer = answered
@@ -188,7 +188,7 @@ class ImageJob(FileJob[Header]):
         teller.end()
 
     def _read(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """An image as the models take it, and as `write_one` is given it; one array where both are the same."""
+        """An image for the models and for `write_one`; the same array if both take the same channels."""
         path, header, channels = self.paths[number], self.found[number], self.masks.channels
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.shape[:2] != header.size_hw or given.dtype != header.dtype:
@@ -196,21 +196,21 @@ class ImageJob(FileJob[Header]):
         return given, shown
 
     def _bytes(self, number: int) -> int:
-        """What an image takes in memory, at most."""
+        """Upper limit of the bytes of an image in memory."""
         header = self.found[number]
         return header.bytes(self.masks.channels + (header.channels if self.as_stored else 0))
 
 
 def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None = None) -> list[Path]:
-    """Look at the inputs of all jobs, then write the files of all.
+    """Inspect the inputs of all jobs, then write all files.
 
     Args:
-        record: says in the folder what made the files, so that nothing of another make is put among them.
+        record: what made the files, written to the folder; refuses to mix outputs of different settings.
     Returns:
-        The first file of each input, those of before included.
+        The first file of each input, including existing ones.
     Raises:
-        DataError: two inputs of one name; at the end, when all others are written: those that could not be used.
-        OutputError: something of that name is there already, or other facts made it; no room, or no right to write.
+        DataError: duplicate output names; at the end, when all others are written: the problems of the unusable inputs.
+        OutputError: outputs exist already, or were made with other settings; disk full, or no write permission.
     """
     needs = [need for job in jobs for need in job.look()]
     written: list[Path] = []

@@ -5,7 +5,7 @@
 Each stage is one function that is called once and returns one frozen value:
 
     scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
-    resolve    settings + facts: every setting decided, with reasons              Plan
+    resolve    settings + facts -> a value and a reason for every setting         Plan
     prepare    batches and validation images, on the device                       Prepared
     build      network, EMA, optimizer, loss                                      Built
     train      the loop (training/loop.py)                                        the state, and files in the run folder
@@ -59,17 +59,17 @@ from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.transfer import Start, begin_with
 
-_FEW_IMAGES = 10  # to score on: below, chance moves a mean Dice by about 0.1
+_FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training left.
+    """Result of a training.
 
     Attributes:
         run: the run folder.
-        scores: as in scores.json; None when training was interrupted before scoring, and in all but the first of
-            several processes.
+        scores: see scores.json; None if training was interrupted before scoring, and in all processes but the
+            first.
     """
 
     run: Path
@@ -78,11 +78,11 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in the folder.
+    """The data set in the folder, and its facts.
 
     Attributes:
         data: pairs, class table, decoded images, splits.
-        facts: what the automatic choices are made from.
+        facts: inputs of the automatic choices.
     """
 
     data: Dataset
@@ -91,15 +91,15 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Session:
-    """Where and for whom a training runs.
+    """Context of a run.
 
     Attributes:
         run: the run folder.
         ranks: the processes that train together.
-        reporter: told of progress.
+        reporter: reports progress.
         show: display each epoch's panel.
-        resumed: whether the run is there already.
-        start: the model to begin with.
+        resumed: whether this resumes a run.
+        start: the initial model; None: a new one.
     """
 
     run: RunFolder
@@ -121,25 +121,25 @@ def fit(
     teller: Teller | None = None,
     **flags: Any,
 ) -> FitResult:
-    """Train a U-Net on a folder of pictures and masks, score it, and write all of it to a run folder.
+    """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
+
+    Under torchrun all processes train together; only the first one reports and writes.
 
     Args:
-        folder: pictures and masks in any of the layouts of docs/formats.md, or the name of a data set, or a
-            `data.toml` of `ubend data`;
-            None: `images` and `masks` name them.
+        folder: images and masks in any of the layouts of docs/formats.md, or the name of a data set, or a
+            `data.toml` of `ubend data`; None: given by `images` and `masks`.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
-        recipe: `modern` (unless `config` says otherwise), `tutorial`: the course text's settings, its faults mended,
-            or `paper`: the original U-Net and its training.
+        recipe: `modern` (default, unless `config` names another), `tutorial`: settings of the course text, with
+            fixes, or `paper`: the original U-Net and its training.
         config: a TOML file of settings.
-        settings: any setting by its dotted key, such as {"train.learning_rate": 3e-4}.
+        settings: dotted key -> value of any settings, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: the words of the command line: images, masks, split, classes, channels, size, patches, width, encoder,
-            loss, skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained
-            model to begin with), root (where the named data set lies, or is to be put). `classes` and `values` may be
-            strings with commas, `skips` a string such as "none" or "1,2".
-    In each of several processes that torchrun starts, it trains with the others; the first one speaks and writes.
+        flags: command-line options: images, masks, split, classes, channels, size, patches, width, encoder, loss,
+            skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model
+            to initialise from), root (folder that the named data set is in, or is downloaded to). `classes` and
+            `values` may be strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
-        UbendError: bad input; the message says what, where, and how to mend it.
+        UbendError: bad input; the message says what, where, and how to fix it.
     """
     gpus = flags.pop("gpus", None)
     if gpus not in (None, 1, find_place().count):
@@ -160,11 +160,11 @@ def fit(
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
-    """Go on with an interrupted training, as if it had never stopped.
+    """Resume an interrupted training, as if it had not been interrupted.
 
     Raises:
-        OutputError: there is no run to go on with, or one of an older version.
-        TrainingError: the pictures have changed since.
+        OutputError: there is no run to resume, or it is from an older version.
+        TrainingError: the images have changed since.
     """
     folder = RunFolder(Path(run))
     began = folder.read_facts()
@@ -192,23 +192,23 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
 
 
 def _voice(ranks: Ranks, teller: Teller | None) -> Teller:
-    """The first of several processes speaks; the others say nothing."""
+    """The reporter; only the first process reports."""
     return (teller or Teller()) if ranks.is_first else Teller(Console(file=io.StringIO(), quiet=True))
 
 
 def _no_memory() -> str:
-    """Where a smaller micro-batch does not help."""
+    """Out-of-memory message, for where a smaller micro-batch does not help."""
     return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
-    """All stages, in order."""
+    """Run all stages in order."""
     run, ranks, reporter = session.run, session.ranks, session.reporter
     prepare_process(settings.train.deterministic)
     device = ranks.pick_device(settings.device)
     settle(device, settings.train.deterministic)
-    fresh = not (session.resumed and run.state.exists())  # else the state has the weights
-    with warmed_up(device), ranks.first_alone():  # the other processes find what the first one has decoded
+    fresh = not (session.resumed and run.state.exists())  # otherwise the weights come from the saved state
+    with warmed_up(device), ranks.first_alone():  # the other processes reuse what the first one has decoded
         split = run.data.read_text(encoding="utf-8") if session.resumed else None
         found = scan(settings, device, reporter, split, pretrained=fresh)
     plan = resolve(settings, found.facts)
@@ -227,7 +227,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         except KeyboardInterrupt as interrupt:
             saver.wait()
             _tell_interrupted(session, found.data, training.state)
-            if signal.SIGTERM in interrupt.args:  # the process ends by it, as if it had not been held back
+            if signal.SIGTERM in interrupt.args:  # re-raise the deferred SIGTERM
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
         ranks.leave()
@@ -242,15 +242,15 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
 def scan(
     settings: Settings, device: torch.device, reporter: Teller, split: str | None = None, *, pretrained: bool = True
 ) -> Scan:
-    """Read the folder that the settings name.
+    """Scan the folder that the settings name: pairs, labels, decoded images, splits, facts.
 
     Args:
-        split: the data list of a run, whose split is taken; None: a new split.
-        pretrained: download the encoder's pretrained weights, where the settings ask for them, before anything slow.
+        split: text of a run's data list, to take the split from; None: a new split.
+        pretrained: download the encoder's pretrained weights first, if the settings ask for them.
     Raises:
-        DataError: everything that is wrong with the folder, at once.
-        SettingError: the pretrained weights cannot be had.
-        TrainingError: the images are not those of `split` any more.
+        DataError: lists all problems of the folder.
+        SettingError: the pretrained weights are unavailable.
+        TrainingError: the images or masks differ from those of `split`.
     """
     model = settings.model
     weights = fetch_weights(model) if pretrained else False
@@ -266,7 +266,7 @@ def scan(
 def assemble(
     plan: Plan, data: Dataset, prepared: Prepared, built: Built, reporter: Teller, ranks: Ranks = ALONE
 ) -> tuple[Training, Runtime]:
-    """What is trained, and the fastest way to take its steps here."""
+    """The training and its runtime, the fastest one for this device."""
     early, model = EarlySums(ranks), built.state.model
     compiled = compile_network(model, reporter) if plan.train.compile else None
     training = Training(
@@ -285,7 +285,7 @@ def assemble(
 
 
 def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Teller) -> dict[str, Any]:
-    """Score the saved model on the test split, which nothing has looked at before."""
+    """Score the saved model on the test split, which is not used in training."""
     part = data.score_part
     pairs = data.pairs(part)
     if not pairs:
@@ -295,10 +295,10 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
         reporter.say(_("note: so few pictures say little about others; trust these scores only roughly"))
     numbers, store = data.numbers(part).tolist(), data.store
 
-    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # then they are what the files hold
+    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
     predictor = Predictor(load_bundle(run.model), device)
 
-    def take_stored(number: int) -> Decoded:  # what the files would give
+    def take_stored(number: int) -> Decoded:  # decoded data, as if read from the files
         height, width = store.native_hw[numbers[number]].tolist()
         image = Source.of_pixels(store.image(numbers[number]), (height, width))
         return Decoded(image, store.mask(numbers[number]) if whole else None)
@@ -310,7 +310,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
 
 
 def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
-    """Say what was found, and what was chosen."""
+    """Report the data, the automatic choices and the device."""
     reporter, count = session.reporter, session.ranks.count
     introduce(reporter, data)
     for choice in plan.choices:
@@ -325,7 +325,7 @@ def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.devic
 
 
 def _open_run(session: _Session, plan: Plan, data: Dataset, training: Training, device: torch.device) -> None:
-    """Begin the run folder, or go on from its state."""
+    """Start the run folder, or restore its state."""
     run, reporter, state = session.run, session.reporter, training.state
     if training.batches.weighs_pixels:
         reporter.say(describe_objects(data))
@@ -353,9 +353,9 @@ def _open_run(session: _Session, plan: Plan, data: Dataset, training: Training, 
     if not session.ranks.is_first:
         return
     run.create()
-    run.state.unlink(missing_ok=True)  # of a beginning that was killed
+    run.state.unlink(missing_ok=True)  # left by a killed start
     if start is not None or plan.model.pretrained or plan.model.weights is not None:
-        save_state(run.state, state)  # so that the run can go on from its first step without the other model
+        save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model
     facts = {
         "begun_with": start and {"path": str(start.path), "sha256": start.sha256, "kept": kept},
         "device": describe_device(device),

@@ -1,4 +1,4 @@
-"""Masks of images, videos and scans: each goes its own way, under the same conditions."""
+"""Masks of images, videos and scans: separate jobs, shared options."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,18 +30,18 @@ from ubend.tasks.shares import SHARES, ClassShares
 from ubend.tasks.videos import VideoJob
 
 _NONE = Conditions()
-_LARGE_PIXELS = 64 * 2**20  # of a TIFF; above, it is read, predicted and written by rows
-_MASK_BYTES_PER_PIXEL = 0.1  # compressed; a guess: masks of the sample take 0.02 to 0.05
-_BYTES_PER_PIXEL = 1.6  # of a mask and an overlay, as PNG; measured: photographs take 1.5 (1.0 to 2.2)
+_LARGE_PIXELS = 64 * 2**20  # larger TIFFs are processed by rows
+_MASK_BYTES_PER_PIXEL = 0.1  # compressed, estimated; masks of the sample take 0.02 to 0.05
+_BYTES_PER_PIXEL = 1.6  # estimated PNG bytes of mask and overlay; measured on photographs: 1.5 (1.0 to 2.2)
 
 
 class _Tiff(NamedTuple):
-    """What a TIFF says beside its header.
+    """How the output of an image is written; all empty unless it is a TIFF.
 
     Attributes:
-        georeference: as of `TiffWindows`.
-        has_unseen: whether some value stands for pixels that were not seen.
-        by_rows: read, predicted and written by rows.
+        georeference: see `TiffWindows`.
+        has_unseen: whether it has a nodata value or mask.
+        by_rows: whether it is read, predicted and written by rows.
     """
 
     georeference: list[Any]
@@ -52,14 +52,13 @@ class _Tiff(NamedTuple):
 class PictureJob(ImageJob):
     """Masks of images.
 
-    For NAME.jpg writes `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png`,
-    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. A picture with a
-    georeference gets a mask with the same one, `NAME.tif`, in which pixels without data are 255; so does a TIFF
-    above 64 megapixels that goes through the network in tiles: it is read, predicted and written by rows, in bounded
-    memory, and gets no overlay.
+    For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
+    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. A georeferenced image gets
+    a georeferenced mask `NAME.tif`, in which nodata pixels are 255. A TIFF above 64 * 2**20 pixels also gets a
+    `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory, and gets no overlay.
 
     Args:
-        prob: as of `write_probabilities`.
+        prob: see `write_probabilities`.
     """
 
     what, title = later("mask or overlay"), later("predicting")
@@ -95,7 +94,7 @@ class PictureJob(ImageJob):
         return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
 
     def is_done(self, number: int) -> bool:
-        """The mask is written last; one that was made without probabilities lacks them."""
+        """Whether the mask, which is written last, exists, and with `prob` the probabilities, too."""
         return all(path.exists() for path in self.files(number)[: 1 if self._prob is None else 2])
 
     def size(self, number: int) -> float:
@@ -117,7 +116,7 @@ class PictureJob(ImageJob):
         teller.end()
 
     def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
-        """The mask last: one that is there says that its image is done."""
+        """Write the files of an image; the mask last: its presence marks completion."""
         picture, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         mask, prob = answer.mask, answer.prob
         if tiff.has_unseen:
@@ -138,7 +137,7 @@ class PictureJob(ImageJob):
             write_mask(target, mask, labels.colors)
 
     def _write_by_rows(self, number: int, teller: Teller) -> None:
-        """Predict and write an image that memory need not hold."""
+        """Predict and write an image that is too large for memory, by rows."""
         path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         target, *beside = self.files(number)
         with TiffWindows(path, self.masks.channels) as windows:
@@ -152,7 +151,7 @@ class PictureJob(ImageJob):
             if self._prob is None:
                 write(answer.mask for answer in answers)
                 return
-            with written_beside(write) as add_rows:  # the mask is whole last
+            with written_beside(write) as add_rows:  # the mask file is completed last
 
                 def take_prob() -> Iterator[NDArray[np.float32]]:
                     for mask, prob in answers:
@@ -163,7 +162,7 @@ class PictureJob(ImageJob):
                 write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, place)
 
     def _predict_rows(self, number: int, windows: TiffWindows, teller: Teller) -> Iterator[Answer]:
-        """The answers for (h, W) rows, from top to bottom."""
+        """Masks and probabilities of (h, W) rows, from top to bottom."""
         source = Source(windows.read, windows.size_hw, windows.size_hw)
         for rows, answer in self.masks.predict_rows(source, with_prob=self.with_prob):
             if self._tiffs[number].has_unseen:
@@ -173,7 +172,7 @@ class PictureJob(ImageJob):
             teller.count(rows.stop)
 
     def finish(self, numbers: Sequence[int], teller: Teller) -> None:
-        """The table of the class shares."""
+        """Write the table of the class shares."""
         self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, teller)
 
 
@@ -189,21 +188,21 @@ def predict_paths(
     resume: bool = False,
     teller: Teller,
 ) -> list[Path]:
-    """Predict images (see `PictureJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder, beside a
-    `predict.json` that says what made them.
+    """Predict images (see `PictureJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder, plus a record of
+    what made them, `predict.json`.
 
     Args:
         model: a run folder or a model file.
-        paths: files, and for images folders, patterns, or `-`.
-        out: the folder; files in it are not overwritten.
-        window: of scans.
-        prob: of images, as in `write_probabilities`.
-        resume: what is there stays.
+        paths: files; for images also folders, patterns, or `-` (see `ImageJob`).
+        out: the output folder; files in it are not overwritten.
+        window: intensity window of scans, see `ScanJob`.
+        prob: file type of the probabilities of images, see `write_probabilities`; None: not written.
+        resume: keep existing files, and write the missing ones.
     Returns:
-        The masks, those of before included.
+        The masks, including existing ones.
     Raises:
-        SettingError: a flag that does not go with the model or with the paths.
-        DataError, OutputError: as in `run_jobs`; or nothing to predict.
+        SettingError: an option does not fit the model or the paths.
+        DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
     named, out = [Path(path) for path in paths], Path(out)
     scans = [path for path in named if is_scan(path)]

@@ -23,17 +23,17 @@ from ubend.training.distributed import ALONE, Ranks
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.optim import make_optimizer
 
-_PANEL_BYTES = 2**19  # of one epoch's panel, as a PNG
+_PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoch
 
 
 @dataclass(frozen=True)
 class Built:
-    """What is trained.
+    """The model, its optimizer and loss.
 
     Attributes:
         state: the network with its EMA and optimizer.
-        loss: of the plan.
-        bundle: the model file's content; its network is the one in `state`.
+        loss: the loss that the plan names.
+        bundle: the content of the model file; its network is the one in `state`.
     """
 
     state: TrainingState
@@ -42,10 +42,10 @@ class Built:
 
 
 def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE, *, pretrained: bool = True) -> Built:
-    """The network with its first weights, drawn on the CPU so that every device and every process starts alike.
+    """Network, optimizer and loss; weights are initialised on the CPU, so that every device and process starts alike.
 
     Args:
-        pretrained: load the pretrained weights that the plan names; False: they will be overwritten.
+        pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
     Raises:
         SettingError: a setting does not fit the number of channels or classes.
     """
@@ -105,7 +105,7 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
     """The training loss.
 
     Raises:
-        SettingError: as many class weights as classes are needed.
+        SettingError: the number of class weights is not the number of classes.
     """
     weights = plan.train.class_weights
     if weights is None:
@@ -121,7 +121,7 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
 
 
 def compile_network(model: nn.Module, reporter: Teller) -> Callable[[Tensor], Tensor]:
-    """The network through `torch.compile`, or itself where there is no C compiler."""
+    """The network compiled by `torch.compile`, or unchanged where there is no C compiler."""
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
@@ -130,12 +130,12 @@ def compile_network(model: nn.Module, reporter: Teller) -> Callable[[Tensor], Te
 
 
 def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """About what a run still writes, bytes; a new file is written beside the one that it replaces.
+    """Estimated bytes that a run still writes; a new file is written beside the one that it replaces.
 
-    Weights are float32; the state holds them with two moments, the best and the averaged ones.
+    Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
 
     Args:
-        epochs: whose panels are written.
+        epochs: of the whole run; one panel is written per epoch.
     """
     model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
     kept = model * (5 if state.ema is not state.model else 4)

@@ -3,7 +3,7 @@
     for each step: draw a batch -> network -> loss -> gradients -> optimizer -> EMA of the weights
     at the end of each epoch: validate -> log -> keep the best weights -> stop early?
 
-`PlainRuntime` is the reference implementation of a step. What makes it robust or fast is another `Runtime`, which is
+`PlainRuntime` is the reference implementation of a step. What makes it robust or fast is in other runtimes, which are
 tested against it: smaller micro-batches when memory runs out (memory.py), several processes (distributed_runtime.py),
 the step as one CUDA graph (ubend.accel.captured). They take the same steps; only batch norm sees the images of one
 micro-batch, or of one process, alone. Nothing that changes a result depends on the clock: a resumed run draws the same
@@ -41,15 +41,15 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what.
+    """The model, data and loss of a training.
 
     Attributes:
-        plan: the settings of the section `[train]`.
+        plan: the resolved settings of the section `[train]`.
         class_names: in the order of the class index.
-        batches: of the training split.
+        batches: batches of the training split.
         validation: the validation split.
         loss: the training loss.
-        state: the network, its EMA, the optimizer, and where the training stands.
+        state: the network, its EMA, the optimizer and the progress.
         forward: (N, C, H, W) raw values -> (N, classes, H, W) logits of the network; `forward_ema`: of its EMA.
     """
 
@@ -68,16 +68,16 @@ class Training:
         return self.steps_until(self.plan.epochs)
 
     def steps_until(self, epoch: int) -> int:
-        """Steps after which `epoch` epochs have been shown; batches are always full."""
+        """Steps after which `epoch` epochs are completed; there are no partial batches."""
         return max(epoch, round(epoch * self.batches.items / self.plan.batch))
 
     @property
     def micro_batch(self) -> int:
-        """Images in memory at once: as many as the plan and the memory found so far allow."""
+        """Images in memory at once: as many as the plan and memory allow."""
         return min(self.batches.batch, self.plan.micro_batch, self.state.progress.micro_batch or self.batches.batch)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """A context in which networks compute in the training's precision."""
+        """A context in which networks compute in the precision of the plan."""
         return autocast(self.state.sums.device, self.plan)
 
 
@@ -85,7 +85,7 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     """Forward and backward pass of a batch; its gradients are added to the parameters'.
 
     Args:
-        counts: by which the batch's loss is divided.
+        counts: the normalisers of the batch's loss.
     Returns:
         (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and 1 - Dice.
     """
@@ -112,11 +112,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        """The gradients of a batch in the parameters' `grad`; returns its (4,) sums, as in `TrainingState.sums`."""
+        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `TrainingState.sums`."""
 
     @abstractmethod
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(4,) sums as in `TrainingState.sums`, and (n, C, C) confusions, of these validation items."""
+        """(4,) sums, see `TrainingState.sums`, and (n, C, C) confusion matrices of these validation items."""
 
     def take_step(self, step: int) -> None:
         """One optimizer step, from the current state; the host does not wait for the device."""
@@ -133,7 +133,7 @@ class Runtime(ABC):
 
 
 class PlainRuntime(Runtime):
-    """One process, one operation after the other."""
+    """The reference runtime: a single process, no out-of-memory handling, no CUDA graph."""
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
         seed_random_layers(self.training, step)
@@ -152,19 +152,19 @@ class PlainRuntime(Runtime):
 
 
 def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
-    """Train from wherever the state stands to the end, or until a stop is requested, or until patience is out.
+    """Train from the current state to the end, until a stop is requested, or until early stopping.
 
-    The last state is still being written when this returns; the model is there.
+    The last state is still being written when this returns; the model file is written.
 
     Raises:
-        KeyboardInterrupt: it was stopped and saved; the argument, if any, is the number of the signal.
+        KeyboardInterrupt: stopped and saved; the argument, if any, is the number of the signal.
         TrainingError: the loss is not finite.
-        SettingError: there is not even memory for one image at a time.
+        SettingError: out of memory, and the batch cannot be reduced.
     """
     training, state, plan = runtime.training, runtime.training.state, runtime.training.plan
     progress = state.progress
     recorder.begin(training.steps, progress.step)
-    # by epochs, not by steps: after the last step the last epoch still waits for its validation
+    # epochs are counted: after an interruption in the last step, its epoch's validation is still due
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
         began, first_step, waited_s = time.monotonic(), progress.step, training.batches.waited_s
@@ -215,12 +215,12 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
 
 
 def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
-    """Loss, and Dice of each class as per-image mean (NaN where a class never occurs), at model size, of the EMA."""
+    """Loss, and per-image mean Dice of each class (NaN if it never occurs) of the EMA model, at training resolution."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, mine = training.validation, runtime.ranks.part(len(training.validation))
     training.state.ema.eval()
     sums, start = torch.zeros_like(training.state.sums), mine.start
-    # a window is a part of its image
+    # crops of one image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
     while start < mine.stop:
         items = np.arange(start, min(start + validation_batch(training), mine.stop))
@@ -228,7 +228,7 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
         sums += found
         confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), tables)
         start += len(items)
-    runtime.ranks.sum_tensors([sums, confusions])  # what other processes have counted is zero here
+    runtime.ranks.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
@@ -236,38 +236,38 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 
 
 def validation_batch(training: Training) -> int:
-    """Items in one forward pass without gradients, as far as memory is known to allow."""
+    """Items in one validation forward pass, within the memory limit found so far."""
     images = training.validation
     most = max(1, images.validation_pixels // math.prod(images.canvas_hw))
     return training.state.progress.validation_batch or most
 
 
 def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:
-    """(2,) loss sums and their counts -> (4,) as in `TrainingState.sums`."""
+    """(2,) loss sums and their counts -> (4,), see `TrainingState.sums`."""
     return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.regions.to(sums.dtype)])
 
 
 def mean_loss(training: Training, sums: Tensor) -> float:
-    """The loss of what was summed; waits for the device."""
+    """Mean loss of these sums; waits for the device."""
     cross_entropy, pixels, dice, regions = sums.cpu()
     return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, regions)))
 
 
 def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[object]:
-    """A context in which networks compute in the training's precision."""
+    """A context in which networks compute in the precision of the plan."""
     return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bfloat16" else nullcontext()
 
 
 def seed_random_layers(training: Training, position: int) -> None:
-    """What dropout drops is a function of (seed, position), so that a resumed run drops the same."""
+    """Seed dropout from (seed, position), so that a resumed run drops the same values."""
     if training.state.model.is_stochastic:
         torch.manual_seed(int(draw_bits(training.plan.seed, "dropout", np.array([position]), 1)[0, 0]) >> 1)
 
 
 def keep_generators(training: Training) -> AbstractContextManager[None]:
-    """A context behind which torch's generators, which dropout moves, stand where they stood."""
+    """A context that restores torch's random state on exit, if the network has random layers."""
     device = training.state.sums.device
-    devices = [device] if device.type == "cuda" else []  # the CPU's is always kept
+    devices = [device] if device.type == "cuda" else []  # the CPU's is always restored
     return torch.random.fork_rng(devices, enabled=training.state.model.is_stochastic)
 
 

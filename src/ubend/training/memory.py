@@ -1,6 +1,6 @@
-"""When memory runs out, a step is repeated in smaller micro-batches, and validation goes on in smaller batches.
+"""When memory runs out, a step is repeated in smaller micro-batches, and validation continues in smaller batches.
 
-Gradients and sums stay those of the whole batch (loop.py); batch norm then sees fewer images at a time.
+Gradients and sums are still those of the whole batch (loop.py); batch norm then sees fewer images at a time.
 """
 
 import math
@@ -19,7 +19,7 @@ from ubend.training.loop import Runtime, Training
 
 
 class LimitedMemoryRuntime(Runtime):
-    """Wraps a runtime: its steps and validation passes are repeated at half the size when memory runs out.
+    """Wraps a runtime: steps and validation passes that run out of memory are repeated at half the size.
 
     Before the optimizer's update, a step changes only batch norm's running statistics; they are saved and restored.
     """
@@ -53,7 +53,7 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if self.ranks.count > 1:  # to halve together, all would have to wait for each other in every step
+        if self.ranks.count > 1:  # halving in all ranks would take a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} pictures at a time; use --set "
@@ -94,14 +94,14 @@ class LimitedMemoryRuntime(Runtime):
 
 
 def has_lone_values(training: Training, micro_batch: int) -> bool:
-    """Whether batch norm, which needs two, would see one value per channel at the deepest level of a micro-batch."""
+    """Whether batch norm would see one value per channel (it needs two) at the deepest level of a micro-batch."""
     smallest, depth = training.batches.batch % micro_batch or micro_batch, training.state.model.depth
     values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.window_hw)
     return training.state.model.has_batch_norm and values < 2
 
 
 def refuse_lone_values(training: Training) -> None:
-    """Fail before the first step would; see `has_lone_values`."""
+    """Raise SettingError before the first step would fail; see `has_lone_values`."""
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(

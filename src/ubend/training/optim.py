@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from ubend.core.plan import TrainPlan
 
-_ONE_CYCLE_START = 25.0  # the peak over the first rate (Smith & Topin 2018 as in common use)
-_ONE_CYCLE_END = 1e4  # the first rate over the last
+_ONE_CYCLE_START = 25.0  # peak / first rate: div_factor of torch's OneCycleLR
+_ONE_CYCLE_END = 1e4  # first rate / last rate: final_div_factor of torch's OneCycleLR
 
 
 def without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
-    """The optimiser class, without the wrappers of its methods that import torch's compiler, for 1.3 to 2 s."""
+    """The optimizer class, without the wrappers of its methods that import torch's compiler, which takes 1.3 to 2 s."""
     methods = {name: unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "step")}
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
 
 class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
-    """torch's, with a step that rounds the same on every device and takes a learning rate on the device.
+    """torch.optim.SGD with a step that rounds identically on all devices; the learning rate may be a device tensor.
 
-    v = momentum v + gradient, parameter -= lr v; the decay is added to the gradient. A constant gradient moves a
-    parameter by lr / (1 - momentum) of it in the end.
-    Source: Polyak 1964, in the form of Sutskever et al. 2013 without Nesterov's change, and of torch.optim.SGD.
+    v = momentum v + gradient, parameter -= lr v; weight decay is added to the gradient. Under a constant gradient g
+    the step converges to lr g / (1 - momentum).
+    Source: Polyak 1964, in the form of Sutskever et al. 2013 without Nesterov momentum, and of torch.optim.SGD.
     """
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in moved:
@@ -45,7 +45,7 @@ class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
 
 
 def make_optimizer(model: nn.Module, settings: TrainPlan) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD; biases and batch norms are not decayed."""
+    """Adam, AdamW or SGD; biases and batch norm parameters get no weight decay."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -61,9 +61,9 @@ def make_optimizer(model: nn.Module, settings: TrainPlan) -> torch.optim.Optimiz
 
 
 def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
-    """The learning rate of step `step` of `steps`.
+    """The learning rate at step `step` (from 0) of `steps`.
 
-    one-cycle rises from a 25th of the peak and falls to a 250,000th, both along half a cosine (Smith &
+    one-cycle rises from 1/25 of the peak and falls to 1/250,000, both along half a cosine (Smith &
     Topin 2018, arXiv:1708.07120); cosine rises linearly from zero and falls to zero.
     """
     peak = settings.learning_rate
@@ -82,13 +82,13 @@ def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """The decay after step `step`: grows from 0.1 towards `decay`, so that short runs average too."""
+    """The decay after step `step`: grows from 0.1 towards `decay`, so averaging also works in short runs."""
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * model, for weights and batch norm statistics alike."""
+    """ema = decay * ema + (1 - decay) * model, for weights and batch norm statistics."""
     mine, theirs = list(_float_state(ema)), list(_float_state(model))
     torch._foreach_lerp_(mine, theirs, 1.0 - decay)
 
