@@ -19,6 +19,7 @@ import counting
 import peers
 import step_speed
 import timing
+import two_trees
 import whole_fit
 from counting import Limits, StepCost, count_step
 from support import ROOT
@@ -156,6 +157,25 @@ def test_big_pictures(tmp_path: Path) -> None:
     assert [row["name"] for row in report["rows"]] == ["96x96", "128x64"]
     assert all(row["seconds"] > 0 and row["peak_rss_mib"] > 50 for row in report["rows"])
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+
+
+def test_two_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trees take turns, each with its own source; figures are ratios of the same pair."""
+    turns: list[tuple[str, int]] = []
+
+    def measure(self: two_trees.Tree, turn: int, _fit: Any, _device: str, _megapixels: Any) -> dict[str, float]:
+        turns.append((self.place.name, turn))
+        return {"fit, s": (3.0 if self.place.name == "old" else 6.0) + turn}
+
+    monkeypatch.setattr(two_trees.Tree, "measure", measure)
+    (tmp_path / "src").mkdir()
+    report = run_script("two_trees", [str(tmp_path), str(ROOT), "--pairs", "3", "--images", "4"], tmp_path)
+    assert turns == [("old", -1), ("new", -1), ("old", 0), ("new", 0), ("new", 1), ("old", 1), ("old", 2), ("new", 2)]
+    (row,) = report["rows"]
+    assert (row["old"], row["new"]) == (4.0, 7.0)
+    assert row["values"] == pytest.approx([2.0, 1.75, 1.6])
+    found = two_trees.Tree(ROOT, tmp_path).run("-c", "import ubend; print(ubend.__file__)")[0]
+    assert Path(found.strip()).is_relative_to(ROOT)
 
 
 def test_startup(tmp_path: Path) -> None:
