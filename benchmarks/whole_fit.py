@@ -33,7 +33,7 @@ PHASES = {
     "facts": "ubend.dataset.dataset:Dataset.facts",
     "network and optimiser": "ubend.tasks.fit:build",
     "batches": "ubend.tasks.fit:prepare",
-    "run folder": "ubend.tasks.fit:_open_run",
+    "run folder": "ubend.tasks.fit:_begin",
     "first step": "",
     "steps 2 to 5": "",
     "later steps": "ubend.training.loop:Runtime.take_step ubend.accel.captured:CapturedRuntime.take_step",

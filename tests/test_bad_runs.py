@@ -253,9 +253,20 @@ def test_resume_of_what_is_no_run(good: Path, run: Path, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "nowhere", tmp_path / "empty", good / "data", run / "model.safetensors"):
         check(refused_once("fit", "--resume", place), OutputError, path=place)
-    for text in ("{}", "[]", '{"folder": 3, "threads": 1, "torch": ""}', "half a fi"):
+    for text in ('{"format": 2}', "[]", '{"folder": 3, "threads": 1, "torch": ""}', "half a fi"):
         (run / "run.json").write_text(text)
         check(refused_once("fit", "--resume", run), OutputError, path=run)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"format": 3}', '{"ubend": "0.1.0", "device": "x", "threads": 1, "torch": "2"}']
+)
+def test_resume_of_a_run_of_another_version(text: str, run: Path) -> None:
+    """One line; nothing in it changes, and its model can be used."""
+    (run / "run.json").write_text(text)
+    before = contents(run)
+    check(refused_once("fit", "--resume", run), OutputError, path=run, key="format")
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize("name", ["settings.toml", "data.csv", "resume.safetensors"])

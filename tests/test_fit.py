@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ import ubend
 from support.discs import make_discs
 from support.refusal import raises
 from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.tasks import fit as fit_task
 from ubend.tasks.evaluate import warn_one_class
 from ubend.tasks.gather import parse_skips
+from ubend.training import build, transfer
 from ubend.training.run_folder import RunFolder
 
 TINY = {"size": 32, "width": 2, "epochs": 1, "device": "cpu"}
@@ -112,3 +116,23 @@ def test_without_a_compiler_it_goes_on(
     result = ubend.fit(discs, tmp_path / "run", settings={"train.compile": True}, **TINY)
     assert result.scores is not None
     assert "no C compiler was found" in capsys.readouterr().out
+
+
+def test_each_stage_runs_once(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is opened once, the plan resolved once, the network built once, the model to begin with read once."""
+    ubend.fit(discs, tmp_path / "first", **TINY)
+    calls: list[str] = []
+    homes = {fit_task: ("open_dataset", "resolve", "prepare", "build", "train", "evaluate_pairs")}
+    homes |= {build: ("make_network",), transfer: ("load_bundle",)}
+    for home, names in homes.items():
+        for name in names:
+            work = getattr(home, name)
+
+            def noted(*given: Any, name: str = name, work: Callable[..., Any] = work, **named: Any) -> Any:
+                calls.append(name)
+                return work(*given, **named)
+
+            monkeypatch.setattr(home, name, noted)
+    ubend.fit(discs, tmp_path / "second", init_from=tmp_path / "first", size=32, epochs=1, device="cpu")
+    stages = ["load_bundle", "open_dataset", "resolve", "prepare", "build", "make_network", "train", "evaluate_pairs"]
+    assert calls == stages

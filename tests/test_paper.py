@@ -285,13 +285,13 @@ def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path
     settings = AugmentSettings(kind=kind, orientation="free", rotation_deg=90, elastic_px=5, elastic_grid=3, **plain)
     more = read_store(store, pictures.numbers, (64, 64))[0][..., 0].astype(np.float16)
     limits = np.zeros(3), np.full(3, 255.0)
-    batches = TrainingBatches(pictures, settings, 0, 4, (64, 64), limits, more=more)
+    batches = TrainingBatches(pictures, settings, 0, 4, (64, 64), limits, pixel_weights=more)
     assert batches.weighs_pixels
     for step in (0, 7):
         batch = batches.draw(step)
-        assert batch.more is not None
-        torch.testing.assert_close(batch.more, batch.image[:, 0], rtol=0, atol=1e-3)
-    assert TrainingBatches(pictures, settings, 0, 4, (64, 64), limits).draw(0).more is None
+        assert batch.pixel_weights is not None
+        torch.testing.assert_close(batch.pixel_weights, batch.image[:, 0], rtol=0, atol=1e-3)
+    assert TrainingBatches(pictures, settings, 0, 4, (64, 64), limits).draw(0).pixel_weights is None
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,9 @@ def accelerate_loss(loss: Loss) -> Loss:
 class _KernelLoss(Loss):
     """Cross entropy, with or without Dice; pixels that have weights of their own are summed the plain way."""
 
-    def sum(self, logits: Tensor, target: Tensor, more: Tensor | None = None) -> LossSums:
-        if more is not None or not usable(logits):
-            return super().sum(logits, target, more)
+    def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
+        if pixel_weights is not None or not usable(logits):
+            return super().sum(logits, target, pixel_weights)
         from ubend.accel.loss import MOST_CLASSES, SumLosses
 
         classes = logits.shape[1]

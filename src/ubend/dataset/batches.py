@@ -43,18 +43,18 @@ class Batch:
     Attributes:
         image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's part of the batch.
         target: (B, H, W) uint8 class index or IGNORED.
-        more: (B, H, W) float32, what a pixel weighs beyond its class, warped as the picture is; None: nothing.
+        pixel_weights: (B, H, W) float32, what a pixel weighs beyond its class, warped as the picture is; None: nothing.
     """
 
     image: Tensor
     target: Tensor
-    more: Tensor | None = None
+    pixel_weights: Tensor | None = None
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Parts of `size` images; the last one may have fewer."""
         images = torch.split(self.image, size)
-        more = [None] * len(images) if self.more is None else torch.split(self.more, size)
-        return map(Batch, images, torch.split(self.target, size), more)
+        pixel_weights = [None] * len(images) if self.pixel_weights is None else torch.split(self.pixel_weights, size)
+        return map(Batch, images, torch.split(self.target, size), pixel_weights)
 
 
 class TrainingBatches:
@@ -69,7 +69,7 @@ class TrainingBatches:
         value_range: (low, high), each (C,), of the channels.
         foreground: the windows that are laid over objects; None: all lie anywhere.
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
-        more: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
+        pixel_weights: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
         augment: `augment`, or a faster function of the same arguments.
     Attributes:
         batch: pictures per step that are drawn here.
@@ -87,14 +87,14 @@ class TrainingBatches:
         value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
         foreground: Foreground | None = None,
         part: tuple[int, int] = (0, 1),
-        more: NDArray[np.float16] | None = None,
+        pixel_weights: NDArray[np.float16] | None = None,
         augment: Augment = augment,
     ) -> None:
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.batch, self._whole = batch // part[1], batch
         self._offset = part[0] * self.batch
         self.window_hw, self._foreground = window_hw, foreground
-        self._more, self.weighs_pixels, self._augment = more, more is not None, augment
+        self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(pictures.shown * self.copies)
         self.items = int(self._ends[-1])  # what one epoch shows
@@ -112,7 +112,11 @@ class TrainingBatches:
         """The batch of a step, a pure function of (seed, step)."""
         numbers = send(torch.from_numpy(self.numbers(step)), self.pictures.device)
         batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
-        return batch if self._more is None else replace(batch, more=self._weigh(step, self._more, numbers))
+        return (
+            batch
+            if self._pixel_weights is None
+            else replace(batch, pixel_weights=self._weigh(step, self._pixel_weights, numbers))
+        )
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
         """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""

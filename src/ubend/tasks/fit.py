@@ -216,8 +216,16 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     _introduce(session, found.data, plan, device)
     prepared = prepare(found.data, plan, device, (ranks.rank, ranks.count), accelerate_augmentation(augment))
     built = build(found.data, plan, device, ranks, pretrained=fresh)
+    if plan.train.border_weight:
+        reporter.say(describe_objects(found.data))
+    if note := prepared.validation.note():
+        reporter.say(note)
     training, runtime = assemble(plan, found.data, prepared, built, reporter, ranks)
-    _open_run(session, plan, found.data, training, device)
+    _check_room(session, plan, training)
+    if session.resumed:
+        _restore(session, training.state, plan.train.epochs)
+    else:
+        _begin(session, plan, found.data, training.state, device)
     ranks.refuse_difference(f"{found.data.store.hashes}{found.data.parts}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
     with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver:
@@ -276,7 +284,7 @@ def assemble(
         prepared.validation,
         accelerate_loss(built.loss),
         built.state,
-        forward=compiled or accelerate_network(model, early.hook),
+        forward=compiled or accelerate_network(model, early.hook),  # without the hook, all is summed after the backward
         forward_ema=accelerate_network(built.state.ema),
     )
     refuse_lone_values(training)
@@ -324,29 +332,31 @@ def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.devic
         )
 
 
-def _open_run(session: _Session, plan: Plan, data: Dataset, training: Training, device: torch.device) -> None:
-    """Start the run folder, or restore its state."""
-    run, reporter, state = session.run, session.reporter, training.state
-    if training.batches.weighs_pixels:
-        reporter.say(describe_objects(data))
-    if note := training.validation.note():
-        reporter.say(note)
+def _check_room(session: _Session, plan: Plan, training: Training) -> None:
+    """OutputError: the disk has no room for the run."""
     if session.ranks.is_first:  # the others write nothing
-        size = run_bytes(state, plan.train.epochs, resumed=session.resumed)
-        refuse_full([Need(run.path, size, _("choose another --out or a smaller --width"))])
-    if session.resumed:
-        if run.state.exists():
-            load_state(run.state, state)
-            done = len(state.progress.history) == plan.train.epochs or state.progress.stopped
-            reporter.say(
-                _("the training was finished already; it is scored again")
-                if done
-                else _("going on after step {step}").format(step=state.progress.step)
-            )
-        if session.ranks.is_first:
-            run.trim_timing(len(state.progress.history))
-        return
-    start = session.start
+        size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
+        refuse_full([Need(session.run.path, size, _("choose another --out or a smaller --width"))])
+
+
+def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
+    """Continue from the run's saved state; tensors are filled in place, so what wraps the network sees it."""
+    run = session.run
+    if run.state.exists():
+        load_state(run.state, state)
+        done = len(state.progress.history) == epochs or state.progress.stopped
+        session.reporter.say(
+            _("the training was finished already; it is scored again")
+            if done
+            else _("going on after step {step}").format(step=state.progress.step)
+        )
+    if session.ranks.is_first:
+        run.trim_timing(len(state.progress.history))
+
+
+def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, device: torch.device) -> None:
+    """Copy the initial model's weights, if there is one, and start the run folder."""
+    run, reporter, start = session.run, session.reporter, session.start
     kept = [] if start is None else begin_with(start, state, data.labels.names)
     for line in kept:
         reporter.say(line)

@@ -31,7 +31,7 @@ class DistributedRuntime(PlainRuntime):
     def gradients(self, step: int, batch: Batch) -> Tensor:
         training, ranks = self.training, self.ranks
         seed_random_layers(training, step * ranks.count + ranks.rank)
-        counts = training.loss.count(batch.target, len(training.class_names), batch.more)
+        counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
         ranks.sum_tensors(counts)
         sums = training_step(training, batch, counts)
         sum_step(ranks, training.state.model, sums, self._early.take())

@@ -94,7 +94,7 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     for part in batch.split(training.micro_batch):
         with training.autocast():
             logits = training.forward(part.image)
-        sums = training.loss.sum(logits, part.target, part.more)
+        sums = training.loss.sum(logits, part.target, part.pixel_weights)
         training.loss.of_step(sums, counts).backward()  # type: ignore[no-untyped-call]
         total += torch.stack(sums).detach()
     return total
@@ -102,6 +102,13 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
 
 class Runtime(ABC):
     """Executes the steps of a training.
+
+    What each kind defines, and what it wraps:
+
+        PlainRuntime           gradients, measure   the reference
+        DistributedRuntime     gradients            in place of the plain one: counts and gradients of all processes
+        LimitedMemoryRuntime   gradients, measure   wraps one of these, and repeats them at half the size
+        CapturedRuntime        take_step            wraps that: its first steps, which may run out of memory, go there
 
     Attributes:
         ranks: the processes that train together; a no-op for a single process.
@@ -137,7 +144,7 @@ class PlainRuntime(Runtime):
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
         seed_random_layers(self.training, step)
-        counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.more)
+        counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.pixel_weights)
         return join_sums(training_step(self.training, batch, counts), counts)
 
     @torch.inference_mode()
@@ -243,7 +250,7 @@ def validation_batch(training: Training) -> int:
 
 
 def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:
-    """(2,) loss sums and their counts -> (4,), see `TrainingState.sums`."""
+    """(2,) loss sums and their counts -> (4,) cross entropy, pixels, 1 - Dice, regions (`TrainingState.sums`)."""
     return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.regions.to(sums.dtype)])
 
 

@@ -57,23 +57,23 @@ class Loss:
     kind: LossKind
     class_weights: Tensor | None = None
 
-    def count(self, target: Tensor, classes: int, more: Tensor | None = None) -> LossCounts:
+    def count(self, target: Tensor, classes: int, pixel_weights: Tensor | None = None) -> LossCounts:
         """The denominators for `sum` of the same targets.
 
         Args:
             target: (N, H, W) uint8 class index or IGNORED.
-            more: (N, H, W) float32, extra per-pixel weights.
+            pixel_weights: (N, H, W) float32, extra per-pixel weights.
         """
         hot = one_hot(target, classes)
         if self.class_weights is None:
             pixels = hot.sum().float()
         else:
             pixels = hot.sum(dim=(0, 2, 3)).float() @ self.class_weights
-        if more is not None:
-            pixels = pixels + (hot.any(dim=1) * more).sum()
+        if pixel_weights is not None:
+            pixels = pixels + (hot.any(dim=1) * pixel_weights).sum()
         return LossCounts(pixels, hot.flatten(2).any(dim=2).sum().float())
 
-    def sum(self, logits: Tensor, target: Tensor, more: Tensor | None = None) -> LossSums:
+    def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
         """Cross entropy summed over pixels, and 1 - soft Dice summed over the classes of all images.
 
         The Dice of class c in an image is 2 sum(p t) / (sum(p) + sum(t)) over the scored pixels; a class
@@ -83,7 +83,7 @@ class Loss:
         Args:
             logits: (N, C, H, W) unnormalised scores of any float dtype; computed in float32.
             target: (N, H, W) uint8 class index or IGNORED.
-            more: see `count`.
+            pixel_weights: see `count`.
         """
         # float mask: multiplying is three times faster than selecting by a bool on a CPU; NCHW order
         hot = one_hot(target, logits.shape[1]).float()
@@ -96,8 +96,8 @@ class Loss:
             cross_entropy = -pixelwise.sum()
         else:
             cross_entropy = -(pixelwise.sum(dim=(0, 2, 3)) @ self.class_weights)
-        if more is not None:
-            cross_entropy = cross_entropy - (pixelwise.sum(dim=1) * more).sum()
+        if pixel_weights is not None:
+            cross_entropy = cross_entropy - (pixelwise.sum(dim=1) * pixel_weights).sum()
         if self.kind in ("ce", "ce-sum"):
             return LossSums(cross_entropy, torch.zeros_like(cross_entropy))
         overlap = (prob * hot).sum(dim=(2, 3))

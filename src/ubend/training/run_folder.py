@@ -84,6 +84,9 @@ class RunFolder:
         try:
             facts: dict[str, Any] = json.loads(self.facts.read_text(encoding="utf-8"))
             current = facts.get("format") == FORMAT
+            missing = [key for key in ("device", "threads", "torch", "processes") if current and key not in facts]
+            if missing:
+                raise ValueError(_("no {key}").format(key=missing[0]))
             self.data.stat()
         except (OSError, ValueError, AttributeError) as error:
             raise OutputError(
