@@ -21,7 +21,7 @@ from timing import make_parser, make_ready, print_facts, read_facts, summarise, 
 from ubend.core.plan import AugmentPlan
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import Pictures
-from ubend.dataset.store import THUMBNAIL_PX, Store
+from ubend.dataset.store import THUMBNAIL_PX, Store, _check_sums, _digest
 from ubend.models.unet import UNet
 from ubend.training.losses import Loss
 
@@ -47,9 +47,11 @@ def make_store(folder: Path, gib: float) -> Store:
         native_hw=np.full((count, 2), SIDE, np.int64),
         class_pixels=np.zeros((count, 256), np.int64),
         thumbnails=np.zeros((count, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8),
+        has_unseen=np.zeros(count, bool),
     )
     facts = {"channels": 3, "dtype": "uint8", "hashes": [["", ""]] * count}
-    (folder / "store.json").write_text(json.dumps(facts))
+    facts["files"] = _check_sums(folder)
+    (folder / "store.json").write_text(json.dumps(facts | {"digest": _digest(facts)}))
     return Store(folder)
 
 

@@ -131,6 +131,7 @@ def mix_of_greys(folder: Path) -> Path:
     return make_mixed(folder, pictures)
 
 
+@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
 def test_grey_among_colour_is_refused_unless_told(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     for command in ("fit", "data"):

@@ -261,3 +261,27 @@ def test_strangers_are_named_by_mask(held: list[set[int]]) -> None:
     known = {0, 1, 2, 3, 4, 9}
     want = {number: sorted(mine - known) for number, mine in enumerate(held) if mine - known}
     assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == want
+
+
+@given(st.sets(st.integers(1, 30), min_size=1), st.integers(0, 9), st.booleans())
+def test_names_of_classes_that_occur_in_no_mask(others: set[int], more: int, white: bool) -> None:
+    """Value k is the name in line k, however many of the names occur."""
+    names = ("null", *(f"class of line {i}" for i in range(1, max(others) + 1 + more)))
+    held = {**dict.fromkeys((0, *others), 5), **({255: 1} if white else {})}
+    assume(len(held) < len(names))
+    labels, remarks = find(values(held), names=names)
+    assert labels.names == names
+    assert [names[i] for i in labels.classify(np.array(sorted(others), np.int32))[0]] == [
+        names[i] for i in sorted(others)
+    ]
+    assert labels.ignored == ((255,) if white else ())
+    absent = [name for number, name in enumerate(names) if number not in held]
+    assert f"({len(absent)})" in remarks[0]
+    assert absent[0] in remarks[0]
+
+
+@pytest.mark.parametrize("numbers", [(0, 255), (1, 2, 4), (0, 1, 9)])
+def test_names_that_do_not_tell_their_values(numbers: tuple[int, ...]) -> None:
+    """Black and white, numbers that may begin with 0 or 1, and numbers beyond the names."""
+    says = refused(values(dict.fromkeys(numbers, 5)), key="data.classes", names=("a", "b", "c", "d", "e"))
+    assert "5 class names" in says

@@ -205,6 +205,7 @@ def test_keys(place: Path) -> None:
         "fill_holes",
         "window",
         "prob",
+        "files",
     }
 
 
@@ -256,9 +257,9 @@ def test_store(place: Path) -> None:
     folders = [path for path in (place / "cache").iterdir() if path.is_dir()]  # of two sizes
     for folder in folders:
         facts = _json(folder / "store.json")
-        assert set(facts) == {"version", "size_px", "keep_aspect", "channels", "dtype", "hashes"}
+        assert set(facts) == {"version", "size_px", "keep_aspect", "channels", "dtype", "hashes", "files", "digest"}
         with np.load(folder / "index.npz") as index:
-            assert set(index) == {"offsets", "shapes_hw", "native_hw", "class_pixels", "thumbnails"}
+            assert set(index) == {"offsets", "shapes_hw", "native_hw", "class_pixels", "thumbnails", "has_unseen"}
     assert len(folders) == 2
     (survey,) = (place / "cache").glob("*.survey.npz")
     with np.load(survey) as arrays:

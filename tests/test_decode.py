@@ -21,7 +21,7 @@ from support.refusal import raises
 from support.tally import Tally
 from ubend.core.errors import DataError
 from ubend.io.decode import read_header, read_raster
-from ubend.io.images import read_image
+from ubend.io.images import load_image, read_image
 
 
 def test_modes_of_png(tmp_path: Path) -> None:
@@ -51,6 +51,8 @@ def test_modes_of_png(tmp_path: Path) -> None:
             count = image.shape[2] + 1
             reference = np.asarray(Image.open(path).convert("LA" if count == 2 else "RGBA"))
             np.testing.assert_array_equal(read_image(path, count), reference, err_msg=name)
+            unseen = load_image(path).unseen
+            np.testing.assert_array_equal(np.zeros(GREY.shape) if unseen is None else unseen, reference[:, :, -1] == 0)
 
 
 @pytest.mark.parametrize(("color_type", "count"), [(0, 1), (4, 2), (2, 3), (6, 4)])

@@ -13,13 +13,12 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Functions that hand on problems which have fields of their own.
 HAND_ON = {
     "_build",
-    "_survey",
+    "_run_locked",
+    "count_values",
     "find_truth",
     "hash_pairs",
     "read_headers",
-    "read_to_place",
     "read_usable",
-    "run_jobs",
 }
 
 

@@ -67,6 +67,20 @@ def score(labels: LabelMap, pairs: list[Pair], **given: Any) -> dict[str, Any]:
     return evaluate_pairs(Oracle(labels, pairs, **given), pairs)
 
 
+def test_logits_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
+    class Broken(Oracle):
+        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+            for logits in super().run(sources):
+                if logits.numbers == [1]:
+                    logits.values[0, :, 0, 0] = torch.nan
+                yield logits
+
+    labels = make_label_map([0, 1], ["background", "b"])
+    pairs = write_pairs(tmp_path, [np.eye(8, dtype=np.uint8)] * 3)
+    with raises(DataError, path=pairs[1].image, key="value"):
+        evaluate_pairs(Broken(labels, pairs), pairs)
+
+
 def test_perfect_answers(tmp_path: Path) -> None:
     """1 for every class that occurs, None for one that never does, at native size and odd shapes."""
     generator = np.random.default_rng(0)

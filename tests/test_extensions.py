@@ -40,7 +40,7 @@ def listed() -> dict[str, str]:
     """Names and help of `ubend --help`, in its order."""
     result = ubend("--help")
     assert result.exit_code == 0, result.output
-    lines = result.output.partition("Commands:\n")[2].splitlines()
+    lines = result.output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     return {name: text for name, _spaces, text in (line.strip().partition("  ") for line in lines)}
 
 

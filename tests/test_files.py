@@ -112,3 +112,16 @@ def test_many_are_resolved_as_one_by_one(tmp_path: Path, monkeypatch: pytest.Mon
     resolve = resolve_many()
     for _again in range(2):
         assert [resolve(path) for path in paths] == [str(path.resolve()) for path in paths]
+
+
+def test_permissions_are_as_the_umask_says(tmp_path: Path) -> None:
+    """Also where a library replaces the file, as safetensors does."""
+
+    def write(temporary: Path) -> None:
+        other = tmp_path / "other"
+        other.touch(mode=0o600)
+        other.replace(temporary)
+
+    write_file(tmp_path / "a", write)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

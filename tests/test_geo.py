@@ -12,7 +12,7 @@ import ubend
 from support.commands import predict
 from support.models import make_bundle
 from support.refusal import check, refused_once
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, FilesError
 from ubend.io.images import read_image
 from ubend.io.pixel_size import PixelSize
 from ubend.models.model_file import save_bundle
@@ -105,7 +105,7 @@ def test_overviews_and_masks_inside(by_rows: bool, tmp_path: Path, monkeypatch: 
         file.write_mask((values != 0).any(axis=0))
         file.build_overviews([2, 4], rasterio.enums.Resampling.average)
     predict(model, path, "--out", tmp_path / "out", "--tiles", 64)
-    wanted = ubend.load(model, device="cpu", tiles=64)(np.moveaxis(values, 0, 2))
+    wanted = ubend.load(model, device="cpu", tiles=64)(read_image(path))
     with rasterio.open(path) as source, rasterio.open(tmp_path / "out" / "field.tif") as mask:
         assert (mask.crs, mask.transform) == (source.crs, source.transform)
         seen = source.read_masks(1) > 0
@@ -133,7 +133,7 @@ def test_valid_pixels(inner_mask: bool, interleave: str, tmp_path: Path) -> None
 
 
 def test_a_damaged_mask_inside(tmp_path: Path) -> None:
-    """It is looked at last, when the picture was predicted; the others are done all the same."""
+    """It is that file's error; the others are done all the same."""
     model = save_tiler(tmp_path / "model.safetensors", 3, "uint8")
     values = write_geo(tmp_path / "field.tif", 3, "uint8", nodata=None)
     write_geo(tmp_path / "other.tif", 3, "uint8")
@@ -146,7 +146,7 @@ def test_a_damaged_mask_inside(tmp_path: Path) -> None:
     (tmp_path / "field.tif").write_bytes(data)
     out = tmp_path / "out"
     error = refused_once("predict", model, tmp_path / "field.tif", tmp_path / "other.tif", "--out", out)
-    check(error, DataError, path=tmp_path / "field.tif")
+    check(error, FilesError, path=tmp_path / "field.tif")
     assert (out / "other.tif").exists()
     assert not (out / "field.tif").exists()
     assert "field" not in (out / "shares.csv").read_text()

@@ -155,7 +155,7 @@ def test_only_what_was_looked_at_is_kept(tmp_path: Path, cache: Path, later: Cal
     known = KnownFiles(cache, tmp_path)
     assert known.look(path) == KnownFile(None)
     known.save()
-    assert json.loads(place.read_text()) == {}
+    assert json.loads(place.read_text().partition("\n")[2]) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": [1, 2, 3, 4, "x", [1]]}', "\xff", "null"])

@@ -243,7 +243,7 @@ def test_values_that_are_refused(tmp_path: Path) -> None:
         ("hot.npy", "dtype", "8x9x5"),
         ("flat.npy", "dtype", "9"),
         ("complex.npy", "dtype", "complex64"),
-        ("objects.npy", None, "allow_pickle"),
+        ("objects.npy", None, "Python objects"),
         ("deep.tif", "dtype", "20x31x3"),
     ):
         with raises(DataError, path=tmp_path / name, key=key, named=[named]) as caught:

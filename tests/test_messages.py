@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -40,12 +41,13 @@ from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing, read_image
-from ubend.io.scans import parse_window
+from ubend.io.scans import parse_window, read_scan
 from ubend.io.video import open_video
 from ubend.labels.class_table import make_label_map
 from ubend.labels.classes import Told, find_classes
 from ubend.labels.label_values import Codes
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_codes
+from ubend.labels.match_classes import match_classes
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
@@ -81,6 +83,18 @@ class Place:
 
 Case = Callable[[Place], object]
 CASES: dict[str, Case] = {}
+
+
+def write_scan(place: Place, changes: dict[str, Any]) -> Path:
+    """A NIfTI file whose header is changed after it was made."""
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
+    nibabel.save(image, place / "scan.nii")
+    image = nibabel.load(place / "scan.nii")
+    for name, stated in changes.items():
+        image.header[name] = stated
+    header = image.header.binaryblock
+    (place / "scan.nii").write_bytes(header + (place / "scan.nii").read_bytes()[len(header) :])
+    return place / "scan.nii"
 
 
 def case(function: Case) -> Case:
@@ -256,7 +270,13 @@ CASES |= {
     "classes: resampled": classes(values({0: 900, 255: 90}), values({0: 90, 13: 1, 64: 2, 200: 1, 255: 9})),
     "classes: numbered objects": classes(values(dict.fromkeys(range(120), 5))),
     "classes: 255 alone": classes(values({0: 5, 1: 5, 2: 5}), values({0: 5, 255: 5})),
-    "classes: other count of names": classes(values({0: 5, 1: 5}), names=("a", "b", "c")),
+    "classes: other count of names": classes(values({0: 5, 255: 5}), names=("a", "b", "c")),
+    "classes: unknown to the model": lambda place: match_classes(
+        make_label_map([0, 1], ["background", "moon"]),
+        make_label_map([0, 1, 2], ["background", "sun", "star"]),
+        {0, 1},
+        numbered=True,
+    ),
     "classes: names twice": classes(values({0: 5, 1: 5}), names=("a", "a")),
     "classes: colours and deep values": classes(colors({0: 5, 0xFF0000: 5}), values({0: 5, 300: 5})),
     "classes: photographs": classes(noisy(5000)),
@@ -311,7 +331,7 @@ CASES |= {
     "picture: none": file_of("a.png", b"%PDF-1.7 this is none" * 9),
     "picture: truncated": file_of("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20)),
     "picture: other channels": file_of("a.tif", np.zeros((4, 4, 5), np.uint8)),
-    "picture: not finite": file_of("a.tif", np.full((4, 4), np.nan, np.float32)),
+    "picture: not finite": file_of("a.tif", np.full((4, 4), np.inf, np.float32)),
     "picture: stack": file_of("a.tif", np.zeros((30, 9, 9), np.uint8)),
     "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
     "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
@@ -386,6 +406,8 @@ CASES |= {
     "--config: absent": lambda place: read_config(place / "none.toml"),
     "--window: unknown": lambda place: parse_window("lun"),
     "--window: no width": lambda place: parse_window("1,0"),
+    "scan: sform against pixdim": lambda place: read_scan(write_scan(place, {"pixdim": [1, 1, 1, 3, 1, 1, 1, 1]})),
+    "scan: unit": lambda place: read_scan(write_scan(place, {"xyzt_units": 5})),
     "--threshold": lambda place: parse_thresholds(["polyp=2"], ("background", "polyp")),
     "--threshold: unknown class": lambda place: parse_thresholds(["polip=0.3"], ("background", "polyp")),
     "--threshold: no such class": lambda place: parse_thresholds(["x=0.3"], ("background", "polyp")),
@@ -577,6 +599,8 @@ CASES |= {
     ),
     "model: array of another type": lambda place: small(place)(np.zeros((8, 8), np.int64)),
     "model: array of another shape": lambda place: small(place)(np.zeros((8, 8, 7), np.uint8)),
+    "model: array of 0 to 1": lambda place: small(place)(np.linspace(0, 1, 64).reshape(8, 8)),
+    "model: array not finite": lambda place: small(place)(np.full((8, 8), np.nan)),
 }
 
 

@@ -20,7 +20,7 @@ from support.geotiff import GEO
 from support.models import make_bundle
 from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
-from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
+from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
 from ubend.inference.postprocess import Refinement, refine
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
@@ -67,7 +67,7 @@ def test_patterns_and_a_list(good: Path, images: Path, tmp_path: Path) -> None:
 
 
 def test_broken_files_do_not_stop_the_rest(good: Path, images: Path, tmp_path: Path) -> None:
-    """Told at the end, all of them; exit code 2; the others are written, and are in shares.csv."""
+    """Told at the end, all of them; exit code 3; the others are written, and are in shares.csv."""
     out = tmp_path / "out"
     (tmp_path / "none.png").write_bytes(b"")
     (tmp_path / "half.png").write_bytes((images / "disc03.png").read_bytes()[:-2000])
@@ -220,7 +220,7 @@ def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tm
     """One line; no half mask; the other pictures are written."""
     damage(large, 12)
     error = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
-    check(error, DataError, path=large)
+    check(error, FilesError, path=large)
     assert "128" in str(error)  # the row
     assert sorted(contents(tmp_path / "out")) == ["disc01.png", "disc01_overlay.png", "predict.json", "shares.csv"]
     assert rows(tmp_path / "out") == ["disc01.png"]
@@ -266,7 +266,7 @@ def test_probabilities(kind: str, large: Path, tiler: Path, images: Path, tmp_pa
 def test_a_damaged_tile_leaves_no_probabilities(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
     damage(large, 12)
     words = [tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64, "--prob", "uint8"]
-    check(refused_once("predict", *words), DataError, path=large)
+    check(refused_once("predict", *words), FilesError, path=large)
     assert not list((tmp_path / "out").glob("*field*"))
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
@@ -317,6 +317,7 @@ def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_pat
     assert masks(tmp_path / "out") == ["disc01"]
 
 
+@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
 def test_models_of_other_pictures(good: Path, images: Path, tmp_path: Path) -> None:
     """A grey model and one in colour answer together, each for what it takes, whichever is first; depths must agree."""
     bundle = load_bundle(good / "run")
@@ -333,6 +334,17 @@ def test_models_of_other_pictures(good: Path, images: Path, tmp_path: Path) -> N
     save_bundle(tmp_path / "grey.safetensors", grey)
     error = refused_once("predict", *both[1:], images, "--with", both[0], "--out", tmp_path / "none")
     assert type(error) is ModelFileError
+
+
+def test_other_channels_are_said_once(good: Path, images: Path, tmp_path: Path) -> None:
+    """Grey and alpha files for a colour model; predicted, and said in one line each."""
+    for number in range(3):
+        image = Image.open(images / "disc01.png").convert("L" if number else "RGBA")
+        image.save(tmp_path / f"p{number}.png")
+    said = predict(good / "run", *sorted(tmp_path.glob("*.png")), "--out", tmp_path / "out").output
+    assert "2 of 3 pictures are grey" in said
+    assert "1 of 3 pictures have alpha" in said
+    assert "note: " not in predict(good / "run", images / "disc01.png", "--out", tmp_path / "plain").output
 
 
 def test_names_that_collide(good: Path, images: Path, tmp_path: Path) -> None:

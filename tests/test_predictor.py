@@ -1,11 +1,14 @@
 """The predictor: any picture it can be given, the same answer alone or in company, its own size back."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 
 from support.models import make_bundle
@@ -13,9 +16,11 @@ from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference import prefetch as ahead
+from ubend.inference.accepts import refuse_other_kind
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
+from ubend.io.raster import Header
 from ubend.models.model_file import save_bundle
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
@@ -57,6 +62,7 @@ def test_against_the_network_by_hand() -> None:
     np.testing.assert_allclose(predictor(image).prob, native.softmax(1)[0].numpy(), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
 def test_kinds_of_input(tmp_path: Path) -> None:
     """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
     image = picture((20, 30, 3))
@@ -84,6 +90,65 @@ def test_kinds_of_input(tmp_path: Path) -> None:
         np.testing.assert_array_equal(grey(given).prob, expected)
     assert grey(tmp_path / "a.png").mask.shape == (20, 30), "a colour file is read grey for a grey model"
     assert make_predictor()(tmp_path / "g.png").mask.shape == (20, 30), "and a grey one in colour"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_files_and_arrays_of_other_channels(channels: int, alpha: bool, tmp_path: Path) -> None:
+    """One rule: grey for a colour model is repeated, alpha is no channel; each is said, the rest is refused."""
+    image = picture((20, 30, channels + alpha))
+    image[:, :, -1] |= 1  # no alpha of 0
+    Image.fromarray(image if channels + alpha > 1 else image[:, :, 0]).save(tmp_path / "a.png")
+    predictor = make_predictor()
+    plain = np.broadcast_to(image[:, :, :channels], (20, 30, 3)).copy()
+    expected = predictor(plain).prob
+    for given in (tmp_path / "a.png", image):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            np.testing.assert_array_equal(predictor(given).prob, expected)
+        assert len(said) == (channels == 1) + alpha
+    with raises(DataError, key="shape"):
+        make_predictor(channels=5)(image)
+    with raises(DataError, key="data.channels"):
+        make_predictor(channels=5)(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_not_finite(value: float) -> None:
+    image = picture((20, 30, 3)).astype(np.float64)
+    image[3, 4:6, 0] = value
+    for predictor in (make_predictor(), make_tiler(16)):
+        with raises(DataError, key="value", named=["2"]):
+            predictor(image)
+
+
+@pytest.mark.parametrize("tiles", [0, 16])
+def test_logits_that_are_not_finite(tiles: int) -> None:
+    """Of finite weights, but too large ones; never a mask that is all background."""
+    bundle = make_bundle()
+    with torch.no_grad():
+        for weights in bundle.model.parameters():
+            weights.mul_(1e30)
+    predictor = Predictor(bundle, "cpu", tiles=tiles)
+    image = picture((40, 40, 3))
+    for predict in (predictor.predict, predictor.predict_masks):
+        with raises(DataError, key="value"):
+            list(predict([image]))
+
+
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(st.floats(1e-3, 1), st.integers(0, 99))
+def test_values_scaled_to_one(most: float, seed: int) -> None:
+    """Refused with the factor, in an array and as a file."""
+    image = np.random.default_rng(seed).random((8, 8, 3)) * most
+    for dtype, factor in (("uint8", "255"), ("uint16", "65535")):
+        predictor = make_predictor()
+        predictor.bundle.dtype = dtype
+        with raises(DataError, key="value", named=[factor]):
+            predictor(image.astype(np.float32))
+        header = Header(8, 8, 3, "float32")
+        with raises(DataError, key="dtype", named=[factor]):
+            refuse_other_kind(Path("a.tif"), header, predictor.bundle)
 
 
 def test_deep_pictures() -> None:
@@ -174,9 +239,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert most <= 6 + 4 + 1
 
 
-@pytest.mark.parametrize(
-    "shape", [(10, 10), (10, 10, 1), (10, 10, 4), (10, 10, 3, 1), (10,), (0, 10, 3), (10, 0, 3), (10, 10, 0)]
-)
+@pytest.mark.parametrize("shape", [(10, 10, 5), (10, 10, 3, 1), (10,), (0, 10, 3), (10, 0, 3), (10, 10, 0)])
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     with raises(DataError, key="shape") as caught:
         make_predictor()(np.zeros(shape, np.uint8))

@@ -78,6 +78,20 @@ def test_not_told(words: dict[str, Any], tmp_path: Path) -> None:
     assert scale_of(tmp_path, **words) == Scale()
 
 
+@pytest.mark.parametrize("unit", ["&#181;m", "&#xB5;m", "&#956;m", "\u00b5m", "um", "micron"])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_units_of_ome_as_writers_spell_them(unit: str, quote: str, tmp_path: Path) -> None:
+    sizes = " ".join(f"PhysicalSize{axis}={quote}{side}{quote} PhysicalSize{axis}Unit={quote}{unit}{quote}"
+                     for axis, side in (("X", 0.5), ("Y", 0.25)))  # fmt: skip
+    height, width = IMAGE.shape[:2]
+    xml = (
+        f'<?xml version="1.0" encoding="UTF-8"?><OME><Image ID="Image:0"><Pixels DimensionOrder="XYCZT" Type="uint8" '
+        f'SizeX="{width}" SizeY="{height}" SizeC="1" SizeZ="1" SizeT="1" {sizes}><TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "x.tif", IMAGE, description=xml.encode(), metadata=None)
+    assert read_scale(tmp_path / "x.tif").pixel == PixelSize(0.25, 0.5, "um")
+
+
 def test_the_density_of_photographs_is_no_size(tmp_path: Path) -> None:
     for name in ("x.png", "x.jpg", "x.bmp", "x.webp"):
         Image.fromarray(IMAGE).save(tmp_path / name, dpi=(1200, 1200))

@@ -1,5 +1,6 @@
 """Scans: slices are seen the same way whatever their axes stand for, and masks lie where the scan lies."""
 
+import gzip
 from collections import namedtuple
 from itertools import permutations, product
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
@@ -139,9 +140,12 @@ def test_affine_of_a_series(count: int, tmp_path: Path) -> None:
             ImagePositionPatient=list(map(float, corner.round(6))),
         )
     data = ubend.read_scan(tmp_path / "ct")
-    for s, r, c in np.ndindex(data.slices.shape):
+    for s, r, c in np.ndindex(count, *SEEN.shape[1:]):  # as stored
         wanted = np.array([7, -8, 9]) + along_row * 0.25 * c + along_column * 0.5 * r + 2.0 * s * normal
-        np.testing.assert_allclose(data.affine @ [s, r, c, 1], [*(wanted * [-1, -1, 1]), 1], atol=1e-5)
+        same = np.argwhere(data.slices == SEEN[s, r, c])
+        there = same @ data.affine[:3, :3].T + data.affine[:3, 3]
+        assert np.abs(there - wanted * [-1, -1, 1]).max(axis=1).min() < 1e-5
+    assert data.spacing == pytest.approx(tuple(np.linalg.norm(data.affine[:3, :3], axis=0)))
 
 
 def test_series_and_nifti_are_seen_alike(tmp_path: Path) -> None:
@@ -150,13 +154,140 @@ def test_series_and_nifti_are_seen_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*found)
 
 
+def write_body(folder: Path, codes: str, start: NDArray[Any], turned: NDArray[Any]) -> None:
+    """SEEN as a NIfTI file and as a DICOM series of the same geometry, whose axes (slice, row, column) stand for
+    `codes`, turned a little."""
+    there = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(tuple(codes)))
+    values = np.ascontiguousarray(nibabel.orientations.apply_orientation(SEEN.transpose(2, 1, 0), there))
+    standing = np.diag([-0.25, -0.5, 2.0, 1.0])
+    affine = standing @ inv_ornt_aff(there, SEEN.transpose(2, 1, 0).shape)
+    affine[:3] = turned @ affine[:3]
+    affine[:3, 3] = start
+    nibabel.save(nibabel.Nifti1Image(values, affine), folder / "scan.nii")
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    for number, slice_values in enumerate(values):
+        write_slice(
+            folder / "ct" / str(number),
+            slice_values,
+            0,
+            "1.2.9",
+            PixelSpacing=[float(f"{side:.8g}") for side in spacing[1:]],
+            ImageOrientationPatient=[float(f"{v:.8g}") for axis in (2, 1) for v in lps[:3, axis] / spacing[axis]],
+            ImagePositionPatient=[float(f"{v:.8g}") for v in lps[:3, 3] + number * lps[:3, 0]],
+        )
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(CODES), st.integers(0, 2**32 - 1))
+def test_nifti_and_dicom_of_one_body(tmp_path_factory: pytest.TempPathFactory, codes: str, seed: int) -> None:
+    """In whatever orientation each is stored, and also if it is oblique: the same slices, spacing and places; a mask
+    is written back to where the scan lies."""
+    draw = np.random.default_rng(seed)
+    turned = np.linalg.qr(np.eye(3) + draw.uniform(-0.15, 0.15, (3, 3)))[0]
+    turned *= np.sign(np.diag(turned))
+    folder = tmp_path_factory.mktemp("body")
+    (folder / "ct").mkdir()
+    write_body(folder, codes, draw.uniform(-200, 200, 3).round(2), turned)
+    one, other = read_scan(folder / "scan.nii"), read_scan(folder / "ct")
+    np.testing.assert_array_equal(one.slices, SEEN)
+    np.testing.assert_array_equal(other.slices, SEEN)
+    np.testing.assert_allclose(one.spacing_mm, (2.0, 0.5, 0.25), rtol=1e-5)
+    np.testing.assert_allclose(other.spacing_mm, (2.0, 0.5, 0.25), rtol=1e-5)
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-3)
+    mask = (draw.random(SEEN.shape) < 0.5).astype(np.uint8)
+    for scan, name in ((one, "mask.nii.gz"), (other, "mask")):
+        scan.write_mask(mask, folder / name)
+        back = read_scan(folder / name)
+        np.testing.assert_array_equal(back.slices, mask)
+        np.testing.assert_allclose(back.affine, scan.affine, atol=1e-3)
+
+
+@settings(max_examples=20)
+@given(st.tuples(*[st.floats(1e-3, 50)] * 3), st.sampled_from(CODES))
+def test_units(tmp_path_factory: pytest.TempPathFactory, spacing: tuple[float, ...], codes: str) -> None:
+    """The same spacing, hence the same millilitres, whatever unit the header states."""
+    folder = tmp_path_factory.getbasetemp()
+    for unit, mm in (("mm", 1.0), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1.0)):
+        affine = np.diag([*(side / mm for side in spacing), 1.0])
+        there = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes)))
+        values = nibabel.orientations.apply_orientation(SEEN, there)
+        image = nibabel.Nifti1Image(values, affine @ inv_ornt_aff(there, SEEN.shape))
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, folder / "unit.nii")
+        scan = read_scan(folder / "unit.nii")
+        np.testing.assert_allclose(scan.spacing_mm, spacing[::-1], rtol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(scan.affine[:3, :3], axis=0), spacing[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"srow_x": [0.5, 0, 0, 0]}, "pixdim"),
+        ({"pixdim": [1, 0.25, 0.5, 3, 1, 1, 1, 1]}, "pixdim"),
+        ({"srow_x": [0, 0, 0, 0]}, "pixdim"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "geometry"),
+        ({"xyzt_units": 5}, "xyzt_units"),
+    ],
+)
+def test_contradictory_geometry(changes: dict[str, Any], key: str, tmp_path: Path) -> None:
+    image = write_nifti(tmp_path / "whole.nii", "LPS")
+    for name, value in changes.items():
+        image.header[name] = value
+    data = (tmp_path / "whole.nii").read_bytes()
+    (tmp_path / "scan.nii").write_bytes(image.header.binaryblock + data[len(image.header.binaryblock) :])
+    with raises(DataError, path="scan.nii", key=key):
+        read_scan(tmp_path / "scan.nii")
+
+
+def test_scans_that_are_larger_than_their_files(tmp_path: Path) -> None:
+    """Refused before memory is taken."""
+    image = write_nifti(tmp_path / "whole.nii", "LPS")
+    data = (tmp_path / "whole.nii").read_bytes()[len(image.header.binaryblock) :]
+    for shape, key in (((5, 400, 4), None), ((30_000, 30_000, 300), "shape")):
+        image.header["dim"][1:4] = shape
+        for name, pack in (("scan.nii", bytes), ("scan.nii.gz", gzip.compress)):
+            (tmp_path / name).write_bytes(
+                pack(image.header.binaryblock + data[: 10 if pack is gzip.compress else None])
+            )
+            with raises(DataError, path=name, key=key):
+                read_scan(tmp_path / name)
+
+
+def test_no_orientation_is_noted(tmp_path: Path) -> None:
+    image = write_nifti(tmp_path / "scan.nii", "LAS")
+    assert read_scan(tmp_path / "scan.nii").notes == ()
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, tmp_path / "scan.nii")
+    scan = read_scan(tmp_path / "scan.nii")
+    assert len(scan.notes) == 1
+    np.testing.assert_array_equal(scan.slices, SEEN)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    values = SEEN.astype(np.float64)
+    values[2, 1, :2] = value
+    write_nifti(tmp_path / "scan.nii", "RAS", values)
+    with raises(DataError, path="scan.nii", key="value", named=["2 values"]):
+        read_scan(tmp_path / "scan.nii")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.complex64), np.eye(4)), tmp_path / "complex.nii")
+    with raises(DataError, path="complex.nii", key="dtype"):
+        read_scan(tmp_path / "complex.nii")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"ImagePositionPatient": None}, "slices lack ImagePositionPatient or PixelSpacing"),
+        ({"ImagePositionPatient": None}, "slices lack ImagePositionPatient;"),
+        ({"ImageOrientationPatient": None}, "slices lack ImageOrientationPatient;"),
+        ({"ImageOrientationPatient": None, "PixelSpacing": None}, "slices lack ImageOrientationPatient, PixelSpacing;"),
+        ({"PixelSpacing": [0.5, 0.5]}, "different sizes, pixel spacings or directions"),
+        ({"ImagePositionPatient": [90, -8, 8]}, "one straight line"),
         ({"ImagePositionPatient": [0, 0, 1]}, "several slices at one place"),
         ({"SeriesInstanceUID": "1.2.9"}, "several series"),
-        ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "different sizes or directions"),
+        ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "different sizes, pixel spacings or directions"),
         ({"NumberOfFrames": 2}, "several frames"),
         ({"ImagePositionPatient": [7, -8, 33]}, "2 to 27 mm apart; is one missing"),
     ],
@@ -267,7 +398,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     words += ["--threshold", "organ=0.5", "--out", out]
     paths = [tmp_path / "cut.nii.gz", tmp_path / "scan.nii.gz", series]
     run = CliRunner().invoke(main, [*map(str, [*words, *paths])])
-    assert run.exit_code == 2
+    assert run.exit_code == 3
     assert "cut.nii.gz: not a readable scan" in run.output
     assert run.output.count("does not say at which scale") == 1
     np.testing.assert_array_equal(read_scan(out / "scan_mask.nii.gz").slices, Window(0, 2000).apply(big) >= 128)

@@ -4,6 +4,8 @@ import io
 import random
 import stat
 import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,22 @@ def test_a_bomb_in_the_header_of_a_tar(tmp_path: Path) -> None:
         info.pax_headers = {"comment": "x" * (20 * 2**20)}
         archive.addfile(info, io.BytesIO())
     assert try_unpack(out.getvalue(), "x.tar.gz", tmp_path) == "size"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_memory_stays_bounded(method: int, tmp_path: Path) -> None:
+    """Few bytes of these methods become gigabytes in one step of zipfile's."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr("a", bytes(2**20))
+    assert try_unpack(out.getvalue(), "x.zip", tmp_path / "zip") == "compression"
+    long = make_tar([("x" * (3 * 2**20), b"")])  # a PAX header
+    tracemalloc.start()
+    try:
+        assert try_unpack(long, "x.tar.gz", tmp_path / "tar") == "size"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_zip_that_lies_about_its_sizes(tmp_path: Path) -> None:

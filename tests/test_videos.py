@@ -50,6 +50,17 @@ def test_exact_frames(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame, np.repeat(wanted[:, :, None], 3, axis=2))
 
 
+@pytest.mark.parametrize("kind", ["gray16le", "yuv444p10le"])
+def test_more_than_8_bits(kind: str, tmp_path: Path) -> None:
+    """Read as 8 bits, all frames."""
+    frames = draw_frames()
+    write_exactly(tmp_path / "a.mkv", frames)
+    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.mkv", "-pix_fmt", kind, "-c:v", "ffv1", tmp_path / "deep.mkv"]
+    subprocess.run(words, check=True)
+    found = np.stack(list(read_frames(open_video(tmp_path / "deep.mkv")))).astype(int)
+    assert np.abs(found - frames[..., None]).max() <= 2
+
+
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mask, overlay with sound and even sides, and the table; a picture beside it goes its own way."""
     frames = draw_frames(height=33, width=47)
@@ -122,7 +133,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     words += ["--with", tmp_path / "color.safetensors", "--min-area", 50, "--threshold", "organ=0.4"]
     paths, out = [tmp_path / name for name in ("film.mkv", "text.mp4", "other.mkv")], tmp_path / "out"
     run = CliRunner().invoke(main, [*map(str, [*words, *paths, "--out", out])])
-    assert run.exit_code == 2
+    assert run.exit_code == 3
     assert "text.mp4: not a readable video" in run.output
     assert run.output.count("does not say at which scale") == 1
     masks = np.stack([frame[:, :, 0] for frame in read_frames(open_video(out / "film_mask.mkv"))])

@@ -97,7 +97,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
     size = (max(1, round(example.mask.shape[0] * scale)), max(1, round(example.mask.shape[1] * scale)))
     image = resize_array(to_rgb(example.image), size)
     ids: Any = found.ids  # any integers will do
-    objects, classes = Objects(resize_mask(ids, size), found.classes), resize_mask(meaning, size)  # type: ignore[arg-type]
+    objects, classes = Objects(resize_mask(ids, size), found.classes), resize_mask(meaning, size)
     legend = ", ".join(example.names[kind] for kind in np.unique(classes) if kind != IGNORED)
     cards = [
         Card(_("picture"), image, _("Only values. Nothing says what they show.")),

@@ -147,7 +147,7 @@ def not_finite(make: Maker) -> None:
     for number in range(COUNT):
         pixels = _grey(PICTURES[number]).astype(np.float32)
         if number == 1:
-            pixels[3, 4] = np.nan
+            pixels[3, 4] = np.inf
         tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels)
 
 

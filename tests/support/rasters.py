@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ubend.io.decode import read_header
-from ubend.io.images import read_image
+from ubend.io.images import load_image, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()
@@ -19,12 +19,13 @@ SMOOTH = np.asarray(Image.fromarray(RGB).resize((67, 45), Image.Resampling.BICUB
 
 
 def check(path: Path, want: NDArray[Any], off: float = 0, **facts: bool) -> NDArray[Any]:
-    """The pixels are those that are wanted, within `off`; the header tells the same, and these facts."""
-    image = read_image(path)
+    """The pixels that were seen are those that are wanted, within `off`; the header tells the same, and these facts."""
+    loaded = load_image(path)
+    image, seen = loaded.pixels, True if loaded.unseen is None else ~loaded.unseen[:, :, None]
     assert image.flags.c_contiguous
     assert image.dtype == want.dtype, path.name
     assert image.shape == want.shape, path.name
-    assert np.abs(image.astype(np.float64) - want).max(initial=0) <= off, path.name
+    assert np.abs((image.astype(np.float64) - want) * seen).max(initial=0) <= off, path.name
     header = read_header(path)
     assert (header.height, header.width, header.channels, header.dtype) == (*image.shape, image.dtype.name), path.name
     assert {name for name in ("alpha", "cmyk", "turned") if getattr(header, name)} == {n for n in facts if facts[n]}

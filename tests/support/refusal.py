@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from ubend.cli.app import main
 from ubend.core.click_i18n import MainGroup
-from ubend.core.errors import UbendError
+from ubend.core.errors import FilesError, UbendError
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "2", "--batch", "8", "--device", "cpu"]
 
@@ -76,7 +76,7 @@ def refused(*words: object, **options: Any) -> UbendError:
     result, error = invoke(*words, **options)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert error is not None, result.output
-    assert result.exit_code == 2, result.output
+    assert result.exit_code == (3 if isinstance(error, FilesError) else 2), result.output
     assert "Traceback" not in result.output
     lines = result.stderr.rstrip("\n").splitlines()
     while lines[0].startswith("WARNING: "):  # of the scores that were made before

@@ -11,14 +11,16 @@ from ubend.cli import folders, training
 from ubend.cli import models as using
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.core.click_i18n import MainGroup, Option
-from ubend.core.errors import UbendError
+from ubend.core.errors import FilesError, UbendError
 from ubend.core.i18n import _, later
+from ubend.core.terminal import echo
 
+_SOME_FAILED = 3  # exit code; the others: 0 all done, 1 our bug, 2 nothing was done, 130 interrupted
 _FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
 class _Group(MainGroup):
-    """Built-in commands, then those of installed packages. Turns our errors into one clear line and exit code 2.
+    """Built-in commands, then those of installed packages. Turns our errors into one clear line and an exit code.
 
     Installed packages are searched only for the list of commands and for a name that is not built in.
     """
@@ -45,13 +47,14 @@ class _Group(MainGroup):
 
             if not find_place().is_first:
                 time.sleep(_FIRST_SPEAKS_S)
-            click.echo(_("error: {message}").format(message=error), err=True)
-            leave_at_once(2)
-            ctx.exit(2)
+            echo(_("error: {message}").format(message=error), err=True)
+            code = _SOME_FAILED if isinstance(error, FilesError) else 2
+            leave_at_once(code)
+            ctx.exit(code)
         except KeyboardInterrupt:
             from ubend.training.launcher import leave_at_once
 
-            click.echo(_("interrupted"), err=True)
+            echo(_("interrupted"), err=True)
             leave_at_once(130)
             ctx.exit(130)
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business

@@ -7,6 +7,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
+from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, folder_options, make_teller, prepare
 
 
@@ -43,7 +44,7 @@ def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: 
     from ubend.tasks.show import draw_samples
 
     settings = gather_settings(folder, flags=flags)
-    click.echo(draw_samples(settings, out, count=count, show=display))
+    echo(draw_samples(settings, out, count=count, show=display))
 
 
 @command(help=later("Draw microscope pictures with masks into FOLDER."))
@@ -55,7 +56,7 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
-    click.echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
+    echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
 
 
 @command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
@@ -75,4 +76,4 @@ def cache(clear: bool) -> None:
     from ubend.tasks.cache import clear_cache, describe_cache
 
     for line in clear_cache() if clear else describe_cache():
-        click.echo(line)
+        echo(line)

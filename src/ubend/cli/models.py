@@ -7,6 +7,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
+from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, make_teller, options, take_conditions
 
 
@@ -96,7 +97,7 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
 def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
     from ubend.tasks.show import draw_predictions
 
-    click.echo(draw_predictions(run, out, count=count, show=display, device=device))
+    echo(draw_predictions(run, out, count=count, show=display, device=device))
 
 
 @command(help=later("Say what MODEL is: network, classes, size, how it came about."))
@@ -105,4 +106,4 @@ def info(model: Path) -> None:
     from ubend.tasks.info import describe_model
 
     for line in describe_model(model):
-        click.echo(line)
+        echo(line)

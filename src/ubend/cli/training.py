@@ -42,7 +42,7 @@ WORDS = "ubend.words"  # key of the command-line arguments, which --gpus passes 
 @option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
 @option("--seed", type=int, help=later("Of every random draw  [0]"))
 @option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
-@option("--gpus", type=click.IntRange(1), metavar="N", help=later("Train on so many GPUs of this computer  [1]"))
+@option("--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Train on so many GPUs of this computer  [1]"))
 @option("--deterministic", is_flag=True, default=None, help=later("The same to the bit every time on a GPU; slower."))
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
 @option(

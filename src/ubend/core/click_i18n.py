@@ -3,12 +3,15 @@
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
+from ubend.core.errors import reason
 from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
+from ubend.core.terminal import echo, printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -63,7 +66,33 @@ class MainGroup(Group):
         """A letter or a file name that the terminal cannot write is written as its code; it ends no command."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        return super().main(*args, **extra)
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if not _is_broken(sys.stdout):
+                raise
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - what is left is not written at exit either
+            why = _("cannot write the standard output: {reason}").format(reason=reason(error))
+            echo(_("error: {message}").format(message=why), err=True)
+            sys.exit(2)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _shown_plainly():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _shown_plainly():
+            return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The exit codes."""
+        formatter.write_paragraph()
+        formatter.write_text(
+            _(
+                "Exit codes: 0 all done; 1 a fault of ubend; 2 nothing done, the error says why; 3 some files failed, "
+                "the results of all others are written; 130 interrupted (143 by SIGTERM)."
+            )
+        )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """`--lang` is read and taken out before anything else is looked at or said.
@@ -81,6 +110,26 @@ class MainGroup(Group):
                 )
             )
         return super().parse_args(ctx, rest)
+
+
+@contextmanager
+def _shown_plainly() -> Iterator[None]:
+    """click's own errors quote the command line: its control characters are escaped."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
+
+
+def _is_broken(stream: Any) -> bool:
+    """Whether it cannot be written, as a file on a full disk; a line feed is tried."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def option(*words: str, **attributes: Any) -> Callable[[_F], _F]:

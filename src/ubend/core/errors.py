@@ -1,8 +1,9 @@
 """What a person sees when something is wrong: one line, saying what, where, and how to mend it.
 
-UbendError                the command line prints the message and exits with 2
+UbendError                the command line prints the message and exits with 2: nothing was done
 ├── DataError             pictures, masks, folders, splits; may hold many problems, all told at once
-│   └── PairError         pairs that cannot be used; `--skip-bad` goes on without them
+│   ├── PairError         pairs that cannot be used; `--skip-bad` goes on without them
+│   └── FilesError        some of the files failed, the results of all others are written; exit code 3
 ├── SettingError          a setting or a flag: unknown, out of range, contradictory
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
 ├── ModelFileError        a model file that is truncated, not ours, or newer than this version
@@ -38,8 +39,10 @@ class UbendError(Exception):
         key: the setting, flag, column or field that it is about.
     """
 
+    _has_lines = False
+
     def __init__(self, message: str, *, path: Path | str | None = None, key: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message if self._has_lines else message.replace("\n", "\\n"))  # of a name
         self.path = None if path is None else Path(path)
         self.key = key
 
@@ -51,7 +54,7 @@ class Problem(str):
     key: str | None
 
     def __new__(cls, line: str, path: Path | str | None = None, key: str | None = None) -> "Problem":
-        problem = super().__new__(cls, line)
+        problem = super().__new__(cls, line.replace("\n", "\\n"))  # of a name
         problem.path = None if path is None else Path(path)
         problem.key = key
         return problem
@@ -67,6 +70,8 @@ class DataError(UbendError):
     Attributes:
         problems: the lines, each a `Problem`. `path` and `key` of the error are those that all of its lines share.
     """
+
+    _has_lines = True
 
     def __init__(
         self, problems: str | Sequence[str], *, path: Path | str | None = None, key: str | None = None
@@ -97,6 +102,10 @@ class PairError(DataError):
         }
         every = list(dict.fromkeys(line for problems in self.bad.values() for line in problems))
         super().__init__(every, path=path, key=key)
+
+
+class FilesError(DataError):
+    """Some of the input files failed; the results of all others are written."""
 
 
 class SettingError(UbendError):

@@ -2,12 +2,15 @@
 
 import contextlib
 import csv
+import errno
 import glob
 import io
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +55,7 @@ def refuse_full(needs: Sequence[Need]) -> None:
             cure = ", ".join(dict.fromkeys(need.cure for need in group))
             lines.append(said.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
     if lines:
-        raise OutputError("\n".join(lines), path=needs[0].folder)
+        raise OutputError("; ".join(lines), path=needs[0].folder)
 
 
 def refuse_taken(folder: Path | str) -> Path:
@@ -77,7 +80,7 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
     Raises:
         OutputError: it is.
     """
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.exists(path)]
     if there:
         said = _("{path} exists already; choose another --out")
         if resumable:
@@ -102,6 +105,35 @@ def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> No
     if twice:
         said = _("{names} would overwrite each other's {what}; give each its own --out")
         raise DataError(said.format(names=", ".join(twice[:6]), what=what), path=Path(twice[0]), key="--out")
+
+
+def regular_file(path: Path) -> Path:
+    """The path, to be opened; of a pipe or a device, which would be waited for or never end, an OSError.
+
+    Raises:
+        OSError: neither a file nor a folder, or not there.
+    """
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, _("a pipe or a device, not a file"), str(path))
+    return path
+
+
+_OF_THE_DISK = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENODEV")
+}
+
+
+def is_of_the_disk(error: OutputError) -> bool:
+    """Whether a file could not be written because of its disk or folder: then no other file can be written either."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK
+
+
+_LONGEST_NAME = 255  # bytes of a file name, on all common file systems
+
+
+def is_too_long(path: Path) -> bool:
+    """Whether no file system takes the last part of a path as a name."""
+    return len(os.fsencode(path.name)) > _LONGEST_NAME
 
 
 MODEL_FILE = "model.safetensors"  # of a run folder
@@ -171,9 +203,11 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with telling_writes(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+            temporary = path.with_name(f".{_short_stem(path)}-{secrets.token_hex(4)}{path.suffix}")
             temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # safetensors replaces the file by one of its own, for the owner alone
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -183,22 +217,60 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def _short_stem(path: Path) -> str:
+    """The stem of a file, cut so that the name of a temporary file beside it is not too long."""
+    room = _LONGEST_NAME - len(os.fsencode(f".-12345678{path.suffix}"))
+    return os.fsdecode(os.fsencode(path.stem)[:room])
+
+
 def clear_leftovers(path: Path) -> None:
     """Delete what writers of `path` left beside it when they were killed."""
-    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
+    for left in path.parent.glob(f".{glob.escape(_short_stem(path))}-????????{glob.escape(path.suffix)}"):
         left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
-    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write `text` as UTF-8, whole or not at all; file names that are not UTF-8 keep their bytes."""
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def read_text(path: Path) -> str:
+    """What `write_text` has written; a byte order mark is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return regular_file(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what spreadsheets run as a formula, or what was quoted before
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV."""
+    """Rows as CSV. Text that spreadsheets would run as a formula gets an apostrophe before it, see `csv_cell`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    for row in rows:
+        cells = [_quote_cell(cell) for cell in row]
+        if any("\r" in str(cell) for cell in cells):  # which csv does not quote by itself
+            csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
+        else:
+            csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
+
+
+def _quote_cell(cell: Any) -> Any:
+    if isinstance(cell, int | float) or not _FORMULA.match(text := str(cell)):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return cell
+
+
+def csv_cell(text: str) -> str:
+    """A cell of `csv_text` as it was before it was quoted."""
+    return text[1:] if text[:1] == "'" and _FORMULA.match(text) else text
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
@@ -208,4 +280,22 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """The path of a file to read, for libraries that take no other names: of its open descriptor where it is none."""
+    try:
+        os.fsdecode(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that is UTF-8; bytes of file names that are not are escaped (`\\udcXX`), as Python reads them back."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)

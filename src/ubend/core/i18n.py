@@ -54,7 +54,7 @@ def _catalogue(language: str) -> gettext.NullTranslations:
         import logging
 
         logging.getLogger(__name__).warning(
-            "UBEND_LANG=%s: no such language, so English; there are: %s", language, ", ".join(LANGUAGES)
+            "UBEND_LANG=%r: no such language, so English; there are: %s", language, ", ".join(LANGUAGES)
         )
         return gettext.NullTranslations()
     return gettext.translation("ubend", str(LOCALE_FOLDER), [language])

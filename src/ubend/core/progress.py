@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ubend.core.i18n import _
+from ubend.core.terminal import printable_line
 
 
 class Teller(AbstractContextManager["Teller"]):
@@ -27,7 +28,7 @@ class Teller(AbstractContextManager["Teller"]):
 
     def say(self, sentence: str) -> None:
         """One line for the user."""
-        self.console.print(escape(sentence))
+        self.console.print(escape(printable_line(sentence)))
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Start counting to `total`."""
@@ -42,7 +43,7 @@ class Teller(AbstractContextManager["Teller"]):
                 transient=True,
             )
             self._bar.start()
-            self._bar.add_task(escape(what), total=total, completed=done)
+            self._bar.add_task(escape(printable_line(what)), total=total, completed=done)
 
     def count(self, done: int, _total: int = 0) -> None:
         """`done` of the total are done."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ubend.core.errors import Contradiction, SettingError, reason, unfit, unfit_key
+from ubend.core.files import read_text
 from ubend.core.i18n import _
 
 _Settings = TypeVar("_Settings", bound="Settings")
@@ -280,8 +281,8 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
 def read_config(path: Path) -> dict[str, Any]:
     """The nested settings of a TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(
             _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error)), path=path
         ) from error
@@ -296,7 +297,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 

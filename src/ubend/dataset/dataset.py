@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
-from ubend.core.files import csv_text, resolve_many
+from ubend.core.files import csv_cell, csv_text, resolve_many
 from ubend.core.i18n import _
 from ubend.core.plan import Facts, ImageFormat
 from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
-from ubend.dataset.scan import Survey, agree_channels, find_damage, read_headers, survey_masks, unknown_codes_problem
+from ubend.dataset.scan import (
+    Survey,
+    agree_channels,
+    count_values,
+    find_damage,
+    read_headers,
+    survey_masks,
+    unknown_codes_problem,
+)
 from ubend.dataset.splits import find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import KnownFiles
@@ -28,7 +36,9 @@ from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import Told, find_classes, find_strangers
 from ubend.labels.label_values import code_words
-from ubend.labels.mask_files import mask_to_text
+from ubend.labels.mask_files import FileMask, mask_to_text, read_codes
+from ubend.labels.match_classes import match_classes, match_palettes
+from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.layouts.split_file import SPLIT_COLUMNS
@@ -82,7 +92,8 @@ class Dataset:
             return np.zeros(channels), np.full(channels, 255.0)
         low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
         for pixels in self._training_pixels():
-            low, high = np.minimum(low, pixels.min(axis=0)), np.maximum(high, pixels.max(axis=0))
+            if len(pixels):
+                low, high = np.minimum(low, pixels.min(axis=0)), np.maximum(high, pixels.max(axis=0))
         return low, np.where(high > low, high, low + 1)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
@@ -99,8 +110,8 @@ class Dataset:
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
 
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
-        """(P, C) pixels of the training part: of so many pictures, large ones in pieces, of which many are evenly
-        thinned out."""
+        """(P, C) pixels of the training part that were seen: of so many pictures, large ones in pieces, of which many
+        are evenly thinned out; P may be 0."""
         numbers = _evenly(self.numbers("train"), _STATISTICS_PICTURES)
         pieces = [
             (int(number), start, min(start + _PIECE_PIXELS, pixels))
@@ -109,7 +120,9 @@ class Dataset:
         ]
         for place in _evenly(np.arange(len(pieces)), _STATISTICS_PICTURES):
             number, start, stop = pieces[place]
-            yield self.store.image(number).reshape(-1, self.store.channels)[start:stop]
+            pixels, unseen = self.store.image(number).reshape(-1, self.store.channels), self.store.unseen(number)
+            piece = pixels[start:stop]
+            yield piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
@@ -194,7 +207,7 @@ class Dataset:
         Raises:
             TrainingError: pictures or masks are not those of the list any more.
         """
-        rows = list(csv.DictReader(io.StringIO(table)))
+        rows = [{key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(io.StringIO(table))]
         if not rows or not set(DATA_COLUMNS) <= set(rows[0]):
             raise TrainingError(_("data.csv of the run is damaged; start a new run"), key="data.csv")
         saved = [(row["name"], row["image_hash"], row["mask_hash"]) for row in rows]
@@ -286,13 +299,19 @@ def _open_folder(
     images = choose_format(settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device)
     sizing = Sizing(images.size, settings.data.resize != "squash", images.channels)
     teller.begin(_("reading pictures"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, teller.count)
+    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, teller.count, teller.say)
     teller.end()
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
         line = _("{path}: no pixel of this mask has a class")
         paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
+    if count := int(store.has_unseen.sum()):
+        line = _(
+            "{count} of {all} images have pixels that were not seen (nodata, alpha 0, NaN or a mask in the file); they "
+            "are neither learnt nor scored"
+        )
+        remarks.append(line.format(count=count, all=len(pairs)))
     split = split_pairs(
         [pair.name for pair in pairs],
         [pair.part for pair in pairs],
@@ -345,19 +364,59 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     teller.begin(_("reading masks"), len(pairs))
     survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
     teller.end()
-    told = Told(
-        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
-    )
-    try:
-        labels, remarks = find_classes(survey, told)
-    except DataError as error:
-        raise DataError(
-            f"{error}{_oddest_masks(pairs, survey)}", path=error.path or folder.root, key=error.key
-        ) from error
+    labels, remarks = _find_classes(folder, settings, survey)
     strange = find_strangers(survey, labels)
     if strange:
         raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
     return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
+
+
+def _find_classes(folder: Folder, settings: Settings, survey: Survey) -> tuple[LabelMap, list[str]]:
+    told = Told(
+        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
+    )
+    try:
+        return find_classes(survey, told)
+    except DataError as error:
+        raise DataError(
+            f"{error}{_oddest_masks(folder.pairs, survey)}", path=error.path or folder.root, key=error.key
+        ) from error
+
+
+def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Sequence[Pair]) -> LabelMap:
+    """What the masks of a folder hold, in the order of a model's classes.
+
+    Where the folder or the settings name the classes, these are matched by name; palettes without names by colour,
+    where the colours are the model's; else the masks hold the label values of the model's own.
+
+    Args:
+        settings: of which `data.values` names the model's classes.
+        model: classes and label values of the model.
+        chosen: the pairs that matter.
+    Raises:
+        SettingError: `data.values` names a class that the model does not know.
+        DataError: the folder does; or masks that do not tell their classes.
+        PairError: images or masks that cannot be read.
+    """
+    if settings.data.values is not None:
+        return parse_table(settings.data.values).in_order_of(model.names, model.colors)
+    named = settings.data.classes is not None or folder.classes is not None
+    pairs = folder.pairs if named else chosen
+    if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
+        return model
+    survey = count_values(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
+    if not named:
+        return match_palettes(survey, model)
+    labels, _remarks = _find_classes(folder, settings, survey)
+    names = {pair.name for pair in chosen}
+    wanted = np.array([pair.name in names for pair in folder.pairs])
+    codes = survey.entries(labels.kind)[wanted[survey.mask_of]]
+    occurring = set(labels.classify(np.unique(codes))[0].tolist()) - {IGNORED}
+    numbered = all(isinstance(pair.mask, FileMask) for pair in folder.pairs)
+    try:
+        return match_classes(labels, model, occurring, numbered=numbered)
+    except DataError as error:
+        raise DataError(str(error), path=folder.root, key=error.key) from error
 
 
 def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:

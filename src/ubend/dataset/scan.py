@@ -6,7 +6,6 @@ What the values mean, `labels/classes.py` says. The survey of the masks is kept 
 import contextlib
 import hashlib
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +135,7 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
 
-SURVEY_VERSION = 1
+SURVEY_VERSION = 2
 SURVEY_SUFFIX = ".survey.npz"
 _MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
@@ -162,10 +161,9 @@ def survey_masks(
     """
     contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
     path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
-    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*damage), path.open("rb") as file, np.load(file) as arrays:  # else it is made again
+    with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as arrays:  # else it is made again
         return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
-    survey = _survey(pairs, sizes_hw, report)
+    survey = count_values(pairs, sizes_hw, report)
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -190,7 +188,12 @@ def cache_error(cache: Path, error: Exception) -> OutputError:
     )
 
 
-def _survey(pairs: Sequence[Pair], sizes_hw: Sequence[tuple[int, int]], report: Callable[[int, int], None]) -> Survey:
+def count_values(
+    pairs: Sequence[Pair],
+    sizes_hw: Sequence[tuple[int, int]],
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """`survey_masks` without a cache."""
     bad: dict[str, list[str]] = {}
     found: list[tuple[Any, ...]] = []
 

@@ -4,10 +4,12 @@ A store is a folder in the cache, named by the content of the files in it and by
 
     images.bin   all pixels of all pictures, (P, C) uint8 | uint16 | float32, row by row, picture by picture
     masks.bin    the same for the masks, (P,) uint8 class index
+    unseen.bin   only if there are any: (P,) bool, pixels that were not seen (see `LoadedImage`); IGNORED in the mask
     index.npz    where each picture lies, its shapes, the pixels of each class at native size, a thumbnail
-    store.json   what it is
+    store.json   what it is; length and check sum of each other file
 
-It is built beside and renamed when whole; two runs that start at once build it once.
+It is built beside, synced, and renamed when whole; two runs that start at once build it once. One whose files are not
+of the recorded lengths and check sums is built again.
 """
 
 import hashlib
@@ -17,16 +19,18 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, PairError, Problem, reason
-from ubend.core.files import Need, refuse_full
+from ubend.core.files import Need, refuse_full, regular_file
 from ubend.core.i18n import _
 from ubend.dataset.scan import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
 from ubend.io.decode import read_header
@@ -43,8 +47,10 @@ from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
 from ubend.layouts.pairs import Pair
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
+_UNSEEN = "unseen.bin"
+_PIECE_BYTES = 2**24  # of a file, whose check sum one thread makes
 _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be
 _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
@@ -53,11 +59,27 @@ _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still 
 _SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, KNOWN_SUFFIX, _OLD_SUFFIX)))})$")
 
 
+class DamagedStoreError(Exception):
+    """A store that is not as it was written."""
+
+
 class Store:
     """An opened store; arrays are memory-mapped, pictures are numbered as in the pairs it was built from."""
 
     def __init__(self, folder: Path) -> None:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        """
+        Raises:
+            DamagedStoreError: a file is missing or is not as it was written.
+        """
+        try:
+            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            if facts.pop("digest") != _digest(facts) or facts["files"] != _check_sums(folder):
+                raise ValueError("check sum")
+            self._open(folder, facts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedStoreError from error
+
+    def _open(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder = folder
         self.channels: int = facts["channels"]
         self.dtype = np.dtype(facts["dtype"])
@@ -68,9 +90,12 @@ class Store:
             self.native_hw: NDArray[np.int64] = index["native_hw"]
             self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
+            self.has_unseen: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with pixels that were not seen
         pixels = int(self.offsets[-1])
         self.images = np.memmap(folder / _IMAGES, self.dtype, "r", shape=(pixels, self.channels))
         self.masks = np.memmap(folder / _MASKS, np.uint8, "r", shape=(pixels,))
+        if self.has_unseen.any():
+            self._unseen = np.memmap(folder / _UNSEEN, np.bool_, "r", shape=(pixels,))
 
     def __len__(self) -> int:
         return len(self.shapes_hw)
@@ -84,6 +109,13 @@ class Store:
         """(h, w) class index or IGNORED, at the stored size."""
         here = slice(self.offsets[number], self.offsets[number + 1])
         return self.masks[here].reshape(*self.shapes_hw[number])
+
+    def unseen(self, number: int) -> NDArray[np.bool_] | None:
+        """(h, w) where an image was not seen, at the stored size; None: all of it was."""
+        if not self.has_unseen[number]:
+            return None
+        here = slice(self.offsets[number], self.offsets[number + 1])
+        return self._unseen[here].reshape(*self.shapes_hw[number])
 
     def lay(
         self,
@@ -142,6 +174,7 @@ def open_store(
     hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Store:
     """The store of these pairs; built first if it is not in the cache.
 
@@ -153,6 +186,7 @@ def open_store(
         hashes: of each picture and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (pictures done, pictures in all) while building.
+        tell: called with a sentence where the store was damaged and is built again.
     Raises:
         PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
@@ -163,6 +197,12 @@ def open_store(
     contents = json.dumps([STORE_VERSION, vars(sizing), meaning, hashes])
     key = hashlib.blake2b(contents.encode(), digest_size=12).hexdigest()
     final = cache / key
+    if (final / _FACTS).exists():
+        try:
+            return Store(final)
+        except DamagedStoreError:
+            tell(_("note: decoded pictures in the cache were damaged and are made again ({path})").format(path=final))
+            (final / _FACTS).unlink(missing_ok=True)  # without it, what is left is no store
     if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
@@ -198,7 +238,7 @@ def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[l
 
     def digest(path: Path) -> None:
         try:
-            files[path].digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            files[path].digest = hashlib.blake2b(regular_file(path).read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
             unreadable[path] = Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)
 
@@ -230,7 +270,15 @@ def _build(
         images = _reserve(temporary / _IMAGES, dtype, (int(offsets[-1]), sizing.channels))
         masks = _reserve(temporary / _MASKS, np.dtype(np.uint8), (int(offsets[-1]),))
         class_pixels = np.zeros((len(pairs), 256), np.int64)
+        has_unseen, unseen_at, opening = np.zeros(len(pairs), np.bool_), list[NDArray[np.bool_]](), Lock()
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+
+        def keep_unseen(number: int, unseen: NDArray[np.bool_]) -> None:
+            with opening:
+                if not unseen_at:
+                    unseen_at.append(_reserve(temporary / _UNSEEN, np.dtype(np.bool_), masks.shape))
+            has_unseen[number] = True
+            unseen_at[0][offsets[number] : offsets[number + 1]] = resize_mask(unseen, stored_hw[number]).reshape(-1)
 
         def fill(part: list[int]) -> dict[int, list[str]]:
             """Read, resize and lay down pairs of one native size, in one thread: handing images to another
@@ -238,24 +286,30 @@ def _build(
             native_hw, size_hw = shapes_hw[part[0]], stored_hw[part[0]]
             places = [images[offsets[n] : offsets[n + 1]].reshape(*size_hw, sizing.channels) for n in part]
             bad: dict[int, list[str]] = {}
+            unseen: dict[int, NDArray[np.bool_]] = {}
             if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:  # by rows where the file can be read so
                 down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
                 for number, place in zip(part, places, strict=True):
                     try:
-                        read_to_place(pairs[number].image, place)
+                        if (found := read_to_place(pairs[number].image, place)) is not None:
+                            unseen[number] = found
                     except DataError as error:
                         bad[number] = error.problems
                     thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
             else:
                 paths = [pairs[number].image for number in part]
-                small, problems = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
-                bad = {part[slot]: found for slot, found in problems.items()}
+                small, problems, hidden = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
+                bad = {part[slot]: lines for slot, lines in problems.items()}
+                unseen = {part[slot]: where for slot, where in hidden.items()}
                 thumbnails[part] = _thumbnails(small)
                 for pixels, place in zip(small, places, strict=True):
                     place[:] = pixels
             for number in (one for one in part if one not in bad):
                 try:
                     mask = read_class_map(pairs[number], native_hw, labels)
+                    if number in unseen:
+                        mask = hide_unseen(mask, unseen[number], pairs[number])
+                        keep_unseen(number, unseen[number])
                     masks[offsets[number] : offsets[number + 1]] = resize_mask(mask.classes, size_hw).reshape(-1)
                     class_pixels[number] = mask.pixels
                 except DataError as error:
@@ -274,6 +328,8 @@ def _build(
             raise PairError({pairs[number].name: bad[number] for number in sorted(bad)})
         images.flush()
         masks.flush()
+        for array in unseen_at:
+            array.flush()  # type: ignore[attr-defined]
         np.savez(
             temporary / _INDEX,
             offsets=offsets,
@@ -281,9 +337,14 @@ def _build(
             native_hw=np.array(shapes_hw, np.int64),
             class_pixels=class_pixels,
             thumbnails=thumbnails,
+            has_unseen=has_unseen,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
-        (temporary / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        facts["files"] = _check_sums(temporary)
+        (temporary / _FACTS).write_text(json.dumps(facts | {"digest": _digest(facts)}), encoding="utf-8")
+        for name in (_INDEX, _FACTS):
+            with (temporary / name).open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -332,6 +393,25 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     return found
 
 
+def hide_unseen(mask: ClassMap, unseen: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
+    """The mask with IGNORED where the image was not seen.
+
+    Args:
+        mask: at native size.
+        unseen: (H, W), see `LoadedImage`.
+    Raises:
+        DataError: none of the pixels that have a class was seen.
+    """
+    if unseen is None:
+        return mask
+    classes = np.where(unseen, np.uint8(IGNORED), mask.classes)
+    pixels = np.bincount(classes.reshape(-1), minlength=256)
+    if pixels[:IGNORED].sum() == 0 < mask.pixels[:IGNORED].sum():
+        line = _("{path}: none of the pixels that have a class was seen (nodata, alpha 0 or NaN); leave the image out")
+        raise DataError(line.format(path=pair.image), path=pair.image, key="unseen")
+    return ClassMap(classes, mask.strangers, pixels)
+
+
 def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
     """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; each stretched to the full range when deep."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
@@ -341,6 +421,30 @@ def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = (reach(grey, axis=(1, 2, 3), keepdims=True) for reach in (np.min, np.max))
     grey = (grey - low) * (255.0 / np.maximum(high - low, 1e-12))
     return resize_arrays(grey, side)[:, :, :, 0].clip(0, 255).astype(np.uint8)
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
+
+
+def _check_sums(folder: Path) -> dict[str, list[int]]:
+    """Bytes and CRC-32 of each piece of the files of a store, in threads."""
+    names = [_IMAGES, _MASKS, _INDEX, *([_UNSEEN] if (folder / _UNSEEN).exists() else [])]
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    pieces = [(folder / name, start) for name in names for start in range(0, sizes[name], _PIECE_BYTES)]
+
+    def check(piece: tuple[Path, int]) -> int:
+        path, start = piece
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            return zlib.crc32(file.read(_PIECE_BYTES))
+
+    with ThreadPoolExecutor(threads()) as pool:
+        sums = list(pool.map(check, pieces))
+    found = {name: [size] for name, size in sizes.items()}
+    for (path, _start), value in zip(pieces, sums, strict=True):
+        found[path.name].append(value)
+    return found
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

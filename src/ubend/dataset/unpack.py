@@ -1,8 +1,8 @@
 """Unpack an archive that nobody vouches for: ordinary files into a new folder, and nothing else.
 
 Refused: names that lead out of the folder, links, devices, names that are one file on some systems, and
-what unpacks to far more than was packed. Files are written here, with the permissions of any new file, so
-an archive makes nothing that a later entry of it could lead through.
+what unpacks to far more than was packed, in memory or on disk. Files are written here, with the permissions
+of any new file, so an archive makes nothing that a later entry of it could lead through.
 """
 
 import lzma
@@ -25,6 +25,8 @@ from ubend.core.i18n import _
 
 _COPIED_BYTES = 2**20
 _FREE_BYTES = 2**24  # an archive may unpack to so much, whatever its own size
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others zipfile unpacks whole blocks at once
+_MOST_TAR_NAME = 2**20  # bytes of a header that extends the next one, which tarfile reads at once
 _NAME = re.compile(r'[^\x00-\x1f\x7f\\:*?"<>|]+')  # no other characters are in a file's name on every system
 
 
@@ -123,18 +125,33 @@ def _zip_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] 
                 raise _no_file(info.filename)
             if info.flag_bits & 1:
                 raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)), "encryption")
+            if info.compress_type not in _ZIP_METHODS:
+                line = _("{name} is compressed in a way that is not unpacked; only deflate is")
+                raise _UnsafeError(line.format(name=repr(info.filename)), "compression")
             yield info.filename, None if info.is_dir() else archive.open(info)
 
 
 def _tar_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] | None]]:
     """The same, read as a stream; all of it counts, since headers can be blown up too."""
-    with _Counted(packed, most) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with _Counted(packed, most) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _no_file(member.name)
             yield member.name, archive.extractfile(member) if member.isreg() else None
         while stream.read(_COPIED_BYTES):  # to the checksum at its end
             pass
+
+
+class _Member(tarfile.TarInfo):
+    """An entry of a tar, whose extensions (long names) are small."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        extends = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+        if member.type in (*extends, tarfile.SOLARIS_XHDTYPE) and member.size > _MOST_TAR_NAME:
+            raise _too_much(_MOST_TAR_NAME)
+        return member
 
 
 class _Counted(GzipFile):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ubend.core.device import send, tell_out_of_memory
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.dataset.store import read_class_map
+from ubend.dataset.store import hide_unseen, read_class_map
 from ubend.inference.accepts import too_large
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
@@ -108,6 +108,12 @@ def evaluate_pairs(
         if logits.is_last:
             for number in logits.numbers:
                 del truths[number]
+    for pair, loss in zip(pairs, native.fetch()[1], strict=True):
+        if np.isnan(loss):
+            line = _(
+                "{path}: the model's logits are not finite numbers: its values, or the model's weights, are too large"
+            )
+            raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     return {
         "native": _summary(*native.fetch(), known),
         "model_size": _summary(*small.fetch(), known),
@@ -123,7 +129,7 @@ def _read(
 
         def take(number: int) -> tuple[Source, NDArray[np.uint8]]:
             image, truth = decoded(number)
-            return image, _read_truth(pairs[number], image.native_hw, labels) if truth is None else truth
+            return image, _read_truth(pairs[number], image, labels) if truth is None else truth
 
         return map_ahead(take, range(len(pairs)))
 
@@ -133,7 +139,7 @@ def _read(
     def read(inspected: tuple[Pair, Header]) -> tuple[Source, NDArray[np.uint8]]:
         pair, header = inspected
         image = predictor.prepare(pair.image, header)
-        return image, _read_truth(pair, image.native_hw, labels)
+        return image, _read_truth(pair, image, labels)
 
     return map_ahead(read, map_ahead(inspect, pairs), lambda inspected: inspected[1].bytes(inspected[1].channels))
 
@@ -174,9 +180,9 @@ class _Counts:
         return self._confusions, self._losses
 
 
-def _read_truth(pair: Pair, native_hw: tuple[int, int], labels: LabelMap) -> NDArray[np.uint8]:
-    """(H, W) class index or IGNORED of a picture's mask, as it is."""
-    truth = read_class_map(pair, native_hw, labels).classes
+def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:
+    """(H, W) class index of an image's mask, as it is; IGNORED where the mask says so or the image was not seen."""
+    truth = hide_unseen(read_class_map(pair, image.native_hw, labels), image.unseen, pair).classes
     if (truth == IGNORED).all():
         raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path), path=pair.mask.path)
     return truth

@@ -1,5 +1,7 @@
 """Which images a model accepts: channels, depth, shape."""
 
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, Problem
 from ubend.core.i18n import _
 from ubend.io.decode import read_header
-from ubend.io.images import read_image, straighten
+from ubend.io.images import LoadedImage, fill_unseen, fit_channels, load_image, straighten
 from ubend.io.raster import Header
 from ubend.models.model_file import Bundle
 
-Image = NDArray[Any] | Path | str
+Image = NDArray[Any] | LoadedImage | Path | str
 
 
 def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
@@ -28,6 +30,10 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         line = _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
             path=path, found=header.dtype, dtype=bundle.dtype
         )
+        if header.dtype == "float32":
+            line = _(
+                "{path}: a float picture, but the model takes {dtype}; save it so, values of 0..1 times {most}"
+            ).format(path=path, dtype=bundle.dtype, most=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
     if problems:
         raise DataError(problems, path=path)
@@ -40,21 +46,37 @@ def inspect_file(path: Path, bundle: Bundle) -> Header:
     return header
 
 
-def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> NDArray[Any]:
-    """(H, W, channels) of an image, as it is.
+def given_image(image: NDArray[Any] | LoadedImage) -> LoadedImage:
+    """An image in memory; of a masked array, masked values were not seen, in any channel."""
+    if isinstance(image, LoadedImage):
+        return image
+    if not isinstance(image, np.ma.MaskedArray) or image.ndim not in (2, 3):
+        return LoadedImage(np.asarray(image))  # of Pillow images and lists too
+    masked, values = np.ma.getmaskarray(image), np.asarray(image.data)
+    if image.ndim == 2:
+        masked, values = masked[:, :, None], values[:, :, None]
+    unseen = np.asarray(masked.any(axis=2))
+    return fill_unseen(LoadedImage(values, unseen if unseen.any() else None))
+
+
+def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> LoadedImage:
+    """(H, W, channels) of an image, as it is, and where it was seen.
 
     Args:
-        image: a file, or (H, W) or (H, W, channels) values.
+        image: a file, or (H, W) or (H, W, channels) values; channels are fitted as those of files are, and see
+            `given_image` for masked arrays.
         header: of the file, checked already; None: it is read.
     Raises:
-        DataError: unreadable, or not of the model's channels and depth; an array may be float.
+        DataError: unreadable, or not of the model's channels and depth; an array may be float, of finite values in the
+            model's units.
     """
     channels, dtype = bundle.sizing.channels, bundle.dtype
     if isinstance(image, str | Path):
         if header is None:
-            inspect_file(Path(image), bundle)
-        image = read_image(Path(image), channels)
-    image = np.asarray(image)  # of Pillow images and lists too
+            _warn(describe_channels([inspect_file(Path(image), bundle)], channels))
+        image = load_image(Path(image), channels)
+    loaded = given_image(image)
+    image = loaded.pixels
     if image.dtype != dtype and image.dtype.kind != "f":
         raise DataError(
             _("an array of {found} was given, but the model takes {dtype}, or float in its units").format(
@@ -62,8 +84,9 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> N
             ),
             key="dtype",
         )
-    if image.ndim == 2:
-        image = image[:, :, None]
+    _refuse_values(image, bundle)
+    loaded = _fit_array(loaded, channels)
+    image = loaded.pixels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise DataError(
             _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
@@ -71,7 +94,69 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> N
             ),
             key="shape",
         )
-    return straighten(image)
+    return LoadedImage(straighten(image), loaded.unseen)
+
+
+def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
+    """Fail on an array of float that is not finite, or that was scaled to 0..1 for a model of whole numbers."""
+    if image.dtype.kind != "f" or not image.size:
+        return
+    with np.errstate(over="ignore"):
+        bad = image.size - int(np.isfinite(image.astype(np.float32, copy=False)).sum())
+    if bad:
+        line = _("an array with {count} values that are no finite numbers was given; replace them")
+        raise DataError(line.format(count=bad), key="value")
+    if bundle.dtype != "float32" and image.min() >= 0 and 0 < image.max() <= 1:
+        line = _(
+            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{most}; "
+            "multiply by {most}"
+        )
+        said = line.format(low=image.min(), high=image.max(), most=np.iinfo(bundle.dtype).max)
+        raise DataError(said, key="value")
+
+
+def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
+    """(H, W), (H, W, C) -> (H, W, channels) where that is understood: grey repeated, alpha 0 not seen and alpha left
+    out; else as it is."""
+    image, unseen = given.pixels, given.unseen
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] == channels or 0 in image.shape:
+        return LoadedImage(image, unseen)
+    alpha = image.shape[2] in (2, 4)
+    header = Header(image.shape[0], image.shape[1], image.shape[2] - alpha, image.dtype.name, alpha)
+    fitted = None
+    if header.channels in (1, channels):
+        fitted = fit_channels(image[:, :, : header.channels], channels)
+    if fitted is None:
+        return LoadedImage(image, unseen)
+    _warn(describe_channels([header], channels))
+    if alpha and not image[:, :, -1].all():
+        hidden = image[:, :, -1] == 0
+        return fill_unseen(LoadedImage(fitted, hidden if unseen is None else hidden | unseen))
+    return LoadedImage(fitted, unseen)
+
+
+def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
+    """What becomes of images that have other channels than a model takes; one sentence for each kind of them."""
+    lines = {
+        _("note: {count} of {all} pictures are grey; the grey is repeated in the model's {channels} channels"): sum(
+            header.channels == 1 != channels for header in headers
+        ),
+        _("note: {count} of {all} pictures are in colour; the model takes grey, so they become grey (luma)"): sum(
+            header.channels == 3 and channels == 1 for header in headers
+        ),
+        _("note: {count} of {all} pictures have alpha: it says what was seen and is no channel of the picture"): sum(
+            header.alpha and header.channels + 1 != channels for header in headers
+        ),
+    }
+    said = ((line, count) for line, count in lines.items() if count)
+    return [line.format(count=count, all=len(headers), channels=channels) for line, count in said]
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        warnings.warn(line.removeprefix("note: "), stacklevel=2)
 
 
 def too_large(native_hw: tuple[int, int]) -> str:

@@ -15,7 +15,9 @@ from ubend.inference.postprocess import Refinement, parse_areas, parse_threshold
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor, fetch
 from ubend.inference.tiling import Source
+from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
+from ubend.labels.class_table import IGNORED
 
 _Key = TypeVar("_Key")
 
@@ -43,7 +45,7 @@ class Conditions:
 
 
 class Answer(NamedTuple):
-    """(H, W) class index of an image, and (C, H, W) probabilities if requested."""
+    """(H, W) class index of an image, IGNORED where it was not seen, and (C, H, W) probabilities if requested."""
 
     mask: NDArray[np.uint8]
     prob: NDArray[np.float32] | None = None
@@ -87,12 +89,12 @@ class Masks:
             refuse_other_kind(path, header, predictor.bundle)
 
     def predict(
-        self, images: Iterable[tuple[_Key, NDArray[Any]]], *, with_prob: bool = False
+        self, images: Iterable[tuple[_Key, NDArray[Any] | LoadedImage]], *, with_prob: bool = False
     ) -> Iterator[tuple[_Key, Answer]]:
         """(key, answer) of each (key, image), with post-processing; faster without probabilities."""
         keys: dict[int, _Key] = {}
 
-        def given() -> Iterator[NDArray[Any]]:
+        def given() -> Iterator[NDArray[Any] | LoadedImage]:
             for number, (key, image) in enumerate(images):
                 keys[number] = key
                 yield image
@@ -102,7 +104,7 @@ class Masks:
                 yield keys.pop(number), Answer(mask)
             return
         for number, found in self._answering.predict(given()):
-            mask = refine(found.prob, self.wanted) if self.wanted else found.mask
+            mask = refine(found.prob, self.wanted, found.mask == IGNORED) if self.wanted else found.mask
             yield keys.pop(number), Answer(mask, found.prob if with_prob else None)
 
     def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, Answer]]:

@@ -6,7 +6,7 @@ one picture and one sum. H x W pixels of the picture, C classes.
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import read_config
-from ubend.inference.accepts import take_pixels
+from ubend.inference.accepts import Image, given_image, take_pixels
 from ubend.inference.prediction import Prediction
 from ubend.inference.predictor import Predictor
 from ubend.inference.predictor import load as load_one
-from ubend.io.images import fit_channels
+from ubend.io.images import LoadedImage, fit_channels
+from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle
 from ubend.training.run_folder import RunFolder
 
@@ -71,11 +72,12 @@ class Ensemble:
         self.members = list(members)
         self.labels = self.members[0].predictor.labels
 
-    def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
+    def __call__(self, image: Image) -> Prediction:
         """Predict one picture; arguments and errors as of `Predictor`."""
         total: NDArray[np.float32] | None = None
         for predictor, views in self.members:
-            pixels = _read(image, predictor)
+            loaded = _read(image, predictor)
+            pixels = loaded.pixels
             # what has no two axes is refused by the predictor, in its words
             shown = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
             for number, prediction in predictor.predict(shown):
@@ -83,9 +85,12 @@ class Ensemble:
                 part = part * np.float32(1 / (len(views) * len(self.members)))
                 total = part if total is None else np.add(total, part, out=total)
         assert total is not None
-        return Prediction(total.argmax(axis=0).astype(np.uint8), np.ascontiguousarray(total), self.labels)
+        mask = total.argmax(axis=0).astype(np.uint8)
+        if loaded.unseen is not None:
+            mask[loaded.unseen], total[:, loaded.unseen] = IGNORED, 0
+        return Prediction(mask, np.ascontiguousarray(total), self.labels)
 
-    def predict(self, images: Iterable[NDArray[Any] | Path | str]) -> Iterator[tuple[int, Prediction]]:
+    def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each picture, in order."""
         for number, image in enumerate(images):
             yield number, self(image)
@@ -155,10 +160,12 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     return SQUARE if free else MIRRORED
 
 
-def _read(image: NDArray[Any] | Path | str, predictor: Predictor) -> NDArray[Any]:
+def _read(image: Image, predictor: Predictor) -> LoadedImage:
     """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
     if isinstance(image, str | Path):
         return take_pixels(image, predictor.bundle)
-    pixels = np.asarray(image)
+    loaded = given_image(image)
+    pixels = loaded.pixels
     fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
-    return pixels if fitted is None else fitted  # what does not fit is refused by the predictor, in its words
+    # what does not fit is refused by the predictor, in its words
+    return loaded if fitted is None else LoadedImage(fitted, loaded.unseen)

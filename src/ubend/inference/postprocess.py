@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.labels.class_table import background_class
+from ubend.labels.class_table import IGNORED, background_class
 
 _CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
 
@@ -38,15 +38,18 @@ class Refinement:
         return bool(self.thresholds or self.min_area or self.fill_holes)
 
 
-def refine(prob: NDArray[np.float32], wanted: Refinement) -> NDArray[np.uint8]:
+def refine(prob: NDArray[np.float32], wanted: Refinement, unseen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """A mask of probabilities: thresholds first, then holes are filled, then small parts go.
 
     Args:
         prob: (C, H, W) probabilities.
+        unseen: (H, W) where the image was not seen.
     Returns:
-        (H, W) uint8 class index.
+        (H, W) uint8 class index; IGNORED where the image was not seen.
     """
     mask = apply_thresholds(prob, wanted.thresholds)
+    if unseen is not None:
+        mask[unseen] = IGNORED
     if wanted.fill_holes:
         fill_holes(mask, wanted.fill_holes)
     if wanted.min_area:
@@ -80,7 +83,8 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
 
 
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
-    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the picture's rim is no hole.
+    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the picture's rim or IGNORED
+    pixels is no hole.
 
     Class by class in the order of the class table, each in what those before it have left. That matters only where
     two classes cross at a corner: of two that enclose a pixel, the outer one also encloses the inner one.
@@ -93,7 +97,7 @@ def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
         holes, count = ndimage.label(mask != index)
         filled = np.bincount(holes.reshape(-1), minlength=count + 1) <= limit
         filled[0] = False  # the class itself
-        for rim in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        for rim in (holes[0], holes[-1], holes[:, 0], holes[:, -1], holes[mask == IGNORED]):
             filled[rim] = False
         mask[filled[holes]] = index
 
@@ -103,7 +107,7 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
     with; of equal ones to the first in the class table.
 
     Smaller parts go first, so that specks side by side become what lies around all of them. Afterwards no part is
-    smaller than its limit, unless it is all of the picture.
+    smaller than its limit, unless it is all of the picture, or nothing but IGNORED pixels lies around it.
 
     Args:
         mask: (H, W) class index.
@@ -117,6 +121,11 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
         if len(classes) == 1 or not small.any():
             return
         inner, outer = _find_borders(parts, small)
+        known = classes[outer] != IGNORED
+        inner, outer = inner[known], outer[known]
+        small &= np.bincount(inner, minlength=len(areas)) > 0
+        if not small.any():
+            return
         # Of two small neighbours one goes now, the other is looked at again when it has grown.
         rank = np.argsort(np.argsort(areas, kind="stable"))
         waits = inner[small[outer] & (rank[outer] < rank[inner])]

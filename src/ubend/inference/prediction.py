@@ -18,8 +18,8 @@ class Prediction:
     """What the model says of one image, at the image's own size.
 
     Attributes:
-        mask: (H, W) uint8 class index.
-        prob: (C, H, W) float32 probabilities; they add up to 1 over C.
+        mask: (H, W) uint8 class index; IGNORED (255) where the image was not seen: nodata, alpha 0, NaN.
+        prob: (C, H, W) float32 probabilities; they add up to 1 over C, and are 0 where the image was not seen.
         labels: the class table.
     """
 
@@ -28,9 +28,10 @@ class Prediction:
     labels: LabelMap
 
     def shares(self) -> dict[str, float]:
-        """Share of the pixels that each class takes, 0..1."""
-        counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)
-        return {name: int(count) / self.mask.size for name, count in zip(self.labels.names, counts, strict=True)}
+        """Share of the seen pixels that each class takes, 0..1."""
+        counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)[: self.labels.classes]
+        seen = max(1, int(counts.sum()))
+        return {name: int(count) / seen for name, count in zip(self.labels.names, counts, strict=True)}
 
 
 def class_index(logits: Tensor) -> Tensor:

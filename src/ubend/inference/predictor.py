@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, fastest_precision, pick_device, send, tell_out_of_memory
-from ubend.core.errors import SettingError
+from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
 from ubend.inference.accepts import Image, inspect_file, take_pixels, too_large
 from ubend.inference.prediction import Prediction, class_index
@@ -34,8 +34,9 @@ from ubend.inference.tiling import (
     plan_whole,
     read_row,
 )
-from ubend.io.images import model_size, resize_array, resize_image
+from ubend.io.images import LoadedImage, model_size, resize_array, resize_image
 from ubend.io.raster import Header
+from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
 
@@ -132,32 +133,54 @@ class Predictor:
 
         Args:
             image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
-                (0..255 for 8 bit), of its dtype or float.
+                (0..255 for 8 bit), of its dtype or float; masked values of a masked array were not seen.
         Raises:
-            DataError: unreadable, empty, or with other channels or another depth than the model's.
+            DataError: unreadable, empty, with other channels or another depth than the model's, or with values that
+                are not finite, or for which the model's logits are not.
         """
         return next(iter(self.predict([image])))[1]
 
     def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each image, in completion order."""
-        for number, prob in self._answer(images, lambda native: native.softmax(dim=1)):
-            yield number, Prediction(prob.argmax(axis=0).astype(np.uint8), prob, self.labels)
+        for number, prob, unseen in self._answer(images, lambda native: native.softmax(dim=1), 0):
+            mask = prob.argmax(axis=0).astype(np.uint8)
+            if unseen is not None:
+                mask[unseen] = IGNORED
+            yield number, Prediction(mask, prob, self.labels)
 
     def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(number, (H, W) class index) of each image, see `predict`; without probabilities in main memory."""
-        return self._answer(images, lambda native: class_index(native.movedim(1, 0)))
+        for number, mask, _unseen in self._answer(images, lambda native: class_index(native.movedim(1, 0)), IGNORED):
+            yield number, mask
 
-    def _answer(self, images: Iterable[Image], make: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (..., H, W) result of `make`) of each image; `make` is given (n, C, rows, W) logits."""
+    def _answer(
+        self, images: Iterable[Image], make: Callable[[Tensor], Tensor], blank: int
+    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
+        """(number, (..., H, W) result of `make`, (H, W) where nothing was seen) of each image.
+
+        Args:
+            make: is given (n, C, rows, W) logits.
+            blank: the result where nothing was seen.
+        """
         begun: dict[int, NDArray[Any]] = {}
-        sources = map_ahead(self.prepare, images, _bytes_given)
-        for part, (made,) in fetch(self.run(sources), lambda native: [make(native)]):
+        unseen: dict[int, NDArray[np.bool_]] = {}
+
+        def sources() -> Iterator[Source]:
+            for number, source in enumerate(map_ahead(self.prepare, images, _bytes_given)):
+                if source.unseen is not None:
+                    unseen[number] = source.unseen
+                yield source
+
+        for part, (made,) in fetch(self.run(sources()), lambda native: [make(native)]):
             for number, rows in zip(part.numbers, made, strict=True):
                 if number not in begun:
                     begun[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
                 begun[number][..., part.rows, :] = rows
                 if part.is_last:
-                    yield number, begun.pop(number)
+                    answer, where = begun.pop(number), unseen.pop(number, None)
+                    if where is not None:
+                        answer[..., where] = blank
+                    yield number, answer, where
 
     def prepare(self, image: Image, header: Header | None = None) -> Source:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
@@ -168,12 +191,13 @@ class Predictor:
         Raises:
             DataError: see `__call__`.
         """
-        pixels, sizing = take_pixels(image, self.bundle, header), self.bundle.sizing
+        loaded, sizing = take_pixels(image, self.bundle, header), self.bundle.sizing
+        pixels = loaded.pixels
         native_hw = pixels.shape[0], pixels.shape[1]
         if self.tiling is not None:
-            return Source.of_pixels(pixels, native_hw)
+            return Source.of_pixels(pixels, native_hw, unseen=loaded.unseen)
         small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
-        return Source.of_pixels(small, native_hw, small.nbytes + _bytes_given(image))
+        return Source.of_pixels(small, native_hw, small.nbytes + _bytes_given(image), loaded.unseen)
 
     def inspect(self, path: Path) -> Header:
         """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
@@ -301,6 +325,9 @@ def fetch(
 
     The logits of a yielded result may be overwritten. On a GPU, a result is waited for after the next one's work was
     launched, which keeps the GPU busy.
+
+    Raises:
+        DataError: logits that are not finite: of such an image every pixel would be of the first class.
     """
     pinned: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}  # reused: pinning takes milliseconds
     waiting: deque[tuple[Logits, list[Tensor], torch.cuda.Event]] = deque()
@@ -313,15 +340,17 @@ def fetch(
     def wait() -> tuple[Logits, list[NDArray[Any]]]:
         logits, places, done = waiting.popleft()
         done.synchronize()
-        arrays = [place.numpy().copy() for place in places]
+        *arrays, finite = [place.numpy().copy() for place in places]
         for place in places:
             pinned[place.shape, place.dtype].append(place)
+        _refuse_not_finite(bool(finite))
         return logits, arrays
 
     for logits in results:
         with tell_out_of_memory(too_large(logits.native_hw)):
-            made = make(logits.native())
+            made = [*make(logits.native()), logits.values.isfinite().all()]
         if logits.values.device.type != "cuda":
+            _refuse_not_finite(bool(made.pop()))
             yield logits, [one.cpu().numpy() for one in made]
             continue
         places = [copy(one) for one in made]
@@ -332,6 +361,15 @@ def fetch(
             yield wait()
     while waiting:
         yield wait()
+
+
+def _refuse_not_finite(finite: bool) -> None:
+    if not finite:
+        line = _(
+            "the model's logits are not finite numbers: the values of the picture, or the model's weights, "
+            "are too large"
+        )
+        raise DataError(line, key="value")
 
 
 def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
@@ -354,4 +392,5 @@ def load(path: Path | str, device: str | None = None, *, tiles: int | None = Non
 
 def _bytes_given(image: Image) -> int:
     """Bytes of a queued array; 0 for paths."""
-    return image.nbytes if isinstance(image, np.ndarray) else 0
+    pixels = image.pixels if isinstance(image, LoadedImage) else image
+    return pixels.nbytes if isinstance(pixels, np.ndarray) else 0

@@ -33,17 +33,27 @@ class Source:
         size_hw: (h, w), px.
         native_hw: (H, W) of the native image, px.
         held_bytes: memory in use until its logits are there, besides tiles; whole images only.
+        unseen: (H, W) where the native image was not seen, see `LoadedImage`; None: all of it was, or it is read by
+            rows.
     """
 
     read: Callable[[int, int], NDArray[Any]]
     size_hw: tuple[int, int]
     native_hw: tuple[int, int]
     held_bytes: int = 0
+    unseen: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of_pixels(cls, pixels: NDArray[Any], native_hw: tuple[int, int], held_bytes: int = 0) -> "Source":
+    def of_pixels(
+        cls,
+        pixels: NDArray[Any],
+        native_hw: tuple[int, int],
+        held_bytes: int = 0,
+        unseen: NDArray[np.bool_] | None = None,
+    ) -> "Source":
         """A source of (h, w, channels) pixels in memory."""
-        return cls(lambda top, bottom: pixels[top:bottom], (pixels.shape[0], pixels.shape[1]), native_hw, held_bytes)
+        size_hw = pixels.shape[0], pixels.shape[1]
+        return cls(lambda top, bottom: pixels[top:bottom], size_hw, native_hw, held_bytes, unseen)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ the same libraries to the same pixels in about half the time; it also keeps the 
 """
 
 import io
+import os
 import threading
 import warnings
 import zlib
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ubend.core.errors import DataError
+from ubend.core.errors import reason as system_reason
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.io.raster import Header, Raster, turn_upright
 from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
@@ -229,6 +232,7 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 def explained(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file."""
     try:
+        regular_file(path)
         with without_warnings():
             yield
     except DataError:
@@ -244,7 +248,11 @@ def explained(path: Path) -> Iterator[None]:
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
             line, reason = "{path}: {reason}", _("not a picture, or a kind that is not read")
-        if path.is_file() and path.stat().st_size == 0:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
+            line, reason = "{path}: {reason}", system_reason(error)
+        elif isinstance(error, MemoryError):
+            line, reason = _("{path}: too large for the memory"), ""
+        elif os.path.isfile(path) and os.path.getsize(path) == 0:
             line, reason = "{path}: {reason}", _("the file is empty")
         raise DataError(line.format(path=path, reason=reason), path=path) from error
 

@@ -17,7 +17,7 @@ from ubend.core.files import write_text
 from ubend.io.raster import Header
 
 KNOWN_SUFFIX = ".files.json"
-_VERSION = 1  # grows when a header would be read otherwise
+_VERSION = 2  # grows when a header would be read otherwise
 # A file may change again in the moment in which it is read and keep its times, as long as its system's clock has
 # not ticked: 2 s on FAT, less elsewhere. So what is younger than that when it is read is not remembered.
 _TICK_NS = 2 * 10**9
@@ -59,9 +59,12 @@ class KnownFiles:
             key = json.dumps([_VERSION, str(root.absolute()), channels])
             name = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
             self._place = cache / f"{name}{KNOWN_SUFFIX}"
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # not there, or damaged: made anew
+            with contextlib.suppress(
+                OSError, ValueError, TypeError, KeyError, RecursionError
+            ):  # not there, or damaged: made anew
                 self._kept = self._place.read_text(encoding="utf-8")
-                rows = dict(json.loads(self._kept)).items()
+                digest, _newline, text = self._kept.partition("\n")
+                rows = dict(json.loads(text if digest == _digest(text) else "{}")).items()
                 self._files = {  # a time of looking by which they were sure, as all are that were remembered
                     name: KnownFile(
                         (size, mtime, ctime, inode),
@@ -96,6 +99,12 @@ class KnownFiles:
             if name in self._used and known.stamp and max(known.stamp[1:3]) + _TICK_NS < known.looked_ns
         }
         text = json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
+        text = f"{_digest(text)}\n{text}"
         if self._place is not None and text != self._kept:
             with contextlib.suppress(OutputError):
                 write_text(self._place, text)
+
+
+def _digest(text: str) -> str:
+    """By which a damaged file is known."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -4,10 +4,10 @@ Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the f
 class index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from annotated_types import Interval
@@ -18,16 +18,40 @@ from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import read_raster, without_warnings
-from ubend.io.raster import MOST_CHANNELS, depth_name
+from ubend.io.raster import MOST_CHANNELS, Raster, depth_name
+from ubend.io.tiff import join_unseen
 
 if TYPE_CHECKING:
     import torch
+
+_Label = TypeVar("_Label", np.uint8, np.bool_)
+_BLOCK_PIXELS = 2**22  # of rows whose mean is taken at once
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image, and where it was seen.
+
+    Attributes:
+        pixels: (H, W, C), see `read_image`; pixels that were not seen have the mean of the others.
+        unseen: (H, W) True where nothing was seen: nodata value or inner mask of a TIFF, alpha 0 where alpha is
+            dropped, NaN. None: all pixels were seen.
+    """
+
+    pixels: NDArray[Any]
+    unseen: NDArray[np.bool_] | None = None
+
+
+def load_image(path: Path, channels: int | None = None, place: NDArray[Any] | None = None) -> LoadedImage:
+    """An image and where it was seen; arguments and errors as of `read_image`."""
+    return _finish(read_raster(path, channels, place), channels, path)
 
 
 def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | None = None) -> NDArray[Any]:
     """A picture, upright (EXIF orientation applied).
 
-    Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue.
+    Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue. Pixels that were not seen (see
+    `LoadedImage`) have the mean of the others.
 
     Args:
         path: PNG, JPEG, BMP, WebP or TIFF.
@@ -38,53 +62,88 @@ def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | No
     Returns:
         (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
     Raises:
-        DataError: missing, empty, truncated, no picture, other channels, or numbers that are not finite.
+        DataError: missing, empty, truncated, no picture, other channels, or infinite values.
     """
-    raster = read_raster(path, channels, place)
-    return finish_pixels(raster.colors(), raster.alpha, channels, path)
+    return load_image(path, channels, place).pixels
 
 
-def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[NDArray[Any]]:
+def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedImage]:
     """The same image with several numbers of channels, decoded once.
 
     Args:
         path: as of `read_image`.
         wanted: each as of `read_image`; the first one also says what unnamed pages of a TIFF are.
     Returns, raises:
-        As `read_image` for each; where the same is wanted, the same array.
+        As `load_image` for each; where the same is wanted, the same image.
     """
     raster = read_raster(path, wanted[0])
-    colors = raster.colors()
-    made = {channels: finish_pixels(colors, raster.alpha, channels, path) for channels in {*wanted}}
+    made = {channels: _finish(raster, channels, path) for channels in {*wanted}}
     return [made[channels] for channels in wanted]
 
 
-def finish_pixels(image: NDArray[Any], alpha: bool, channels: int | None, path: Path) -> NDArray[Any]:
-    """(H, W, channels in the file) -> as `read_image` gives it; arguments and errors as there.
+def _finish(raster: Raster, channels: int | None, path: Path) -> LoadedImage:
+    return fill_unseen(finish_pixels(raster.colors(), raster.alpha, channels, path, raster.unseen))
+
+
+def fill_unseen(image: LoadedImage) -> LoadedImage:
+    """The image with the mean of its seen pixels where it was not seen; the same one where all was seen."""
+    if image.unseen is None:
+        return image
+    pixels, unseen = image.pixels.copy(), image.unseen
+    size_hw = pixels.shape[0], pixels.shape[1]
+    pixels[unseen] = mean_seen(lambda top, bottom: LoadedImage(pixels[top:bottom], unseen[top:bottom]), size_hw)
+    return LoadedImage(pixels, unseen)
+
+
+def mean_seen(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """(C,) mean of the pixels that were seen, in the image's dtype; 0 where none was.
+
+    Args:
+        read: (top, bottom) -> these rows; what they hold where nothing was seen is not looked at.
+        size_hw: (H, W), px.
+    """
+    total: Any = 0
+    count = 0
+    step = max(1, _BLOCK_PIXELS // size_hw[1])
+    for top in range(0, size_hw[0], step):
+        rows = read(top, min(top + step, size_hw[0]))
+        seen = rows.pixels.reshape(-1, rows.pixels.shape[2]) if rows.unseen is None else rows.pixels[~rows.unseen]
+        count += len(seen)
+        total = total + seen.sum(axis=0, dtype=np.float64)
+    mean = total / max(1, count)
+    return np.asarray(mean if rows.pixels.dtype.kind == "f" else np.rint(mean)).astype(rows.pixels.dtype)
+
+
+def finish_pixels(
+    image: NDArray[Any], alpha: bool, channels: int | None, path: Path, unseen: NDArray[np.bool_] | None = None
+) -> LoadedImage:
+    """(H, W, channels in the file) -> as `load_image` gives it, but pixels that were not seen keep their values.
 
     Args:
         alpha: the last channel is alpha.
+        channels, path: as of `load_image`, and errors as there.
+        unseen: (H, W) where nothing was seen as the file says, beside alpha and NaN.
     """
     if alpha and image.shape[2] != channels:
-        image = image[:, :, :-1]
+        image, unseen = image[:, :, :-1], join_unseen(unseen, image[:, :, -1] == 0)
     fitted = fit_channels(image, image.shape[2] if channels is None else channels)
     if fitted is None:
         line = _("{path}: has {found} channels, but {channels} are asked for")
         raise DataError(line.format(path=path, found=image.shape[2], channels=channels), path=path, key="data.channels")
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         image = fitted.astype(depth_name(image.dtype), copy=False)
-    if image.dtype.kind == "f" and (bad := image.size - int(np.count_nonzero(np.isfinite(image)))):
-        raise DataError(
-            _("{path}: holds {count} values that are no finite numbers; replace them").format(path=path, count=bad),
-            path=path,
-            key="value",
-        )
-    return np.ascontiguousarray(image)
+    if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
+        nan = np.isnan(image).any(axis=2)
+        unseen = nan if unseen is None else unseen | nan
+        if bad := int(np.count_nonzero(~finite[~unseen])):
+            line = _("{path}: holds {count} infinite values; replace them, or state them as its nodata value")
+            raise DataError(line.format(path=path, count=bad), path=path, key="value")
+    return LoadedImage(np.ascontiguousarray(image), None if unseen is None or not unseen.any() else unseen)
 
 
 def read_resized(
     paths: Sequence[Path], channels: int, native_hw: tuple[int, int], size_hw: tuple[int, int], dtype: np.dtype[Any]
-) -> tuple[NDArray[Any], dict[int, list[str]]]:
+) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]]]:
     """Pictures of one size, read and resized together: one by one, the calls cost as much as the work.
 
     Args:
@@ -95,31 +154,41 @@ def read_resized(
         dtype: of each of them.
     Returns:
         (n, *size_hw, channels) pictures, and what is wrong with those that cannot be used, by their place in
-        `paths`; such a picture is not to be looked at.
+        `paths`; such a picture is not to be looked at. Third, where the others were not seen, (*native_hw) each;
+        images of which all was seen are not in it.
     """
     native = np.empty((len(paths), *native_hw, channels), dtype)  # clearing it first takes a twentieth of the time
     bad: dict[int, list[str]] = {}
+    unseen: dict[int, NDArray[np.bool_]] = {}
     with without_warnings():  # once for all of them
         for number, (path, place) in enumerate(zip(paths, native, strict=True)):
-            if problems := read_into(place, path):
+            try:
+                found = read_into(place, path)
+            except DataError as error:
                 place[:] = 0
-                bad[number] = problems
-    return resize_arrays(native, size_hw), bad
+                bad[number] = error.problems
+                continue
+            if found is not None:
+                unseen[number] = found
+    return resize_arrays(native, size_hw), bad, unseen
 
 
-def read_into(place: NDArray[Any], path: Path) -> list[str]:
-    """Read a picture into an array of its shape and dtype; returns what is wrong with it."""
-    try:
-        image = read_image(path, place.shape[2], place)
-    except DataError as error:
-        return error.problems
+def read_into(place: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
+    """Read an image into an array of its shape and dtype; returns where it was not seen, see `LoadedImage`.
+
+    Raises:
+        DataError: unreadable, or not of the place's shape and dtype.
+    """
+    loaded = load_image(path, place.shape[2], place)
+    image = loaded.pixels
     if image.dtype != place.dtype:
-        return [depth_problem(path, image.dtype, place.dtype)]
+        raise DataError([depth_problem(path, image.dtype, place.dtype)], path=path)
     if image.shape != place.shape:
-        return [Problem(_("{path}: was changed while it was read; start again").format(path=path), path)]
+        line = _("{path}: was changed while it was read; start again")
+        raise DataError([Problem(line.format(path=path), path)], path=path)
     if not np.may_share_memory(image, place):
         place[:] = image
-    return []
+    return loaded.unseen
 
 
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
@@ -203,7 +272,7 @@ def straighten(image: NDArray[Any]) -> NDArray[Any]:
     return image.copy() if any(stride < 0 for stride in image.strides) else image
 
 
-def resize_mask(mask: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_mask(mask: NDArray[_Label], size_hw: tuple[int, int]) -> NDArray[_Label]:
     """Nearest pixel centre: (..., H, W) -> (..., height, width), no value is invented."""
     if mask.shape[-2:] == tuple(size_hw):
         return mask

@@ -15,6 +15,7 @@ The density of PNG, JPEG, WebP and BMP never counts: cameras, screens and plotti
 Sources: OME schema 2016-06; ImageJ's FileInfo; OGC GeoTIFF 1.1 (19-008r4); TIFF 6.0, section 8.
 """
 
+import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 
 from ubend.io.decode import explained
 from ubend.io.row_windows import GEO_TAGS, may_be_tiff
+from ubend.io.tiff import open_tiff
 
 if TYPE_CHECKING:
     import tifffile
@@ -97,9 +99,7 @@ def read_scale(path: Path) -> Scale:
     """
     if not may_be_tiff(path):
         return Scale()
-    import tifffile
-
-    with explained(path), tifffile.TiffFile(path) as tiff:
+    with explained(path), path.open("rb") as stream, open_tiff(stream, path) as tiff:
         page = tiff.pages.first
         upright = page.tags.valueof(_ORIENTATION, 1)
         if upright == 1 and (place := _read_place(page)):
@@ -121,7 +121,8 @@ def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
     if not tiff.is_ome:
         return None
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first picture; we read no other
-    told = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', pixels.group())) if pixels else {}
+    said = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
+    told = {name: html.unescape(double or single) for name, double, single in said}  # &#181;m is µm
     try:
         sides = [
             float(told[f"PhysicalSize{axis}"]) * _UM.get(told.get(f"PhysicalSize{axis}Unit", "µm"), np.nan)

@@ -5,8 +5,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from ubend.core.i18n import _
 
 MOST_CHANNELS = 16  # of a picture that a network is made for
+MOST_PIXELS = 178_956_970  # of an image that is decoded as a whole: where Pillow refuses, 2 * Image.MAX_IMAGE_PIXELS
+MOST_BYTES = 16 * MOST_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,40 @@ class Raster:
             indices; black beyond its end.
         lossy: saved as JPEG, as lossy WebP, or as TIFF with JPEG in it, whatever the file is called: the
             values are only about those that were saved.
+        unseen: (H, W) True where nothing was seen, as a TIFF's nodata value or inner mask says; alpha and NaN are not
+            looked at. None: the file says nothing.
     """
 
     pixels: NDArray[Any]
     alpha: bool = False
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
+    unseen: NDArray[np.bool_] | None = None
 
     def colors(self) -> NDArray[Any]:
         """(H, W, C), a palette applied; the last channel is alpha if there is one."""
         if self.palette is None:
             return self.pixels
         return np.asarray(self.palette[self.pixels[:, :, 0]][:, :, : 4 if self.alpha else 3])
+
+
+def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
+    """Fail beyond the limit of what is decoded as a whole: small files can hold huge empty images.
+
+    Args:
+        size_hw: (height, width), px.
+        size_bytes: of the decoded values.
+    Raises:
+        DecompressionBombError: as Pillow does; `explained` makes a DataError of it.
+    """
+    pixels = size_hw[0] * size_hw[1]
+    if pixels > MOST_PIXELS or size_bytes > MOST_BYTES:
+        line = _("{pixels:.0f} megapixels, {size:.1f} GiB; at most {most:.0f} megapixels and {most_size:.1f} GiB")
+        raise Image.DecompressionBombError(
+            line.format(
+                pixels=pixels / 1e6, size=size_bytes / 2**30, most=MOST_PIXELS / 1e6, most_size=MOST_BYTES / 2**30
+            )
+        )
 
 
 def depth_name(dtype: np.dtype[Any]) -> str:

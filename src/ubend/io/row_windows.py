@@ -15,16 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
-from ubend.core.files import write_file
+from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
 from ubend.io.decode import explained
-from ubend.io.images import depth_problem, finish_pixels, read_into
-from ubend.io.raster import turn_upright
-from ubend.io.tiff import find_mask, is_tiff, make_plan, stretch
+from ubend.io.images import LoadedImage, depth_problem, finish_pixels, mean_seen, read_into
+from ubend.io.tiff import (
+    NODATA,
+    find_mask,
+    find_nodata,
+    is_tiff,
+    join_unseen,
+    make_plan,
+    match_nodata,
+    open_tiff,
+    stretch,
+)
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
-_NODATA = 42113  # GDAL's: the value of pixels that were not seen, as text
 _UNSEEN = 255  # that value in masks; no class has it
 _MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
@@ -39,31 +47,29 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         header: as of `read_header`.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
-        has_unseen: whether the file tells pixels that were not seen, by a value or by a mask of its own.
+        has_unseen: whether the file can tell pixels that were not seen: by a nodata value, an inner mask, or alpha
+            that is dropped. NaN is looked for in any case.
     Raises:
         DataError: missing, damaged, no TIFF, or a stack.
     """
 
     def __init__(self, path: Path, channels: int | None = None) -> None:
-        import tifffile
-
         self.path = path
         self._channels = channels
         self._lock = Lock()
         with explained(path), ExitStack() as files:
             self._stream = files.enter_context(path.open("rb"))
-            tiff = files.enter_context(tifffile.TiffFile(self._stream))
+            tiff = files.enter_context(open_tiff(self._stream, path))
             self._plan = make_plan(tiff, path, channels)
             self._page, self.size_hw, self.header = self._plan.page, self._plan.stored_hw, self._plan.header
             self._seen = find_mask(tiff, self.size_hw)
             self._files = files.pop_all()
         tags = self._page.tags
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
-        try:
-            self._nodata: float | None = float(tags.valueof(_NODATA))
-        except (TypeError, ValueError):
-            self._nodata = None
-        self.has_unseen = self._nodata is not None or self._seen is not None
+        self._nodata, self._filling = find_nodata(self._page), Lock()
+        drops_alpha = self._plan.alpha and self._plan.stored != channels
+        self.has_unseen = self._nodata is not None or self._seen is not None or drops_alpha
+        self._fill: NDArray[Any] | None = None
         self._mapped: NDArray[Any] | None = None
         if self._plan.alone and self._page.is_memmappable:
             kind = np.dtype(self._page.dtype).newbyteorder(tiff.byteorder)
@@ -86,10 +92,32 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         Raises:
             DataError: damaged, or numbers that are not finite.
         """
-        pixels = self.read_stored(top, bottom)
+        rows = self.load(top, bottom)
+        if rows.unseen is None:
+            return rows.pixels
+        pixels = rows.pixels.copy()
+        pixels[rows.unseen] = self._mean()
+        return pixels
+
+    def load(self, top: int, bottom: int) -> LoadedImage:
+        """These rows, and where they were not seen; there they keep the values of the file. Errors as of `read`."""
+        pixels, unseen = self.read_stored(top, bottom), None
+        if self._nodata is not None:
+            unseen = match_nodata(pixels, self._nodata, self._plan.alpha)
+        if self._seen is not None:
+            seen = np.zeros((*pixels.shape[:2], 1), self._seen.dtype)
+            self._read_rows(self._seen, "YX", top, seen)
+            unseen = join_unseen(unseen, seen[:, :, 0] == 0)
         if pixels.dtype.kind in "bu":
             pixels = stretch(pixels, self._page)
-        return finish_pixels(pixels, self._plan.alpha, self._channels, self.path)
+        return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, unseen)
+
+    def _mean(self) -> NDArray[Any]:
+        """(C,) what stands for pixels that were not seen, from one pass over the file."""
+        with self._filling:
+            if self._fill is None:
+                self._fill = mean_seen(self.load, self.size_hw)
+            return self._fill
 
     def read_stored(self, top: int, bottom: int) -> NDArray[Any]:
         """(bottom - top, W, channels in the file) as stored."""
@@ -102,16 +130,10 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         self._read_rows(self._page, axes, top, out)
         return out
 
-    def unseen(self, top: int, bottom: int) -> NDArray[np.bool_]:
-        """(bottom - top, W): where every channel has the value for it, or the file's mask says so."""
-        found = np.zeros((bottom - top, self.size_hw[1]), bool)
-        if self._nodata is not None:
-            found |= (self.read_stored(top, bottom) == self._nodata).all(axis=2)
-        if self._seen is not None:
-            seen = np.zeros((*found.shape, 1), self._seen.dtype)
-            self._read_rows(self._seen, "YX", top, seen)
-            found |= seen[:, :, 0] == 0
-        return found
+    def unseen(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
+        """(bottom - top, W): where these rows were not seen, see `LoadedImage`; None: all of them were."""
+        may_be = self.has_unseen or np.dtype(self._page.dtype).kind == "f"
+        return self.load(top, bottom).unseen if may_be else None
 
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
@@ -150,8 +172,11 @@ def _chunk_height(page: Any) -> int:
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
 
-def read_to_place(path: Path, place: NDArray[Any]) -> None:
+def read_to_place(path: Path, place: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Read a picture into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
+
+    Returns:
+        (H, W) where it was not seen, see `LoadedImage`; None: all of it was.
 
     Raises:
         DataError: unreadable, or not of the place's shape and dtype.
@@ -159,36 +184,33 @@ def read_to_place(path: Path, place: NDArray[Any]) -> None:
     if may_be_tiff(path):
         with TiffWindows(path, place.shape[2]) as windows:
             if windows.is_readable and windows.size_hw == place.shape[:2]:
-                step = max(1, _PLACED_PIXELS // place.shape[1])
-                for top in range(0, len(place), step):
-                    rows = windows.read(top, min(top + step, len(place)))
-                    if rows.dtype != place.dtype:
-                        raise DataError(depth_problem(path, rows.dtype, place.dtype))
-                    place[top : top + step] = rows
-                return
-    if problems := read_into(place, path):
-        raise DataError(problems)
+                return _read_rows_to_place(windows, place)
+    return read_into(place, path)
 
 
-def read_unseen(path: Path) -> NDArray[np.bool_] | None:
-    """(H, W), upright: the pixels that a TIFF says were not seen; None: it says nothing, or has a page per channel.
-
-    Raises:
-        DataError: see `TiffWindows`.
-    """
-    if not may_be_tiff(path):
-        return None
-    with TiffWindows(path) as windows:
-        plan = windows._plan
-        if not (windows.has_unseen and plan.alone):
-            return None
-        return turn_upright(windows.unseen(0, windows.size_hw[0]), plan.orientation)
+def _read_rows_to_place(windows: TiffWindows, place: NDArray[Any]) -> NDArray[np.bool_] | None:
+    step = max(1, _PLACED_PIXELS // place.shape[1])
+    unseen: NDArray[np.bool_] | None = None
+    for top in range(0, len(place), step):
+        rows = windows.load(top, min(top + step, len(place)))
+        if rows.pixels.dtype != place.dtype:
+            raise DataError(depth_problem(windows.path, rows.pixels.dtype, place.dtype))
+        place[top : top + step] = rows.pixels
+        if rows.unseen is not None:
+            unseen = np.zeros(place.shape[:2], bool) if unseen is None else unseen
+            unseen[top : top + step] = rows.unseen
+    if unseen is not None:
+        known = unseen
+        mean = mean_seen(lambda top, bottom: LoadedImage(place[top:bottom], known[top:bottom]), windows.size_hw)
+        for top in range(0, len(place), step):
+            place[top : top + step][unseen[top : top + step]] = mean
+    return unseen
 
 
 def may_be_tiff(path: Path) -> bool:
     """Whether the file begins as a TIFF does."""
     try:
-        with path.open("rb") as stream:
+        with regular_file(path).open("rb") as stream:
             return is_tiff(stream.read(4))
     except OSError:
         return False
@@ -218,7 +240,7 @@ def write_tiff_mask(
 
     palette = np.full((3, 256), 128 * 257, np.uint16)
     palette[:, : len(colors)] = np.array(colors, np.uint16).T * 257
-    unseen = [(_NODATA, 2, len(str(_UNSEEN)) + 1, str(_UNSEEN), True)] if has_unseen else []
+    unseen = [(NODATA, 2, len(str(_UNSEEN)) + 1, str(_UNSEEN), True)] if has_unseen else []
 
     def write(temporary: Path) -> None:
         tifffile.imwrite(

@@ -1,11 +1,16 @@
-"""Reading scans, slice by slice as they are looked at, and writing masks that lie where the scan lies.
+"""Reading scans as axial slices, and writing masks with the geometry of the scan.
 
-S slices of H x W pixels. Axial slices are seen as radiologists see them: the front of the body above, its right
-side on the left.
+S slices of H x W pixels. Whatever the orientation in which a scan is stored, its slices are axial, from the feet to
+the head, as radiologists look at them: the front of the body above, its right side on the left. An oblique scan keeps
+its own axes, each of which stands for the direction that it is nearest to.
 """
 
 import gzip
+import math
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -16,10 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError, reason
-from ubend.core.files import write_file
+from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
+_SPACING_TOLERANCE = 0.005  # between sform and pixdim; some programs round one of them
+_MOST_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
+_MOST_DEFLATED = 1100  # bytes for each byte of a gzip file: deflate cannot hold more
+_SHIFT_TOLERANCE = 0.1  # of the distance between slices
 _DICOM_MAGIC = b"DICM"  # after 128 bytes of anything
 
 
@@ -32,12 +42,50 @@ class Scan(ABC):
         spacing_mm: from slice to slice, from row to row, from column to column.
         affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, which grow to the right, front and top of
             the body (RAS).
+        notes: what the user should know, one sentence each.
     """
 
     path: Path
     slices: NDArray[Any]
     spacing_mm: tuple[float, float, float]
     affine: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+    def _reorient(self, values: NDArray[Any], affine: NDArray[np.float64], spacing_mm: Sequence[float]) -> None:
+        """Set `slices`, `affine` and `spacing_mm`.
+
+        Args:
+            values: as stored; its three axes may stand for any directions.
+            affine: (4, 4), indices of `values` -> mm (RAS).
+            spacing_mm: along the axes of `values`.
+        Raises:
+            DataError: the geometry is not finite, or flat.
+        """
+        from nibabel.orientations import (
+            apply_orientation,
+            axcodes2ornt,
+            inv_ornt_aff,
+            io_orientation,
+            ornt_transform,
+        )
+
+        sizes = np.array([*spacing_mm, *np.linalg.norm(affine[:3, :3], axis=0)])
+        if not (np.isfinite(affine).all() and np.isfinite(sizes).all() and sizes.min() > 0):
+            raise _no_geometry(self.path)
+        stored, wanted = io_orientation(affine), axcodes2ornt(("L", "P", "S"))
+        if not np.isfinite(stored).all() or np.linalg.matrix_rank(affine[:3, :3] / sizes[3:]) < 3:
+            raise _no_geometry(self.path)
+        there, self._back = ornt_transform(stored, wanted), ornt_transform(wanted, stored)
+        self.slices = np.ascontiguousarray(apply_orientation(values, there).transpose(2, 1, 0))
+        self.affine = (affine @ inv_ornt_aff(there, values.shape))[:, [2, 1, 0, 3]]
+        columns, rows, slices = (float(spacing_mm[axis]) for axis in np.argsort(there[:, 0]))
+        self.spacing_mm = slices, rows, columns
+
+    def _as_stored(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(S, H, W) of the slices -> the axes of the stored values."""
+        from nibabel.orientations import apply_orientation
+
+        return np.ascontiguousarray(apply_orientation(mask.transpose(2, 1, 0), self._back))
 
     @property
     def name(self) -> str:
@@ -59,8 +107,10 @@ class Scan(ABC):
 
 def is_scan(path: Path) -> bool:
     """Whether this is a NIfTI file, a DICOM file, or a folder with DICOM files in it and no pictures of ours."""
-    if path.is_dir():
-        return bool(_dicom_files(path))
+    if os.path.isdir(path):
+        with suppress(OSError):  # what cannot be looked into is told by those that read it
+            return bool(_dicom_files(path))
+        return False
     return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
 
 
@@ -73,17 +123,21 @@ def read_scan(path: Path) -> Scan:
     """Read a whole scan.
 
     Raises:
-        DataError: not readable, of several values for each voxel or several moments, or slices that do not make a
-            stack; or nibabel or pydicom is not installed.
+        DataError: not readable, of several values for each voxel or several moments, values that are not finite
+            numbers, a geometry that is contradictory or missing, or slices that do not make a stack; or nibabel or
+            pydicom is not installed.
     """
     try:
-        return _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
-    except ModuleNotFoundError:
+        regular_file(path)
+        scan = _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
+        _refuse_values(scan)
+        return scan
+    except ModuleNotFoundError as error:
         kind = "NIfTI" if _is_nifti(path) else "DICOM"
         raise DataError(
             _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind),
             path=path,
-            key="nibabel" if kind == "NIfTI" else "pydicom",
+            key=error.name,
         ) from None
     except DataError:
         raise
@@ -94,14 +148,38 @@ def read_scan(path: Path) -> Scan:
         ) from error
 
 
+def _refuse_values(scan: Scan) -> None:
+    """Fail on values that are no real numbers, or that float32, which networks compute in, cannot hold."""
+    kind = scan.slices.dtype
+    if kind.kind not in "biuf":
+        line = _("{path}: voxels of the type {found}; save the scan with one real number for each voxel")
+        raise DataError(line.format(path=scan.path, found=kind), path=scan.path, key="dtype")
+    if kind.kind == "f":
+        with np.errstate(over="ignore"):
+            good = sum(int(np.isfinite(values.astype(np.float32, copy=False)).sum()) for values in scan.slices)
+        if good < scan.slices.size:
+            raise DataError(
+                _("{path}: holds {count} values that are no finite numbers; replace them").format(
+                    path=scan.path, count=scan.slices.size - good
+                ),
+                path=scan.path,
+                key="value",
+            )
+
+
+def _no_geometry(path: Path) -> DataError:
+    line = _("{path}: its header gives no usable geometry: spacing and directions must be finite and not 0")
+    return DataError(line.format(path=path), path=path, key="geometry")
+
+
 def _is_nifti(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES)
+    return os.path.isfile(path) and path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def _name(path: Path) -> str:
     if _is_nifti(path):
         return path.name[: path.name.lower().rindex(".nii")]
-    return path.stem if path.is_file() else path.resolve().name
+    return path.stem if os.path.isfile(path) else path.resolve().name
 
 
 # ------------------------------------------------------------------------------------------------------- NIfTI
@@ -111,23 +189,29 @@ class NiftiScan(Scan):
     """One file; its axes may stand for any directions, and the mask's stand for the same."""
 
     def __init__(self, path: Path, image: Any) -> None:
-        from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
         self.path, self._image = path, image
-        # seen: slices upwards, rows to the back, columns to the left
-        stored, wanted = io_orientation(image.affine), axcodes2ornt(("L", "P", "S"))
-        self._back = ornt_transform(wanted, stored)
-        seen = image.as_reoriented(ornt_transform(stored, wanted))
-        self.slices = np.ascontiguousarray(np.asanyarray(seen.dataobj).transpose(2, 1, 0))
-        columns, rows, slices = map(float, seen.header.get_zooms())
-        self.spacing_mm = slices, rows, columns
-        self.affine = np.asarray(seen.affine, np.float64)[:, [2, 1, 0, 3]]
+        mm = _nifti_unit_mm(path, image.header)
+        affine, zooms = np.asarray(image.affine, np.float64), np.array(image.header.get_zooms(), np.float64)
+        sides = np.linalg.norm(affine[:3, :3], axis=0)
+        if np.isfinite(affine).all() and (np.abs(sides - zooms) > _SPACING_TOLERANCE * sides).any():
+            line = _(
+                "{path}: voxels of {sform} by the header's sform, but of {pixdim} by its pixdim; correct one of them"
+            )
+            shown = (" x ".join(f"{side:.4g}" for side in some) for some in (sides, zooms))
+            raise DataError(
+                line.format(path=path, **dict(zip(("sform", "pixdim"), shown, strict=True))), path=path, key="pixdim"
+            )
+        if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
+            line = _(
+                "note: {path} states no orientation; its axes are taken to run to the left, front and top of the body"
+            )
+            self.notes = (line.format(path=path),)
+        self._reorient(np.asanyarray(image.dataobj), np.diag([mm, mm, mm, 1.0]) @ affine, tuple(zooms * mm))
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         import nibabel
 
-        stored = nibabel.orientations.apply_orientation(mask.transpose(2, 1, 0), self._back)
-        image = nibabel.Nifti1Image(np.ascontiguousarray(stored), self._image.affine, dtype=np.uint8)
+        image = nibabel.Nifti1Image(self._as_stored(mask), self._image.affine, dtype=np.uint8)
         for kind in ("sform", "qform"):  # both, with what they refer to
             affine, code = getattr(self._image, f"get_{kind}")(coded=True)
             getattr(image, f"set_{kind}")(affine, int(code))
@@ -140,6 +224,19 @@ class NiftiScan(Scan):
         write_file(path, write)
 
 
+def _nifti_unit_mm(path: Path, header: Any) -> float:
+    """Millimetres of the unit of lengths; without one they are in mm, as other programs take it, too.
+
+    Raises:
+        DataError: the header holds a number that stands for no unit.
+    """
+    code = int(header["xyzt_units"]) % 8
+    if code not in _NIFTI_UNITS_MM:
+        line = _("{path}: xyzt_units is {found}, which is no unit of length; set it to 2 (mm)")
+        raise DataError(line.format(path=path, found=code), path=path, key="xyzt_units")
+    return _NIFTI_UNITS_MM[code]
+
+
 def _read_nifti(path: Path) -> NiftiScan:
     import nibabel
 
@@ -149,7 +246,21 @@ def _read_nifti(path: Path) -> NiftiScan:
     if len(image.shape) != 3:
         line = _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted")
         raise DataError(line.format(path=path, shape=image.shape), path=path, key="shape")
+    _refuse_large(path, image.shape)
+    stored, size = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
+    if stored > size * (_MOST_DEFLATED if path.name.lower().endswith(".gz") else 1):
+        line = _("{path}: damaged or truncated ({reason})")
+        said = _("{size} bytes, but its voxels are {stored}").format(size=size, stored=stored)
+        raise DataError(line.format(path=path, reason=said), path=path)
     return NiftiScan(path, image)
+
+
+def _refuse_large(path: Path, shape: Sequence[int]) -> None:
+    """Fail before memory is taken for more voxels than scans have: small files can hold huge empty scans."""
+    if math.prod(map(int, shape)) > _MOST_VOXELS:
+        line = _("{path}: a scan of {shape} voxels; at most {most} are read, so cut it to what matters")
+        said = " x ".join(map(str, shape))
+        raise DataError(line.format(path=path, shape=said, most=_MOST_VOXELS), path=path, key="shape")
 
 
 # ------------------------------------------------------------------------------------------------------- DICOM
@@ -162,20 +273,21 @@ class DicomSeries(Scan):
         from pydicom.pixels import apply_rescale
 
         self.path, self._files = path, files
-        self.slices = np.stack([apply_rescale(file.pixel_array, file) for file in files])
         rows, columns = (float(value) for value in files[0].PixelSpacing)
-        self.spacing_mm = _slice_spacing(path, files), rows, columns
-        self.affine = _dicom_affine(files, self.spacing_mm)
+        spacing_mm = _slice_spacing(path, files), rows, columns
+        values = np.stack([apply_rescale(file.pixel_array, file) for file in files])
+        self._reorient(values, _dicom_affine(files, spacing_mm), spacing_mm)
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
         from pydicom.uid import generate_uid
 
         series = generate_uid()
-        for number, (file, index) in enumerate(zip(self._files, mask, strict=True), start=1):
+        for number, (file, index) in enumerate(zip(self._files, self._as_stored(mask), strict=True), start=1):
             dataset = _mask_of(file, index, series, number)
             write_file(path / f"{number:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
 
 
+_PLACE_TAGS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers in each
 # What a mask has in common with the slice that it is of: whose it is, and where it lies.
 _KEPT = (
     "PatientID",
@@ -219,6 +331,7 @@ def _read_dicom(path: Path) -> DicomSeries:
     files = [pydicom.dcmread(file) for file in ([path] if path.is_file() else _dicom_files(path))]
     files = [file for file in files if "PixelData" in file]
     _refuse_no_stack(path, files)
+    _refuse_large(path, (len(files), files[0].Rows, files[0].Columns))
     return DicomSeries(path, sorted(files, key=_place))
 
 
@@ -227,26 +340,37 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
     problem = None
     if not files:
         problem = _("no slices in it")
-    elif len({file.SeriesInstanceUID for file in files}) > 1:
+    elif len({file.get("SeriesInstanceUID") for file in files}) > 1:
         problem = _("slices of several series in one folder; give each series a folder of its own")
-    elif any("ImagePositionPatient" not in file or "PixelSpacing" not in file for file in files):
-        problem = _("slices lack ImagePositionPatient or PixelSpacing")
-    elif (
-        len(
-            {
-                (file.Rows, file.Columns, *np.round(np.array(file.ImageOrientationPatient, np.float64), 4))
-                for file in files
-            }
-        )
-        > 1
-    ):
-        problem = _("slices of different sizes or directions")
     elif any(file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1 for file in files):
         problem = _("slices of several frames or colours")
+    elif lacking := [name for name, count in _PLACE_TAGS.items() if any(not _has(file, name, count) for file in files)]:
+        problem = _("slices lack {tags}; export the series again with them").format(tags=", ".join(lacking))
+    elif len({(file.Rows, file.Columns, *_geometry(file)) for file in files}) > 1:
+        problem = _("slices of different sizes, pixel spacings or directions")
+    elif not _is_orthonormal(files[0]):
+        problem = _("ImageOrientationPatient must be two perpendicular directions of length 1")
     elif len({round(_place(file), 3) for file in files}) < len(files):
         problem = _("several slices at one place")
     if problem:
         raise DataError(_("{path}: {problem}").format(path=path, problem=problem), path=path)
+
+
+def _has(file: Any, name: str, count: int) -> bool:
+    """Whether a tag is there with so many finite numbers."""
+    values = np.array(file.get(name) if file.get(name) is not None else [], np.float64).reshape(-1)
+    return len(values) == count and bool(np.isfinite(values).all())
+
+
+def _geometry(file: Any) -> tuple[float, ...]:
+    """What all slices of a stack have in common: spacing of the pixels and directions."""
+    values = [*file.PixelSpacing, *file.ImageOrientationPatient]
+    return tuple(np.round(np.array(values, np.float64), 4) + 0.0)  # no negative zeros
+
+
+def _is_orthonormal(file: Any) -> bool:
+    directions = np.reshape(np.array(file.ImageOrientationPatient, np.float64), (2, 3))
+    return bool(np.abs(directions @ directions.T - np.eye(2)).max() < 0.01)
 
 
 def _place(file: Any) -> float:
@@ -278,6 +402,16 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
             path=path,
             key="spacing",
         )
+    places = np.array([file.ImagePositionPatient for file in files], np.float64)
+    line = places[0] + np.linspace(0, 1, len(files))[:, None] * (places[-1] - places[0])
+    if np.linalg.norm(places - line, axis=1).max() > max(_SHIFT_TOLERANCE * steps.min(), 0.05):
+        raise DataError(
+            _("{path}: the slices do not lie on one straight line; give each stack a folder of its own").format(
+                path=path
+            ),
+            path=path,
+            key="ImagePositionPatient",
+        )
     return float(np.median(steps))
 
 
@@ -287,7 +421,7 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 def _is_dicom(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with regular_file(path).open("rb") as file:
             return file.read(132)[128:] == _DICOM_MAGIC
     except OSError:
         return False

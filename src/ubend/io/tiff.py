@@ -1,4 +1,7 @@
-"""TIFF through tifffile: bands in any order, alpha, palettes, inks; stacks are refused."""
+"""TIFF through tifffile: bands in any order, alpha, palettes, inks; stacks are refused.
+
+A file is read by itself: planes that its OME-XML says lie in other files belong to the images there.
+"""
 
 import io
 import logging
@@ -12,15 +15,17 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.io.raster import MOST_CHANNELS, Header, Raster, depth_name, turn_upright
+from ubend.io.raster import MOST_CHANNELS, Header, Raster, depth_name, refuse_large, turn_upright
 
 if TYPE_CHECKING:
     import tifffile
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
+NODATA = 42113  # GDAL's tag: the value of pixels that were not seen, as text
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
 _CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
+_SLIDE = "Baseline"  # tifffile's name of the scanned slide itself (SVS, NDPI, BIF, QPTIFF, ...)
 _BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
 _UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is said
 
@@ -30,7 +35,7 @@ class Plan:
     """How the one picture of a file is to be read.
 
     Attributes:
-        page: the first page; all tags are taken from it.
+        page: the first page of the image; all tags are taken from it.
         source: that page, or a series of several pages.
         axes: of the array that `source` gives: YX, YXC or CYX.
         shape: of that array.
@@ -81,7 +86,7 @@ def is_tiff(head: bytes) -> bool:
 
 def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
     """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
-    with _open(stream) as tiff:
+    with open_tiff(stream, path) as tiff:
         return make_plan(tiff, path, channels).header
 
 
@@ -96,13 +101,22 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
     Raises:
         DataError: a stack, colours that cannot be read, or pixels that are missing.
     """
-    with _open(io.BytesIO(data)) as tiff:
+    with open_tiff(io.BytesIO(data), path) as tiff:
         plan = make_plan(tiff, path, channels)
+        values = max(math.prod(plan.shape), math.prod(plan.page.chunks))  # a tile may be larger than the image
+        refuse_large(plan.stored_hw, values * np.dtype(plan.source.dtype).itemsize)
         pixels = plan.source.asarray(maxworkers=1)  # several files are read at once already
         if pixels.shape != plan.shape:
             raise _damaged(path, _("its header contradicts itself"))
         pixels = pixels[:, :, None] if plan.axes == "YX" else pixels
         pixels = np.moveaxis(pixels, 0, 2) if plan.axes == "CYX" else pixels
+        unseen = None
+        if (nodata := find_nodata(plan.page)) is not None:
+            unseen = match_nodata(pixels, nodata, plan.alpha)
+        if len(tiff.pages) > 1 and (mask := find_mask(tiff, plan.stored_hw)) is not None:
+            unseen = join_unseen(unseen, mask.asarray(maxworkers=1) == 0)
+        if unseen is not None:
+            unseen = turn_upright(unseen, plan.orientation)
         palette, alpha = None, plan.alpha
         if plan.page.photometric == _PALETTE:
             palette = np.full((256, 4), (0, 0, 0, 255), np.uint8)
@@ -112,7 +126,40 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
             pixels = np.concatenate([_mix_inks(pixels[:, :, :4]), pixels[:, :, 4 : 4 + alpha]], axis=2)
         elif pixels.dtype.kind in "bu":
             pixels = stretch(pixels, plan.page)
-    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, plan.page.compression in _JPEG_COMPRESSIONS)
+    lossy = plan.page.compression in _JPEG_COMPRESSIONS
+    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, lossy, unseen)
+
+
+def find_nodata(page: "tifffile.TiffPage") -> float | None:
+    """The value of pixels that were not seen, as GDAL writes it; None: the file states none."""
+    try:
+        return float(page.tags.valueof(NODATA))
+    except (TypeError, ValueError):
+        return None
+
+
+def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np.bool_]:
+    """(H, W): where stored (H, W, C) pixels have the nodata value.
+
+    As in GDAL's mask of a data set, all channels have it; but in images that are used as float32, a nodata value other
+    than 0 in one channel is enough, since -9999 is no measurement.
+
+    Args:
+        alpha: the last channel is alpha, which is not compared.
+    """
+    colors = pixels[:, :, :-1] if alpha and pixels.shape[2] > 1 else pixels
+    value: Any = nodata
+    if colors.dtype.kind == "f" and np.isfinite(nodata):  # GDAL writes the least float64 also for float32
+        limits = np.finfo(colors.dtype)
+        value = colors.dtype.type(min(max(nodata, float(limits.min)), float(limits.max)))
+    same = colors == value
+    one_is_enough = nodata != 0 and depth_name(colors.dtype) == "float32"
+    return np.asarray(same.any(axis=2) if one_is_enough else same.all(axis=2))
+
+
+def join_unseen(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Pixels that were not seen, as two sources say."""
+    return other if one is None else one if other is None else one | other
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
@@ -124,13 +171,15 @@ def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile
     return None
 
 
-def _open(stream: BinaryIO) -> "tifffile.TiffFile":
+def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
+    """A TIFF from its opened file or its content; other files, which it may name, are left alone."""
     import tifffile
 
     logger = logging.getLogger("tifffile")  # tells of odd tags; what matters raises
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-    return tifffile.TiffFile(stream)
+    # of Micro-Manager's stacks, known by their name, tifffile would look for the other files itself
+    return tifffile.TiffFile(stream, name=path.name.replace("_MMStack", ""), _multifile=False)
 
 
 def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Plan:
@@ -138,6 +187,9 @@ def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Pl
     page = tiff.pages.first
     several = len(tiff.pages) > 1 or tiff.is_imagej or tiff.is_ome
     source = _only_series(tiff, path) if several else page
+    if several:
+        _refuse_missing(source, path)
+        page = source.keyframe
     axes, shape = source.axes, source.shape
     if axes in _UNNAMED and channels in (shape[0], shape[2]):
         axes = "CYX" if channels == shape[0] else "YXC"  # an array (H, W, C) written as H pages
@@ -151,8 +203,11 @@ def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Pl
 
 
 def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
-    """The series of the full picture; smaller copies of it, and masks of what was seen, are passed over."""
+    """The series of the full image; smaller copies of it, masks of what was seen, and a slide's label, overview and
+    thumbnail are skipped."""
     full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & (_REDUCED | _MASK)]
+    slides = [series for series in full if series.name == _SLIDE]
+    full = slides[:1] if len(slides) == 1 else full
     if len(full) > 1:
         raise DataError(
             _("{path}: holds {count} pictures of different kinds; save each as a file of its own").format(
@@ -162,6 +217,15 @@ def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
             key="frames",
         )
     return (full or tiff.series)[0]
+
+
+def _refuse_missing(series: Any, path: Path) -> None:
+    """tifffile fills planes that are not in the file with zeros."""
+    stack = series.kind == "mmstack"
+    missing = sum(page is None or (stack and not any(page.databytecounts)) for page in series.pages)
+    if missing:
+        line = _("{path}: its metadata name {count} planes that the file does not hold; export the image as one file")
+        raise DataError(line.format(path=path, count=missing), path=path, key="frames")
 
 
 def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
@@ -219,14 +283,25 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
     """Black is 0; fewer than 8 bits reach to 255."""
-    bits = int(page.bitspersample)
+    bits: Any = page.bitspersample
+    if not isinstance(bits, int):  # 5, 6, 5 bits of red, green, blue: tifffile stretches them
+        return pixels
     white = 2**bits - 1
-    # tifffile calls one-bit arrays white where they are False, and means nothing by it
-    if page.photometric == _MIN_IS_WHITE and not (bits == 1 and page.is_shaped):
+    if page.photometric == _MIN_IS_WHITE and not _means_nothing_by_white(page):
         pixels = ~pixels if pixels.dtype == np.bool_ else (white - pixels).astype(pixels.dtype)
-    if bits in (1, 2, 4):
-        return pixels.astype(np.uint8) * np.uint8(255 // white)
+    if bits < 8:
+        table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+        return np.asarray(table[pixels.astype(np.uint8)])
     return pixels
+
+
+def _means_nothing_by_white(page: "tifffile.TiffPage") -> bool:
+    """Whether the writer of a file that says "0 is white" means its values as they are.
+
+    tifffile calls one-bit arrays white where they are False. ImageJ says it of images with an inverting LUT, which is
+    how it shows masks: its own commands, tifffile and scikit-image take the values as stored, 255 for the object.
+    """
+    return bool(page.is_imagej or (page.bitspersample == 1 and page.is_shaped))
 
 
 def _mix_inks(inks: NDArray[Any]) -> NDArray[Any]:

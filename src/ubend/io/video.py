@@ -15,7 +15,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError, OutputError
+from ubend.core.errors import DataError, OutputError, reason
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -47,6 +48,10 @@ def open_video(path: Path) -> Video:
     """
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path), path=path, key="ffmpeg")
+    try:
+        regular_file(path)
+    except OSError as error:
+        raise _no_video(path, reason(error)) from error
     words = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
     found = subprocess.run([*words, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])
@@ -71,8 +76,9 @@ def read_frames(video: Video) -> Iterator[NDArray[np.uint8]]:
     """
     words = ["-nostdin", "-i", _url(video.path), "-map", "0:v:0"]
     words += ["-fps_mode", "passthrough"] if video.steady else ["-r", str(video.rate)]
-    # PPM says each frame's size, which a turned video has in other order than its file says
-    words += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
+    # ffmpeg would make 16
+    words += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
     with _ffmpeg(words, "stdout", partial(_no_video, video.path)) as pipe:
         while (frame := _read_ppm(pipe)) is not None:
             yield frame

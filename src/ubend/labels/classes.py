@@ -19,6 +19,7 @@ from ubend.labels.class_table import (
     NOISE_REACH,
     ROUNDING_REACH,
     LabelMap,
+    background_class,
     make_label_map,
 )
 from ubend.labels.label_values import LISTED, Survey, Tally, code_words, unpack_color, value_table
@@ -262,6 +263,8 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
         labels, remarks = _find_values(survey, told.names)
     else:
         labels, remarks = _find_colors(survey, told.names)
+    if told.table is None and told.colors is None:
+        labels = _with_palette(survey, labels)
     if labels.classes < 2:
         raise DataError(
             _(
@@ -273,6 +276,16 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
     if told.table is None:
         _refuse_other_lossless(survey, labels)
     return labels, [*remarks, *_snapped(survey, labels)]
+
+
+def _with_palette(survey: Survey, labels: LabelMap) -> LabelMap:
+    """Classes of palette indices are drawn in the palette's colours, unless it is grey or gives one colour twice."""
+    shown = dict(zip(survey.codes.tolist(), survey.shown.tolist(), strict=True))
+    colors = [shown[codes[0]] for codes in labels.codes if codes[0] in shown] if labels.kind == "value" else []
+    plain = len(colors) < labels.classes or len(set(colors)) < len(colors) or not survey.with_palette.all()
+    if plain or all(r == g == b for r, g, b in map(unpack_color, colors)):
+        return labels
+    return replace(labels, colors=tuple(map(unpack_color, colors)))
 
 
 def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
@@ -316,6 +329,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
         return make_label_map(values, names), []
+    if names is not None and len(names) > len(values) and (numbered := _number_names(names, values)):
+        return numbered
     if len(values) > MOST_FOUND or _count_objects(survey, values):
         raise DataError(
             _(
@@ -345,6 +360,23 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             key="data.values",
         )
     return make_label_map(values, names), []
+
+
+def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, list[str]] | None:
+    """More names than values: value k is the name in line k, counted from 0, and some classes occur in no mask.
+
+    None: values beyond the names, or names that could as well be counted from 1.
+    """
+    white = values[-1] == 255 and len(names) < 256
+    numbers = values[:-1] if white else values
+    from_zero = 0 in numbers or background_class(names) == 0
+    if len(numbers) < 2 or numbers[-1] >= len(names) or not from_zero:
+        return None
+    absent = [name for number, name in enumerate(names) if number not in numbers]
+    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
+    remarks = [line.format(count=len(absent), names=", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED)))]
+    labels = make_label_map(range(len(names)), names, ignored=(255,) if white else ())
+    return labels, [*remarks, *([_remark_255()] if white else [])]
 
 
 def _refuse_mixed(survey: Survey, tally: Tally) -> None:

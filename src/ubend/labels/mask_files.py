@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.io.decode import explained, read_raster
-from ubend.io.raster import Raster
+from ubend.io.raster import Raster, refuse_large
+from ubend.labels.cellpose import is_cellpose, read_cellpose
 from ubend.labels.label_values import Codes, count_codes, pack_colors, unpack_color
 from ubend.labels.shapes import Shape, draw_shapes
 
@@ -111,7 +112,12 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
 def _read_file(path: Path) -> Codes:
     if path.suffix.lower() == ".npy":
         with explained(path):
-            pixels = np.load(path, allow_pickle=False)
+            if is_cellpose(path):
+                pixels = read_cellpose(path)
+            else:
+                stored = np.lib.format.open_memmap(path, mode="r")
+                refuse_large((*stored.shape[:2], 1, 1)[:2], stored.nbytes)
+                pixels = np.array(stored)
         raster = Raster(pixels[:, :, None] if pixels.ndim == 2 else pixels)
     else:
         raster = read_raster(path)

@@ -5,6 +5,7 @@ CVAT: `name:r,g,b:parts:actions`), `_classes.csv` (as of Roboflow: `value,name` 
 (`classes.txt`, `_classes.txt`, `class_names.txt`, `label_names.txt`).
 """
 
+import codecs
 import csv
 import io
 import re
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ubend.core.errors import reason
+from ubend.core.files import regular_file
 from ubend.layouts.problems import Problems
 
 
@@ -37,13 +40,29 @@ def read_class_table(places: Iterable[Path], problems: Problems) -> ClassTable |
             path = place / name
             if not path.is_file():
                 continue
+            text = read_names_text(path, problems)
+            if text is None:
+                continue
             try:
-                table = parse(path.read_text(encoding="utf-8-sig"))
-            except (OSError, ValueError, csv.Error):
+                table = parse(text)
+            except (ValueError, csv.Error):
                 table = None
             if table and table.names and all(table.names) and all(map(_differ, vars(table).values())):
                 return table
             problems.add(kind, path)
+    return None
+
+
+def read_names_text(path: Path, problems: Problems) -> str | None:
+    """The text of a list or table of names: UTF-8, or UTF-16 that says so; None: neither, a problem then."""
+    try:
+        content = regular_file(path).read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
+    except UnicodeDecodeError:
+        problems.add("encoding", path)
     return None
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask
@@ -59,6 +60,12 @@ class _File(BaseModel):
     images: list[_Picture]
     annotations: list[_Annotation]
     categories: list[_Category]
+
+    @field_validator("images", "annotations", "categories", mode="before")
+    @classmethod
+    def _listed(cls, entries: Any) -> Any:
+        """Some sets (LIVECell) are published with tables of entries by their ids, in place of lists."""
+        return [*entries.values()] if isinstance(entries, dict) else entries
 
 
 _FILE = TypeAdapter(_File)

@@ -10,10 +10,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from ubend.core.errors import reason, unfit
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, background_class
-from ubend.labels.mask_files import DrawnMask
-from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS, Side, bare_stem, folder_meaning
+from ubend.labels.mask_files import DrawnMask, Mask
+from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
 from ubend.layouts.pairs import Pair, Part, Reading
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 from ubend.layouts.tree import entries, is_empty, subfolders, walk
@@ -27,7 +28,7 @@ _FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  
 _SNIFFED = 8  # files of a folder that are looked into, to know its kind
 _BOM = b"\xef\xbb\xbf"
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
-_LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"')
+_LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"', b'"to_name"')
 
 
 def find_jsons(root: Path) -> list[Path]:
@@ -69,7 +70,7 @@ def has_masks(root: Path) -> bool:
 def guess_kind(path: Path) -> AnnotationKind | None:
     """The kind of a JSON file, from the words in it, so that damaged files are known too."""
     try:
-        text = path.read_bytes().removeprefix(_BOM).lstrip()
+        text = regular_file(path).read_bytes().removeprefix(_BOM).lstrip()
     except OSError:
         return None
     if text.startswith(b"["):
@@ -92,7 +93,7 @@ def guess_kind(path: Path) -> AnnotationKind | None:
 def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None:
     """The content of a JSON file; None when it is damaged, which goes into the problems."""
     try:
-        return shape.validate_json(path.read_bytes().removeprefix(_BOM))
+        return shape.validate_json(regular_file(path).read_bytes().removeprefix(_BOM))
     except OSError as error:
         problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     except ValidationError as error:
@@ -174,7 +175,7 @@ class Collection:
         self._by_name: dict[str, list[Path]] = {}
         self._by_bare: dict[str, list[Path]] = {}
         for file in walk(root):
-            if file.suffix in IMAGE_SUFFIXES:
+            if file.suffix in IMAGE_SUFFIXES and not TASK_MASK.fullmatch(file.stem):
                 name = file.stem.lower() + file.suffix
                 self._by_name.setdefault(name, []).append(file.path)
                 self._by_bare.setdefault(_UPLOAD.sub("", name), []).append(file.path)
@@ -217,7 +218,7 @@ class Collection:
         same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
         return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
 
-    def add(self, image: Path, mask: DrawnMask, part: Part | None = None) -> None:
+    def add(self, image: Path, mask: Mask, part: Part | None = None) -> None:
         """A picture with its mask; its part is the one given, else what the folders say of the two files."""
         if image in self._pairs:
             files = sorted({self.problems.shorten(path) for path in (mask.path, self._pairs[image].mask.path)})

@@ -14,18 +14,20 @@ from ubend.labels.mask_files import FileMask
 from ubend.layouts.class_files import read_class_table
 from ubend.layouts.coco import COCO
 from ubend.layouts.collection import find_damaged
-from ubend.layouts.label_studio import LABEL_STUDIO
+from ubend.layouts.groups import group_by_folder
+from ubend.layouts.label_studio import LABEL_STUDIO, LABEL_STUDIO_MASKS
 from ubend.layouts.labelme import LABELME
-from ubend.layouts.layouts import TREE, list_root, read_lists
+from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
 from ubend.layouts.naming import PART_WORDS, folder_meaning
-from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC
+from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import Folder, Layout, Pair, Reading
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 from ubend.layouts.split_file import apply_split
-from ubend.layouts.tree import as_found, entries, name_held, subfolders, walk
+from ubend.layouts.tree import as_found, entries, name_held, subfolders, system_folders, walk
 from ubend.layouts.yolo import YOLO
 
-_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, COCO, LABELME, LABEL_STUDIO, YOLO)  # the tree of folders comes after these
+# The tree of folders comes after these.
+_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
 _DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
 
@@ -68,7 +70,8 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
         words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
     # Roboflow puts a class table into each split's folder.
     splits = (folder for name, folder in subfolders(place).items() if name in PART_WORDS)
-    return _finish(place, replace(reading, layout=words), [place, root, *splits], problems, asked)
+    reading = replace(reading, layout=words, remarks=(*_skipped_folders([root], root), *reading.remarks))
+    return _finish(place, reading, [place, root, *splits], problems, asked)
 
 
 def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
@@ -82,12 +85,22 @@ def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
     root = list_root(images, masks)
     problems = Problems(root)
     reading = read_lists(images, masks, problems)
+    places = {fixed_folder(pattern) for pattern in (images, masks)}
+    reading = replace(reading, remarks=(*_skipped_folders(places, root), *reading.remarks))
     return _finish(root, reading, [root], problems, asked)
+
+
+def _skipped_folders(places: Iterable[Path], root: Path) -> list[str]:
+    """What to say of folders that systems leave beside data."""
+    found = sorted({path.relative_to(root).as_posix() for place in places for path in system_folders(place)})
+    line = _("folders of the system or the storage are skipped ({count}): {names}")
+    return [line.format(count=len(found), names=enumerate_names([f"{name}/" for name in found]))] if found else []
 
 
 def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Problems, asked: Asked) -> Folder:
     """The folder of a reading with split file and class table; raises what is wrong."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
+    pairs, grouped = group_by_folder(pairs, place)
     if asked.split is not None and pairs:
         pairs = apply_split(pairs, asked.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
@@ -97,9 +110,9 @@ def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Pro
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if asked.skip_bad and pairs else ()
     problems.raise_any(asked.look(pairs) if asked.look and problems else [])
-    return Folder(
-        tuple(pairs), classes, values, colors, reading.remarks, reading.ignored, reading.layout, place, skipped
-    )
+    said = (grouped if asked.split is None else None, loveda_hint(pairs) if classes is None else None)
+    remarks = (*reading.remarks, *filter(None, said))
+    return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, place, skipped)
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:

@@ -1,36 +1,46 @@
 """The image files that a command line names."""
 
-import glob
+import io
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
 from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.tree import expand_pattern
+
+
+def _read_lines() -> Iterable[str]:
+    """The lines of the standard input; none where it is closed."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names that are not UTF-8
+    return sys.stdin or ()
 
 
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
-    """Files as they are; folders give the images in them, patterns what they match, both sorted by name; `-`
-    the lines of the standard input.
+    """Files as they are, also missing ones; folders give the images in them, patterns what they match, both sorted
+    by name; `-` the lines of the standard input.
 
     Raises:
-        DataError: there is no such file, or there are no images.
+        DataError: there are no images.
     """
     images: list[Path] = []
-    lines = (sys.stdin if str(path) == "-" else [str(path)] for path in paths)
+    lines = (_read_lines() if str(path) == "-" else [str(path)] for path in paths)
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        if os.path.isdir(path):
+            try:
+                found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+            except OSError as error:
+                raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
             if not found:
                 raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
             images += found
-        elif path.exists():
-            images.append(path)
-        elif matched := sorted(glob.glob(str(path), recursive=True)):
-            images += [Path(p) for p in matched if Path(p).is_file()]
+        elif not os.path.lexists(path) and (matched := expand_pattern(path)):
+            images += [one for one in matched if os.path.isfile(one)]
         else:
-            raise DataError(_("{path}: no such file").format(path=path), path=path)
+            images.append(path)  # one that is missing is told when it is read
     if not images:
         raise DataError(_("no pictures to predict; name files or folders"), key="paths")
     return images

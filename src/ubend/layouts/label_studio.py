@@ -8,12 +8,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.labels.mask_files import DrawnMask
+from ubend.labels.mask_files import DrawnMask, Layer, LayeredMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
-from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.naming import IMAGE_SUFFIXES, TASK_MASK
 from ubend.layouts.pairs import Layout, Reading
 from ubend.layouts.problems import Problems, natural_key
+from ubend.layouts.tree import walk
+
+_SHAPES = ("polygonlabels", "rectanglelabels", "polygon", "rectangle", "brushlabels", "brush")
 
 
 class _Value(BaseModel):
@@ -26,13 +29,15 @@ class _Value(BaseModel):
     rle: Any = None
     polygonlabels: list[str] = []
     rectanglelabels: list[str] = []
+    plainlabels: list[str] = Field([], validation_alias="labels")
 
     @property
     def labels(self) -> list[str]:
-        return self.polygonlabels or self.rectanglelabels
+        return self.polygonlabels or self.rectanglelabels or self.plainlabels
 
 
 class _Region(BaseModel):
+    id: int | str | None = None
     type: str = ""
     value: _Value = _Value()
     original_width: int | None = Field(None, ge=1)
@@ -41,6 +46,7 @@ class _Region(BaseModel):
 
 
 class _Annotation(BaseModel):
+    id: int | str | None = None
     result: list[_Region]
     was_cancelled: bool | None = False
     ground_truth: bool | None = False
@@ -58,6 +64,24 @@ _FILE = TypeAdapter(list[_Task])
 def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all tasks of a folder's exports; later regions lie on earlier ones."""
     collection = Collection(root, problems)
+    tasks = _read_tasks(root, collection)
+    drawn_by = {id(chosen): _labelled_regions(chosen.result) for _path, _task, chosen in tasks}
+    names = {name for regions in drawn_by.values() for region in regions for name in region.value.labels}
+    classes, values = number_classes(sorted(names, key=natural_key), problems)
+    for path, task, chosen in tasks:
+        who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
+        shapes = [_make_shape(region, values, who, problems) for region in drawn_by[id(chosen)]]
+        if (image := collection.find(_file_name(task.data or {}), path)) is not None:
+            drawn = tuple(shape for shape in shapes if shape is not None)
+            sizes = ((region.original_height, region.original_width) for region in chosen.result)
+            size_hw = next(((height, width) for height, width in sizes if height and width), None)
+            collection.add(image, DrawnMask(path, drawn, size_hw))
+    return collection.reading(classes)
+
+
+def _read_tasks(root: Path, collection: Collection) -> list[tuple[Path, _Task, _Annotation]]:
+    """(file, task, annotation that counts) of all tasks of a folder's exports that have an annotation."""
+    problems = collection.problems
     paths = [path for path in find_jsons(root) if guess_kind(path) == "labelstudio"]
     tasks: list[tuple[Path, _Task, _Annotation]] = []
     several = bare = 0
@@ -77,17 +101,54 @@ def _read(root: Path, problems: Problems) -> Reading:
         collection.remarks.append(sentence.format(count=several))
     if bare:
         collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))
-    names = {name for _path, _task, chosen in tasks for region in chosen.result for name in region.value.labels}
-    classes, values = number_classes(sorted(names, key=natural_key), problems)
-    for path, task, chosen in tasks:
-        who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
-        shapes = [_make_shape(region, values, who, problems) for region in chosen.result]
-        if (image := collection.find(_file_name(task.data or {}), path)) is not None:
-            drawn = tuple(shape for shape in shapes if shape is not None)
-            sizes = ((region.original_height, region.original_width) for region in chosen.result)
-            size_hw = next(((height, width) for height, width in sizes if height and width), None)
-            collection.add(image, DrawnMask(path, drawn, size_hw))
+    return tasks
+
+
+def _fits_masks(root: Path) -> bool:
+    """Masks called after tasks, and an export that says which pictures these are about."""
+    exported = any(guess_kind(path) == "labelstudio" for path in find_jsons(root))
+    return exported and any(TASK_MASK.fullmatch(found.stem) for found in walk(root))
+
+
+def _read_masks(root: Path, problems: Problems) -> Reading:
+    """The pairs of all tasks, whose masks are files, one per label; tasks annotated as empty are all background."""
+    collection = Collection(root, problems)
+    masks: dict[tuple[str, str], list[tuple[str, Path]]] = {}  # task and annotation -> label and file
+    for found in walk(root):
+        if name := TASK_MASK.fullmatch(found.stem):
+            masks.setdefault((name["task"], name["annotation"]), []).append((name["tag"], found.path))
+    tags = {tag for files in masks.values() for tag, _path in files}
+    classes, values = number_classes(sorted(tags, key=natural_key), problems)
+    known = set[str]()
+    for path, task, chosen in _read_tasks(root, collection):
+        known.add(str(task.id))
+        files = masks.get((str(task.id), str(chosen.id)), [])
+        if (files or not chosen.result) and (image := collection.find(_file_name(task.data or {}), path)) is not None:
+            layers = tuple(Layer(file, values[tag]) for tag, file in files)
+            collection.add(image, LayeredMask(layers) if layers else DrawnMask(path, ()))
+    for (number, _annotation), files in masks.items():
+        if number not in known:
+            for _tag, file in files:
+                problems.add("no image", file)
     return collection.reading(classes)
+
+
+def _labelled_regions(result: list[_Region]) -> list[_Region]:
+    """The regions with their labels, without answers about them.
+
+    Tools such as `<Labels>` with `<Polygon>` say a region and its labels in two results of one id; so are answers to
+    questions about a region.
+    """
+    shapes = {region.id for region in result if region.id is not None and region.type in _SHAPES}
+    labels = {region.id: region.value.plainlabels for region in result if region.value.plainlabels}
+    regions = []
+    for region in result:
+        if region.type in _SHAPES and not region.value.labels:
+            value = region.value.model_copy(update={"plainlabels": labels.get(region.id, [])})
+            regions.append(region.model_copy(update={"value": value}))
+        elif region.type in _SHAPES or region.id not in shapes:
+            regions.append(region)
+    return regions
 
 
 def _file_name(data: dict[str, Any]) -> str:
@@ -111,7 +172,7 @@ def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Pro
         problems.add("brush", who)
         return None
     box = (value.x, value.y, value.width, value.height)
-    if region.type not in ("polygonlabels", "rectanglelabels"):
+    if region.type not in _SHAPES:
         if value.points is not None or value.x is not None:  # else no region, but an answer, a remark, ...
             problems.add("shape kind", f"{who} ({region.type or '-'})")
         return None
@@ -119,10 +180,10 @@ def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Pro
         problems.add("one label", f"{who} ({', '.join(labels) or '-'})")
     elif value.rotation or region.image_rotation:
         problems.add("rotated", who)
-    elif region.type == "polygonlabels" and value.points is not None and len(value.points) >= 3:
+    elif region.type.startswith("polygon") and value.points is not None and len(value.points) >= 3:
         outline = tuple(c / 100 for point in value.points for c in point)
         return Shape(values[labels[0]], (outline,), relative=True)
-    elif region.type == "rectanglelabels" and None not in box:
+    elif region.type.startswith("rectangle") and None not in box:
         x0, y0, width, height = (c / 100 for c in box if c is not None)
         x1, y1 = x0 + width, y0 + height
         return Shape(values[labels[0]], ((x0, y0, x1, y0, x1, y1, x0, y1),), relative=True)
@@ -131,6 +192,9 @@ def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Pro
     return None
 
 
+LABEL_STUDIO_MASKS = Layout(
+    lambda: _("Label Studio: pictures, masks of brush labels, and an exported JSON file"), _fits_masks, _read_masks
+)
 LABEL_STUDIO = Layout(
     lambda: _("Label Studio: pictures, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read
 )

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
+from ubend.labels.cellpose import is_cellpose
 from ubend.layouts.naming import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -29,10 +31,10 @@ from ubend.layouts.naming import (
     speaks_of,
     squeeze,
 )
-from ubend.layouts.pairing import Affix, Item, match, read_matching
+from ubend.layouts.pairing import Affix, Item, cellpose_line, match, read_matching
 from ubend.layouts.pairs import Layout, Part, Reading
 from ubend.layouts.problems import Problems, enumerate_names
-from ubend.layouts.tree import Found, as_found, name_held, walk
+from ubend.layouts.tree import Found, as_found, expand_pattern, name_held, walk
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more
@@ -199,7 +201,7 @@ def _look_like_masks(items: Sequence[Item]) -> bool:
 
 def _holds_few_values(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(regular_file(path)) as image:
             if image.format not in ("PNG", "TIFF", "BMP", "WEBP"):
                 return False
             pixels = np.asarray(image)
@@ -242,20 +244,27 @@ def _read_tree(root: Path, problems: Problems) -> Reading:
     """Pictures and masks told apart by folders, or by the names of the files."""
     sides: dict[Side | None, list[Item]] = {"picture": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
+    beside: list[Item] = []  # Cellpose's files, which lie beside pictures
     for found in walk(root):
         side, item = _place(found)
-        if found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES):
+        if side == "picture" and is_cellpose(found.path):
+            beside.append(item)
+        elif found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES):
             sides[side].append(item)
         else:
             foreign.append((side, item))
     _refuse_two_words([item for items in sides.values() for item in items], problems)
     pictures, masks, others = sides["picture"], sides["mask"], sides[None]
     remarks: list[str] = []
+    if beside and (masks or others or any(speaks_of(item.stem, "mask") for item in pictures)):
+        remarks = [cellpose_line(len(beside))]
+    else:
+        masks = masks + beside
     affixes: tuple[Affix, Affix] | None = None
     layout = _("folders of pictures and of masks")
     by_folders = bool(masks) and bool(pictures or others)
     if pictures and masks:
-        remarks = _pass_over(root, others, problems)
+        remarks += _pass_over(root, others, problems)
     elif masks and others:
         pictures = others
     elif others and pictures and any(item.found.folders for item in others):
@@ -374,10 +383,10 @@ def read_lists(images: str, masks: str, problems: Problems) -> Reading:
 
 def list_root(images: str, masks: str) -> Path:
     """The deepest folder that holds both."""
-    return Path(os.path.commonpath([_fixed(images), _fixed(masks)]))
+    return Path(os.path.commonpath([fixed_folder(images), fixed_folder(masks)]))
 
 
-def _fixed(pattern: str) -> Path:
+def fixed_folder(pattern: str) -> Path:
     """The folder of a pattern above its first wildcard."""
     path = Path(pattern).expanduser().absolute()
     if path.is_dir():
@@ -389,11 +398,11 @@ def _fixed(pattern: str) -> Path:
 
 def _expand(pattern: str, problems: Problems) -> list[Item]:
     """The files that a folder or a pattern names."""
-    root, full = _fixed(pattern), Path(pattern).expanduser().absolute()
+    root, full = fixed_folder(pattern), Path(pattern).expanduser().absolute()
     if full.is_dir():
         found: list[Found | None] = [*walk(root)]
     else:
-        files = (path for path in map(Path, sorted(glob.glob(str(full), recursive=True))) if path.is_file())
+        files = (path for path in expand_pattern(full) if path.is_file())
         found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
     return [_place(one)[1] for one in found if one]
 

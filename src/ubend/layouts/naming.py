@@ -43,6 +43,9 @@ OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )
 
+# Label Studio's masks, of the export of brush labels: `task-3-annotation-7-by-1-tag-Tree-0.png`.
+TASK_MASK = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-(?:by-.*?-)?tag-(?P<tag>.+)-\d+")
+
 OBJECT_IDS = "ids"  # a folder beside pictures and masks: the number of the object at every pixel
 
 

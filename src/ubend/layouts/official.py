@@ -1,13 +1,14 @@
 """Layouts of well-known data sets: Oxford-IIIT Pet, Pascal VOC (also exported by CVAT), DRIVE and Cityscapes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS
@@ -34,7 +35,9 @@ _CITY_CLASSES = {
 }  # fmt: skip
 _CITY_IDS = 34
 _CITY_PICTURE = "_leftImg8bit"
-_CITY_MASK = "_gtFine_labelIds"
+_CITY_MASKS = ("_gtFine_labelIds", "_gtFine_labelTrainIds")  # the second as training recipes convert the first
+# Label values of LoveDA (github.com/Junjue-Wang/LoveDA).
+_LOVEDA = "0=ignored,1=background,2=building,3=road,4=water,5=barren,6=forest,7=agriculture"
 _Key = TypeVar("_Key", str, tuple[str, ...])
 
 
@@ -125,7 +128,7 @@ def _has_voc_palette(path: Path) -> bool:
     """Is this a palette image with the colours that the challenge gives its classes?"""
     expected = [channel for index in range(len(_VOC_CLASSES)) for channel in _voc_color(index)]
     try:
-        with Image.open(path) as image:
+        with Image.open(regular_file(path)) as image:
             palette = image.getpalette() if image.mode == "P" else None
     except (OSError, ValueError, SyntaxError):
         return False
@@ -182,9 +185,21 @@ def _in_both(
 
 
 def _read_cities(root: Path, problems: Problems) -> Reading:
-    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test part are empty."""
+    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test part are empty.
+
+    Where there are no `labelIds` at all, `labelTrainIds` are read: the scored classes from 0 on, 255 for the others.
+    """
     folders, every = subfolders(root), list[dict[tuple[str, ...], Found]]()
-    for folder, end in (("leftimg8bit", _CITY_PICTURE), ("gtfine", _CITY_MASK)):
+    stems = [found.stem for found in walk(folders["gtfine"])]
+    mask_end = next((end for end in _CITY_MASKS if any(stem.endswith(end) for stem in stems)), None)
+    if mask_end is None:
+        line = _(
+            "{folder} holds neither NAME{ids}.png nor NAME{train_ids}.png, which hold the classes; add one of them"
+        )
+        place, ends = folders["gtfine"], _CITY_MASKS
+        problems.tell(line.format(folder=place, ids=ends[0], train_ids=ends[1]), "no masks")
+        return Reading([])
+    for folder, end in (("leftimg8bit", _CITY_PICTURE), ("gtfine", mask_end)):
         files = [found for found in walk(folders[folder]) if found.stem.endswith(end)]
         every.append({(*found.folders, found.stem.removesuffix(end)): found for found in files})
     images, masks = ({key: some[key] for key in some if _city_part(key) != "test"} for some in every)
@@ -196,12 +211,24 @@ def _read_cities(root: Path, problems: Problems) -> Reading:
     if passed := len(every[0]) - len(images):
         sentence = _("{count} pictures of the test part are passed over: their masks are not public")
         remarks = [sentence.format(count=passed)]
+    names, values = tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES)
     ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)
-    return Reading(pairs, tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES), ignored=ignored, remarks=tuple(remarks))
+    if mask_end != _CITY_MASKS[0]:
+        values, ignored = tuple(range(len(names))), (_VOID,)
+    return Reading(pairs, names, values, ignored=ignored, remarks=tuple(remarks))
 
 
 def _city_part(key: tuple[str, ...]) -> Part | None:
     return PART_WORDS.get(key[0].casefold())
+
+
+def loveda_hint(pairs: Sequence[Pair]) -> str | None:
+    """What to say of LoveDA, whose masks hold 0 where there is no data, not for the background."""
+    places = [pair.mask.path.parts[-3:-1] for pair in pairs]
+    if any(len(two) < 2 or two[0].casefold() not in ("urban", "rural") or two[1] != "masks_png" for two in places):
+        return None
+    line = _('this looks like LoveDA, whose masks hold 0 where there is no data; to leave that out: --values "{table}"')
+    return line.format(table=_LOVEDA)
 
 
 PETS = Layout(

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ubend.core.i18n import _
+from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.naming import (
     MASK_WORDS,
     OBJECT_WORDS,
     OVERLAY_WORDS,
+    TASK_MASK,
     bare_stem,
     bare_stems,
     loosened,
@@ -326,6 +328,8 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         sure: the user says that these belong together: a rest that not all masks have does not matter.
     """
     claims, remarks = _without_overlays(matching.claims)
+    claims, said = _without_cellpose(claims)
+    remarks += said
     labels = {number: [_label(claim) for claim in some] for number, some in claims.items()}
     orphans = list(matching.orphans)
     if all(len(some) == 1 for some in claims.values()):
@@ -349,7 +353,9 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     for number, first in matching.twins:
         names = [matching.pictures[i].found.path.name for i in (first, number)]
         problems.add("two images", f"{matching.pictures[first].name} ({', '.join(names)})")
-    _tell_orphans(matching, claims, orphans, problems)
+    beside, said = _companions(matching, claims)
+    remarks += said
+    _tell_orphans(matching, claims, orphans, beside, problems)
     for number, some in claims.items():
         for path in (matching.pictures[number].found.path, *(claim.mask.found.path for claim in some)):
             if is_empty(path):
@@ -387,6 +393,20 @@ def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list
     return kept, [_("{count} overlays beside the masks are passed over").format(count=dropped)]
 
 
+def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
+    """Without Cellpose's `NAME_seg.npy`, where every picture has another mask."""
+    kept = {n: [claim for claim in some if not is_cellpose(claim.mask.found.path)] for n, some in claims.items()}
+    dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
+    if not dropped or not all(kept.values()):
+        return claims, []
+    return kept, [cellpose_line(dropped)]
+
+
+def cellpose_line(count: int) -> str:
+    """What to say of files of Cellpose that are not needed."""
+    return _("_seg.npy files of Cellpose beside other masks are skipped ({count})").format(count=count)
+
+
 def _strangers(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
     """Numbers of pictures whose mask has a rest that is not the others'; it may be another picture's."""
     rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
@@ -417,9 +437,16 @@ def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Seq
     flat = [label for some in labels.values() for label in some]
     if any(len(set(some)) < len(some) for some in labels.values()):
         return False
-    kinds = {(label.word, label.number.count("_")) for label in flat}  # `a_1` and `a_b_1` may be of two pictures
-    if all(label.number for label in flat) and len(kinds) == 1:
+    numbered = [label for label in flat if label.number]
+    kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may be of two pictures
+    if len(numbered) == len(flat) and len(kinds) == 1:
         return True
+    if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
+        return all(
+            speaks_of(claim.mask.stem, "mask") and claim.mask.stem.endswith(label.number)
+            for number, some in claims.items()
+            for claim, label in zip(some, labels[number], strict=True)
+        )
     words = Counter(label.word for label in flat if not label.number)
     ids = all(any(map(str.isdigit, word)) for word in words)
     return ids and all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
@@ -453,12 +480,37 @@ def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
     return spellings.most_common(1)[0][0] if spellings else word
 
 
+def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tuple[set[int], list[str]]:
+    """Numbers of the pictures that are rather second files of others, and what to say of them.
+
+    So are `NAME_superpixels.png` beside `NAME.jpg`, when no picture without a mask is called otherwise, and most
+    pictures with a mask have one.
+    """
+    twins = {number for number, _first in matching.twins}
+    lonely = [number for number in range(len(matching.pictures)) if number not in claims and number not in twins]
+    owners = {(item.part, item.folders, item.stem) for item in (matching.pictures[number] for number in claims)}
+    words: set[str] = set()
+    for item in (matching.pictures[number] for number in lonely):
+        cuts = (found.start() for found in re.finditer(r"[\W_]+", item.stem))
+        words.add(next((item.stem[cut:] for cut in cuts if (item.part, item.folders, item.stem[:cut]) in owners), ""))
+    word = words.pop() if len(words) == 1 else ""
+    if len(lonely) < 2 or 2 * len(lonely) < len(claims) or not re.search(r"[^\W\d_]", word):
+        return set(), []
+    suffix = matching.pictures[lonely[0]].found.path.suffix
+    line = _("pictures beside others of the same name, without masks, are skipped ({count}): NAME{word}")
+    return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
+
+
 def _tell_orphans(
-    matching: Matching, claims: Mapping[int, Sequence[Claim]], orphans: Sequence[Item], problems: Problems
+    matching: Matching,
+    claims: Mapping[int, Sequence[Claim]],
+    orphans: Sequence[Item],
+    beside: set[int],
+    problems: Problems,
 ) -> None:
     """Pictures without masks and masks without pictures, with those that nearly have their name."""
-    twins = {number for number, _first in matching.twins}
-    lonely = [p for number, p in enumerate(matching.pictures) if number not in claims and number not in twins]
+    settled = {number for number, _first in matching.twins} | claims.keys() | beside
+    lonely = [picture for number, picture in enumerate(matching.pictures) if number not in settled]
     parts = {matching.pictures[number].part for number in claims}
     pictures, masks = _by_loose_name(lonely), _by_loose_name(orphans)
     for item in lonely:
@@ -468,6 +520,9 @@ def _tell_orphans(
         else:
             problems.add("no mask", problems.shorten(item.found.path) + near)
     for item in orphans:
+        if TASK_MASK.fullmatch(item.found.stem):
+            problems.add("task masks", item.found.path)
+            continue
         problems.add("no image", problems.shorten(item.found.path) + _near(item, pictures, problems))
 
 

@@ -105,7 +105,11 @@ def _sentences() -> dict[str, str]:
         "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),
         "brush": _(
             "regions drawn with the brush ({count}): {names}; in Label Studio choose Export, then "
-            "Brush labels to PNG, and put these masks beside the pictures"
+            "Brush labels to PNG, and put these masks and the JSON export beside the pictures"
+        ),
+        "task masks": _(
+            "masks called after tasks of Label Studio ({count}): {names}; put the project's JSON export beside them, "
+            "which says which picture each task is about"
         ),
         "box only": _(
             "bounding boxes without a region ({count}): {names}; boxes do not say which pixels are meant: export "
@@ -144,6 +148,7 @@ def _sentences() -> dict[str, str]:
             "them away, or name both sides with --images and --masks"
         ),
         "classes": _("unusable {names}; it needs one class name per line, each once, as UTF-8 text"),
+        "encoding": _("no UTF-8 text ({count}): {names}; save as UTF-8, or names with accents would be others"),
         "class table": _(
             "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"
         ),

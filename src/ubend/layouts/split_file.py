@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ubend.core.errors import reason
+from ubend.core.files import csv_cell, read_text
 from ubend.core.i18n import _
 from ubend.layouts.naming import PART_WORDS
 from ubend.layouts.pairs import Pair, Part
@@ -17,10 +18,10 @@ SPLIT_COLUMNS = ("file", "split", "group")
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
     """The pairs with the parts and groups of the split file."""
     try:
-        lines = split.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(split).splitlines()
         semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
         rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
@@ -34,7 +35,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
             known.setdefault(spelling, set()).add(number)
     given: dict[int, tuple[Part | None, str | None]] = {}
     for cells in filter(any, rows[1:]):
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+        row = dict(zip(header, (csv_cell(cell.strip()) for cell in cells), strict=False))
         name = unicodedata.normalize("NFC", row.get("file", "")).replace("\\", "/").removeprefix("./")
         word, fitting = row.get("split", ""), known.get(name, set())
         value = (PART_WORDS.get(word.lower()), row.get("group") or None)

@@ -1,6 +1,9 @@
 """The files below a folder, without what systems and notebooks leave behind."""
 
+import contextlib
+import glob
 import os
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,15 @@ from ubend.core.i18n import _
 from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
 from ubend.layouts.problems import enumerate_names
 
-_JUNK = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "lost+found"))
+# Folders and files that systems, network storage and notebooks leave beside data. They hold thumbnails, deleted files
+# and copies, which look like data. Any name that begins with a dot is skipped as well.
+_SYSTEM = re.compile(
+    r"__macosx|__pycache__|(eh)?thumbs\.db|desktop\.ini|lost\+found|found\.\d{3}|@eadir|@tmp|@synoresource|@recycle"
+    r"|@recently-snapshot|#recycle|#snapshot|~snapshot|\$recycle\.bin|recycle[rd]|system volume information"
+    r"|network trash folder|temporary items|\.trash.*|\.@__thumb|\.ipynb_checkpoints|\.snapshots?|\.appledouble"
+    r"|\.thumbnails",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as found:
-            kept = (entry for entry in found if entry.name[0] != "." and entry.name.casefold() not in _JUNK)
+            kept = (entry for entry in found if entry.name[0] != "." and not is_system(entry.name))
             return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
@@ -47,6 +58,34 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             ),
             path=folder,
         ) from error
+
+
+def is_system(name: str) -> bool:
+    """Is a file or folder of this name one that systems, network storage or notebooks leave beside data?"""
+    return _SYSTEM.fullmatch(name) is not None
+
+
+def system_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
+    """The folders of systems at any depth, which `entries` skips; arguments as of `walk`."""
+    found, inside = list[Path](), list[Path]()
+    with contextlib.suppress(OSError), os.scandir(folder) as some:
+        for entry in some:
+            if entry.is_dir():
+                if is_system(entry.name):
+                    found.append(Path(entry.path))
+                elif entry.name[0] != ".":
+                    inside.append(Path(entry.path))
+        identity = folder.stat()
+        here = (identity.st_dev, identity.st_ino)
+        for path in inside if here not in above else ():
+            found += system_folders(path, above | {here})
+    return found
+
+
+def expand_pattern(pattern: Path) -> list[Path]:
+    """What a pattern matches, sorted, without what lies in folders of systems that it does not name itself."""
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in found if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ubend.core.errors import reason
+from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
+from ubend.layouts.class_files import read_names_text
 from ubend.layouts.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
 from ubend.layouts.naming import IMAGE_SUFFIXES
 from ubend.layouts.pairs import Layout, Reading
 from ubend.layouts.problems import Problems
-from ubend.layouts.tree import entries, subfolders
+from ubend.layouts.tree import entries, is_system, subfolders
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
 _MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
@@ -47,7 +49,8 @@ def _read(root: Path, problems: Problems) -> Reading:
         inside = (path for path in collection.pictures if path.is_relative_to(images))
         pictures |= {path: labels / path.relative_to(images).with_suffix(".txt") for path in inside}
         for path in sorted(labels.rglob("*.txt")):
-            if path.name != "classes.txt" and not path.name.startswith("."):
+            below = path.relative_to(labels).parts
+            if path.name != "classes.txt" and not any(name[0] == "." or is_system(name) for name in below):
                 texts[path] = _read_lines(path, problems)
     for path in texts.keys() - set(pictures.values()):
         problems.add("no image", path)
@@ -74,7 +77,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
     """(place, class number, polygon) of each line that can be read."""
     name, found = problems.shorten(path), []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.add("annotation file", f"{name} ({reason(error)})")
         return []
@@ -103,15 +106,16 @@ def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
     """Class number -> name, of a YAML file in the root, else of `classes.txt` there or in `labels`."""
     for path in (Path(entry.path) for entry in entries(root)):
         if path.suffix.lower() in (".yaml", ".yml"):
+            text = read_names_text(path, problems)
             try:
-                if names := parse_names(path.read_text(encoding="utf-8-sig")):
+                if text and (names := parse_names(text)):
                     return names
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     for path in (root / "classes.txt", *(labels / "classes.txt" for _images, labels in _folders(root))):
         if path.is_file():
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            return dict(enumerate(line.strip() for line in lines if line.strip()))
+            text = read_names_text(path, problems)
+            return None if text is None else dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
     return None
 
 

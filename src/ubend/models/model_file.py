@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.core.errors import Contradiction, DataError, ModelFileError, unfit, unfit_key
-from ubend.core.files import model_path, write_file
+from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, unfit, unfit_key
+from ubend.core.files import model_path, named_in_utf8, regular_file, write_file
 from ubend.core.i18n import _
 from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
 from ubend.io.images import Sizing
@@ -31,6 +31,7 @@ from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelM
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of file names
 _HEADER = "ubend"  # the entry of the file's metadata
 FORMAT = 3  # grows when an older ubend could not use the file rightly
 _MOST_CHARACTERS = 2**20  # of the entry; 65,536 label values take half of it
@@ -149,6 +150,8 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or net.state_dict()).items()}
+    text = json.dumps(entry, ensure_ascii=False)
+    entry = json.loads(_NOT_UTF8.sub(lambda byte: rf"\\x{ord(byte[0]) & 255:02x}", text))
     entry["digest"] = find_digest(entry, tensors)
     text = json.dumps(entry, ensure_ascii=False)
     read_header(path, text)
@@ -169,7 +172,7 @@ def load_bundle(path: Path) -> Bundle:
     if not path.exists():
         raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
-        with safe_open(path, "pt") as file:
+        with named_in_utf8(regular_file(path)) as place, safe_open(place, "pt") as file:
             text = (file.metadata() or {}).get(_HEADER)
             if text is None:
                 raise ModelFileError(
@@ -191,7 +194,8 @@ def load_bundle(path: Path) -> Bundle:
             model = make_network(shape)
             model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise _refusal(path, None, next(iter(why.splitlines()), type(error).__name__)) from error
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
     return Bundle(model.eval(), header.labels, header.sizing, **stored)
 

@@ -5,7 +5,6 @@ RFC 7946. RFC 7946 knows longitude and latitude only; the member `crs` for other
 and QGIS read.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.files import write_csv, write_text
+from ubend.core.files import json_text, write_csv, write_text
 from ubend.drawing.panels import save_png
 from ubend.io.pixel_size import MapPlace, PixelSize
 from ubend.labels.shapes import decode_rle
@@ -128,7 +127,7 @@ def write_panoptic(path: Path, ids: NDArray[np.uint32]) -> None:
 def write_coco(path: Path, images: Sequence[Entry], annotations: Iterable[Entry], names: Sequence[str]) -> None:
     """COCO's JSON of all pictures."""
     whole = {"images": images, "annotations": list(annotations), "categories": list_categories(names)}
-    write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
+    write_text(path, json_text(whole) + "\n")
 
 
 def trace(ids: NDArray[np.uint32]) -> "list[Polygon | MultiPolygon]":
@@ -179,7 +178,7 @@ def write_geojson(
     whole: Entry = {"type": "FeatureCollection", "features": features}
     if place is not None and place.epsg is not None:
         whole["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
-    write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
+    write_text(path, json_text(whole) + "\n")
 
 
 def _to_map(xy: NDArray[np.float64], place: MapPlace) -> NDArray[np.float64]:

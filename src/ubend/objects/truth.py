@@ -103,6 +103,19 @@ def read_truth(files: Files) -> Objects:
     return Objects(ids, np.array(classes, np.uint8))
 
 
+def keep_seen(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
+    """What was seen of objects; those of which nothing was seen are left out.
+
+    Args:
+        seen: (H, W) where the image was seen.
+    """
+    ids = np.where(seen, truth.ids, 0)
+    left = np.unique(ids[ids > 0])
+    new = np.zeros(len(truth.classes) + 1, np.uint32)
+    new[left] = np.arange(1, len(left) + 1)
+    return Objects(new[ids], truth.classes[left.astype(np.int64) - 1])
+
+
 def _read_ids(path: Path) -> NDArray[np.uint32]:
     """(H, W), 1, 2, ... without gaps, or 0."""
     raster = read_raster(path)

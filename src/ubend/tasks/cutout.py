@@ -22,7 +22,7 @@ from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.inference.describe import describe_masks
 from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
-from ubend.labels.class_table import background_class
+from ubend.labels.class_table import IGNORED, background_class
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 from ubend.tasks.record import Record
 
@@ -101,6 +101,7 @@ class _CutoutJob(ImageJob):
     def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         assert answer.prob is not None
         alpha = make_alpha(weigh_classes(answer.prob, self._weights), self._soft_px)
+        alpha[answer.mask == IGNORED] = 0  # nothing was seen there
         if not alpha.any():
             self._empty.append(number)
         colors = extend_colors(to_rgb(image), alpha)

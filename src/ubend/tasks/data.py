@@ -10,7 +10,7 @@ import numpy as np
 from ubend.core.autoconfig import percent
 from ubend.core.device import pick_device, settle
 from ubend.core.errors import OutputError
-from ubend.core.files import default_cache, write_text
+from ubend.core.files import default_cache, read_text, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
@@ -103,7 +103,7 @@ def _write_down(settings: Settings, data: Dataset, out: Path) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _refuse_edited(path: Path, split: Path) -> None:
@@ -115,9 +115,9 @@ def _refuse_edited(path: Path, split: Path) -> None:
     if not path.exists():
         return
     try:
-        stamp, _newline, rest = path.read_text(encoding="utf-8").partition("\n")
-        written = rest + (split.read_text(encoding="utf-8") if split.exists() else "")
-    except (OSError, UnicodeDecodeError) as error:
+        stamp, _newline, rest = read_text(path).partition("\n")
+        written = rest + (read_text(split) if split.exists() else "")
+    except OSError as error:
         raise OutputError(
             _("cannot read {path}: {reason}; choose another --out").format(path=path, reason=error),
             path=path,

@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 
 from ubend.core.errors import DataError, OutputError
+from ubend.core.files import csv_cell
 from ubend.core.i18n import _
-from ubend.dataset.dataset import find_folder
+from ubend.dataset.dataset import find_folder, match_folder
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.labels.mask_files import mask_from_text
-from ubend.labels.value_table import parse_table
-from ubend.layouts.pairs import Pair, Part
+from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather_settings
 from ubend.training.run_folder import RunFolder
 
@@ -39,28 +39,29 @@ def evaluate(
         device: None: the best one here.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
-            differs from the model's own masks; the names are the model's.
+            differs from the model's own masks; the names are the model's. Without it, classes that the folder names
+            (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
     """
     predictor = load(model, device, tiles=tiles)
-    labels = predictor.labels
+    found: Folder | None = None
     if folder is None and words.get("images") is None:
         pairs = read_run_pairs(Path(model))
     else:
         settings = gather_settings(folder, flags=words)
-        pairs = list(find_folder(settings).pairs)
-        if settings.data.values is not None:
-            labels = parse_table(settings.data.values).in_order_of(labels.names, labels.colors)
+        found = find_folder(settings)
+        pairs = list(found.pairs)
     parts = {pair.part for pair in pairs}
     if part is None:
         part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
     chosen = [pair for pair in pairs if part is None or pair.part == part]
     if not chosen:
-        found = ", ".join(sorted(str(name) for name in parts))
+        there = ", ".join(sorted(str(name) for name in parts))
         raise DataError(
-            _("no pictures in part {part}; there are: {found}").format(part=part, found=found), key="--part"
+            _("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part"
         )
+    labels = match_folder(found, settings, predictor.labels, chosen) if found else predictor.labels
     return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
 
 
@@ -72,7 +73,7 @@ def read_run_pairs(run: Path) -> list[Pair]:
     """
     path = RunFolder(run).data
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [
                 Pair(
                     row["name"],
@@ -81,9 +82,9 @@ def read_run_pairs(run: Path) -> list[Pair]:
                     cast(Part, row["split"]),
                     row["group"] or None,
                 )
-                for row in csv.DictReader(file)
+                for row in ({key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(file))
             ]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OutputError(
             _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
             path=run,

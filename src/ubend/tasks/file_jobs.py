@@ -1,10 +1,14 @@
 """The pipeline from files through a model to files, shared by all commands that write something for each input.
 
 All inputs are inspected before anything is written: duplicate output names, existing files, disk space. Then each is
-predicted and written; errors are reported at the end. A subclass for each kind of input (images, videos, scans)
-defines how it is inspected, which files it gives, and how they are made.
+predicted and written. Whatever fails for one input, in reading, predicting or writing it, is reported at the end and
+stops no other; only a disk that cannot be written to ends the command. A subclass for each kind of input (images,
+videos, scans) defines how it is inspected, which files it gives, and how they are made.
 """
 
+import logging
+import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +17,31 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError
-from ubend.core.files import Need, clear_leftovers, refuse_existing, refuse_full, refuse_shared
+from ubend.core.device import is_out_of_memory
+from ubend.core.errors import DataError, FilesError, OutputError, Problem, UbendError, reason
+from ubend.core.files import (
+    Need,
+    clear_leftovers,
+    is_of_the_disk,
+    is_too_long,
+    refuse_existing,
+    refuse_full,
+    refuse_shared,
+)
 from ubend.core.i18n import _, now
+from ubend.core.lock import locked
 from ubend.core.progress import Teller
+from ubend.inference.accepts import describe_channels
 from ubend.inference.conditions import Answer, Masks
 from ubend.inference.describe import describe_tiling
 from ubend.inference.prefetch import map_ahead
 from ubend.io.decode import read_header
-from ubend.io.images import read_with_channels
+from ubend.io.images import LoadedImage, read_with_channels
 from ubend.io.raster import Header
 from ubend.layouts.image_paths import list_images
-from ubend.tasks.record import Record
+from ubend.tasks.record import Record, describe_source
 
+_log = logging.getLogger(__name__)
 _Facts = TypeVar("_Facts")
 _Result = TypeVar("_Result")
 
@@ -42,6 +58,7 @@ class FileJob(ABC, Generic[_Facts]):
         what: description of an output, for the collision message.
         there: message about existing outputs.
         done: message at the end.
+        record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
         resumable: whether the command has `--resume`.
         found: number of an input -> result of `inspect`; usable inputs only.
@@ -58,6 +75,10 @@ class FileJob(ABC, Generic[_Facts]):
         self.found: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
+        self.record: Record | None = None
+        self._recording = threading.Lock()
+        self._sources: dict[int, dict[str, Any]] = {}
+        self._remade = 0
 
     @abstractmethod
     def inspect(self, number: int) -> _Facts:
@@ -68,8 +89,19 @@ class FileJob(ABC, Generic[_Facts]):
         """The output files of an input, the main one first."""
 
     def is_done(self, number: int) -> bool:
-        """Whether the files of an input are complete; by default, whether the first one exists."""
-        return self.files(number)[0].exists()
+        """Whether the files of an input are whole, and were made from the input as it is now."""
+        return self.record is not None and self.record.is_current(self.files(number), self.paths[number])
+
+    def note_source(self, number: int) -> None:
+        """Remember what an input holds, before it is read."""
+        if self.record is not None:
+            self._sources[number] = describe_source(self.paths[number])
+
+    def note_done(self, number: int) -> None:
+        """Record that all files of an input are written."""
+        if self.record is not None:
+            with self._recording:
+                self.record.add(self.files(number), self._sources.pop(number))
 
     def size(self, _number: int) -> float:
         """Estimated bytes of the files of an input."""
@@ -89,7 +121,8 @@ class FileJob(ABC, Generic[_Facts]):
             DataError: duplicate output names.
             OutputError: an output exists already.
         """
-        self.found = dict(self.attempt(self.inspect, range(len(self.paths))))
+        inspected = dict(self.attempt(self.inspect, range(len(self.paths))))
+        self.found = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
         if not self.found:
             return []
         files = [(self.paths[number], self.files(number)) for number in self.found]
@@ -97,14 +130,35 @@ class FileJob(ABC, Generic[_Facts]):
         if not self.resume:
             each = [path for _input, own in files for path in own]
             refuse_existing([*each, *(self.out / name for name in self.together)], resumable=self.resumable)
-        self.todo = [number for number in self.found if not (self.resume and self.is_done(number))]
-        return [Need(self.out, int(sum(map(self.size, self.todo))), _("choose another --out"))]
+        is_done = dict(self.attempt(lambda number: self.resume and self.is_done(number), [*self.found]))
+        sizes = dict(self.attempt(self.size, [number for number, done in is_done.items() if not done]))
+        self.found = {number: facts for number, facts in self.found.items() if number not in self.wrong}
+        self.todo = [*sizes]
+        self._remade = sum(any(map(os.path.exists, self.files(number))) for number in self.todo)
+        return [Need(self.out, int(sum(sizes.values())), _("choose another --out"))]
+
+    def _has_good_names(self, number: int, facts: _Facts) -> bool:
+        """Whether an input's output files can have their names; if not, that is its problem."""
+        self.found[number] = facts
+        for path in self.files(number):
+            if is_too_long(path):
+                line = _("{path}: its result would be named {name}, which is too long for a file; rename it")
+                self.wrong[number] = [Problem(line.format(path=self.paths[number], name=path.name), path, "name")]
+                return False
+        return True
+
+    def notes(self) -> list[str]:
+        """What the user should know before the inputs in `todo` are predicted, one sentence each."""
+        return []
 
     def write(self, teller: Teller) -> list[Path]:
         """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
         there = len(self.found) - len(self.todo)
         if there and self.there:
             teller.say(now(self.there).format(count=there))
+        if self._remade:
+            said = _("note: {count} of the files are made again: their input has changed, or they are not whole")
+            teller.say(said.format(count=self._remade))
         for path in (path for number in self.found for path in self.files(number)):
             clear_leftovers(path)
         self.make(teller)
@@ -116,11 +170,39 @@ class FileJob(ABC, Generic[_Facts]):
 
     @contextmanager
     def keeping(self, number: int) -> Iterator[None]:
-        """Collect DataErrors of this input instead of raising them."""
+        """Collect what goes wrong with this input instead of raising it.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written.
+        """
+        path = self.paths[number]
         try:
             yield
         except DataError as error:
-            self.wrong[number] = error.problems
+            self.wrong[number] = [self._named(number, line) for line in error.problems]
+        except UbendError as error:
+            if isinstance(error, OutputError) and is_of_the_disk(error):
+                raise
+            self.wrong[number] = [Problem(str(error), error.path or path, error.key)]
+        except MemoryError:
+            self.wrong[number] = [Problem(_("{path}: too large for the memory").format(path=path), path, "memory")]
+        except OSError as error:
+            self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
+        except Exception as error:
+            said = _("{path}: failed by an error of ours, which please report ({reason})")
+            if is_out_of_memory(error):
+                said = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
+            else:
+                _log.debug("%s", path, exc_info=True)
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            self.wrong[number] = [Problem(said.format(path=path, reason=why), path)]
+
+    def _named(self, number: int, line: str) -> str:
+        """A problem that names its file; the predictor does not know whose array it was given."""
+        if not isinstance(line, Problem) or line.path is not None:
+            return line
+        path = self.paths[number]
+        return Problem(_("{path}: {problem}").format(path=path, problem=line), path, line.key)
 
     def attempt(
         self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
@@ -161,6 +243,9 @@ class ImageJob(FileJob[Header]):
         self.masks.refuse_other_kind(self.paths[number], header)
         return header
 
+    def notes(self) -> list[str]:
+        return describe_channels([self.found[number] for number in self.todo], self.masks.channels)
+
     @abstractmethod
     def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         """Write the files of an image; called in threads."""
@@ -175,25 +260,51 @@ class ImageJob(FileJob[Header]):
             (number, image), answer = answered
             with self.keeping(number):
                 self.write_one(number, answer, image)
+                self.note_done(number)
 
         there = len(self.found) - len(self.todo)
         teller.begin(now(self.title), there + len(numbers), there)
-        images = self.attempt(self._read, numbers, self._bytes)
-        answers = self.masks.predict(
-            (((number, shown), given) for number, (given, shown) in images), with_prob=self.with_prob
+        written = map_ahead(
+            write, self._answers(numbers), lambda answered: self._bytes(answered[0][0]) + answered[1].bytes
         )
-        written = map_ahead(write, answers, lambda answered: self._bytes(answered[0][0]) + answered[1].bytes)
         for count, _none in enumerate(written, there + 1):
             teller.count(count)
         teller.end()
 
-    def _read(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """An image for the models and for `write_one`; the same array if both take the same channels."""
+    def _answers(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], Answer]]:
+        """((number, image for `write_one`), answer); where predicting several fails, they are predicted one by one."""
+        begun: list[int] = []
+
+        def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
+            for number, (image, shown) in self.attempt(self._read, numbers, self._bytes):
+                begun.append(number)
+                yield (number, shown), image
+
+        answered = set[int]()
+        try:
+            for key, answer in self.masks.predict(given(), with_prob=self.with_prob):
+                answered.add(key[0])
+                yield key, answer
+            return
+        except Exception as error:
+            failure = error
+        if len(numbers) == 1 or (isinstance(failure, OutputError) and is_of_the_disk(failure)):
+            with self.keeping(numbers[0]):
+                raise failure
+        else:
+            for number in (one for one in begun or numbers if one not in answered):
+                yield from self._answers([number])
+            if begun and (rest := [one for one in numbers if one not in begun and one not in self.wrong]):
+                yield from self._answers(rest)
+
+    def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:
+        """An image for the models and for `write_one`; the same pixels if both take the same channels."""
         path, header, channels = self.paths[number], self.found[number], self.masks.channels
+        self.note_source(number)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
-        if given.shape[:2] != header.size_hw or given.dtype != header.dtype:
+        if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
             raise DataError(_("{path}: was changed while it was read; start again").format(path=path), path=path)
-        return given, shown
+        return given, shown.pixels
 
     def _bytes(self, number: int) -> int:
         """Upper limit of the bytes of an image in memory."""
@@ -209,9 +320,20 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
     Returns:
         The first file of each input, including existing ones.
     Raises:
-        DataError: duplicate output names; at the end, when all others are written: the problems of the unusable inputs.
-        OutputError: outputs exist already, or were made with other settings; disk full, or no write permission.
+        DataError: duplicate output names; or nothing could be used.
+        FilesError: at the end, when all others are written: the problems of those that failed.
+        OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
+            disk full, or no write permission.
     """
+    with locked(jobs[0].out):
+        return _run_locked(jobs, teller, record)
+
+
+def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None) -> list[Path]:
+    if record is not None:
+        record.read_files()
+        for job in jobs:
+            job.record = record
     needs = [need for job in jobs for need in job.look()]
     written: list[Path] = []
     if needs:
@@ -220,12 +342,18 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
         refuse_full(needs)
         for line in describe_tiling(jobs[0].masks):
             teller.say(line)
+        for line in (line for job in jobs for line in job.notes()):
+            teller.say(line)
         if record is not None:
             record.write()
         written = [path for job in jobs for path in job.write(teller)]
         if record is not None and not written:
             record.remove()
+        elif record is not None:
+            record.close([path.name for path in written])
     problems = [line for job in jobs for number in sorted(job.wrong) for line in job.wrong[number]]
     if problems:
+        if written:
+            raise FilesError(problems)
         raise DataError(problems)
     return written

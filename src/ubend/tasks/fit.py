@@ -15,6 +15,7 @@ Each stage is one function that is called once and returns one frozen value:
 import io
 import signal
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,9 @@ from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import resolve
 from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import Need, default_cache, refuse_full, write_json
+from ubend.core.files import Need, default_cache, read_text, refuse_full, write_json
 from ubend.core.i18n import _
+from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Teller
 from ubend.core.settings import Recipe, Settings, make_settings, read_config
@@ -156,7 +158,8 @@ def fit(
         with ranks.first_alone():  # a named data set is downloaded once
             asked = gather(folder, recipe, config, settings, flags, voice)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(asked.settings))))
-        return _fit(_Session(run, ranks, voice, show, start=asked.start), asked.settings)
+        with locked(run.path) if ranks.is_first else nullcontext():
+            return _fit(_Session(run, ranks, voice, show, start=asked.start), asked.settings)
 
 
 def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
@@ -185,9 +188,9 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
                     "norm looks at another number of them"
                 ).format(then=began["processes"], now=ranks.count)
             )
-        if ranks.is_first:
-            folder.clear_leftovers()
-        with tell_out_of_memory(_no_memory()):
+        with locked(folder.path) if ranks.is_first else nullcontext(), tell_out_of_memory(_no_memory()):
+            if ranks.is_first:
+                folder.clear_leftovers()
             return _fit(_Session(folder, ranks, voice, show, resumed=True), settings)
 
 
@@ -209,7 +212,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     settle(device, settings.train.deterministic)
     fresh = not (session.resumed and run.state.exists())  # otherwise the weights come from the saved state
     with warmed_up(device), ranks.first_alone():  # the other processes reuse what the first one has decoded
-        split = run.data.read_text(encoding="utf-8") if session.resumed else None
+        split = read_text(run.data) if session.resumed else None
         found = scan(settings, device, reporter, split, pretrained=fresh)
     plan = resolve(settings, found.facts)
     ranks.refuse_uneven(plan.train.batch)
@@ -307,6 +310,8 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     predictor = Predictor(load_bundle(run.model), device)
 
     def take_stored(number: int) -> Decoded:  # decoded data, as if read from the files
+        if store.has_unseen[numbers[number]]:  # where, at native size, only the file tells
+            return Decoded(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
         image = Source.of_pixels(store.image(numbers[number]), (height, width))
         return Decoded(image, store.mask(numbers[number]) if whole else None)

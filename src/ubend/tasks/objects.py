@@ -21,6 +21,7 @@ from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.io.pixel_size import Scale, read_scale
 from ubend.io.raster import Header
+from ubend.labels.class_table import IGNORED
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -37,7 +38,7 @@ from ubend.objects.export import (
     write_table,
 )
 from ubend.objects.instances import Method, choose_method, separate
-from ubend.objects.truth import Files, find_truth, looks_like_mask, read_truth, score, score_lines
+from ubend.objects.truth import Files, find_truth, keep_seen, looks_like_mask, read_truth, score, score_lines
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _COCO, _PANOPTIC, _SCORES = "objects.csv", "coco.json", "panoptic.json", "scores.json"
@@ -162,7 +163,7 @@ class _ObjectJob(ImageJob):
         rows = measure(picture, image, found, self._names, scale.pixel)
         kept = _Kept(rows)
         if self._truth:
-            truth = read_truth(self._truth[picture])
+            truth = keep_seen(read_truth(self._truth[picture]), answer.mask != IGNORED)
             kept.odd_truth = looks_like_mask(truth)
             kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
         outlines = trace(found.ids) if {"coco", "geojson"} & set(exports) else []

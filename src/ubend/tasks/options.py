@@ -11,6 +11,7 @@ import click
 from ubend.core.click_i18n import option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
+from ubend.core.terminal import echo
 
 if TYPE_CHECKING:
     from ubend.core.progress import Teller
@@ -112,7 +113,7 @@ def tell_scores(scores: dict[str, Any]) -> None:
     from ubend.tasks.evaluate import score_lines, warn_one_class
 
     for line in score_lines(scores):
-        click.echo(line)
+        echo(line)
     warning = warn_one_class(scores)
     if warning:
-        click.echo(warning, err=True)
+        echo(warning, err=True)

@@ -1,6 +1,7 @@
 """Masks of images, videos and scans: separate jobs, shared options."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.inference.describe import describe_masks
 from ubend.inference.tiling import Source
+from ubend.io.decode import read_header
 from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
 from ubend.io.raster import Header
@@ -40,7 +42,7 @@ class _Tiff(NamedTuple):
 
     Attributes:
         georeference: see `TiffWindows`.
-        has_unseen: whether it has a nodata value or mask.
+        has_unseen: whether its file can tell pixels that were not seen.
         by_rows: whether it is read, predicted and written by rows.
     """
 
@@ -53,9 +55,10 @@ class PictureJob(ImageJob):
     """Masks of images.
 
     For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
-    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. A georeferenced image gets
-    a georeferenced mask `NAME.tif`, in which nodata pixels are 255. A TIFF above 64 * 2**20 pixels also gets a
-    `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory, and gets no overlay.
+    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Pixels that were not seen
+    (nodata, alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above
+    64 * 2**20 pixels also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory,
+    and gets no overlay.
 
     Args:
         prob: see `write_probabilities`.
@@ -84,7 +87,7 @@ class PictureJob(ImageJob):
             header, place = windows.header, windows.georeference
             self.masks.refuse_other_kind(path, header)
             by_rows = windows.is_readable and header.pixels > _LARGE_PIXELS and self.masks.by_rows
-            self._tiffs[number] = _Tiff(place, bool(place) and windows.has_unseen, by_rows)
+            self._tiffs[number] = _Tiff(place, windows.has_unseen, by_rows)
         return header
 
     def files(self, number: int) -> list[Path]:
@@ -94,8 +97,12 @@ class PictureJob(ImageJob):
         return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
 
     def is_done(self, number: int) -> bool:
-        """Whether the mask, which is written last, exists, and with `prob` the probabilities, too."""
-        return all(path.exists() for path in self.files(number)[: 1 if self._prob is None else 2])
+        """Also whether the mask is as large as the image."""
+        if not super().is_done(number):
+            return False
+        with TiffWindows(mask) if (mask := self.files(number)[0]).suffix == ".tif" else nullcontext() as windows:
+            size_hw = read_header(mask).size_hw if windows is None else windows.size_hw
+        return size_hw == self.found[number].size_hw
 
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
@@ -112,27 +119,25 @@ class PictureJob(ImageJob):
         self.predict_held(held, teller)
         for number in by_rows:
             with self.keeping(number):
+                self.note_source(number)
                 self._write_by_rows(number, teller)
+                self.note_done(number)
         teller.end()
 
     def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         """Write the files of an image; the mask last: its presence marks completion."""
         picture, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         mask, prob = answer.mask, answer.prob
-        if tiff.has_unseen:
-            with TiffWindows(picture) as windows:
-                unseen = windows.unseen(0, mask.shape[0])
-            mask[unseen] = IGNORED
         self._shares.count(picture, mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         target, *beside = self.files(number)
         save_png(Image.fromarray(overlay), beside[-1])
         size_hw = self.found[number].size_hw
         if prob is not None and self._prob is not None:
-            seen = prob * (mask != IGNORED) if tiff.has_unseen else prob
-            write_probabilities(beside[0], size_hw, [seen], labels.names, self._prob, tiff.georeference)
+            write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
         if tiff.georeference:
-            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_unseen=tiff.has_unseen)
+            has_unseen = tiff.has_unseen or bool((mask == IGNORED).any())
+            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_unseen=has_unseen)
         else:
             write_mask(target, mask, labels.colors)
 
@@ -157,7 +162,7 @@ class PictureJob(ImageJob):
                     for mask, prob in answers:
                         assert prob is not None
                         add_rows(mask)
-                        yield prob * (mask != IGNORED) if tiff.has_unseen else prob
+                        yield prob
 
                 write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, place)
 
@@ -165,8 +170,10 @@ class PictureJob(ImageJob):
         """Masks and probabilities of (h, W) rows, from top to bottom."""
         source = Source(windows.read, windows.size_hw, windows.size_hw)
         for rows, answer in self.masks.predict_rows(source, with_prob=self.with_prob):
-            if self._tiffs[number].has_unseen:
-                answer.mask[windows.unseen(rows.start, rows.stop)] = IGNORED
+            if (unseen := windows.unseen(rows.start, rows.stop)) is not None:
+                answer.mask[unseen] = IGNORED
+                if answer.prob is not None:
+                    answer.prob[:, unseen] = 0
             self._shares.count(windows.path, answer.mask)
             yield answer
             teller.count(rows.stop)

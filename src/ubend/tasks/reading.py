@@ -17,7 +17,6 @@ from ubend.io import scans
 from ubend.io.decode import read_raster
 from ubend.io.images import finish_pixels
 from ubend.io.pixel_size import PixelSize, read_scale
-from ubend.io.row_windows import read_unseen
 from ubend.labels.class_table import ClassMap
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather_settings
@@ -70,7 +69,7 @@ class ImageData:
 
     Attributes:
         pixels: (H, W, C) uint8, uint16 or float32, upright, values as in the file; without alpha.
-        valid: (H, W) bool; False where the file says that nothing was seen: nodata value, mask of a TIFF, alpha 0.
+        valid: (H, W) bool; False where nothing was seen: nodata value or inner mask of a TIFF, alpha 0, NaN.
         pixel_size: height and width of a pixel in um or m; None: the file does not tell.
     """
 
@@ -128,15 +127,13 @@ def read_image(path: Path | str) -> ImageData:
     """Read an image file: JPEG, PNG, BMP, WebP or TIFF.
 
     Raises:
-        DataError: missing, damaged, no image, several images, or values that are not finite.
+        DataError: missing, damaged, no image, several images, or infinite values.
     """
     path = Path(path)
     raster = read_raster(path)
-    colors, unseen = raster.colors(), read_unseen(path)
-    valid = np.ones(colors.shape[:2], bool) if unseen is None else ~unseen
-    if raster.alpha:
-        valid &= colors[:, :, -1] != 0
-    return ImageData(finish_pixels(colors, raster.alpha, None, path), valid, read_scale(path).pixel)
+    image = finish_pixels(raster.colors(), raster.alpha, None, path, raster.unseen)
+    valid = np.ones(image.pixels.shape[:2], bool) if image.unseen is None else ~image.unseen
+    return ImageData(image.pixels, valid, read_scale(path).pixel)
 
 
 def read_scan(path: Path | str) -> ScanData:

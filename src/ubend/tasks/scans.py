@@ -1,5 +1,6 @@
 """Masks of scans: NIfTI files and DICOM series, predicted slice by slice."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class ScanJob(FileJob[None]):
 
     def inspect(self, number: int) -> None:
         """Scans are read later."""
-        if not self.paths[number].exists():
+        if not os.path.exists(self.paths[number]):
             raise DataError(_("{path}: no such file").format(path=self.paths[number]), path=self.paths[number])
 
     def files(self, number: int) -> list[Path]:
@@ -63,11 +64,15 @@ class ScanJob(FileJob[None]):
         """Also of scans with a mask, which may lack slices, and are told of in the table."""
         for number in self.found:
             with self.keeping(number):
+                self.note_source(number)
                 scan, (target,) = read_scan(self.paths[number]), self.files(number)
-                mask = self._read_before(scan, target)
+                for note in scan.notes:
+                    teller.say(note)
+                mask = None if number in self.todo else self._read_before(scan, target)
                 if mask is None:
                     mask = self._predict(scan, teller)
                     scan.write_mask(mask, target)
+                self.note_done(number)
                 self._rows[number] = self._measure(scan, mask)
                 sizes = ", ".join(f"{name} {ml} ml" for _path, name, _voxels, ml in self._rows[number])
                 teller.say(f"{scan.name}: {sizes}")
@@ -130,5 +135,11 @@ class ScanJob(FileJob[None]):
         voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
         counts = np.bincount(mask.reshape(-1), minlength=len(names))
         return [
-            (scan.path, name, int(count), f"{count * voxel_ml:.3f}") for name, count in zip(names, counts, strict=True)
+            (scan.path, name, int(count), _format_ml(count * voxel_ml))
+            for name, count in zip(names, counts, strict=True)
         ]
+
+
+def _format_ml(ml: float) -> str:
+    """Three decimals; three digits of a volume that these would show as 0."""
+    return f"{ml:.3g}" if 0 < ml < 0.001 else f"{ml:.3f}"

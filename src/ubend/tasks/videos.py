@@ -41,17 +41,15 @@ class VideoJob(FileJob[Video]):
     def files(self, number: int) -> list[Path]:
         return [self.out / f"{self.paths[number].stem}{end}" for end in _ENDS]
 
-    def is_done(self, number: int) -> bool:
-        """The table is written last."""
-        return self.files(number)[-1].exists()
-
     def size(self, number: int) -> float:
         return 2 * self.paths[number].stat().st_size  # an overlay is about as large
 
     def make(self, teller: Teller) -> None:
         for number in self.todo:
             with self.keeping(number):
+                self.note_source(number)
                 self._predict(number, teller)
+                self.note_done(number)
 
     def _predict(self, number: int, teller: Teller) -> None:
         video, (mask, overlay, table) = self.found[number], self.files(number)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ubend.core.errors import ModelFileError
+from ubend.core.files import named_in_utf8
 from ubend.core.i18n import _
 from ubend.models.model_file import write_tensors
 from ubend.models.networks import Network
@@ -195,7 +196,7 @@ def load_state(path: Path, state: TrainingState) -> None:
         ModelFileError: truncated, not a training state, or of another network.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with named_in_utf8(path) as place, safe_open(place, "pt") as file:
             header = file.metadata() or {}
             state.progress = Progress(**json.loads(header[_HEADER]))
             names = set(file.keys())

@@ -13,7 +13,7 @@ import numpy as np
 
 from ubend._version import __version__
 from ubend.core.errors import OutputError, reason
-from ubend.core.files import MODEL_FILE, clear_leftovers, write_json, write_text
+from ubend.core.files import MODEL_FILE, clear_leftovers, read_text, write_json, write_text
 from ubend.core.i18n import _
 from ubend.core.settings import dump_toml
 
@@ -82,13 +82,13 @@ class RunFolder:
             OutputError: there is no run to go on with, or one of an older version.
         """
         try:
-            facts: dict[str, Any] = json.loads(self.facts.read_text(encoding="utf-8"))
+            facts: dict[str, Any] = json.loads(read_text(self.facts))
             current = facts.get("format") == FORMAT
             missing = [key for key in ("device", "threads", "torch", "processes") if current and key not in facts]
             if missing:
                 raise ValueError(_("no {key}").format(key=missing[0]))
             self.data.stat()
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(
                 _(
                     "{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`"
@@ -177,8 +177,8 @@ class RunFolder:
         if not self.timing.exists():
             return
         rows: dict[int, str] = {}
-        for line in self.timing.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+        for line in read_text(self.timing).splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 rows.setdefault(int(json.loads(line)["epoch"]), line)
         write_text(self.timing, "".join(f"{rows[epoch]}\n" for epoch in sorted(rows) if epoch <= epochs))
 

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ubend.inference.accepts import given_image
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import map_ahead
 from ubend.inference.tiling import Source
 from ubend.io.decode import read_header
-from ubend.io.images import Sizing, model_size, read_image, resize_array
+from ubend.io.images import Sizing, load_image, model_size, resize_array
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
@@ -78,10 +79,11 @@ class Baseline:
 
     def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> Source:
         """An image at the size at which the method works; arguments and errors as of a call."""
-        pixels = read_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else np.asarray(image)
+        loaded = load_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else given_image(image)
+        pixels = loaded.pixels
         native_hw = pixels.shape[0], pixels.shape[1]
         size_hw = model_size(native_hw, self.sizing.size_px, self.sizing.keep_aspect)
-        return Source.of_pixels(resize_array(pixels, size_hw), native_hw)
+        return Source.of_pixels(resize_array(pixels, size_hw), native_hw, unseen=loaded.unseen)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
         """What the method says of images: 1 for a pixel's class and 0 for the others in the place of a network's

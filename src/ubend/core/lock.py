@@ -1,0 +1,89 @@
+"""One process at a time writes to a folder: a lock that the system releases, however the process ends."""
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ubend.core.errors import OutputError, reason
+from ubend.core.i18n import _
+
+LOCK = ".ubend.lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, which is made where there is none, and removed if it is empty at the end.
+
+    Raises:
+        OutputError: another process holds it, or the folder cannot be written.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(folder / LOCK)
+    except OSError as error:
+        line = _("cannot write {path}: {reason}; choose another --out").format(path=folder, reason=reason(error))
+        raise OutputError(line, path=folder, key="--out") from error
+    if file is None:
+        holder = _read_holder(folder / LOCK)
+        raise OutputError(
+            _("{folder}: process {holder} is writing there; wait until it has ended, or choose another --out").format(
+                folder=folder, holder=holder
+            ),
+            path=folder,
+            key="--out",
+        )
+    try:
+        os.truncate(file, 0)
+        os.write(file, f"{os.getpid()} ({socket.gethostname()})".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)
+        os.close(file)
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def _open_locked(path: Path) -> int | None:
+    """The descriptor of the locked file; None: another process has it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(file):
+            os.close(file)
+            return None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # its last holder has deleted it meanwhile
+
+
+def _lock(file: int) -> bool:
+    """Whether the file is locked now; a file system without locks counts as free."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(file, 2**30, os.SEEK_SET)  # behind the text, which others read
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200] or "?"
+    except OSError:
+        return "?"

@@ -1,0 +1,123 @@
+"""The classes of one data set as those of a model: matched by name, never by number."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.labels.label_values import Survey, code_words
+
+_MADE_UP = ("background", "foreground")  # names of two classes that nobody named
+
+
+def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int], *, numbered: bool) -> LabelMap:
+    """What the masks of `labels` hold, in the order of the model's classes.
+
+    Names count; case and other words for the background do not. A class that the model does not know is an error
+    if it occurs, with one exception: the model was trained on the same label values, of which it joins several.
+
+    Args:
+        labels: classes and label values of a data set.
+        model: classes and label values of the model's training data.
+        occurring: indices of the classes of `labels` that occur.
+        numbered: the label values are the files' own, not made up while annotations are read.
+    Raises:
+        DataError: a class that the model does not know; `--values` settles it.
+    """
+    place = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
+    unknown = {number for number in occurring if place[number] is None}
+    if unknown and labels.classes == model.classes == 2 and _MADE_UP in (labels.names, model.names):
+        first = background_class(labels.names), background_class(model.names)
+        if first[0] is not None and first[1] is not None:
+            place, unknown = {first[0]: first[1], 1 - first[0]: 1 - first[1]}, set()
+    if unknown and numbered and labels.kind == model.kind:
+        joined = _joined(labels, model, place, unknown)
+        place, unknown = {**place, **joined}, unknown - joined.keys()
+    if unknown:
+        raise DataError(
+            _(
+                "classes that the model does not know: {unknown}; its classes are {known}. Say what each value is "
+                'to the model, ignored where it has no such class: --values "{cure}"'
+            ).format(
+                unknown=", ".join(labels.names[number] for number in sorted(unknown)),
+                known=", ".join(model.names),
+                cure=",".join(
+                    f"{code_words([code], labels.kind)}={_name(place[number], model)}"
+                    for number, codes in enumerate(labels.codes)
+                    for code in codes
+                ),
+            ),
+            key="data.values",
+        )
+    codes: list[list[int]] = [[] for _name in model.names]
+    ignored = list(labels.ignored)
+    for number, target in place.items():
+        if target is not None:
+            (ignored if target == IGNORED else codes[target]).extend(labels.codes[number])
+    others = labels.others if labels.others in (None, IGNORED) else place[labels.others]
+    return LabelMap(
+        model.names, labels.kind, tuple(map(tuple, codes)), model.colors, tuple(ignored), labels.reach, others
+    )
+
+
+def match_palettes(survey: Survey, model: LabelMap) -> LabelMap:
+    """What palette masks of classes without names hold, in the order of the model's classes.
+
+    Where all their colours are the model's, each pixel is the class of its colour; else indices are the model's own.
+
+    Raises:
+        DataError: the palettes of the masks differ, so their indices tell no class; `--values` settles it.
+    """
+    if model.kind == "color" or not survey.with_palette.all():
+        return model
+    if survey.palettes_problem() == "differ":
+        raise DataError(
+            _(
+                "the palettes of the masks differ, so one index is several classes, but the model knows its classes by "
+                "index ({known}); say which colour is which class with --values, such as #000000={first}"
+            ).format(known=model.describe(), first=model.names[0]),
+            key="data.values",
+        )
+    classes = {r << 16 | g << 8 | b: number for number, (r, g, b) in enumerate(model.colors)}
+    codes: list[list[int]] = [[] for _name in model.names]
+    for code, color in sorted(set(zip(survey.codes.tolist(), survey.shown.tolist(), strict=True))):
+        if code in model.ignored:
+            continue
+        if color not in classes:
+            return model
+        codes[classes[color]].append(code)
+    return replace(model, codes=tuple(map(tuple, codes)))
+
+
+def _name(place: int | None, model: LabelMap) -> str:
+    return "ignored" if place in (None, IGNORED) else model.names[place]
+
+
+def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
+    """The model's class of this name."""
+    if name in model.names:
+        return model.names.index(name)
+    ours, theirs = ([one.strip().casefold() for one in names] for names in (model.names, labels.names))
+    plain = name.strip().casefold()
+    if ours.count(plain) == theirs.count(plain) == 1:
+        return ours.index(plain)
+    return background_class(model.names) if background_class(labels.names) == labels.names.index(name) else None
+
+
+def _joined(labels: LabelMap, model: LabelMap, place: dict[int, int | None], unknown: set[int]) -> dict[int, int]:
+    """The model's class of each unknown one, by its label values; none unless all known names have the model's
+    values too, and the model joins several values where the unknown ones go."""
+
+    def meant(number: int) -> set[int]:
+        index, found = model.classify(np.array(labels.codes[number], np.int32))
+        return set(index.tolist()) if found.all() else {-1}
+
+    known = [number for number, target in place.items() if target is not None and labels.codes[number]]
+    if not known or any(meant(number) != {place[number]} for number in known):
+        return {}
+    targets = {number: meant(number) for number in unknown}
+    several = {number for number, codes in enumerate(model.codes) if len(codes) > 1} | {IGNORED, model.others}
+    return {number: some.pop() for number, some in targets.items() if len(some) == 1 and some <= several}

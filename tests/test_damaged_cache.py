@@ -1,0 +1,62 @@
+"""Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is said."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.discs import make_discs, read_store
+from ubend.dataset.scan import read_headers
+from ubend.dataset.store import Store, hash_pairs, open_store
+from ubend.io.file_cache import KnownFiles
+from ubend.io.images import Sizing
+from ubend.labels.class_table import make_label_map
+from ubend.layouts.folder import read_folder
+
+
+def open_discs(root: Path, cache: Path, told: list[str]) -> Store:
+    pairs = read_folder(root).pairs
+    shapes = [header.size_hw for header in read_headers(pairs)]
+    labels = make_label_map([0, 255])
+    return open_store(pairs, shapes, Sizing(32, True, 3), labels, hash_pairs(pairs), cache, tell=told.append)
+
+
+@pytest.mark.parametrize("name", ["images.bin", "masks.bin", "index.npz", "store.json"])
+def test_a_damaged_store_is_built_again(name: str, tmp_path: Path) -> None:
+    make_discs(tmp_path / "discs", 4)
+    told: list[str] = []
+    first = read_store(open_discs(tmp_path / "discs", tmp_path / "cache", told), np.arange(4), (32, 40))
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    whole = (folder / name).read_bytes()
+    chosen = random.Random(name)
+    damages = [b"", whole[: len(whole) // 2], bytes(len(whole)), whole + b"\0", b"[" * 50_000, None]
+    for _turn in range(6):
+        flipped = bytearray(whole)
+        flipped[chosen.randrange(len(whole))] ^= 1 << chosen.randrange(8)
+        damages.append(bytes(flipped))
+    for damage in damages:
+        if damage is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(damage)
+        told.clear()
+        again = read_store(open_discs(tmp_path / "discs", tmp_path / "cache", told), np.arange(4), (32, 40))
+        for one, other in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert len(told) == (0 if damage is None and name == "store.json" else 1)  # without it there is no store
+
+
+def test_damaged_known_files(tmp_path: Path) -> None:
+    """A flipped digit of a digest or a header is never believed."""
+    (tmp_path / "a").write_bytes(b"a")
+    known = KnownFiles(tmp_path / "cache", tmp_path)
+    file = known.look(tmp_path / "a")
+    file.digest, file.looked_ns = "0123", file.looked_ns + 10**11
+    known.save()
+    (place,) = (tmp_path / "cache").iterdir()
+    text = place.read_text()
+    assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest == "0123"
+    for damage in (text.replace("0123", "0124"), text[:-3], "", "[" * 50_000, text.replace("\n", "")):
+        place.write_text(damage)
+        assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest is None

@@ -1,0 +1,138 @@
+"""Folders of one patient are kept in one split, or it is said that they are not; folders of systems are no data."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from support.annotated import WRITERS
+from ubend.dataset.splits import split_pairs
+from ubend.labels.mask_files import FileMask
+from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.groups import group_by_folder
+from ubend.layouts.image_paths import list_images
+from ubend.layouts.pairs import Folder, Pair, Part
+
+SYSTEM = ("@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", ".Trash-1000", "System Volume Information",
+          "@Recycle", "#snapshot", ".@__thumb", ".ipynb_checkpoints", "FOUND.000")  # fmt: skip
+
+
+def make(names: list[str], part: Part | None = None) -> list[Pair]:
+    root = Path("/set")
+    return [Pair(name, root / f"{name}.png", FileMask(root / f"{name}_mask.png"), part, None) for name in names]
+
+
+def groups(names: list[str], part: Part | None = None) -> tuple[list[str | None], bool]:
+    """The groups, and whether anything is said."""
+    pairs, line = group_by_folder(make(names, part), Path("/set"))
+    return [pair.group for pair in pairs], line is not None
+
+
+patients = st.lists(st.integers(1, 6), min_size=5, max_size=12)
+
+
+@given(
+    patients, st.sampled_from(["patient_{:02}", "TCGA_CS_{}_19960909", "P{}", "{}"]), st.booleans(), st.integers(0, 9)
+)
+@settings(max_examples=60)
+def test_no_patient_lies_in_two_splits(sizes: list[int], name: str, inside: bool, seed: int) -> None:
+    """However many images each has."""
+    folders = [
+        name.format(4941 + number) + "/images" * inside for number, size in enumerate(sizes) for _ in range(size)
+    ]
+    pairs, line = group_by_folder(make([f"{folder}/{i}" for i, folder in enumerate(folders)]), Path("/set"))
+    assert (line is not None) == (max(sizes) > 1)
+    names = [pair.name for pair in pairs]
+    split = split_pairs(names, [None] * len(names), [p.group for p in pairs], np.arange(len(names)), seed, 0.2, 0.2)
+    lies = {(folder, part) for folder, part in zip(folders, split.parts, strict=True)}
+    assert len(lies) == len(sizes)
+
+
+def test_the_folder_of_the_patient_not_of_the_visit_or_the_class() -> None:
+    names = [f"{kind}/case{n}/visit_{v}/{i}" for n, kind in enumerate("aabbab") for v in (1, 2) for i in range(2)]
+    assert groups(names) == (["/".join(name.split("/")[:2]) for name in names], True)
+    assert (
+        groups([f"{n:03}.Albatross_{word}/{i}" for n, word in enumerate("abcdef") for i in range(3)])[0] == [None] * 18
+    )
+    assert groups([f"{kind}/{i}" for kind in ("benign", "malignant") for i in range(4)]) == ([None] * 8, True)
+    assert groups([f"images/{i}" for i in range(8)]) == ([None] * 8, False)
+    assert groups([f"stage1/{i:04x}/images/{i:04x}" for i in range(8)]) == ([None] * 8, False)  # one image each
+    assert groups([f"{n}/{i}" for n in range(5) for i in range(2)], "val")[0][0] == "val/0"
+    few = groups([f"p{n}/{i}" for n in range(3) for i in range(4)])
+    assert few == ([None] * 12, True)
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(root / name)
+
+
+def test_a_split_file_goes_before_folders(tmp_path: Path) -> None:
+    write(tmp_path, *(f"p{n}/{side}/{i}.png" for n in range(5) for i in range(2) for side in ("images", "masks")))
+    assert {pair.group for pair in read_folder(tmp_path).pairs} == {f"p{n}" for n in range(5)}
+    lines = [f"p{n}/{i},train,{'ab'[i]}" for n in range(5) for i in range(2)]
+    (tmp_path / "split.csv").write_text("\n".join(["file,split,group", *lines]))
+    found = read_folder(tmp_path, Asked(tmp_path / "split.csv"))
+    assert {pair.group for pair in found.pairs} == {"a", "b"}
+
+
+def facts(folder: Folder) -> list[tuple[str, str]]:
+    return [(pair.name, str(pair.mask)) for pair in folder.pairs]
+
+
+def spoil(root: Path, name: str) -> int:
+    """A copy of every file goes into a folder of this name beside it; how many such folders there are."""
+    folders = {path.parent for path in root.rglob("*") if path.is_file()}
+    for folder in folders:
+        for path in [path for path in folder.iterdir() if path.is_file()]:
+            (folder / name / path.name).mkdir(parents=True)
+            shutil.copy(path, folder / name / path.name)
+            shutil.copy(path, folder / name / f"thumb_{path.name}")
+    return len(folders)
+
+
+def plain(root: Path) -> None:
+    write(root, *(f"{side}/{n}.png" for side in ("images", "masks") for n in range(3)))
+
+
+def flat(root: Path) -> None:
+    write(root, *(f"{n}{end}.png" for end in ("", "_mask") for n in range(3)))
+
+
+def cityscapes(root: Path) -> None:
+    write(root, *(f"{kind}/train/a/{n}_{kind}{end}.png" for n in range(3)
+                  for kind, end in (("leftImg8bit", ""), ("gtFine", "_labelIds"))))  # fmt: skip
+
+
+@pytest.mark.parametrize("write_all", [plain, flat, cityscapes, *WRITERS], ids=lambda writer: writer.__name__)
+def test_folders_of_systems_change_nothing(tmp_path: Path, write_all: object) -> None:
+    assert callable(write_all)
+    write_all(tmp_path)
+    before = read_folder(tmp_path)
+    name = SYSTEM[len(write_all.__name__) % len(SYSTEM)]
+    count = spoil(tmp_path, name)
+    after = read_folder(tmp_path)
+    assert facts(after) == facts(before)
+    said = [line for line in after.remarks if line not in before.remarks]
+    assert len(said) == 1
+    assert f"({count})" in said[0]
+    assert f"{name}/" in said[0]
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_each_folder_of_a_system(tmp_path: Path, name: str) -> None:
+    plain(tmp_path)
+    before = facts(read_folder(tmp_path))
+    spoil(tmp_path, name)
+    found = read_folder(tmp_path)
+    assert facts(found) == before
+    assert name in "\n".join(found.remarks)
+    images = tmp_path / "images"
+    assert len(read_pairs(str(images / "**/*.png"), str(tmp_path / "masks/**/*.png")).pairs) == 3
+    assert len(list_images([images / "**/*.png"])) == 3
+    assert len(list_images([images])) == 3
