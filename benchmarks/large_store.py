@@ -21,7 +21,7 @@ from timing import make_parser, make_ready, print_facts, read_facts, summarise, 
 from ubend.core.plan import AugmentPlan
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import Pictures
-from ubend.dataset.store import THUMBNAIL_PX, Store, _check_sums, _digest
+from ubend.dataset.store import THUMBNAIL_PX, Store, _check_sums, _digest, _read_times
 from ubend.models.unet import UNet
 from ubend.training.losses import Loss
 
@@ -50,7 +50,7 @@ def make_store(folder: Path, gib: float) -> Store:
         has_unseen=np.zeros(count, bool),
     )
     facts = {"channels": 3, "dtype": "uint8", "hashes": [["", ""]] * count}
-    facts["files"] = _check_sums(folder)
+    facts |= {"files": _check_sums(folder), "changed_ns": _read_times(folder)}
     (folder / "store.json").write_text(json.dumps(facts | {"digest": _digest(facts)}))
     return Store(folder)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from support.discs import make_discs, read_store
+from ubend.dataset import store
 from ubend.dataset.scan import read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import KnownFiles
@@ -60,3 +61,18 @@ def test_damaged_known_files(tmp_path: Path) -> None:
     for damage in (text.replace("0123", "0124"), text[:-3], "", "[" * 50_000, text.replace("\n", "")):
         place.write_text(damage)
         assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest is None
+
+
+def test_a_store_that_nobody_touched_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its check sums are made when it is built, and again only if a file was changed or copied."""
+    make_discs(tmp_path / "discs", 4)
+    calls: list[Path] = []
+    check = store._check_sums
+    monkeypatch.setattr(store, "_check_sums", lambda folder: calls.append(folder) or check(folder))
+    open_discs(tmp_path / "discs", tmp_path / "cache", [])
+    assert len(calls) == 1
+    found = open_discs(tmp_path / "discs", tmp_path / "cache", [])
+    assert len(calls) == 1
+    (found.folder / "masks.bin").touch()
+    open_discs(tmp_path / "discs", tmp_path / "cache", [])
+    assert len(calls) == 2

@@ -19,7 +19,7 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 
 
 def ubend(*words: object) -> str:
@@ -37,7 +37,7 @@ def open_settings(settings: Settings) -> Dataset:
 
 
 def open_folder(folder: Path, **flags: Any) -> Dataset:
-    return open_settings(gather_settings(folder, settings={"data.size": 32}, flags=flags))
+    return open_settings(gather(folder, settings={"data.size": 32}, flags=flags).settings)
 
 
 def recolor(folder: Path, colors: list[tuple[int, int, int]]) -> None:

@@ -257,7 +257,17 @@ def test_store(place: Path) -> None:
     folders = [path for path in (place / "cache").iterdir() if path.is_dir()]  # of two sizes
     for folder in folders:
         facts = _json(folder / "store.json")
-        assert set(facts) == {"version", "size_px", "keep_aspect", "channels", "dtype", "hashes", "files", "digest"}
+        assert set(facts) == {
+            "version",
+            "size_px",
+            "keep_aspect",
+            "channels",
+            "dtype",
+            "hashes",
+            "files",
+            "changed_ns",
+            "digest",
+        }
         with np.load(folder / "index.npz") as index:
             assert set(index) == {"offsets", "shapes_hw", "native_hw", "class_pixels", "thumbnails", "has_unseen"}
     assert len(folders) == 2

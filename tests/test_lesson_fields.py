@@ -17,7 +17,7 @@ from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image
 from ubend.io.pixel_size import read_scale
 from ubend.io.scans import read_scan
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import Quiet
 
@@ -137,7 +137,7 @@ def test_driving(tmp_path: Path) -> None:
     shares = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line and len(line.split()) == 4]
     assert len(shares) == 8
     assert shares == sorted(shares, reverse=True)
-    data = open_dataset(gather_settings(tmp_path / "out" / "streets", settings=TINY), "cpu", tmp_path, Quiet())
+    data = open_dataset(gather(tmp_path / "out" / "streets", settings=TINY).settings, "cpu", tmp_path, Quiet())
     assert data.labels.names == tuple(driving.CLASSES)
     assert set(data.parts) == {"train", "val", "test"}
     _image, mask = driving.draw_street(0, 0, 96)
@@ -154,7 +154,7 @@ def test_land_cover(tmp_path: Path) -> None:
             top = 5 if kind == "masks" else 256
             tifffile.imwrite(tmp_path / kind / f"M-{number}.tif", rng.integers(0, top, shape).astype(np.uint8))
     flags = {"patches": True, "classes": "background,building,woodland,water,road"}
-    data = open_dataset(gather_settings(tmp_path, flags=flags), "cpu", tmp_path / "cache", Quiet())
+    data = open_dataset(gather(tmp_path, flags=flags).settings, "cpu", tmp_path / "cache", Quiet())
     assert data.labels.names == ("background", "building", "woodland", "water", "road")
     assert data.store.native_hw[0].tolist() == [70, 80]
 

@@ -31,7 +31,7 @@ from ubend.metrics.overlap import dice_from_confusion
 from ubend.models.model_file import load_bundle
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import evaluate, score_lines
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
 
@@ -364,7 +364,7 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
 
 def test_the_flag() -> None:
     """`size` is the window's side; that of a file is left out."""
-    settings = gather_settings("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"})
+    settings = gather("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"}).settings
     assert (settings.data.resize, settings.data.window, settings.data.size) == ("native", 64, None)
 
 

@@ -35,7 +35,7 @@ from ubend.models.model_file import load_bundle
 from ubend.models.segmentation_net import pad_to_multiple
 from ubend.models.unet import UNet
 from ubend.tasks.fit import fit, scan
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.training.loop import autocast
 from ubend.training.optim import learning_rate_at, make_optimizer
 from ubend_lessons.drawn_pets import draw_pets
@@ -154,7 +154,7 @@ def open_breeds(
     """
     place, teller = pick_device(device), teller or Quiet()
     settle(place, False)
-    asked = gather_settings(folder, settings=settings)
+    asked = gather(folder, settings=settings).settings
     found = scan(asked, place, teller)
     data, plan = found.data, resolve(asked, found.facts)
     words = [pair.name.rpartition("/")[2].rpartition("_")[0] for pair in data.folder.pairs]

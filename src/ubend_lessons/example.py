@@ -19,7 +19,7 @@ from ubend.dataset.store import Store, hash_pairs, open_store, read_class_map
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, class_colors, make_label_map
 from ubend.layouts.folder import read_folder
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 
 Colors = tuple[tuple[int, int, int], ...]
 
@@ -61,7 +61,7 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
         image, mask = draw_picture(seed, number, size_px)
         ids = draw_ids(seed, number, size_px)
         return Example(image, mask, SAMPLE_CLASSES, class_colors(SAMPLE_CLASSES), f"cell_{number:03d}", ids)
-    settings = gather_settings(folder)
+    settings = gather(folder).settings
     found = find_folder(settings)
     if number >= len(found.pairs):
         raise SettingError(

@@ -24,7 +24,7 @@ from ubend.dataset.prepare import prepare
 from ubend.dataset.sample import draw_sample
 from ubend.drawing.panels import save_png, show_picture
 from ubend.labels.class_table import IGNORED
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.training.build import build
 from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
 from ubend_lessons.fault_pictures import draw_leak, draw_trimaps
@@ -116,7 +116,7 @@ def teach_faults(
 
 def read_sized(folder: Path | str, settings: Mapping[str, Any] | None = None) -> Sized:
     """The pictures of a folder at the network's size; errors as of `size_pictures`."""
-    wanted = gather_settings(folder, settings={**_QUICK, **(settings or {})})
+    wanted = gather(folder, settings={**_QUICK, **(settings or {})}).settings
     return size_pictures(open_dataset(wanted, "cpu", default_cache(), Quiet()))
 
 

@@ -26,7 +26,7 @@ from ubend.dataset.sources import Pictures
 from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
 from ubend.tasks.fit import assemble, scan
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.training.build import build
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.interrupts import stop_on_signals
@@ -87,7 +87,7 @@ def train_recorded(
     Raises:
         UbendError: as of `fit`.
     """
-    chosen = gather_settings(folder, settings=settings, flags={"split": split, "device": device})
+    chosen = gather(folder, settings=settings, flags={"split": split, "device": device}).settings
     where = pick_device(chosen.device)
     settle(where, chosen.train.deterministic)
     found = scan(chosen, where, teller)

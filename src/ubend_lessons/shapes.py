@@ -25,7 +25,7 @@ from ubend.labels.class_table import LabelMap
 from ubend.objects.export import Row, measure, write_table
 from ubend.objects.instances import choose_method, separate
 from ubend.tasks.cutout import extend_colors, make_alpha
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend_lessons.variants import Quiet
 
 _SAMPLE, _SAMPLE_PX = 2, 128
@@ -84,7 +84,7 @@ def teach_shapes(
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)
-    data = open_dataset(gather_settings(folder), "cpu", default_cache(), Quiet())
+    data = open_dataset(gather(folder).settings, "cpu", default_cache(), Quiet())
     predictor = None if model is None else load(model)
     found: list[CutOut] = []
     numbers = np.linspace(0, len(data.folder.pairs) - 1, min(pictures, len(data.folder.pairs)), dtype=np.int64)

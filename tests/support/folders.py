@@ -18,7 +18,7 @@ from rich.console import Console
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.store import read_class_map
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48
 CLASSES = ("ground", "leaf", "spot")
@@ -228,7 +228,7 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
     """
     size = {"data.size": round(scale * (HEIGHT * WIDTH) ** 0.5)}
     told = io.StringIO()
-    settings = gather_settings(None if "images" in flags else root, settings=size, flags=flags)
+    settings = gather(None if "images" in flags else root, settings=size, flags=flags).settings
     data = open_dataset(settings, "cpu", cache, Teller(Console(file=told, width=1000)))
     pairs, store = data.folder.pairs, data.store
     assert len({pair.name for pair in pairs}) == len(pairs), "names of pairs must differ"

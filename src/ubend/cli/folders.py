@@ -25,9 +25,9 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 
     prepare(False)
     from ubend.tasks.data import understand
-    from ubend.tasks.gather import gather_settings, source_name
+    from ubend.tasks.gather import gather, source_name
 
-    settings = gather_settings(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags)
+    settings = gather(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags).settings
     place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
     with make_teller() as teller:
         understand(settings, place, show=display, teller=teller)
@@ -40,10 +40,10 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
-    from ubend.tasks.gather import gather_settings
+    from ubend.tasks.gather import gather
     from ubend.tasks.show import draw_samples
 
-    settings = gather_settings(folder, flags=flags)
+    settings = gather(folder, flags=flags).settings
     echo(draw_samples(settings, out, count=count, show=display))
 
 

@@ -73,7 +73,7 @@ class Store:
         """
         try:
             facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-            if facts.pop("digest") != _digest(facts) or facts["files"] != _check_sums(folder):
+            if facts.pop("digest") != _digest(facts) or not _is_as_written(folder, facts):
                 raise ValueError("check sum")
             self._open(folder, facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -340,7 +340,7 @@ def _build(
             has_unseen=has_unseen,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
-        facts["files"] = _check_sums(temporary)
+        facts |= {"files": _check_sums(temporary), "changed_ns": _read_times(temporary)}
         (temporary / _FACTS).write_text(json.dumps(facts | {"digest": _digest(facts)}), encoding="utf-8")
         for name in (_INDEX, _FACTS):
             with (temporary / name).open("rb+") as file:
@@ -427,11 +427,26 @@ def _digest(facts: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
 
 
+def _is_as_written(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether the files of a store are those that were written; their content is read only if one was touched since,
+    or copied: a store may be many times as large as what a training reads first."""
+    return bool(facts["changed_ns"] == _read_times(folder) or facts["files"] == _check_sums(folder))
+
+
+def _files(folder: Path) -> list[str]:
+    return [_IMAGES, _MASKS, _INDEX, *([_UNSEEN] if (folder / _UNSEEN).exists() else [])]
+
+
+def _read_times(folder: Path) -> dict[str, list[int]]:
+    """Bytes and time of the last change, ns, of the files of a store."""
+    stats = {name: (folder / name).stat() for name in _files(folder)}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
 def _check_sums(folder: Path) -> dict[str, list[int]]:
     """Bytes and CRC-32 of each piece of the files of a store, in threads."""
-    names = [_IMAGES, _MASKS, _INDEX, *([_UNSEEN] if (folder / _UNSEEN).exists() else [])]
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    pieces = [(folder / name, start) for name in names for start in range(0, sizes[name], _PIECE_BYTES)]
+    sizes = {name: (folder / name).stat().st_size for name in _files(folder)}
+    pieces = [(folder / name, start) for name, size in sizes.items() for start in range(0, size, _PIECE_BYTES)]
 
     def check(piece: tuple[Path, int]) -> int:
         path, start = piece

@@ -8,7 +8,7 @@ from ubend.core.progress import Teller
 from ubend.dataset.sample import draw_sample
 from ubend.tasks.evaluate import score_lines
 from ubend.tasks.fit import fit
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
 from ubend.training.run_folder import free_run_name
@@ -30,7 +30,7 @@ def run_demo(out: Path | str | None, *, teller: Teller, seed: int = 0) -> Path:
     sample, run, masks = out / "sample", out / "run", out / "predictions"
     teller.say(_("drawing microscope pictures into {path}").format(path=sample))
     draw_sample(sample, seed=seed)
-    grid = draw_samples(gather_settings(sample), out / "samples.png", count=4)
+    grid = draw_samples(gather(sample).settings, out / "samples.png", count=4)
     result = fit(sample, run, settings=_SETTINGS, seed=seed, teller=teller)
     if result.scores is None:
         return out

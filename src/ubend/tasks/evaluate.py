@@ -15,7 +15,7 @@ from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -49,7 +49,7 @@ def evaluate(
     if folder is None and words.get("images") is None:
         pairs = read_run_pairs(Path(model))
     else:
-        settings = gather_settings(folder, flags=words)
+        settings = gather(folder, flags=words).settings
         found = find_folder(settings)
         pairs = list(found.pairs)
     parts = {pair.part for pair in pairs}

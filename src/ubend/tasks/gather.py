@@ -51,18 +51,6 @@ class Gathered(NamedTuple):
     start: "Start | None"
 
 
-def gather_settings(
-    folder: Path | str | None,
-    recipe: Recipe | None = None,
-    config: Path | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    flags: Mapping[str, Any] | None = None,
-    teller: Teller | None = None,
-) -> Settings:
-    """The settings of `gather`, for tasks that begin with no model."""
-    return gather(folder, recipe, config, settings, flags, teller).settings
-
-
 def gather(
     folder: Path | str | None,
     recipe: Recipe | None = None,

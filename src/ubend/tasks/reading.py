@@ -19,7 +19,7 @@ from ubend.io.images import finish_pixels
 from ubend.io.pixel_size import PixelSize, read_scale
 from ubend.labels.class_table import ClassMap
 from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
         DataError: everything that is wrong with the folder, at once.
         OutputError: the cache cannot be written.
     """
-    settings = gather_settings(folder, flags={f"data.{key}": value for key, value in data_settings.items()})
+    settings = gather(folder, flags={f"data.{key}": value for key, value in data_settings.items()}).settings
 
     def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
         survey = survey_folder(found, settings, default_cache(), Teller())

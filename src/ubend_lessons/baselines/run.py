@@ -24,7 +24,7 @@ from ubend.io.images import read_image, write_mask
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair, Part
-from ubend.tasks.gather import gather_settings
+from ubend.tasks.gather import gather
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
@@ -112,7 +112,7 @@ def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], E
 
 
 def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
-    settings = gather_settings(folder, flags=words, teller=teller)
+    settings = gather(folder, flags=words, teller=teller).settings
     dataset = open_dataset(settings, _SIZED_FOR, default_cache(), teller)
     for remark in dataset.remarks:
         teller.say(remark)
