@@ -103,3 +103,19 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     RunFolder(tmp_path).clear_leftovers()
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_leftovers_of_many_files_are_found_in_one_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a folder of 10,000 masks is listed 20,000 times before the first is written."""
+    from ubend.core import files
+
+    listed, list_folder = list[Path](), os.listdir
+    monkeypatch.setattr(files.os, "listdir", lambda folder: (listed.append(folder), list_folder(folder))[1])
+    paths = [tmp_path / f"cell.{number}.png" for number in range(50)]
+    left = [tmp_path / f".cell.{number}-0a1b2c3d.png" for number in range(50)]
+    other = [tmp_path / name for name in (".cell.60-0a1b2c3d.png", ".cell.1-0a1b2c3d.tif", "cell.1-0a1b2c3d.png")]
+    for path in [*paths, *left, *other]:
+        path.touch()
+    files.clear_leftovers(paths)
+    assert listed == [tmp_path]
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, *other])

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import glob
 import io
 import json
 import os
@@ -128,6 +127,7 @@ def is_of_the_disk(error: OutputError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK
 
 
+_TEMPORARY = re.compile(r"\.(.+)-\w{8}(|\.[^.]*)", re.DOTALL)  # as `write_file` names them: stem, suffix
 _LONGEST_NAME = 255  # bytes of a file name, on all common file systems
 
 
@@ -223,10 +223,16 @@ def _short_stem(path: Path) -> str:
     return os.fsdecode(os.fsencode(path.stem)[:room])
 
 
-def clear_leftovers(path: Path) -> None:
-    """Delete what writers of `path` left beside it when they were killed."""
-    for left in path.parent.glob(f".{glob.escape(_short_stem(path))}-????????{glob.escape(path.suffix)}"):
-        left.unlink(missing_ok=True)
+def clear_leftovers(paths: Iterable[Path]) -> None:
+    """Delete what writers of `paths` left beside them when they were killed; each folder is listed once."""
+    written = dict[Path, set[tuple[str, ...]]]()
+    for path in paths:
+        written.setdefault(path.parent, set()).add((_short_stem(path), path.suffix))
+    for folder, names in written.items():
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            left = _TEMPORARY.fullmatch(name)
+            if left and left.groups() in names:
+                (folder / name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

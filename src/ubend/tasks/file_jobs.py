@@ -159,8 +159,7 @@ class FileJob(ABC, Generic[_Facts]):
         if self._remade:
             said = _("note: {count} of the files are made again: their input has changed, or they are not whole")
             teller.say(said.format(count=self._remade))
-        for path in (path for number in self.found for path in self.files(number)):
-            clear_leftovers(path)
+        clear_leftovers(path for number in self.found for path in self.files(number))
         self.make(teller)
         numbers = [number for number in self.found if number not in self.wrong]
         if numbers:

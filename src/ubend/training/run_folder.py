@@ -184,9 +184,9 @@ class RunFolder:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
-        targets = (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
-        for target in targets:
-            clear_leftovers(target)
+        clear_leftovers(
+            (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
+        )
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 
