@@ -103,8 +103,8 @@ def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str
         found = read_class_maps(spoilt.make.root, cache, {**dict(spoilt.base.flags), "skip_bad": skip_bad or None})
         lost_labels = skip_bad and any(kind in spoilt.base.unknowable_skipping for kind, _paths in spoilt.done)
         told = result.output + "".join(path.read_text("utf-8", "replace") for path in out.glob("skipped.csv"))
-        renamed = {path for kind, paths in spoilt.done if kind in ("rename", "suffix") for path in paths}
-        lost = {path.stem for path in spoilt.make.numbers.keys() - renamed} - {path.stem for path in found.maps}
+        unknown = {path for kind, paths in spoilt.done if kind in ("rename", "suffix", "delete", "folder") for path in paths}
+        lost = {path.stem for path in spoilt.make.numbers.keys() - unknown} - {path.stem for path in found.maps}
         problems += [f"{name} is left out without a word" for name in sorted(lost) if name not in told]
         return problems if lost_labels else problems + wrong_pairs(spoilt, found)
     said = result.stderr
@@ -120,7 +120,9 @@ def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str
 def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
     """Pairs whose mask, picture or part is another's. Classes may have other names, but one each."""
     problems = []
-    stated = {PARTS[number] for path, number in spoilt.make.numbers.items() if path in found.maps}  # else drawn from train
+    stated = {
+        PARTS[number] for path, number in spoilt.make.numbers.items() if path in found.maps
+    }  # else drawn from train
     class_of: dict[int, int] = {}
     for path, (part, index) in found.maps.items():
         number = spoilt.make.numbers.get(path)

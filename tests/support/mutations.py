@@ -165,7 +165,17 @@ def _swap(path: Path, random: Random, files: list[Path]) -> list[Path]:
     return [path]
 
 
-_HUGE = (b"9" * 5000, b"-9999999999", b"1e999", b"4294967295", b"9223372036854775808", b"-0", b"NaN", b"0x7f", b"\xd9\xa1")
+_HUGE = (
+    b"9" * 5000,
+    b"-9999999999",
+    b"1e999",
+    b"4294967295",
+    b"9223372036854775808",
+    b"-0",
+    b"NaN",
+    b"0x7f",
+    b"\xd9\xa1",
+)
 
 
 def _huge(path: Path, random: Random, files: list[Path]) -> list[Path]:

@@ -402,8 +402,11 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         return parse_table(settings.data.values).in_order_of(model.names, model.colors)
     named = settings.data.classes is not None or folder.classes is not None
     pairs = folder.pairs if named else chosen
-    if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
-        return model
+    try:
+        if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
+            return model
+    except DataError as error:
+        raise PairError({chosen[0].name: error.problems}) from error
     survey = count_values(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
     if not named:
         return match_palettes(survey, model)
