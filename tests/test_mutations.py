@@ -103,7 +103,9 @@ def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str
         found = read_class_maps(spoilt.make.root, cache, {**dict(spoilt.base.flags), "skip_bad": skip_bad or None})
         lost_labels = skip_bad and any(kind in spoilt.base.unknowable_skipping for kind, _paths in spoilt.done)
         told = result.output + "".join(path.read_text("utf-8", "replace") for path in out.glob("skipped.csv"))
-        unknown = {path for kind, paths in spoilt.done if kind in ("rename", "suffix", "delete", "folder") for path in paths}
+        unknown = {
+            path for kind, paths in spoilt.done if kind in ("rename", "suffix", "delete", "folder") for path in paths
+        }
         lost = {path.stem for path in spoilt.make.numbers.keys() - unknown} - {path.stem for path in found.maps}
         problems += [f"{name} is left out without a word" for name in sorted(lost) if name not in told]
         return problems if lost_labels else problems + wrong_pairs(spoilt, found)

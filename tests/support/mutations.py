@@ -86,7 +86,7 @@ BASES = {
     "yolo": Base(
         folder_annotations.yolo,
         parts=True,
-        unknowable=_TEXT | {"delete", "suffix", "copy", "empty"},
+        unknowable=_TEXT | {"delete", "suffix", "copy", "empty", "exchange"},
         unknowable_skipping=frozenset({"rename"}),
     ),
 }

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ubend.core.errors import reason
 from ubend.core.files import regular_file
@@ -141,11 +142,27 @@ def parse_names(text: str) -> dict[int, str]:
     except (yaml.YAMLError, RecursionError) as error:
         problem = getattr(error, "problem", None) or _("nested too deeply")
         raise ValueError(problem) from error
-    names = content.get("names") if isinstance(content, dict) else None
+    names = _merge(_merge(content).get("names")) if isinstance(content, dict) else None
     found = dict(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
     if not all(isinstance(name, str) and str(number).isdecimal() for number, name in found.items()):
         raise ValueError(_("names must be a list of class names, or class numbers with their names"))
     return {int(number): name.strip() for number, name in found.items() if name.strip()}
+
+
+def _merge(table: Any) -> Any:
+    """A mapping with what its merge key `<<` brings, whose own merge keys are not followed; its own entries come first.
+
+    Raises:
+        ValueError: the key brings something else than mappings.
+    """
+    if not isinstance(table, dict) or "<<" not in table:
+        return table
+    brought = table["<<"] if isinstance(table["<<"], list) else [table["<<"]]
+    if not all(isinstance(some, dict) for some in brought):
+        raise ValueError(_("the merge key << must bring mappings"))
+    once = {id(some): some for some in reversed(brought)}  # a short text can name the same one very often
+    own = {key: value for key, value in table.items() if key != "<<"}
+    return {key: value for some in (*once.values(), own) for key, value in some.items()}
 
 
 YOLO = Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), _fits, _read)
