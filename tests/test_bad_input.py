@@ -212,6 +212,8 @@ def test_mask_values_beyond_the_classes(command: str, tmp_path: Path, good: Path
         (["--size", "16", "--batch", "1"], "train.batch"),
         (["--batch", str(10**9)], "train.batch"),
         (["--classes", "a" * 100_000 + ",b"], "data.classes"),
+        (["--classes", "a" * 100_000], "data.classes"),
+        (["--classes", ",".join(f"class {number}" for number in range(5000))], "data.classes"),
         (["--classes", "a,b,c"], "data.classes"),
         (["--classes", "a,a"], "data.classes"),
         (["--device", "abacus"], "device"),
