@@ -12,6 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 # Functions that hand on problems which have fields of their own.
 HAND_ON = {
+    "draw_pairs",
+    "evaluate_pairs",
+    "match_folder",
     "_build",
     "_run_locked",
     "count_values",
