@@ -12,14 +12,14 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 # Functions that hand on problems which have fields of their own.
 HAND_ON = {
-    "draw_pairs",
-    "evaluate_pairs",
-    "match_folder",
     "_build",
     "_run_locked",
     "count_values",
+    "draw_pairs",
+    "evaluate_pairs",
     "find_truth",
     "hash_pairs",
+    "match_folder",
     "read_headers",
     "read_usable",
 }

@@ -113,6 +113,7 @@ def test_every_command(place: Path) -> None:
         ["objects", model, "set/images", "--method", "parts", "--export", "coco", "--out", "objects\x07"],
         ["cutout", model, "set/images", "--out", "cutout\x07"],
         ["sample", "drawn\x07", "--count", "1"],
+        ["baseline", "otsu", "set", "--out", "baseline\x07"],
         ["cache"],
         ["cache", "--clear"],
     ]
