@@ -39,7 +39,7 @@ from support.tally import Tally
 from support.work import count_calls
 from ubend.core.errors import DataError
 from ubend.labels.mask_files import FileMask, read_codes
-from ubend.layouts.folder import read_folder
+from ubend.layouts.folder import Asked, read_folder
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.pairs import Folder
 from ubend.layouts.yolo import parse_names
@@ -346,10 +346,40 @@ def test_faults_of_yolo(tmp_path: Path, line: str) -> None:
         "x: y\r\nnames:\r\n  1: big dog\r\n  0: cat\r\n",
         '"names": {\'0\': cat, "1": big dog}',
         "classes: &all\n- cat\n- big dog\nnames: *all\n",
+        "all: &all\n  0: cat\n  1: dog\nnames:\n  <<: *all\n  1: big dog\n",
+        "all: &all {0: cat}\nmore: &more {0: dog, 1: big dog}\nnames:\n  <<: [*all, *more]\n",
+        "all: &all\n  names: [cat, big dog]\n<<: *all\n",
     ],
 )
 def test_names_in_yaml(text: str) -> None:
     assert parse_names(text) == {0: "cat", 1: "big dog"}
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme", "yolo"])
+def test_images_with_damaged_annotations_are_left_out(kind: str, tmp_path: Path) -> None:
+    """With `skip_bad`; without the damaged ones their masks would be wrong."""
+    {"coco": coco_result, "labelme": labelme_beside, "yolo": yolo_plain}[kind](tmp_path)
+    name = {"coco": "result.json", "labelme": "a.json", "yolo": "labels/a.txt"}[kind]
+    content = (tmp_path / name).read_text()
+    if kind == "yolo":
+        content += "0 .1 .1 .2 .2 .3\n"
+    else:
+        facts = json.loads(content)
+        if kind == "coco":
+            facts["annotations"][0]["segmentation"] = [[1, 1, 2, 2]]
+        else:
+            facts["shapes"][0] |= {"shape_type": "polygon", "points": [[1, 1], [2, 2]]}
+        content = json.dumps(facts)
+    whole = {pair.image: pair.mask for pair in read_folder(tmp_path).pairs}
+    (tmp_path / name).write_text(content)
+    with raises(DataError, key="few points"):
+        read_folder(tmp_path)
+    found = read_folder(tmp_path, Asked(skip_bad=True))
+    kept = {pair.image: pair.mask for pair in found.pairs}
+    (lost,) = whole.keys() - kept.keys()
+    assert all(whole[image] == mask for image, mask in kept.items())
+    assert any(lost.name in line for line in found.remarks)
+    assert len(found.skipped) == 1
 
 
 def test_no_names_in_yaml() -> None:
@@ -367,9 +397,10 @@ def test_words_of_yaml_stay_names() -> None:
         ("a: &a [b]\nnames: [*a]", "names must be a list of class names"),
         ("names: {cat: 0}", "names must be a list of class names"),
         ("names: [cat", "expected ',' or ']'"),
+        ("names: {<<: [cat]}", "the merge key << must bring mappings"),
         ("names: [cat] #" + "x" * 2**18, "longer than"),
     ],
-    ids=["deep", "alias", "inverted", "damaged", "long"],
+    ids=["deep", "alias", "inverted", "damaged", "merged", "long"],
 )
 def test_yaml_without_usable_names_is_refused(tmp_path: Path, text: str, said: str) -> None:
     yolo_plain(tmp_path)

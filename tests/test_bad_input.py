@@ -13,6 +13,7 @@ from PIL import Image
 from support.refusal import TINY, check, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError, UbendError
+from ubend.training import memory
 
 # --------------------------------------------------------------------------------------- pictures, masks
 
@@ -209,6 +210,10 @@ def test_mask_values_beyond_the_classes(command: str, tmp_path: Path, good: Path
         (["--epochs", "0"], "train.epochs"),
         (["--size", "2"], "data.size"),
         (["--size", "16", "--batch", "1"], "train.batch"),
+        (["--batch", str(10**9)], "train.batch"),
+        (["--classes", "a" * 100_000 + ",b"], "data.classes"),
+        (["--classes", "a" * 100_000], "data.classes"),
+        (["--classes", ",".join(f"class {number}" for number in range(5000))], "data.classes"),
         (["--classes", "a,b,c"], "data.classes"),
         (["--classes", "a,a"], "data.classes"),
         (["--device", "abacus"], "device"),
@@ -219,6 +224,14 @@ def test_mask_values_beyond_the_classes(command: str, tmp_path: Path, good: Path
 def test_settings(words: list[str], key: str | Path, good: Path, tmp_path: Path) -> None:
     error = refused_once("fit", good / "data", "--out", tmp_path / "out", *TINY, *words)
     assert key in (error.key, error.path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_no_memory_holds(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before it is drawn."""
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 16, "SC_PAGE_SIZE": 4096}[name])
+    error = refused_once("fit", good / "data", "--out", tmp_path / "out", *TINY, "--batch", "8")
+    check(error, SettingError, key="train.batch", named=["8"])
     assert not (tmp_path / "out").exists()
 
 

@@ -153,6 +153,15 @@ def rewrite(path: Path, saved: bytes, change: dict[str, Any]) -> None:
     write_entry(path, {**entry, **change}, tensors)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "missing", "file/inside"])
+def test_a_file_that_cannot_be_opened(name: str, tmp_path: Path) -> None:
+    """The system's reason, and not that the content is damaged."""
+    (tmp_path / "file").touch()
+    with raises(ModelFileError, path=tmp_path / name) as caught:
+        load_bundle(tmp_path / name)
+    assert "whole model file" not in str(caught.value)
+
+
 def test_newer_format(tmp_path: Path, saved: bytes) -> None:
     path = tmp_path / "m.safetensors"
     rewrite(path, saved, {"format": subject.FORMAT + 1})

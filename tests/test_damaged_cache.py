@@ -1,19 +1,26 @@
 """Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is said."""
 
+import io
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from support.discs import make_discs, read_store
+from ubend.core.progress import Teller
 from ubend.dataset import store
-from ubend.dataset.scan import read_headers
+from ubend.dataset.dataset import Surveyed, find_folder, survey_folder
+from ubend.dataset.scan import SURVEY_SUFFIX, read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store
-from ubend.io.file_cache import KnownFiles
+from ubend.io import file_cache
+from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.layouts.folder import read_folder
+from ubend.tasks.gather import gather
 
 
 def open_discs(root: Path, cache: Path, told: list[str]) -> Store:
@@ -61,6 +68,34 @@ def test_damaged_known_files(tmp_path: Path) -> None:
     for damage in (text.replace("0123", "0124"), text[:-3], "", "[" * 50_000, text.replace("\n", "")):
         place.write_text(damage)
         assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest is None
+
+
+@pytest.mark.parametrize("kind", [SURVEY_SUFFIX, KNOWN_SUFFIX])
+def test_damaged_lists(kind: str, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is made again, which is said once; what is read of the folder stays."""
+    for path in discs.rglob("*.png"):
+        os.utime(path, (10**9, 10**9))
+    monkeypatch.setattr(file_cache, "_TICK_NS", -(10**12))  # else files this young are not remembered
+    settings = gather(discs).settings
+    folder, told = find_folder(settings), io.StringIO()
+
+    def survey() -> Surveyed:
+        told.truncate(0)
+        return survey_folder(folder, settings, tmp_path / "cache", Teller(Console(file=told, width=1000)))
+
+    first = survey()
+    (place,) = (path for path in (tmp_path / "cache").iterdir() if path.name.endswith(kind))
+    whole, chosen = place.read_bytes(), random.Random(kind)
+    for damage in range(12):
+        spoilt = bytearray(whole[: (0, 1, len(whole) // 2, len(whole) - 1)[damage]] if damage < 4 else whole)
+        if damage >= 4:
+            spoilt[chosen.randrange(len(whole) // 2)] ^= 1 << chosen.randrange(8)
+        place.write_bytes(spoilt)
+        assert survey() == first
+        lines = told.getvalue().count(place.name)
+        assert lines == 1 or (lines == 0 and kind == SURVEY_SUFFIX and damage >= 4), damage  # zip's idle bytes
+        survey()
+        assert place.name not in told.getvalue()
 
 
 def test_a_store_that_nobody_touched_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

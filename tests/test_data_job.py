@@ -219,6 +219,31 @@ def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
     }
 
 
+def test_evaluate_tells_all_bad_pairs_or_goes_on(good: Path, bad: Path, tmp_path: Path) -> None:
+    """The scores are those of the folder without them."""
+    values = ["--values", "0=background,255=foreground"]
+    told = refused("evaluate", good / "run", bad, *values, "--device", "cpu").problems
+    assert all(sum(name in line for line in told) == 1 for name in BAD)
+    scores = tmp_path / "scores.json"
+    said = ubend("evaluate", good / "run", bad, *values, "--skip-bad", "--out", scores, "--device", "cpu")
+    assert all(name in said for name in BAD)
+    found = json.loads(scores.read_text())
+    assert found["skipped"].keys() == BAD
+    for name in BAD:
+        for kind in ("images", "masks"):
+            (bad / kind / f"{name}.png").unlink()
+    ubend("evaluate", good / "run", bad, *values, "--skip-bad", "--out", tmp_path / "clean.json", "--device", "cpu")
+    clean = json.loads((tmp_path / "clean.json").read_text())
+    assert {**found, "skipped": None} == {**clean, "skipped": None}
+    assert "skipped" not in clean
+
+
+def test_samples_goes_on(bad: Path, tmp_path: Path) -> None:
+    refused("samples", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE)
+    ubend("samples", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE, "--skip-bad")
+    assert (tmp_path / "samples.png").exists()
+
+
 def test_nothing_is_left_out_unasked(discs: Path, tmp_path: Path) -> None:
     ubend("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
     assert not (tmp_path / "run" / "skipped.csv").exists()

@@ -15,8 +15,11 @@ HAND_ON = {
     "_build",
     "_run_locked",
     "count_values",
+    "draw_pairs",
+    "evaluate_pairs",
     "find_truth",
     "hash_pairs",
+    "match_folder",
     "read_headers",
     "read_usable",
 }

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from support.discs import make_discs
 from support.refusal import raises
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Teller
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.scores import evaluate_pairs
@@ -119,11 +119,11 @@ def test_answers_that_are_always_wrong(tmp_path: Path) -> None:
 def test_masks_that_do_not_fit(tmp_path: Path) -> None:
     """Another size, and values that the model has no class for, are errors that name the mask."""
     pairs = write_pairs(tmp_path, [np.array([[0, 255], [7, 0]], np.uint8)])
-    with raises(DataError, path="0_mask.png", key="data.values", named=["7"]):
+    with raises(PairError, path="0_mask.png", key="data.values", named=["7"]):
         score(make_label_map([0, 255]), pairs)
     pairs = write_pairs(tmp_path, [np.array([[0, 255]], np.uint8)])
     Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(pairs[0].image)
-    with raises(DataError, path="0_mask.png", key="size", named=["2x1", "0.png", "5x5"]):
+    with raises(PairError, path="0_mask.png", key="size", named=["2x1", "0.png", "5x5"]):
         score(make_label_map([0, 255]), pairs)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from support.annotated import coco_in_annotations, yolo_plain
 from support.refusal import raises
 from ubend.core.errors import DataError
+from ubend.labels.cellpose import read_cellpose
 from ubend.labels.mask_files import read_codes
 from ubend.layouts.folder import read_folder
 from ubend.layouts.pairs import Folder
@@ -112,6 +114,44 @@ def test_nothing_in_a_file_of_cellpose_is_executed(tmp_path: Path) -> None:
     seg_npy(tmp_path / "a_seg.npy", disc(), more=Payload(Path, "x"), cry=Payload(print, "ran"))
     np.testing.assert_array_equal(masks(read_folder(tmp_path))[0], disc())
     assert not (tmp_path / "ran").exists()
+
+
+_MEMO = b"".join(b"(h%ch%ct\x94" % (number, number) for number in range(60))  # each a tuple of the one before, twice
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b"x.",  # BYTEARRAY8 of 8 GiB
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.",  # BINBYTES8
+        b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"N.",  # FRAME
+        b"\x80\x04" + b"N" + b"\x85" * 100_000 + b".",
+        b"\x80\x04}]\x94" + _MEMO + b"Ns.",  # a key whose hash would take years
+        b"I" + b"9" * 100_000 + b"\n.",
+        b"cos\nsystem\n(S'touch ran'\ntR.",
+        b"(S'touch ran'\nios\nsystem\n.",
+        b"(cos\nsystem\nS'touch ran'\no.",
+        b"\x80\x02cos\nsystem\nX\x09\x00\x00\x00touch ran\x85\x81.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R.",
+        b"\x82\x01.",  # EXT1
+        b"Pid\n.",
+    ],
+)
+def test_pickles_that_are_no_files_of_cellpose(body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs, no object of another module is made, and no more memory is taken than the file has a few times."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a_seg.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        file.write(body)
+    tracemalloc.start()
+    try:
+        with raises(DataError, path=path):
+            read_cellpose(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a_seg.npy"]
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.booleans())

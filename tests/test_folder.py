@@ -323,6 +323,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
 def test_natural_order() -> None:
     names = ["9", "10", "a2", "a02x", "a10", "b", "b1"]
     assert sorted({*names}, key=natural_key) == names
+    assert natural_key("2") < natural_key("9" * 5000)
 
 
 # Real data

@@ -102,6 +102,12 @@ def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str
     if result.exit_code == 0:
         found = read_class_maps(spoilt.make.root, cache, {**dict(spoilt.base.flags), "skip_bad": skip_bad or None})
         lost_labels = skip_bad and any(kind in spoilt.base.unknowable_skipping for kind, _paths in spoilt.done)
+        told = result.output + "".join(path.read_text("utf-8", "replace") for path in out.glob("skipped.csv"))
+        unknown = {
+            path for kind, paths in spoilt.done if kind in ("rename", "suffix", "delete", "folder") for path in paths
+        }
+        lost = {path.stem for path in spoilt.make.numbers.keys() - unknown} - {path.stem for path in found.maps}
+        problems += [f"{name} is left out without a word" for name in sorted(lost) if name not in told]
         return problems if lost_labels else problems + wrong_pairs(spoilt, found)
     said = result.stderr
     if result.exit_code != 2 or "error: " not in said:
@@ -116,6 +122,9 @@ def judge(spoilt: Spoilt, result: Result, out: Path, skip_bad: bool) -> list[str
 def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
     """Pairs whose mask, picture or part is another's. Classes may have other names, but one each."""
     problems = []
+    stated = {
+        PARTS[number] for path, number in spoilt.make.numbers.items() if path in found.maps
+    }  # else drawn from train
     class_of: dict[int, int] = {}
     for path, (part, index) in found.maps.items():
         number = spoilt.make.numbers.get(path)
@@ -125,7 +134,7 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
         if not spoilt.touched(path) and content[number] < 0.9:
             problems.append(f"{path.name}: the picture is another")
         truth = spoilt.make.maps[number]
-        if spoilt.base.parts and part != PARTS[number]:
+        if spoilt.base.parts and part != PARTS[number] and part in stated:
             problems.append(f"{path.name}: in the part {part}")
         if index.shape != truth.shape:
             problems.append(f"{path.name}: a mask of shape {index.shape}")

@@ -23,7 +23,8 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.inference.postprocess import Refinement, refine
 from ubend.inference.predictor import Predictor
 from ubend.io import images, row_windows
-from ubend.io.images import load_image
+from ubend.io.decode import read_header
+from ubend.io.images import load_image, read_image
 from ubend.io.row_windows import TiffWindows, read_to_place
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
@@ -292,3 +293,13 @@ def test_true_objects_that_were_not_seen() -> None:
     left = keep_seen(Objects(ids, np.array([1, 2, 1], np.uint8)), seen)
     assert left.ids.tolist() == [[1, 1, 0, 2], [0, 0, 0, 2]]
     assert left.classes.tolist() == [1, 1]
+
+
+def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """GDAL's side file; without a look at it, what was not seen would be taken for image."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 9), np.uint8))
+    read_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif.msk", np.zeros((8, 9), np.uint8))
+    for read in (read_image, read_header):
+        with raises(DataError, path="a.tif", key="mask", named=["a.tif.msk"]):
+            read(tmp_path / "a.tif")

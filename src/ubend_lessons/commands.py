@@ -10,6 +10,7 @@ import click
 
 from ubend.core.click_i18n import Group, command, option
 from ubend.core.i18n import later
+from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, folder_options, make_teller, prepare
 
 
@@ -49,7 +50,7 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
         from ubend_lessons.baselines.methods import METHODS, describe_method
 
         for name in METHODS:
-            click.echo(f"{name:<14}{describe_method(name)}")
+            echo(f"{name:<14}{describe_method(name)}")
         return
     prepare(False)
     from ubend.tasks.evaluate import score_lines
@@ -58,4 +59,4 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
     with make_teller() as teller:
         result = run_baseline(method, folder, teller=teller, **flags)
         for line in score_lines(result.scores):
-            click.echo(line)
+            echo(line)

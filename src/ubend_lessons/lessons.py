@@ -10,6 +10,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
+from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, make_teller, prepare
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,7 +65,7 @@ def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "va
 
 def _tell(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 @command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
@@ -243,7 +244,7 @@ def architecture(
         _tell(teach_architecture(bundle.model, side, out=out, show=display))
         return
     net = untrained(width or 64, depth or 4)
-    click.echo(
+    echo(
         _("no model was given: a U-Net of width {width} and depth {depth} with drawn weights").format(
             width=net.width, depth=net.depth
         )

@@ -6,6 +6,7 @@ without check sums, two masks that changed places.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from support import folder_annotations, folder_layouts, folder_masks
 from support.folders import COUNT, PARTS, PICTURES, Maker
 
 Random = np.random.Generator
+TEXT_SUFFIXES = (".csv", ".txt", ".json", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def _arrays(make: Maker) -> None:
         np.save(make.path(f"masks/cell_{number}.npy"), make.maps[number])
 
 
-_FLIP = frozenset({"flip"})  # no check sums
-_TEXT = frozenset({"flip", "truncate"})  # a line of text may be cut short and still be one
+_FLIP = frozenset({"flip", "swap", "huge", "encode"})  # no check sums
+_TEXT = _FLIP | {"truncate"}  # a line of text may be cut short and still be one
 BASES = {
     "photos": Base(_photos, True, (("split", "split.csv"),), True),
     "colours": Base(folder_masks.class_dict_csv),
@@ -84,7 +86,7 @@ BASES = {
     "yolo": Base(
         folder_annotations.yolo,
         parts=True,
-        unknowable=_TEXT | {"delete", "suffix", "copy", "empty"},
+        unknowable=_TEXT | {"delete", "suffix", "copy", "empty", "exchange"},
         unknowable_skipping=frozenset({"rename"}),
     ),
 }
@@ -155,6 +157,74 @@ def _say(path: Path, random: Random, files: list[Path]) -> list[Path]:
     return [path]
 
 
+def _swap(path: Path, random: Random, files: list[Path]) -> list[Path]:
+    """The first and the last bytes exchange their places."""
+    content = path.read_bytes()
+    count = int(random.integers(1, max(2, min(64, len(content) // 2))))
+    path.write_bytes(content[-count:] + content[count:-count] + content[:count])
+    return [path]
+
+
+_HUGE = (
+    b"9" * 5000,
+    b"-9999999999",
+    b"1e999",
+    b"4294967295",
+    b"9223372036854775808",
+    b"-0",
+    b"NaN",
+    b"0x7f",
+    b"\xd9\xa1",
+)
+
+
+def _huge(path: Path, random: Random, files: list[Path]) -> list[Path]:
+    """A number of a text replaced; of a binary file 2 to 8 bytes set to the highest or lowest value, mostly in its
+    header."""
+    content = path.read_bytes()
+    numbers = [*re.finditer(rb"-?[0-9]+(?:\.[0-9]+)?", content)] if path.suffix in TEXT_SUFFIXES else []
+    if numbers:
+        found, new = numbers[int(random.integers(len(numbers)))], _HUGE[int(random.integers(len(_HUGE)))]
+        path.write_bytes(content[: found.start()] + new + content[found.end() :])
+    elif content:
+        place = int(random.integers(min(len(content), 400)))
+        count = int(random.choice([2, 4, 8]))
+        path.write_bytes(content[:place] + random.choice([b"\xff", b"\x00"]) * count + content[place + count :])
+    return [path]
+
+
+def _nest(path: Path, random: Random, files: list[Path]) -> list[Path]:
+    """Ten to a hundred thousand brackets, in the place of a value or anywhere."""
+    content = path.read_bytes()
+    levels = int(random.choice([10, 500, 100_000]))
+    opened, closed = ((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""), (b'"', b""))[int(random.integers(4))]
+    values = [*re.finditer(rb"[0-9.]+|\"[^\"]*\"", content)]
+    if path.suffix not in TEXT_SUFFIXES or not values:
+        path.write_bytes(opened * levels)
+    else:
+        found = values[int(random.integers(len(values)))]
+        path.write_bytes(content[: found.start()] + opened * levels + b"1" + closed * levels + content[found.end() :])
+    return [path]
+
+
+def _encode(path: Path, random: Random, files: list[Path]) -> list[Path]:
+    """As other programs encode text; a file of values gets bytes before its beginning."""
+    content = path.read_bytes()
+    if path.suffix not in TEXT_SUFFIXES:
+        path.write_bytes(b"\xef\xbb\xbf" + content)
+        return [path]
+    text = content.decode("utf-8", "replace")
+    codings = ("utf-16", "utf-16-be", "utf-32", "utf-8-sig", "utf-7", "cp037")
+    choice = int(random.integers(len(codings) + 2))
+    if choice < len(codings):
+        path.write_bytes(text.encode(codings[choice]))
+    else:
+        place = int(random.integers(len(content) + 1))
+        piece = (b"\xe9\xff", b"\x00", b"\x1b[31m", b"\xe2\x80\xae", b"\r", b"\xed\xa0\x80")[int(random.integers(6))]
+        path.write_bytes(content[:place] + piece + content[place:])
+    return [path]
+
+
 def _delete(path: Path, random: Random, files: list[Path]) -> list[Path]:
     path.unlink()
     return [path]
@@ -186,6 +256,10 @@ DAMAGES: dict[str, Callable[[Path, Random, list[Path]], list[Path]]] = {
     "suffix": _suffix,
     "empty": _empty,
     "say": _say,
+    "swap": _swap,
+    "huge": _huge,
+    "nest": _nest,
+    "encode": _encode,
     "delete": _delete,
     "folder": _folder,
     "dangle": _dangle,
@@ -237,7 +311,7 @@ def spoil(root: Path, seed: int) -> Spoilt:
     base.write(make)
     spoilt = Spoilt(base, make)
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    singles = [path for path in files if path.suffix in (".csv", ".txt", ".json", ".yaml")]
+    singles = [path for path in files if path.suffix in TEXT_SUFFIXES]
     for _count in range(int(random.choice([1, 1, 1, 2, 4]))):
         pool = singles if singles and random.random() < 0.25 else files
         path = pool[int(random.integers(len(pool)))]

@@ -1,5 +1,7 @@
 """One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
 
+import errno
+import os
 import time
 import traceback
 from typing import Any
@@ -11,11 +13,13 @@ from ubend.cli import folders, training
 from ubend.cli import models as using
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.core.click_i18n import MainGroup, Option
-from ubend.core.errors import FilesError, UbendError
+from ubend.core.errors import FilesError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 
 _SOME_FAILED = 3  # exit code; the others: 0 all done, 1 our bug, 2 nothing was done, 130 interrupted
+# What the system answers to names and rights that the user gave, in whichever call it is found first.
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 _FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
 
 
@@ -51,14 +55,21 @@ class _Group(MainGroup):
             code = _SOME_FAILED if isinstance(error, FilesError) else 2
             leave_at_once(code)
             ctx.exit(code)
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
+            raise
+        except OSError as error:
+            if error.errno not in _OF_NAMES or error.filename is None:
+                raise
+            path = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename)
+            line = _("{path}: {reason}").format(path=path.replace("\n", "\\n"), reason=reason(error))
+            echo(_("error: {message}").format(message=line), err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             from ubend.training.launcher import leave_at_once
 
             echo(_("interrupted"), err=True)
             leave_at_once(130)
             ctx.exit(130)
-        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
-            raise
         except Exception:
             from ubend.training.launcher import find_place, leave_at_once
 

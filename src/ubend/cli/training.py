@@ -124,7 +124,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
-@folder_options("images", "masks", "split", "values", "root")
+@folder_options("images", "masks", "split", "values", "skip-bad", "root")
 @option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 @option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))

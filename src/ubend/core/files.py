@@ -141,7 +141,7 @@ MODEL_FILE = "model.safetensors"  # of a run folder
 
 def model_path(path: Path) -> Path:
     """The model file of a run folder, or the path itself."""
-    return path / MODEL_FILE if path.is_dir() else path
+    return path / MODEL_FILE if os.path.isdir(path) else path  # of what cannot be looked at, opening it says why
 
 
 def default_cache() -> Path:

@@ -104,7 +104,7 @@ class TrainSettings(_Section):
     """The optimisation."""
 
     epochs: int | None = Field(None, ge=1)
-    batch: int | None = Field(None, ge=1)
+    batch: int | None = Field(None, ge=1, le=2**20)
     micro_batch: int | None = Field(None, ge=1)  # pictures in memory at once; None: the batch
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1)  # of sgd

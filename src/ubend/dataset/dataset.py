@@ -24,6 +24,7 @@ from ubend.dataset.scan import (
     Survey,
     agree_channels,
     count_values,
+    damaged_cache,
     find_damage,
     read_headers,
     survey_masks,
@@ -356,13 +357,15 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
     """
     pairs = folder.pairs
     known = KnownFiles(cache, folder.root, settings.data.channels)
+    if known.damaged:
+        teller.say(damaged_cache(known.damaged))
     headers = read_headers(pairs, settings.data.channels, known)
     channels, notes = agree_channels(headers, pairs, settings.data.channels)
     shapes = [header.size_hw for header in headers]
     hashes = hash_pairs(pairs, known)
     known.save()
     teller.begin(_("reading masks"), len(pairs))
-    survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count)
+    survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count, teller.say)
     teller.end()
     labels, remarks = _find_classes(folder, settings, survey)
     strange = find_strangers(survey, labels)
@@ -402,8 +405,11 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         return parse_table(settings.data.values).in_order_of(model.names, model.colors)
     named = settings.data.classes is not None or folder.classes is not None
     pairs = folder.pairs if named else chosen
-    if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
-        return model
+    try:
+        if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
+            return model
+    except DataError as error:
+        raise PairError({chosen[0].name: error.problems}) from error
     survey = count_values(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
     if not named:
         return match_palettes(survey, model)

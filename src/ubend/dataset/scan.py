@@ -3,7 +3,6 @@
 What the values mean, `labels/classes.py` says. The survey of the masks is kept in the cache, named by their content.
 """
 
-import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -146,6 +145,7 @@ def survey_masks(
     digests: Sequence[str],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Survey:
     """What the masks hold; from the cache if they were surveyed before.
 
@@ -155,14 +155,20 @@ def survey_masks(
         digests: of each mask's content.
         cache: folder of stores and surveys.
         report: called with (masks done, masks in all).
+        tell: called with a sentence where the file in the cache was damaged and is made again.
     Raises:
         PairError: masks that cannot be read, or are not of the size of their pictures; all at once.
         OutputError: the cache cannot be written.
     """
     contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
     path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
-    with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as arrays:  # else it is made again
-        return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
+    except FileNotFoundError:
+        pass
+    except Exception:  # zip files and NumPy's arrays raise many kinds where they are damaged
+        tell(damaged_cache(path))
     survey = count_values(pairs, sizes_hw, report)
 
     def save(temporary: Path) -> None:
@@ -174,6 +180,11 @@ def survey_masks(
     except OutputError as error:
         raise cache_error(cache, error) from error
     return survey
+
+
+def damaged_cache(path: Path) -> str:
+    """What to say of a file in the cache that is not as it was written."""
+    return _("note: {path} in the cache was damaged and is made again").format(path=path)
 
 
 def cache_error(cache: Path, error: Exception) -> OutputError:

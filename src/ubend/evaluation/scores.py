@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.core.device import send, tell_out_of_memory
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.dataset.store import hide_unseen, read_class_map
 from ubend.inference.accepts import too_large
@@ -70,6 +70,8 @@ def evaluate_pairs(
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     decoded: Callable[[int], Decoded] | None = None,
+    *,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Scores of a model on images with masks.
 
@@ -78,23 +80,31 @@ def evaluate_pairs(
         pairs: images with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         decoded: gives an image by its place in `pairs`; None: the files are read.
-
+        skip_bad: score the other pairs where some cannot be used.
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
         mean, and the mean without the background), `pixel_accuracy`, `cross_entropy` (mean per pixel,
         nats), `true_share` and `predicted_share` of each class; and
-        `per_picture`, the native Dice and IoU of each class for every image.
+        `per_picture`, the native Dice and IoU of each class for every image; `skipped`, only where pairs were left
+        out: their names, and what is wrong with each.
     Raises:
-        DataError: an image or mask cannot be read, sizes differ, or a mask value has no class.
+        PairError: all pairs of which an image or mask cannot be read, sizes differ, or a mask value has no class.
+        DataError: the logits are not finite.
     """
     known = labels or predictor.labels
     native, small = (_Counts(len(pairs), known.classes) for _size in range(2))
+    places: list[int] = []  # in `pairs`, of the images that are predicted
     truths: dict[int, NDArray[np.uint8]] = {}
+    bad: dict[str, list[str]] = {}
 
     def sources() -> Iterator[Source]:
-        for number, (image, truth) in enumerate(_read(predictor, pairs, known, decoded)):
-            truths[number] = truth
-            yield image
+        for place, found in enumerate(_read(predictor, pairs, known, decoded)):
+            if isinstance(found, DataError):
+                bad[pairs[place].name] = found.problems
+            else:
+                image, truths[len(places)] = found
+                places.append(place)
+                yield image
 
     for logits in predictor.run(sources()):
         truth = np.stack([truths[number][logits.rows] for number in logits.numbers])
@@ -108,40 +118,63 @@ def evaluate_pairs(
         if logits.is_last:
             for number in logits.numbers:
                 del truths[number]
-    for pair, loss in zip(pairs, native.fetch()[1], strict=True):
+    if bad and not (skip_bad and places):
+        raise PairError(bad)
+    good = [pairs[place] for place in places]
+    (confusions, losses), (small_confusions, small_losses) = native.fetch(len(good)), small.fetch(len(good))
+    for pair, loss in zip(good, losses, strict=True):
         if np.isnan(loss):
             line = _(
                 "{path}: the model's logits are not finite numbers: its values, or the model's weights, are too large"
             )
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
-    return {
-        "native": _summary(*native.fetch(), known),
-        "model_size": _summary(*small.fetch(), known),
-        "per_picture": _per_picture(native.fetch()[0], pairs, known),
+    scores = {
+        "native": _summary(confusions, losses, known),
+        "model_size": _summary(small_confusions, small_losses, known),
+        "per_picture": _per_picture(confusions, good, known),
     }
+    return scores | ({"skipped": bad} if bad else {})
 
 
 def _read(
     predictor: Answering, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], Decoded] | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
-    """Each image and its (H, W) class indices, read ahead; few large ones, which would fill the memory."""
+) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError]:
+    """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs.
+
+    They are read ahead; few large ones, which would fill the memory.
+    """
     if decoded is not None:
 
-        def take(number: int) -> tuple[Source, NDArray[np.uint8]]:
-            image, truth = decoded(number)
-            return image, _read_truth(pairs[number], image, labels) if truth is None else truth
+        def take(number: int) -> tuple[Source, NDArray[np.uint8]] | DataError:
+            try:
+                image, truth = decoded(number)
+                return image, _read_truth(pairs[number], image, labels) if truth is None else truth
+            except DataError as error:
+                return error
 
         return map_ahead(take, range(len(pairs)))
 
-    def inspect(pair: Pair) -> tuple[Pair, Header]:
-        return pair, predictor.inspect(pair.image)
+    def inspect(pair: Pair) -> tuple[Pair, Header | DataError]:
+        try:
+            return pair, predictor.inspect(pair.image)
+        except DataError as error:
+            return pair, error
 
-    def read(inspected: tuple[Pair, Header]) -> tuple[Source, NDArray[np.uint8]]:
+    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[Source, NDArray[np.uint8]] | DataError:
         pair, header = inspected
-        image = predictor.prepare(pair.image, header)
-        return image, _read_truth(pair, image, labels)
+        if isinstance(header, DataError):
+            return header
+        try:
+            image = predictor.prepare(pair.image, header)
+            return image, _read_truth(pair, image, labels)
+        except DataError as error:
+            return error
 
-    return map_ahead(read, map_ahead(inspect, pairs), lambda inspected: inspected[1].bytes(inspected[1].channels))
+    def weigh(inspected: tuple[Pair, Header | DataError]) -> int:
+        header = inspected[1]
+        return 0 if isinstance(header, DataError) else header.bytes(header.channels)
+
+    return map_ahead(read, map_ahead(inspect, pairs), weigh)
 
 
 class _Counts:
@@ -170,14 +203,14 @@ class _Counts:
         if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
             self.fetch()
 
-    def fetch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each image."""
+    def fetch(self, images: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each of the first N images."""
         if self._waiting:
             confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
             np.add.at(self._confusions, self._numbers, confusions)
             np.add.at(self._losses, self._numbers, losses)
             self._numbers, self._waiting = [], []
-        return self._confusions, self._losses
+        return self._confusions[:images], self._losses[:images]
 
 
 def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:

@@ -48,6 +48,8 @@ class KnownFiles:
         cache: where to remember them; None: only as long as this object lives.
         root: the folder.
         channels: as of `read_header`, whose answers depend on it.
+    Attributes:
+        damaged: the file in the cache, where it was not as it was written; None: it was, or there was none.
     """
 
     def __init__(self, cache: Path | None = None, root: Path = Path(), channels: int | None = None) -> None:
@@ -55,16 +57,18 @@ class KnownFiles:
         self._used: set[str] = set()
         self._place: Path | None = None
         self._kept = ""
+        self.damaged: Path | None = None
         if cache is not None:
             key = json.dumps([_VERSION, str(root.absolute()), channels])
             name = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
             self._place = cache / f"{name}{KNOWN_SUFFIX}"
-            with contextlib.suppress(
-                OSError, ValueError, TypeError, KeyError, RecursionError
-            ):  # not there, or damaged: made anew
-                self._kept = self._place.read_text(encoding="utf-8")
-                digest, _newline, text = self._kept.partition("\n")
-                rows = dict(json.loads(text if digest == _digest(text) else "{}")).items()
+            try:
+                self._kept = self._place.read_text(encoding="utf-8", errors="replace")
+            except OSError:  # there is none yet
+                return
+            digest, _newline, text = self._kept.partition("\n")
+            if digest == _digest(text):
+                rows = json.loads(text).items()
                 self._files = {  # a time of looking by which they were sure, as all are that were remembered
                     name: KnownFile(
                         (size, mtime, ctime, inode),
@@ -74,6 +78,8 @@ class KnownFiles:
                     )
                     for name, (size, mtime, ctime, inode, digest, header) in rows
                 }
+            else:
+                self.damaged = self._place
 
     def look(self, path: Path) -> KnownFile:
         """What is known of a file as it is now; what is found out about it may be filled in."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, SettingError, reason
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
+from ubend.io.decode import without_warnings
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
@@ -129,7 +130,8 @@ def read_scan(path: Path) -> Scan:
     """
     try:
         regular_file(path)
-        scan = _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
+        with without_warnings():
+            scan = _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
         _refuse_values(scan)
         return scan
     except ModuleNotFoundError as error:
@@ -239,8 +241,10 @@ def _nifti_unit_mm(path: Path, header: Any) -> float:
 
 def _read_nifti(path: Path) -> NiftiScan:
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
-    image = nibabel.load(path)
+    with LoggingOutputSuppressor():  # tells of odd headers; what matters raises
+        image = nibabel.load(path)
     if len(image.shape) == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if len(image.shape) != 3:

@@ -6,6 +6,7 @@ A file is read by itself: planes that its OME-XML says lie in other files belong
 import io
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
 NODATA = 42113  # GDAL's tag: the value of pixels that were not seen, as text
+_MASK_SUFFIX = ".msk"  # of the file beside an image in which GDAL says which pixels were seen
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
 _CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
@@ -184,6 +186,12 @@ def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
 
 def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Plan:
     """How the one image of an opened file is to be read; arguments and errors as in `read_tiff`."""
+    if os.path.exists(f"{path}{_MASK_SUFFIX}"):
+        line = _(
+            "{path}: its mask is a file of its own, {name}; put it into the image (gdal_translate --config "
+            "GDAL_TIFF_INTERNAL_MASK YES), or delete it"
+        )
+        raise DataError(line.format(path=path, name=f"{path.name}{_MASK_SUFFIX}"), path=path, key="mask")
     page = tiff.pages.first
     several = len(tiff.pages) > 1 or tiff.is_imagej or tiff.is_ome
     source = _only_series(tiff, path) if several else page

@@ -4,8 +4,9 @@ import contextlib
 import io
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,43 @@ class _Record:
         self.state = state
 
 
+# What NumPy's files hold. Of the others some take memory for as many bytes as the file states (BYTEARRAY8), or reach
+# what other modules have registered (EXT1, PERSID).
+_OPCODES = """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+    BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1
+    TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPUT LONG_BINPUT BINGET LONG_BINGET
+    MEMOIZE
+"""
+
+
 class _Reader(pickle._Unpickler):  # the one in Python, whose memo cannot be blown up
     """Makes lists, tables, texts, numbers and records; calls nothing that the file names."""
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
+    }
+
     def find_class(self, module: str, name: str) -> type[_Record]:
         return _Record
+
+    def _set_items(self, items: list[Any]) -> None:
+        """Entries of a table; to find the place of tuples within tuples could take for ever."""
+        table, keys = self.stack[-1], items[::2]
+        if not all(isinstance(key, str | int) for key in keys):
+            raise ValueError("keys")
+        table.update(zip(keys, items[1::2], strict=True))
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = load_setitem, load_setitems
 
 
 def is_cellpose(path: Path) -> bool:

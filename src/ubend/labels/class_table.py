@@ -19,6 +19,7 @@ from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
 from ubend.labels.label_values import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
 
+_SHOWN = 64  # names or label values of a list in a message
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
 MOST_CLASSES = 254  # that a table can hold: a class index is one byte
 NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay whole
@@ -88,12 +89,10 @@ class LabelMap:
     others: _Byte | None = None
 
     def __post_init__(self) -> None:
-        if unfit := [name for name in self.names if not re.fullmatch(NAME_PATTERN, name)]:
-            line = _("the class name {name!r} must have 1 to 200 characters on one line")
-            raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
+        _refuse_unfit(self.names)
         if len(set(self.names)) < len(self.names):
             line = _("class names must differ, but they are: {names}; mend --classes")
-            raise DataError(line.format(names=", ".join(self.names)), key="data.classes")
+            raise DataError(line.format(names=_join(self.names)), key="data.classes")
 
     @property
     def classes(self) -> int:
@@ -224,6 +223,7 @@ def make_label_map(
         DataError: too many classes; too many or too few names, one twice, or a reserved one.
     """
     names = tuple(_made_up(codes, kind) if names is None else names)
+    _refuse_unfit(names)
     if taken := [name for name in names if name in RESERVED_NAMES]:
         line = _("a class cannot be called {names}: the word means something else here; rename it")
         raise DataError(line.format(names=", ".join(taken)), key="data.classes")
@@ -235,11 +235,22 @@ def make_label_map(
             _(
                 "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
                 "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, 64), given=len(names), names=", ".join(names)),
+            ).format(found=len(codes), values=code_words(codes, kind, _SHOWN), given=len(names), names=_join(names)),
             key="data.classes",
         )
     table = tuple((int(code),) for code in codes)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
+
+
+def _refuse_unfit(names: Sequence[str]) -> None:
+    """Fail on names that would not stay one short line; before they are shown in any other message."""
+    if unfit := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
+        line = _("the class name {name!r} must have 1 to 200 characters on one line")
+        raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
 
 
 def _made_up(codes: Sequence[int], kind: CodeKind) -> list[str]:

@@ -106,9 +106,11 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
     drawn: dict[Id, list[tuple[float, Shape]]] = {}
+    damaged = set[Id]()
     for picture in file.images:
         if picture.id in drawn:
             problems.add("annotation entry", f"{name}: images: " + _("two have the id {id}").format(id=picture.id))
+            damaged.add(picture.id)
         drawn[picture.id] = []
     sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
     for annotation in file.annotations:
@@ -124,10 +126,13 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
                 drawn[annotation.image_id].append(one)
                 if one[1].rle is not None and size is None:
                     sizes[annotation.image_id] = one[1].rle["size"]
+            else:
+                damaged.add(annotation.image_id)
     for picture in file.images:
         if (image := collection.find(picture.file_name, path)) is not None:
             shapes = sorted(drawn[picture.id], key=lambda pair: -pair[0])
-            collection.add(image, DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id]), part)
+            mask = DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id])
+            collection.add(image, mask, part, damaged=picture.id in damaged)
     return sum(not shapes for shapes in drawn.values())
 
 

@@ -172,6 +172,7 @@ class Collection:
         self.root, self.problems = root, problems
         self.remarks: list[str] = []
         self._pairs: dict[Path, Pair] = {}
+        self._damaged: set[Path] = set()
         self._by_name: dict[str, list[Path]] = {}
         self._by_bare: dict[str, list[Path]] = {}
         for file in walk(root):
@@ -218,8 +219,15 @@ class Collection:
         same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
         return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
 
-    def add(self, image: Path, mask: Mask, part: Part | None = None) -> None:
-        """A picture with its mask; its part is the one given, else what the folders say of the two files."""
+    def add(self, image: Path, mask: Mask, part: Part | None = None, *, damaged: bool = False) -> None:
+        """A picture with its mask; its part is the one given, else what the folders say of the two files.
+
+        Args:
+            damaged: some of its annotations cannot be read: without them its mask would be wrong, so the picture is
+                left out where `skip_bad` goes on.
+        """
+        if damaged:
+            self._damaged.add(image)
         if image in self._pairs:
             files = sorted({self.problems.shorten(path) for path in (mask.path, self._pairs[image].mask.path)})
             self.problems.add("annotated twice", f"{self.problems.shorten(image)} ({', '.join(files)})")
@@ -243,12 +251,15 @@ class Collection:
             if first != image:
                 both = ", ".join(self.problems.shorten(path) for path in (first, image))
                 self.problems.add("two images", f"{pair.name} ({both})")
-        left = [self.problems.shorten(path) for path in self.pictures if path not in self._pairs]
-        if left:
-            sentence = _("pictures without annotations are left out ({count}): {names}")
-            self.remarks.append(sentence.format(count=len(left), names=enumerate_names(sorted(left, key=natural_key))))
+        for sentence, paths in (
+            (_("pictures without annotations are left out ({count}): {names}"), {*self.pictures} - {*self._pairs}),
+            (_("images with damaged annotations are left out ({count}): {names}"), self._damaged),
+        ):
+            if paths:
+                names = enumerate_names(sorted(map(self.problems.shorten, paths), key=natural_key))
+                self.remarks.append(sentence.format(count=len(paths), names=names))
         values = tuple(range(len(classes)))
-        pairs = list(self._pairs.values())
+        pairs = [pair for image, pair in self._pairs.items() if image not in self._damaged]
         drawn = {shape.value for pair in pairs if isinstance(pair.mask, DrawnMask) for shape in pair.mask.shapes}
         ignored = (IGNORED,) if IGNORED in drawn else ()
         return Reading(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)

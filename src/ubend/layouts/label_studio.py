@@ -70,12 +70,14 @@ def _read(root: Path, problems: Problems) -> Reading:
     classes, values = number_classes(sorted(names, key=natural_key), problems)
     for path, task, chosen in tasks:
         who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
+        before = len(problems.names.get("few points", ()))  # the one kind of them that can be skipped
         shapes = [_make_shape(region, values, who, problems) for region in drawn_by[id(chosen)]]
+        is_damaged = len(problems.names.get("few points", ())) > before
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
             drawn = tuple(shape for shape in shapes if shape is not None)
             sizes = ((region.original_height, region.original_width) for region in chosen.result)
             size_hw = next(((height, width) for height, width in sizes if height and width), None)
-            collection.add(image, DrawnMask(path, drawn, size_hw))
+            collection.add(image, DrawnMask(path, drawn, size_hw), damaged=is_damaged)
     return collection.reading(classes)
 
 

@@ -68,7 +68,8 @@ def _read(root: Path, problems: Problems) -> Reading:
         image = own[0] if len(own) == 1 else collection.find(file.imagePath or path.stem, path)
         if image is not None:
             height, width = file.imageHeight, file.imageWidth
-            collection.add(image, DrawnMask(path, tuple(shapes), (height, width) if height and width else None))
+            mask = DrawnMask(path, tuple(shapes), (height, width) if height and width else None)
+            collection.add(image, mask, damaged=len(shapes) < len(file.shapes))
     return collection.reading(classes)
 
 

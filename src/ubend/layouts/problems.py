@@ -81,8 +81,8 @@ def enumerate_names(names: list[str]) -> str:
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sorts numbers inside names by their size; the name itself settles `1` against `01`."""
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(False, int(p), "") if "0" <= p[0] <= "9" else (True, 0, p) for p in pieces], name
+    pieces = re.findall(r"0*([0-9]+)|([^0-9]+)", name)  # numbers without zeros before them, of any length
+    return [(True, 0, text) if text else (False, len(digits), digits) for digits, text in pieces], name
 
 
 def _sentences() -> dict[str, str]:

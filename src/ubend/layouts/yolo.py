@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ubend.core.errors import reason
 from ubend.core.files import regular_file
@@ -17,6 +18,7 @@ from ubend.layouts.problems import Problems
 from ubend.layouts.tree import entries, is_system, subfolders
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
+_MOST_DIGITS = 9  # of a class number
 _MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
 
 
@@ -43,7 +45,7 @@ def _read(root: Path, problems: Problems) -> Reading:
     """The pairs of all pictures; those without a text file are all background. Later lines lie on earlier ones."""
     collection = Collection(root, problems)
     names = _read_names(root, problems)
-    texts: dict[Path, list[tuple[str, int, tuple[float, ...]]]] = {}
+    texts: dict[Path, list[tuple[str, int, tuple[float, ...]] | None]] = {}
     pictures: dict[Path, Path] = {}  # picture -> where its text file should be
     for images, labels in _folders(root):
         inside = (path for path in collection.pictures if path.is_relative_to(images))
@@ -54,28 +56,30 @@ def _read(root: Path, problems: Problems) -> Reading:
                 texts[path] = _read_lines(path, problems)
     for path in texts.keys() - set(pictures.values()):
         problems.add("no image", path)
-    used = {number for lines in texts.values() for _who, number, _polygon in lines}
+    used = {line[1] for lines in texts.values() for line in lines if line}
     if names is None:
         names = {number: f"class {number}" for number in sorted(used)}
         collection.remarks.append(_("no names of classes in data.yaml; classes are called by their numbers"))
     classes, values = number_classes((names[number] for number in sorted(names)), problems)
     for image, path in pictures.items():
         shapes = []
-        for who, number, polygon in texts.get(path, []):
+        lines = texts.get(path, [])
+        for who, number, polygon in filter(None, lines):
             if number not in names:
                 problems.add("unknown category", f"{who} ({number})")
             else:
                 shapes.append(Shape(values[names[number]], (polygon,), relative=True))
-        collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)))
+        collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
     if without := len(pictures.keys()) - len(set(pictures.values()) & texts.keys()):
         sentence = _("pictures without a text file, all background: {count}")
         collection.remarks.append(sentence.format(count=without))
     return collection.reading(classes)
 
 
-def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[float, ...]]]:
-    """(place, class number, polygon) of each line that can be read."""
-    name, found = problems.shorten(path), []
+def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[float, ...]] | None]:
+    """(place, class number, polygon) of each line; None: it cannot be read, a problem then."""
+    name = problems.shorten(path)
+    found: list[tuple[str, int, tuple[float, ...]] | None] = []
     try:
         lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -89,7 +93,8 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
             polygon = (math.nan,)
         if not words:
             continue
-        if not words[0].isdecimal() or not all(map(math.isfinite, polygon)):
+        read: tuple[str, int, tuple[float, ...]] | None = None
+        if not words[0].isdecimal() or len(words[0]) > _MOST_DIGITS or not all(map(math.isfinite, polygon)):
             problems.add("annotation entry", f"{who}: " + _("not a class number and coordinates"))
         elif len(polygon) == 4:
             problems.add("box only", who)
@@ -98,7 +103,8 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
         elif min(polygon) < -_BEYOND or max(polygon) > 1 + _BEYOND:
             problems.add("not normalised", who)
         else:
-            found.append((who, int(words[0]), polygon))
+            read = (who, int(words[0]), polygon)
+        found.append(read)
     return found
 
 
@@ -136,11 +142,27 @@ def parse_names(text: str) -> dict[int, str]:
     except (yaml.YAMLError, RecursionError) as error:
         problem = getattr(error, "problem", None) or _("nested too deeply")
         raise ValueError(problem) from error
-    names = content.get("names") if isinstance(content, dict) else None
+    names = _merge(_merge(content).get("names")) if isinstance(content, dict) else None
     found = dict(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
     if not all(isinstance(name, str) and str(number).isdecimal() for number, name in found.items()):
         raise ValueError(_("names must be a list of class names, or class numbers with their names"))
     return {int(number): name.strip() for number, name in found.items() if name.strip()}
+
+
+def _merge(table: Any) -> Any:
+    """A mapping with what its merge key `<<` brings, whose own merge keys are not followed; its own entries come first.
+
+    Raises:
+        ValueError: the key brings something else than mappings.
+    """
+    if not isinstance(table, dict) or "<<" not in table:
+        return table
+    brought = table["<<"] if isinstance(table["<<"], list) else [table["<<"]]
+    if not all(isinstance(some, dict) for some in brought):
+        raise ValueError(_("the merge key << must bring mappings"))
+    once = {id(some): some for some in reversed(brought)}  # a short text can name the same one very often
+    own = {key: value for key, value in table.items() if key != "<<"}
+    return {key: value for some in (*once.values(), own) for key, value in some.items()}
 
 
 YOLO = Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), _fits, _read)

@@ -169,8 +169,6 @@ def load_bundle(path: Path) -> Bundle:
         SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
     """
     path = model_path(path)
-    if not path.exists():
-        raise ModelFileError(_("{path}: no such model file").format(path=path), path=path)
     try:
         with named_in_utf8(regular_file(path)) as place, safe_open(place, "pt") as file:
             text = (file.metadata() or {}).get(_HEADER)
@@ -193,9 +191,11 @@ def load_bundle(path: Path) -> Bundle:
                 raise _refusal(path, "digest", _("the file was changed after it was written"))
             model = make_network(shape)
             model.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
-        raise _refusal(path, None, next(iter(why.splitlines()), type(error).__name__)) from error
+    except OSError as error:  # of the system; the content is not to blame
+        why = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
+        raise ModelFileError(_("{path}: {reason}").format(path=path, reason=why), path=path) from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
     return Bundle(model.eval(), header.labels, header.sizing, **stored)
 

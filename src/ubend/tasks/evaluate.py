@@ -1,7 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _
-from ubend.dataset.dataset import find_folder, match_folder
+from ubend.dataset.dataset import match_folder, read_usable
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.labels.mask_files import mask_from_text
@@ -32,26 +32,46 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of a model.
 
+    With `skip_bad`, pairs that cannot be used are left out of the scores; they are named under `skipped`.
+
     Args:
         model: a run folder or a model file.
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         part: which part of them; None: test where there is one, else validation, else all.
         device: None: the best one here.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
-        words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
-            differs from the model's own masks; the names are the model's. Without it, classes that the folder names
+        words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
+            that differs from the model's own masks; the names are the model's. Without it, classes that it names
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
+    Raises:
+        PairError: pairs that cannot be used, all at once.
     """
     predictor = load(model, device, tiles=tiles)
-    found: Folder | None = None
+    skip_bad = bool(words.get("skip_bad"))
     if folder is None and words.get("images") is None:
-        pairs = read_run_pairs(Path(model))
-    else:
-        settings = gather(folder, flags=words).settings
-        found = find_folder(settings)
-        pairs = list(found.pairs)
+        part, chosen = _choose(read_run_pairs(Path(model)), part)
+        return {"part": part or "all", **evaluate_pairs(predictor, chosen, skip_bad=skip_bad)}
+    settings = gather(folder, flags=words).settings
+
+    def score(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> dict[str, Any]:
+        kind, chosen = _choose(found.pairs, part)
+        labels = match_folder(found, settings, predictor.labels, chosen)
+        scores = evaluate_pairs(predictor, chosen, labels, skip_bad=skip_bad)
+        left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
+        left_out |= scores.pop("skipped", {})
+        return {"part": kind or "all", **scores, **({"skipped": left_out} if left_out else {})}
+
+    return read_usable(settings, score)
+
+
+def _choose(pairs: Sequence[Pair], part: Part | None) -> tuple[Part | None, list[Pair]]:
+    """The part that is scored, and its pairs.
+
+    Raises:
+        DataError: there are none.
+    """
     parts = {pair.part for pair in pairs}
     if part is None:
         part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
@@ -61,8 +81,7 @@ def evaluate(
         raise DataError(
             _("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part"
         )
-    labels = match_folder(found, settings, predictor.labels, chosen) if found else predictor.labels
-    return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
+    return part, chosen
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
@@ -94,6 +113,11 @@ def read_run_pairs(run: Path) -> list[Pair]:
 def score_lines(scores: Mapping[str, Any]) -> list[str]:
     """The scores as plain lines of a table, fit for a terminal."""
     lines = []
+    if left_out := scores.get("skipped"):
+        lines.append(
+            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
+        )
+        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
         lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
         scores = {name: part for name, part in scores.items() if name != "model_size"}

@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.core.errors import DataError, PairError
 from ubend.core.files import default_cache, refuse_existing
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings
-from ubend.dataset.dataset import find_folder, survey_folder
+from ubend.dataset.dataset import read_usable, survey_folder
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.layouts.pairs import Pair
+from ubend.layouts.pairs import Folder, Pair
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.training.run_folder import RunFolder
 
@@ -34,21 +35,34 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
         show: also display it.
     """
     refuse_existing([Path(out)])
-    found = find_folder(settings)
-    survey = survey_folder(found, settings, default_cache(), Teller())
-    return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
+
+    def draw(found: Folder, _skipped: list[tuple[Pair, list[str]]]) -> Path:
+        survey = survey_folder(found, settings, default_cache(), Teller())
+        return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
+
+    return read_usable(settings, draw)
 
 
 def draw_pairs(
     pairs: Sequence[Pair], labels: LabelMap, channels: int, out: Path, *, count: int = 8, show: bool = False
 ) -> Path:
-    """A grid of pictures, read with `channels`, and their masks, evenly taken from `pairs`: picture, mask, both."""
+    """A grid of pictures, read with `channels`, and their masks, evenly taken from `pairs`: picture, mask, both.
+
+    Raises:
+        PairError: of these pairs, those that cannot be read.
+    """
     chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).astype(int))]
-    rows = []
+    rows, bad = [], dict[str, list[str]]()
     for pair in chosen:
-        image, truth = _read_small(pair, labels, channels)
+        try:
+            image, truth = _read_small(pair, labels, channels)
+        except DataError as error:
+            bad[pair.name] = error.problems
+            continue
         both = overlay_mask(image, truth, labels.colors, background=background_class(labels.names))
         rows.append([image, color_mask(truth, labels.colors), both])
+    if bad:
+        raise PairError(bad)
     return _draw(rows, [_("picture"), _("mask"), _("both")], chosen, labels, out, show)
 
 
