@@ -48,8 +48,8 @@ class Answering(Protocol):
     def inspect(self, path: Path) -> Header:
         """An image file's header; DataError: it is of another kind."""
 
-    def prepare(self, image: Path, header: Header) -> Source:
-        """An image's file at the size at which it is looked at."""
+    def prepare(self, image: Path, header: Header) -> Source | None:
+        """An image's file at the size at which it is looked at; None: it is not scored."""
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
         """Logits of each image, in any order."""
@@ -70,6 +70,7 @@ def evaluate_pairs(
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     decoded: Callable[[int], Decoded] | None = None,
+    select: Callable[[list[int]], list[int]] = lambda read: read,
 ) -> dict[str, Any]:
     """Scores of a model on images with masks.
 
@@ -78,6 +79,7 @@ def evaluate_pairs(
         pairs: images with masks.
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         decoded: gives an image by its place in `pairs`; None: the files are read.
+        select: given the places of all images that were read, returns those that count, one or more.
 
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
@@ -90,41 +92,49 @@ def evaluate_pairs(
     known = labels or predictor.labels
     native, small = (_Counts(len(pairs), known.classes) for _size in range(2))
     truths: dict[int, NDArray[np.uint8]] = {}
+    read: list[int] = []
 
     def sources() -> Iterator[Source]:
-        for number, (image, truth) in enumerate(_read(predictor, pairs, known, decoded)):
-            truths[number] = truth
-            yield image
+        for number, one in enumerate(_read(predictor, pairs, known, decoded)):
+            if one is not None:
+                image, truths[number] = one
+                read.append(number)
+                yield image
 
     for logits in predictor.run(sources()):
-        truth = np.stack([truths[number][logits.rows] for number in logits.numbers])
+        numbers = [read[place] for place in logits.numbers]
+        truth = np.stack([truths[number][logits.rows] for number in numbers])
         with tell_out_of_memory(too_large(logits.native_hw)):
-            counted = native.add(logits.numbers, logits.native(), truth)
+            counted = native.add(numbers, logits.native(), truth)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] == (h, w):
-                small.add_counted(logits.numbers, *counted)
+                small.add_counted(numbers, *counted)
             else:
-                small.add(logits.numbers, logits.values, resize_mask(truth, (h, w)))
+                small.add(numbers, logits.values, resize_mask(truth, (h, w)))
         if logits.is_last:
-            for number in logits.numbers:
+            for number in numbers:
                 del truths[number]
-    for pair, loss in zip(pairs, native.fetch()[1], strict=True):
+    counting = select(read)
+    pairs = [pairs[number] for number in counting]
+    (confusions, losses), at_model_size = (counts.fetch(counting) for counts in (native, small))
+    for pair, loss in zip(pairs, losses, strict=True):
         if np.isnan(loss):
             line = _(
                 "{path}: the model's logits are not finite numbers: its values, or the model's weights, are too large"
             )
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     return {
-        "native": _summary(*native.fetch(), known),
-        "model_size": _summary(*small.fetch(), known),
-        "per_picture": _per_picture(native.fetch()[0], pairs, known),
+        "native": _summary(confusions, losses, known),
+        "model_size": _summary(*at_model_size, known),
+        "per_picture": _per_picture(confusions, pairs, known),
     }
 
 
 def _read(
     predictor: Answering, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], Decoded] | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
-    """Each image and its (H, W) class indices, read ahead; few large ones, which would fill the memory."""
+) -> Iterator[tuple[Source, NDArray[np.uint8]] | None]:
+    """Each image and its (H, W) class indices, read ahead; few large ones, which would fill the memory. None: not
+    scored."""
     if decoded is not None:
 
         def take(number: int) -> tuple[Source, NDArray[np.uint8]]:
@@ -136,10 +146,10 @@ def _read(
     def inspect(pair: Pair) -> tuple[Pair, Header]:
         return pair, predictor.inspect(pair.image)
 
-    def read(inspected: tuple[Pair, Header]) -> tuple[Source, NDArray[np.uint8]]:
+    def read(inspected: tuple[Pair, Header]) -> tuple[Source, NDArray[np.uint8]] | None:
         pair, header = inspected
         image = predictor.prepare(pair.image, header)
-        return image, _read_truth(pair, image, labels)
+        return None if image is None else (image, _read_truth(pair, image, labels))
 
     return map_ahead(read, map_ahead(inspect, pairs), lambda inspected: inspected[1].bytes(inspected[1].channels))
 
@@ -168,16 +178,16 @@ class _Counts:
         self._numbers += numbers
         self._waiting.append((confusion, loss))
         if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
-            self.fetch()
+            self.fetch([])
 
-    def fetch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each image."""
+    def fetch(self, numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(n, C, C) confusions and (n,) cross entropies of these images, summed over the pixels of each."""
         if self._waiting:
             confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
             np.add.at(self._confusions, self._numbers, confusions)
             np.add.at(self._losses, self._numbers, losses)
             self._numbers, self._waiting = [], []
-        return self._confusions, self._losses
+        return self._confusions[numbers], self._losses[numbers]
 
 
 def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:

@@ -15,7 +15,9 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.evaluation.caveats import describe_few
 from ubend.labels.value_table import write_table
+from ubend.layouts.pairs import SPLITS
 from ubend.tasks.show import draw_pairs
 
 _STAMP = (
@@ -25,7 +27,7 @@ _STAMP = (
 
 def introduce(teller: Teller, data: Dataset) -> None:
     """Say what was understood of a folder."""
-    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
+    counts = {part: len(data.numbers(part)) for part in SPLITS}
     teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
     teller.say(_describe_pictures(data))
@@ -78,6 +80,10 @@ def understand(
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
+        for split in SPLITS[1:]:
+            for line in describe_few(len(data.numbers(split)), split):
+                cure = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
+                voice.say(cure.format(note=line, split=split))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)

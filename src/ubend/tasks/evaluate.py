@@ -1,7 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +10,20 @@ import numpy as np
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.dataset.dataset import find_folder, match_folder
+from ubend.evaluation.caveats import (
+    KnownImages,
+    describe_few,
+    describe_seen,
+    describe_validation,
+    only_training_images,
+)
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import load
+from ubend.inference.accepts import take_pixels
+from ubend.inference.predictor import Predictor, load
+from ubend.inference.tiling import Source
+from ubend.io.raster import Header
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather
@@ -28,9 +39,14 @@ def evaluate(
     part: Part | None = None,
     device: str | None = None,
     tiles: int | None = None,
+    teller: Teller | None = None,
     **words: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
+
+    Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
+    `part` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
+    splits that they were in.
 
     Args:
         model: a run folder or a model file.
@@ -43,6 +59,8 @@ def evaluate(
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
+    Raises:
+        DataError: no images in that part, only training images, or as in `evaluate_pairs`.
     """
     predictor = load(model, device, tiles=tiles)
     found: Folder | None = None
@@ -52,17 +70,91 @@ def evaluate(
         settings = gather(folder, flags=words).settings
         found = find_folder(settings)
         pairs = list(found.pairs)
+    known = KnownImages([predictor.bundle])
     parts = {pair.part for pair in pairs}
-    if part is None:
-        part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
-    chosen = [pair for pair in pairs if part is None or pair.part == part]
-    if not chosen:
-        there = ", ".join(sorted(str(name) for name in parts))
-        raise DataError(
-            _("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part"
-        )
-    labels = match_folder(found, settings, predictor.labels, chosen) if found else predictor.labels
-    return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
+    if part is None and (not found or not known or "test" in parts):
+        part = _scored_part(parts)
+        pairs = [pair for pair in pairs if part is None or pair.part == part]
+    elif not found or not known:
+        pairs = [pair for pair in pairs if pair.part == part]
+    if not pairs:
+        raise _no_images(part, parts)
+    labels = match_folder(found, settings, predictor.labels, pairs) if found else predictor.labels
+    with teller or Teller() as voice:
+        if not found:
+            scores = evaluate_pairs(predictor, pairs, labels)
+            lines = describe_validation(len(pairs) if part == "val" else 0)
+        else:
+            asked = _UnseenImages(predictor, known, pairs, part)
+            scores = evaluate_pairs(asked, pairs, labels, select=asked.select)
+            part, lines = asked.part, describe_seen(known, asked.left_out, asked.validation)
+        for line in [*lines, *describe_few(len(scores["per_picture"]), part)]:
+            voice.say(line)
+    return {"part": part or "all", **scores}
+
+
+def _scored_part(parts: Iterable[Part | None]) -> Part | None:
+    """The part to score, of those that there are: test, else validation, else all."""
+    there = set(parts)
+    return next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in there), None)
+
+
+def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
+    there = ", ".join(sorted(str(name) for name in set(parts)))
+    return DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part")
+
+
+class _UnseenImages:
+    """A predictor for `evaluate_pairs` that passes over training images of its model.
+
+    An image counts to the part that its folder states and to the split of the model that it was in.
+
+    Args:
+        known: the model's images.
+        pairs: those that are read.
+        part: the part to score; None: `select` decides.
+    Attributes:
+        part: the part that is scored; None: all.
+        left_out: names of the training images that are not scored.
+        validation: number of scored images that are validation images.
+    """
+
+    def __init__(self, predictor: Predictor, known: KnownImages, pairs: Sequence[Pair], part: Part | None) -> None:
+        self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
+        self._predictor, self._known, self._pairs, self.part = predictor, known, pairs, part
+        self._stated = {pair.image: pair.part for pair in pairs}
+        self._splits: dict[Path, Part | None] = {}
+        self.left_out: list[str] = []
+        self.validation = 0
+
+    def prepare(self, image: Path, header: Header) -> Source | None:
+        loaded = take_pixels(image, self._predictor.bundle, header)
+        split = self._splits[image] = self._known.find_split(loaded.pixels)
+        seen = split == "train" != self.part
+        wanted = self.part in (None, split, self._stated[image])
+        return self._predictor.bring_to_size(loaded) if wanted and not seen else None
+
+    def select(self, read: list[int]) -> list[int]:
+        """The images to score, of those that were read; `part` may still be open.
+
+        Raises:
+            DataError: there are none.
+        """
+        splits = [self._splits[pair.image] for pair in self._pairs]
+        parts = [split or pair.part for split, pair in zip(splits, self._pairs, strict=True)]
+        if self.part is None:  # images that neither the folder nor the model places are new: all are scored
+            self.part = _scored_part(parts if None not in parts else self._stated.values())
+        chosen = [n for n in read if self.part in (None, splits[n], self._pairs[n].part)]
+        stated = [n for n, pair in enumerate(self._pairs) if self.part is None or pair.part in (None, self.part)]
+        if self.part != "train":
+            self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
+        if self.left_out and len(self.left_out) == len(stated):
+            cure = _("name other images, or score these by --part train")
+            raise DataError(only_training_images(self.left_out, cure), key="--part")
+        if not chosen:
+            raise _no_images(self.part, parts)
+        self.validation = sum(splits[n] == "val" for n in chosen)
+        return chosen
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
