@@ -15,6 +15,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.object_widths import describe_narrow
 from ubend.evaluation.caveats import describe_few
 from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
@@ -43,6 +44,8 @@ def introduce(teller: Teller, data: Dataset) -> None:
     teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
         teller.say(_("note: {remark}").format(remark=remark))
+    for line in describe_narrow(data):
+        teller.say(line)
 
 
 def _describe_pictures(data: Dataset) -> str:
@@ -82,8 +85,10 @@ def understand(
         introduce(voice, data)
         for split in SPLITS[1:]:
             for line in describe_few(len(data.numbers(split)), split):
-                cure = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
-                voice.say(cure.format(note=line, split=split))
+                told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
+                if split in {pair.part for pair in data.folder.pairs}:
+                    told = _("{note}; add images, or put more of them into {split}")
+                voice.say(told.format(note=line, split=split))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)

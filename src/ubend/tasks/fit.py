@@ -41,7 +41,7 @@ from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import Prepared, prepare
 from ubend.drawing.curves import draw_curves
-from ubend.evaluation.caveats import describe_few, describe_validation
+from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.scores import Decoded, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import Source
@@ -301,7 +301,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     if not pairs:
         raise DataError(_("no pictures to score"), path=run.path)
     reporter.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
-    for line in [*describe_few(len(pairs), part), *describe_validation(len(pairs) if part == "val" else 0)]:
+    for line in describe_few(len(pairs), part):
         reporter.say(line)
     numbers, store = data.numbers(part).tolist(), data.store
 
