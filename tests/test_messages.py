@@ -453,7 +453,7 @@ CASES |= {
     "predict: --overlap": lambda place: place.predict("--overlap", "1"),
     "predict: --window": lambda place: place.predict("--window", "lung"),
     "evaluate: no such part": lambda place: refused(
-        "evaluate", place.good / "run", place.good / "data", "--part", "test", "--device", "cpu"
+        "evaluate", place.good / "run", flat(place), "--part", "test", "--device", "cpu"
     ),
     "evaluate: no run": lambda place: refused(
         "evaluate", shutil.copy(place.good / "run" / "model.safetensors", place.tmp)

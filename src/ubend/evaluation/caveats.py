@@ -70,7 +70,9 @@ def describe_seen(known: KnownImages, left_out: Sequence[str], validation: int) 
 
 def describe_validation(count: int) -> list[str]:
     """A line when validation images are scored, else none."""
-    line = _("note: {count} of the scored images are validation images: they chose the weights, so the scores are optimistic")
+    line = _(
+        "note: {count} of the scored images are validation images: they chose the weights, so the scores are optimistic"
+    )
     return [line.format(count=count)] if count else []
 
 

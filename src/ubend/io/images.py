@@ -92,7 +92,7 @@ def hash_pixels(pixels: NDArray[Any]) -> int:
     Args:
         pixels: (H, W, C) as `read_image` gives it.
     """
-    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())  # two to three times as fast as BLAKE2b
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())  # faster than BLAKE2b (measured)
     digest.update(np.ascontiguousarray(pixels).data)
     return int.from_bytes(digest.digest()[:8], "little")
 

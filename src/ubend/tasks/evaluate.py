@@ -100,8 +100,11 @@ def _scored_part(parts: Iterable[Part | None]) -> Part | None:
 
 
 def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
-    there = ", ".join(sorted(str(name) for name in set(parts)))
-    return DataError(_("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part")
+    there = ", ".join(sorted({name for name in parts if name}))
+    line = _("no pictures in part {part}; there are: {found}")
+    if not there:
+        line = _("no pictures in part {part}: nothing states parts; leave out --part, or give them by --split")
+    return DataError(line.format(part=part, found=there), key="--part")
 
 
 class _UnseenImages:
