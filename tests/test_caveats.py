@@ -219,6 +219,15 @@ def test_data_says_that_few_are_scored(count: int, told: bool, tmp_path: Path) -
     assert len(lines) == 2 * told
 
 
+def test_a_stated_split_is_not_changed_by_a_share(tmp_path: Path) -> None:
+    make_discs(tmp_path / "discs" / "train", 80)
+    make_discs(tmp_path / "discs" / "test", 3)
+    result = CliRunner().invoke(main, ["data", str(tmp_path / "discs"), "--out", str(tmp_path / "out")])
+    (line,) = [line for line in result.output.splitlines() if "say little" in line]
+    assert "3 test images" in line
+    assert "test_share" not in line
+
+
 # --------------------------------------------------------------------------------------------- objects
 
 

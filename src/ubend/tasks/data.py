@@ -83,12 +83,12 @@ def understand(
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
-        for split in SPLITS[1:]:
-            for line in describe_few(len(data.numbers(split)), split):
+        for part in SPLITS[1:]:
+            for line in describe_few(len(data.numbers(part)), part):
                 told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
-                if split in {pair.part for pair in data.folder.pairs}:
+                if part in {pair.part for pair in data.folder.pairs}:
                     told = _("{note}; add images, or put more of them into {split}")
-                voice.say(told.format(note=line, split=split))
+                voice.say(told.format(note=line, split=part))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)
