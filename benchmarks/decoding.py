@@ -41,7 +41,7 @@ def by_store(paths: Sequence[Path], pool: ThreadPoolExecutor) -> Pixels:
         native_hw = (first.height, first.width)
     parts = [paths[start : start + 32] for start in range(0, len(paths), 32)]
     read = pool.map(lambda part: read_resized(part, 3, native_hw, (SIDE_PX, SIDE_PX), np.dtype(np.uint8)), parts)
-    return np.concatenate([small for small, _problems, _unseen in read])
+    return np.concatenate([small for small, *_others in read])
 
 
 def one_by_one(read: Callable[[Path], Pixels]) -> Way:

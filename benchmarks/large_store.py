@@ -48,6 +48,7 @@ def make_store(folder: Path, gib: float) -> Store:
         class_pixels=np.zeros((count, 256), np.int64),
         thumbnails=np.zeros((count, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8),
         has_unseen=np.zeros(count, bool),
+        pixel_hashes=np.zeros(count, np.uint64),
     )
     facts = {"channels": 3, "dtype": "uint8", "hashes": [["", ""]] * count}
     facts |= {"files": _check_sums(folder), "changed_ns": _read_times(folder)}

@@ -205,7 +205,10 @@ def test_newer_format(tmp_path: Path, saved: bytes) -> None:
         ({"scale": [1.0, float("nan")]}, "scale.1"),
         ({"scale": [2.0, 1.0]}, "scale"),
         ({"bad\nname": 1}, "bad name"),
-        ({"about": {"text": "x" * 2**20}}, "header"),
+        ({"about": {"text": "x" * 2**22}}, "header"),
+        ({"image_hashes": {"train": "AAAA"}}, "image_hashes.train"),
+        ({"image_hashes": {"train": "no base64"}}, "image_hashes.train"),
+        ({"image_hashes": {"holdout": ""}}, "image_hashes.holdout.[key]"),
     ],
 )
 def test_header_that_does_not_fit(change: dict[str, Any], key: str, tmp_path: Path, saved: bytes) -> None:

@@ -54,6 +54,7 @@ from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
+from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.gather import parse_skips
 from ubend.training.distributed import Ranks
 from ubend.training.launcher import launch
@@ -452,7 +453,7 @@ CASES |= {
     "predict: --overlap": lambda place: place.predict("--overlap", "1"),
     "predict: --window": lambda place: place.predict("--window", "lung"),
     "evaluate: no such part": lambda place: refused(
-        "evaluate", place.good / "run", place.good / "data", "--part", "test", "--device", "cpu"
+        "evaluate", place.good / "run", flat(place), "--part", "test", "--device", "cpu"
     ),
     "evaluate: no run": lambda place: refused(
         "evaluate", shutil.copy(place.good / "run" / "model.safetensors", place.tmp)
@@ -620,6 +621,17 @@ def run_with_a_damaged_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
     RunFolder(place / "run").state.write_bytes(b"")
     return refused("fit", "--resume", place / "run")
+
+
+@case
+def only_training_images(place: Place) -> object:
+    pairs = [pair for pair in read_run_pairs(place.good / "run") if pair.part == "train"]
+    for kind in ("images", "masks"):
+        (place / kind).mkdir()
+    for pair in pairs:
+        shutil.copy(pair.image, place / "images")
+        shutil.copy(pair.mask.path, place / "masks")
+    return refused("evaluate", place.good / "run", place.tmp, "--device", "cpu")
 
 
 # ------------------------------------------------------------------------------------------------ archives

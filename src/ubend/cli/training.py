@@ -134,7 +134,8 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | No
     from ubend.tasks.evaluate import evaluate as call
 
     refuse_existing([] if out is None else [out])
-    scores = call(model, folder, tiles=parse_tiles(tiles), **flags)
+    with make_teller() as teller:
+        scores = call(model, folder, tiles=parse_tiles(tiles), teller=teller, **flags)
     tell_scores(scores)
     if out is not None:
         write_json(out, scores)

@@ -5,7 +5,7 @@ A store is a folder in the cache, named by the content of the files in it and by
     images.bin   all pixels of all pictures, (P, C) uint8 | uint16 | float32, row by row, picture by picture
     masks.bin    the same for the masks, (P,) uint8 class index
     unseen.bin   only if there are any: (P,) bool, pixels that were not seen (see `LoadedImage`); IGNORED in the mask
-    index.npz    where each picture lies, its shapes, the pixels of each class at native size, a thumbnail
+    index.npz    where each picture lies, its shapes, the pixels of each class at native size, a thumbnail, a hash
     store.json   what it is; length and check sum of each other file
 
 It is built beside, synced, and renamed when whole; two runs that start at once build it once. One whose files are not
@@ -37,6 +37,7 @@ from ubend.io.decode import read_header
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
 from ubend.io.images import (
     Sizing,
+    hash_pixels,
     model_size,
     read_resized,
     resize_arrays,
@@ -47,7 +48,7 @@ from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
 from ubend.layouts.pairs import Pair
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
 _UNSEEN = "unseen.bin"
 _PIECE_BYTES = 2**24  # of a file, whose check sum one thread makes
@@ -91,6 +92,7 @@ class Store:
             self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
             self.has_unseen: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with pixels that were not seen
+            self.pixel_hashes: NDArray[np.uint64] = index["pixel_hashes"]  # (N,) `hash_pixels` at native size
         pixels = int(self.offsets[-1])
         self.images = np.memmap(folder / _IMAGES, self.dtype, "r", shape=(pixels, self.channels))
         self.masks = np.memmap(folder / _MASKS, np.uint8, "r", shape=(pixels,))
@@ -272,6 +274,7 @@ def _build(
         class_pixels = np.zeros((len(pairs), 256), np.int64)
         has_unseen, unseen_at, opening = np.zeros(len(pairs), np.bool_), list[NDArray[np.bool_]](), Lock()
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+        pixel_hashes = np.zeros(len(pairs), np.uint64)
 
         def keep_unseen(number: int, unseen: NDArray[np.bool_]) -> None:
             with opening:
@@ -296,9 +299,12 @@ def _build(
                     except DataError as error:
                         bad[number] = error.problems
                     thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
+                    pixel_hashes[number] = hash_pixels(place)
             else:
                 paths = [pairs[number].image for number in part]
-                small, problems, hidden = read_resized(paths, sizing.channels, native_hw, size_hw, dtype)
+                small, problems, hidden, pixel_hashes[part] = read_resized(
+                    paths, sizing.channels, native_hw, size_hw, dtype
+                )
                 bad = {part[slot]: lines for slot, lines in problems.items()}
                 unseen = {part[slot]: where for slot, where in hidden.items()}
                 thumbnails[part] = _thumbnails(small)
@@ -338,6 +344,7 @@ def _build(
             class_pixels=class_pixels,
             thumbnails=thumbnails,
             has_unseen=has_unseen,
+            pixel_hashes=pixel_hashes,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
         facts |= {"files": _check_sums(temporary), "changed_ns": _read_times(temporary)}

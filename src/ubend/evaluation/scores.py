@@ -48,8 +48,8 @@ class Answering(Protocol):
     def inspect(self, path: Path) -> Header:
         """An image file's header; DataError: it is of another kind."""
 
-    def prepare(self, image: Path, header: Header) -> Source:
-        """An image's file at the size at which it is looked at."""
+    def prepare(self, image: Path, header: Header) -> Source | None:
+        """An image's file at the size at which it is looked at; None: it is not scored."""
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
         """Logits of each image, in any order."""
@@ -72,6 +72,7 @@ def evaluate_pairs(
     decoded: Callable[[int], Decoded] | None = None,
     *,
     skip_bad: bool = False,
+    select: Callable[[list[int]], list[int]] = lambda read: read,
 ) -> dict[str, Any]:
     """Scores of a model on images with masks.
 
@@ -81,6 +82,7 @@ def evaluate_pairs(
         labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
         decoded: gives an image by its place in `pairs`; None: the files are read.
         skip_bad: score the other pairs where some cannot be used.
+        select: given the places of all images that were read, returns those that count, one or more.
     Returns:
         `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
         mean, and the mean without the background), `pixel_accuracy`, `cross_entropy` (mean per pixel,
@@ -93,36 +95,38 @@ def evaluate_pairs(
     """
     known = labels or predictor.labels
     native, small = (_Counts(len(pairs), known.classes) for _size in range(2))
-    places: list[int] = []  # in `pairs`, of the images that are predicted
     truths: dict[int, NDArray[np.uint8]] = {}
     bad: dict[str, list[str]] = {}
+    read: list[int] = []  # places in `pairs` of the images that are predicted
 
     def sources() -> Iterator[Source]:
-        for place, found in enumerate(_read(predictor, pairs, known, decoded)):
+        for number, found in enumerate(_read(predictor, pairs, known, decoded)):
             if isinstance(found, DataError):
-                bad[pairs[place].name] = found.problems
-            else:
-                image, truths[len(places)] = found
-                places.append(place)
+                bad[pairs[number].name] = found.problems
+            elif found is not None:
+                image, truths[number] = found
+                read.append(number)
                 yield image
 
     for logits in predictor.run(sources()):
-        truth = np.stack([truths[number][logits.rows] for number in logits.numbers])
+        numbers = [read[place] for place in logits.numbers]
+        truth = np.stack([truths[number][logits.rows] for number in numbers])
         with tell_out_of_memory(too_large(logits.native_hw)):
-            counted = native.add(logits.numbers, logits.native(), truth)
+            counted = native.add(numbers, logits.native(), truth)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] == (h, w):
-                small.add_counted(logits.numbers, *counted)
+                small.add_counted(numbers, *counted)
             else:
-                small.add(logits.numbers, logits.values, resize_mask(truth, (h, w)))
+                small.add(numbers, logits.values, resize_mask(truth, (h, w)))
         if logits.is_last:
-            for number in logits.numbers:
+            for number in numbers:
                 del truths[number]
-    if bad and not (skip_bad and places):
+    if bad and not (skip_bad and read):
         raise PairError(bad)
-    good = [pairs[place] for place in places]
-    (confusions, losses), (small_confusions, small_losses) = native.fetch(len(good)), small.fetch(len(good))
-    for pair, loss in zip(good, losses, strict=True):
+    counting = select(read)
+    pairs = [pairs[number] for number in counting]
+    (confusions, losses), at_model_size = (counts.fetch(counting) for counts in (native, small))
+    for pair, loss in zip(pairs, losses, strict=True):
         if np.isnan(loss):
             line = _(
                 "{path}: the model's logits are not finite numbers: its values, or the model's weights, are too large"
@@ -130,16 +134,16 @@ def evaluate_pairs(
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     scores = {
         "native": _summary(confusions, losses, known),
-        "model_size": _summary(small_confusions, small_losses, known),
-        "per_picture": _per_picture(confusions, good, known),
+        "model_size": _summary(*at_model_size, known),
+        "per_picture": _per_picture(confusions, pairs, known),
     }
     return scores | ({"skipped": bad} if bad else {})
 
 
 def _read(
     predictor: Answering, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], Decoded] | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError]:
-    """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs.
+) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError | None]:
+    """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs; None: not scored.
 
     They are read ahead; few large ones, which would fill the memory.
     """
@@ -160,13 +164,13 @@ def _read(
         except DataError as error:
             return pair, error
 
-    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[Source, NDArray[np.uint8]] | DataError:
+    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[Source, NDArray[np.uint8]] | DataError | None:
         pair, header = inspected
         if isinstance(header, DataError):
             return header
         try:
             image = predictor.prepare(pair.image, header)
-            return image, _read_truth(pair, image, labels)
+            return None if image is None else (image, _read_truth(pair, image, labels))
         except DataError as error:
             return error
 
@@ -201,16 +205,16 @@ class _Counts:
         self._numbers += numbers
         self._waiting.append((confusion, loss))
         if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
-            self.fetch()
+            self.fetch([])
 
-    def fetch(self, images: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(N, C, C) confusions and (N,) cross entropies, summed over the pixels of each of the first N images."""
+    def fetch(self, numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(n, C, C) confusions and (n,) cross entropies of these images, summed over the pixels of each."""
         if self._waiting:
             confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
             np.add.at(self._confusions, self._numbers, confusions)
             np.add.at(self._losses, self._numbers, losses)
             self._numbers, self._waiting = [], []
-        return self._confusions[:images], self._losses[:images]
+        return self._confusions[numbers], self._losses[numbers]
 
 
 def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:

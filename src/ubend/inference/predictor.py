@@ -191,13 +191,21 @@ class Predictor:
         Raises:
             DataError: see `__call__`.
         """
-        loaded, sizing = take_pixels(image, self.bundle, header), self.bundle.sizing
-        pixels = loaded.pixels
+        return self.bring_to_size(take_pixels(image, self.bundle, header), _bytes_given(image))
+
+    def bring_to_size(self, image: LoadedImage, held_bytes: int = 0) -> Source:
+        """The input of `run`, as `prepare` gives it.
+
+        Args:
+            image: what `take_pixels` returned.
+            held_bytes: memory that the caller keeps until the image's logits are there.
+        """
+        pixels, sizing = image.pixels, self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
         if self.tiling is not None:
-            return Source.of_pixels(pixels, native_hw, unseen=loaded.unseen)
+            return Source.of_pixels(pixels, native_hw, unseen=image.unseen)
         small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
-        return Source.of_pixels(small, native_hw, small.nbytes + _bytes_given(image), loaded.unseen)
+        return Source.of_pixels(small, native_hw, small.nbytes + held_bytes, image.unseen)
 
     def inspect(self, path: Path) -> Header:
         """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""

@@ -4,6 +4,7 @@ Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the f
 class index.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,17 @@ def _finish(raster: Raster, channels: int | None, path: Path) -> LoadedImage:
     return fill_unseen(finish_pixels(raster.colors(), raster.alpha, channels, path, raster.unseen))
 
 
+def hash_pixels(pixels: NDArray[Any]) -> int:
+    """A 64-bit hash of an image's size, dtype and values: copies of it in other lossless files have the same one.
+
+    Args:
+        pixels: (H, W, C) as `read_image` gives it.
+    """
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())  # faster than BLAKE2b (measured)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
 def fill_unseen(image: LoadedImage) -> LoadedImage:
     """The image with the mean of its seen pixels where it was not seen; the same one where all was seen."""
     if image.unseen is None:
@@ -143,7 +155,7 @@ def finish_pixels(
 
 def read_resized(
     paths: Sequence[Path], channels: int, native_hw: tuple[int, int], size_hw: tuple[int, int], dtype: np.dtype[Any]
-) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]]]:
+) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]], list[int]]:
     """Pictures of one size, read and resized together: one by one, the calls cost as much as the work.
 
     Args:
@@ -155,7 +167,7 @@ def read_resized(
     Returns:
         (n, *size_hw, channels) pictures, and what is wrong with those that cannot be used, by their place in
         `paths`; such a picture is not to be looked at. Third, where the others were not seen, (*native_hw) each;
-        images of which all was seen are not in it.
+        images of which all was seen are not in it. Fourth, `hash_pixels` of each at its own size.
     """
     native = np.empty((len(paths), *native_hw, channels), dtype)  # clearing it first takes a twentieth of the time
     bad: dict[int, list[str]] = {}
@@ -170,7 +182,7 @@ def read_resized(
                 continue
             if found is not None:
                 unseen[number] = found
-    return resize_arrays(native, size_hw), bad, unseen
+    return resize_arrays(native, size_hw), bad, unseen, [hash_pixels(image) for image in native]
 
 
 def read_into(place: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:

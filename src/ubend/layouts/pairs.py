@@ -9,6 +9,7 @@ from ubend.labels.mask_files import Mask
 from ubend.layouts.problems import Problems
 
 Part = Literal["train", "val", "test"]
+SPLITS: tuple[Part, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ type and range: the entry is checked by it when written, and when read before a 
 is among the tensors. No pickle: nothing in the file is executed.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -14,8 +15,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,15 +31,39 @@ from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
 from ubend.io.images import Sizing
 from ubend.io.raster import MOST_CHANNELS
 from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelMap
+from ubend.layouts.pairs import Part
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of file names
 _HEADER = "ubend"  # the entry of the file's metadata
 FORMAT = 3  # grows when an older ubend could not use the file rightly
-_MOST_CHARACTERS = 2**20  # of the entry; 65,536 label values take half of it
+MOST_HASHES = 100_000  # of each split: 1.1 million characters
+_MOST_CHARACTERS = 2**22  # of the entry; 65,536 label values take 2**19, the hashes of three splits 3.2 million
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Ratio = Annotated[float, Field(gt=0)]
+
+
+def pack_hashes(hashes: NDArray[np.uint64]) -> str:
+    """Hashes of images as text, base64 of 8 bytes each, sorted; of more than MOST_HASHES the least ones."""
+    return base64.b64encode(np.sort(hashes)[:MOST_HASHES].astype("<u8").tobytes()).decode()
+
+
+def unpack_hashes(text: str) -> list[int]:
+    """What `pack_hashes` was given.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    hashes: list[int] = np.frombuffer(base64.b64decode(text, validate=True), "<u8").tolist()
+    if len(hashes) > MOST_HASHES:
+        raise ValueError(f"{len(hashes)} hashes, at most {MOST_HASHES}")
+    return hashes
+
+
+def _check_hashes(text: str) -> str:
+    unpack_hashes(text)
+    return text
 
 
 @dataclass(kw_only=True)
@@ -51,6 +78,8 @@ class StoredFields:
         scale: least and greatest size of them at model size over their own, of the training part; None: not known.
         orientation: what it was shown of the turns and flips of them, as of `augment.orientation`; None: not known.
         flips: whether mirror images were among them.
+        image_hashes: `hash_pixels` of the images of each split, read with the model's channels, see `pack_hashes`;
+            None: not known.
     """
 
     about: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +89,7 @@ class StoredFields:
     scale: tuple[_Ratio, _Ratio] | None = None
     orientation: Orientation | None = None
     flips: bool = True
+    image_hashes: dict[Part, Annotated[str, AfterValidator(_check_hashes)]] | None = None
 
 
 @dataclass

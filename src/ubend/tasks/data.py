@@ -15,7 +15,10 @@ from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.object_widths import describe_narrow
+from ubend.evaluation.caveats import describe_few
 from ubend.labels.value_table import write_table
+from ubend.layouts.pairs import SPLITS
 from ubend.tasks.show import draw_pairs
 
 _STAMP = (
@@ -25,7 +28,7 @@ _STAMP = (
 
 def introduce(teller: Teller, data: Dataset) -> None:
     """Say what was understood of a folder."""
-    counts = {part: len(data.numbers(part)) for part in ("train", "val", "test")}
+    counts = {part: len(data.numbers(part)) for part in SPLITS}
     teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
     teller.say(_describe_pictures(data))
@@ -41,6 +44,8 @@ def introduce(teller: Teller, data: Dataset) -> None:
     teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
         teller.say(_("note: {remark}").format(remark=remark))
+    for line in describe_narrow(data):
+        teller.say(line)
 
 
 def _describe_pictures(data: Dataset) -> str:
@@ -78,6 +83,12 @@ def understand(
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
+        for part in SPLITS[1:]:
+            for line in describe_few(len(data.numbers(part)), part):
+                told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
+                if part in {pair.part for pair in data.folder.pairs}:
+                    told = _("{note}; add images, or put more of them into {split}")
+                voice.say(told.format(note=line, split=part))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)

@@ -1,7 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +10,20 @@ import numpy as np
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _
+from ubend.core.progress import Teller
 from ubend.dataset.dataset import match_folder, read_usable
+from ubend.evaluation.caveats import (
+    KnownImages,
+    describe_few,
+    describe_seen,
+    describe_validation,
+    only_training_images,
+)
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.predictor import load
+from ubend.inference.accepts import take_pixels
+from ubend.inference.predictor import Predictor, load
+from ubend.inference.tiling import Source
+from ubend.io.raster import Header
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather
@@ -28,11 +39,14 @@ def evaluate(
     part: Part | None = None,
     device: str | None = None,
     tiles: int | None = None,
+    teller: Teller | None = None,
     **words: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
 
-    With `skip_bad`, pairs that cannot be used are left out of the scores; they are named under `skipped`.
+    Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
+    `part` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
+    splits that they were in. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
 
     Args:
         model: a run folder or a model file.
@@ -41,47 +55,130 @@ def evaluate(
         device: None: the best one here.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
-            that differs from the model's own masks; the names are the model's. Without it, classes that it names
+            that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
     Raises:
         PairError: pairs that cannot be used, all at once.
+        DataError: no images in that part, or only training images.
     """
     predictor = load(model, device, tiles=tiles)
-    skip_bad = bool(words.get("skip_bad"))
-    if folder is None and words.get("images") is None:
-        part, chosen = _choose(read_run_pairs(Path(model)), part)
-        return {"part": part or "all", **evaluate_pairs(predictor, chosen, skip_bad=skip_bad)}
-    settings = gather(folder, flags=words).settings
+    known, skip_bad = KnownImages([predictor.bundle]), bool(words.get("skip_bad"))
 
-    def score(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> dict[str, Any]:
-        kind, chosen = _choose(found.pairs, part)
-        labels = match_folder(found, settings, predictor.labels, chosen)
-        scores = evaluate_pairs(predictor, chosen, labels, skip_bad=skip_bad)
+    def score(
+        found: Folder, skipped: Sequence[tuple[Pair, list[str]]]
+    ) -> tuple[dict[str, Any], Part | None, list[str]]:
+        pairs, chosen = _pairs_of_part(found.pairs, part, known)
+        labels = match_folder(found, settings, predictor.labels, pairs)
+        asked = _UnseenImages(predictor, known, pairs, chosen)
+        scores = evaluate_pairs(asked, pairs, labels, skip_bad=skip_bad, select=asked.select)
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
         left_out |= scores.pop("skipped", {})
-        return {"part": kind or "all", **scores, **({"skipped": left_out} if left_out else {})}
+        scores |= {"skipped": left_out} if left_out else {}
+        return scores, asked.part, describe_seen(known, asked.left_out, asked.validation)
 
-    return read_usable(settings, score)
+    if folder is None and words.get("images") is None:
+        pairs, part = _pairs_of_part(read_run_pairs(Path(model)), part, None)
+        scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
+        lines = describe_validation(len(pairs) if part == "val" else 0)
+    else:
+        settings = gather(folder, flags=words).settings
+        scores, part, lines = read_usable(settings, score)
+    with teller or Teller() as voice:
+        for line in [*lines, *describe_few(len(scores["per_picture"]), part)]:
+            voice.say(line)
+    return {"part": part or "all", **scores}
 
 
-def _choose(pairs: Sequence[Pair], part: Part | None) -> tuple[Part | None, list[Pair]]:
-    """The part that is scored, and its pairs.
+def _pairs_of_part(
+    pairs: Sequence[Pair], part: Part | None, known: KnownImages | None
+) -> tuple[list[Pair], Part | None]:
+    """The pairs to read, and the part that they are of; None: which images count is known when they are read.
 
+    Args:
+        known: the model's images, where these may be among them.
     Raises:
         DataError: there are none.
     """
     parts = {pair.part for pair in pairs}
-    if part is None:
-        part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
-    chosen = [pair for pair in pairs if part is None or pair.part == part]
+    chosen = list(pairs)
+    if part is None and (not known or "test" in parts):
+        part = _scored_part(parts)
+        chosen = [pair for pair in pairs if part is None or pair.part == part]
+    elif not known:
+        chosen = [pair for pair in pairs if pair.part == part]
     if not chosen:
-        there = ", ".join(sorted(str(name) for name in parts))
-        raise DataError(
-            _("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part"
-        )
-    return part, chosen
+        raise _no_images(part, parts)
+    return chosen, part
+
+
+def _scored_part(parts: Iterable[Part | None]) -> Part | None:
+    """The part to score, of those that there are: test, else validation, else all."""
+    there = set(parts)
+    return next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in there), None)
+
+
+def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
+    there = ", ".join(sorted({name for name in parts if name}))
+    line = _("no pictures in part {part}; there are: {found}")
+    if not there:
+        line = _("no pictures in part {part}: nothing states parts; leave out --part, or give them by --split")
+    return DataError(line.format(part=part, found=there), key="--part")
+
+
+class _UnseenImages:
+    """A predictor for `evaluate_pairs` that passes over training images of its model.
+
+    An image counts to the part that its folder states and to the split of the model that it was in.
+
+    Args:
+        known: the model's images.
+        pairs: those that are read.
+        part: the part to score; None: `select` decides.
+    Attributes:
+        part: the part that is scored; None: all.
+        left_out: names of the training images that are not scored.
+        validation: number of scored images that are validation images.
+    """
+
+    def __init__(self, predictor: Predictor, known: KnownImages, pairs: Sequence[Pair], part: Part | None) -> None:
+        self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
+        self._predictor, self._known, self._pairs, self.part = predictor, known, pairs, part
+        self._stated = {pair.image: pair.part for pair in pairs}
+        self._splits: dict[Path, Part | None] = {}
+        self.left_out: list[str] = []
+        self.validation = 0
+
+    def prepare(self, image: Path, header: Header) -> Source | None:
+        loaded = take_pixels(image, self._predictor.bundle, header)
+        split = self._splits[image] = self._known.find_split(loaded.pixels)
+        seen = split == "train" != self.part
+        wanted = self.part in (None, split, self._stated[image])
+        return self._predictor.bring_to_size(loaded) if wanted and not seen else None
+
+    def select(self, read: list[int]) -> list[int]:
+        """The images to score, of those that were read; `part` may still be open.
+
+        Raises:
+            DataError: there are none.
+        """
+        splits = [self._splits.get(pair.image) for pair in self._pairs]
+        parts = [splits[n] or pair.part for n, pair in enumerate(self._pairs) if pair.image in self._splits]
+        if self.part is None:  # images that neither the folder nor the model places are new: all are scored
+            self.part = _scored_part(parts if None not in parts else self._stated.values())
+        chosen = [n for n in read if self.part in (None, splits[n], self._pairs[n].part)]
+        there = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
+        stated = [n for n in there if self.part is None or self._pairs[n].part in (None, self.part)]
+        if self.part != "train":
+            self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
+        if self.left_out and len(self.left_out) == len(stated):
+            cure = _("name other images, or score these by --part train")
+            raise DataError(only_training_images(self.left_out, cure), key="--part")
+        if not chosen:
+            raise _no_images(self.part, parts)
+        self.validation = sum(splits[n] == "val" for n in chosen)
+        return chosen
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
@@ -113,11 +210,6 @@ def read_run_pairs(run: Path) -> list[Pair]:
 def score_lines(scores: Mapping[str, Any]) -> list[str]:
     """The scores as plain lines of a table, fit for a terminal."""
     lines = []
-    if left_out := scores.get("skipped"):
-        lines.append(
-            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
-        )
-        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
         lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
         scores = {name: part for name, part in scores.items() if name != "model_size"}

@@ -41,6 +41,7 @@ from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import Prepared, prepare
 from ubend.drawing.curves import draw_curves
+from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.scores import Decoded, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import Source
@@ -60,8 +61,6 @@ from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.transfer import Start, begin_with
-
-_FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
 
 
 @dataclass(frozen=True)
@@ -303,8 +302,8 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     if not pairs:
         raise DataError(_("no pictures to score"), path=run.path)
     reporter.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
-    if len(pairs) < _FEW_IMAGES:
-        reporter.say(_("note: so few pictures say little about others; trust these scores only roughly"))
+    for line in describe_few(len(pairs), part):
+        reporter.say(line)
     numbers, store = data.numbers(part).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution

@@ -12,16 +12,19 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.errors import SettingError
+from ubend.core.errors import DataError, SettingError
 from ubend.core.files import Need, write_file, write_json
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
+from ubend.evaluation.caveats import KnownImages, describe_seen, only_training_images
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.io.images import load_image
 from ubend.io.pixel_size import Scale, read_scale
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
+from ubend.layouts.pairs import Part
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -54,7 +57,7 @@ class Counting:
         method: as of `separate`; None: by the names of the classes.
         min_area: smaller objects are left out, px.
         exports: formats of other programs.
-        truth: folder of true ids, as of `find_truth`, to score against.
+        truth: folder of true ids, as of `find_truth`, to score against; training images of the model are not scored.
     """
 
     method: Method | None = None
@@ -89,7 +92,7 @@ def find_objects(
         The id pictures.
     Raises:
         SettingError: the method does not go with the classes, or a package is not installed.
-        DataError, OutputError: as in `run_jobs`; or no images, or no true ids that fit.
+        DataError, OutputError: as in `run_jobs`; or no images, no true ids that fit, or only training images to score.
     """
     _refuse_missing(counting.exports)
     masks, out = load_masks(model, device, conditions), Path(out)
@@ -101,13 +104,14 @@ def find_objects(
 
 @dataclass
 class _Kept:
-    """What is kept of an image until all are done."""
+    """What is kept of an image until all are done; `split`: of the model, that it was in."""
 
     rows: list[Row]
     instances: list[Entry] = field(default_factory=list)
     segments: list[Entry] = field(default_factory=list)
     qualities: list[Quality] = field(default_factory=list)
     odd_truth: bool = False
+    split: Part | None = None
 
 
 class _ObjectJob(ImageJob):
@@ -123,6 +127,7 @@ class _ObjectJob(ImageJob):
         self._names, self._channels = masks.labels.names, masks.channels
         self._scales: dict[int, Scale] = {}
         self._truth: dict[Path, Files] = {}
+        self._known = KnownImages([member.predictor.bundle for member in masks.members])
         self._kept: dict[int, _Kept] = {}
         self.together = [
             _TABLE,
@@ -144,12 +149,24 @@ class _ObjectJob(ImageJob):
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
 
     def look(self) -> list[Need]:
-        """Also for the true ids; fails where some are missing."""
+        """Also for the true ids; fails where some are missing, or where all images are training images."""
         needs = super().look()
         if self._counting.truth is not None:
             sizes = {self.paths[number]: header.size_hw for number, header in self.found.items()}
             self._truth = find_truth(self._counting.truth, sizes, self._names)
+            if self._known and self.found and all(map(self._is_training_image, self.found)):
+                names = [self.paths[number].name for number in self.found]
+                raise DataError(
+                    only_training_images(names, _("name other images, or leave out --truth")), key="--truth"
+                )
         return needs
+
+    def _is_training_image(self, number: int) -> bool:
+        try:
+            image = load_image(self.paths[number], self.masks.channels)
+        except DataError:  # told when it is predicted
+            return False
+        return self._known.find_split(image.pixels) == "train"
 
     def make(self, teller: Teller) -> None:
         if self._counting.method is None:
@@ -163,6 +180,8 @@ class _ObjectJob(ImageJob):
         rows = measure(picture, image, found, self._names, scale.pixel)
         kept = _Kept(rows)
         if self._truth:
+            kept.split = self._known.find_split(image)
+        if self._truth and kept.split != "train":
             truth = keep_seen(read_truth(self._truth[picture]), answer.mask != IGNORED)
             kept.odd_truth = looks_like_mask(truth)
             kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
@@ -213,6 +232,12 @@ class _ObjectJob(ImageJob):
             write_coco(self.out / _PANOPTIC, images, segments, self._names)
 
     def _write_scores(self, kept: dict[int, _Kept], teller: Teller) -> None:
+        left_out = [self.paths[number].name for number, own in kept.items() if own.split == "train"]
+        kept = {number: own for number, own in kept.items() if own.split != "train"}
+        for line in describe_seen(self._known, left_out, sum(own.split == "val" for own in kept.values())):
+            teller.say(line)
+        if not kept:  # all others failed
+            return
         qualities = {self.paths[number]: own.qualities for number, own in kept.items()}
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)

@@ -15,8 +15,9 @@ from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import Dataset
+from ubend.layouts.pairs import SPLITS
 from ubend.models.encoders import pretrained_weights
-from ubend.models.model_file import Bundle
+from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.distributed import ALONE, Ranks
@@ -74,6 +75,7 @@ def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE,
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,
+        image_hashes={part: pack_hashes(data.store.pixel_hashes[data.numbers(part)]) for part in SPLITS},
     )
     return Built(TrainingState(model, ema, optimizer, sums, Progress()), make_loss(data, plan, device), bundle)
 

@@ -1,0 +1,101 @@
+"""What to know about scores: images that the model has seen in its training, and test sets that are too small."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ubend.core.i18n import _
+from ubend.io.images import fit_channels, hash_pixels
+from ubend.layouts.pairs import SPLITS, Part
+from ubend.models.model_file import Bundle, unpack_hashes
+
+_FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
+_NAMED = 3  # examples
+
+
+class KnownImages:
+    """The images that models were trained, validated and tested on, recognised by their decoded pixels.
+
+    Attributes:
+        complete: whether all models' files name these images; files of earlier versions do not.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        self.complete = all(bundle.image_hashes is not None for bundle in bundles)
+        self._models = [
+            (bundle.sizing.channels, {part: {*unpack_hashes(text)} for part, text in bundle.image_hashes.items()})
+            for bundle in bundles
+            if bundle.image_hashes is not None
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._models)
+
+    def find_split(self, pixels: NDArray[Any]) -> Part | None:
+        """The split that an image was in; None: in none. Of several models the one that saw most of it counts.
+
+        Args:
+            pixels: (H, W, C) as `read_image` gives it, with the models' channels.
+        """
+        found: set[Part] = set()
+        for channels, splits in self._models:
+            if (fitted := fit_channels(pixels, channels)) is not None:
+                number = hash_pixels(fitted)
+                found |= {part for part, hashes in splits.items() if number in hashes}
+        return next((part for part in SPLITS if part in found), None)
+
+
+def describe_seen(known: KnownImages, left_out: Sequence[str], validation: int) -> list[str]:
+    """What to say about the images that were scored, one line each.
+
+    Args:
+        known: the images of the models.
+        left_out: names of the images that were not scored because they are training images.
+        validation: number of scored images that are validation images.
+    """
+    lines = []
+    if not known.complete:
+        lines.append(
+            _(
+                "note: the model file does not name its training images (it is from an earlier version), so whether "
+                "they are among the scored ones cannot be known; a model that is trained anew names them"
+            )
+        )
+    if left_out:
+        line = _("note: {count} training images of the model are left out of the scores: {names}")
+        lines.append(line.format(count=len(left_out), names=_some(left_out)))
+    return [*lines, *describe_validation(validation)]
+
+
+def describe_validation(count: int) -> list[str]:
+    """A line when validation images are scored, else none."""
+    line = _(
+        "note: {count} of the scored images are validation images: they chose the weights, so the scores are optimistic"
+    )
+    return [line.format(count=count)] if count else []
+
+
+def describe_few(count: int, split: Part | None) -> list[str]:
+    """A line when so few images are scored that their scores say little, else none.
+
+    Args:
+        count: number of images.
+        split: the one that they are of; None: of any.
+    """
+    if count >= _FEW_IMAGES:
+        return []
+    line = _("note: {count} {split} images say little about others; trust their scores only roughly")
+    if split is None:
+        line = _("note: {count} images say little about others; trust their scores only roughly")
+    return [line.format(count=count, split=split)]
+
+
+def only_training_images(names: Sequence[str], cure: str) -> str:
+    """The error text when all images are training images."""
+    line = _("nothing to score: all {count} images are training images of the model ({names}); {cure}")
+    return line.format(count=len(names), names=_some(names), cure=cure)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
