@@ -82,7 +82,9 @@ def test_all_files(place: Path) -> None:
     out = place / "out"
     names = [f"{name}{end}" for name in IDS for end in (".geojson", "_ids.tif", "_objects.csv", "_objects.png")]
     names += [f"panoptic/{name}.png" for name in IDS]
-    assert sorted(contents(out)) == sorted([*names, "coco.json", "panoptic.json", "objects.csv", "scores.json"])
+    assert sorted(contents(out)) == sorted(
+        [*names, "coco.json", "panoptic.json", "objects.csv", "images.csv", "scores.json"]
+    )
     coco, panoptic = COCO(out / "coco.json"), json.loads((out / "panoptic.json").read_text())
     whole = read_table(out / "objects.csv")
     for name, true in IDS.items():
@@ -111,6 +113,73 @@ def test_all_files(place: Path) -> None:
     assert scores["per_picture"][str(Path("images/empty.png"))]["organ"]["pq"] is None
     assert "organ   1.0000   1.0000   1.0000        4        4       +0" in said
     assert "parts against truth, 3 pictures" in said
+
+
+def test_a_row_for_each_image(place: Path) -> None:
+    """Count, mean area, density and share of the seen pixels, also of an image without objects."""
+    count()
+    empty, ring, two = read_table(place / "out" / "images.csv")
+    assert [Path(row["file"]).stem for row in (empty, ring, two)] == ["empty", "ring", "two"]
+    assert (empty["count"], empty["mean_area_px"], empty["density_per_px2"]) == ("0", "", "0.0")
+    assert (two["class"], two["count"], two["mean_area_px"]) == ("organ", "2", "150.0")
+    assert float(two["density_per_px2"]) == pytest.approx(2 / (40 * 48), rel=1e-5)
+    assert float(two["foreground_share"]) == pytest.approx(300 / (40 * 48), rel=1e-5)
+    assert float(ring["foreground_share"]) == pytest.approx(309 / (40 * 48), rel=1e-5)
+    assert not any(name.endswith(("um2", "mm2", "km2", "_m2")) for name in two)
+
+
+def test_one_summary_line_for_all_images(place: Path) -> None:
+    """However many they are; it was a line for each of the first ten."""
+    for number in range(11):
+        save(place / "images" / f"more{number:02d}.png", TWO * 200)
+    said = count()
+    lines = [line for line in said.splitlines() if "objects in" in line]
+    assert len(lines) == 1
+    for figure in ("organ: 26 objects in 14 images", "0 to 2 per image", "median 2", "images.csv"):
+        assert figure in lines[0]
+    assert "more00.png" not in said
+
+
+def test_objects_that_touch_are_noticed(place: Path) -> None:
+    """With the method that separates them; not when nothing touches, and not when they are separated."""
+    y, x = np.mgrid[:60, :90]
+    places = [(12, 12), (12, 28), (28, 12), (45, 60), (45, 80), (12, 60), (12, 80)]  # the first three are one part
+    discs = np.any([(y - row) ** 2 + (x - column) ** 2 <= 81 for row, column in places], axis=0)
+    save(place / "discs" / "touching.png", discs.astype(np.uint8) * 200)
+    save(place / "apart" / "apart.png", (discs & (x > 40)).astype(np.uint8) * 200)
+    said = count(out="a", pictures="discs")
+    (line,) = (line for line in said.splitlines() if "touch" in line)
+    assert "1 of 5 objects" in line
+    assert "--method distance" in line
+    assert "touch" not in count(out="b", pictures="apart")
+    assert "touch" not in count("--method", "distance", out="c", pictures="discs")
+
+
+def test_pixel_size(place: Path) -> None:
+    """For files that state none, and instead of what a file states, which is said once."""
+    said = count("--pixel-size", "0.5 µm", out="plain")
+    assert "--pixel-size" not in said
+    assert "tell the size" not in said
+    rows = read_table(place / "plain" / "objects.csv")
+    assert [row["area_um2"] for row in rows if "two" in row["file"]] == ["25.0", "50.0"]
+    *_others, two = read_table(place / "plain" / "images.csv")
+    assert two["mean_area_um2"] == "37.5"
+    assert float(two["density_per_mm2"]) == pytest.approx(2 / (40 * 48 * 0.25e-6), rel=1e-5)
+    (place / "maps").mkdir()
+    tags = [PIXEL_SCALE, TIE, keys(model=1, projected=32633)]
+    tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
+    tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
+    said = count("--pixel-size", "30cm", pictures="maps")
+    (line,) = (line for line in said.splitlines() if "--pixel-size" in line)
+    assert "2 of 2 files" in line
+    assert [row["area_m2"] for row in read_table(place / "out" / "objects.csv")] == ["9.0", "18.0"] * 2
+    assert read_scale(place / "out" / "field_ids.tif") == read_scale(place / "maps" / "field.tif")
+    for row in read_table(place / "out" / "images.csv"):
+        assert float(row["density_per_km2"]) == pytest.approx(2 / (40 * 48 * 0.09e-6), rel=1e-5)
+
+
+def test_bad_pixel_size(place: Path) -> None:
+    check(refuse("--pixel-size", "0.325"), SettingError, key="--pixel-size", named=["0.325", "0.325um"])
 
 
 def test_errors_are_counted(place: Path) -> None:

@@ -146,7 +146,7 @@ def test_files(place: Path) -> None:
     }
     assert _files(place / "data") == {"data.toml", "samples.png", "skipped.csv", "split.csv"}
     assert _files(place / "masks") == {"a.png", "a_overlay.png", "predict.json", "shares.csv"}
-    assert _files(place / "objects") == {"a_ids.tif", "a_objects.csv", "a_objects.png", "objects.csv"}
+    assert _files(place / "objects") == {"a_ids.tif", "a_objects.csv", "a_objects.png", "images.csv", "objects.csv"}
     cached = {re.sub("^[0-9a-f]{24}", "KEY", name) for name in _files(place / "cache")}
     assert cached == {
         "KEY.files.json",
@@ -176,6 +176,8 @@ def test_columns(place: Path) -> None:
     expected += ["area_um2", "perimeter_um", "row_um", "column_um"]
     expected += ["top", "left", "bottom", "right", "eccentricity", "solidity", "mean_0", "mean_1", "mean_2"]
     assert _columns(place / "objects" / "objects.csv") == expected
+    expected = ["file", "class", "count", "mean_area_px", "mean_area_um2", "density_per_px2", "density_per_mm2"]
+    assert _columns(place / "objects" / "images.csv") == [*expected, "foreground_share"]
 
 
 def test_keys(place: Path) -> None:

@@ -466,6 +466,7 @@ CASES |= {
     "cutout: --class": lambda place: place.predict("--class", "foreground=2", command="cutout"),
     "cutout: --background": lambda place: place.predict("--background", "nowhere.png", command="cutout"),
     "objects: --method contour": lambda place: place.predict("--method", "contour", command="objects"),
+    "objects: --pixel-size": lambda place: place.predict("--pixel-size", "0.325", command="objects"),
     "baseline: unknown method": lambda place: refused("baseline", "otsi", place.good / "data"),
     "baseline: no such method": lambda place: refused("baseline", "zzz", place.good / "data"),
     "lesson: --number": lambda place: refused("lesson", "kinds", "--number", "-1", "--out", place / "out"),

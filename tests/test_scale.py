@@ -10,9 +10,9 @@ from PIL import Image
 
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.refusal import raises
-from ubend.core.errors import DataError
-from ubend.io.pixel_size import MapPlace, PixelSize, Scale, read_scale
-from ubend.objects.export import measure, write_table
+from ubend.core.errors import DataError, SettingError
+from ubend.io.pixel_size import MapPlace, PixelSize, Scale, parse_pixel_size, read_scale
+from ubend.objects.export import measure, summarize, write_table
 from ubend.objects.instances import separate
 
 IMAGE = np.zeros((8, 9), np.uint8)
@@ -90,6 +90,33 @@ def test_units_of_ome_as_writers_spell_them(unit: str, quote: str, tmp_path: Pat
     )
     tifffile.imwrite(tmp_path / "x.tif", IMAGE, description=xml.encode(), metadata=None)
     assert read_scale(tmp_path / "x.tif").pixel == PixelSize(0.25, 0.5, "um")
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "unit"),
+    [
+        ("0.325um", 0.325, "um"),
+        ("0.325 µm", 0.325, "um"),
+        ("0.325 \u03bcm", 0.325, "um"),  # Greek mu
+        (" 325nm ", 0.325, "um"),
+        ("1.2mm", 1200, "um"),
+        ("30cm", 0.3, "m"),
+        (".5 m", 0.5, "m"),
+        ("1e-1m", 0.1, "m"),
+    ],
+)
+def test_words_for_a_pixel_size(text: str, side: float, unit: str) -> None:
+    size = parse_pixel_size(text)
+    assert (size.height, size.width) == pytest.approx((side, side))
+    assert size.unit == unit
+
+
+@pytest.mark.parametrize(
+    "text", ["", "um", "0.325", "0um", "-1um", "0,325um", "1.2.3um", "nanum", "1e400um", "1e-300nm", "2 miles", "1x2um"]
+)
+def test_words_that_are_no_pixel_size(text: str) -> None:
+    with raises(SettingError, key="--pixel-size", named=[f"--pixel-size {text}", "0.325um"]):
+        parse_pixel_size(text)
 
 
 def test_the_density_of_photographs_is_no_size(tmp_path: Path) -> None:
@@ -180,6 +207,26 @@ def test_table(tmp_path: Path) -> None:
     assert third[place + 4] == "600.0"
     write_table(tmp_path / "none.csv", rows[1:2], 1, [None])
     assert "_um" not in (tmp_path / "none.csv").read_text()
+
+
+def test_summary_of_classes() -> None:
+    """A row for each class of objects; pixels that were not seen count in neither density nor share."""
+    names = ("background", "a", "b", "contour")
+    rows = [{"class": "a", "area_px": 6}, {"class": "a", "area_px": 4}]
+    first, second = summarize(Path("x.tif"), rows, names, 100, PixelSize(0.5, 2.0, "um"))
+    assert first == {
+        "file": "x.tif",
+        "class": "a",
+        "count": 2,
+        "mean_area_px": 5.0,
+        "density_per_px2": 0.02,
+        "mean_area_um2": 5.0,
+        "density_per_mm2": 20000.0,
+        "foreground_share": 0.1,
+    }
+    assert (second["class"], second["count"], second["mean_area_um2"], second["foreground_share"]) == ("b", 0, "", 0.0)
+    unseen, _b = summarize(Path("x.tif"), [], names, 0, None)
+    assert (unseen["density_per_px2"], unseen["foreground_share"]) == (0.0, 0.0)
 
 
 def test_measures_of_tiny_and_large() -> None:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
+from ubend.drawing.object_overlay import write_inside
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import load_font, save_png, show_picture
 from ubend.io.images import resize_array, resize_mask
@@ -161,25 +162,14 @@ def _draw_panoptic(
         region = (classes == kind) & (found.ids == 0)
         out[region] = (0.25 * image[region] + 0.75 * shade).round()
     page = Image.fromarray(out)
-    draw = ImageDraw.Draw(page)
+    draw, font = ImageDraw.Draw(page), load_font(12)
     for number, place in enumerate(find_boxes(found.ids), 1):
         if place is not None:
             offset = place[0].start, place[1].start
-            _write_inside(draw, found.ids[place] == number, offset, str(number))
+            write_inside(draw, found.ids[place] == number, offset, str(number), font)
     for kind in others:
-        _write_inside(draw, (classes == kind) & (found.ids == 0), (0, 0), example.names[kind])
+        write_inside(draw, (classes == kind) & (found.ids == 0), (0, 0), example.names[kind], font)
     return np.asarray(page)
-
-
-def _write_inside(draw: ImageDraw.ImageDraw, there: NDArray[np.bool_], offset: tuple[int, int], text: str) -> None:
-    """A word where the region is widest."""
-    depth = ndimage.distance_transform_edt(np.pad(there, 1))
-    y, x = (float(place) for place in np.unravel_index(int(depth.argmax()), depth.shape))
-    font, height = load_font(12), draw.im.size[1]
-    half = font.getlength(text) / 2 + 2
-    x = min(max(x - 1 + offset[1], half), draw.im.size[0] - half)
-    y = min(max(y - 1 + offset[0], 8), height - 8)
-    draw.text((x, y), text, fill=(255, 255, 255), font=font, anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> list[str]:

@@ -65,7 +65,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @command(help=later("Number the objects in PATHS, measure and outline them."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and objects.csv."))
+@option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
 @option(
     "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
 )
@@ -77,12 +77,15 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     multiple=True,
     help=later("Also write them for other programs; repeatable."),
 )
+@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um, instead of what files state."))
 @option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.io.pixel_size import parse_pixel_size
     from ubend.tasks.objects import Counting, find_objects
 
-    counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth")))
+    flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
+    counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
     conditions = take_conditions(flags)
     with make_teller() as teller:
         find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)

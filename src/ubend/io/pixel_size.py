@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.io.decode import explained
 from ubend.io.row_windows import GEO_TAGS, may_be_tiff
 from ubend.io.tiff import open_tiff
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3,
        "cm": 1e4, "m": 1e6, "inch": 25400.0, "inches": 25400.0, "in": 25400.0}  # fmt: skip
+_LEAST_UM, _MOST_UM = 1e-6, 1e12  # of --pixel-size: smaller than an atom, larger than the earth
 _DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
 _KNOW_NOTHING = (72.0, 96.0)  # px per inch that programs write when they know nothing
 _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
@@ -89,6 +92,28 @@ class Scale:
     pixel: PixelSize | None = None
     place: MapPlace | None = None
     tags: tuple[Any, ...] = ()
+
+
+def parse_pixel_size(text: str) -> PixelSize:
+    """The side of a square pixel from words: 0.325um, 1.2 mm, 30cm. In m where it is said in cm or m, else in µm.
+
+    Raises:
+        SettingError: no positive number, or no known unit of length.
+    """
+    said = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", text)
+    try:
+        side_um = float(said[1]) * _UM[said[2]] if said else 0.0
+    except (KeyError, ValueError):
+        side_um = 0.0
+    if said is None or not _LEAST_UM <= side_um <= _MOST_UM:
+        raise SettingError(
+            _(
+                "--pixel-size {text}: give the side of a pixel as a positive number with a unit (nm, um, mm, cm, m),"
+                " such as 0.325um or 30cm"
+            ).format(text=text),
+            key="--pixel-size",
+        )
+    return PixelSize(side_um / 1e6, side_um / 1e6, "m") if said[2] in ("cm", "m") else PixelSize(side_um, side_um, "um")
 
 
 def read_scale(path: Path) -> Scale:

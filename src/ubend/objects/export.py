@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, str | int | float]
 
-_UNITS = ("um", "m")
+_CONCAVE = 0.9  # solidity; measured on nuclei with the rule that uses it (docs/experiments.md)
+_LARGE_UNITS = {"um": "mm", "m": "km"}  # of a pixel's side -> 1000 of it, for densities
 
 
 def measure(
@@ -67,14 +68,68 @@ def measure(
     return rows
 
 
+def summarize(
+    picture: Path, rows: Sequence[Row], names: Sequence[str], seen_px: int, pixel: PixelSize | None
+) -> list[Row]:
+    """A row for each class of objects of an image: file, class, count, mean area, objects per area, share of the image
+    that they cover. With a pixel size also the mean area in its unit, and objects per mm^2 (um) or km^2 (m). No mean
+    area where there is no object.
+
+    Args:
+        rows: of the image, see `measure`.
+        names: of the classes.
+        seen_px: pixels of the image that were seen, to which density and share refer.
+    """
+    summary = []
+    for name in (names[index] for index in object_classes(names)):
+        areas = [int(row["area_px"]) for row in rows if row["class"] == name]
+        count, covered, seen = len(areas), sum(areas), max(1, seen_px)
+        row: Row = {"file": str(picture), "class": name, "count": count}
+        row |= {"mean_area_px": _figure(covered / count) if count else "", "density_per_px2": _figure(count / seen)}
+        if pixel is not None:
+            px2 = pixel.height * pixel.width
+            row[f"mean_area_{pixel.unit}2"] = _figure(covered / count * px2) if count else ""
+            row[f"density_per_{_LARGE_UNITS[pixel.unit]}2"] = _figure(count / seen / px2 * 1e6)
+        summary.append(row | {"foreground_share": _figure(covered / seen)})
+    return summary
+
+
+def count_probably_merged(rows: Sequence[Row]) -> int:
+    """How many objects of an image probably are several that touch: concave, and larger than half of the objects.
+
+    Args:
+        rows: of the image, see `measure`.
+    """
+    median = np.median([float(row["area_px"]) for row in rows]) if rows else 0.0
+    return sum(float(row["solidity"]) < _CONCAVE and float(row["area_px"]) > median for row in rows)
+
+
 def write_table(path: Path, rows: Sequence[Row], channels: int, pixels: Iterable[PixelSize | None]) -> None:
-    """Write rows as CSV, with columns for the units of the pictures' pixel sizes; empty where a file tells none."""
-    told = {pixel.unit for pixel in pixels if pixel is not None}
+    """Write rows of `measure` as CSV, with columns for the units of the pictures' pixel sizes; empty where a file tells
+    none."""
+    units = _list_units(pixels)
     names = ["file", "id", "class", "area_px", "perimeter_px", "row", "column"]
-    for unit in (unit for unit in _UNITS if unit in told):
+    for unit in units:
         names += [f"area_{unit}2", f"perimeter_{unit}", f"row_{unit}", f"column_{unit}"]
     names += ["top", "left", "bottom", "right", "eccentricity", "solidity"]
     names += [f"mean_{n}" for n in range(channels)]
+    _write_rows(path, rows, names)
+
+
+def write_summary(path: Path, rows: Sequence[Row], pixels: Iterable[PixelSize | None]) -> None:
+    """Write rows of `summarize` as CSV, with columns as in `write_table`."""
+    units = _list_units(pixels)
+    names = ["file", "class", "count", "mean_area_px", *(f"mean_area_{unit}2" for unit in units)]
+    names += ["density_per_px2", *(f"density_per_{_LARGE_UNITS[unit]}2" for unit in units), "foreground_share"]
+    _write_rows(path, rows, names)
+
+
+def _list_units(pixels: Iterable[PixelSize | None]) -> list[str]:
+    known = {pixel.unit for pixel in pixels if pixel is not None}
+    return [unit for unit in _LARGE_UNITS if unit in known]
+
+
+def _write_rows(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
     write_csv(path, [names, *([row.get(name, "") for name in names] for row in rows)])
 
 

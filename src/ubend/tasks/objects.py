@@ -1,8 +1,7 @@
 """Objects of pictures: numbers, a table, an overlay, files for other programs, scores."""
 
-import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,18 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.files import Need, write_file, write_json
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
+from ubend.drawing.object_overlay import draw_objects
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
 from ubend.evaluation.caveats import KnownImages, describe_seen, only_training_images
 from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
 from ubend.io.images import load_image
-from ubend.io.pixel_size import Scale, read_scale
+from ubend.io.pixel_size import PixelSize, Scale, read_scale
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
 from ubend.layouts.pairs import Part
@@ -30,22 +29,25 @@ from ubend.objects.export import (
     Entry,
     Export,
     Row,
+    count_probably_merged,
     describe_image,
     describe_instances,
     describe_panoptic,
     measure,
+    summarize,
     trace,
     write_coco,
     write_geojson,
     write_panoptic,
+    write_summary,
     write_table,
 )
-from ubend.objects.instances import Method, choose_method, separate
+from ubend.objects.instances import Method, choose_method, object_classes, separate
 from ubend.objects.truth import Files, find_truth, keep_seen, looks_like_mask, read_truth, score, score_lines
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
-_TABLE, _COCO, _PANOPTIC, _SCORES = "objects.csv", "coco.json", "panoptic.json", "scores.json"
-_GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour
+_TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
+_MERGED_SHARE = 0.05  # of the objects, from which on it is said that they touch; measured (docs/experiments.md)
 _NONE = Conditions()
 
 
@@ -58,12 +60,14 @@ class Counting:
         min_area: smaller objects are left out, px.
         exports: formats of other programs.
         truth: folder of true ids, as of `find_truth`, to score against; training images of the model are not scored.
+        pixel_size: of all images, instead of what their files say.
     """
 
     method: Method | None = None
     min_area: int = 1
     exports: Sequence[Export] = ()
     truth: Path | None = None
+    pixel_size: PixelSize | None = None
 
 
 def find_objects(
@@ -77,10 +81,11 @@ def find_objects(
     teller: Teller,
 ) -> list[Path]:
     """Find the objects of pictures; for NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and
-    one `objects.csv` for all.
+    for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
 
     `NAME_ids.tif` holds 0 where there is no object, else its number (16 bit, 32 where that is not enough), and the
-    georeference of the picture. The tables are as of `measure`. With exports also `coco.json`, `NAME.geojson`, or
+    georeference of the picture. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. With
+    exports also `coco.json`, `NAME.geojson`, or
     `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
 
     Args:
@@ -107,6 +112,7 @@ class _Kept:
     """What is kept of an image until all are done; `split`: of the model, that it was in."""
 
     rows: list[Row]
+    summary: list[Row]
     instances: list[Entry] = field(default_factory=list)
     segments: list[Entry] = field(default_factory=list)
     qualities: list[Quality] = field(default_factory=list)
@@ -126,11 +132,13 @@ class _ObjectJob(ImageJob):
         self._counting, self._method, self._exports = counting, method, counting.exports
         self._names, self._channels = masks.labels.names, masks.channels
         self._scales: dict[int, Scale] = {}
+        self._replaced: dict[int, PixelSize] = {}  # what files state and --pixel-size overrides
         self._truth: dict[Path, Files] = {}
         self._known = KnownImages([member.predictor.bundle for member in masks.members])
         self._kept: dict[int, _Kept] = {}
         self.together = [
             _TABLE,
+            _SUMMARY,
             *([_COCO] if "coco" in self._exports else []),
             *([_PANOPTIC] if "panoptic" in self._exports else []),
             *([_SCORES] if counting.truth is not None else []),
@@ -138,8 +146,33 @@ class _ObjectJob(ImageJob):
 
     def inspect(self, number: int) -> Header:
         header = super().inspect(number)
-        self._scales[number] = read_scale(self.paths[number])
+        scale, chosen = read_scale(self.paths[number]), self._counting.pixel_size
+        if chosen is not None:
+            if scale.pixel is not None:
+                self._replaced[number] = scale.pixel
+            scale = replace(scale, pixel=chosen)
+        self._scales[number] = scale
         return header
+
+    def notes(self) -> list[str]:
+        """Also that `--pixel-size` replaces what files say."""
+        lines = super().notes()
+        if self._replaced:
+            number, pixel = min(self._replaced.items())
+            lines.append(
+                _(
+                    "--pixel-size replaces the pixel size that {count} of {total} files state"
+                    " ({name}: {height:g} x {width:g} {unit})"
+                ).format(
+                    count=len(self._replaced),
+                    total=len(self._scales),
+                    name=self.paths[number].name,
+                    height=pixel.height,
+                    width=pixel.width,
+                    unit=pixel.unit,
+                )
+            )
+        return lines
 
     def files(self, number: int) -> list[Path]:
         """Ids, overlay, table; GeoJSON and the panoptic PNG where they are asked for."""
@@ -177,8 +210,9 @@ class _ObjectJob(ImageJob):
         picture, scale, exports = self.paths[number], self._scales[number], self._exports
         ids_path, overlay_path, table_path, *others = self.files(number)
         found = separate(answer.mask, self._names, self._method, self._counting.min_area)
+        seen_px = int((answer.mask != IGNORED).sum())
         rows = measure(picture, image, found, self._names, scale.pixel)
-        kept = _Kept(rows)
+        kept = _Kept(rows, summarize(picture, rows, self._names, seen_px, scale.pixel))
         if self._truth:
             kept.split = self._known.find_split(image)
         if self._truth and kept.split != "train":
@@ -194,7 +228,7 @@ class _ObjectJob(ImageJob):
         if "panoptic" in exports:
             kept.segments = describe_panoptic(found, self._names)
             write_panoptic(others[-1], found.ids)
-        save_png(Image.fromarray(_draw(to_rgb(image), found.ids)), overlay_path)
+        save_png(draw_objects(to_rgb(image), found.ids), overlay_path)
         write_table(table_path, rows, self._channels, [scale.pixel])
         small = found.ids.astype(np.uint16) if found.ids.max(initial=0) < 2**16 else found.ids
         write_file(ids_path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
@@ -206,13 +240,51 @@ class _ObjectJob(ImageJob):
         pixels = [self._scales[number].pixel for number in numbers]
         write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
         self._write_exports(kept)
-        for number, own in list(kept.items())[:10]:
-            teller.say(_("{name}: {count} objects").format(name=self.paths[number].name, count=len(own.rows)))
+        write_summary(self.out / _SUMMARY, [row for own in kept.values() for row in own.summary], pixels)
+        for line in self._summary_lines(list(kept.values())):
+            teller.say(line)
+        self._warn_merged([own.rows for own in kept.values()], teller)
         told = sum(pixel is not None for pixel in pixels)
-        if told:
+        if told and self._counting.pixel_size is None:
             teller.say(_("{count} of {total} files tell the size of a pixel").format(count=told, total=len(pixels)))
         if self._truth:
             self._write_scores(kept, teller)
+
+    def _summary_lines(self, kept: Sequence[_Kept]) -> list[str]:
+        """One line for each class of objects, over all images."""
+        lines = []
+        for place, name in enumerate(self._names[index] for index in object_classes(self._names)):
+            counts = [int(own.summary[place]["count"]) for own in kept]
+            areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
+            said = _(
+                "{name}: {count} objects in {images} images ({least} to {most} per image, median {median:g});"
+                " median area {area:.10g} px; each image: {table}"
+            )
+            lines.append(
+                said.format(
+                    name=name,
+                    count=sum(counts),
+                    images=len(counts),
+                    least=min(counts),
+                    most=max(counts),
+                    median=float(np.median(counts)),
+                    area=float(np.median(areas)) if areas else 0,
+                    table=self.out / _SUMMARY,
+                )
+            )
+        return lines
+
+    def _warn_merged(self, images: Sequence[Sequence[Row]], teller: Teller) -> None:
+        """Say that objects touch, when they probably do and another method would separate them."""
+        merged, total = sum(map(count_probably_merged, images)), sum(map(len, images))
+        if self._method == "parts" and merged > _MERGED_SHARE * total:
+            better = choose_method(self._names)
+            teller.say(
+                _(
+                    "note: {count} of {total} objects probably are several that touch (solidity below .9, larger than"
+                    " the median of their image); --method {method} separates them"
+                ).format(count=merged, total=total, method="distance" if better == "parts" else better)
+            )
 
     def _write_exports(self, kept: dict[int, _Kept]) -> None:
         images = [describe_image(number, self.paths[number], self.found[number].size_hw) for number in kept]
@@ -268,14 +340,3 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
             _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
             key="--export",
         )
-
-
-def _draw(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    """Each object's outline, on its own pixels, in a colour of its own."""
-    from skimage.segmentation import find_boundaries
-
-    out, line = image.copy(), find_boundaries(ids, mode="inner")
-    hues = (np.arange(ids.max(initial=0) + 1) * _GOLDEN) % 1
-    colors = np.array([colorsys.hsv_to_rgb(hue, 0.9, 1.0) for hue in hues])
-    out[line] = np.rint(255 * colors[ids[line]]).astype(np.uint8)
-    return out

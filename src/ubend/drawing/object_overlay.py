@@ -1,0 +1,129 @@
+"""Outlines and numbers of objects over their image. H x W pixels."""
+
+import colorsys
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from ubend.drawing.panels import Font, load_font
+
+_LEGIBLE_PX = 40  # side of a typical object in the overlay, so that its number fits into it
+_LEAST_SIDE_PX = 768  # longer side of the overlay that is sought for small images
+_MOST_SCALE = 4
+_MOST_SIDE_PX = 2048  # enlarged up to this longer side
+_TEXT_SHARE, _TEXT_PX = 0.3, (11, 32)  # height of numbers: share of a typical object's side; least and greatest
+_LINE_SHARE, _IMAGE_SHARE = 20, 400  # px of a typical object's side, and of the longer side, per px of outline
+_GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour
+_HUES = 0.10, 0.52  # orange to cyan: none is near the violet of H&E, and all are bright on black
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_SAMPLE_PX = 256  # longer side at which the widest place of a region is searched
+
+
+def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Image:
+    """The image with the outline and the number of each object.
+
+    Outlines are light lines between dark edges, visible on dark and on light images; the line lies on the object's own
+    pixels. Numbers are inside the objects, or beside those that are too small. Images of small objects are enlarged,
+    up to 4 times and to a longer side of 2048 px, so that the numbers can be read.
+
+    Args:
+        image: (H, W, 3), 0..255.
+        ids: (H, W), 0 where there is no object, else 1, 2, ... without gaps.
+    Returns:
+        RGB, (H, W) times a whole number.
+    """
+    areas = np.bincount(ids.reshape(-1))[1:]
+    side, longer = float(np.sqrt(np.median(areas))) if len(areas) else float(_LEGIBLE_PX), max(ids.shape)
+    wanted = max(round(_LEGIBLE_PX / side), round(_LEAST_SIDE_PX / longer))
+    scale = max(1, min(wanted, _MOST_SCALE, _MOST_SIDE_PX // longer))
+    page = Image.fromarray(image).resize((ids.shape[1] * scale, ids.shape[0] * scale), Image.Resampling.BICUBIC)
+    large = ids.repeat(scale, axis=0).repeat(scale, axis=1)
+    width = max(1, min(round(side * scale / _LINE_SHARE), round(longer * scale / _IMAGE_SHARE)))
+    page = Image.fromarray(_draw_outlines(np.array(page), large, len(areas), width))
+    draw, font = ImageDraw.Draw(page), load_font(int(np.clip(side * scale * _TEXT_SHARE, *_TEXT_PX)))
+    taken = large > 0
+    for number, box in enumerate(ndimage.find_objects(large.astype(np.int64)), 1):
+        _write_number(draw, large[box] == number, box, str(number), font, taken)
+    return page
+
+
+def write_inside(
+    draw: ImageDraw.ImageDraw, there: NDArray[np.bool_], offset: tuple[int, int], text: str, font: Font
+) -> None:
+    """Write text where a region is widest, moved into the page.
+
+    Args:
+        there: (H, W) the region.
+        offset: row and column of its first pixel in the page.
+    """
+    y, x, _depth = _find_widest(there)
+    _write(draw, y + offset[0], x + offset[1], text, font)
+
+
+def _draw_outlines(image: NDArray[np.uint8], ids: NDArray[np.uint32], count: int, width: int) -> NDArray[np.uint8]:
+    from skimage.segmentation import find_boundaries
+
+    line = find_boundaries(ids, mode="inner")
+    if width > 1:
+        line = ndimage.binary_dilation(line, iterations=width - 1) & (ids > 0)
+    square = np.ones((3, 3), bool)
+    image[ndimage.binary_dilation(line, square, iterations=(width + 1) // 2)] = _BLACK
+    hues = _HUES[0] + (np.arange(count + 1) * _GOLDEN) % 1 * (_HUES[1] - _HUES[0])
+    colors = np.array([colorsys.hsv_to_rgb(hue, 0.85, 1.0) for hue in hues])
+    image[line] = np.rint(255 * colors[ids[line]]).astype(np.uint8)
+    return image
+
+
+def _write_number(
+    draw: ImageDraw.ImageDraw,
+    there: NDArray[np.bool_],
+    box: tuple[slice, slice],
+    text: str,
+    font: Font,
+    taken: NDArray[np.bool_],
+) -> None:
+    """Inside the object if it fits, else at the first free side, else inside all the same; marks its place as taken."""
+    half_w, half_h = _half_size(text, font)
+    y, x, depth = _find_widest(there)
+    y, x = y + box[0].start, x + box[1].start
+    places = [(y, x)]
+    if depth < np.hypot(half_w, half_h):
+        left, right, top, bottom = box[1].start - half_w, box[1].stop + half_w, box[0].start, box[0].stop
+        places = [(y, right), (y, left), (bottom + half_h, x), (top - half_h, x), *places]
+    for place in places:
+        y, x = _move_inside(place, (half_w, half_h), (taken.shape[1], taken.shape[0]))
+        covered = np.s_[int(y - half_h) : int(y + half_h) + 1, int(x - half_w) : int(x + half_w) + 1]
+        if not taken[covered].any():
+            break
+    taken[covered] = True
+    _write(draw, y, x, text, font)
+
+
+def _half_size(text: str, font: Font) -> tuple[float, float]:
+    """Half of width and height of a text with its border, px."""
+    left, top, right, bottom = font.getbbox(text, stroke_width=1)
+    return (right - left) / 2, (bottom - top) / 2
+
+
+def _move_inside(
+    place: tuple[float, float], half_wh: tuple[float, float], size_wh: tuple[int, int]
+) -> tuple[float, float]:
+    """Row and column of a text's middle, moved so that the text lies in a page of that size, as far as it fits."""
+    (y, x), (half_w, half_h), (width, height) = place, half_wh, size_wh
+    return max(half_h, min(y, height - half_h)), max(half_w, min(x, width - half_w))
+
+
+def _write(draw: ImageDraw.ImageDraw, y: float, x: float, text: str, font: Font) -> None:
+    """White with a dark border, around a place, moved into the page."""
+    y, x = _move_inside((y, x), _half_size(text, font), draw.im.size)
+    draw.text((x, y), text, fill=_WHITE, font=font, anchor="mm", stroke_width=1, stroke_fill=_BLACK)
+
+
+def _find_widest(there: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Row, column and distance to the border of the pixel that is farthest from the border."""
+    step = max(1, max(there.shape) // _SAMPLE_PX)
+    depth = ndimage.distance_transform_edt(np.pad(there[::step, ::step], 1))
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return (float(y) - 1) * step, (float(x) - 1) * step, float(depth[y, x]) * step
