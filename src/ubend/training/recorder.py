@@ -1,5 +1,6 @@
 """What a training writes and says while it runs; files are written in the background."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,14 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Teller, rough_duration
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
+from ubend.training.settling import SETTLING_STEPS, is_settling
 
 if TYPE_CHECKING:
     from ubend.training.loop import Training
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
+_TIMED_STEPS, _TIMED_S = 3, 3.0  # at least, for the estimate of how long the training takes
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 
 
@@ -26,6 +29,30 @@ class EpochTiming:
     validation_s: float
     waited_s: float
     steps: int
+
+
+class _StepTimer:
+    """Measures what a step takes, validations in between included, in the steps after the warm-up."""
+
+    def __init__(self, device: torch.device) -> None:
+        # on a GPU, kernels are compiled and the step is captured in the first ones
+        self._first, self._steps, self._since = 1 if device.type == "cpu" else 5, 0, 0.0
+        self._is_done = False
+
+    def after_step(self, sums: torch.Tensor) -> float | None:
+        """Seconds per step, once, when enough steps are timed; the device is waited for at both ends."""
+        self._steps += 1
+        timed = self._steps - self._first
+        if self._is_done or timed < 0:
+            return None
+        if timed == 0:
+            sums.cpu()
+            self._since = time.monotonic()
+        elif timed >= _TIMED_STEPS and time.monotonic() - self._since >= _TIMED_S:
+            sums.cpu()
+            self._is_done = True
+            return (time.monotonic() - self._since) / timed
+        return None
 
 
 class Recorder:
@@ -52,11 +79,24 @@ class Recorder:
         self._run, self._saver, self._reporter, self._after_epoch = run, saver, reporter, after_epoch
         self._writes, self._epochs = writes, 0  # of this process
 
-    def begin(self, steps: int, done: int) -> None:
-        self._reporter.begin(_("training"), steps, done)
+    def begin(self, training: "Training") -> None:
+        done = training.state.progress.step
+        self._timer, self._is_resumed = _StepTimer(training.state.sums.device), done > 0
+        self._reporter.begin(_("training"), training.steps, done)
+        if is_settling(training, training.steps_until(len(training.state.progress.history) + 1)):
+            line = _(
+                "note: the validation scores of the first {steps} steps say little, because the running statistics of "
+                "batch norm are not settled yet; the scores in brackets, made with the statistics of the validation "
+                "images, show what the network has learned"
+            )
+            self._reporter.say(line.format(steps=SETTLING_STEPS))
 
-    def after_step(self, state: TrainingState) -> None:
+    def after_step(self, training: "Training") -> None:
+        state = training.state
         self._reporter.count(state.progress.step)
+        if step_s := self._timer.after_step(state.sums):
+            left_s = step_s * (training.steps - state.progress.step)
+            self._reporter.say(describe_duration(left_s, training.plan.epochs, is_resumed=self._is_resumed))
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
@@ -89,6 +129,21 @@ class Recorder:
             self._run.write_metrics(state.progress.history)
             self._saver.save(state)
             self._saver.wait_for_model()
+
+
+def describe_duration(left_s: float, epochs: int, *, is_resumed: bool) -> str:
+    """One line: how long the training takes, and what makes another one shorter.
+
+    Args:
+        left_s: estimated seconds to the end.
+        epochs: of the whole training.
+    """
+    if is_resumed:  # with the settings that it has
+        return _("about {duration} to go").format(duration=rough_duration(left_s))
+    return _(
+        "about {duration} for all {epochs} epochs; shorter with fewer --epochs, a smaller --size, or --patience N, "
+        "which stops after N epochs without a better validation score"
+    ).format(duration=rough_duration(left_s), epochs=epochs)
 
 
 def describe_limit(waiting: float, device: torch.device) -> str:
