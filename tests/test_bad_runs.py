@@ -243,7 +243,7 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
     for command in ("evaluate", "show"):
         error = refused_once(command, tmp_path / "model.safetensors")
         check(error, OutputError, path=tmp_path / "model.safetensors")
-    check(refused_once("evaluate", tmp_path, good / "data", "--part", "test"), DataError, key="--part")
+    check(refused_once("evaluate", tmp_path, good / "data", "--subset", "test"), DataError, key="--subset")
 
 
 # ------------------------------------------------------------------------------------------------- resume

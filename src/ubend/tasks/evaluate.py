@@ -1,7 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ def evaluate(
     model: Path | str,
     folder: Path | str | None = None,
     *,
-    part: Part | None = None,
+    subset: Part | None = None,
     device: str | None = None,
     tiles: int | None = None,
     **words: Any,
@@ -35,7 +35,7 @@ def evaluate(
     Args:
         model: a run folder or a model file.
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        part: which part of them; None: test where there is one, else validation, else all.
+        subset: which of them; None: test where there is one, else validation, else all.
         device: None: the best one here.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         words: images, masks, split, root: as of `fit`. And values: what the masks of `folder` hold, where that
@@ -52,17 +52,28 @@ def evaluate(
         settings = gather(folder, flags=words).settings
         found = find_folder(settings)
         pairs = list(found.pairs)
-    parts = {pair.part for pair in pairs}
-    if part is None:
-        part = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in parts), None)
-    chosen = [pair for pair in pairs if part is None or pair.part == part]
-    if not chosen:
-        there = ", ".join(sorted(str(name) for name in parts))
-        raise DataError(
-            _("no pictures in part {part}; there are: {found}").format(part=part, found=there), key="--part"
-        )
+    subset, chosen = choose_subset(pairs, subset)
     labels = match_folder(found, settings, predictor.labels, chosen) if found else predictor.labels
-    return {"part": part or "all", **evaluate_pairs(predictor, chosen, labels)}
+    return {"part": subset or "all", **evaluate_pairs(predictor, chosen, labels)}
+
+
+def choose_subset(pairs: Sequence[Pair], subset: Part | None) -> tuple[Part | None, list[Pair]]:
+    """The pairs of a subset; of None, those of the test split where there is one, else of validation, else all.
+
+    Raises:
+        DataError: there are none.
+    """
+    there = {pair.part for pair in pairs}
+    if subset is None:
+        subset = next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in there), None)
+    chosen = [pair for pair in pairs if subset is None or pair.part == subset]
+    if not chosen:
+        found = ", ".join(sorted(str(name) for name in there))
+        raise DataError(
+            _("no pictures in the subset {subset}; there are: {found}").format(subset=subset, found=found),
+            key="--subset",
+        )
+    return subset, chosen
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
