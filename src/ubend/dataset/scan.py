@@ -26,7 +26,7 @@ from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import Survey as Survey
 from ubend.labels.label_values import code_words, count_codes, pack_colors
 from ubend.labels.mask_files import DrawnMask, read_codes
-from ubend.layouts.pairs import Pair
+from ubend.layouts.pairs import Pair, common_folder
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
@@ -164,10 +164,11 @@ def survey_masks(
     with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as arrays:  # else it is made again
         return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
     survey = count_values(pairs, sizes_hw, report)
+    folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, **vars(survey))
+            np.savez(file, folder=folder, **vars(survey))
 
     try:
         write_file(path, save)
