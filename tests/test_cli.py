@@ -22,6 +22,7 @@ from ubend._version import __version__
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.drawing.panels import draw_grid
+from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks import show as show_task
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]
@@ -258,6 +259,39 @@ def test_runs(run: Path, tmp_path: Path) -> None:
     assert len(ubend("runs", run).stdout.splitlines()) == 3
     for place in ("nowhere", "notes"):
         check(refused_once("runs", tmp_path / place), OutputError, path=tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "{"),
+        ("run.json", '{"began": "0001-01-01T00:00:00+14:00", "ubend": "1"}'),
+        ("run.json", '{"began": 5}'),
+        ("settings.toml", None),
+        ("settings.toml", "[data]\nsize = 3\n[train]\nseed = 0\nepochs = inf\n"),
+        ("settings.toml", "data = 3\ntrain = 4\n"),
+        ("metrics.jsonl", "5\n"),
+        ("metrics.jsonl", '{"best": true, "epoch": 1, "val_dice": {"a": "high"}}\n'),
+        ("scores.json", '{"part": "test", "native": []}'),
+        ("scores.json", '{"part": "test", "native": {"dice": 3}}'),
+    ],
+)
+def test_a_damaged_run_is_one_line(name: str, text: str | None, run: Path, tmp_path: Path) -> None:
+    """In the list, and in what `info` says of a model that is whole; the line names the file."""
+    shutil.copytree(run, tmp_path / "one")
+    (tmp_path / "one" / name).unlink()
+    if text is not None:
+        (tmp_path / "one" / name).write_text(text)
+    (line,) = ubend("runs", tmp_path).stdout.splitlines()
+    assert f"{tmp_path / 'one'}: damaged run ({name}: " in line
+    assert ubend("info", tmp_path / "one").stdout.splitlines()[-1] == line
+
+
+def test_info_of_a_model_that_says_something_else(run: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(run)
+    bundle.about["val_dice"] = {"background": "high"}
+    save_bundle(tmp_path / "model.safetensors", bundle)
+    assert "validation" not in ubend("info", tmp_path / "model.safetensors").stdout
 
 
 def test_a_second_fit_into_a_run_is_refused(run: Path, folder: Path) -> None:

@@ -182,7 +182,7 @@ def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
 
 
 def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock of 2 s per step: the first step is not timed, three are; 16 images, batch 5, 3 epochs: 10 steps."""
+    """A clock of 2 s per step: the first step is not timed, five are; 16 images, batch 5, 3 epochs: 10 steps."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -193,7 +193,7 @@ def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkey
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=teller)
     lines = [line for line in teller.said.splitlines() if line.startswith("about ")]
     assert len(lines) == 1
-    assert lines[0].startswith("about 10 s for all 3 epochs; ")
+    assert lines[0].startswith("about 20 s for all 3 epochs; ")
     assert all(flag in lines[0] for flag in ("--epochs", "--size", "--patience"))
     assert teller.said.index(lines[0]) < teller.said.index("epoch 2/3")
 

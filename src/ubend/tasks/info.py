@@ -1,6 +1,7 @@
 """What a model file says of itself, and its run folder of its training."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.labels.label_values import code_words
 from ubend.models.model_file import load_bundle
-from ubend.tasks.runs import Dice, read_summary, show_date, show_dice
+from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
 from ubend.training.run_folder import RunFolder
 
 
@@ -54,8 +55,8 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     if path != run.model or not run.facts.exists():
         if "epochs" in about:
             lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
-        if "val_dice" in about:
-            lines.append(_describe_dice(_("validation, at training size"), about["val_dice"]))
+        with suppress(KeyError, ValueError, TypeError, AttributeError):  # of a file that says something else
+            lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
         return [*lines, _("date and test scores: in the run folder, which this file does not lie in")]
     try:
         summary = read_summary(path.parent)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class RunSummary:
     """One training.
 
     Attributes:
-        began: when; of runs of an earlier version, when run.json was written.
+        began: local time; of runs of an earlier version, when run.json was written.
         data: name of the data folder.
         epochs: planned; `done`: so many of them are finished.
         kept_epoch: of the weights in the model file; None: before the first validation.
@@ -59,6 +60,7 @@ def read_summary(path: Path) -> RunSummary:
     try:
         facts = json.loads(read_text(file))
         began = datetime.fromisoformat(facts["began"]) if "began" in facts else _changed(file)
+        began = began.astimezone()
         file = run.settings
         settings = tomllib.loads(read_text(file))
         data, train = settings["data"], settings["train"]
@@ -68,11 +70,11 @@ def read_summary(path: Path) -> RunSummary:
         file = run.metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
         best = next((row for row in reversed(rows) if row["best"]), None)
-        val_dice = None if best is None else _read_dice(best["val_dice"])
+        val_dice = None if best is None else read_dice(best["val_dice"])
         file = run.scores
         scores = json.loads(read_text(file)) if file.exists() else None
         native = {} if scores is None else scores["native"]
-        test_dice = None if scores is None else _read_dice(native["dice"]["per_image"])
+        test_dice = None if scores is None else read_dice(native["dice"]["per_image"])
         return RunSummary(
             began,
             source.name,
@@ -89,7 +91,7 @@ def read_summary(path: Path) -> RunSummary:
         )
     except KeyError as error:
         why = _("no {key}").format(key=error.args[0])
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
     line = _("{path}: damaged run ({name}: {reason}); train again, or delete the folder")
     raise OutputError(line.format(path=path, name=file.name, reason=" ".join(why.split())), path=file)
@@ -138,11 +140,13 @@ def mean_dice(dice: Dice | None) -> float | None:
 
 
 def show_dice(value: float | None) -> str:
+    """Three digits, or a dash."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def show_date(date: datetime) -> str:
-    return f"{date.astimezone():%Y-%m-%d %H:%M}"
+    """Day and minute."""
+    return f"{date:%Y-%m-%d %H:%M}"
 
 
 def align(rows: list[list[str]], right: int) -> list[str]:
@@ -168,15 +172,19 @@ def _cells(run: RunSummary) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     run = RunFolder(path)
-    return any(file.is_file() for file in (run.facts, run.settings, run.metrics, run.model))
+    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model)))
 
 
 def _changed(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime)
 
 
-def _read_dice(value: Any) -> Dice:
-    """Of each class; the means that scores.json has beside them are left out."""
+def read_dice(value: Any) -> Dice:
+    """Of each class; the means that scores.json has beside them are left out.
+
+    Raises:
+        ValueError, TypeError, AttributeError: these are no scores.
+    """
     means = ("mean", "mean_foreground")
     dice = {str(name): None if one is None else float(one) for name, one in value.items() if name not in means}
     return {name: None if one is None or math.isnan(one) else one for name, one in dice.items()}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ubend.training.loop import Training
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
-_TIMED_STEPS, _TIMED_S = 3, 3.0  # at least, for the estimate of how long the training takes
 _SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
 
 
@@ -35,23 +34,17 @@ class _StepTimer:
     """Measures what a step takes, validations in between included, in the steps after the warm-up."""
 
     def __init__(self, device: torch.device) -> None:
-        # on a GPU, kernels are compiled and the step is captured in the first ones
-        self._first, self._steps, self._since = 1 if device.type == "cpu" else 5, 0, 0.0
-        self._is_done = False
+        # on a GPU, kernels are compiled and the step is captured in the first ones, and a step is short
+        self._first, self._last = (1, 6) if device.type == "cpu" else (5, 25)
+        self._steps, self._since = 0, 0.0
 
     def after_step(self, sums: torch.Tensor) -> float | None:
         """Seconds per step, once, when enough steps are timed; the device is waited for at both ends."""
         self._steps += 1
-        timed = self._steps - self._first
-        if self._is_done or timed < 0:
-            return None
-        if timed == 0:
+        if self._steps in (self._first, self._last):
             sums.cpu()
-            self._since = time.monotonic()
-        elif timed >= _TIMED_STEPS and time.monotonic() - self._since >= _TIMED_S:
-            sums.cpu()
-            self._is_done = True
-            return (time.monotonic() - self._since) / timed
+            began, self._since = self._since, time.monotonic()
+            return (self._since - began) / (self._last - self._first) if self._steps == self._last else None
         return None
 
 
@@ -94,9 +87,9 @@ class Recorder:
     def after_step(self, training: "Training") -> None:
         state = training.state
         self._reporter.count(state.progress.step)
-        if step_s := self._timer.after_step(state.sums):
-            left_s = step_s * (training.steps - state.progress.step)
-            self._reporter.say(describe_duration(left_s, training.plan.epochs, is_resumed=self._is_resumed))
+        if (step_s := self._timer.after_step(state.sums)) is not None:
+            steps = training.steps - (state.progress.step if self._is_resumed else 0)
+            self._reporter.say(describe_duration(step_s * steps, training.plan.epochs, is_resumed=self._is_resumed))
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
@@ -131,19 +124,19 @@ class Recorder:
             self._saver.wait_for_model()
 
 
-def describe_duration(left_s: float, epochs: int, *, is_resumed: bool) -> str:
+def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
     """One line: how long the training takes, and what makes another one shorter.
 
     Args:
-        left_s: estimated seconds to the end.
+        seconds: estimated, of all its steps; of a resumed one, of those that are left.
         epochs: of the whole training.
     """
     if is_resumed:  # with the settings that it has
-        return _("about {duration} to go").format(duration=rough_duration(left_s))
+        return _("about {duration} to go").format(duration=rough_duration(seconds))
     return _(
         "about {duration} for all {epochs} epochs; shorter with fewer --epochs, a smaller --size, or --patience N, "
         "which stops after N epochs without a better validation score"
-    ).format(duration=rough_duration(left_s), epochs=epochs)
+    ).format(duration=rough_duration(seconds), epochs=epochs)
 
 
 def describe_limit(waiting: float, device: torch.device) -> str:
