@@ -422,3 +422,6 @@ def test_curves_of_settling_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     legend = dice.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "with batch statistics"]
+    del rows[1]["batch_statistics_dice"]  # a dotted curve of one epoch could not be seen
+    draw_curves(rows, ["a", "b"], tmp_path / "curves.png")
+    assert [line for line in figures[1].axes[1].get_lines() if line.get_linestyle() == ":"] == []

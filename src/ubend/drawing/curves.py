@@ -74,7 +74,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
                 line.set_gid(name)
         if lines is dices:
             axis.set_ylim(-0.02, 1.02)
-            for number, (_name, values, color) in enumerate(one for one in settling if _known(one[1])):
+            for number, (_name, values, color) in enumerate(one for one in settling if len(_known(one[1])) > 1):
                 (dotted,) = axis.plot(epochs, values, color=color, linewidth=1.2, linestyle=":", marker="")
                 dotted.set_gid("" if number else _("with batch statistics"))
         else:
