@@ -244,7 +244,7 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
     for command in ("evaluate", "show"):
         error = refused_once(command, tmp_path / "model.safetensors")
         check(error, OutputError, path=tmp_path / "model.safetensors")
-    succeed("evaluate", tmp_path / "model.safetensors", good / "data", "--part", "test")  # the model knows its images
+    succeed("evaluate", tmp_path / "model.safetensors", good / "data", "--subset", "test")  # the model knows its images
 
 
 # ------------------------------------------------------------------------------------------------- resume

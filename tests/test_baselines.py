@@ -272,7 +272,7 @@ def ubend(*words: object) -> str:
 def test_command(language: str, folder: Path) -> None:
     said = ubend("baseline", "--lang", language)
     assert [line.split()[0] for line in said.splitlines()] == list(METHODS)
-    said = ubend("baseline", "otsu", folder, "--size", 32, "--part", "val", "--lang", language)
+    said = ubend("baseline", "otsu", folder, "--size", 32, "--subset", "val", "--lang", language)
     assert "levels 2" in said
     assert "foreground" in said
 

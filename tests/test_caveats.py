@@ -149,9 +149,9 @@ def test_without_hashes_all_are_scored(good: Path, unnamed: Path, tmp_path: Path
 def test_only_training_images_are_refused(good: Path, tmp_path: Path) -> None:
     train = copy_pairs(good, tmp_path / "data", "train")
     error = refused_once("evaluate", good / "run", tmp_path / "data", "--device", "cpu")
-    assert error.key == "--part"
+    assert error.key == "--subset"
     assert str(len(train)) in str(error)
-    scores, said = score(good / "run", tmp_path / "data", "--part", "train", out=tmp_path / "a.json")
+    scores, said = score(good / "run", tmp_path / "data", "--subset", "train", out=tmp_path / "a.json")
     assert len(scores["per_picture"]) == len(train)
     assert "left out" not in said
 
@@ -172,7 +172,7 @@ def test_validation_images_are_scored_and_told(good: Path, tmp_path: Path) -> No
     scores, said = score(good / "run", tmp_path / "data", out=tmp_path / "a.json")
     assert sorted(scores["per_picture"]) == sorted([*validation, *new])
     assert f"{len(validation)} of the scored images are validation images" in said
-    _scores, said = score(good / "run", "--part", "val", out=tmp_path / "b.json")
+    _scores, said = score(good / "run", "--subset", "val", out=tmp_path / "b.json")
     assert f"{len(validation)} of the scored images are validation images" in said
     _scores, said = score(good / "run", out=tmp_path / "c.json")
     assert "validation" not in said
@@ -191,7 +191,7 @@ def test_a_moved_folder_keeps_its_split(part: Part | None, suffix: str, good: Pa
 
 def test_an_absent_part(good: Path, tmp_path: Path) -> None:
     add_new(tmp_path / "new", 2)
-    assert refused_once("evaluate", good / "run", tmp_path / "new", "--part", "test", "--device", "cpu").key == "--part"
+    assert refused_once("evaluate", good / "run", tmp_path / "new", "--subset", "test", "--device", "cpu").key == "--subset"
 
 
 # ------------------------------------------------------------------------------------------- few images

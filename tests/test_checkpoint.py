@@ -163,7 +163,7 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
     models: list[dict[str, torch.Tensor]] = []
     gate = threading.Event()
 
-    def keep(weights: Mapping[str, torch.Tensor]) -> None:
+    def keep(weights: Mapping[str, torch.Tensor], _history: object) -> None:
         assert gate.wait(10)
         time.sleep(0.2)  # the test does not win by chance
         models.append(dict(weights))
@@ -203,7 +203,7 @@ def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monke
 
         return work
 
-    with Saver(state, lambda _weights: done.append("model")) as saver:
+    with Saver(state, lambda _weights, _history: done.append("model")) as saver:
         for number in range(4):
             saver.begin(draw(number))
             assert len(done) >= number - 1
@@ -222,7 +222,7 @@ def test_saver_tells_of_a_failed_drawing(tmp_path: Path) -> None:
     def refuse() -> None:
         raise OutputError("no room")
 
-    with Saver(tmp_path / "s.safetensors", lambda _weights: None) as saver:
+    with Saver(tmp_path / "s.safetensors", lambda _weights, _history: None) as saver:
         saver.begin(refuse)
         with pytest.raises(OutputError, match="no room"):
             saver.wait()
@@ -231,7 +231,7 @@ def test_saver_tells_of_a_failed_drawing(tmp_path: Path) -> None:
 def test_saver_tells_of_a_failed_write(tmp_path: Path) -> None:
     """At the next save, or at the end; a failure does not hang or hide an error that is on its way."""
 
-    def refuse(_weights: Mapping[str, torch.Tensor]) -> None:
+    def refuse(_weights: Mapping[str, torch.Tensor], _history: object) -> None:
         raise OutputError("no room")
 
     def stop(saver: Saver) -> None:

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -15,8 +18,12 @@ from PIL import Image
 
 from support.discs import make_discs
 from support.refusal import check, refused_once
+from ubend._version import __version__
 from ubend.cli.app import main
-from ubend.core.errors import OutputError, SettingError
+from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.drawing.panels import draw_grid
+from ubend.models.model_file import load_bundle, save_bundle
+from ubend.tasks import show as show_task
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]
 
@@ -102,7 +109,7 @@ def test_evaluate_on_a_folder(run: Path, folder: Path, tmp_path: Path) -> None:
     scores = read_scores(run / "scores.json")
     del scores["recipe"]
     assert read_scores(out) == scores
-    ubend("evaluate", run, "--part", "val", "--device", "cpu")
+    ubend("evaluate", run, "--subset", "val", "--device", "cpu")
 
 
 def test_predict(run: Path, tmp_path: Path) -> None:
@@ -147,12 +154,144 @@ def test_show_and_samples(run: Path, folder: Path, tmp_path: Path) -> None:
     (run / "predictions.png").unlink()
 
 
+def test_show_the_worst(run: Path) -> None:
+    """The lowest score first, each with its score and its errors; the scores are those of `evaluate`."""
+    captions, headings, named = list[str](), list[str](), list[str]()
+
+    def draw(rows: Any, heads: Any, labels: Any, legend: Any) -> Image.Image:
+        captions.extend(labels)
+        headings.extend(heads)
+        named.extend(name for name, _color in legend)
+        return draw_grid(rows, heads, labels, legend=legend)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(show_task, "draw_grid", draw)
+        assert ubend("show", run, "--worst", "--device", "cpu").stdout.strip() == str(run / "worst.png")
+    scores = read_scores(run / "scores.json")["per_picture"]
+    dice = sorted((row["dice"]["foreground"], name) for name, row in scores.items())  # type: ignore[attr-defined]
+    assert len({value for value, _name in dice}) == len(dice) == 4
+    assert captions == [f"{name}: Dice {value:.3f}" for value, name in dice]
+    assert headings[-1] == "errors"
+    assert named == ["background", "foreground", "false positive", "false negative"]
+    with Image.open(run / "worst.png") as grid:
+        assert grid.width > 4 * 100
+    (run / "worst.png").unlink()
+
+
+def test_show_a_subset(run: Path, tmp_path: Path) -> None:
+    """`--subset` picks the split; one that the run does not have is refused."""
+    heights = []
+    for subset in ("val", "train"):
+        ubend("show", run, "--subset", subset, "--device", "cpu", "--out", tmp_path / f"{subset}.png")
+        with Image.open(tmp_path / f"{subset}.png") as grid:
+            heights.append(grid.height)
+    assert heights[0] < heights[1]  # 3 and 10 images
+    shutil.copytree(run, tmp_path / "run")
+    rows = (run / "data.csv").read_text().replace(",test,", ",val,")
+    (tmp_path / "run" / "data.csv").write_text(rows)
+    check(refused_once("show", tmp_path / "run", "--subset", "test"), DataError, key="--subset")
+
+
 def test_info(run: Path) -> None:
     said = ubend("info", run).stdout
     assert said == ubend("info", run / "model.safetensors").stdout
     assert "U-Net: width 4, depth 4" in said
     assert "1 foreground  mask value 255" in said
     assert "recipe: modern" in said
+
+
+def test_info_says_how_training_went(run: Path, tmp_path: Path) -> None:
+    """Scores of both splits, date, epochs, seed; a model file alone has all but the date and the test scores."""
+    lines = ubend("info", run).stdout.splitlines()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["best"]][-1]
+    dice = ", ".join(f"{name} {value:.3f}" for name, value in kept["val_dice"].items())
+    validation, epochs = (
+        f"validation, at training size: Dice {dice}",
+        f"epochs: 3 of 3, weights kept from {kept['epoch']}",
+    )
+    began = datetime.fromisoformat(str(read_scores(run / "run.json")["began"]))
+    scores = read_scores(run / "scores.json")["native"]["dice"]["per_image"]  # type: ignore[index]
+    test = ", ".join(f"{name} {scores[name]:.3f}" for name in ("background", "foreground"))
+    for line in (
+        "data: discs",
+        f"ubend: {__version__}",
+        "seed: 0",
+        f"trained: {began:%Y-%m-%d %H:%M}",
+        epochs,
+        validation,
+        f"test, 4 images at their own size: Dice {test}",
+    ):
+        assert line in lines
+    shutil.copy(run / "model.safetensors", tmp_path)
+    alone = ubend("info", tmp_path / "model.safetensors").stdout.splitlines()
+    assert {epochs, validation, "seed: 0"} <= set(alone)
+    assert not any(line.startswith(("trained: ", "test, ")) for line in alone)
+
+
+def test_runs(run: Path, tmp_path: Path) -> None:
+    """The newest first, whatever else lies there; a damaged run is one line and no end."""
+    for name, began in (
+        ("old", "2026-01-02T03:04:05"),
+        ("new", "2026-02-03T04:05:06"),
+        ("damaged", ""),
+        ("unfinished", ""),
+    ):
+        shutil.copytree(run, tmp_path / name)
+        facts = {**read_scores(run / "run.json"), "began": began or "2025-01-01T00:00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "damaged" / "scores.json").write_text("[]")
+    (tmp_path / "unfinished" / "scores.json").unlink()
+    lines = (tmp_path / "unfinished" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "unfinished" / "metrics.jsonl").write_text(lines[0])
+    (tmp_path / "notes").mkdir()
+    head, new, old, unfinished, explained, damaged = ubend("runs", tmp_path).stdout.splitlines()
+    assert head.split() == ["run", "date", "data", "epochs", "size", "seed", "validation", "test"]
+    native = read_scores(run / "scores.json")["native"]["dice"]["per_image"]  # type: ignore[index]
+    assert old.split()[:7] == ["old", "2026-01-02", "03:04", "discs", "3", "32", "0"]
+    assert old.split()[8] == f"{native['foreground']:.3f}"
+    assert new.split()[:3] == ["new", "2026-02-03", "04:05"]
+    assert unfinished.split()[4] == "1/3"
+    assert unfinished.split()[-1] == "-"
+    assert "without the background" in explained
+    assert str(tmp_path / "damaged") in damaged
+    assert "scores.json" in damaged
+    assert len(ubend("runs", run).stdout.splitlines()) == 3
+    for place in ("nowhere", "notes"):
+        check(refused_once("runs", tmp_path / place), OutputError, path=tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "{"),
+        ("run.json", '{"began": "0001-01-01T00:00:00+14:00", "ubend": "1"}'),
+        ("run.json", '{"began": 5}'),
+        ("settings.toml", None),
+        ("settings.toml", "[data]\nsize = 3\n[train]\nseed = 0\nepochs = inf\n"),
+        ("settings.toml", "data = 3\ntrain = 4\n"),
+        ("metrics.jsonl", "5\n"),
+        ("metrics.jsonl", '{"best": true, "epoch": 1, "val_dice": {"a": "high"}}\n'),
+        ("scores.json", '{"part": "test", "native": []}'),
+        ("scores.json", '{"part": "test", "native": {"dice": 3}}'),
+    ],
+)
+def test_a_damaged_run_is_one_line(name: str, text: str | None, run: Path, tmp_path: Path) -> None:
+    """In the list, and in what `info` says of a model that is whole; the line names the file."""
+    shutil.copytree(run, tmp_path / "one")
+    (tmp_path / "one" / name).unlink()
+    if text is not None:
+        (tmp_path / "one" / name).write_text(text)
+    (line,) = ubend("runs", tmp_path).stdout.splitlines()
+    assert f"{tmp_path / 'one'}: damaged run ({name}: " in line
+    assert ubend("info", tmp_path / "one").stdout.splitlines()[-1] == line
+
+
+def test_info_of_a_model_that_says_something_else(run: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(run)
+    bundle.about["val_dice"] = {"background": "high"}
+    save_bundle(tmp_path / "model.safetensors", bundle)
+    assert "validation" not in ubend("info", tmp_path / "model.safetensors").stdout
 
 
 def test_a_second_fit_into_a_run_is_refused(run: Path, folder: Path) -> None:
@@ -223,6 +362,8 @@ def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--epochs", 1)
     lines = ubend("cache").stdout.splitlines()
     assert len(lines) == 4  # what the files were, what the masks hold, and the decoded pictures
+    for line, what in zip(lines, ("list of files", "values of masks", "images of 32 px"), strict=False):
+        assert re.search(rf" MiB  \d{{4}}-\d\d-\d\d \d\d:\d\d  {what} +{re.escape(str(folder))}  [0-9a-f]{{24}}", line)
     assert "thesis" not in "".join(lines[:3])
     assert str(place) in lines[3]
     assert "freed" in ubend("cache", "--clear").stdout

@@ -194,7 +194,7 @@ def test_keys(place: Path) -> None:
     for picture in scores["per_picture"].values():
         assert set(picture) == {"dice", "iou"}
     for name, keys in (
-        ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"}),
+        ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "batch_statistics_dice", "lr", "best"}),
         ("timing", {"epoch", "train_s", "validation_s", "images_per_s", "seconds_left"}),
     ):
         lines = (place / "run" / f"{name}.jsonl").read_text().splitlines()
@@ -266,6 +266,7 @@ def test_store(place: Path) -> None:
             "channels",
             "dtype",
             "hashes",
+            "folder",
             "files",
             "changed_ns",
             "digest",
@@ -275,4 +276,4 @@ def test_store(place: Path) -> None:
     assert len(folders) == 2
     (survey,) = (place / "cache").glob("*.survey.npz")
     with np.load(survey) as arrays:
-        assert set(arrays) == {"colored", "with_palette", "lossy", "starts", "codes", "pixels", "shown"}
+        assert set(arrays) == {"folder", "colored", "with_palette", "lossy", "starts", "codes", "pixels", "shown"}

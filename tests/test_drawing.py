@@ -22,7 +22,7 @@ from support.refusal import raises
 from ubend.core.errors import OutputError
 from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
-from ubend.drawing.overlay import IGNORED_COLOR, _outline, color_mask, overlay_mask, to_rgb
+from ubend.drawing.overlay import ERROR_COLORS, IGNORED_COLOR, _outline, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.labels.class_table import IGNORED, default_colors
 
@@ -386,3 +386,42 @@ def test_heavy_libraries_are_not_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ)
     assert done.stdout.split() == []
+
+
+def test_errors_by_kind() -> None:
+    """Right, too much, too little, another class, ignored; without a background every error is a wrong class."""
+    truth = np.array([[0, 0, 1, 1, IGNORED, 2]], np.uint8)
+    guess = np.array([[0, 1, 0, 2, 1, 2]], np.uint8)
+    image = np.full((1, 6, 3), 200, np.uint8)
+    grey = (212, 212, 212)
+    positive, negative, other = (ERROR_COLORS[kind] for kind in ("positive", "negative", "class"))
+    out = [tuple(pixel) for pixel in draw_errors(image, truth, guess)[0].tolist()]
+    assert out == [grey, positive, negative, other, grey, grey]
+    out = [tuple(pixel) for pixel in draw_errors(image, truth, guess, background=None)[0].tolist()]
+    assert out == [grey, other, other, other, grey, grey]
+    assert len({positive, negative, other, *default_colors(20)}) == 23, "no class has the colour of an error"
+
+
+def test_curves_of_settling_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dotted beside the Dice of the first epochs, with one entry in the legend."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
+    rows: list[dict[str, Any]] = [
+        {"epoch": n, "train_loss": 1.0, "val_loss": 1.0, "val_dice": {"a": 0.1, "b": 0.2}} for n in range(1, 5)
+    ]
+    for row in rows[:2]:
+        row["batch_statistics_dice"] = {"a": 0.5, "b": 0.6}
+    draw_curves(rows, ["a", "b"], tmp_path / "curves.png")
+    dice = figures[0].axes[1]
+    dotted = [line for line in dice.get_lines() if line.get_linestyle() == ":"]
+    assert [np.asarray(line.get_ydata()).tolist()[:2] for line in dotted] == [[0.5, 0.5], [0.6, 0.6]]
+    assert all(np.isnan(np.asarray(line.get_ydata())[2:]).all() for line in dotted)
+    legend = dice.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "with batch statistics"]
+    del rows[1]["batch_statistics_dice"]  # a dotted curve of one epoch could not be seen
+    draw_curves(rows, ["a", "b"], tmp_path / "curves.png")
+    assert [line for line in figures[1].axes[1].get_lines() if line.get_linestyle() == ":"] == []

@@ -229,7 +229,9 @@ def main_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             ("evaluate run", 0),
             ("predict run discs/images --out masks", 0),
             ("show run --device cpu", 0),
+            ("show run --worst --subset val --device cpu", 0),
             ("info run", 0),
+            ("runs .", 0),
             ("cache", 0),
             ("cache --clear", 0),
             ("demo --out demo", 0),
@@ -296,7 +298,7 @@ def test_the_main_job_says_nothing_in_english(name: str, spoken: dict[str, str])
 
 def numbers(said: str) -> list[str]:
     """All numbers, without speeds, times and sizes on disk, which differ from run to run, and names made of a path."""
-    beside = r"(  |: )[\d,]+ \S+/s.*|[0-9a-f]{24}\.files\.json|[\d.]+ MiB"
+    beside = r"(  |: )[\d,]+ \S+/s.*|\d{4}-\d\d-\d\d \d\d:\d\d|^(about|khoảng) \d+|[0-9a-f]{24}\.files\.json|[\d.]+ MiB"
     kept = [re.sub(beside, "", line) for line in said.splitlines()]
     return sorted(re.findall(r"\d+(?:[.,]\d+)*", "\n".join(kept)))
 

@@ -17,16 +17,19 @@ from support.discs import draw_disc, make_discs
 from support.refusal import raises
 from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_runtime, press_once, press_twice
 from ubend.accel.captured import capture_steps
+from ubend.accel.fused import fits_call
 from ubend.core.errors import TrainingError
 from ubend.inference.predictor import load
 from ubend.models.model_file import load_bundle
+from ubend.models.paper import PaperUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
-from ubend.training import loop
+from ubend.training import loop, recorder
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.run_folder import RunFolder
+from ubend.training.settling import SETTLING_STEPS, batch_statistics, is_settling
 
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
 
@@ -97,7 +100,106 @@ def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
         assert [row["epoch"] for row in rows] == list(range(1, settings["train.epochs"] + 1))
         assert rows[-1]["step"] == steps
         for row in rows:
-            assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"}
+            settling = {"batch_statistics_dice"} if row["step"] <= SETTLING_STEPS else set[str]()
+            assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"} | settling
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_scores_with_batch_statistics_change_nothing(
+    recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that never makes them has the same weights to the bit, and the same rows but for them."""
+    for module in (loop, recorder):
+        monkeypatch.setattr(module, "is_settling", lambda _training, _step: False)
+    teller = Listener()
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=RECIPES[recipe][0], device="cpu", teller=teller)
+    assert "batch statistics" not in teller.said
+    for name in ("model.safetensors", "scores.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole[recipe] / name).read_bytes(), name
+    rows, plain = (
+        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        for place in (whole[recipe], tmp_path / "run")
+    )
+    assert [{key: value for key, value in row.items() if key != "batch_statistics_dice"} for row in rows] == plain
+
+
+def test_batch_statistics() -> None:
+    """The output is that of training mode; the running statistics, their counters and the mode stay as they are."""
+    torch.manual_seed(0)
+    net = UNet(3, 2, width=2, depth=2)
+    image = 255 * torch.rand(4, 3, 16, 16)
+    net.train()
+    with torch.no_grad():
+        net(image / 2)  # the statistics are no longer the initial ones
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        plain = net.eval()(image)
+        with batch_statistics(net):
+            shown = net(image)
+            assert not fits_call(net, image), "kernels would take the running statistics, or change them"
+        after = net(image)
+    assert torch.equal(after, plain)
+    assert not any(module.training for module in net.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    with torch.no_grad():
+        expected = net.train()(image)
+    assert torch.equal(shown, expected)
+    assert not torch.equal(shown, plain)
+
+
+def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
+    """Before batch norm's running statistics have settled, the score with batch statistics is far ahead."""
+    make_discs(tmp_path / "discs", 24)
+    teller = Listener()
+    settings = {**MODERN, "train.epochs": 10, "train.learning_rate": 2e-2, "model.width": 4}
+    job.fit(tmp_path / "discs", tmp_path / "run", settings=settings, device="cpu", teller=teller)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    ahead = [row["batch_statistics_dice"]["foreground"] - row["val_dice"]["foreground"] for row in rows]
+    assert max(ahead) > 0.2
+    assert teller.said.count("note: the validation scores of the first 60 steps say little") == 1
+    lines = [line for line in teller.said.splitlines() if line.startswith("epoch ")]
+    for row, line in zip(rows, lines, strict=True):
+        shown = " ".join(f"{value:.3f}" for value in row["batch_statistics_dice"].values())
+        assert f"(batch statistics: {shown})" in line
+
+
+@pytest.mark.parametrize(
+    ("step", "net", "side", "settling"),
+    [
+        (SETTLING_STEPS, UNet(3, 2, width=2, depth=2), 16, True),
+        (SETTLING_STEPS + 1, UNet(3, 2, width=2, depth=2), 16, False),
+        (1, UNet(3, 2, width=2, depth=4), 16, False),  # one value per channel has no variance
+        (1, PaperUNet(3, 2, width=2, depth=2), 16, False),  # no batch norm
+    ],
+)
+def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
+    state, plan = SimpleNamespace(model=net, ema=net), SimpleNamespace(sync_batch_norm=False)
+    training: Any = SimpleNamespace(state=state, plan=plan, validation=SimpleNamespace(canvas_hw=(side, side)))
+    assert is_settling(training, step) == settling
+    plan.sync_batch_norm = True  # with the network itself validated, processes would wait for each other
+    assert not is_settling(training, step)
+
+
+def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of 2 s per step: the first step is not timed, five are; 16 images, batch 5, 3 epochs: 10 steps."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def tick(done: int) -> None:
+        clock.now += 100.0 if done == 1 else 2.0
+
+    teller = Listener(tick)
+    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=teller)
+    lines = [line for line in teller.said.splitlines() if line.startswith("about ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("about 20 s for all 3 epochs; ")
+    assert all(flag in lines[0] for flag in ("--epochs", "--size", "--patience"))
+    assert teller.said.index(lines[0]) < teller.said.index("epoch 2/3")
+
+
+def test_no_flags_are_told_to_a_resumed_run() -> None:
+    assert recorder.describe_duration(600.0, 3, is_resumed=True) == "about 10 min to go"
 
 
 @pytest.mark.usefixtures("plain")

@@ -452,14 +452,16 @@ CASES |= {
     "predict: --tiles below 0": lambda place: place.predict("--tiles", "-3"),
     "predict: --overlap": lambda place: place.predict("--overlap", "1"),
     "predict: --window": lambda place: place.predict("--window", "lung"),
-    "evaluate: no such part": lambda place: refused(
-        "evaluate", place.good / "run", flat(place), "--part", "test", "--device", "cpu"
+    "evaluate: no such subset": lambda place: refused(
+        "evaluate", place.good / "run", flat(place), "--subset", "test", "--device", "cpu"
     ),
     "evaluate: no run": lambda place: refused(
         "evaluate", shutil.copy(place.good / "run" / "model.safetensors", place.tmp)
     ),
     "evaluate: --out is there": lambda place: refused("evaluate", place.good / "run", "--out", place.good / "run"),
     "show: --out is there": lambda place: refused("show", place.good / "run", "--out", place.good / "run"),
+    "runs: no folder": lambda place: refused("runs", place / "none"),
+    "runs: no run": lambda place: refused("runs", place.tmp),
     "samples: --out is there": lambda place: refused("samples", place.good / "data", "--out", place.good / "run"),
     "sample: folder is there": lambda place: refused("sample", place.good / "data"),
     "cutout: --soft": lambda place: place.predict("--soft", "-1", command="cutout"),

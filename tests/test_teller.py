@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from ubend.core.progress import Teller
+from ubend.core.progress import Teller, rough_duration
 
 ROW = {"epoch": 3, "train_loss": 0.51234, "val_loss": 0.4, "val_dice": {"ground": 0.9, "disc": None}, "best": True}
 TIMING = {"images_per_s": 123.4, "seconds_left": 65.0}
@@ -86,3 +86,17 @@ def test_bar_on_a_terminal() -> None:
     assert text.rstrip("\n").endswith("\x1b[2K") or "\x1b[?25h" in text  # the cursor is shown again
     teller.end()
     teller.count(3)
+
+
+def test_settling_scores_stand_in_brackets() -> None:
+    teller, out = listen()
+    teller.tell_epoch({**ROW, "batch_statistics_dice": {"ground": 0.95, "disc": None}}, TIMING, 30)
+    assert "Dice ground 0.900 disc - (batch statistics: 0.950 -)  123 img/s" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "5 s"), (61.0, "60 s"), (89.9, "90 s"), (95.0, "2 min"), (3540.0, "59 min"), (7384.0, "2 h 03 min")],
+)
+def test_rough_durations(seconds: float, text: str) -> None:
+    assert rough_duration(seconds) == text

@@ -11,7 +11,7 @@ import click
 from ubend.core.click_i18n import Group, command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_teller, prepare
+from ubend.tasks.options import PATH, folder_options, make_teller, options, prepare
 
 
 class _Lessons(Group):
@@ -42,7 +42,7 @@ def lesson() -> None:
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--size", type=int, help=later("Size in pixels at which the method works  [the pictures' own, at most 256]"))
-@option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
+@options("subset")
 @option("--seed", type=int, help=later("Of the split, where it is drawn  [0]"))
 @option("--out", type=PATH, help=later("Folder for masks, overlays and scores.json."))
 def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:

@@ -28,7 +28,7 @@ from ubend.inference.tiling import Source
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble
-from ubend.training.build import build
+from ubend.training.build import build, save_trained
 from ubend.training.checkpoint import Saver
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.loop import train
@@ -149,7 +149,7 @@ def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> fl
     )
     run = RunFolder(out)
     run.create()
-    with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver, stop_on_signals() as stop:
+    with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver, stop_on_signals() as stop:
         train(runtime, Recorder(run, saver, Quiet()), stop)
     return _score(breeds.data, Predictor(load_bundle(run.model), device))
 

@@ -83,10 +83,11 @@ def can_fuse(net: nn.Module) -> TypeGuard[UNet]:
 
 
 def fits_call(net: UNet, image: Tensor) -> bool:
-    """Whether `run` knows this call: computed from float32; batch norm's own statistics, or no gradients."""
+    """Whether `run` knows this call: computed from float32; batch norm's own statistics, or no gradients; batch norm
+    in the mode of the network."""
     norm = net.stem[1]
     known = torch.promote_types(image.dtype, net.mean.dtype) == torch.float32 and type(norm) is nn.BatchNorm2d
-    return known and (norm.training or not torch.is_grad_enabled())
+    return known and norm.training == net.training and (norm.training or not torch.is_grad_enabled())
 
 
 def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None = None) -> Tensor:

@@ -99,6 +99,7 @@ for _command in (
     folders.data,
     folders.samples,
     using.info,
+    using.runs,
     folders.sample,
     folders.demo,
     folders.cache,

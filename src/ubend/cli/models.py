@@ -1,4 +1,4 @@
-"""Use a model: predict, cutout, objects, show, info."""
+"""Use a model: predict, cutout, objects, show, info, runs."""
 
 from pathlib import Path
 from typing import Any
@@ -91,22 +91,33 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
         find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
 
 
-@command(help=later("Draw RUN's first test pictures: input, truth, prediction."))
+@command(help=later("Draw RUN's first test pictures, or the worst ones: input, truth, prediction."))
 @click.argument("run", type=PATH)
-@option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png]"))
+@option("--worst", is_flag=True, help=later("Lowest score first, each with its score and a map of its errors."))
+@options("subset")
+@option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png, or RUN/worst.png]"))
 @option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 @options("device")
-def show(run: Path, out: Path | None, count: int, display: bool, device: str | None) -> None:
+def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
     from ubend.tasks.show import draw_predictions
 
-    echo(draw_predictions(run, out, count=count, show=display, device=device))
+    echo(draw_predictions(run, out, show=display, **flags))
 
 
-@command(help=later("Say what MODEL is: network, classes, size, how it came about."))
+@command(help=later("Say what MODEL is: network, classes, size, training, scores."))
 @click.argument("model", type=PATH)
 def info(model: Path) -> None:
     from ubend.tasks.info import describe_model
 
     for line in describe_model(model):
+        echo(line)
+
+
+@command(help=later("List the runs in FOLDER (default: runs), the newest first: data, settings, scores."))
+@click.argument("folder", type=PATH, default=Path("runs"), required=False)
+def runs(folder: Path) -> None:
+    from ubend.tasks.runs import list_runs
+
+    for line in list_runs(folder):
         echo(line)

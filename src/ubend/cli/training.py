@@ -9,7 +9,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.tasks.options import PATH, folder_options, make_teller, parse_tiles, prepare, tell_scores
+from ubend.tasks.options import PATH, folder_options, make_teller, options, parse_tiles, prepare, tell_scores
 
 if TYPE_CHECKING:
     from ubend.core.progress import Teller
@@ -125,7 +125,7 @@ def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> 
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
 @folder_options("images", "masks", "split", "values", "skip-bad", "root")
-@option("--part", type=click.Choice(["train", "val", "test"]), help=later("Part to score  [test]"))
+@options("subset")
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
 @option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))

@@ -59,6 +59,9 @@ class Teller(AbstractContextManager["Teller"]):
     def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
         """One line per epoch: losses, Dice per class, speed, time left."""
         scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
+        if settling := row.get("batch_statistics_dice"):
+            shown = " ".join(_number(value) for value in settling.values())
+            scores += _(" (batch statistics: {scores})").format(scores=shown)
         left = timing["seconds_left"]
         self.say(
             _(
@@ -78,6 +81,14 @@ class Teller(AbstractContextManager["Teller"]):
 
 def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def rough_duration(seconds: float) -> str:
+    """An estimated duration, without the digits that an estimate does not have."""
+    if seconds < 90:
+        return _("{seconds} s").format(seconds=max(5, 5 * round(seconds / 5)))
+    minutes = round(seconds / 60)
+    return _("{minutes} min").format(minutes=minutes) if minutes < 60 else _duration(60 * minutes)
 
 
 def _duration(seconds: float) -> str:

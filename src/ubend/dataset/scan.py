@@ -25,7 +25,7 @@ from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import Survey as Survey
 from ubend.labels.label_values import code_words, count_codes, pack_colors
 from ubend.labels.mask_files import DrawnMask, read_codes
-from ubend.layouts.pairs import Pair
+from ubend.layouts.pairs import Pair, common_folder
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
@@ -170,10 +170,11 @@ def survey_masks(
     except Exception:  # zip files and NumPy's arrays raise many kinds where they are damaged
         tell(damaged_cache(path))
     survey = count_values(pairs, sizes_hw, report)
+    folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, **vars(survey))
+            np.savez(file, folder=folder, **vars(survey))
 
     try:
         write_file(path, save)

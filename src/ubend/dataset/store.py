@@ -12,6 +12,7 @@ It is built beside, synced, and renamed when whole; two runs that start at once 
 of the recorded lengths and check sums is built again.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -46,7 +47,7 @@ from ubend.io.images import (
 from ubend.io.row_windows import read_to_place
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
-from ubend.layouts.pairs import Pair
+from ubend.layouts.pairs import Pair, common_folder
 
 STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
@@ -150,6 +151,23 @@ def list_stores(cache: Path) -> list[tuple[Path, int]]:
     found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(_SUFFIX.sub("", p.name))]
     found = sorted(found, key=lambda p: p.stat().st_mtime)
     return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in found]
+
+
+def describe_kept(path: Path) -> tuple[str, str]:
+    """What a path of `list_stores` is, in words, and the folder of the images that it is made from.
+
+    The folder is "" where it is not known: made by an earlier version, damaged, or half built.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if path.name.endswith(SURVEY_SUFFIX):
+            with np.load(path) as arrays:
+                return _("values of masks"), str(arrays["folder"]) if "folder" in arrays else ""
+        if path.name.endswith(KNOWN_SUFFIX):
+            return _("list of files"), common_folder(json.loads(path.read_text(encoding="utf-8").partition("\n")[2]))
+        facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
+        words = _("images of {size} px") if facts["size_px"] else _("images at their own size")
+        return words.format(size=facts["size_px"]), str(facts.get("folder", ""))
+    return _("unknown"), ""
 
 
 def clear_stores(cache: Path) -> int:
@@ -347,6 +365,7 @@ def _build(
             pixel_hashes=pixel_hashes,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
+        facts["folder"] = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))
         facts |= {"files": _check_sums(temporary), "changed_ns": _read_times(temporary)}
         (temporary / _FACTS).write_text(json.dumps(facts | {"digest": _digest(facts)}), encoding="utf-8")
         for name in (_INDEX, _FACTS):

@@ -28,7 +28,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
 
     Args:
         history: one row per epoch: `epoch` (else counted from 1), `train_loss`, `val_loss`, `val_dice`
-            (class name -> 0..1 or None), `lr`, `best`; each may be missing.
+            (class name -> 0..1 or None), `batch_statistics_dice` (the same, of the first epochs; dotted), `lr`, `best`;
+            each may be missing.
         class_names: the classes to draw, in the order of the class table.
         path: the PNG; written whole or not at all.
     Raises:
@@ -46,10 +47,13 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         (_("training"), _numbers(row.get("train_loss") for row in history), "#0072b2"),
         (_("validation"), _numbers(row.get("val_loss") for row in history), "#d55e00"),
     ]
-    dices = [
-        (name, _numbers((row.get("val_dice") or {}).get(name) for row in history), f"#{r:02x}{g:02x}{b:02x}")
-        for name, (r, g, b) in zip(class_names, class_colors(class_names), strict=True)
-    ]
+    dices, settling = (
+        [
+            (name, _numbers((row.get(key) or {}).get(name) for row in history), f"#{r:02x}{g:02x}{b:02x}")
+            for name, (r, g, b) in zip(class_names, class_colors(class_names), strict=True)
+        ]
+        for key in ("val_dice", "batch_statistics_dice")
+    )
     rates = [("", _numbers(row.get("lr") for row in history), "#009e73")]
     titled = [(_("loss"), losses), (_("Dice of the validation part"), dices), (_("learning rate"), rates)]
     plots = [one for one in titled if one[1] is losses or any(_known(values) for _name, values, _color in one[1])]
@@ -70,6 +74,9 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
                 line.set_gid(name)
         if lines is dices:
             axis.set_ylim(-0.02, 1.02)
+            for number, (_name, values, color) in enumerate(one for one in settling if len(_known(one[1])) > 1):
+                (dotted,) = axis.plot(epochs, values, color=color, linewidth=1.2, linestyle=":", marker="")
+                dotted.set_gid("" if number else _("with batch statistics"))
         else:
             _set_scale(axis, [value for _name, values, _color in lines for value in _known(values)])
         axis.set_title(title, fontsize=10)

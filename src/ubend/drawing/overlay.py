@@ -15,6 +15,8 @@ from ubend.labels.class_table import IGNORED
 Color = tuple[int, int, int]
 
 IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
+# kinds of wrong pixels: background taken for an object, an object taken for background, another class
+ERROR_COLORS: dict[str, Color] = {"positive": (214, 30, 30), "negative": (30, 60, 220), "class": (170, 0, 170)}
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
 _BAND = 1 << 20  # pixels that are blended at a time
 _SAMPLE = 1 << 16  # values looked at for the percentiles of a picture; more does not move them visibly
@@ -74,6 +76,29 @@ def overlay_mask(
         shown[painted] = (mixed + 128) >> 8
         edge = outline[band] & painted & (classes != IGNORED)
         shown[edge] = table[classes[edge]]
+    return out
+
+
+def draw_errors(
+    image: NDArray[Any], truth: NDArray[np.uint8], prediction: NDArray[np.uint8], background: int | None = 0
+) -> NDArray[np.uint8]:
+    """Where a prediction is wrong, in the colours of `ERROR_COLORS`, on the image in pale grey.
+
+    Args:
+        image: (H, W, C) or (H, W), as in `to_rgb`.
+        truth: (H, W) uint8 class index, or IGNORED: no error.
+        prediction: (H, W) uint8 class index.
+        background: the class that is no object; None: there is none, and every error is a wrong class.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = to_rgb(image).mean(axis=2, keepdims=True) / 2 + 112  # 112..239, so that black and white do not hide errors
+    out = np.repeat(grey.astype(np.uint8), 3, axis=2)
+    wrong = (truth != prediction) & (truth != IGNORED)
+    out[wrong] = ERROR_COLORS["class"]
+    if background is not None:
+        out[wrong & (truth == background)] = ERROR_COLORS["positive"]
+        out[wrong & (prediction == background)] = ERROR_COLORS["negative"]
     return out
 
 

@@ -1,6 +1,7 @@
 """Pairs of picture and mask, and what the reader of a layout returns."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,14 @@ class Pair:
     mask: Mask
     part: Part | None
     group: str | None
+
+
+def common_folder(paths: Iterable[Path | str]) -> str:
+    """The deepest folder that holds all these files, absolute; "" where there is none."""
+    try:
+        return os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
+    except ValueError:  # no files, or on several drives
+        return ""
 
 
 @dataclass(frozen=True)

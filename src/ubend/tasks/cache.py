@@ -1,20 +1,32 @@
 """What is kept between runs."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.dataset.named_sets import clear_datasets, list_datasets
-from ubend.dataset.store import clear_stores, list_stores
+from ubend.dataset.store import clear_stores, describe_kept, list_stores
+from ubend.tasks.runs import align, show_date
 
 
 def describe_cache() -> Iterator[str]:
-    """A line for each thing that is kept, and one for all."""
+    """A line for each thing that is kept: size, date, what it is, folder of the data set, place; and one for all."""
     where = default_cache()
-    held = [*list_stores(where), *list_datasets(where)]
-    for folder, size in held:
-        yield f"{size / 2**20:10.1f} MiB  {folder.relative_to(where).as_posix()}"
-    total = sum(size for _folder, size in held) / 2**20
+    entries = [(path, size, *describe_kept(path)) for path, size in list_stores(where)]
+    entries += [(path, size, _("data set"), str(path)) for path, size in list_datasets(where)]
+    rows = [
+        [
+            f"{size / 2**20:10.1f} MiB",
+            show_date(datetime.fromtimestamp(path.stat().st_mtime)),
+            words,
+            folder or "?",
+            path.relative_to(where).as_posix(),
+        ]
+        for path, size, words, folder in entries
+    ]
+    yield from align(rows, right=len(rows[0])) if rows else []
+    total = sum(size for _path, size, _words, _folder in entries) / 2**20
     yield _("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where)
 
 

@@ -36,7 +36,7 @@ def evaluate(
     model: Path | str,
     folder: Path | str | None = None,
     *,
-    part: Part | None = None,
+    subset: Part | None = None,
     device: str | None = None,
     tiles: int | None = None,
     teller: Teller | None = None,
@@ -45,13 +45,13 @@ def evaluate(
     """Scores of a model.
 
     Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
-    `part` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
+    `subset` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
     splits that they were in. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
 
     Args:
         model: a run folder or a model file.
         folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        part: which part of them; None: test where there is one, else validation, else all.
+        subset: which of them; None: test where there is one, else validation, else all.
         device: None: the best one here.
         tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
         words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
@@ -69,7 +69,7 @@ def evaluate(
     def score(
         found: Folder, skipped: Sequence[tuple[Pair, list[str]]]
     ) -> tuple[dict[str, Any], Part | None, list[str]]:
-        pairs, chosen = _pairs_of_part(found.pairs, part, known)
+        chosen, pairs = choose_subset(found.pairs, subset, known)
         labels = match_folder(found, settings, predictor.labels, pairs)
         asked = _UnseenImages(predictor, known, pairs, chosen)
         scores = evaluate_pairs(asked, pairs, labels, skip_bad=skip_bad, select=asked.select)
@@ -79,7 +79,7 @@ def evaluate(
         return scores, asked.part, describe_seen(known, asked.left_out, asked.validation)
 
     if folder is None and words.get("images") is None:
-        pairs, part = _pairs_of_part(read_run_pairs(Path(model)), part, None)
+        part, pairs = choose_subset(read_run_pairs(Path(model)), subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
         lines = describe_validation(len(pairs) if part == "val" else 0)
     else:
@@ -91,26 +91,26 @@ def evaluate(
     return {"part": part or "all", **scores}
 
 
-def _pairs_of_part(
-    pairs: Sequence[Pair], part: Part | None, known: KnownImages | None
-) -> tuple[list[Pair], Part | None]:
-    """The pairs to read, and the part that they are of; None: which images count is known when they are read.
+def choose_subset(
+    pairs: Sequence[Pair], subset: Part | None, known: KnownImages | None = None
+) -> tuple[Part | None, list[Pair]]:
+    """A subset and its pairs; of None, the test split where there is one, else validation, else all (None).
 
     Args:
-        known: the model's images, where these may be among them.
+        known: a model's images that may be among the pairs: which of them count is then known only when they are read,
+            so all pairs are returned unless the folder states a test split.
     Raises:
         DataError: there are none.
     """
     parts = {pair.part for pair in pairs}
-    chosen = list(pairs)
-    if part is None and (not known or "test" in parts):
-        part = _scored_part(parts)
-        chosen = [pair for pair in pairs if part is None or pair.part == part]
-    elif not known:
-        chosen = [pair for pair in pairs if pair.part == part]
+    if subset is None and (not known or "test" in parts):
+        subset = _scored_part(parts)
+    elif known:
+        return subset, list(pairs)
+    chosen = [pair for pair in pairs if subset is None or pair.part == subset]
     if not chosen:
-        raise _no_images(part, parts)
-    return chosen, part
+        raise _no_images(subset, parts)
+    return subset, chosen
 
 
 def _scored_part(parts: Iterable[Part | None]) -> Part | None:
@@ -121,10 +121,10 @@ def _scored_part(parts: Iterable[Part | None]) -> Part | None:
 
 def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
     there = ", ".join(sorted({name for name in parts if name}))
-    line = _("no pictures in part {part}; there are: {found}")
+    line = _("no pictures in the subset {subset}; there are: {found}")
     if not there:
-        line = _("no pictures in part {part}: nothing states parts; leave out --part, or give them by --split")
-    return DataError(line.format(part=part, found=there), key="--part")
+        line = _("no pictures in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
+    return DataError(line.format(subset=part, found=there), key="--subset")
 
 
 class _UnseenImages:
@@ -173,8 +173,8 @@ class _UnseenImages:
         if self.part != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):
-            cure = _("name other images, or score these by --part train")
-            raise DataError(only_training_images(self.left_out, cure), key="--part")
+            cure = _("name other images, or score these by --subset train")
+            raise DataError(only_training_images(self.left_out, cure), key="--subset")
         if not chosen:
             raise _no_images(self.part, parts)
         self.validation = sum(splits[n] == "val" for n in chosen)

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,10 @@ from ubend.evaluation.scores import Decoded, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import Source
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
-from ubend.models.model_file import load_bundle, save_bundle
+from ubend.models.model_file import load_bundle
 from ubend.tasks.data import introduce
 from ubend.tasks.gather import gather, source_name
-from ubend.training.build import Built, build, compile_network, run_bytes
+from ubend.training.build import Built, build, compile_network, run_bytes, save_trained
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
 from ubend.training.distributed import ALONE, Ranks, join_ranks
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
@@ -231,7 +232,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         _begin(session, plan, found.data, training.state, device)
     ranks.refuse_difference(f"{found.data.store.hashes}{found.data.parts}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    with Saver(run.state, partial(save_bundle, run.model, built.bundle)) as saver:
+    with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver:
         try:
             with stop_on_signals(ranks) as stop:
                 train(runtime, Recorder(run, saver, reporter, drawing, writes=ranks.is_first), stop)
@@ -373,6 +374,7 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
         save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model
     facts = {
         "begun_with": start and {"path": str(start.path), "sha256": start.sha256, "kept": kept},
+        "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(device),
         "processes": session.ranks.count,
     }

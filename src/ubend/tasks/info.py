@@ -1,14 +1,26 @@
-"""What a model file says of itself."""
+"""What a model file says of itself, and its run folder of its training."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from ubend.core.errors import UbendError
+from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.labels.label_values import code_words
 from ubend.models.model_file import load_bundle
+from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
+from ubend.training.run_folder import RunFolder
 
 
 def describe_model(path: Path | str) -> list[str]:
-    """Lines for people: network, classes with colours and mask values, size, normalisation, origin."""
+    """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores.
+
+    Args:
+        path: a run folder, or a model file; what the model file does not tell (date, test scores) is taken from the
+            run folder that it lies in.
+    """
     bundle = load_bundle(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
     if sizing.size_px is None:
@@ -31,5 +43,43 @@ def describe_model(path: Path | str) -> list[str]:
     for index, (name, codes, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
         value = code_words(codes, labels.kind)
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
-    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures")}
-    return lines + [f"{titles.get(key, key)}: {value}" for key, value in bundle.about.items()]
+    return [*lines, *_describe_training(bundle.about, model_path(Path(path)))]
+
+
+def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
+    """Origin and scores: from the model file, and from the run folder that it lies in, if it does."""
+    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures"), "seed": _("seed")}
+    shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
+    lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
+    run = RunFolder(path.parent)
+    if path != run.model or not run.facts.exists():
+        if "epochs" in about:
+            lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
+        with suppress(KeyError, ValueError, TypeError, AttributeError):  # of a file that says something else
+            lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
+        return [*lines, _("date and test scores: in the run folder, which this file does not lie in")]
+    try:
+        summary = read_summary(path.parent)
+    except UbendError as error:  # the model itself is whole
+        return [*lines, str(error)]
+    lines.append(_("trained: {date}").format(date=show_date(summary.began)))
+    if "seed" not in about:
+        lines.append(f"{titles['seed']}: {summary.seed}")
+    lines.append(_describe_epochs(summary.done, summary.epochs, summary.kept_epoch))
+    if summary.val_dice is not None:
+        lines.append(_describe_dice(_("validation, at training size"), summary.val_dice))
+    if summary.test_dice is None:
+        return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent)]
+    title = _("{subset}, {count} images at their own size").format(subset=summary.scored, count=summary.images)
+    return [*lines, _describe_dice(title, summary.test_dice)]
+
+
+def _describe_epochs(done: int, epochs: int, kept: int | None) -> str:
+    line = (
+        _("epochs: {done} of {epochs}") if kept is None else _("epochs: {done} of {epochs}, weights kept from {kept}")
+    )
+    return line.format(done=done, epochs=epochs, kept=kept)
+
+
+def _describe_dice(title: str, dice: Dice) -> str:
+    return f"{title}: Dice " + ", ".join(f"{name} {show_dice(value)}" for name, value in dice.items())

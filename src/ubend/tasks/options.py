@@ -52,6 +52,7 @@ _MODEL_OPTIONS = {
         "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
     ),
     "resume": option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest.")),
+    "subset": option("--subset", type=click.Choice(["train", "val", "test"]), help=later("Images to take  [test]")),
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
 

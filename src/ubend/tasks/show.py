@@ -1,7 +1,8 @@
 """Pictures to look at: a data set before training, a model's answers after it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,14 @@ from ubend.core.progress import Teller
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import read_usable, survey_folder
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
+from ubend.drawing.overlay import ERROR_COLORS, Color, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.layouts.pairs import Folder, Pair
-from ubend.tasks.evaluate import read_run_pairs
+from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.tasks.evaluate import choose_subset, read_run_pairs
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192
@@ -63,32 +65,87 @@ def draw_pairs(
         rows.append([image, color_mask(truth, labels.colors), both])
     if bad:
         raise PairError(bad)
-    return _draw(rows, [_("picture"), _("mask"), _("both")], chosen, labels, out, show)
+    legend = list(zip(labels.names, labels.colors, strict=True))
+    return _draw(rows, [_("picture"), _("mask"), _("both")], [pair.name for pair in chosen], legend, out, show)
 
 
 def draw_predictions(
-    run: Path | str, out: Path | str | None = None, *, count: int = 10, show: bool = False, device: str | None = None
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    count: int = 10,
+    subset: Part | None = None,
+    worst: bool = False,
+    show: bool = False,
+    device: str | None = None,
 ) -> Path:
-    """The first test pictures of a run: input, truth, prediction.
+    """The first images of a run's subset, or those that are predicted worst: input, truth, prediction.
 
     Args:
         run: a run folder.
-        out: the PNG to write; None: `predictions.png` in the run folder, drawn anew.
-        count: pictures.
+        out: the PNG to write; None: `predictions.png` (of the worst: `worst.png`) in the run folder, drawn anew.
+        count: images.
+        subset: None: the test split, or validation where there is no test split.
+        worst: score all images of the subset, and draw the worst first, each with its score and its errors.
+    Raises:
+        DataError: the subset is empty.
+        OutputError: `run` is no run folder, or `out` exists.
     """
     refuse_existing([] if out is None else [Path(out)])
     pairs = read_run_pairs(Path(run))
     predictor = load(run, device)
-    part = "test" if any(pair.part == "test" for pair in pairs) else "val"
-    chosen = [pair for pair in pairs if pair.part == part][:count]
+    _subset, chosen = choose_subset(pairs, subset)
     labels = predictor.labels
+    background = background_class(labels.names)
+    headings, legend = [_("input"), _("truth"), _("prediction")], list(zip(labels.names, labels.colors, strict=True))
+    scores: dict[str, float] = {}
+    if worst:
+        scores = score_images(evaluate_pairs(predictor, chosen)["per_picture"], labels)
+        chosen = sorted(chosen, key=lambda pair: scores[pair.name])
+        headings, legend = [*headings, _("errors")], [*legend, *_error_legend(labels)]
+    chosen = chosen[:count]
     rows: list[list[NDArray[np.uint8]]] = [[] for _pair in chosen]
     for number, prediction in predictor.predict(pair.image for pair in chosen):
         image, truth = _read_small(chosen[number], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
-    target = RunFolder(Path(run)).predictions if out is None else Path(out)
-    return _draw(rows, [_("input"), _("truth"), _("prediction")], chosen, labels, target, show)
+        if worst:
+            rows[number].append(draw_errors(image, truth, mask, background))
+    folder = RunFolder(Path(run))
+    target = (folder.worst if worst else folder.predictions) if out is None else Path(out)
+    captions = [
+        f"{pair.name}: " + _("Dice {dice:.3f}").format(dice=scores[pair.name]) if worst else pair.name
+        for pair in chosen
+    ]
+    return _draw(rows, headings, captions, legend, target, show)
+
+
+def score_images(per_image: Mapping[str, Any], labels: LabelMap) -> dict[str, float]:
+    """One score for each image: the mean Dice of its classes without the background, 0..1.
+
+    Args:
+        per_image: `per_picture` of `evaluate_pairs`.
+    Returns:
+        1 where an image has none of these classes, and none is predicted.
+    """
+    background = background_class(labels.names)
+    kept = [name for index, name in enumerate(labels.names) if index != background]
+    dices = {
+        name: [scores["dice"][one] for one in kept if scores["dice"][one] is not None]
+        for name, scores in per_image.items()
+    }
+    return {name: float(np.mean(values)) if values else 1.0 for name, values in dices.items()}
+
+
+def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
+    """The kinds of errors that are possible between these classes."""
+    background = background_class(labels.names)
+    names = {"positive": _("false positive"), "negative": _("false negative"), "class": _("wrong class")}
+    if background is None:
+        kinds = ["class"]
+    else:
+        kinds = ["positive", "negative", "class"] if labels.classes > 2 else ["positive", "negative"]
+    return [(names[kind], ERROR_COLORS[kind]) for kind in kinds]
 
 
 def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -103,13 +160,12 @@ def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np
 def _draw(
     rows: Sequence[Sequence[NDArray[np.uint8]]],
     headings: Sequence[str],
-    pairs: Sequence[Pair],
-    labels: LabelMap,
+    captions: Sequence[str],
+    legend: Sequence[tuple[str, Color]],
     out: Path,
     show: bool,
 ) -> Path:
-    legend = list(zip(labels.names, labels.colors, strict=True))
-    grid = draw_grid(rows, headings, [pair.name for pair in pairs], legend=legend)
+    grid = draw_grid(rows, headings, captions, legend=legend)
     save_png(grid, out)
     if show:
         show_picture(grid)

@@ -7,7 +7,7 @@ not a tensor stands as JSON in the file's header, so that there are not two file
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,10 +106,12 @@ class Saver:
 
     Args:
         path: the state's file.
-        save_model: writes the model file, given the weights that are kept, by name.
+        save_model: writes the model file, given the weights that are kept, by name, and the history up to there.
     """
 
-    def __init__(self, path: Path, save_model: Callable[[Mapping[str, Tensor]], None]) -> None:
+    def __init__(
+        self, path: Path, save_model: Callable[[Mapping[str, Tensor], Sequence[Mapping[str, Any]]], None]
+    ) -> None:
         self._path, self._save_model = path, save_model
         self._saving = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="ubend-draw")
@@ -143,7 +145,7 @@ class Saver:
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
         kept = next(kind for kind in (_BEST, _AVERAGE, _MODEL) if any(n.startswith(kind) for n in tensors))
         weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
-        self._model = self._saving.submit(self._save_model, weights)
+        self._model = self._saving.submit(self._save_model, weights, list(state.progress.history))
         self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
 
     def begin(self, work: Callable[[], None]) -> None:

@@ -35,6 +35,7 @@ from ubend.training.interrupts import StopRequest
 from ubend.training.losses import Loss, LossCounts, LossSums
 from ubend.training.optim import ema_decay, learning_rate_at, update_ema
 from ubend.training.recorder import EpochTiming, Recorder
+from ubend.training.settling import batch_statistics, is_settling
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -170,7 +171,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     """
     training, state, plan = runtime.training, runtime.training.state, runtime.training.plan
     progress = state.progress
-    recorder.begin(training.steps, progress.step)
+    recorder.begin(training)
     # epochs are counted: after an interruption in the last step, its epoch's validation is still due
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
@@ -179,7 +180,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
         while progress.step < training.steps_until(epoch) and not stopped:
             runtime.take_step(progress.step)
             progress.step += 1
-            recorder.after_step(state)
+            recorder.after_step(training)
             stopped = stop.requested()
         if stopped:
             break
@@ -203,14 +204,15 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 "step": progress.step,
                 "train_loss": train_loss,
                 "val_loss": val_loss,
-                "val_dice": {
-                    name: None if math.isnan(dice) else dice
-                    for name, dice in zip(training.class_names, val_dice.tolist(), strict=True)
-                },
+                "val_dice": _by_name(training, val_dice),
                 "lr": learning_rate_at(progress.step - 1, training.steps, plan),
                 "best": is_best,
             }
         )
+        if is_settling(training, progress.step):
+            with batch_statistics(state.ema):
+                shown = _by_name(training, _score_validation(runtime)[1])  # to people; nothing is chosen by it
+            progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
             progress.stopped = _("no better validation figure for {count} epochs").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - began - train_s, waited_s, progress.step - first_step)
@@ -223,9 +225,14 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
 
 def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     """Loss, and per-image mean Dice of each class (NaN if it never occurs) of the EMA model, at training resolution."""
+    runtime.training.state.ema.eval()
+    return _score_validation(runtime)
+
+
+def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
+    """As `validate`, with batch norm in the mode in which it is."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, mine = training.validation, runtime.ranks.part(len(training.validation))
-    training.state.ema.eval()
     sums, start = torch.zeros_like(training.state.sums), mine.start
     # crops of one image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
@@ -247,6 +254,12 @@ def validation_batch(training: Training) -> int:
     images = training.validation
     most = max(1, images.validation_pixels // math.prod(images.canvas_hw))
     return training.state.progress.validation_batch or most
+
+
+def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float | None]:
+    """Dice of each class by its name; None where it is undefined."""
+    values = (None if math.isnan(value) else value for value in dice.tolist())
+    return dict(zip(training.class_names, values, strict=True))
 
 
 def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:

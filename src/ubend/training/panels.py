@@ -1,6 +1,7 @@
 """What is drawn after each epoch: a panel of validation images, and the curves."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ubend.drawing.panels import draw_grid, save_png, show_picture
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import Training, validation_batch
 from ubend.training.run_folder import RunFolder
+from ubend.training.settling import batch_statistics, is_settling
 
 _PANEL_IMAGES = 3  # of the validation split
 
@@ -52,11 +54,16 @@ class EpochDrawing:
         items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
         image, target = validation.take(items)
         state.ema.eval()
-        with torch.inference_mode(), training.autocast():
+        settling = is_settling(training, state.progress.step)
+        statistics = batch_statistics(state.ema) if settling else nullcontext()
+        with statistics, torch.inference_mode(), training.autocast():
             parts = torch.split(image.float(), validation_batch(training))
             guesses = [training.forward_ema(some).argmax(dim=1).to(torch.uint8) for some in parts]
         index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
         epoch = state.progress.history[-1]["epoch"]
+        heading = _("prediction after epoch {epoch}")
+        if settling:
+            heading = _("prediction after epoch {epoch} (batch statistics)")
 
         def draw() -> None:
             colors, rows, labels = data.labels.colors, [], []
@@ -67,7 +74,7 @@ class EpochDrawing:
                 labels.append(data.folder.pairs[int(validation.numbers[item])].name)
             panel = draw_grid(
                 rows,
-                [_("input"), _("prediction after epoch {epoch}").format(epoch=epoch), _("truth")],
+                [_("input"), heading.format(epoch=epoch), _("truth")],
                 labels,
                 legend=list(zip(data.labels.names, colors, strict=True)),
             )

@@ -1,5 +1,6 @@
 """What a training writes and says while it runs; files are written in the background."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Teller, rough_duration
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
+from ubend.training.settling import SETTLING_STEPS, is_settling
 
 if TYPE_CHECKING:
     from ubend.training.loop import Training
@@ -26,6 +28,24 @@ class EpochTiming:
     validation_s: float
     waited_s: float
     steps: int
+
+
+class _StepTimer:
+    """Measures what a step takes, validations in between included, in the steps after the warm-up."""
+
+    def __init__(self, device: torch.device) -> None:
+        # on a GPU, kernels are compiled and the step is captured in the first ones, and a step is short
+        self._first, self._last = (1, 6) if device.type == "cpu" else (5, 25)
+        self._steps, self._since = 0, 0.0
+
+    def after_step(self, sums: torch.Tensor) -> float | None:
+        """Seconds per step, once, when enough steps are timed; the device is waited for at both ends."""
+        self._steps += 1
+        if self._steps in (self._first, self._last):
+            sums.cpu()
+            began, self._since = self._since, time.monotonic()
+            return (self._since - began) / (self._last - self._first) if self._steps == self._last else None
+        return None
 
 
 class Recorder:
@@ -52,11 +72,24 @@ class Recorder:
         self._run, self._saver, self._reporter, self._after_epoch = run, saver, reporter, after_epoch
         self._writes, self._epochs = writes, 0  # of this process
 
-    def begin(self, steps: int, done: int) -> None:
-        self._reporter.begin(_("training"), steps, done)
+    def begin(self, training: "Training") -> None:
+        done = training.state.progress.step
+        self._timer, self._is_resumed = _StepTimer(training.state.sums.device), done > 0
+        self._reporter.begin(_("training"), training.steps, done)
+        if is_settling(training, training.steps_until(len(training.state.progress.history) + 1)):
+            line = _(
+                "note: the validation scores of the first {steps} steps say little, because the running statistics of "
+                "batch norm are not settled yet; the scores in brackets, made with the statistics of the validation "
+                "images, show what the network has learned"
+            )
+            self._reporter.say(line.format(steps=SETTLING_STEPS))
 
-    def after_step(self, state: TrainingState) -> None:
+    def after_step(self, training: "Training") -> None:
+        state = training.state
         self._reporter.count(state.progress.step)
+        if (step_s := self._timer.after_step(state.sums)) is not None:
+            steps = training.steps - (state.progress.step if self._is_resumed else 0)
+            self._reporter.say(describe_duration(step_s * steps, training.plan.epochs, is_resumed=self._is_resumed))
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
@@ -89,6 +122,21 @@ class Recorder:
             self._run.write_metrics(state.progress.history)
             self._saver.save(state)
             self._saver.wait_for_model()
+
+
+def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
+    """One line: how long the training takes, and what makes another one shorter.
+
+    Args:
+        seconds: estimated, of all its steps; of a resumed one, of those that are left.
+        epochs: of the whole training.
+    """
+    if is_resumed:  # with the settings that it has
+        return _("about {duration} to go").format(duration=rough_duration(seconds))
+    return _(
+        "about {duration} for all {epochs} epochs; shorter with fewer --epochs, a smaller --size, or --patience N, "
+        "which stops after N epochs without a better validation score"
+    ).format(duration=rough_duration(seconds), epochs=epochs)
 
 
 def describe_limit(waiting: float, device: torch.device) -> str:

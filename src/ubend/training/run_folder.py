@@ -39,6 +39,7 @@ class RunFolder:
         state: what `--resume` continues from.
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
+        worst: made by `ubend show --worst`: the same and the errors, the worst image first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +55,7 @@ class RunFolder:
         self.state = path / "resume.safetensors"
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
+        self.worst = path / "worst.png"
 
     def panel(self, epoch: int) -> Path:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"

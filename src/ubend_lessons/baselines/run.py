@@ -51,7 +51,7 @@ def run_baseline(
     folder: Path | str | None = None,
     out: Path | str | None = None,
     *,
-    part: Part | None = None,
+    subset: Part | None = None,
     teller: Teller | None = None,
     **words: Any,
 ) -> BaselineResult:
@@ -62,7 +62,7 @@ def run_baseline(
         folder: pictures with masks, or a data set by name.
         out: folder for `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png` and
             `scores.json`; None: nothing is written.
-        part: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
+        subset: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
         words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: as of `fit`; where no size
             is said, the methods work at the pictures' own, but at most at 256 px.
     Raises:
@@ -74,12 +74,13 @@ def run_baseline(
     refuse_missing()
     teller = teller or Teller()
     dataset = _open(folder, words, teller)
-    part = part or dataset.score_part
-    pairs = dataset.pairs(part)
+    subset = subset or dataset.score_part
+    pairs = dataset.pairs(subset)
     if not pairs:
         found = ", ".join(sorted(set(dataset.parts)))
         raise DataError(
-            _("no pictures in part {part}; there are: {found}").format(part=part, found=found), key="--part"
+            _("no pictures in the subset {subset}; there are: {found}").format(subset=subset, found=found),
+            key="--subset",
         )
     target = None if out is None else Path(out)
     if target is not None:
@@ -94,7 +95,7 @@ def run_baseline(
     teller.end()
     for size in ("native", "model_size"):
         scores[size]["cross_entropy"] = None
-    scores = {"part": part, "method": name, "parameters": dict(baseline.parameters), **scores}
+    scores = {"part": subset, "method": name, "parameters": dict(baseline.parameters), **scores}
     if target is not None:
         write_json(target / _SCORES, scores)
         teller.say(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))

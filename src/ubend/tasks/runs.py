@@ -1,0 +1,190 @@
+"""What is known of finished and unfinished trainings: from the files of their run folders, without the model."""
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ubend.core.errors import OutputError, UbendError, reason
+from ubend.core.files import read_text
+from ubend.core.i18n import _
+from ubend.labels.class_table import background_class
+from ubend.training.run_folder import RunFolder
+
+Dice = Mapping[str, float | None]  # class name -> mean over images, 0..1; None: undefined
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One training.
+
+    Attributes:
+        began: local time; of runs of an earlier version, when run.json was written.
+        data: name of the data folder.
+        epochs: planned; `done`: so many of them are finished.
+        kept_epoch: of the weights in the model file; None: before the first validation.
+        size: in px; "-" where images keep their own.
+        val_dice: validation scores of the kept weights, at training size.
+        scored: the split that was scored at the end; None: not yet.
+        images: so many of it.
+        test_dice: its scores, at the images' own size.
+    """
+
+    began: datetime
+    data: str
+    epochs: int
+    done: int
+    kept_epoch: int | None
+    size: str
+    seed: int
+    version: str
+    val_dice: Dice | None
+    scored: str | None
+    images: int
+    test_dice: Dice | None
+
+
+def read_summary(path: Path) -> RunSummary:
+    """Read a run folder.
+
+    Raises:
+        OutputError: a file of it is missing, cannot be read, or does not hold what it should.
+    """
+    run = RunFolder(path)
+    file = run.facts
+    try:
+        facts = json.loads(read_text(file))
+        began = datetime.fromisoformat(facts["began"]) if "began" in facts else _changed(file)
+        began = began.astimezone()
+        file = run.settings
+        settings = tomllib.loads(read_text(file))
+        data, train = settings["data"], settings["train"]
+        epochs, seed = int(train["epochs"]), int(train["seed"])
+        size = data.get("window") or data.get("size")
+        source = Path(str(data.get("folder") or data.get("images") or "?"))
+        file = run.metrics
+        rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
+        best = next((row for row in reversed(rows) if row["best"]), None)
+        val_dice = None if best is None else read_dice(best["val_dice"])
+        file = run.scores
+        scores = json.loads(read_text(file)) if file.exists() else None
+        native = {} if scores is None else scores["native"]
+        test_dice = None if scores is None else read_dice(native["dice"]["per_image"])
+        return RunSummary(
+            began,
+            source.name,
+            epochs,
+            len(rows),
+            None if best is None else int(best["epoch"]),
+            "-" if size is None else f"{int(size)}",
+            seed,
+            str(facts["ubend"]),
+            val_dice,
+            None if scores is None else str(scores["part"]),
+            int(native.get("pictures", 0)),
+            test_dice,
+        )
+    except KeyError as error:
+        why = _("no {key}").format(key=error.args[0])
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+    line = _("{path}: damaged run ({name}: {reason}); train again, or delete the folder")
+    raise OutputError(line.format(path=path, name=file.name, reason=" ".join(why.split())), path=file)
+
+
+def list_runs(folder: Path) -> list[str]:
+    """A table of the runs in a folder, the newest first; a line for each one that is damaged.
+
+    Args:
+        folder: of run folders, or a run folder itself.
+    Raises:
+        OutputError: there is no such folder, or no run in it.
+    """
+    try:
+        paths = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
+    except OSError as error:
+        raise OutputError(
+            _("{path}: {reason}; name the folder that holds the runs").format(path=folder, reason=reason(error)),
+            path=folder,
+        ) from error
+    if not paths:
+        raise OutputError(_("{path}: no run in this folder; `ubend fit` makes one").format(path=folder), path=folder)
+    found: list[tuple[Path, RunSummary]] = []
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            found.append((path, read_summary(path)))
+        except UbendError as error:
+            damaged.append(str(error))
+    found.sort(key=lambda one: one[1].began.timestamp(), reverse=True)
+    heads = [_("run"), _("date"), _("data"), _("epochs"), _("size"), _("seed"), _("validation"), _("test")]
+    table = [heads, *([path.resolve().name, *_cells(summary)] for path, summary in found)]
+    lines = align(table, right=3) if found else []
+    if found:
+        lines.append(_("scores: Dice, mean over images and over the classes without the background"))
+    return [*lines, *damaged]
+
+
+def mean_dice(dice: Dice | None) -> float | None:
+    """The mean over the classes without the background; None where it is not known."""
+    if dice is None:
+        return None
+    background = background_class(list(dice))
+    values = [value for index, value in enumerate(dice.values()) if index != background and value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def show_dice(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def show_date(date: datetime) -> str:
+    """Day and minute."""
+    return f"{date:%Y-%m-%d %H:%M}"
+
+
+def align(rows: list[list[str]], right: int) -> list[str]:
+    """Rows of cells as lines; columns from number `right` on are aligned to the right."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < right else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, wide, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cells(run: RunSummary) -> list[str]:
+    epochs = f"{run.done}" if run.done == run.epochs else f"{run.done}/{run.epochs}"
+    test = show_dice(mean_dice(run.test_dice))
+    if run.scored not in (None, "test"):
+        test = f"- ({run.scored} {test})"
+    val = show_dice(mean_dice(run.val_dice))
+    return [show_date(run.began), run.data, epochs, run.size, f"{run.seed}", val, test]
+
+
+def _is_run(path: Path) -> bool:
+    run = RunFolder(path)
+    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model)))
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime)
+
+
+def read_dice(value: Any) -> Dice:
+    """Of each class; the means that scores.json has beside them are left out.
+
+    Raises:
+        ValueError, TypeError, AttributeError: these are no scores.
+    """
+    means = ("mean", "mean_foreground")
+    dice = {str(name): None if one is None else float(one) for name, one in value.items() if name not in means}
+    return {name: None if one is None or math.isnan(one) else one for name, one in dice.items()}

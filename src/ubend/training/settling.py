@@ -1,0 +1,48 @@
+"""The first steps, in which batch norm's running statistics, and their EMA, still hold much of their initial values.
+
+The network that is validated is then worse than what training has learned: on small data sets it predicts one class for
+ten epochs (measured: docs/experiments.md). With the statistics of the validation images themselves, the same weights
+show what was learned. That is for people only: no weights are chosen by it.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from ubend.training.loop import Training
+
+# Steps after which less than 0.5% of the statistics is initial values: batch norm's momentum is 0.1, and the EMA's
+# decay (1 + step) / (10 + step). Counted step by step: 0.4% after 60, 6% after 30.
+SETTLING_STEPS = 60
+
+
+def is_settling(training: "Training", step: int) -> bool:
+    """Whether a validation after `step` steps needs the score with batch statistics beside it."""
+    model, canvas_hw = training.state.model, training.validation.canvas_hw
+    values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # of one there is no variance
+    # processes validate unequal numbers of batches, for which layers that synchronise would wait
+    synchronised = training.plan.sync_batch_norm and training.state.ema is model
+    return model.has_batch_norm and step <= SETTLING_STEPS and values > 1 and not synchronised
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """A context in which batch norm uses the statistics of its input.
+
+    Args:
+        network: in `eval` mode; its running statistics stay as they are.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    kept = [norm.track_running_stats for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm, tracks in zip(norms, kept, strict=True):
+            norm.training, norm.track_running_stats = False, tracks
