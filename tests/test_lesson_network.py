@@ -139,7 +139,7 @@ def test_the_drawing_says_sizes_and_layers(tmp_path: Path) -> None:
         "convolution 1 x 1",
         "skip connection: copied and joined",
         *("48 x 48", "24 x 24", "12 x 12"),
-        *(">6<", ">12<", ">24<", ">2<"),
+        *(">6<", ">12<", ">24<", ">2<", ">6 + 6<"),  # what is joined: over both halves
     ):
         assert words in svg
     assert "cropped" not in svg
