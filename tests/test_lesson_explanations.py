@@ -58,5 +58,6 @@ def test_table() -> None:
 @pytest.mark.parametrize(("language", "words"), [("en", "What to see: Each input"), ("vi", "Cần xem gì: Mỗi giá trị")])
 def test_a_lesson_ends_with_its_explanation(language: str, words: str, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["lesson", "transposed-convolution", "--out", str(tmp_path), "--lang", language])
+    choose_language("en")
     assert run.exit_code == 0, run.output
     assert run.output.index(words) > run.output.index("checkerboard.png\n")
