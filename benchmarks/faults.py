@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> None:
             more: dict[str, Any] = {"settings": {**given, "train.seed": seed}, "copied": _COPIED}
             for finding in find_faults(sized, Path(place), device=args.device, teller=teller, **more):
                 found.setdefault(finding.measure, []).append(finding)
-                print(seed, finding.row(), flush=True)
+                print(seed, *finding.row(), sep=" | ", flush=True)
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
     print("\n| | as the text does | mended | difference |\n|---|---|---|---|")
     rows = []

@@ -191,7 +191,10 @@ def test_a_moved_folder_keeps_its_split(part: Part | None, suffix: str, good: Pa
 
 def test_an_absent_part(good: Path, tmp_path: Path) -> None:
     add_new(tmp_path / "new", 2)
-    assert refused_once("evaluate", good / "run", tmp_path / "new", "--subset", "test", "--device", "cpu").key == "--subset"
+    assert (
+        refused_once("evaluate", good / "run", tmp_path / "new", "--subset", "test", "--device", "cpu").key
+        == "--subset"
+    )
 
 
 # ------------------------------------------------------------------------------------------- few images

@@ -280,6 +280,15 @@ def test_gallery_command(language: str, word: str, discs: Path, tmp_path: Path) 
             assert page.width > 800
 
 
+def test_colour_kinds_are_not_hidden_by_the_mask(tmp_path: Path) -> None:
+    """The images are shown as they are drawn; of all rows only that of all kinds together has outlines."""
+    teach_augmentation(take_example(size_px=64), out=tmp_path)
+    with Image.open(tmp_path / "augmentation_color.png") as page:
+        marked = (np.asarray(page.convert("RGB")) == (255, 0, 255)).all(axis=2).any(axis=1)
+    assert not marked[: round(0.8 * len(marked))].any()
+    assert marked[round(0.8 * len(marked)) : round(0.96 * len(marked))].any()
+
+
 @pytest.mark.parametrize(
     ("assignment", "key"),
     [

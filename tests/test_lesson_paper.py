@@ -1,5 +1,6 @@
 """The lesson on the original U-Net: what it draws is what the network computes; cells are counted."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from PIL import Image
 from scipy import ndimage
 
 from ubend.cli.app import main
+from ubend.core.i18n import choose_language
 from ubend.dataset.sample import draw_ids, draw_picture
 from ubend_lessons.paper import draw_touching_cells, part_cells
-from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
 
 TINY = ["model.width=2", "model.depth=1", "train.epochs=1", "train.batch=4", "data.size=32", "train.learning_rate=1e-6"]
 
@@ -45,7 +47,12 @@ def test_pictures() -> None:
     heat = np.asarray(draw_weights(image, ids, weights))
     dark = (heat == [60, 0, 20]).all(axis=2)
     assert 0.4 < dark.sum() / 320**2 < 0.55
-    assert draw_tiles(image, 2, 20).width > 640
+    tiles = np.asarray(draw_tiles(image, 2, 20))
+    assert tiles.shape[1] > 640
+    dark = (tiles == [30, 30, 30]).all(axis=2)
+    assert dark[:657].sum(axis=0).max() > 200  # the frame of the picture is not hidden by the tiles'
+    assert dark[:657].sum(axis=1).max() > 200
+    assert tuple(color_ids(np.array([[7]]))[0, 0]) == object_color(7)
     colors = color_ids(np.arange(9).reshape(3, 3))
     assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 9
     assert not colors[0, 0].any()
@@ -57,13 +64,15 @@ def test_command(language: str, tmp_path: Path) -> None:
     words = ["lesson", "paper", "--data", str(tmp_path / "cells"), "--device", "cpu", "--lang", language]
     words += [word for setting in TINY for word in ("--set", setting)]
     run = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    choose_language("en")
     assert run.exit_code == 0, run.output
     assert "572 x 572" in run.output
     assert "388 x 388" in run.output
-    assert run.output.count("F1 ") == 2
+    assert len(re.findall(r"F1 \d\.\d{3}, Dice \d", run.output)) == 2
     for name in ("sizes", "tiles", "weights", "comparison"):
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:
             assert picture.width > 300
     again = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    choose_language("en")
     assert again.exit_code == 2
     assert len(again.output.splitlines()) == 1

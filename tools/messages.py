@@ -2,7 +2,8 @@
 
 make messages
 
-1. Extract what stands in `_("...")` and `later("...")` below src, and add what is borrowed (below).
+1. Extract what stands in `_("...")` and `later("...")` below src, add the lessons' explanations (a TOML file) and
+   what is borrowed (below).
 2. Update src/ubend/locale/LANG/LC_MESSAGES/ubend.po: a new sentence comes in empty, or with the translation of
    the sentence most like it and the mark `#, fuzzy`; one that is gone goes.
 3. Compile it to ubend.mo, which is what the program reads. Both are committed.
@@ -20,6 +21,9 @@ from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
+
+from ubend.core.click_i18n import NUMBER_TYPES
+from ubend_lessons.explain import list_sentences
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"  # of all packages, which share the catalogues
@@ -48,6 +52,7 @@ CLICK: list[str | tuple[str, str]] = [
     "{value!r} is not a valid {number_type}.",
     "{value} is not in the range {range}.",
     "Choose from:\n\t{choices}",
+    *NUMBER_TYPES,
     ("Did you mean {possibility}?", "(Did you mean one of: {possibilities}?)"),
     ("Got unexpected extra argument ({args})", "Got unexpected extra arguments ({args})"),
     ("Option {name!r} requires an argument.", "Option {name!r} requires {nargs} arguments."),
@@ -91,6 +96,8 @@ def extract() -> Catalog:
     found = extract_from_dir(SOURCE, [("**.py", "python")], keywords=KEYWORDS)
     for name, _line, sentence, _comments, _context in sorted(found, key=lambda one: (one[0], one[1])):
         template.add(sentence, locations=[(f"src/{Path(name).as_posix()}", 1)])
+    for sentence in list_sentences():
+        template.add(sentence, locations=[("src/ubend_lessons/explanations.toml", 1)])
     for sentence in CLICK:
         template.add(sentence, locations=[("click", 1)])
     for sentence in SYSTEM:

@@ -149,8 +149,11 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
     axis.set_xlim(-_MARGIN, width - _MARGIN)
     axis.set_ylim(height - _MARGIN, -_MARGIN)
     axis.axis("off")
-    for box in boxes:
+    for number, box in enumerate(boxes):
         _draw_box(axis, box)
+        if not box.copied:
+            copy = boxes[number + 1] if number + 1 < len(boxes) and boxes[number + 1].copied else None
+            _write_channels(axis, box, copy)
     for box in _with_sizes(boxes):
         text = " x ".join(map(str, box.size_hw))
         axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
@@ -170,8 +173,14 @@ def _draw_box(axis: "Axes", box: Box) -> None:
     axis.add_patch(
         Rectangle((box.left, box.top), box.width, box.height, facecolor=face, edgecolor=_EDGE_COLOR, linewidth=1)
     )
-    middle = box.left + box.width / 2
-    axis.text(middle, box.top - 0.05, f"{box.channels}", ha="center", va="bottom", fontsize=9, color=_INK)
+
+
+def _write_channels(axis: "Axes", box: Box, copy: Box | None) -> None:
+    """Above a box; over both halves where a copy is joined at its left."""
+    left = box.left if copy is None else copy.left
+    text = f"{box.channels}" if copy is None else f"{copy.channels} + {box.channels}"
+    middle = (left + box.left + box.width) / 2
+    axis.text(middle, box.top - 0.05, text, ha="center", va="bottom", fontsize=9, color=_INK)
 
 
 def _with_sizes(boxes: Sequence[Box]) -> list[Box]:

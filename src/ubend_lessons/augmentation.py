@@ -28,7 +28,7 @@ from ubend_lessons.example import Example, store_example
 DRAWS = 3  # of each kind
 _SIZE_PX = 256  # of the picture that is augmented
 _CELL_PX = 224  # in the gallery
-_OPACITY, _VEIL = 0.12, 0.6  # of the mask over the picture, and of grey over what is not scored
+_VEIL = 0.6  # of grey over what is not scored
 _OUTLINES = ((0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))  # seen on tissue as on skies; in turn
 _ROOM_BYTES = 2**28
 
@@ -73,8 +73,8 @@ def teach_augmentation(
 ) -> list[str]:
     """Galleries of the tutorial's copies, of the kinds that move pixels, and of those that change colours.
 
-    Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. The outline of
-    the mask, moved with the picture, lies over it; grey is what is not scored.
+    Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. Where a kind
+    moves the mask, its outline lies over the picture, whose colours stay as they are; grey is what is not scored.
 
     Args:
         settings: by dotted keys, such as {"augment.scale": 0.5}: how strong each kind is.
@@ -232,20 +232,26 @@ def _tell_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> str:
 
 
 def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uint8], example: Example) -> Any:
-    """A row for each kind: the picture as it is, then the draws."""
+    """A row for each kind: the picture as it is, then the draws; with outlines where the kind moves the mask."""
     low, high = (0, 255) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
 
     background = background_class(example.names)
     colors = [_OUTLINES[(number - 1) % len(_OUTLINES)] for number in range(len(example.names))]
 
-    def show(values: NDArray[Any], index: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def show(values: NDArray[Any], index: NDArray[np.uint8], moved: bool) -> NDArray[np.uint8]:
         shown = ((values.astype(np.float32) - low) * (255 / max(high - low, 1e-9))).clip(0, 255).round()
-        page = overlay_mask(to_rgb(shown.astype(np.uint8)), index, colors, _OPACITY, background)
+        page = to_rgb(shown.astype(np.uint8)).copy()
+        if moved:
+            page = overlay_mask(page, index, colors, 0.0, background)
         veiled = index == IGNORED
         page[veiled] = ((1 - _VEIL) * page[veiled] + _VEIL * np.array(IGNORED_COLOR)).round()
         return page
 
-    cells = [[show(image, mask), *map(show, row.images, row.masks)] for row in rows]
+    cells = []
+    for row in rows:
+        moved = bool((row.masks != mask).any())
+        draws = [show(*one, moved) for one in zip(row.images, row.masks, strict=True)]
+        cells.append([show(image, mask, moved), *draws])
     headings = [_("as it is"), *(_("draw {number}").format(number=n) for n in range(1, DRAWS + 1))]
     legend = [one for number, one in enumerate(zip(example.names, colors, strict=True)) if number != background]
     if any((row.masks == IGNORED).any() for row in rows):

@@ -37,6 +37,15 @@ def lesson() -> None:
     """Lessons."""
 
 
+@lesson.result_callback()
+@click.pass_context
+def _explain(ctx: click.Context, _result: None) -> None:
+    from ubend_lessons.explain import explain
+
+    for line in explain(str(ctx.invoked_subcommand)):
+        click.echo(line)
+
+
 @command(help=later("Score METHOD, a traditional one, on FOLDER as a model is scored; without METHOD, list them."))
 @click.argument("method", required=False)
 @click.argument("folder", type=PATH, required=False)

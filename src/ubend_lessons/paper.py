@@ -29,7 +29,7 @@ from ubend.objects.instances import Objects, choose_method, object_classes, sepa
 from ubend.objects.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
-from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights
+from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
 from ubend_lessons.variants import Quiet
 
 W0, SIGMA_PX = 10.0, 5.0  # the paper's
@@ -50,7 +50,7 @@ _QUICK: dict[str, Any] = {
     "train.precision": "float32",  # in bfloat16 55 of 88 cells are parted, not 78
 }
 _CRUMB = 0.05  # of a true object's median area: what is smaller is not counted
-_SHOWN = 2  # test pictures in the grid
+_SHOWN, _CELL_PX = 2, 240  # test pictures in the grid, and their side there
 _TILES = 2.5  # tiles along the longer side of the picture of them
 
 
@@ -127,7 +127,8 @@ def teach_paper(
         truth = find_objects(Path(folder), pair, labels)
         rows.append([to_rgb(read_image(pair.image)), color_ids(truth.ids), *map(color_ids, found)])
     headings = [_("input"), _("truth"), *(_variant(own.border_weight) for own in counted)]
-    pictures["comparison"] = draw_grid(rows, headings, [pair.name for pair in pairs[: len(rows)]])
+    legend = [(_("background"), (0, 0, 0)), (_("each other colour: one object"), object_color(1))]
+    pictures["comparison"] = draw_grid(rows, headings, [pair.name for pair in pairs[: len(rows)]], _CELL_PX, legend)
     image, truth = read_image(pairs[0].image), find_objects(Path(folder), pairs[0], labels)
     pictures["weights"] = draw_weights(image, truth.ids, _weigh(pairs[0], truth, labels))
     depth = int(chosen["model.depth"])

@@ -93,9 +93,10 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
         draw.rectangle((last + 3, y - half, last + _BOX_PX - 4, y + half), outline=_SKIP, width=2)
         _draw_arrow(draw, (last + _BOX_PX, y), (left - _BOX_PX, y), _SKIP)
         _draw_map(draw, (left - _BOX_PX, y), low[level], "", None, _COPY)
-        for number, count in enumerate((2 * widths[level], widths[level], widths[level])):
+        _write_channels(draw, (left, y), low[level], f"{widths[level]} + {widths[level]}")  # over both halves
+        for number, text in enumerate(("", str(widths[level]), str(widths[level]))):
             at = left + number * _STEP_PX
-            _draw_map(draw, (at, y), low[level], str(count), up[level][number])
+            _draw_map(draw, (at, y), low[level], text, up[level][number])
             if number:
                 _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
         below = (low[level + 1] if level + 1 < depth else tall[depth]) // 2
@@ -160,10 +161,10 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
         box = (left, top, left + wide, top + high)
         draw.rectangle([_TEXT_PX + round(scale * place) for place in box], outline=color, width=line)
 
-    frame(margin, margin, image.shape[0], image.shape[1], _INK, 1)
     for y in plan.rows.starts:
         for x in plan.columns.starts:
             frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 1)
+    frame(margin, margin, image.shape[0], image.shape[1], _INK, 3)  # over the tiles, which share its edges
     y, x = plan.rows.starts[0], plan.columns.starts[-1]  # of a corner, where most is mirrored
     frame(y, x, *plan.input_hw, _NEEDED, 4)
     frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 4)
@@ -176,11 +177,15 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
 
 def color_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W) numbers of objects -> (H, W, 3) colours, far apart for numbers that follow each other; 0 is black."""
-    colors = [(0.0, 0.0, 0.0)]
-    colors += [colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.6, 1.0) for number in range(1, int(ids.max()) + 1)]
-    table = (255 * np.array(colors)).astype(np.uint8)
+    table = np.array([(0, 0, 0), *map(object_color, range(1, int(ids.max()) + 1))], np.uint8)
     colored: NDArray[np.uint8] = table[ids.astype(np.int64)]
     return colored
+
+
+def object_color(number: int) -> Color:
+    """The colour of the object with this number, from 1."""
+    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.6, 1.0)
+    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def _heat(share: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -200,9 +205,15 @@ def _draw_map(
     x, y = at[0], at[1] - height // 2
     draw.rectangle((x, y, x + _BOX_PX, y + height), fill=color, outline=_FRAME)
     middle = x + _BOX_PX // 2
-    draw.text((middle, y - 10), channels, fill=_INK, font=load_font(_SMALL_PX + 1), anchor="mm")
+    _write_channels(draw, (middle, at[1]), height, channels)
     if side is not None:
         draw.text((middle, y + height + 10), f"{side}", fill=_FAINT, font=load_font(_SMALL_PX), anchor="mm")
+
+
+def _write_channels(draw: ImageDraw.ImageDraw, middle: Point, height: int, text: str) -> None:
+    """Above a map of this height, or two that are joined, whose middle is given."""
+    x, y = middle[0], middle[1] - height // 2 - 10
+    draw.text((x, y), text, fill=_INK, font=load_font(_SMALL_PX + 1), anchor="mm")
 
 
 def _draw_arrow(draw: ImageDraw.ImageDraw, begin: Point, end: Point, color: Color) -> None:

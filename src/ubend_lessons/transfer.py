@@ -203,6 +203,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     axis.minorticks_off()
     axis.set_xlabel(_("training pictures with masks"))
     axis.set_ylabel(_("Dice on test pictures"))
+    axis.set_ylim(0, 1)  # all of it, so that hundredths look like hundredths
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     write_file(path, lambda place: figure.savefig(place, format="png"))

@@ -14,6 +14,7 @@ from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
 from ubend.core.terminal import echo, printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+NUMBER_TYPES = ("integer", "integer range", "float", "float range")  # click's names, which it does not translate
 
 
 class _Translated:
@@ -114,10 +115,15 @@ class MainGroup(Group):
 
 @contextmanager
 def _shown_plainly() -> Iterator[None]:
-    """click's own errors quote the command line: its control characters are escaped."""
+    """click's own errors quote the command line: its control characters are escaped.
+
+    They also name types of numbers, which click leaves in English."""
     try:
         yield
     except click.ClickException as error:
+        kind = error.param.type.name if isinstance(error, click.BadParameter) and error.param is not None else ""
+        before, found, after = error.message.rpartition(kind) if kind in NUMBER_TYPES else ("", "", error.message)
+        error.message = f"{before}{now(found) if found else ''}{after}"  # type: ignore[misc]
         error.message = printable(error.message)  # type: ignore[misc]
         raise
 

@@ -81,15 +81,15 @@ def pick_device(name: str | None) -> "torch.device":
 
 
 def describe_device(device: "torch.device") -> str:
-    """For people and for the run folder: `NVIDIA H100 80GB HBM3`, `CPU, 2 threads, AVX512`."""
+    """The same in every language, as the run folder keeps it: `NVIDIA H100 80GB HBM3`, `x86_64 CPU, AVX512 + AMX`."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
-        features = " with AMX" if cpu_has("amx_bf16") else ""
-        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {capability}{features}"
+        features = " + AMX" if cpu_has("amx_bf16") else ""
+        return f"{platform.machine()} CPU, {capability}{features}"
     return device.type
 
 

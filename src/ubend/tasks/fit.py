@@ -329,7 +329,8 @@ def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.devic
     introduce(reporter, data)
     for choice in plan.choices:
         reporter.say(_("chosen: {choice}").format(choice=choice.line()))
-    reporter.say(_("device: {device}").format(device=describe_device(device)))
+    said = _("device: {device}; threads: {count}") if device.type == "cpu" else _("device: {device}")
+    reporter.say(said.format(device=describe_device(device), count=torch.get_num_threads()))
     if count > 1:
         reporter.say(
             _("processes: {count}, each with {share} of a step's {batch} pictures").format(
