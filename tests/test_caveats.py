@@ -182,8 +182,8 @@ def test_validation_images_are_scored_and_told(good: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("part", [None, "test", "val"])
 def test_a_moved_folder_keeps_its_split(part: Part | None, suffix: str, good: Path, tmp_path: Path) -> None:
     copy_pairs(good, tmp_path / "elsewhere", None, suffix)
-    here = evaluate(good / "run", part=part, device="cpu")
-    there = evaluate(good / "run" / "model.safetensors", tmp_path / "elsewhere", part=part, device="cpu")
+    here = evaluate(good / "run", subset=part, device="cpu")
+    there = evaluate(good / "run" / "model.safetensors", tmp_path / "elsewhere", subset=part, device="cpu")
     assert there["part"] == here["part"] == (part or "test")
     assert there["native"] == here["native"]
     assert [*there["per_picture"]] == [f"copy-{name}" for name in here["per_picture"]]

@@ -222,8 +222,13 @@ def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
 def test_evaluate_tells_all_bad_pairs_or_goes_on(good: Path, bad: Path, tmp_path: Path) -> None:
     """The scores are those of the folder without them."""
     values = ["--values", "0=background,255=foreground"]
+    for path in (bad / "images").iterdir():  # so that none is an image of the run
+        if path.stem not in ("disc02", "disc03"):
+            image = np.array(Image.open(path))
+            image[0, 0] ^= 1
+            Image.fromarray(image).save(path)
     told = refused("evaluate", good / "run", bad, *values, "--device", "cpu").problems
-    assert all(sum(name in line for line in told) == 1 for name in BAD)
+    assert {name: sum(name in line for line in told) for name in BAD} == dict.fromkeys(BAD, 1)
     scores = tmp_path / "scores.json"
     said = ubend("evaluate", good / "run", bad, *values, "--skip-bad", "--out", scores, "--device", "cpu")
     assert all(name in said for name in BAD)

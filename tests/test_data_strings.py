@@ -227,6 +227,7 @@ def test_model_file(place: Path) -> None:
         "scale",
         "orientation",
         "flips",
+        "image_hashes",
         "digest",
     }
     assert set(header["labels"]) == {"names", "kind", "codes", "colors", "ignored", "reach", "others"}
@@ -272,7 +273,9 @@ def test_store(place: Path) -> None:
             "digest",
         }
         with np.load(folder / "index.npz") as index:
-            assert set(index) == {"offsets", "shapes_hw", "native_hw", "class_pixels", "thumbnails", "has_unseen"}
+            assert set(index) == {"offsets", "shapes_hw", "native_hw", "class_pixels", "pixel_hashes", "thumbnails"} | {
+                "has_unseen"
+            }
     assert len(folders) == 2
     (survey,) = (place / "cache").glob("*.survey.npz")
     with np.load(survey) as arrays:

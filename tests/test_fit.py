@@ -14,7 +14,7 @@ from PIL import Image
 import ubend
 from support.discs import make_discs
 from support.refusal import raises
-from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.core.errors import OutputError, PairError, SettingError
 from ubend.tasks import fit as fit_task
 from ubend.tasks.evaluate import warn_one_class
 from ubend.tasks.gather import parse_skips
@@ -78,7 +78,7 @@ def test_masks_of_another_coding_are_refused(discs: Path, tmp_path: Path) -> Non
     make_discs(other, 4)
     for path in (other / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
-    with raises(DataError, key="data.values", named=["1", "0 -> background, 255 -> foreground"]):
+    with raises(PairError, key="data.values", named=["1", "0 -> background, 255 -> foreground"]):
         ubend.evaluate(tmp_path / "run", other, device="cpu")
 
 

@@ -28,8 +28,8 @@ from ubend.inference.tiling import Source
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble
-from ubend.training.build import build, save_trained
-from ubend.training.checkpoint import Saver
+from ubend.training.build import build
+from ubend.training.checkpoint import Saver, save_trained
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.loop import train
 from ubend.training.recorder import Recorder

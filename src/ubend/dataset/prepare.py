@@ -1,11 +1,14 @@
 """A data set and a plan -> the batches that are trained on, and the images that are validated on."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ubend.core.errors import SettingError
+from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.dataset.augment import Augment, augment
 from ubend.dataset.batches import TrainingBatches
@@ -40,7 +43,10 @@ def prepare(
     Args:
         process: (rank, number of processes): which part of each batch is drawn here.
         augment: `ubend.dataset.augment.augment`, or a faster function of the same arguments.
+    Raises:
+        SettingError: a batch does not fit in the memory of this computer.
     """
+    _refuse_large_batch(plan, data, device)
     window_hw = window_size(data.store.shapes_hw[data.numbers("train")], plan)
     training, validation = open_sources(data, plan, device, window_hw)
     share, seed, foreground = plan.data.foreground_share, plan.train.seed, None
@@ -59,6 +65,34 @@ def prepare(
         augment,
     )
     return Prepared(batches, validation)
+
+
+def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None:
+    """Fail before a batch is drawn that the memory of this computer cannot hold. On a GPU its own memory is tried.
+
+    Counted is only what every network holds of each image: the image and its target, and of a micro-batch the logits
+    and two feature maps of the first level, with the gradients of these.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return
+    window = plan.data.window
+    pixels = window**2 if window is not None else int(data.store.shapes_hw.prod(axis=1).min())
+    values = 2 * plan.model.width + 2 * data.labels.classes
+    wanted = pixels * (
+        plan.train.batch * (4 * data.store.channels + 1) + min(plan.train.batch, plan.train.micro_batch) * 4 * values
+    )
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted > there:
+        line = _(
+            "train.batch = {batch} takes at least {wanted:.1f} GiB, and this computer has {there:.1f} GiB; use a "
+            "smaller --batch"
+        )
+        raise SettingError(
+            line.format(batch=plan.train.batch, wanted=wanted / 2**30, there=there / 2**30), key="train.batch"
+        )
 
 
 def window_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:

@@ -210,6 +210,11 @@ def read_run_pairs(run: Path) -> list[Pair]:
 def score_lines(scores: Mapping[str, Any]) -> list[str]:
     """The scores as plain lines of a table, fit for a terminal."""
     lines = []
+    if left_out := scores.get("skipped"):
+        lines.append(
+            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
+        )
+        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
         lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
         scores = {name: part for name, part in scores.items() if name != "model_size"}

@@ -50,14 +50,14 @@ from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import introduce
 from ubend.tasks.gather import gather, source_name
-from ubend.training.build import Built, build, compile_network, run_bytes, save_trained
-from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state
+from ubend.training.build import Built, build, compile_network, run_bytes
+from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state, save_trained
 from ubend.training.distributed import ALONE, Ranks, join_ranks
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import find_place
 from ubend.training.loop import PlainRuntime, Runtime, Training, train
-from ubend.training.memory import LimitedMemoryRuntime, refuse_large_batch, refuse_lone_values
+from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -216,7 +216,6 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         found = scan(settings, device, reporter, split, pretrained=fresh)
     plan = resolve(settings, found.facts)
     ranks.refuse_uneven(plan.train.batch)
-    refuse_large_batch(plan, found.data, device)
     _introduce(session, found.data, plan, device)
     prepared = prepare(found.data, plan, device, (ranks.rank, ranks.count), accelerate_augmentation(augment))
     built = build(found.data, plan, device, ranks, pretrained=fresh)

@@ -1,10 +1,8 @@
 """A data set and a plan -> network, optimizer and loss, as they are before the first step."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from ubend.core.progress import Teller
 from ubend.dataset.dataset import Dataset
 from ubend.layouts.pairs import SPLITS
 from ubend.models.encoders import pretrained_weights
-from ubend.models.model_file import Bundle, pack_hashes, save_bundle
+from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.distributed import ALONE, Ranks
@@ -123,23 +121,6 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
             key="train.class_weights",
         )
     return Loss(plan.train.loss, torch.tensor(weights, dtype=torch.float32, device=device))
-
-
-def save_trained(
-    path: Path, bundle: Bundle, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write the model file; its `about` tells how far the training went, and the validation scores of these weights.
-
-    Args:
-        weights: by name, those of the last row of `history` that is the best so far.
-        history: one row per epoch, as in metrics.jsonl.
-    Raises:
-        OutputError: it cannot be written.
-    """
-    about = bundle.about | {"epochs": len(history)}
-    for row in [row for row in history if row["best"]][-1:]:
-        about |= {"kept_epoch": row["epoch"], "val_dice": row["val_dice"]}
-    save_bundle(path, replace(bundle, about=about), weights)
 
 
 def compile_network(model: nn.Module, reporter: Teller) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ubend.core.errors import ModelFileError
 from ubend.core.files import named_in_utf8
 from ubend.core.i18n import _
-from ubend.models.model_file import write_tensors
+from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
@@ -238,3 +238,20 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def save_trained(
+    path: Path, bundle: Bundle, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the model file; its `about` tells how far the training went, and the validation scores of these weights.
+
+    Args:
+        weights: by name, those of the last row of `history` that is the best so far.
+        history: one row per epoch, as in metrics.jsonl.
+    Raises:
+        OutputError: it cannot be written.
+    """
+    about = bundle.about | {"epochs": len(history)}
+    for row in [row for row in history if row["best"]][-1:]:
+        about |= {"kept_epoch": row["epoch"], "val_dice": row["val_dice"]}
+    save_bundle(path, replace(bundle, about=about), weights)

@@ -4,7 +4,6 @@ Gradients and sums are still those of the whole batch (loop.py); batch norm then
 """
 
 import math
-import os
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from torch import Tensor
 from ubend.core.device import attempt
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.plan import Plan
 from ubend.core.progress import Teller
 from ubend.dataset.batches import Batch
-from ubend.dataset.dataset import Dataset
 from ubend.training.loop import Runtime, Training
 
 
@@ -93,34 +90,6 @@ class LimitedMemoryRuntime(Runtime):
             _("note: out of memory while validating {before} pictures at a time; it goes on with {size}").format(
                 before=before, size=before // 2
             )
-        )
-
-
-def refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None:
-    """Fail before a batch is drawn that the memory of this computer cannot hold. On a GPU its own memory is tried.
-
-    Counted is only what every network holds of each image: the image and its target, and of a micro-batch the logits
-    and two feature maps of the first level, with the gradients of these.
-
-    Raises:
-        SettingError: it cannot.
-    """
-    if device.type != "cpu" or not hasattr(os, "sysconf"):
-        return
-    window = plan.data.window
-    pixels = window**2 if window is not None else int(data.store.shapes_hw.prod(axis=1).min())
-    values = 2 * plan.model.width + 2 * data.labels.classes
-    wanted = pixels * (
-        plan.train.batch * (4 * data.store.channels + 1) + min(plan.train.batch, plan.train.micro_batch) * 4 * values
-    )
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if wanted > there:
-        line = _(
-            "train.batch = {batch} takes at least {wanted:.1f} GiB, and this computer has {there:.1f} GiB; use a "
-            "smaller --batch"
-        )
-        raise SettingError(
-            line.format(batch=plan.train.batch, wanted=wanted / 2**30, there=there / 2**30), key="train.batch"
         )
 
 
