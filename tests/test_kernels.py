@@ -23,7 +23,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 13), (1, 2, 40, 40), (3, 5, 4, 4), (1, 20, 16, 16)])
-@pytest.mark.parametrize("kind", ["ce", "dice+ce"])
+@pytest.mark.parametrize("kind", ["ce", "dice+ce", "logdice+ce"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_loss(shape: tuple[int, int, int, int], kind: Any, weighted: bool) -> None:
     """Sums and gradients, with ignored pixels and a class that is missing from a picture."""
@@ -39,7 +39,7 @@ def test_loss(shape: tuple[int, int, int, int], kind: Any, weighted: bool) -> No
     wanted = loss.sum(plain, target)
     (0.3 * wanted.cross_entropy + 0.7 * wanted.dice).backward()  # type: ignore[no-untyped-call]
     on = [tensor.to(DEVICE) for tensor in (fast, target, weights)]
-    found = SumLosses.apply(*on, kind == "dice+ce")
+    found = SumLosses.apply(*on, kind)
     (0.3 * found[0] + 0.7 * found[1]).backward()
     torch.testing.assert_close(torch.stack(found).cpu(), torch.stack(wanted), rtol=1e-5, atol=1e-4)
     assert fast.grad is not None
@@ -50,7 +50,7 @@ def test_loss_of_nothing() -> None:
     """No scored pixel: no loss, no gradient."""
     logits = torch.randn(2, 3, 4, 4, device=DEVICE, requires_grad=True)
     target = torch.full((2, 4, 4), 255, dtype=torch.uint8, device=DEVICE)
-    entropy, dice = SumLosses.apply(logits, target, torch.ones(3, device=DEVICE), True)
+    entropy, dice = SumLosses.apply(logits, target, torch.ones(3, device=DEVICE), "dice+ce")
     (entropy + dice).backward()
     assert entropy.detach().item() == dice.detach().item() == 0
     assert logits.grad is not None

@@ -74,7 +74,7 @@ class _KernelLoss(Loss):
         if classes > MOST_CLASSES:
             return super().sum(logits, target)
         weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
-        return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind == "dice+ce"))
+        return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind))
 
 
 def accelerate_augmentation(plain: Augment) -> Augment:

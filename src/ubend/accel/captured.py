@@ -50,15 +50,17 @@ class CapturedRuntime(Runtime):
         state, batches = self.training.state, self.training.batches
         device = batches.pictures.device
         rows = batches.numbers(0).shape
-        size = rows[0] * rows[1] + 2
+        groups = state.optimizer.param_groups
+        size = rows[0] * rows[1] + len(groups) + 1
         self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_AHEAD)]
         self._sent: deque[torch.cuda.Event] = deque(maxlen=_AHEAD)
         self._changing = torch.empty(size, dtype=torch.float32, device=device)
-        self._numbers, self._rate, self._share = self._changing[:-2].view(rows), *self._changing[-2:].unbind()
+        self._numbers = self._changing[: rows[0] * rows[1]].view(rows)
+        *rates, self._share = self._changing[rows[0] * rows[1] :].unbind()
         self._fetched: tuple[Tensor, Tensor] | None = None
         self._flat = flatten(state.model), flatten(state.ema)
-        for group in state.optimizer.param_groups:
-            group["lr"] = self._rate
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph, self._taken = torch.cuda.CUDAGraph(), 0
 
@@ -91,8 +93,9 @@ class CapturedRuntime(Runtime):
             self._sent[0].synchronize()  # the slot's last numbers have arrived
         slot, training = self._slots[step % _AHEAD], self.training
         values = slot.numpy()
-        values[:-2] = training.batches.numbers(step).reshape(-1)
-        values[-2] = learning_rate_at(step, training.steps, training.plan)
+        shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
+        values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
+        values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
         values[-1] = 1.0 - ema_decay(step, training.plan.average_decay)
         self._changing.copy_(slot, non_blocking=True)
         if not training.batches.pictures.resident:

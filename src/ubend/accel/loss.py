@@ -1,6 +1,6 @@
 """Cross entropy and soft Dice of a batch, and their gradient, each in one pass over the logits.
 
-The counterpart of `ubend.training.losses.Loss.sum` (kinds ce and dice+ce). Programs work on one picture's
+The counterpart of `ubend.training.losses.Loss.sum` (all kinds but dice+focal). Programs work on one picture's
 piece of PIXELS pixels, all classes at once; sums are made in a fixed order.
 """
 
@@ -8,6 +8,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ubend.core.settings import LossKind
+from ubend.training.losses import LEAST_DICE
 
 MOST_CLASSES = 32  # held at once by a program; more go the plain way
 _PIXELS = 1024  # numbers of one plane and program, at most; fewer with many classes
@@ -77,14 +80,14 @@ def _differentiate(
 
 
 class SumLosses(torch.autograd.Function):
-    """(cross entropy, 1 - soft Dice), summed as `Loss.sum` says; float32 scalars.
+    """(cross entropy, Dice term), summed as `Loss.sum` says; float32 scalars.
 
     Arguments of `apply`: logits (N, C, H, W); target (N, H, W) uint8 class index, or more for ignored pixels;
-    weights (C,) float32; dice: whether it is wanted.
+    weights (C,) float32; kind: of the loss.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, target: Tensor, weights: Tensor, dice: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx, logits: Tensor, target: Tensor, weights: Tensor, kind: LossKind) -> tuple[Tensor, Tensor]:
         logits, target = logits.float().contiguous(), target.contiguous()
         n, classes, height, width = logits.shape
         sizes = _tile(classes)
@@ -93,18 +96,22 @@ class SumLosses(torch.autograd.Function):
         _sum[(n, parts)](logits, target, weights, partial, height * width, classes, **sizes)
         entropy, overlap, prob, truth = partial.sum(dim=1).unbind(dim=1)  # (N, C) each
         ctx.save_for_backward(logits, target, weights, overlap, prob, truth)
-        ctx.dice = dice
-        if not dice:
+        ctx.kind = kind
+        if kind in ("ce", "ce-sum"):
             return entropy.sum(), entropy.new_zeros(())
-        lost = 1.0 - 2.0 * overlap / (prob + truth).clamp_min(1e-6)
+        dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
+        lost = -dice.clamp_min(LEAST_DICE).log() if kind == "logdice+ce" else 1.0 - dice
         return entropy.sum(), torch.where(truth > 0, lost, 0.0).sum()
 
     @staticmethod
     def backward(ctx, entropy_scale: Tensor, dice_scale: Tensor) -> tuple[Tensor, None, None, None]:
         logits, target, weights, overlap, prob, truth = ctx.saved_tensors
         n, classes, height, width = logits.shape
-        if ctx.dice:
+        if ctx.kind not in ("ce", "ce-sum"):
             scale = torch.where(truth > 0, 2.0 * dice_scale / (prob + truth).clamp_min(1e-6), 0.0)
+            if ctx.kind == "logdice+ce":
+                dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
+                scale = torch.where(dice >= LEAST_DICE, scale / dice, 0.0)
             in_truth, everywhere = -scale, scale * overlap / (prob + truth).clamp_min(1e-6)
         else:
             in_truth = everywhere = torch.zeros_like(overlap)

@@ -34,8 +34,16 @@ WORDS = "ubend.words"  # key of the command-line arguments, which --gpus passes 
     help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
 )
 @option("--width", type=int, help=later("Channels of the network's first level."))
-@option("--encoder", metavar="NAME", help=later("Encoder of timm, such as resnet18, in place of the U-Net's own."))
-@option("--loss", type=click.Choice(["ce", "ce-sum", "dice+ce", "dice+focal"]), help=later("Loss function  [dice+ce]"))
+@option(
+    "--encoder",
+    metavar="NAME",
+    help=later("Encoder, such as tf_efficientnet_lite2 or resnet18; none: the U-Net's own."),
+)
+@option(
+    "--loss",
+    type=click.Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
+    help=later("Loss function  [logdice+ce]"),
+)
 @option("--epochs", type=int, help=later("How often all pictures are shown."))
 @option("--batch", type=int, help=later("Pictures per step."))
 @option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))

@@ -1,6 +1,7 @@
 """The rules by which settings and facts become a plan: what is left open is decided, each choice with its reason.
 
-choose_format   from the headers, before images are decoded
+choose_network  encoder, weights and depth, from the settings alone
+choose_format   how images are read, from the headers, before they are decoded
 resolve         everything else, once
 """
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ubend.core.i18n import _
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan
-from ubend.core.settings import Settings, flatten, nest, validate
+from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
@@ -21,9 +22,18 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
+_BATCH = 16  # images a step: smaller steps are more steps, which rare classes need (docs/experiments.md)
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
 _ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
+# An encoder with ImageNet weights, unless something speaks for the U-Net's own: on none of the validation splits of
+# docs/experiments.md it is behind, on small sets far ahead.
+_ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
+_ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+_ENCODER_RATE = 0.3  # pretrained weights need smaller steps than drawn ones
+_AVERAGED = (
+    0.02  # share of the steps over which the weights are averaged; measured: 7% is as good, 40% lets classes die
+)
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 # What a plan holds where nothing looks at it.
@@ -32,7 +42,35 @@ _UNUSED: dict[str, Any] = {
     "augment.rotation_deg": 180.0,
     "data.foreground_share": 0.0,
     "train.compile": False,
+    "train.encoder_rate": 1.0,
 }
+
+
+def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
+    """The settings with encoder, pretrained weights and depth decided, and the choices among these to tell."""
+    model, choices = settings.model, list[Choice]()
+    encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *_ENCODERS_BY_PIP)
+    if encoder is None and model.kind != "unet":
+        encoder = NO_ENCODER
+    elif encoder is None:
+        shaped = [key for key in ("width", "depth", "skips") if getattr(model, key) is not None]
+        shaped += ["growth"] if model.growth != "transposed" else []
+        encoder = NO_ENCODER if shaped else _ENCODER
+        reason = _("its ImageNet weights help most where training images are few; --encoder none is the plain U-Net")
+        if shaped:
+            reason = _("model.{key} is set, which shapes the plain U-Net; say --encoder {encoder} to shape its decoder")
+        line = reason.format(key=shaped[0] if shaped else "", encoder=_ENCODER)
+        choices.append(Choice("model.encoder", encoder, line))
+    if pretrained is None:
+        pretrained = encoder != NO_ENCODER and by_pip and model.weights is None
+        if encoder != NO_ENCODER and model.weights is None:
+            reason = _("its weights were installed with ubend")
+            if not by_pip:
+                reason = _("its weights would be downloaded; --set model.pretrained=true does that")
+            choices.append(Choice("model.pretrained", pretrained, reason))
+    depth = model.depth or (UNET_DEPTH if encoder == NO_ENCODER else _ENCODER_DEPTH)
+    chosen = {"model.encoder": encoder, "model.pretrained": pretrained, "model.depth": depth}
+    return change_settings(settings, chosen), choices
 
 
 def choose_format(
@@ -46,6 +84,7 @@ def choose_format(
         classes: number of classes.
         device: "cuda", "cpu" or "mps".
     """
+    settings, _network = choose_network(settings)
     choices: list[Choice] = []
     data = settings.data
     if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
@@ -73,7 +112,7 @@ def choose_format(
 
 def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
     """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
-    asked, multiple = settings.data.window, 2**settings.model.depth
+    asked, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
     height, width = (int(side) for side in np.median(native_hw, axis=0))
     if asked is not None:
         longer = max(16, height, width)
@@ -96,7 +135,8 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     Raises:
         SettingError: a setting does not fit the facts.
     """
-    choices = [*facts.images.choices, *_choose(settings, facts)]
+    settings, network = choose_network(settings)
+    choices = [*network, *facts.images.choices, *_choose(settings, facts)]
     chosen = {choice.key: choice.value for choice in choices}
     images = {
         "data.channels": facts.images.channels,
@@ -105,7 +145,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     }
     said = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
     batch = chosen.get("train.batch", settings.train.batch)
-    values = {**_UNUSED, "model.skips": (True,) * settings.model.depth, "train.micro_batch": batch}
+    values = {**_UNUSED, "model.skips": (True,) * (settings.model.depth or UNET_DEPTH), "train.micro_batch": batch}
     return validate(Plan, nest({**values, **said, **images, **chosen, "choices": choices}))
 
 
@@ -126,7 +166,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     where = _("a GPU") if gpu else _("a CPU")
     if settings.model.width is None:
         reason = _("on {where}").format(where=where)
-        if settings.model.encoder is not None:
+        if settings.model.encoder != NO_ENCODER:
             reason = _("of the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)
         choices.append(Choice("model.width", default_width(facts.device, settings.model.encoder), reason))
     an_epoch = facts.training
@@ -135,7 +175,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
-        batch = max(1, min(32 if gpu else 16, an_epoch))
+        batch = max(1, min(_BATCH, an_epoch))
         reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
@@ -143,7 +183,20 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         epochs = int(np.clip(round(shown / an_epoch), 10, 400))
         reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
+    else:
+        epochs = settings.train.epochs
     choices += _imbalance(settings, facts)
+    if settings.train.average_decay is None:
+        steps = max(1, round(epochs * an_epoch / batch))
+        decay = round(float(np.clip(1 - 1 / (_AVERAGED * steps), 0.9, 0.999)), 4)
+        reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
+        choices.append(Choice("train.average_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
+    if settings.train.encoder_rate is None and settings.model.encoder != NO_ENCODER:
+        begins = bool(settings.model.pretrained or settings.model.weights)
+        reason = (
+            _("pretrained weights change in smaller steps than the others") if begins else _("nothing is pretrained")
+        )
+        choices.append(Choice("train.encoder_rate", _ENCODER_RATE if begins else 1.0, reason))
     if settings.train.learning_rate is None:
         choices.append(_summed_rate(settings, facts, batch))
     if settings.train.precision is None:
@@ -187,10 +240,10 @@ def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
 
 
 def default_width(device: str, encoder: str | None = None) -> int:
-    """Channels of the network's first level, where nobody says."""
-    if encoder is not None:
-        return 16  # the encoder does the work: at 64 the decoder would have three times the weights of a resnet18
-    return 16 if device == "cpu" else 64
+    """Channels of the first level of the network, or of an encoder's decoder, where nobody says."""
+    if device == "cpu":
+        return 16
+    return 64 if encoder in (None, NO_ENCODER) else 32
 
 
 def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
@@ -216,8 +269,8 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     share = facts.shares[name]
     rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
     if settings.train.loss is None:
-        reason = _("{rarest}; Dice counts every class alike, so no class is weighted").format(rarest=rarest)
-        choices.append(Choice("train.loss", "dice+ce", reason))
+        reason = _("{rarest}; -log(Dice) counts every class alike, and most what is hardly found").format(rarest=rarest)
+        choices.append(Choice("train.loss", "logdice+ce", reason))
     if settings.recipe == "paper" and settings.train.class_weights is None:
         weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
         reason = _("the recipe balances the classes by how often they are: {shares}")

@@ -101,7 +101,10 @@ class ModelPlan(ModelSettings):
     """The shape of the network."""
 
     width: int
+    depth: int
     skips: tuple[bool, ...]
+    encoder: str
+    pretrained: bool
 
 
 class TrainPlan(TrainSettings):
@@ -111,6 +114,8 @@ class TrainPlan(TrainSettings):
     batch: int
     micro_batch: int
     learning_rate: float
+    encoder_rate: float
+    average_decay: float
     loss: LossKind
     precision: Precision
     compile: bool
@@ -119,8 +124,8 @@ class TrainPlan(TrainSettings):
 class Plan(Settings):
     """All settings of a training, decided; saved as `settings.toml`, which `--config` takes back.
 
-    What the settings may leave open has a value here. None is left only where something is absent (no encoder, no
-    split file, no early stopping, images that are not resized or not cropped), and as `data.mean` and `data.std`
+    What the settings may leave open has a value here. None is left only where something is absent (no split
+    file, no early stopping, images that are not resized or not cropped), and as `data.mean` and `data.std`
     where the training split's own are used.
 
     Attributes:

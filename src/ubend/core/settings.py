@@ -26,8 +26,10 @@ Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
 Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
-LossKind = Literal["ce", "ce-sum", "dice+ce", "dice+focal"]
+LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
+NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own way down
+UNET_DEPTH = 4  # poolings of the U-Net, where nobody says
 
 
 class _Section(BaseModel):
@@ -91,12 +93,12 @@ class ModelSettings(_Section):
 
     kind: NetworkKind = "unet"  # paper: the original one, without padding
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
-    depth: int = Field(4, ge=1, le=8)  # poolings
+    depth: int | None = Field(None, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
     growth: Growth = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
-    encoder: str | None = None  # one of timm's, in place of the U-Net's own way down
-    pretrained: bool = False  # begin with timm's weights of it, downloaded if need be
+    encoder: str | None = None  # its name in timm; none: the U-Net's own way down
+    pretrained: bool | None = None  # begin with its ImageNet weights, of its pip package, or downloaded if need be
     weights: str | None = None  # begin with these: a local file in place of the download
 
 
@@ -109,17 +111,18 @@ class TrainSettings(_Section):
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1)  # of sgd
     learning_rate: float | None = Field(1e-3, gt=0)
+    encoder_rate: float | None = Field(None, ge=0)  # learning rate of an encoder, as a share of the others'
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
     loss: LossKind | None = (
-        None  # ce: cross entropy, sum: not its mean; dice adds 1 - soft Dice; focal: right pixels count little
+        None  # ce: cross entropy, sum: not its mean; dice adds 1 - Dice, logdice -log(Dice); focal: hard pixels count
     )
     class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
     border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
     border_sigma_px: float = Field(5.0, gt=0)  # px of the resized picture; how close
     sync_batch_norm: bool = False  # in several processes: batch norm over the pictures of all of them
-    average_decay: float = Field(0.999, ge=0, lt=1)  # exponential average of the weights; 0: none
+    average_decay: float | None = Field(None, ge=0, lt=1)  # exponential average of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
     init_from: str | None = None  # model file or run folder whose weights the training begins with
@@ -147,19 +150,19 @@ class Settings(_Section):
         conflicts = [
             (
                 "model.skips",
-                model.skips is not None and len(model.skips) != model.depth,
+                model.skips is not None and model.depth is not None and len(model.skips) != model.depth,
                 _("model.skips has {count} entries for model.depth {depth}").format(
                     count=len(model.skips or ()), depth=model.depth
                 ),
             ),
             (
                 "model.encoder",
-                model.encoder is None and (model.pretrained or model.weights is not None),
+                model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
                 _("model.pretrained and model.weights go with model.encoder (--encoder)"),
             ),
             (
                 "model.growth",
-                model.encoder is not None and model.growth == "unpool",
+                model.encoder not in (None, NO_ENCODER) and model.growth == "unpool",
                 _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
             ),
             (
@@ -232,7 +235,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
         "data": {"size": 128, "resize": "squash"},
-        "model": {"width": 64},
+        "model": {"width": 64, "depth": 4, "encoder": NO_ENCODER},
         "train": {
             "epochs": 30,
             "batch": 64,
@@ -261,7 +264,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "blur_share": 0.0,
             "noise_share": 0.0,
         },
-        "model": {"kind": "paper", "width": 64},
+        "model": {"kind": "paper", "width": 64, "depth": 4, "encoder": NO_ENCODER},
         "train": {
             "batch": 1,
             "optimizer": "sgd",

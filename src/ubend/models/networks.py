@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ubend.core.settings import ModelSettings
+from ubend.core.settings import NO_ENCODER, ModelSettings
 from ubend.models.encoders import EncodedUNet
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
@@ -18,7 +18,7 @@ NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind un
 
 def network_class(kind: str, encoder: str | None) -> type[Network]:
     """The class of networks of these settings; ValueError: the kind is not known."""
-    name = "encoder" if kind == "unet" and encoder is not None else kind
+    name = "encoder" if kind == "unet" and encoder not in (None, NO_ENCODER) else kind
     if name not in NETWORKS:
         raise ValueError(f"a network of kind {kind}")
     return NETWORKS[name]

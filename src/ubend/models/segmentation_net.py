@@ -44,12 +44,12 @@ class SegmentationNet(nn.Module):
     kind: ClassVar[NetworkKind] = "unet"
     options: ClassVar[tuple[str, ...]] = ("depth", "skips", "growth")
     has_batch_norm: ClassVar[bool] = True
-    can_capture: ClassVar[bool] = False
     edge_px: ClassVar[int] = 0
     words: ClassVar[str] = later(
         "U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}"
     )
     is_stochastic = False
+    can_capture = False
     margin = 0
     encoder_name: str | None = None
     mean: Tensor
@@ -103,6 +103,10 @@ class SegmentationNet(nn.Module):
         """The arguments of `make_network` that give a network of the same shape, fit for JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return shape | {"skips": list(self.skips), "growth": self.growth}
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of an encoder, which have a learning rate of their own; of other networks none."""
+        return []
 
     def first_weight(self) -> str:
         """The name in `state_dict` of the weights that the image meets first."""

@@ -28,7 +28,7 @@ from rich.console import Console
 from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
 from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
-from ubend.core.autoconfig import resolve
+from ubend.core.autoconfig import choose_network, resolve
 from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
 from ubend.core.errors import DataError, SettingError
 from ubend.core.files import Need, default_cache, read_text, refuse_full, write_json
@@ -263,7 +263,7 @@ def scan(
         SettingError: the pretrained weights are unavailable.
         TrainingError: the images or masks differ from those of `split`.
     """
-    model = settings.model
+    model = choose_network(settings)[0].model
     weights = fetch_weights(model) if pretrained else False
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:

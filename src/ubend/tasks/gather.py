@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
-from ubend.core.settings import ModelSettings, Recipe, Settings, change_settings, flatten, make_settings, read_config
+from ubend.core.settings import (
+    NO_ENCODER,
+    UNET_DEPTH,
+    Recipe,
+    Settings,
+    change_settings,
+    flatten,
+    make_settings,
+    read_config,
+)
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 
@@ -92,12 +101,12 @@ def gather(
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
     start = _load_start(given.get("train.init_from"))
     given |= {key: _absolute(given[key]) for key in _PATHS if given.get(key) is not None}
-    if start is None and isinstance(given.get("model.encoder"), str):
+    if start is None and isinstance(given.get("model.encoder"), str) and given["model.encoder"] != NO_ENCODER:
         from ubend.models.encoders import describe_encoder
 
-        given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all levels of timm's encoder
+        given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all of its levels
     if skips is not None:
-        depth = start.bundle.model.depth if start else given.get("model.depth", ModelSettings().depth)
+        depth = start.bundle.model.depth if start else given.get("model.depth", UNET_DEPTH)
         if isinstance(depth, int):  # else it is refused below
             given["model.skips"] = parse_skips(skips, depth)
     if start is not None:

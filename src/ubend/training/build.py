@@ -56,7 +56,10 @@ def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE,
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
         synchronise_batch_norm(model, ranks)
-    optimizer, sums = make_optimizer(model, plan.train), torch.zeros(4, dtype=sums_dtype(device), device=device)
+    optimizer, sums = (
+        make_optimizer(model, plan.train, model.encoder_parameters()),
+        torch.zeros(4, dtype=sums_dtype(device), device=device),
+    )
     warps, training = plan.augment.kind == "warp", data.numbers("train")
     scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
     bundle = Bundle(

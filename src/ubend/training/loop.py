@@ -133,7 +133,7 @@ class Runtime(ABC):
         with keep_generators(training):
             state.sums += self.gradients(step, batch)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, training.steps, training.plan)
+            group["lr"] = learning_rate_at(step, training.steps, training.plan) * group["rate_share"]
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ubend.core.settings import LossKind
 
+LEAST_DICE = 1e-6  # below it, -log(Dice) grows no more
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 
 
@@ -28,7 +29,7 @@ class LossCounts(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Numerators: cross entropy (weighted, or focal) summed over pixels, 1 - Dice summed over regions;
+    """Numerators: cross entropy (weighted, or focal) summed over pixels, 1 - Dice or -log(Dice) summed over regions;
     float32 scalars."""
 
     cross_entropy: Tensor
@@ -42,7 +43,8 @@ class Loss:
     ce           cross entropy, mean per scored pixel
     ce-sum       the same, but the sum over the pixels is optimised, as in the U-Net paper
     dice+ce      ce plus 1 - soft Dice, mean over the classes that occur in each image
-    dice+focal   the same, with (1 - p)^2 times the cross entropy: down-weights easy pixels
+    logdice+ce   the same, with -log(Dice): the gradient of a region that is hardly found is large, not small
+    dice+focal   dice+ce, with (1 - p)^2 times the cross entropy: down-weights easy pixels
 
     With class weights w the mean over pixels is weighted, sum(w l) / sum(w); Dice is not weighted, since it
     counts all classes equally. Optional per-pixel weights are added to the class weight.
@@ -104,7 +106,8 @@ class Loss:
         truth = hot.sum(dim=(2, 3))
         claimed = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # over scored pixels
         dice = 2.0 * overlap / (claimed + truth).clamp_min(1e-6)
-        return LossSums(cross_entropy, torch.where(truth > 0, 1.0 - dice, 0.0).sum())
+        lost = -dice.clamp_min(LEAST_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
+        return LossSums(cross_entropy, torch.where(truth > 0, lost, 0.0).sum())
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the mean loss, sums divided by counts; a term whose count is 0 is 0."""

