@@ -31,9 +31,7 @@ _RARE = 0.02  # of the pixels: windows are laid over objects where a class is ra
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 _ENCODER_RATE = 0.3  # pretrained weights need smaller steps than drawn ones
-_AVERAGED = (
-    0.02  # share of the steps over which the weights are averaged; measured: 7% is as good, 40% lets classes die
-)
+_AVERAGED = 0.02  # share of the steps over which the weights are averaged; measured: 7% is as good, 40% is not
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 # What a plan holds where nothing looks at it.

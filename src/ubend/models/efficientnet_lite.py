@@ -191,6 +191,8 @@ def read_weights(name: str, file: Path | None = None) -> dict[str, Tensor]:
         wanted = EfficientNetLite(name).state_dict()
     try:
         stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if stored.keys() >= wanted.keys():  # timm's names; in a .safetensors file they are sorted
+            stored = {key: stored[key] for key in wanted}
         kept = [tensor for key, tensor in stored.items() if not key.startswith(_HEAD)]
         shapes = [(tensor.shape, tensor.dtype) for tensor in kept]
     except (OSError, ValueError, AttributeError, RuntimeError, UnpicklingError, SafetensorError) as error:
