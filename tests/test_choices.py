@@ -74,7 +74,9 @@ def test_tutorial_with_grey_pictures_of_three_classes() -> None:
 def test_modern() -> None:
     gpu, cpu = chosen(), chosen(device="cpu", precision=("float32", "exact"))
     assert gpu.augment.kind == cpu.augment.kind == "warp"
-    assert (gpu.data.channels, gpu.data.size, gpu.model.width) == (3, 256, 64)
+    assert (gpu.data.channels, gpu.data.size, gpu.model.width) == (3, 256, 32)
+    assert chosen(changes={"model.encoder": "none"}).model.width == 64
+    assert (gpu.model.encoder, gpu.model.pretrained) == ("tf_efficientnet_lite0", True)
     assert (cpu.data.size, cpu.model.width, cpu.train.precision) == (128, 16, "float32")
     assert gpu.train.precision == "bfloat16"
     assert gpu.data.mean is None  # measured on the training part
@@ -126,6 +128,8 @@ def test_what_is_set_is_not_chosen() -> None:
     changes = {
         "data.channels": 3,
         "data.size": 40,
+        "model.encoder": "none",
+        "train.average_decay": 0.5,
         "model.width": 5,
         "train.batch": 3,
         "train.epochs": 2,
@@ -148,7 +152,7 @@ def test_a_plan_leaves_nothing_open() -> None:
     """None is left only where something is absent; a plan that is read again has nothing to choose."""
     absent = {"device", "data.folder", "data.images", "data.masks", "data.split", "data.classes", "data.values"}
     absent |= {"data.size", "data.window", "data.epoch_windows", "data.mean", "data.std", "augment.elastic_px"}
-    absent |= {"model.encoder", "model.weights", "train.class_weights", "train.patience", "train.init_from"}
+    absent |= {"model.weights", "train.class_weights", "train.patience", "train.init_from"}
     for recipe in ("modern", "tutorial", "paper"):
         for changes in ({}, {"data.resize": "native", "train.border_weight": 0.0}, {"data.window": 64}):
             if recipe == "tutorial" and changes:
@@ -165,7 +169,7 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
     """With the figure of the rarest class; the recipe `tutorial` keeps its own."""
     plan = chosen(foreground={"nerve": 0.4, "polyp": share})
     line = next(choice.line() for choice in plan.choices if choice.key == "train.loss")
-    assert line.startswith("train.loss = dice+ce: ")
+    assert line.startswith("train.loss = logdice+ce: ")
     assert f"polyp, has {shown} of the pixels" in line
     assert plan.train.class_weights is None
     assert chosen("tutorial").train.loss == "ce"
@@ -193,8 +197,8 @@ def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: flo
         ("cpu", (2000, 3000), 128),
         ("cuda", (2000, 3000), 256),
         ("cuda", (200, 3000), 192),
-        ("cpu", (100, 90), 80),
-        ("cuda", (9, 9), 16),
+        ("cpu", (100, 90), 64),
+        ("cuda", (9, 9), 32),
     ],
 )
 def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: int) -> None:

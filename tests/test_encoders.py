@@ -66,8 +66,9 @@ def test_contract(name: str, channels: int, tmp_path: Path) -> None:
 
 def test_skips_lie_where_the_encoder_has_maps() -> None:
     assert describe_encoder("test_resnet") == {1: 32, 2: 32, 3: 48, 4: 192, 5: 96}
-    assert make("test_resnet").skips == (False, True, True)
-    assert make("test_convnext").skips == (False, False, True)
+    assert make("test_resnet").skips == (True, True, True)  # of full size the image itself
+    assert make("test_resnet", skips=[False, True, True]).skips == (False, True, True)
+    assert make("test_convnext").skips == (True, False, True)
     assert make("vgg11").skips == (True, True, True)
     assert make("vgg11", skips=[False, True, False]).skips == (False, True, False)
 
@@ -208,7 +209,7 @@ def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_contradictions(tmp_path: Path) -> None:
     for changes, key in (
-        ({"model.pretrained": True}, "model.encoder"),
+        ({"model.encoder": "none", "model.pretrained": True}, "model.encoder"),
         ({"model.encoder": "resnet18", "model.growth": "unpool"}, "model.growth"),
     ):
         with raises(SettingError, key=key):

@@ -157,7 +157,7 @@ def test_the_shape_is_the_models(tmp_path: Path) -> None:
     write_model(tmp_path / "m.safetensors", ["a", "b"], 3, 2, 2, skips=(True, False))
     start = load_start(tmp_path / "m.safetensors")
     shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.growth": "transposed"}
-    shape |= {"model.kind": "unet", "model.encoder": None, "model.pretrained": False, "model.weights": None}
+    shape |= {"model.kind": "unet", "model.encoder": "none", "model.pretrained": False, "model.weights": None}
     assert shape_settings(start, {}) == shape
     assert shape_settings(start, {"model.width": 2, "model.skips": [True, False]}) == shape
     for wrong in ({"model.width": 3}, {"model.depth": 4}, {"model.skips": [True, True]}, {"model.kind": "paper"}):

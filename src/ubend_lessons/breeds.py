@@ -39,12 +39,13 @@ from ubend.tasks.gather import gather
 from ubend.training.loop import autocast
 from ubend.training.optim import learning_rate_at, make_optimizer
 from ubend_lessons.drawn_pets import draw_pets
+from ubend_lessons.plain_unet import PLAIN_UNET
 from ubend_lessons.variants import Quiet
 
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
 # About a minute on two cores, on drawn animals; squashed, so that all pictures have one size.
-QUICK: dict[str, Any] = {"data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
+QUICK: dict[str, Any] = {**PLAIN_UNET, "data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
 QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
 _BREED_EPOCHS = 40
 _LEAST_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole

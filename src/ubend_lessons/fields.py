@@ -31,10 +31,12 @@ from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend_lessons import driving, medicine, satellite
+from ubend_lessons.plain_unet import PLAIN_UNET
 from ubend_lessons.variants import Quiet
 
 # A minute on two cores: many short steps at a high rate. What is drawn varies enough without augmentation.
 _QUICK: dict[str, Any] = {
+    **PLAIN_UNET,
     "augment.kind": "none",
     "model.width": 8,
     "train.batch": 4,

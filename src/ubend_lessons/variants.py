@@ -24,10 +24,18 @@ from ubend.layouts.pairs import Pair
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.boundary import boundary_dice
+from ubend_lessons.plain_unet import PLAIN_UNET
 
 TOLERANCE_PX = 2.0  # of the boundary Dice
 # A minute on two cores for six trainings; what differs then still differs after longer ones.
-_QUICK = {"data.size": 128, "model.width": 8, "train.epochs": 20, "train.batch": 8, "train.warmup": 0.1}
+_QUICK = {
+    **PLAIN_UNET,
+    "data.size": 128,
+    "model.width": 8,
+    "train.epochs": 20,
+    "train.batch": 8,
+    "train.warmup": 0.1,
+}
 _SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
 _SHOWN = 2  # test pictures in the grid
 _MOST_OUTLINES = 200  # test pictures whose outlines are compared, chosen evenly: distances take a core's time

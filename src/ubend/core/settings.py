@@ -145,14 +145,16 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _check_conflicts(self) -> "Settings":
         data, model, train = self.data, self.model, self.train
+        plain = model.encoder in (None, NO_ENCODER)  # skips without an encoder are those of the U-Net
+        depth = model.depth or (UNET_DEPTH if plain else len(model.skips or ()))
         paper, native = model.kind == "paper", data.resize == "native"
         weights, mean, std = train.class_weights, data.mean, data.std
         conflicts = [
             (
                 "model.skips",
-                model.skips is not None and model.depth is not None and len(model.skips) != model.depth,
+                model.skips is not None and len(model.skips) != depth,
                 _("model.skips has {count} entries for model.depth {depth}").format(
-                    count=len(model.skips or ()), depth=model.depth
+                    count=len(model.skips or ()), depth=depth
                 ),
             ),
             (
@@ -162,7 +164,7 @@ class Settings(_Section):
             ),
             (
                 "model.growth",
-                model.encoder not in (None, NO_ENCODER) and model.growth == "unpool",
+                not plain and model.growth == "unpool",
                 _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
             ),
             (

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from ubend.core.errors import SettingError, reason
 from ubend.core.i18n import _
 
+LICENCE = "Apache-2.0"  # of the packaged weights, as of TensorFlow's, which they were converted from
 MEAN = STD = (0.5, 0.5, 0.5)  # of the images that the weights were trained with, 1 = white
 LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}  # level -> channels of its map, of lite0; stride 2^level
 

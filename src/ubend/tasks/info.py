@@ -49,6 +49,7 @@ def describe_model(path: Path | str) -> list[str]:
 def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     """Origin and scores: from the model file, and from the run folder that it lies in, if it does."""
     titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures"), "seed": _("seed")}
+    titles["encoder_weights"] = _("encoder weights")
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)

@@ -16,7 +16,7 @@ from ubend.core.plan import Plan
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import Dataset
 from ubend.layouts.pairs import SPLITS
-from ubend.models.encoders import pretrained_weights
+from ubend.models.encoders import describe_weights, pretrained_weights
 from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
 from ubend.training.checkpoint import Progress, TrainingState
@@ -72,6 +72,7 @@ def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE,
             "recipe": plan.recipe,
             "training_pictures": len(training),
             "seed": plan.train.seed,
+            **({"encoder_weights": describe_weights(plan.model)} if pretrained_weights(plan.model) else {}),
         },
         dtype=data.store.dtype.name,
         precision=plan.train.precision,
