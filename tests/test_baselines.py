@@ -18,7 +18,7 @@ from PIL import Image
 from support.discs import make_discs
 from support.refusal import check, refused_once
 from ubend.cli.app import main
-from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, MissingPackageError, OutputError, SettingError
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED, make_label_map
 from ubend.metrics.overlap import count_confusion, dice_from_confusion, summarise_overlap
@@ -299,4 +299,4 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     check(there, OutputError, path=tmp_path / "out" / "scores.json", key="--out")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     for words in (["baseline", "otsu", folder], ["lesson", "traditional-methods", "--out", tmp_path / "lesson"]):
-        check(refused_once(*words), SettingError, key="scikit-image", named=["pip install 'ubend[baselines]'"])
+        check(refused_once(*words), MissingPackageError, key="scikit-image", named=["pip install 'ubend[baselines]'"])

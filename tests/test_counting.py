@@ -21,7 +21,7 @@ from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
-from ubend.core.errors import DataError, OutputError, SettingError, UbendError
+from ubend.core.errors import DataError, MissingPackageError, OutputError, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.io.pixel_size import read_scale
 from ubend.metrics.panoptic import Quality, compare_objects
@@ -313,7 +313,7 @@ def test_bad_exports(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "find_spec", lambda name: None if name == "shapely" else name)
     for name in ("coco", "geojson"):
         error = refuse("--export", name)
-        check(error, SettingError, key="--export")
+        check(error, MissingPackageError, key="--export")
         assert name in str(error)
         assert "pip install 'ubend[objects]'" in str(error)
     count("--export", "panoptic")

@@ -14,7 +14,7 @@ import ubend
 from support.discs import make_discs
 from support.refusal import check, raises, refused_once
 from support.training import Listener, press_once
-from ubend.core.errors import SettingError
+from ubend.core.errors import MissingPackageError, SettingError
 from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
@@ -126,8 +126,19 @@ def test_timm_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with raises(SettingError, key="model.encoder", named=["ubend[encoders]"]):
+    with raises(MissingPackageError, key="model.encoder", named=["ubend[encoders]"]):
         load_bundle(model)
+
+
+def test_the_hub_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no fault of the network."""
+
+    def fail(*_args: Any, **_named: Any) -> None:
+        raise ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with raises(MissingPackageError, key="huggingface_hub", named=["pip install huggingface_hub"]):
+        encoders.make_encoder("resnet18", 3, 1, pretrained=True)
 
 
 def test_the_network_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

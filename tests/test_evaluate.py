@@ -27,7 +27,7 @@ from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
-from ubend.tasks.evaluate import evaluate
+from ubend.tasks.evaluate import evaluate, score_lines
 from ubend.tasks.fit import fit
 
 
@@ -207,6 +207,29 @@ def test_the_two_sizes_differ(predictor: Predictor, pairs: list[Pair]) -> None:
     found = [row["dice"]["foreground"] for row in scores["per_picture"].values()]
     mean = np.mean([value for value in found if value is not None])
     assert mean == pytest.approx(native["dice"]["per_image"]["foreground"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["road", "sky", "tree"], ["road", "sky", "tree", "mean"]),
+        (["sky", "Background", "tree"], ["sky", "Background", "tree", "mean", "mean without background"]),
+        (["background", "tree"], ["background", "tree", "mean"]),
+        (["road", "tree"], ["road", "tree", "mean"]),
+    ],
+)
+def test_rows_of_the_printed_table(names: list[str], rows: list[str], tmp_path: Path) -> None:
+    """The mean without the background is a row where there is one, and another class than one; the JSON has it always.
+
+    Without a background both means are equal.
+    """
+    mask = np.arange(64, dtype=np.uint8).reshape(8, 8) % len(names)
+    labels = make_label_map(list(range(len(names))), names)
+    pairs = write_pairs(tmp_path, [mask])
+    scores = evaluate_pairs(Oracle(labels, pairs), pairs)
+    assert list(scores["native"]["dice"]["per_image"]) == [*names, "mean", "mean_foreground"]
+    table = [line for line in score_lines({"part": "test", **scores}) if line.startswith("  ") and "1.0000" in line]
+    assert [line.split("  ")[1].strip() for line in table] == rows
 
 
 def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel
 import numpy as np
@@ -326,7 +327,19 @@ def known_mask(path: Path) -> object:
     return read_class_map(Pair("a", path, FileMask(path), None, None), (4, 4), make_label_map([0, 255]))
 
 
+def without(package: str, one: Case) -> Case:
+    """The same where a package is not installed."""
+
+    def provoke_without(place: Place) -> object:
+        with patch.dict(sys.modules, {package: None}):
+            return one(place)
+
+    return provoke_without
+
+
 CASES |= {
+    "package: imagecodecs": without("imagecodecs", file_of("a.png", np.zeros((4, 4), np.uint8))),
+    "package: nibabel": without("nibabel", file_of("scan.nii", b"", read_scan)),
     "picture: absent": lambda place: read_image(place / "none.png", 3),
     "picture: empty": file_of("a.png", b""),
     "picture: none": file_of("a.png", b"%PDF-1.7 this is none" * 9),

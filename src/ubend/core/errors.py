@@ -5,6 +5,7 @@ UbendError                the command line prints the message and exits with 2: 
 │   ├── PairError         pairs that cannot be used; `--skip-bad` goes on without them
 │   └── FilesError        some of the files failed, the results of all others are written; exit code 3
 ├── SettingError          a setting or a flag: unknown, out of range, contradictory
+│   └── MissingPackageError   a library that is not installed, or cannot be loaded
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
 ├── ModelFileError        a model file that is truncated, not ours, or newer than this version
 └── TrainingError         a training that cannot go on (loss not finite, run changed under it)
@@ -112,6 +113,10 @@ class SettingError(UbendError):
     """A setting is unknown, out of range, or contradicts another."""
 
 
+class MissingPackageError(SettingError):
+    """A library is not installed, or cannot be loaded; it ends a command, for every file would fail alike."""
+
+
 class OutputError(UbendError):
     """Something cannot be written, or would be overwritten."""
 
@@ -135,6 +140,13 @@ class Contradiction(ValueError):
 def _shared(values: Iterable[_Value]) -> _Value | None:
     every = set(values)
     return every.pop() if len(every) == 1 else None
+
+
+def missing_package(error: ImportError) -> MissingPackageError:
+    """The error of a library that could not be imported; its key is the package to install."""
+    package = (error.name or "ubend").partition(".")[0]  # imagecodecs names none for a codec that is not built in
+    line = _("{package} is not installed, or cannot be loaded ({reason}); install it by pip install {package}")
+    return MissingPackageError(line.format(package=package, reason=reason(error)), key=package)
 
 
 def reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, missing_package
 from ubend.core.errors import reason as system_reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
@@ -230,13 +230,20 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the decoders raise into one line that names the file."""
+    """Turn what the decoders raise into one line that names the file.
+
+    Raises:
+        DataError: the file cannot be read.
+        MissingPackageError: a library that reads it is missing; the file is not to blame.
+    """
     try:
         regular_file(path)
         with without_warnings():
             yield
     except DataError:
         raise
+    except ImportError as error:
+        raise missing_package(error) from error
     except FileNotFoundError as error:
         raise DataError(_("{path}: no such file").format(path=path), path=path) from error
     except Image.DecompressionBombError as error:

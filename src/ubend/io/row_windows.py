@@ -155,6 +155,8 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
                 raise ValueError(_("the end is missing"))
             # nothing is a hole, as GDAL leaves where nothing was drawn
             part, place, shape = page.decode(data or None, number, **tables)
+        except ImportError:
+            raise
         except Exception as error:  # decoders raise many kinds
             row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
             reason = " ".join(str(error).split())

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError, SettingError, reason
+from ubend.core.errors import DataError, MissingPackageError, SettingError, missing_package, reason
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
 from ubend.io.decode import without_warnings
@@ -125,28 +126,42 @@ def read_scan(path: Path) -> Scan:
 
     Raises:
         DataError: not readable, of several values for each voxel or several moments, values that are not finite
-            numbers, a geometry that is contradictory or missing, or slices that do not make a stack; or nibabel or
-            pydicom is not installed.
+            numbers, a geometry that is contradictory or missing, or slices that do not make a stack.
+        MissingPackageError: see `require_reader`.
     """
+    require_reader(path)
     try:
         regular_file(path)
         with without_warnings():
             scan = _read_nifti(path) if _is_nifti(path) else _read_dicom(path)
         _refuse_values(scan)
         return scan
-    except ModuleNotFoundError as error:
-        kind = "NIfTI" if _is_nifti(path) else "DICOM"
-        raise DataError(
-            _("{path}: reading {kind} needs pip install 'ubend[medical]'").format(path=path, kind=kind),
-            path=path,
-            key=error.name,
-        ) from None
     except DataError:
         raise
+    except ImportError as error:
+        raise missing_package(error) from error
     except Exception as error:  # the libraries raise whatever comes of a damaged file
         said = " ".join(reason(error).split())
         raise DataError(
             _("{path}: not a readable scan ({reason})").format(path=path, reason=said), path=path
+        ) from error
+
+
+def require_reader(path: Path) -> None:
+    """Load the library that reads a scan, before any is read.
+
+    Raises:
+        MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is missing.
+    """
+    kind, package = ("NIfTI", "nibabel") if _is_nifti(path) else ("DICOM", "pydicom")
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise MissingPackageError(
+            _("reading {kind} needs {package}; install it by pip install 'ubend[medical]'").format(
+                kind=kind, package=package
+            ),
+            key=package,
         ) from error
 
 

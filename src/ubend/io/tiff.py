@@ -175,6 +175,7 @@ def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile
 
 def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
     """A TIFF from its opened file or its content; other files, which it may name, are left alone."""
+    import imagecodecs  # noqa: F401 - without it tifffile calls compressed files unreadable, one by one
     import tifffile
 
     logger = logging.getLogger("tifffile")  # tells of odd tags; what matters raises

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.core.errors import SettingError
+from ubend.core.errors import MissingPackageError, SettingError, missing_package
 from ubend.core.i18n import _
 from ubend.core.settings import NO_ENCODER, Growth, ModelSettings
 from ubend.models import efficientnet_lite
@@ -210,6 +210,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
             for key, weight in net.named_parameters():
                 if weight.ndim > 1 and not torch.equal(weight, others[key]):
                     raise ValueError(_("no {key}").format(key=key))
+    except ImportError as error:
+        raise missing_package(error) from error
     except Exception as error:  # whatever the hub, its client, or the reader of weights raises
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         line = _(
@@ -288,7 +290,7 @@ def _load_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise SettingError(
+        raise MissingPackageError(
             _("encoders need timm; install it by pip install 'ubend[encoders]'"), key="model.encoder"
         ) from error
     return timm

@@ -24,6 +24,7 @@ from ubend.inference.accepts import take_pixels
 from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.io.raster import Header
+from ubend.labels.class_table import background_class
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather
@@ -233,7 +234,8 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         )
         columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
         rows = list(part["dice"]["per_image"])
-        if len(rows) == 4:  # two classes: the mean without the background is the other class
+        # of two classes it is the other class, without a background the mean
+        if len(rows) == 4 or background_class(rows) is None:
             rows.remove("mean_foreground")
         wide = max(len(_row_name(row)) for row in rows)
         heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]

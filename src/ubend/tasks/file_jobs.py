@@ -18,7 +18,16 @@ from typing import Any, Generic, TypeVar
 from numpy.typing import NDArray
 
 from ubend.core.device import is_out_of_memory
-from ubend.core.errors import DataError, FilesError, OutputError, Problem, UbendError, reason
+from ubend.core.errors import (
+    DataError,
+    FilesError,
+    MissingPackageError,
+    OutputError,
+    Problem,
+    UbendError,
+    missing_package,
+    reason,
+)
 from ubend.core.files import (
     Need,
     clear_leftovers,
@@ -173,6 +182,7 @@ class FileJob(ABC, Generic[_Facts]):
 
         Raises:
             OutputError: the disk is full, or cannot be written.
+            MissingPackageError: every other input would fail alike.
         """
         path = self.paths[number]
         try:
@@ -180,9 +190,11 @@ class FileJob(ABC, Generic[_Facts]):
         except DataError as error:
             self.wrong[number] = [self._named(number, line) for line in error.problems]
         except UbendError as error:
-            if isinstance(error, OutputError) and is_of_the_disk(error):
+            if isinstance(error, MissingPackageError) or (isinstance(error, OutputError) and is_of_the_disk(error)):
                 raise
             self.wrong[number] = [Problem(str(error), error.path or path, error.key)]
+        except ImportError as error:
+            raise missing_package(error) from error
         except MemoryError:
             self.wrong[number] = [Problem(_("{path}: too large for the memory").format(path=path), path, "memory")]
         except OSError as error:

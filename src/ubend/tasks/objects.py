@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError, SettingError
+from ubend.core.errors import DataError, MissingPackageError
 from ubend.core.files import Need, write_file, write_json
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
@@ -96,7 +96,7 @@ def find_objects(
     Returns:
         The id pictures.
     Raises:
-        SettingError: the method does not go with the classes, or a package is not installed.
+        SettingError: the method does not go with the classes; or MissingPackageError.
         DataError, OutputError: as in `run_jobs`; or no images, no true ids that fit, or only training images to score.
     """
     _refuse_missing(counting.exports)
@@ -331,12 +331,12 @@ class _ObjectJob(ImageJob):
 
 def _refuse_missing(exports: Sequence[Export]) -> None:
     if find_spec("skimage") is None:
-        raise SettingError(
+        raise MissingPackageError(
             _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
         )
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
-        raise SettingError(
+        raise MissingPackageError(
             _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
             key="--export",
         )

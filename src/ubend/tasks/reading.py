@@ -140,8 +140,8 @@ def read_scan(path: Path | str) -> ScanData:
     """Read a scan: a NIfTI file, a DICOM file, or a folder of one DICOM series.
 
     Raises:
-        DataError: not readable, several values for each voxel, or slices that do not make a stack; or nibabel or
-            pydicom is not installed.
+        DataError: not readable, several values for each voxel, or slices that do not make a stack.
+        MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is not installed.
     """
     scan = scans.read_scan(Path(path))
     return ScanData(scan.slices, scan.spacing_mm, scan.affine)

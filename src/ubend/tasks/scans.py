@@ -13,7 +13,7 @@ from ubend.core.files import Need, write_csv
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.inference.conditions import Masks
-from ubend.io.scans import Scan, parse_window, place_mask, read_scan
+from ubend.io.scans import Scan, parse_window, place_mask, read_scan, require_reader
 from ubend.tasks.file_jobs import FileJob
 
 _TABLE = "volumes.csv"
@@ -48,9 +48,10 @@ class ScanJob(FileJob[None]):
         return super().look()
 
     def inspect(self, number: int) -> None:
-        """Scans are read later."""
+        """Scans are read later; whether they can be is known before anything is written."""
         if not os.path.exists(self.paths[number]):
             raise DataError(_("{path}: no such file").format(path=self.paths[number]), path=self.paths[number])
+        require_reader(self.paths[number])
 
     def files(self, number: int) -> list[Path]:
         return [place_mask(self.paths[number], self.out)]

@@ -12,6 +12,7 @@ from ubend.core.progress import Teller, rough_duration
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
 from ubend.training.settling import SETTLING_STEPS, is_settling
+from ubend.training.unlearned import describe_unlearned
 
 if TYPE_CHECKING:
     from ubend.training.loop import Training
@@ -114,6 +115,8 @@ class Recorder:
             self._saver.save(state)
         if self._epochs == 2:  # in the first one, kernels are compiled and the step is captured
             self._reporter.say(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
+        if line := describe_unlearned(training):
+            self._reporter.say(line)
 
     def finish(self, state: TrainingState) -> None:
         """The model is written when this returns; the state still is being written."""

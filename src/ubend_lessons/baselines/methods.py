@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import SettingError
+from ubend.core.errors import MissingPackageError, SettingError
 from ubend.core.i18n import _
 from ubend_lessons.baselines.clusters import cluster_pixels
 from ubend_lessons.baselines.edges import fill_edges
@@ -123,13 +123,13 @@ def refuse_missing() -> None:
     """Fail at the door where the libraries of the methods are not installed.
 
     Raises:
-        SettingError: says what to install.
+        MissingPackageError: says what to install.
     """
     try:
         import skimage  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError:
-        raise SettingError(
+        raise MissingPackageError(
             _("traditional methods need scikit-image and scikit-learn; install them by pip install 'ubend[baselines]'"),
             key="scikit-image",
         ) from None

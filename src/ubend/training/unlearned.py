@@ -1,0 +1,46 @@
+"""Classes that training has not learned so far: their validation Dice stays at 0."""
+
+from typing import TYPE_CHECKING
+
+from ubend.core.i18n import _
+from ubend.layouts.problems import enumerate_names
+
+if TYPE_CHECKING:
+    from ubend.training.loop import Training
+
+_SHOWN_AS_ZERO = 0.0005  # epoch lines show three decimals
+_HIGHER_RATE = 3  # times the learning rate
+
+
+def describe_unlearned(training: "Training") -> str | None:
+    """One line that names the unlearned classes and what helps, once a third of the epochs is done and after the last.
+
+    Returns:
+        None: not after this epoch, or all classes are learned.
+    """
+    plan, progress = training.plan, training.state.progress
+    epoch = len(progress.history)
+    is_last = epoch == plan.epochs or progress.stopped is not None
+    if not (is_last or epoch == -(-plan.epochs // 3)) or not (names := find_unlearned(training)):
+        return None
+    return _(
+        "note: {names}: validation Dice is still 0.000 after {epoch} of {epochs} epochs; what helps: more steps (more "
+        "--epochs, or a smaller --batch), a higher learning rate (--set train.learning_rate={rate:g}), and, where "
+        "images are resized, crops at their own scale (--patches)"
+    ).format(names=enumerate_names(names), epoch=epoch, epochs=plan.epochs, rate=_HIGHER_RATE * plan.learning_rate)
+
+
+def find_unlearned(training: "Training") -> list[str]:
+    """The classes whose validation Dice was 0.000 in the later half of the epochs so far, in the order of their index.
+
+    While batch norm's statistics are not settled, the Dice with batch statistics counts. A class that no validation
+    mask holds is not among them: its Dice is 0 where it is predicted by mistake.
+    """
+    history = training.state.progress.history
+    later = [row.get("batch_statistics_dice", row["val_dice"]) for row in history[len(history) // 2 :]]
+    return [
+        name
+        for index, name in enumerate(training.class_names)
+        if all(dice[name] is not None and dice[name] < _SHOWN_AS_ZERO for dice in later)
+        and any((training.validation.mask(item) == index).any() for item in range(len(training.validation)))
+    ]

@@ -1,0 +1,95 @@
+"""A library that is missing is told once, by its name and what to type; the files that it reads are not to blame."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from support.discs import make_discs
+from support.models import save_model
+from support.refusal import TINY, check, invoke, raises, refused_once
+from support.scans import SEEN, write_nifti, write_slice
+from ubend.core.errors import MissingPackageError
+from ubend.io.images import read_image
+from ubend.io.row_windows import read_to_place
+from ubend.io.scans import read_scan
+
+IMAGECODECS: dict[str, Any] = {"key": "imagecodecs", "named": ["pip install imagecodecs"]}
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_one_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, pixels = tmp_path / name, np.zeros((16, 16, 3), np.uint8)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels, compression="lzw", photometric="rgb")
+    else:
+        Image.fromarray(pixels).save(path)
+    read_image(path)
+    hide(monkeypatch, "imagecodecs")
+    with raises(MissingPackageError, **IMAGECODECS):
+        read_image(path)
+
+
+def test_one_codec_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """imagecodecs loads each codec when it is used, and does not say its own name when that fails."""
+    path, place = tmp_path / "a.tif", np.zeros((16, 16, 1), np.uint8)
+    tifffile.imwrite(path, place[:, :, 0], compression="lzw")
+
+    def decode(*_args: Any, **_named: Any) -> None:
+        raise ImportError("could not import name 'lzw_decode' from 'imagecodecs'")
+
+    monkeypatch.setattr(tifffile.TiffPage, "decode", decode)
+    with raises(MissingPackageError, named=["lzw_decode", "pip install ubend"]):
+        read_to_place(path, place)
+
+
+def test_commands_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with --skip-bad, which would leave out every pair; afterwards the same command works."""
+    make_discs(tmp_path / "discs", 6)
+    model = tmp_path / "model.safetensors"
+    save_model(model, 3, "uint8")
+    predict = ["predict", model, tmp_path / "discs" / "images", "--out", tmp_path / "out", "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        hide(patch, "imagecodecs")
+        for words in (
+            ["fit", tmp_path / "discs", "--out", tmp_path / "run", *TINY],
+            ["fit", tmp_path / "discs", "--out", tmp_path / "run", *TINY, "--skip-bad"],
+            ["data", tmp_path / "discs"],
+            ["samples", tmp_path / "discs", "--out", tmp_path / "samples.png"],
+            ["evaluate", model, tmp_path / "discs", "--device", "cpu"],
+            predict,
+        ):
+            check(refused_once(*words), MissingPackageError, **IMAGECODECS)
+    result, error = invoke(*predict)
+    assert (result.exit_code, error) == (0, None), result.output
+
+
+@pytest.mark.parametrize(("package", "kind"), [("nibabel", "NIfTI"), ("pydicom", "DICOM")])
+def test_scans(package: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written, also of other inputs."""
+    paths = [tmp_path / f"{name}.{'nii.gz' if kind == 'NIfTI' else 'dcm'}" for name in "ab"]
+    for path in paths:
+        if kind == "NIfTI":
+            write_nifti(path, "RAS")
+        else:
+            write_slice(path, SEEN[0], 0.0, "1.2.5")
+    make_discs(tmp_path / "discs", 2)
+    model = tmp_path / "model.safetensors"
+    save_model(model, 3, "uint8")
+    hide(monkeypatch, package)
+    expected: dict[str, Any] = {"key": package, "named": [kind, "pip install 'ubend[medical]'"]}
+    with raises(MissingPackageError, **expected):
+        read_scan(paths[0])
+    words = ["--window", "lung", "--out", tmp_path / "out", "--device", "cpu"]
+    check(
+        refused_once("predict", model, tmp_path / "discs" / "images", *paths, *words), MissingPackageError, **expected
+    )
+    assert not (tmp_path / "out").exists()
