@@ -77,13 +77,14 @@ def find_widths(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], lab
 
 def _take_square(mask: NDArray[np.uint8], commonest: int) -> NDArray[np.uint8]:
     """At most `_SIDE_PX` squared of a mask, around one of the pixels that are not of its commonest class."""
-    places = np.flatnonzero(mask != commonest) if max(mask.shape) > _SIDE_PX else ()
-    if not len(places):
+    others = (mask != commonest) & (mask != IGNORED)
+    rows = np.flatnonzero(others.any(axis=1))
+    if not len(rows):
         return mask[:_SIDE_PX, :_SIDE_PX]
-    middle = np.unravel_index(int(places[len(places) // 2]), mask.shape)
-    top, left = (
-        max(0, min(int(at) - _SIDE_PX // 2, side - _SIDE_PX)) for at, side in zip(middle, mask.shape, strict=True)
-    )
+    row = int(rows[len(rows) // 2])
+    columns = np.flatnonzero(others[row])
+    middle = (row, int(columns[len(columns) // 2]))
+    top, left = (max(0, min(at - _SIDE_PX // 2, side - _SIDE_PX)) for at, side in zip(middle, mask.shape, strict=True))
     return mask[top : top + _SIDE_PX, left : left + _SIDE_PX]
 
 
