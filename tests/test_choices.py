@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ubend.core.autoconfig import choose_format, resolve
-from ubend.core.plan import Facts, ImageFormat, Plan
+from ubend.core.plan import Facts, ImageFormat, Plan, Width
 from ubend.core.settings import Recipe, dump_toml, flatten, make_settings
 
 
@@ -34,12 +34,13 @@ def chosen(
     channels: int = 3,
     classes: int = 2,
     foreground: dict[str, float] | None = None,
+    widths: dict[str, Width] | None = None,
     **known: Any,
 ) -> Plan:
     foreground = foreground or dict.fromkeys("abcdefgh"[: classes - 1], 0.153)
     settings = make_settings(recipe, changes=changes)
     native_hw, device = np.array([size_hw]), known.get("device", "cuda")
-    images = choose_format(settings, native_hw, channels, len(foreground) + 1, device)
+    images = choose_format(settings, native_hw, channels, len(foreground) + 1, widths or {}, device)
     plan = resolve(settings, facts(images, foreground, **known))
     for choice in plan.choices:
         assert choice.line().startswith(f"{choice.key} = ")
@@ -230,7 +231,44 @@ def test_a_window_that_is_too_large() -> None:
     """Falls back to the picture, and says so; one that is set and fits is left alone."""
     for asked, window in ((4096, 300), (300, 300), (256, 256)):
         changes = {"data.resize": "native", "data.window": asked}
-        images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, "cuda")
+        images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
         assert images.window == window
         said = [choice.reason for choice in images.choices if choice.key == "data.window"]
         assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if asked == 4096 else [])
+
+
+VESSEL = Width(4.0, 4 / 574)
+
+
+@pytest.mark.parametrize(
+    ("widths", "changes", "device", "wanted"),
+    [
+        ({"vessel": VESSEL}, {}, "cuda", ("native", None, 256)),
+        ({"vessel": VESSEL}, {}, "mps", ("native", None, 256)),
+        ({"vessel": VESSEL}, {"train.border_weight": 1.0}, "cuda", ("keep", 256, None)),  # whole images only
+        ({"vessel": VESSEL}, {"augment.kind": "none"}, "cuda", ("keep", 256, None)),
+        ({"rim": Width(1.5, 1.5 / 574)}, {}, "cuda", ("keep", 256, None)),
+        ({"rim": Width(1.5, 1.5 / 574), "cell": Width(20, 20 / 574)}, {}, "cuda", ("keep", 288, None)),
+        ({"lake": Width(90, 90 / 574), "cell": Width(20, 20 / 574)}, {}, "cuda", ("keep", 288, None)),
+        ({"cell": Width(12, 12 / 574), "tube": Width(20, 20 / 574)}, {}, "cuda", ("keep", 480, None)),
+        ({"cell": Width(12, 12 / 574), "tube": VESSEL}, {}, "cuda", ("native", None, 256)),
+        ({"cell": Width(31, 31 / 574)}, {}, "cpu", ("keep", 192, None)),
+        ({"cell": Width(29, 29 / 574)}, {}, "cpu", ("native", None, 128)),
+    ],
+)
+def test_narrow_objects(
+    widths: dict[str, Width], changes: dict[str, Any], device: str, wanted: tuple[Any, ...]
+) -> None:
+    """The class that needs the largest size decides, except those that are narrow in the images themselves."""
+    plan = chosen(changes=changes, size_hw=(584, 565), widths=widths, device=device)
+    assert (plan.data.resize, plan.data.size, plan.data.window) == wanted
+    assert (plan.data.epoch_windows is not None) == (wanted[0] == "native")
+    for choice in plan.choices:
+        assert choice.key != "data.resize" or choice.value == "native"
+
+
+def test_crops_at_native_scale_are_not_chosen_for_sets_that_fill_a_disk() -> None:
+    for count, wanted in ((300, "native"), (400, "keep")):  # of 6 megapixels
+        native_hw = np.full((count, 2), (2000, 3000))
+        images = choose_format(make_settings(), native_hw, 3, 2, {"vessel": Width(6.0, 0.0025)}, "cuda")
+        assert images.resize == wanted

@@ -678,6 +678,9 @@ CASES |= {
 RUNS: dict[str, Callable[[Place], list[object]]] = {
     "run: fit": lambda place: ["fit", place.good / "data", "--out", place / "out", *TINY, "--epochs", 1],
     "run: data": lambda place: ["data", place.good / "data", "--out", place / "data.toml"],
+    "run: data, too small": lambda place: [
+        "data", place.good / "data", "--out", place / "small", "--set", "data.size=16"
+    ],
     "run: predict": lambda place: [
         "predict", place.good / "run", place.good / "data" / "images", "--out", place / "out", "--device", "cpu"
     ],

@@ -1,5 +1,8 @@
-"""Widths of objects, and the line that tells of objects that the model's size makes too narrow."""
+"""Widths of objects; the size or the crops that `fit` chooses for them; the line that tells of objects that a size that
+was asked for makes too narrow."""
 
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,12 @@ from PIL import Image
 
 from support.refusal import TINY
 from ubend.cli.app import main
+from ubend.core.progress import Teller
+from ubend.core.settings import make_settings
+from ubend.dataset.dataset import open_dataset
 from ubend.dataset.object_widths import measure_widths, middle_width
+
+Draw = Callable[[NDArray[np.uint8], np.random.Generator], None]
 
 
 def widths_of(mask: NDArray[Any], kind: int = 1) -> NDArray[np.float64]:
@@ -57,24 +65,102 @@ def test_nothing_to_measure() -> None:
         assert len(measure_widths(np.full((9, 9), value, np.uint8))[1]) == 0
 
 
-def make_lines(folder: Path, width: int, side: int, count: int = 24) -> Path:
+def make_folder(folder: Path, draw: Draw, side: int, count: int = 8) -> Path:
+    """Grey images, brighter where the mask that `draw` fills is 255."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     generator = np.random.default_rng(0)
     for number in range(count):
         mask = np.zeros((side, side), np.uint8)
-        top = int(generator.integers(0, side - width))
-        mask[top : top + width] = 255
+        draw(mask, generator)
         image = (mask // 2 + generator.integers(0, 60, mask.shape)).astype(np.uint8)
         Image.fromarray(image).save(folder / "images" / f"{number}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
     return folder
 
 
-def say(*words: object) -> list[str]:
+def line(width: int) -> Draw:
+    def draw(mask: NDArray[np.uint8], generator: np.random.Generator) -> None:
+        top = int(generator.integers(0, len(mask) - width))
+        mask[top : top + width] = 255
+
+    return draw
+
+
+def disc(diameter: int) -> Draw:
+    def draw(mask: NDArray[np.uint8], generator: np.random.Generator) -> None:
+        y, x = np.ogrid[: len(mask), : len(mask)]
+        row, column = generator.integers(diameter // 2, len(mask) - diameter // 2, 2)
+        mask[(y - row) ** 2 + (x - column) ** 2 <= diameter**2 / 4] = 255
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("draw", "side", "on_cpu", "on_gpu"),
+    [
+        (line(4), 560, ("native", None, 128), ("native", None, 256)),  # vessels
+        (line(5), 128, ("keep", 128, None), ("keep", 128, None)),  # narrow, but not shrunk
+        (line(1), 560, ("keep", 128, None), ("keep", 256, None)),  # an outline
+        (disc(24), 300, ("keep", 144, None), ("keep", 256, None)),  # a little less than 24 px in the median
+        (disc(12), 400, ("native", None, 128), ("keep", 368, None)),
+        (disc(20), 700, ("native", None, 128), ("keep", 368, None)),
+        (disc(16), 900, ("native", None, 128), ("native", None, 256)),  # in the corner of a large image, too
+        (disc(150), 400, ("keep", 128, None), ("keep", 256, None)),
+    ],
+)
+def test_size_follows_from_the_objects(
+    draw: Draw, side: int, on_cpu: tuple[Any, ...], on_gpu: tuple[Any, ...], tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "drawn", draw, side)
+    settings = make_settings(changes={"data.folder": str(folder)})
+    for device, wanted in (("cpu", on_cpu), ("cuda", on_gpu)):
+        data = open_dataset(settings, device, tmp_path / "cache", Teller())
+        assert (data.images.resize, data.images.size, data.images.window) == wanted
+        assert data.sizing.size_px == wanted[1]
+
+
+def test_what_is_asked_for_wins(tmp_path: Path) -> None:
+    folder = str(make_folder(tmp_path / "lines", line(4), 320))
+    for recipe, changes, wanted in (
+        ("modern", {"data.size": 64}, ("keep", 64, None)),
+        ("modern", {"data.window": 64}, ("keep", 128, 64)),
+        ("modern", {"data.resize": "keep"}, ("keep", 128, None)),
+        ("modern", {"data.resize": "squash"}, ("squash", 128, None)),
+        ("modern", {"data.resize": "native", "data.window": 64}, ("native", None, 64)),
+        ("tutorial", {}, ("squash", 128, None)),
+        ("paper", {}, ("keep", 128, None)),
+    ):
+        settings = make_settings(recipe, changes={"data.folder": folder, **changes})  # type: ignore[arg-type]
+        images = open_dataset(settings, "cpu", tmp_path / "cache", Teller()).images
+        assert (images.resize, images.size, images.window) == wanted
+
+
+def say(*words: object) -> str:
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    return [line for line in result.output.splitlines() if "narrow" in line]
+    return result.output
+
+
+def notes(*words: object) -> list[str]:
+    return [line for line in say(*words).splitlines() if "narrow" in line]
+
+
+def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
+    """`data` says it before; settings.toml holds it, so that a run from it, and one that is resumed, are the same."""
+    folder, run, again = make_folder(tmp_path / "lines", line(4), 320), tmp_path / "run", tmp_path / "again"
+    chosen = "chosen: data.resize = native: objects of class foreground (median width 4.0 px) would be 1.6 px wide"
+    assert chosen in say("data", folder, "--out", tmp_path / "data", "--set", "device=cpu")
+    small = ["--width", 2, "--epochs", 1, "--device", "cpu"]
+    told = say("fit", folder, *small, "--out", run)
+    assert chosen in told
+    assert "narrow" not in told
+    data = tomllib.loads((run / "settings.toml").read_text())["data"]
+    assert (data["resize"], data["window"], "size" in data) == ("native", 128, False)
+    assert "chosen: " not in say("fit", "--config", run / "settings.toml", "--out", again)
+    assert (again / "settings.toml").read_text() == (run / "settings.toml").read_text()
+    assert (again / "model.safetensors").stat().st_size == (run / "model.safetensors").stat().st_size
+    assert "chosen: " not in say("fit", "--resume", run)
 
 
 @pytest.mark.parametrize(
@@ -89,20 +175,21 @@ def say(*words: object) -> list[str]:
 def test_data_tells_of_objects_that_are_shrunk(
     width: int, side: int, told: str | None, cure: str | None, tmp_path: Path
 ) -> None:
-    lines = say("data", make_lines(tmp_path / "lines", width, side), "--out", tmp_path / "out")
+    folder = make_folder(tmp_path / "lines", line(width), side)
+    lines = notes("data", folder, "--set", "data.size=128", "--out", tmp_path / "out")
     assert len(lines) == (told is not None)
-    for line in lines:
+    for one in lines:
         assert told is not None
         assert cure is not None
-        assert told in line
-        assert "128 px" in line
-        assert cure in line
+        assert told in one
+        assert "128 px" in one
+        assert cure in one
 
 
 def test_fit_tells_of_them_and_the_cure_helps(tmp_path: Path) -> None:
-    folder = make_lines(tmp_path / "lines", 5, 128)
+    folder = make_folder(tmp_path / "lines", line(5), 128)
     base = ["fit", folder, *TINY, "--epochs", 1]
-    (line,) = say(*base, "--out", tmp_path / "run")
-    assert "at 32 px" in line
-    assert "--patches" in line
-    assert say(*base, "--patches", "--out", tmp_path / "patches") == []
+    (told,) = notes(*base, "--out", tmp_path / "run")
+    assert "at 32 px" in told
+    assert "--patches" in told
+    assert notes(*base, "--patches", "--out", tmp_path / "patches") == []

@@ -1,17 +1,19 @@
 """The rules by which settings and facts become a plan: what is left open is decided, each choice with its reason.
 
 choose_network  encoder, weights and depth, from the settings alone
-choose_format   how images are read, from the headers, before they are decoded
+choose_format   how images are read, from the headers and the width of objects in the masks, before they are decoded
 resolve         everything else, once
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _
-from ubend.core.plan import Choice, Facts, ImageFormat, Plan
+from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
@@ -23,6 +25,18 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
 _BATCH = 16  # images a step: smaller steps are more steps, which rare classes need (docs/experiments.md)
+_NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
+_SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
+_LEAST_PX = (
+    2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
+)
+# px; whole images are enlarged up to this for the sake of narrow objects: four times the pixels of the size that is
+# taken otherwise on a GPU, 2.25 times on a CPU, where a training then takes some nine minutes. Beyond, crops at native
+# scale cost less: as much as images of 256 or 128 px.
+_WIDE_GPU, _WIDE_CPU = 512, 192
+# Megapixels of all images together, up to which crops at native scale are chosen without being asked for: the store
+# holds every pixel (8 GB in colour), and a score looks at each one of the test split.
+_NATIVE_MEGAPIXELS = 2_000
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
 _ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
@@ -72,7 +86,12 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
 
 
 def choose_format(
-    settings: Settings, native_hw: NDArray[np.int64], channels: int, classes: int, device: str
+    settings: Settings,
+    native_hw: NDArray[np.int64],
+    channels: int,
+    classes: int,
+    widths: Mapping[str, Width],
+    device: str,
 ) -> ImageFormat:
     """How images are read: channels, and size or window.
 
@@ -80,6 +99,7 @@ def choose_format(
         native_hw: (N, 2) height and width of each image, px.
         channels: of the images.
         classes: number of classes.
+        widths: class name -> width of its objects.
         device: "cuda", "cpu" or "mps".
     """
     settings, _network = choose_network(settings)
@@ -94,7 +114,7 @@ def choose_format(
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
         window, chosen = _native_window(settings, native_hw, device)
-        return ImageFormat(data.channels or channels, None, window, (*choices, *chosen))
+        return ImageFormat(data.channels or channels, None, window, "native", (*choices, *chosen))
     size = data.size
     if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
@@ -104,8 +124,49 @@ def choose_format(
         reason = _("pictures of about {side:.0f} px, at most {most} on {where}").format(
             side=side, most=most, where=where
         )
-        choices.append(Choice("data.size", size, reason))
-    return ImageFormat(data.channels or channels, size, data.window, tuple(choices))
+        choice = _spare_narrow(settings, native_hw, size, widths, device) or Choice("data.size", size, reason)
+        choices.append(choice)
+        if choice.key == "data.resize":
+            window, chosen = _native_window(settings, native_hw, device)
+            return ImageFormat(data.channels or channels, None, window, choice.value, (*choices, *chosen))
+        size = choice.value
+    return ImageFormat(data.channels or channels, size, data.window, data.resize or "keep", tuple(choices))
+
+
+def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
+    """The classes whose objects are too narrow in whole images of this `data.size`, and wider in the originals."""
+    return {name: own for name, own in widths.items() if size * own.relative < min(_NARROW_PX, _SHRUNK * own.native_px)}
+
+
+def wide_enough(own: Width) -> int:
+    """The least `data.size`, a multiple of 16 px, at which objects are 10 px wide, or as wide as in the originals."""
+    return 16 * math.ceil(min(_NARROW_PX, own.native_px) / own.relative / 16 - 0.01)  # a hundredth: rounding errors
+
+
+def _spare_narrow(
+    settings: Settings, native_hw: NDArray[np.int64], size: int, widths: Mapping[str, Width], device: str
+) -> Choice | None:
+    """A larger size, or crops at native scale, where whole images of this size would shrink objects away; else None.
+
+    The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
+    """
+    narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _LEAST_PX}
+    if settings.recipe != "modern" or settings.data.resize or settings.data.window or not narrow:
+        return None
+    name, own = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
+    reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
+    shrunk = reason.format(name=name, native=own.native_px, narrow=size * own.relative, size=size)
+    wide, most = wide_enough(own), _WIDE_CPU if device == "cpu" else _WIDE_GPU
+    side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
+    if wide <= min(most, 16 * math.ceil(side / 16)):
+        reason = _("{shrunk}; here they are {wide:.1f} px wide")
+        return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * own.relative))
+    if settings.augment.kind != "warp" or settings.train.border_weight:
+        return None  # crops at native scale go with neither
+    if native_hw.prod(axis=1).sum() > _NATIVE_MEGAPIXELS * 10**6:
+        return None
+    reason = _("{shrunk}; crops of images at their own scale keep them")
+    return Choice("data.resize", "native", reason.format(shrunk=shrunk))
 
 
 def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
@@ -133,7 +194,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     Raises:
         SettingError: a setting does not fit the facts.
     """
-    settings, network = choose_network(settings)
+    settings, network = choose_network(change_settings(settings, {"data.resize": facts.images.resize}))
     choices = [*network, *facts.images.choices, *_choose(settings, facts)]
     chosen = {choice.key: choice.value for choice in choices}
     images = {

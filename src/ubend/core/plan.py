@@ -7,7 +7,7 @@ H x W pixels, C classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from ubend.core.settings import (
     ModelSettings,
     Orientation,
     Precision,
+    Resize,
     Settings,
     TrainSettings,
 )
@@ -35,20 +36,35 @@ class Choice:
         return f"{self.key} = {self.value}: {self.reason}"
 
 
+class Width(NamedTuple):
+    """Median width of the objects of a class.
+
+    Attributes:
+        native_px: in the original images, px.
+        relative: the same over the image's side, the square root of its area: at `data.size` of s px it is s times
+            this.
+    """
+
+    native_px: float
+    relative: float
+
+
 @dataclass(frozen=True)
 class ImageFormat:
-    """How images are read, decided from their headers: they are decoded once, at this size.
+    """How images are read, decided from headers and masks: they are decoded once, at this size.
 
     Attributes:
         channels: `data.channels`.
         size: `data.size`, px; None: images keep their own size (`data.resize = native`).
         window: `data.window`, px: the side of training crops; None: training images are whole.
+        resize: `data.resize`.
         choices: which of these were chosen automatically.
     """
 
     channels: int
     size: int | None
     window: int | None
+    resize: Resize
     choices: tuple[Choice, ...] = ()
 
 
@@ -86,6 +102,7 @@ class DataPlan(DataSettings):
     """How images are read and split."""
 
     channels: int
+    resize: Resize
     foreground_share: float
 
 

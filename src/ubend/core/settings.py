@@ -48,7 +48,8 @@ class DataSettings(_Section):
     skip_bad: bool = False  # go on without pairs that cannot be used
     channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the pictures are, if alike
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
-    resize: Resize = "keep"  # keep the aspect, squash to a square, or leave pictures at their own size (native)
+    # keep the aspect, squash to a square, or leave pictures at their own size (native); None: as objects need it
+    resize: Resize | None = None
     window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
     epoch_windows: int | None = Field(None, ge=1)  # native: windows shown in an epoch, at least one of each picture
     foreground_share: float | None = Field(None, ge=0, le=1)  # of the windows: laid over an object of a drawn class

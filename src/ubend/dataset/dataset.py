@@ -1,11 +1,12 @@
 """A folder, understood: pairs, store, class table, split, and what is known of the pictures.
 
-folder -> pairs -> headers -> survey of the masks -> class table -> size -> store (decoded once) -> split
+folder -> pairs -> headers -> survey of the masks -> class table -> object widths -> size -> store (decoded once)
+       -> split
 """
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,9 +18,10 @@ from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.core.files import csv_cell, csv_text, resolve_many
 from ubend.core.i18n import _
-from ubend.core.plan import Facts, ImageFormat
+from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
+from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
     Survey,
     agree_channels,
@@ -60,6 +62,7 @@ class Dataset:
         store: the decoded pictures, numbered as `folder.pairs`.
         labels: the class table.
         parts: the part of each pair.
+        widths: class name -> width of its objects, of a sample.
         images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.
         skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
@@ -69,6 +72,7 @@ class Dataset:
     store: Store
     labels: LabelMap
     parts: tuple[Part, ...]
+    widths: Mapping[str, Width]
     images: ImageFormat
     sizing: Sizing
     remarks: list[str]
@@ -297,8 +301,10 @@ def _open_folder(
     pairs = folder.pairs
     found = survey_folder(folder, settings, cache, teller)
     labels, remarks = found.labels, found.remarks
-    images = choose_format(settings, np.array(found.shapes_hw, np.int64), found.channels, labels.classes, device)
-    sizing = Sizing(images.size, settings.data.resize != "squash", images.channels)
+    widths = find_widths(pairs, found.shapes_hw, labels)
+    native_hw = np.array(found.shapes_hw, np.int64)
+    images = choose_format(settings, native_hw, found.channels, labels.classes, widths, device)
+    sizing = Sizing(images.size, images.resize != "squash", images.channels)
     teller.begin(_("reading pictures"), len(pairs))
     store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, teller.count, teller.say)
     teller.end()
@@ -326,7 +332,7 @@ def _open_folder(
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
     remarks = [*remarks, *split.remarks]
-    return Dataset(folder, store, labels, split.parts, images, sizing, remarks, tuple(skipped))
+    return Dataset(folder, store, labels, split.parts, widths, images, sizing, remarks, tuple(skipped))
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,25 @@ greatest among its neighbours). So a disc has its diameter, a vessel or a road i
 objects that touch in the mask each has its own. H x W pixels.
 """
 
-import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ubend.core.autoconfig import find_narrow, wide_enough
+from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.dataset.dataset import Dataset
+from ubend.core.plan import Width
 from ubend.dataset.scan import threads
 from ubend.dataset.store import read_class_map
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.layouts.pairs import Pair
 
-_IMAGES = 16  # of the training split, evenly taken
-_SIDE_PX = 512  # larger masks are measured in their middle
-_NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
-_SHRUNK = 0.75  # of the original size; objects that are narrow in the images themselves are not shrunk away
+_IMAGES = 16  # evenly taken
+_SIDE_PX = 512  # larger masks are measured in a square of this side
 _LARGER = 2  # times the size, and four times the work; beyond, crops at native scale are the better way
-
-
-class Width(NamedTuple):
-    """Median width of the objects of a class, px: in the original images, and in these as the model sees them."""
-
-    native_px: float
-    model_px: float
 
 
 def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -50,31 +44,48 @@ def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     return classes[middle], depth[middle]
 
 
-def find_widths(data: Dataset) -> dict[str, Width]:
-    """Class name -> width of its objects, of a sample of the training images; without the background, and without
-    classes that the sample does not show.
+def find_widths(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], labels: LabelMap) -> dict[str, Width]:
+    """Class name -> width of its objects, of a sample of the images that may be trained on; without the background
+    (the commonest class, where none is called that), and without classes that the sample does not show.
 
-    Raises:
-        DataError: masks that have changed since they were read.
+    Args:
+        shapes_hw: native (height, width) of each image.
     """
-    numbers = data.numbers("train")
-    numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, _IMAGES).astype(np.int64))]
+    numbers = [number for number, pair in enumerate(pairs) if pair.part in (None, "train")] or range(len(pairs))
+    sample = sorted({numbers[place] for place in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})
 
-    def measure(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-        height, width = map(int, data.store.native_hw[number])
-        mask = read_class_map(data.folder.pairs[number], (height, width), data.labels).classes
-        top, left = (max(0, (side - _SIDE_PX) // 2) for side in (height, width))
-        classes, widths = measure_widths(mask[top : top + _SIDE_PX, left : left + _SIDE_PX])
-        return classes, widths, widths * np.sqrt(data.store.shapes_hw[number].prod() / (height * width))
+    def measure(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        try:
+            found = read_class_map(pairs[number], shapes_hw[number], labels)
+        except DataError:  # told with all others when the images are decoded
+            return np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(256, np.int64)
+        classes, widths = measure_widths(_take_square(found.classes, int(found.pixels[:IGNORED].argmax())))
+        return classes, widths, widths / found.classes.size**0.5, found.pixels
 
     with ThreadPoolExecutor(threads()) as pool:
-        found = list(pool.map(measure, numbers.tolist()))
-    classes, native, model = (np.concatenate(column) for column in zip(*found, strict=True))
+        columns = zip(*pool.map(measure, sample), strict=True)
+    classes, native, relative, pixels = (np.concatenate(column) for column in columns)
+    background = background_class(labels.names)
+    if background is None:
+        background = int(pixels.reshape(-1, 256)[:, : labels.classes].sum(axis=0).argmax())
     return {
-        data.labels.names[kind]: Width(*(middle_width(widths[classes == kind]) for widths in (native, model)))
-        for kind in data.foreground_classes()
-        if (classes == kind).any()
+        name: Width(*(middle_width(widths[classes == number]) for widths in (native, relative)))
+        for number, name in enumerate(labels.names)
+        if number != background and (classes == number).any()
     }
+
+
+def _take_square(mask: NDArray[np.uint8], commonest: int) -> NDArray[np.uint8]:
+    """At most `_SIDE_PX` squared of a mask, around one of the pixels that are not of its commonest class."""
+    others = (mask != commonest) & (mask != IGNORED)
+    rows = np.flatnonzero(others.any(axis=1))
+    if not len(rows):
+        return mask[:_SIDE_PX, :_SIDE_PX]
+    row = int(rows[len(rows) // 2])
+    columns = np.flatnonzero(others[row])
+    middle = (row, int(columns[len(columns) // 2]))
+    top, left = (max(0, min(at - _SIDE_PX // 2, side - _SIDE_PX)) for at, side in zip(middle, mask.shape, strict=True))
+    return mask[top : top + _SIDE_PX, left : left + _SIDE_PX]
 
 
 def middle_width(widths: NDArray[np.float64]) -> float:
@@ -84,23 +95,16 @@ def middle_width(widths: NDArray[np.float64]) -> float:
     return float(rising[np.searchsorted(area, area[-1] / 2)])
 
 
-def describe_narrow(data: Dataset) -> list[str]:
+def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
     """A line when objects become too narrow at the model's size, with the settings that help; else none."""
-    size = data.images.size
-    if size is None:
+    narrow = find_narrow(widths, size) if size is not None else {}
+    if size is None or not narrow:
         return []
-    narrow = {
-        name: width
-        for name, width in find_widths(data).items()
-        if width.model_px < _NARROW_PX and width.model_px < _SHRUNK * width.native_px
-    }
-    if not narrow:
-        return []
-    enough = max(min(_NARROW_PX, own.native_px) / own.model_px for own in narrow.values())
-    cure = "--patches" if enough > _LARGER else f"--size {16 * math.ceil(size * enough / 16)}"
+    enough = max(map(wide_enough, narrow.values()))
+    cure = "--patches" if enough > _LARGER * size else f"--size {enough}"
     line = _(
         "note: narrow objects are shrunk: {objects} (median width, in the images -> at {size} px); so few pixels show "
         "no detail; train with `ubend fit ... {cure}`"
     )
-    objects = ", ".join(f"{name} {own.native_px:.1f} -> {own.model_px:.1f} px" for name, own in narrow.items())
+    objects = ", ".join(f"{name} {own.native_px:.1f} -> {size * own.relative:.1f} px" for name, own in narrow.items())
     return [line.format(objects=objects, size=size, cure=cure)]

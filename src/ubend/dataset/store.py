@@ -226,7 +226,7 @@ def open_store(
     if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
-            cure = _("set UBEND_CACHE to another disk, or leave out --patches")
+            cure = _("set UBEND_CACHE to another disk, or train on whole images with --size")
         stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
         pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
         size = sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)

@@ -44,7 +44,7 @@ def introduce(teller: Teller, data: Dataset) -> None:
     teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
         teller.say(_("note: {remark}").format(remark=remark))
-    for line in describe_narrow(data):
+    for line in describe_narrow(data.widths, data.images.size):
         teller.say(line)
 
 
@@ -80,9 +80,12 @@ def understand(
     path = out / "data.toml"
     _refuse_edited(path, out / "split.csv")
     settle(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
+    device = pick_device(settings.device).type  # of which `fit` will choose the size
     with teller or Teller() as voice:
-        data = open_dataset(settings, "cpu", default_cache(), voice)
+        data = open_dataset(settings, device, default_cache(), voice)
         introduce(voice, data)
+        for choice in data.images.choices:
+            voice.say(_("chosen: {choice}").format(choice=choice.line()))
         for part in SPLITS[1:]:
             for line in describe_few(len(data.numbers(part)), part):
                 told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")

@@ -29,6 +29,7 @@ from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
 _SIZED_FOR = "cuda"  # pictures are of the size at which `fit` learns there; nothing here runs on it
+_WHOLE = {"data.resize": "keep"}  # also where `fit` would learn crops
 _TAUGHT = 64  # training pictures that teach, evenly taken
 _SCORES = "scores.json"
 
@@ -113,7 +114,7 @@ def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], E
 
 
 def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
-    settings = gather(folder, flags=words, teller=teller).settings
+    settings = gather(folder, settings=_WHOLE, flags=words, teller=teller).settings
     dataset = open_dataset(settings, _SIZED_FOR, default_cache(), teller)
     for remark in dataset.remarks:
         teller.say(remark)
