@@ -96,6 +96,17 @@ def test_letters_and_few_patients_in_file_names() -> None:
     assert all(pair.group for pairs, _line in given_split for pair in pairs)
 
 
+def test_copies_lie_with_their_originals() -> None:
+    stems = [f"{stem}{end}" for stem in "abcdef" for end in ("", "_flip", "_rot90", "_rot180")]
+    assert groups(stems) == ([stem[0] for stem in stems], True)
+    stems = [f"img_{n:03}{end}" for n in range(6) for end in ("", "_rot90", "_rot180")]
+    assert groups(stems) == ([stem[:7] for stem in stems], True)
+    stems = [f"patient{n}_{i}{end}" for n in range(5) for i in range(2) for end in ("", "_flip")]
+    assert groups(stems) == ([stem[:8] for stem in stems], True)
+    assert groups([f"{kind}/{n}" for kind in ("benign", "malignant") for n in range(8)])[0] == [None] * 16
+    assert groups(["a", "a_1", "a_2", "b", "b_1", "c", "c_left", "d"])[0] == [None] * 8
+
+
 def test_a_file_of_groups_alone(tmp_path: Path) -> None:
     """It leaves the split to the folder, and takes groups away where its cells are empty."""
     write(tmp_path, *(f"{side}/p{n}_{i}.png" for n in range(5) for i in range(2) for side in ("images", "masks")))

@@ -26,7 +26,7 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
     to the first folder whose name ends with a number (`patient_03`, `TCGA_CS_4941_19960909`); other names
     (`benign`, `003.Albatross`) are rather classes, and only said. In file names a group is a word that most of them
     share with the number after it, where another number tells the images of a group apart: `patient00_slice0`,
-    `P12-03`, `caseA_001`.
+    `P12-03`, `caseA_001`; else an image and those whose names extend its name by words that come back: `a`, `a_flip`.
 
     Args:
         root: above all images.
@@ -35,12 +35,18 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
     folders = [names[shared:] for names in folders]
     of_folders = [_folder_group(names, pair.part) for names, pair in zip(folders, pairs, strict=True)]
-    kept = _("{count} folders, such as {example}"), _("{count} names, such as {example}")
+    originals = _originals([pair.image.relative_to(root).with_suffix("").as_posix() for pair in pairs])
+    names, folders_said = _("{count} names, such as {example}"), _("{count} folders, such as {example}")
+    ways = (
+        (of_folders, folders_said),
+        (_name_groups([path.rpartition("/")[2] for path in originals]), names),
+        (originals, names),
+    )
     is_split = {"train", "val"} <= {pair.part for pair in pairs}  # then no image changes its split
     few = None
-    for groups, words in zip((of_folders, _name_groups([pair.image.stem for pair in pairs])), kept, strict=True):
+    for groups, words in ways:
         sizes = Counter(group for group in groups if group is not None)
-        several = sum(size for size in sizes.values() if size > 1)
+        several = sum(size > 1 for size in sizes.values())
         if not several or 2 * sizes.total() <= len(pairs):
             continue
         example = max(sizes, key=lambda group: sizes[group])
@@ -53,17 +59,17 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
                 "images of one patient or video, as folders or file names tell, are kept in one split ({found}); a "
                 "split file with the columns file,group says otherwise"
             )
-            return grouped, None if is_split else line.format(found=words.format(count=len(sizes), example=example))
-        few = sorted(sizes, key=natural_key)
+            return grouped, None if is_split else line.format(found=words.format(count=several, example=example))
+        few = few or sorted(sizes, key=natural_key)
     tops = Counter(names[0] for names in folders if names)
-    names = few or sorted(tops, key=natural_key)
-    if len(names) < 2 or (not few and max(tops.values()) == 1) or all(pair.part or pair.group for pair in pairs):
+    unsure = few or sorted(tops, key=natural_key)
+    if len(unsure) < 2 or (not few and max(tops.values()) == 1) or all(pair.part or pair.group for pair in pairs):
         return list(pairs), None
     line = _(
         "images of one folder or name are not kept in one split ({names}); if each is one patient or video, say so in "
         "a split file with the columns file,group"
     )
-    return list(pairs), line.format(names=enumerate_names(names))
+    return list(pairs), line.format(names=enumerate_names(unsure))
 
 
 def _plain_folders(image: Path, root: Path) -> list[str]:
@@ -78,6 +84,21 @@ def _folder_group(folders: Sequence[str], part: Part | None) -> str | None:
             # mere numbers may begin anew in each split
             return f"{part}/{group}" if part and not re.search(r"[^\W\d_]", group) else group
     return None
+
+
+def _originals(stems: Sequence[str]) -> list[str]:
+    """The path that each path without suffix extends by words that come back with others, such as `_flip`; else itself.
+
+    An image and its copies lie in one folder.
+    """
+    every, found = set(stems), list[tuple[str, str]]()
+    for stem in stems:
+        start = stem.rfind("/") + 1
+        cuts = (start + gap.start() for gap in re.finditer(r"[\W_]+", stem[start:]))
+        cut = next((cut for cut in cuts if stem[:cut] in every and re.search(r"[^\W\d_]", stem[cut:])), len(stem))
+        found.append((stem[:cut], re.sub(r"\d+$", "", stem[cut:])))
+    rests = Counter(rest for _stem, rest in set(found))
+    return [name if rests[rest] > 1 else stem for stem, (name, rest) in zip(stems, found, strict=True)]
 
 
 def _name_groups(stems: Sequence[str]) -> list[str | None]:

@@ -349,7 +349,7 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     else:
         for number, some in claims.items():
             if len(some) > 1:
-                names = sorted((claim.mask.found.path.name for claim in some), key=natural_key)
+                names = sorted((problems.shorten(claim.mask.found.path) for claim in some), key=natural_key)
                 problems.add("two masks", f"{matching.pictures[number].name} ({', '.join(names)})")
         reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     for number, first in matching.twins:
