@@ -171,7 +171,7 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
             key="dtype",
         )
     if pixels.dtype.kind == "f" and (count := int(np.count_nonzero(~np.isfinite(pixels)))):
-        line = _("{path}: {count} mask values are NaN or infinite; write a whole number from 0 to 65535 in their place")
+        line = _("{path}: mask values that are NaN or infinite ({count}); write whole numbers from 0 to 65535 there")
         raise DataError(line.format(path=path, count=count), path=path, key="value")
     low, high = (pixels.min(initial=0), pixels.max(initial=0)) if pixels.dtype != np.bool_ else (0, 1)
     if not 0 <= low <= high <= 65535 or (pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all()):
