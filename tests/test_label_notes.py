@@ -192,6 +192,19 @@ def test_values_that_are_no_classes(tmp_path: Path) -> None:
         read_folder(root)
 
 
+def test_a_class_of_a_stray_pixel_is_said(tmp_path: Path) -> None:
+    def mask(number: int) -> NDArray[np.generic]:
+        drawn = disc(6).astype(np.uint8)
+        drawn[0, 0] = 2 * (number == 3)
+        return drawn
+
+    root = write(tmp_path / "set", mask, count=14)
+    line = next(line for line in read_folder(root).notes if "class 2 0.0093%" in line)
+    cure = line.partition('--values "')[2].rstrip('"')
+    assert cure == "0=background,1=class 1,2=ignored"
+    assert read_folder(root, values=tuple(cure.split(","))).class_names == ("background", "class 1")
+
+
 def test_signed_images_are_not_called_float(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros(SIZE, np.int16))
     with raises(DataError, key="dtype", named=["signed"]):

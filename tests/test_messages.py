@@ -420,8 +420,8 @@ def video_without_ffmpeg(place: Place) -> object:
 for _words in (
     {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
     {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
-    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")}, {"train.dropout": 1},
-    {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]}, {"model.pretrained": True},
+    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
+    {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]}, {"model.pretrained": True},
     {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
     {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
     {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.growth": "unpool"},

@@ -37,6 +37,7 @@ _CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without los
 _UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
 _BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
 _STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
+_SLIP_SHARE = 1e-4  # of all pixels: a class that nobody named and fewer pixels hold may be a slip
 _MOST_POINTS = 20_000  # colours, the commonest, among which classes are looked for
 
 
@@ -317,7 +318,8 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
         )
     if told.table is None:
         _refuse_other_lossless(survey, labels)
-    more = (*_describe_alike(labels), *_describe_covered(survey, labels), *_snapped(survey, labels))
+    stray = _describe_stray(survey, labels) if told.table is None and told.names is None else []
+    more = (*stray, *_describe_alike(labels), *_describe_covered(survey, labels), *_snapped(survey, labels))
     return labels, [*_describe_absent(survey, labels), *remarks, *more]
 
 
@@ -328,6 +330,27 @@ def _describe_absent(survey: Survey, labels: LabelMap) -> list[str]:
     line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
+
+
+def _describe_stray(survey: Survey, labels: LabelMap) -> list[str]:
+    """A line on classes that nobody named and that so few pixels hold that they may be slips."""
+    tally = survey.tally(labels.kind)
+    share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
+    stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
+    if not stray or labels.classes - len(stray) < 2:  # of two classes the rarer one may be small
+        return []
+    cure = replace(
+        labels,
+        names=tuple(name for number, name in enumerate(labels.names) if number not in stray),
+        codes=tuple(codes for number, codes in enumerate(labels.codes) if number not in stray),
+        ignored=(*labels.ignored, *(code for number in stray for code in labels.codes[number])),
+    )
+    line = _(
+        "classes that hardly any pixel holds ({names}): if these are slips of the mouse or the program, correct the "
+        'masks, or leave the pixels out: --values "{cure}"'
+    )
+    told = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
+    return [line.format(names=", ".join(told), cure=",".join(write_table(cure)))]
 
 
 def _describe_alike(labels: LabelMap) -> list[str]:
