@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -350,6 +350,7 @@ CASES |= {
     "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
     "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
     "mask: no whole numbers": file_of("a.npy", np.full((4, 4), 0.5, np.float32), mask_of),
+    "mask: NaN": file_of("a.npy", np.full((4, 4), np.nan, np.float32), mask_of),
     "mask: negative": file_of("a.npy", np.full((4, 4), -1, np.int32), mask_of),
     "mask: other size": file_of("a.png", np.zeros((7, 9), np.uint8), known_mask),
     "mask: beyond the classes": file_of("a.png", np.full((4, 4), 7, np.uint8), known_mask),
@@ -381,6 +382,33 @@ def layer_with_many_values(place: Place) -> object:
 
 
 @case
+def layers_that_hide_a_class(place: Place) -> object:
+    hidden = survey(values({0: 9, 2: 3}))
+    hidden = replace(hidden, covered=np.array([[0, 1, 2, 3]]))
+    return find_classes(hidden, Told(names=("background", "organ", "tumor"), values=(0, 1, 2)))
+
+
+@case
+def jpeg_masks_of_three_levels(place: Place) -> object:
+    return find_classes(survey(values({0: 900, 128: 20, 255: 80}, lossy=True)), Told())
+
+
+@case
+def mask_of_exchanged_size(place: Place) -> object:
+    draw(place, "a.png", size=(4, 5))
+    pair = Pair("a", place / "a.png", FileMask(place / "a.png"), None, None)
+    return read_class_map(pair, (4, 5), make_label_map([0, 255]))
+
+
+@case
+def polygon_of_odd_coordinates(place: Place) -> object:
+    draw(place, "images/a.png")
+    (place / "labels").mkdir()
+    (place / "labels" / "a.txt").write_text("0 .1 .1 .2 .2 .3 .3 .4\n")
+    return read_folder(place.tmp)
+
+
+@case
 def truth_on_truth(place: Place) -> object:
     for name in "ab":
         Image.new("L", (4, 4), 1).save(place / f"{name}.png")
@@ -405,8 +433,8 @@ def video_without_ffmpeg(place: Place) -> object:
 for _words in (
     {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
     {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
-    {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")}, {"train.dropout": 1},
-    {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]}, {"model.pretrained": True},
+    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
+    {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]}, {"model.pretrained": True},
     {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
     {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
     {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.growth": "unpool"},

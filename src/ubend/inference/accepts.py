@@ -32,7 +32,8 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         )
         if header.dtype == "float32":
             line = _(
-                "{path}: a float picture, but the model takes {dtype}; save it so, values of 0..1 times {most}"
+                "{path}: a picture of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
+                "times {most}"
             ).format(path=path, dtype=bundle.dtype, most=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
     if problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
-from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.naming import PICTURE_SUFFIXES
 from ubend.layouts.tree import expand_pattern
 
 
@@ -31,7 +31,7 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if os.path.isdir(path):
             try:
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+                found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != ".")
             except OSError as error:
                 raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
             if not found:

@@ -84,7 +84,8 @@ def understand(
         data = open_dataset(settings, "cpu", default_cache(), voice)
         introduce(voice, data)
         for part in SPLITS[1:]:
-            for line in describe_few(len(data.numbers(part)), part):
+            images = len(data.numbers(part))
+            for line in describe_few(images, part) if images else ():  # that there is no test split is said above
                 told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
                 if part in {pair.part for pair in data.folder.pairs}:
                     told = _("{note}; add images, or put more of them into {split}")

@@ -24,7 +24,8 @@ from ubend.inference.accepts import take_pixels
 from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.io.raster import Header
-from ubend.labels.class_table import background_class
+from ubend.labels.class_table import LabelMap, background_class
+from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather
@@ -58,6 +59,7 @@ def evaluate(
         words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
             that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
+            Classes of the model that the masks of `folder` cannot hold have no score.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
     Raises:
@@ -77,7 +79,7 @@ def evaluate(
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
-        return scores, asked.part, describe_seen(known, asked.left_out, asked.validation)
+        return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
 
     if folder is None and words.get("images") is None:
         part, pairs = choose_subset(read_run_pairs(Path(model)), subset)
@@ -90,6 +92,18 @@ def evaluate(
         for line in [*lines, *describe_few(len(scores["per_picture"]), part)]:
             voice.say(line)
     return {"part": part or "all", **scores}
+
+
+def _describe_unheld(labels: LabelMap) -> list[str]:
+    """A line on the classes of the model that no mask can hold, if any."""
+    unheld = [labels.names[number] for number in labels.unheld]
+    line = _(
+        "WARNING: the masks are read as {known}; nothing in them stands for {unheld}, which has no score and does not "
+        "count in the means. If their values mean something else, say what with --values"
+    )
+    held = ((codes, name) for codes, name in zip(labels.codes, labels.names, strict=True) if codes)
+    known = [f"{code_words(codes, labels.kind)} -> {name}" for codes, name in held]
+    return [line.format(known=", ".join(known), unheld=", ".join(unheld))] if unheld else []
 
 
 def choose_subset(
