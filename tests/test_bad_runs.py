@@ -279,6 +279,17 @@ def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
     assert contents(run) == before
 
 
+def test_resume_without_the_state(run: Path) -> None:
+    """The model is not replaced by that of a new training; one that was killed in its first save begins anew."""
+    (run / "resume.safetensors").unlink()
+    before = contents(run)
+    check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors", named=["--from"])
+    assert contents(run) == before
+    (run / ".resume-0123abcd.safetensors").write_bytes(b"half")
+    assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
+    assert contents(run).keys() == before.keys() | {"resume.safetensors"}
+
+
 def _change_picture(data: Path) -> None:
     shutil.copy(data / "images" / "disc04.png", data / "images" / "disc03.png")
 
