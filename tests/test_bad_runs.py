@@ -17,6 +17,7 @@ from support.commands import succeed
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
+from ubend.core.lock import LOCK
 
 
 @contextlib.contextmanager
@@ -285,7 +286,7 @@ def test_resume_without_the_state(run: Path) -> None:
     before = contents(run)
     check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors", named=["--from"])
     assert contents(run) == before
-    (run / ".resume-0123abcd.safetensors").write_bytes(b"half")
+    (run / LOCK).touch()
     assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
     assert contents(run).keys() == before.keys() | {"resume.safetensors"}
 

@@ -15,6 +15,7 @@ from ubend._version import __version__
 from ubend.core.errors import OutputError, reason
 from ubend.core.files import MODEL_FILE, clear_leftovers, read_text, write_json, write_text
 from ubend.core.i18n import _
+from ubend.core.lock import LOCK
 from ubend.core.settings import dump_toml
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ class RunFolder:
                 path=self.path,
                 key="format",
             )
-        if self.model.exists() and not self.state.exists() and not [*self.path.glob(f".{self.state.stem}-*")]:
+        was_killed = (self.path / LOCK).exists()  # perhaps in its first save, when the model is there and no state yet
+        if self.model.exists() and not self.state.exists() and not was_killed:
             raise OutputError(
                 _(
                     "{path} is missing, so the training cannot go on; its model stays usable, and `ubend fit FOLDER "
