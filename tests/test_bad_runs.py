@@ -17,6 +17,7 @@ from support.commands import succeed
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
+from ubend.core.lock import LOCK
 
 
 @contextlib.contextmanager
@@ -277,6 +278,17 @@ def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
     error = refused_once("fit", "--resume", run)
     assert error.key == name or error.path == run / name
     assert contents(run) == before
+
+
+def test_resume_without_the_state(run: Path) -> None:
+    """The model is not replaced by that of a new training; one that was killed in its first save begins anew."""
+    (run / "resume.safetensors").unlink()
+    before = contents(run)
+    check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors", named=["--from"])
+    assert contents(run) == before
+    (run / LOCK).touch()
+    assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
+    assert contents(run).keys() == before.keys() | {"resume.safetensors"}
 
 
 def _change_picture(data: Path) -> None:

@@ -591,6 +591,19 @@ def predict_under_other_conditions(place: Place) -> object:
     return place.predict("--resume")
 
 
+@case
+def predict_over_an_input(place: Place) -> object:
+    image = shutil.copy(place.good / "data" / "images" / "disc01.png", place.tmp)
+    return place.predict(image, "--out", place.tmp)
+
+
+@case
+def predict_over_a_file_of_the_user(place: Place) -> object:
+    (place / "out").mkdir()
+    shutil.copy(place.good / "data" / "masks" / "disc00.png", place / "out")
+    return place.predict("--resume")
+
+
 # ------------------------------------------------------------------------------------------------- models
 
 
@@ -664,6 +677,13 @@ def run_with_a_damaged_list(place: Place) -> object:
 def run_with_a_damaged_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
     RunFolder(place / "run").state.write_bytes(b"")
+    return refused("fit", "--resume", place / "run")
+
+
+@case
+def run_without_its_state(place: Place) -> object:
+    shutil.copytree(place.good / "run", place / "run")
+    RunFolder(place / "run").state.unlink()
     return refused("fit", "--resume", place / "run")
 
 

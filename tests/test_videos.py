@@ -113,6 +113,27 @@ def test_damaged(tmp_path: Path) -> None:
     assert "frames of videos are" in run.output
 
 
+def test_a_video_that_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be read is predicted, and how much that is is said; in a folder of videos, of this one alone."""
+    (tmp_path / "films").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 32, 48), np.uint8)
+    for name in ("cut.mkv", "other.avi"):
+        write_exactly(tmp_path / "films" / name, noise)
+    cut = tmp_path / "films" / "cut.mkv"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    line = ["predict", tmp_path / "model.safetensors", cut.parent, "--out", tmp_path / "out", "--device", "cpu"]
+    run = CliRunner().invoke(main, list(map(str, line)))
+    assert run.exit_code == 0, run.output
+    (said,) = [line for line in run.output.splitlines() if "WARNING" in line and "frames" in line]
+    count = len((tmp_path / "out" / "cut_shares.csv").read_text().splitlines()) - 1
+    assert 10 < count < 30
+    assert "cut.mkv" in said
+    assert f" {count} frames were read, 40 are stated" in said
+    assert len((tmp_path / "out" / "other_shares.csv").read_text().splitlines()) == 41
+
+
 def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with raises(DataError, path="a.mp4", key="ffmpeg"):

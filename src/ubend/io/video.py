@@ -68,28 +68,33 @@ def open_video(path: Path) -> Video:
     return Video(path, rate, None if frames is None else int(frames), steady)
 
 
-def read_frames(video: Video) -> Iterator[NDArray[np.uint8]]:
+def read_frames(video: Video, tell: Callable[[str], object] = lambda _said: None) -> Iterator[NDArray[np.uint8]]:
     """(H, W, 3) frames, upright, at a constant rate; one at a time.
 
+    Args:
+        tell: called at the end with what ffmpeg says of damage that it could pass over.
     Raises:
-        DataError: the video is damaged before its end.
+        DataError: the video cannot be read.
     """
     words = ["-nostdin", "-i", _url(video.path), "-map", "0:v:0"]
     words += ["-fps_mode", "passthrough"] if video.steady else ["-r", str(video.rate)]
     # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
     # ffmpeg would make 16
     words += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
-    with _ffmpeg(words, "stdout", partial(_no_video, video.path)) as pipe:
+    with _ffmpeg(words, "stdout", partial(_no_video, video.path), tell) as pipe:
         while (frame := _read_ppm(pipe)) is not None:
             yield frame
 
 
 @contextmanager
 def _ffmpeg(
-    words: Sequence[str], pipe: Literal["stdin", "stdout"], refuse: Callable[[str], Exception]
+    words: Sequence[str],
+    pipe: Literal["stdin", "stdout"],
+    refuse: Callable[[str], Exception],
+    tell: Callable[[str], object] = lambda _said: None,
 ) -> Iterator[IO[bytes]]:
     """A pipe from or to ffmpeg, which is killed when the context is left by an error; where it fails itself, `refuse`
-    of its words is raised."""
+    of its words is raised, else `tell` is called with those that it has said."""
     stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
     with tempfile.TemporaryFile() as said:
         with subprocess.Popen(["ffmpeg", "-v", "error", *words], stdin=stdin, stdout=stdout, stderr=said) as process:
@@ -100,9 +105,12 @@ def _ffmpeg(
             except BaseException:
                 process.kill()
                 raise
+        said.seek(0)
+        text = said.read().decode(errors="replace")
         if process.returncode:
-            said.seek(0)
-            raise refuse(said.read().decode(errors="replace"))
+            raise refuse(text)
+        if text:
+            tell(_shorten(text))
 
 
 class Writer:

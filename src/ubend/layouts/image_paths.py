@@ -19,6 +19,15 @@ def _read_lines() -> Iterable[str]:
     return sys.stdin or ()
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder, sorted by name.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
+
+
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
     """Files as they are, also missing ones; folders give the images in them, patterns what they match, both sorted
     by name; `-` the lines of the standard input.
@@ -31,7 +40,7 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if os.path.isdir(path):
             try:
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != ".")
+                found = images_in(path)
             except OSError as error:
                 raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
             if not found:

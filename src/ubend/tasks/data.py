@@ -10,7 +10,7 @@ import numpy as np
 from ubend.core.autoconfig import percent
 from ubend.core.device import pick_device, settle
 from ubend.core.errors import OutputError
-from ubend.core.files import default_cache, read_text, write_text
+from ubend.core.files import default_cache, read_text, refuse_existing, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
@@ -75,10 +75,14 @@ def understand(
         show: also display it.
     Raises:
         DataError: what cannot be understood.
-        OutputError: `data.toml` or `split.csv` is there and was edited.
+        OutputError: `data.toml` or `split.csv` is there and was edited, or a file is there that is not of an earlier
+            call.
     """
     path = out / "data.toml"
-    _refuse_edited(path, out / "split.csv")
+    if path.exists():
+        _refuse_edited(path, out / "split.csv")
+    else:
+        refuse_existing(out / name for name in ("split.csv", "samples.png", "skipped.csv"))
     settle(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
     with teller or Teller() as voice:
         data = open_dataset(settings, "cpu", default_cache(), voice)
@@ -124,8 +128,6 @@ def _refuse_edited(path: Path, split: Path) -> None:
     Raises:
         OutputError: they were.
     """
-    if not path.exists():
-        return
     try:
         stamp, _newline, rest = read_text(path).partition("\n")
         written = rest + (read_text(split) if split.exists() else "")

@@ -12,12 +12,14 @@ from ubend.core.files import csv_cell
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import match_folder, read_usable
+from ubend.dataset.store import hash_pairs
 from ubend.evaluation.caveats import (
     KnownImages,
     describe_few,
     describe_seen,
     describe_validation,
     only_training_images,
+    some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.accepts import take_pixels
@@ -82,9 +84,11 @@ def evaluate(
         return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
 
     if folder is None and words.get("images") is None:
-        part, pairs = choose_subset(read_run_pairs(Path(model)), subset)
+        rows = _read_rows(Path(model))
+        part, pairs = choose_subset([pair for pair, _hashes in rows], subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
-        lines = describe_validation(len(pairs) if part == "val" else 0)
+        scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
+        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
     else:
         settings = gather(folder, flags=words).settings
         scores, part, lines = read_usable(settings, score)
@@ -196,22 +200,42 @@ class _UnseenImages:
         return chosen
 
 
+def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
+    """A line when images or masks are not what they were in the training, else none.
+
+    Args:
+        rows: pairs, and the hashes of their images and masks in the training.
+    """
+    now = hash_pairs([pair for pair, _hashes in rows])
+    changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
+    line = _("note: the image or mask of {count} scored pairs was changed since the training: {names}")
+    return [line.format(count=len(changed), names=some_names(changed))] if changed else []
+
+
 def read_run_pairs(run: Path) -> list[Pair]:
     """The pairs of a run with their parts, from its data list.
 
     Raises:
         OutputError: it is no run folder.
     """
+    return [pair for pair, _hashes in _read_rows(run)]
+
+
+def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
+    """As `read_run_pairs`, each with the hashes of its image and mask."""
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [
-                Pair(
-                    row["name"],
-                    Path(row["image"]),
-                    mask_from_text(row["mask"]),
-                    cast(Part, row["split"]),
-                    row["group"] or None,
+                (
+                    Pair(
+                        row["name"],
+                        Path(row["image"]),
+                        mask_from_text(row["mask"]),
+                        cast(Part, row["split"]),
+                        row["group"] or None,
+                    ),
+                    [row["image_hash"], row["mask_hash"]],
                 )
                 for row in ({key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(file))
             ]

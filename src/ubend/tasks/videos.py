@@ -16,6 +16,7 @@ from ubend.io.video import Video, open_video, read_frames, written_video
 from ubend.labels.class_table import background_class
 from ubend.tasks.file_jobs import FileJob
 
+_WHOLE = 0.9  # of the frames that a video states, at least; the sound may be longer, by which some are counted
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 
 
@@ -53,11 +54,11 @@ class VideoJob(FileJob[Video]):
 
     def _predict(self, number: int, teller: Teller) -> None:
         video, (mask, overlay, table) = self.found[number], self.files(number)
-        labels, rows = self.masks.labels, list[NDArray[np.float64]]()
+        labels, rows, damage = self.masks.labels, list[NDArray[np.float64]](), list[str]()
         teller.begin(_("predicting"), video.frames or 0)
 
         def write_both(overlay_place: Path, mask_place: Path) -> None:
-            frames = read_frames(video)
+            frames = read_frames(video, damage.append)
             first = next(frames, None)
             if first is None:
                 raise DataError(_("{path}: no frames in this video").format(path=video.path), path=video.path)
@@ -76,6 +77,10 @@ class VideoJob(FileJob[Video]):
 
         write_file(overlay, lambda shown: write_file(mask, lambda masks: write_both(shown, masks)))
         teller.end()
+        if damage or (video.steady and len(rows) < _WHOLE * (video.frames or 0)):
+            line = _("WARNING: {path} is damaged or cut: {count} frames were read, {stated} are stated ({reason})")
+            why = damage[0] if damage else _("it ends early")
+            teller.say(line.format(path=video.path, count=len(rows), stated=video.frames or "?", reason=why))
         timed = [[n, f"{float(n / video.rate):.3f}", *(f"{s:.6f}" for s in shares)] for n, shares in enumerate(rows)]
         write_csv(table, [["frame", "seconds", *labels.names], *timed])
 
