@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ubend.core.errors import DataError, reason
@@ -19,6 +19,20 @@ def _read_lines() -> Iterable[str]:
     return sys.stdin or ()
 
 
+def list_folder(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files in a folder that have one of these suffixes, sorted by name, without hidden ones.
+
+    Args:
+        suffixes: in lower case; those of the files may be in any.
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+    except OSError as error:
+        raise DataError(_("{path}: {reason}").format(path=folder, reason=reason(error)), path=folder) from error
+
+
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
     """Files as they are, also missing ones; folders give the images in them, patterns what they match, both sorted
     by name; `-` the lines of the standard input.
@@ -30,10 +44,7 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     lines = (_read_lines() if str(path) == "-" else [str(path)] for path in paths)
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if os.path.isdir(path):
-            try:
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-            except OSError as error:
-                raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
+            found = list_folder(path, IMAGE_SUFFIXES)
             if not found:
                 raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
             images += found

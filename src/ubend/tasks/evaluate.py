@@ -1,6 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +81,7 @@ def evaluate(
         return scores, asked.part, describe_seen(known, asked.left_out, asked.validation)
 
     if folder is None and words.get("images") is None:
-        part, pairs = choose_subset(read_run_pairs(Path(model)), subset)
+        part, pairs = read_run_subset(Path(model), subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
         lines = describe_validation(len(pairs) if part == "val" else 0)
     else:
@@ -182,16 +183,34 @@ class _UnseenImages:
         return chosen
 
 
+def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[Pair]]:
+    """A subset of a run's data list and its pairs, see `choose_subset`.
+
+    Raises:
+        DataError: there are none, or all their images are gone, as where the data folder was moved.
+        OutputError: it is no run folder, or its data list is empty.
+    """
+    part, pairs = choose_subset(read_run_pairs(run), subset)
+    if not any(os.path.exists(pair.image) for pair in pairs):
+        line = _(
+            "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
+            "or score them where they are: `ubend evaluate {run} FOLDER`"
+        )
+        folder = pairs[0].image.parent
+        raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
+    return part, pairs
+
+
 def read_run_pairs(run: Path) -> list[Pair]:
     """The pairs of a run with their parts, from its data list.
 
     Raises:
-        OutputError: it is no run folder.
+        OutputError: it is no run folder, or the list is empty.
     """
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
+            pairs = [
                 Pair(
                     row["name"],
                     Path(row["image"]),
@@ -206,6 +225,10 @@ def read_run_pairs(run: Path) -> list[Pair]:
             _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
             path=run,
         ) from error
+    if not pairs:
+        line = _("{path}: the run's list of pictures is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
+        raise OutputError(line.format(path=path, run=run), path=path)
+    return pairs
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[str]:

@@ -72,7 +72,8 @@ class FileJob(ABC, Generic[_Facts]):
         resumable: whether the command has `--resume`.
         found: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> its problems.
+        wrong: number of an input -> its problems; it has no files.
+        damaged: number of an input -> its problems; what could be read of it has its files.
     """
 
     what, there, done = "", "", ""
@@ -84,6 +85,7 @@ class FileJob(ABC, Generic[_Facts]):
         self.found: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
+        self.damaged: dict[int, list[str]] = {}
         self.record: Record | None = None
         self._recording = threading.Lock()
         self._sources: dict[int, dict[str, Any]] = {}
@@ -332,7 +334,7 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
         The first file of each input, including existing ones.
     Raises:
         DataError: duplicate output names; or nothing could be used.
-        FilesError: at the end, when all others are written: the problems of those that failed.
+        FilesError: at the end, when all others are written: the problems of those that failed or are damaged.
         OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
             disk full, or no write permission.
     """
@@ -362,7 +364,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | N
             record.remove()
         elif record is not None:
             record.close([path.name for path in written])
-    problems = [line for job in jobs for number in sorted(job.wrong) for line in job.wrong[number]]
+    problems = [line for job in jobs for _number, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
     if problems:
         if written:
             raise FilesError(problems)

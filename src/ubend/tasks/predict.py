@@ -25,6 +25,8 @@ from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.layouts.image_paths import list_folder
+from ubend.layouts.naming import IMAGE_SUFFIXES
 from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
 from ubend.tasks.record import Record
 from ubend.tasks.scans import ScanJob
@@ -183,6 +185,13 @@ class PictureJob(ImageJob):
         self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, teller)
 
 
+def _open_video_folder(path: Path) -> list[Path]:
+    """The videos in a folder that holds no images and is no scan; of any other path, itself."""
+    if not path.is_dir() or is_scan(path) or list_folder(path, IMAGE_SUFFIXES):
+        return [path]
+    return list_folder(path, VIDEO_SUFFIXES) or [path]
+
+
 def predict_paths(
     model: Path | str,
     paths: Sequence[Path | str],
@@ -200,7 +209,8 @@ def predict_paths(
 
     Args:
         model: a run folder or a model file.
-        paths: files; for images also folders, patterns, or `-` (see `ImageJob`).
+        paths: files; for images also folders, patterns, or `-` (see `ImageJob`); a folder without images gives the
+            videos in it.
         out: the output folder; files in it are not overwritten.
         window: intensity window of scans, see `ScanJob`.
         prob: file type of the probabilities of images, see `write_probabilities`; None: not written.
@@ -211,7 +221,7 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
-    named, out = [Path(path) for path in paths], Path(out)
+    named, out = [one for path in paths for one in _open_video_folder(Path(path))], Path(out)
     scans = [path for path in named if is_scan(path)]
     videos = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES]
     pictures = [path for path in named if path not in (*scans, *videos)]
