@@ -108,6 +108,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rows) == len(frames) + 1
     assert [float(row[3]) for row in rows[1:]] == pytest.approx([mask.mean() for mask in masks], abs=1e-5)
     assert float(rows[2][1]) - float(rows[1][1]) == pytest.approx(1001 / 30000, abs=2e-3)
+    assert float(rows[1][1]) > 0.02  # the sound begins before, in the overlay too
+    assert read_times(overlay.path) == pytest.approx([float(row[1]) for row in rows[1:]], abs=0.001)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "film_mask.mkv", "film_overlay.mp4", "film_shares.csv", "predict.json",
     ]  # fmt: skip
