@@ -81,8 +81,8 @@ class VideoReader:
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """(seconds, (H, W, 3) frame); seconds are from the start of the file, which sound may begin before, and
-        increase.
+        """(seconds, (H, W, 3) frame); seconds are from the start of the file, where its sound may begin before the
+        first frame, and increase.
 
         Raises:
             DataError: there is no frame.
