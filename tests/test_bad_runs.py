@@ -248,6 +248,25 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
     succeed("evaluate", tmp_path / "model.safetensors", good / "data", "--subset", "test")  # the model knows its images
 
 
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_a_run_whose_data_was_moved(command: str, run: Path, good: Path, tmp_path: Path) -> None:
+    """One line that says where the images were, and how to name where they are; a few that are gone are listed."""
+    table = (run / "data.csv").read_text()
+    (run / "data.csv").write_text(table.replace(str(good / "data"), str(tmp_path / "before")))
+    error = refused_once(command, run)
+    check(error, DataError, path=tmp_path / "before" / "images", key="folder", named=[f"ubend evaluate {run} FOLDER"])
+    succeed("evaluate", run, good / "data")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_an_empty_data_list(command: str, rows: int, run: Path) -> None:
+    """Empty, or with its header alone."""
+    (run / "data.csv").write_text("".join((run / "data.csv").read_text().splitlines(keepends=True)[:rows]))
+    error = refused_once(command, run)
+    check(error, OutputError, path=run / "data.csv", named=[f"ubend evaluate {run} FOLDER"])
+
+
 # ------------------------------------------------------------------------------------------------- resume
 
 

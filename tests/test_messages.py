@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from support.codings import colors, survey, values
+from support.rasters import write_huge_png
 from support.refusal import TINY, refused
 from support.remote_site import make_tar, make_zip
 from support.sentences import ERRORS
@@ -41,6 +42,7 @@ from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
+from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
 from ubend.io.scans import parse_window, read_scan
 from ubend.io.video import open_video
@@ -57,6 +59,7 @@ from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.gather import parse_skips
+from ubend.tasks.runs import read_summary
 from ubend.training.distributed import Ranks
 from ubend.training.launcher import launch
 from ubend.training.run_folder import RunFolder
@@ -419,6 +422,35 @@ def truth_on_truth(place: Place) -> object:
 def truth_of_another_size(place: Place) -> object:
     draw(place, "x.png")
     return find_truth(place.tmp, {place / "x.jpg": (9, 9)}, ("background", "cell"))
+
+
+@case
+def image_beyond_the_limit(place: Place) -> object:
+    write_huge_png(place / "a.png")
+    return read_header(place / "a.png")
+
+
+def copy_run(place: Place) -> Path:
+    return shutil.copytree(place.good / "run", place / "run")
+
+
+@case
+def data_of_a_run_moved(place: Place) -> UbendError:
+    table = copy_run(place) / "data.csv"
+    table.write_text(table.read_text().replace(str(place.good / "data"), str(place / "before")))
+    return refused("evaluate", place / "run")
+
+
+@case
+def data_list_of_a_run_is_empty(place: Place) -> UbendError:
+    (copy_run(place) / "data.csv").write_text("")
+    return refused("evaluate", place / "run")
+
+
+@case
+def run_with_a_damaged_line(place: Place) -> object:
+    (copy_run(place) / "metrics.jsonl").write_text("{}\n[\n")
+    return read_summary(place / "run")
 
 
 @case

@@ -1,6 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -84,10 +85,9 @@ def evaluate(
         return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
 
     if folder is None and words.get("images") is None:
-        rows = _read_rows(Path(model))
-        part, pairs = choose_subset([pair for pair, _hashes in rows], subset)
+        part, pairs = read_run_subset(Path(model), subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
-        scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
+        scored = [row for row in _read_rows(Path(model)) if row[0].name in scores["per_picture"]]
         lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
     else:
         settings = gather(folder, flags=words).settings
@@ -212,11 +212,29 @@ def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
     return [line.format(count=len(changed), names=some_names(changed))] if changed else []
 
 
+def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[Pair]]:
+    """A subset of a run's data list and its pairs, see `choose_subset`.
+
+    Raises:
+        DataError: there are none, or all their images are gone, as where the data folder was moved.
+        OutputError: it is no run folder, or its data list is empty.
+    """
+    part, pairs = choose_subset(read_run_pairs(run), subset)
+    if not any(os.path.exists(pair.image) for pair in pairs):
+        line = _(
+            "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
+            "or score them where they are: `ubend evaluate {run} FOLDER`"
+        )
+        folder = pairs[0].image.parent
+        raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
+    return part, pairs
+
+
 def read_run_pairs(run: Path) -> list[Pair]:
     """The pairs of a run with their parts, from its data list.
 
     Raises:
-        OutputError: it is no run folder.
+        OutputError: it is no run folder, or the list is empty.
     """
     return [pair for pair, _hashes in _read_rows(run)]
 
@@ -226,7 +244,7 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
+            rows = [
                 (
                     Pair(
                         row["name"],
@@ -244,6 +262,10 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
             _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
             path=run,
         ) from error
+    if not rows:
+        line = _("{path}: the run's list of pictures is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
+        raise OutputError(line.format(path=path, run=run), path=path)
+    return rows
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[str]:

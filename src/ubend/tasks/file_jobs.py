@@ -72,7 +72,8 @@ class FileJob(ABC, Generic[_Facts]):
         together: names of the summary files.
         found: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> its problems.
+        wrong: number of an input -> its problems; it has no files.
+        damaged: number of an input -> its problems; what could be read of it has its files.
     """
 
     what, there, done = "", "", ""
@@ -83,6 +84,7 @@ class FileJob(ABC, Generic[_Facts]):
         self.found: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
+        self.damaged: dict[int, list[str]] = {}
         self.record: Record | None = None
         self._sources: dict[int, dict[str, Any]] = {}
         self._remade = 0
@@ -344,7 +346,7 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
         The first file of each input, including existing ones.
     Raises:
         DataError: duplicate output names; or nothing could be used.
-        FilesError: at the end, when all others are written: the problems of those that failed.
+        FilesError: at the end, when all others are written: the problems of those that failed or are damaged.
         OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
             disk full, or no write permission.
     """
@@ -370,7 +372,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | N
         written = [path for job in jobs for path in job.write(teller)]
         if record is not None:
             record.close([path.name for path in written])
-    problems = [line for job in jobs for number in sorted(job.wrong) for line in job.wrong[number]]
+    problems = [line for job in jobs for _number, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
     if problems:
         if written:
             raise FilesError(problems)
