@@ -1,8 +1,7 @@
 """Masks of images, videos and scans: separate jobs, shared options."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +23,8 @@ from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_p
 from ubend.io.raster import Header
 from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
-from ubend.io.video import VIDEO_SUFFIXES
 from ubend.labels.class_table import IGNORED, background_class
-from ubend.layouts.image_paths import images_in
-from ubend.layouts.tree import expand_pattern
+from ubend.tasks.expand import expand_input, is_video
 from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
 from ubend.tasks.record import Record
 from ubend.tasks.scans import ScanJob
@@ -186,25 +183,6 @@ class PictureJob(ImageJob):
         self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, teller)
 
 
-def _expand(path: Path, teller: Teller) -> list[Path]:
-    """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
-    if not os.path.lexists(path):
-        return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
-    others = list[Path]()
-    if os.path.isdir(path) and not is_scan(path):
-        with suppress(OSError):  # told by those that read it
-            others = sorted(one for one in path.iterdir() if one.name[0] != "." and (is_scan(one) or _is_video(one)))
-    if others and images_in(path):
-        said = _("note: {count} scans and videos in {folder} are left out, because it holds images; name them instead")
-        teller.say(said.format(count=len(others), folder=path))
-        return [path]
-    return others or [path]
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
 def predict_paths(
     model: Path | str,
     paths: Sequence[Path | str],
@@ -234,9 +212,9 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
-    named, out = [one for path in paths for one in _expand(Path(path), teller)], Path(out)
+    named, out = [one for path in paths for one in expand_input(Path(path), teller)], Path(out)
     scans = [path for path in named if is_scan(path)]
-    videos = [path for path in named if _is_video(path)]
+    videos = [path for path in named if is_video(path)]
     pictures = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(
