@@ -168,7 +168,7 @@ COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     ),
     "odd": (
         lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
-        "few points",
+        "odd coordinates",
         "(1): train.json: 1;",
     ),
     "not finite": (
@@ -314,7 +314,7 @@ def test_label_studio_rectangles_and_unfinished_tasks(tmp_path: Path) -> None:
 
 YOLO_FAULTS = {
     "0 .5 .5 .1 .1": ("box only", "(1): labels/a.txt, line 1;"),
-    "0 .5 .5 .1": ("few points", "(1): labels/a.txt, line 1"),
+    "0 .5 .5 .1": ("odd coordinates", "(1): labels/a.txt, line 1"),
     "\n7 0 0 1 0 1 1": ("unknown category", "(1): labels/a.txt, line 2 (7)"),
     "0 0 0 40 0 40 30": ("not normalised", "(1): labels/a.txt, line 1"),
     "0 0 0 nan 0 1 1": ("annotation entry", "labels/a.txt, line 1: "),
@@ -362,7 +362,7 @@ def test_images_with_damaged_annotations_are_left_out(kind: str, tmp_path: Path)
     name = {"coco": "result.json", "labelme": "a.json", "yolo": "labels/a.txt"}[kind]
     content = (tmp_path / name).read_text()
     if kind == "yolo":
-        content += "0 .1 .1 .2 .2 .3\n"
+        content += "0 .1 .1\n"
     else:
         facts = json.loads(content)
         if kind == "coco":

@@ -13,7 +13,7 @@ from PIL import Image
 from support.refusal import TINY, check, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError, UbendError
-from ubend.training import memory
+from ubend.dataset import prepare
 
 # --------------------------------------------------------------------------------------- pictures, masks
 
@@ -229,7 +229,7 @@ def test_settings(words: list[str], key: str | Path, good: Path, tmp_path: Path)
 
 def test_a_batch_that_no_memory_holds(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told before it is drawn."""
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 16, "SC_PAGE_SIZE": 4096}[name])
+    monkeypatch.setattr(prepare.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 16, "SC_PAGE_SIZE": 4096}[name])
     error = refused_once("fit", good / "data", "--out", tmp_path / "out", *TINY, "--batch", "8")
     check(error, SettingError, key="train.batch", named=["8"])
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from support.commands import succeed
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
+from ubend.core.lock import LOCK
 
 
 @contextlib.contextmanager
@@ -247,6 +248,25 @@ def test_a_model_without_its_run(good: Path, tmp_path: Path) -> None:
     succeed("evaluate", tmp_path / "model.safetensors", good / "data", "--subset", "test")  # the model knows its images
 
 
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_a_run_whose_data_was_moved(command: str, run: Path, good: Path, tmp_path: Path) -> None:
+    """One line that says where the images were, and how to name where they are; a few that are gone are listed."""
+    table = (run / "data.csv").read_text()
+    (run / "data.csv").write_text(table.replace(str(good / "data"), str(tmp_path / "before")))
+    error = refused_once(command, run)
+    check(error, DataError, path=tmp_path / "before" / "images", key="folder", named=[f"ubend evaluate {run} FOLDER"])
+    succeed("evaluate", run, good / "data")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_an_empty_data_list(command: str, rows: int, run: Path) -> None:
+    """Empty, or with its header alone."""
+    (run / "data.csv").write_text("".join((run / "data.csv").read_text().splitlines(keepends=True)[:rows]))
+    error = refused_once(command, run)
+    check(error, OutputError, path=run / "data.csv", named=[f"ubend evaluate {run} FOLDER"])
+
+
 # ------------------------------------------------------------------------------------------------- resume
 
 
@@ -277,6 +297,17 @@ def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
     error = refused_once("fit", "--resume", run)
     assert error.key == name or error.path == run / name
     assert contents(run) == before
+
+
+def test_resume_without_the_state(run: Path) -> None:
+    """The model is not replaced by that of a new training; one that was killed in its first save begins anew."""
+    (run / "resume.safetensors").unlink()
+    before = contents(run)
+    check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors", named=["--from"])
+    assert contents(run) == before
+    (run / LOCK).touch()
+    assert CliRunner().invoke(main, ["fit", "--resume", str(run)]).exit_code == 0
+    assert contents(run).keys() == before.keys() | {"resume.safetensors"}
 
 
 def _change_picture(data: Path) -> None:

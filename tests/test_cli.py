@@ -283,8 +283,13 @@ def test_a_damaged_run_is_one_line(name: str, text: str | None, run: Path, tmp_p
     if text is not None:
         (tmp_path / "one" / name).write_text(text)
     (line,) = ubend("runs", tmp_path).stdout.splitlines()
-    assert f"{tmp_path / 'one'}: damaged run ({name}: " in line
-    assert ubend("info", tmp_path / "one").stdout.splitlines()[-1] == line
+    assert f"{tmp_path / 'one' / name}: damaged (" in line
+    assert "delete" not in line  # the model is whole
+    whole = ubend("info", run).stdout.splitlines()
+    info = ubend("info", tmp_path / "one").stdout.splitlines()
+    assert info[-1] == line
+    for start in ("classes:", "seed: ", "epochs: ", "validation, "):  # what the model file says
+        assert [one for one in info if one.startswith(start)] == [one for one in whole if one.startswith(start)] != []
 
 
 def test_info_of_a_model_that_says_something_else(run: Path, tmp_path: Path) -> None:

@@ -270,3 +270,63 @@ def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
     error = refused_once("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
     check(error, DataError, key="data.values")
     assert "disc00.png: 77" in str(error)
+
+
+@pytest.mark.parametrize("name", ["split.csv", "samples.png", "skipped.csv"])
+def test_files_of_others_are_not_overwritten(name: str, discs: Path, tmp_path: Path) -> None:
+    """Those of an earlier call are made again, which the stamp in data.toml tells."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("file,group\ndisc01,ann\n")
+    error = refused_once("data", discs, "--out", out)
+    check(error, OutputError, path=out / name, key="--out")
+    assert list(contents(out)) == [name]
+    (out / name).unlink()
+    ubend("data", discs, "--out", out)
+    ubend("data", discs, "--out", out)
+
+
+def test_the_data_that_is_named_wins_over_a_file(
+    discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that --config says of the place of other data is mixed with it, and what is left out is said."""
+    make_discs(tmp_path / "other", 24)
+    split = tmp_path / "own.csv"
+    split.write_text("file,split\n")
+    config = tmp_path / "settings.toml"
+    lines = [f"folder = {json.dumps(str(discs))}", f"split = {json.dumps(str(split))}", "size = 48"]
+    config.write_text("\n".join(["[data]", *lines]))
+
+    def read(folder: Path | None, **flags: Any) -> tuple[Any, str]:
+        settings = flags.pop("settings", None)
+        data = gather(folder, config=config, settings=settings, flags=flags).settings.data
+        assert data.size == 48
+        return data, capsys.readouterr().out.replace("\n", " ")
+
+    data, said = read(None)
+    assert (data.folder, data.split, said) == (str(discs), str(split), "")
+    data, said = read(discs)
+    assert (data.folder, data.split, said) == (str(discs), str(split), ""), "the same data"
+    data, said = read(discs, split=tmp_path / "new.csv")
+    assert (data.split, said) == (str(tmp_path / "new.csv"), "")
+    other = tmp_path / "other"
+    for folder, more in ((other, {}), (None, {"settings": {"data.folder": str(other)}})):
+        data, said = read(folder, **more)
+        assert (data.folder, data.split) == (str(other), None)
+        assert "data.folder, data.split" in said
+        assert "settings.toml" in said
+    data, said = read(None, images=str(other / "images"), masks=str(other / "masks"))
+    assert (data.folder, data.images, data.split) == (None, str(other / "images"), None)
+    assert "data.folder, data.split" in said
+    config.write_text("[data]\nimages = 'a'\nmasks = 'b'\nsize = 48\nvalues = ['0=ground', '255=cell']")
+    data, said = read(other)
+    assert (data.folder, data.images, data.masks) == (str(other), None, None)
+    assert data.values == ("0=ground", "255=cell")
+    assert "data.images, data.masks;" in said
+    ubend("data", other, "--out", tmp_path / "out")
+    data, said = read(tmp_path / "out" / "data.toml")
+    assert (data.folder, data.split) == (str(other), str(tmp_path / "out" / "split.csv"))
+    assert data.values == ("0=background", "255=foreground")
+    assert "data.images, data.masks, data.values;" in said
+    ubend("fit", other, "--config", config, "--out", tmp_path / "run", *TINY)
+    assert all(row["image"].startswith(str(other)) for row in read_rows(tmp_path / "run" / "data.csv"))

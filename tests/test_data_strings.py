@@ -279,4 +279,14 @@ def test_store(place: Path) -> None:
     assert len(folders) == 2
     (survey,) = (place / "cache").glob("*.survey.npz")
     with np.load(survey) as arrays:
-        assert set(arrays) == {"folder", "colored", "with_palette", "lossy", "starts", "codes", "pixels", "shown"}
+        assert set(arrays) == {
+            "folder",
+            "colored",
+            "with_palette",
+            "lossy",
+            "starts",
+            "codes",
+            "pixels",
+            "shown",
+            "covered",
+        }

@@ -3,6 +3,7 @@
 import io
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from support.rasters import DEEP, GREY, RGB, SMOOTH, check, encode_png, turned
+from support.rasters import DEEP, GREY, RGB, SMOOTH, check, encode_png, turned, write_huge_png
 from support.refusal import raises
 from support.tally import Tally
 from ubend.core.errors import DataError
@@ -336,3 +337,12 @@ def test_reading_in_threads_leaves_the_warning_filters(tmp_path: Path, monkeypat
             may_go[name].set()
             assert job.result(20).shape == (*GREY.shape, 1)
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("read", [read_image, read_header])
+def test_the_limit_is_told_in_our_words(read: Callable[[Path], object], tmp_path: Path) -> None:
+    """Of a PNG whose header says 20000 x 20000 px: how large it is, how large it may be."""
+    write_huge_png(tmp_path / "a.png")
+    with raises(DataError, path="a.png", key="size", named=["400 megapixels", "179 megapixels", "TIFF"]) as caught:
+        read(tmp_path / "a.png")
+    assert "bomb" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Scores: of a predictor that is always right, and of a trained one against scikit-learn's."""
 
 import io
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,27 @@ def test_run_scores_are_those_of_its_test_part(trained: Path) -> None:
     saved = json.loads((trained / "run" / "scores.json").read_text())
     assert scores["part"] == "test"
     assert {**scores, "recipe": "modern"} == saved  # to the last digit: the store holds what the files give
+
+
+def test_files_that_were_changed_are_named(good: Path, tmp_path: Path) -> None:
+    """Once, those that are scored; the scores are of the files as they are."""
+    data = shutil.copytree(good / "data", tmp_path / "data")
+    run = shutil.copytree(good / "run", tmp_path / "run")
+    (run / "data.csv").write_text((run / "data.csv").read_text().replace(str(good / "data"), str(data)))
+    heard = io.StringIO()
+
+    def score() -> list[str]:
+        heard.truncate(heard.seek(0))
+        found.append(evaluate(run, device="cpu", teller=Teller(Console(file=heard, width=500))))
+        return [line for line in heard.getvalue().splitlines() if "changed since the training" in line]
+
+    found: list[dict[str, Any]] = []
+    assert score() == []
+    first, second, *_others = found[0]["per_picture"]
+    Image.fromarray(255 - np.asarray(Image.open(data / "masks" / f"{first}.png"))).save(data / "masks" / f"{first}.png")
+    image = Image.open(data / "images" / f"{second}.png").rotate(180)
+    image.save(data / "images" / f"{second}.png")
+    (line,) = score()
+    assert "2 scored pairs" in line
+    assert line.endswith(f"{first}, {second}")
+    assert found[0]["per_picture"][first] != found[1]["per_picture"][first]

@@ -102,7 +102,10 @@ def test_a_beginning_that_was_killed_is_no_run(tmp_path: Path) -> None:
     """Before run.json is written nothing is lost, so the same --out works; with anything else it is refused."""
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
-    run.settings.write_text("half")
+    run.settings.write_text("settings of the user's own")
+    with pytest.raises(OutputError):
+        run.refuse_taken()
+    run.begun.touch()
     run.refuse_taken()
     (run.path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError):

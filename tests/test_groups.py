@@ -1,7 +1,8 @@
-"""Folders of one patient are kept in one split, or it is said that they are not; folders of systems are no data."""
+"""Images of one patient are kept in one split, or it is said that they are not; folders of systems are no data."""
 
 import shutil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support.annotated import WRITERS
 from ubend.dataset.splits import split_pairs
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.folder import Asked, read_folder, read_pairs
-from ubend.layouts.groups import group_by_folder
+from ubend.layouts.groups import find_groups
 from ubend.layouts.image_paths import list_images
 from ubend.layouts.pairs import Folder, Pair, Part
 
@@ -28,7 +29,7 @@ def make(names: list[str], part: Part | None = None) -> list[Pair]:
 
 def groups(names: list[str], part: Part | None = None) -> tuple[list[str | None], bool]:
     """The groups, and whether anything is said."""
-    pairs, line = group_by_folder(make(names, part), Path("/set"))
+    pairs, line = find_groups(make(names, part), Path("/set"))
     return [pair.group for pair in pairs], line is not None
 
 
@@ -44,12 +45,77 @@ def test_no_patient_lies_in_two_splits(sizes: list[int], name: str, inside: bool
     folders = [
         name.format(4941 + number) + "/images" * inside for number, size in enumerate(sizes) for _ in range(size)
     ]
-    pairs, line = group_by_folder(make([f"{folder}/{i}" for i, folder in enumerate(folders)]), Path("/set"))
+    pairs, line = find_groups(make([f"{folder}/{i}" for i, folder in enumerate(folders)]), Path("/set"))
     assert (line is not None) == (max(sizes) > 1)
     names = [pair.name for pair in pairs]
     split = split_pairs(names, [None] * len(names), [p.group for p in pairs], np.arange(len(names)), seed, 0.2, 0.2)
     lies = {(folder, part) for folder, part in zip(folders, split.parts, strict=True)}
     assert len(lies) == len(sizes)
+
+
+@given(
+    patients,
+    st.sampled_from(
+        ["patient{:02}_slice{}", "P{}-{:02}", "TCGA_CS_{}_19960909_{}", "video{}_frame{:04}", "bệnh_nhân_{}_{}"]
+    ),
+    st.integers(0, 9),
+    st.randoms(),
+)
+@settings(max_examples=60)
+def test_no_patient_of_file_names_lies_in_two_splits(sizes: list[int], name: str, seed: int, random: Random) -> None:
+    """However many images each has."""
+    keys = [(4941 + number, image) for number, size in enumerate(sizes) for image in range(size)]
+    random.shuffle(keys)
+    names = [name.format(*key) for key in keys]
+    pairs, line = find_groups(make(names), Path("/set"))
+    assert (line is not None) == (max(sizes) > 1)
+    split = split_pairs(names, [None] * len(names), [p.group for p in pairs], np.arange(len(names)), seed, 0.2, 0.2)
+    lies = {(key[0], part) for key, part in zip(keys, split.parts, strict=True)}
+    assert len(lies) == len(sizes)
+
+
+@given(
+    st.sampled_from(
+        ["img_{0:04}", "{1}_{0:06}", "Abyssinian_{0}", "IMG_202103{2:02}_{0:06}", "class{1}_{0}", "2007_{0:06}",
+         "cju{1}qkwl35p{0}", "{0:04x}-{1}", "case_{0}_0000", "grade_{1}_{0:03}", "tile_{1}_{0}"]
+    ),
+    st.integers(5, 30),
+)  # fmt: skip
+def test_numbered_images_are_no_groups(name: str, count: int) -> None:
+    assert groups([name.format(n, n % 5, 10 + n % 5) for n in range(count)]) == ([None] * count, False)
+
+
+def test_letters_and_few_patients_in_file_names() -> None:
+    names = [f"case{letter}_{n:03}" for letter in "ABCDE" for n in range(3)]
+    assert groups(names) == ([name[:5] for name in names], True)
+    names = [f"slice{n}_patient{p}" for p in range(5) for n in range(3)]
+    assert groups(names) == ([name.partition("_")[2] for name in names], True)
+    assert groups([f"patient{p}_{n}" for p in range(3) for n in range(4)]) == ([None] * 12, True)
+    given_split = [find_groups(make([f"p{p}_{n}" for p in range(5) for n in range(3)], part), Path("/set"))
+                   for part in ("train", "val")]  # fmt: skip
+    assert all(pair.group for pairs, _line in given_split for pair in pairs)
+
+
+def test_copies_lie_with_their_originals() -> None:
+    stems = [f"{stem}{end}" for stem in "abcdef" for end in ("", "_flip", "_rot90", "_rot180")]
+    assert groups(stems) == ([stem[0] for stem in stems], True)
+    stems = [f"img_{n:03}{end}" for n in range(6) for end in ("", "_rot90", "_rot180")]
+    assert groups(stems) == ([stem[:7] for stem in stems], True)
+    stems = [f"patient{n}_{i}{end}" for n in range(5) for i in range(2) for end in ("", "_flip")]
+    assert groups(stems) == ([stem[:8] for stem in stems], True)
+    assert groups([f"{kind}/{n}" for kind in ("benign", "malignant") for n in range(8)])[0] == [None] * 16
+    assert groups(["a", "a_1", "a_2", "b", "b_1", "c", "c_left", "d"])[0] == [None] * 8
+
+
+def test_a_file_of_groups_alone(tmp_path: Path) -> None:
+    """It leaves the split to the folder, and takes groups away where its cells are empty."""
+    write(tmp_path, *(f"{side}/p{n}_{i}.png" for n in range(5) for i in range(2) for side in ("images", "masks")))
+    assert {pair.group for pair in read_folder(tmp_path).pairs} == {f"p{n}" for n in range(5)}
+    lines = [f"p{n}_{i},{'a' * (n == 0)}" for n in range(5) for i in range(2)]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", *lines]))
+    found = read_folder(tmp_path, Asked(tmp_path / "groups.csv"))
+    assert {pair.group for pair in found.pairs} == {"a", None}
+    assert {pair.part for pair in found.pairs} == {None}
 
 
 def test_the_folder_of_the_patient_not_of_the_visit_or_the_class() -> None:

@@ -292,12 +292,16 @@ def write_layer(path: Path, on: NDArray[np.bool_], **options: Any) -> Path:
     return path
 
 
-def test_later_layers_lie_on_earlier_ones(tmp_path: Path) -> None:
+def test_smaller_layers_lie_on_larger_ones(tmp_path: Path) -> None:
     one, two = GREY > 99, GREY % 3 == 0
     mask = LayeredMask((Layer(write_layer(tmp_path / "1.png", one), 7), Layer(write_layer(tmp_path / "2.png", two), 3)))
     codes = read_codes(mask, (1, 1))
     assert codes.kind == "value"
-    np.testing.assert_array_equal(codes.values, np.where(two, 3, np.where(one, 7, 0)))
+    assert 0 < two.sum() < one.sum()
+    for turned in (mask, LayeredMask(mask.layers[::-1])):
+        codes = read_codes(turned, (1, 1))
+        np.testing.assert_array_equal(codes.values, np.where(two, 3, np.where(one, 7, 0)))
+        assert codes.covered == {(7, 3): (one & two).sum()}
     assert (mask.path.name, [path.name for path in mask.files]) == ("1.png", ["1.png", "2.png"])
 
 

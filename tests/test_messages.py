@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from support.codings import colors, survey, values
+from support.rasters import write_huge_png
 from support.refusal import TINY, refused
 from support.remote_site import make_tar, make_zip
 from support.sentences import ERRORS
@@ -41,6 +42,7 @@ from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
+from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
 from ubend.io.scans import parse_window, read_scan
 from ubend.io.video import open_video
@@ -57,6 +59,7 @@ from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.gather import parse_skips
+from ubend.tasks.runs import read_summary
 from ubend.training.distributed import Ranks
 from ubend.training.launcher import launch
 from ubend.training.run_folder import RunFolder
@@ -350,6 +353,7 @@ CASES |= {
     "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
     "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
     "mask: no whole numbers": file_of("a.npy", np.full((4, 4), 0.5, np.float32), mask_of),
+    "mask: NaN": file_of("a.npy", np.full((4, 4), np.nan, np.float32), mask_of),
     "mask: negative": file_of("a.npy", np.full((4, 4), -1, np.int32), mask_of),
     "mask: other size": file_of("a.png", np.zeros((7, 9), np.uint8), known_mask),
     "mask: beyond the classes": file_of("a.png", np.full((4, 4), 7, np.uint8), known_mask),
@@ -381,6 +385,33 @@ def layer_with_many_values(place: Place) -> object:
 
 
 @case
+def layers_that_hide_a_class(place: Place) -> object:
+    hidden = survey(values({0: 9, 2: 3}))
+    hidden = replace(hidden, covered=np.array([[0, 1, 2, 3]]))
+    return find_classes(hidden, Told(names=("background", "organ", "tumor"), values=(0, 1, 2)))
+
+
+@case
+def jpeg_masks_of_three_levels(place: Place) -> object:
+    return find_classes(survey(values({0: 900, 128: 20, 255: 80}, lossy=True)), Told())
+
+
+@case
+def mask_of_exchanged_size(place: Place) -> object:
+    draw(place, "a.png", size=(4, 5))
+    pair = Pair("a", place / "a.png", FileMask(place / "a.png"), None, None)
+    return read_class_map(pair, (4, 5), make_label_map([0, 255]))
+
+
+@case
+def polygon_of_odd_coordinates(place: Place) -> object:
+    draw(place, "images/a.png")
+    (place / "labels").mkdir()
+    (place / "labels" / "a.txt").write_text("0 .1 .1 .2 .2 .3 .3 .4\n")
+    return read_folder(place.tmp)
+
+
+@case
 def truth_on_truth(place: Place) -> object:
     for name in "ab":
         Image.new("L", (4, 4), 1).save(place / f"{name}.png")
@@ -391,6 +422,35 @@ def truth_on_truth(place: Place) -> object:
 def truth_of_another_size(place: Place) -> object:
     draw(place, "x.png")
     return find_truth(place.tmp, {place / "x.jpg": (9, 9)}, ("background", "cell"))
+
+
+@case
+def image_beyond_the_limit(place: Place) -> object:
+    write_huge_png(place / "a.png")
+    return read_header(place / "a.png")
+
+
+def copy_run(place: Place) -> Path:
+    return shutil.copytree(place.good / "run", place / "run")
+
+
+@case
+def data_of_a_run_moved(place: Place) -> UbendError:
+    table = copy_run(place) / "data.csv"
+    table.write_text(table.read_text().replace(str(place.good / "data"), str(place / "before")))
+    return refused("evaluate", place / "run")
+
+
+@case
+def data_list_of_a_run_is_empty(place: Place) -> UbendError:
+    (copy_run(place) / "data.csv").write_text("")
+    return refused("evaluate", place / "run")
+
+
+@case
+def run_with_a_damaged_line(place: Place) -> object:
+    (copy_run(place) / "metrics.jsonl").write_text("{}\n[\n")
+    return read_summary(place / "run")
 
 
 @case
@@ -405,8 +465,8 @@ def video_without_ffmpeg(place: Place) -> object:
 for _words in (
     {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
     {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
-    {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")}, {"train.dropout": 1},
-    {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]},
+    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
+    {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]},
     {"model.encoder": "none", "model.pretrained": True},
     {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
     {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
@@ -564,6 +624,19 @@ def predict_under_other_conditions(place: Place) -> object:
     return place.predict("--resume")
 
 
+@case
+def predict_over_an_input(place: Place) -> object:
+    image = shutil.copy(place.good / "data" / "images" / "disc01.png", place.tmp)
+    return place.predict(image, "--out", place.tmp)
+
+
+@case
+def predict_over_a_file_of_the_user(place: Place) -> object:
+    (place / "out").mkdir()
+    shutil.copy(place.good / "data" / "masks" / "disc00.png", place / "out")
+    return place.predict("--resume")
+
+
 # ------------------------------------------------------------------------------------------------- models
 
 
@@ -637,6 +710,13 @@ def run_with_a_damaged_list(place: Place) -> object:
 def run_with_a_damaged_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
     RunFolder(place / "run").state.write_bytes(b"")
+    return refused("fit", "--resume", place / "run")
+
+
+@case
+def run_without_its_state(place: Place) -> object:
+    shutil.copytree(place.good / "run", place / "run")
+    RunFolder(place / "run").state.unlink()
     return refused("fit", "--resume", place / "run")
 
 

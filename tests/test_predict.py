@@ -295,7 +295,7 @@ def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path
     (out / "predict.json").write_text("{")
     check(refused_once(*words, "--resume"), OutputError, path=out / "predict.json", key="--out")
     (out / "predict.json").unlink()
-    assert "predict.json is missing" in predict(*words[1:], "--resume").output
+    check(refused_once(*words, "--resume"), OutputError, path=out / "disc01.png", key="--out")
 
 
 def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_path: Path) -> None:

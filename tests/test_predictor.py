@@ -446,3 +446,20 @@ def test_reading_ahead(sizes: list[int], most: int, monkeypatch: pytest.MonkeyPa
         assert len(begun) - done <= most
     assert sorted(begun) == list(range(len(sizes)))
     assert list(ahead.map_ahead(str, [], lambda _item: 1)) == []
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_values_that_no_file_holds(dtype: str) -> None:
+    """Float arrays hold what files of the model's depth can; of a model of float values there is no such range."""
+    predictor, most = make_predictor(), np.iinfo(dtype).max
+    predictor.bundle.dtype = dtype
+    image = np.full((9, 9, 3), most / 2)
+    for value in (0.0, float(most)):
+        image[0, 0, 0] = value
+        predictor(image)
+    for value in (-0.5, most + 0.5, 1e9):
+        image[0, 0, 0] = value
+        with raises(DataError, key="value", named=[f"0..{most}"]):
+            predictor(image)
+    predictor.bundle.dtype = "float32"
+    predictor(image)

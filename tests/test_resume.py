@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from support.commands import succeed
-from support.refusal import check, contents, refused_once
+from support.refusal import check, contents, refused, refused_once
 from ubend.core.errors import OutputError
 from ubend.core.lock import LOCK, locked
 
@@ -53,9 +55,10 @@ def test_a_killed_process_loses_no_entry(good: Path, images: Path, tmp_path: Pat
     whole = contents(out)
     record = json.loads((out / "predict.json").read_text())
     files = record.pop("files")
-    lines = [json.dumps({name: entry}) for name, entry in files.items()]
+    begun = {name: {**entry, "outputs": dict.fromkeys(entry["outputs"])} for name, entry in files.items()}
+    lines = [json.dumps({name: entry}) for some in (begun, files) for name, entry in some.items()]
     (out / "predict.json").write_text(json.dumps({**record, "files": {}}))
-    (out / ".predict.jsonl").write_text("\n".join([*lines[:3], lines[3][:30]]))
+    (out / ".predict.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:30]]))
     kept = (out / "disc02.png").stat().st_mtime_ns
     assert "1 of the files are made again" in succeed("predict", *words, "--resume").output
     assert (out / "disc02.png").stat().st_mtime_ns == kept
@@ -70,6 +73,82 @@ def test_a_mended_mask_stays(good: Path, images: Path, tmp_path: Path) -> None:
     shutil.copy(out / "disc01.png", out / "disc00.png")
     succeed("predict", *words, "--resume")
     assert (out / "disc00.png").read_bytes() == (out / "disc01.png").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["predict", "cutout"])
+def test_files_of_others_are_not_overwritten(command: str, good: Path, images: Path, tmp_path: Path) -> None:
+    """Neither the inputs nor true masks with the names of the outputs, whatever is recorded; --resume is not advised
+    where it would be refused."""
+    truth = shutil.copytree(good / "data" / "masks", tmp_path / "truth")
+    before = contents(tmp_path)
+    for out in (images, truth):
+        for words in (["--resume"], []):
+            error = refused_once(command, good / "run", images, "--out", out, *words)
+            check(error, OutputError, path=out / "disc00.png", key="--out")
+            assert words or "--resume" not in str(error)
+    assert contents(tmp_path) == before
+    Image.open(images / "disc00.png").save(images / "disc00.bmp")
+    succeed(command, good / "run", images / "disc00.bmp", "--out", truth.with_name("own"))
+    shutil.move(truth.with_name("own") / "disc00.png", images / "disc00.png")  # an output, named as an input
+    (truth.with_name("own") / "disc00.png").symlink_to(images / "disc00.png")
+    error = refused_once(command, good / "run", images / "disc00.png", "--out", tmp_path / "own", "--resume")
+    check(error, OutputError, path=tmp_path / "own" / "disc00.png", key="--out", named=["input"])
+
+
+def test_a_file_that_was_changed_is_not_made_again(good: Path, images: Path, tmp_path: Path) -> None:
+    """Of an input that has changed since, or whose other files are gone; one that is damaged is."""
+    words, out = [good / "run", images, "--out", tmp_path / "out", "--resume"], tmp_path / "out"
+    succeed("predict", *words)
+    mended = Image.fromarray(np.eye(40, 48, dtype=np.uint8))
+    mended.save(out / "disc01.png")
+    succeed("predict", *words)
+    (out / "disc01_overlay.png").unlink()
+    before = contents(out)
+    check(refused_once("predict", *words), OutputError, path=out / "disc01.png", key="--out", named=["predict.json"])
+    (out / "disc01_overlay.png").write_bytes(b"")
+    shutil.copy(good / "data" / "images" / "disc07.png", images / "disc01.png")
+    check(refused_once("predict", *words), OutputError, path=out / "disc01.png", key="--out")
+    assert contents(out) == before | {"disc01_overlay.png": b""}
+    (out / "disc01.png").write_bytes((out / "disc01.png").read_bytes()[:-20])
+    succeed("predict", *words)
+
+
+def test_a_summary_of_others_is_not_overwritten(good: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "shares.csv").write_text("my own notes")
+    error = refused_once("predict", good / "run", images, "--out", out, "--resume")
+    check(error, OutputError, path=out / "shares.csv", key="--out")
+    (out / "shares.csv").unlink()
+    succeed("predict", good / "run", images, "--out", out, "--resume")
+    (out / "shares.csv").write_text((out / "shares.csv").read_text() + "my own notes")
+    error = refused_once("predict", good / "run", images, "--out", out, "--resume")
+    check(error, OutputError, path=out / "shares.csv", key="--out")
+
+
+def test_a_killed_writer_is_gone_on_with(good: Path, images: Path, tmp_path: Path) -> None:
+    """What lies in the folder without being whole in the record was begun by the same command."""
+    words, out = [good / "run", images, "--out", tmp_path / "out"], tmp_path / "out"
+    program = (
+        "import os, sys; from ubend.tasks.predict import PictureJob as job; from ubend.cli.app import main\n"
+        "write = job.write_one\n"
+        "job.write_one = lambda self, number, *rest: (write(self, number, *rest), os._exit(9))\n"
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "predict", *map(str, words), "--device", "cpu"]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert [path for path in contents(out) if path.endswith(".png")]
+    succeed("predict", *words, "--resume")
+    succeed("predict", *words[:-1], tmp_path / "new")
+    assert contents(out) == contents(tmp_path / "new")
+
+
+def test_a_record_outlives_inputs_that_fail(good: Path, images: Path, tmp_path: Path) -> None:
+    words = [good / "run", "--out", tmp_path / "out", "--resume"]
+    succeed("predict", *words, images)
+    (tmp_path / "half.png").write_bytes((images / "disc03.png").read_bytes()[:-200])
+    refused("predict", *words, tmp_path / "half.png")
+    assert "4 masks are there already" in succeed("predict", *words, images).output
 
 
 @pytest.mark.parametrize("command", ["predict", "cutout", "objects", "fit"])

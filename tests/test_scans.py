@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.uid import generate_uid
 
 import ubend
@@ -154,7 +155,7 @@ def test_nifti_and_dicom_of_one_body(tmp_path_factory: pytest.TempPathFactory, c
     np.testing.assert_array_equal(one.slices, SEEN)
     np.testing.assert_array_equal(other.slices, SEEN)
     np.testing.assert_allclose(one.spacing_mm, (2.0, 0.5, 0.25), rtol=1e-5)
-    np.testing.assert_allclose(other.spacing_mm, (2.0, 0.5, 0.25), rtol=1e-5)
+    np.testing.assert_allclose(other.spacing_mm, (2.0, 0.5, 0.25), rtol=1e-4)  # places have 8 digits
     np.testing.assert_allclose(one.affine, other.affine, atol=1e-3)
     mask = (draw.random(SEEN.shape) < 0.5).astype(np.uint8)
     for scan, name in ((one, "mask.nii.gz"), (other, "mask")):
@@ -279,6 +280,87 @@ def test_damaged(tmp_path: Path) -> None:
     assert not is_scan(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("ending", ["", ".dcm"])
+def test_damaged_slices_are_named(ending: str, tmp_path: Path) -> None:
+    """Also at the ends of the stack, where no gap tells of them; what is no slice may lie beside them."""
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    for number, values in enumerate(SEEN):
+        write_slice(folder / f"1.2.84.{number}{ending}", values, 2.0 * number, "1.2.9")
+    for name in ("notes.txt", ".DS_Store"):
+        (folder / name).write_text("no slice")
+    np.testing.assert_array_equal(read_scan(folder).slices, SEEN)
+    last = folder / f"1.2.84.4{ending}"
+    whole = last.read_bytes()
+    pixels_at = whole.rindex(bytes.fromhex("e07f1000"))  # the tag of the pixel data
+    for size in (0, 100, 140, 178, 400, pixels_at, len(whole) - 10):
+        last.write_bytes(whole[:size])
+        with raises(DataError, path=folder, key="slices", named=[last.name]):
+            read_scan(folder)
+
+
+def test_volumes_of_sheared_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voxel has the volume of a parallelepiped, not the product of its sides."""
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    affine = np.diag([20.0, 20.0, 20.0, 1.0])
+    affine[0, 2] = 15.0
+    nibabel.save(nibabel.Nifti1Image(np.zeros((16, 16, 16), np.int16), affine), tmp_path / "scan.nii")
+    words = ["predict", tmp_path / "model.safetensors", tmp_path / "scan.nii", "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, [*map(str, words), "--window", "0,2000", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    rows = [line.split(",") for line in (tmp_path / "out" / "volumes.csv").read_text().splitlines()]
+    assert float(rows[1][3]) == pytest.approx(16**3 * 8.0)
+
+
+def test_folders_of_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder gives its NIfTI files and its folders of DICOM series, a pattern what it matches; beside images they
+    are left out, which is said."""
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    place = tmp_path / "patients"
+    (place / "empty").mkdir(parents=True)
+    write_nifti(place / "b.nii.gz", "LPS")
+    write_series(place / "a")
+    (place / "notes.txt").touch()
+
+    def predict(name: str, path: Path, *words: object) -> list[str]:
+        line = ["predict", tmp_path / "model.safetensors", path, "--out", tmp_path / name, "--device", "cpu", *words]
+        run = CliRunner().invoke(main, list(map(str, line)))
+        assert run.exit_code == 0, run.output
+        said.append(run.output)
+        return sorted(one.name for one in (tmp_path / name).iterdir())
+
+    said: list[str] = []
+    window = ["--window", "0,2000"]
+    assert predict("out", place, *window) == ["a_mask", "b_mask.nii.gz", "predict.json", "volumes.csv"]
+    assert predict("some", place / "*.nii.gz", *window) == ["b_mask.nii.gz", "predict.json", "volumes.csv"]
+    Image.new("L", (16, 16)).save(place / "shot.png")
+    assert predict("mixed", place) == ["predict.json", "shares.csv", "shot.png", "shot_overlay.png"]
+    assert "2 scans" in said[-1]
+    words = ["predict", tmp_path / "model.safetensors", place / "empty", "--out", tmp_path / "none", "--device", "cpu"]
+    check(refused_once(*words), DataError, path=place / "empty")
+
+
+def test_a_mask_of_another_scan_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut one is."""
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    write_nifti(tmp_path / "scan.nii.gz", "LPS")
+    words = ["predict", tmp_path / "model.safetensors", tmp_path / "scan.nii.gz", "--window", "lung", "--device", "cpu"]
+    words += ["--out", tmp_path / "out", "--resume"]
+    assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
+    mask = tmp_path / "out" / "scan_mask.nii.gz"
+    whole = mask.read_bytes()
+    write_nifti(mask, "LPS", SEEN[:3])
+    other = mask.read_bytes()
+    check(refused_once(*words), DataError, path=mask, key="shape")
+    assert mask.read_bytes() == other
+    mask.write_bytes(whole[:-9])
+    assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
+    assert mask.read_bytes() == whole
+
+
 @given(st.floats(-2000, 2000), st.floats(0.5, 4000), st.floats(-5000, 5000), st.floats(-5000, 5000))
 def test_window(center: float, width: float, a: float, b: float) -> None:
     """The ends are 0 and 255, the centre half; greater values are never darker."""
@@ -370,8 +452,8 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     run = CliRunner().invoke(main, [*map(str, [*words, *paths[1:], "--resume"])])
     assert run.exit_code == 0, run.output
     after = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert {name for name in before if before[name] != after[name]} == {
-        "volumes.csv", "ct_mask", "0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm", "0005.dcm",
+    assert {name for name in before if before[name] != after[name]} | {"predict.json"} == {
+        "volumes.csv", "predict.json", "ct_mask", "0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm", "0005.dcm",
     }  # fmt: skip
     assert (out / "volumes.csv").read_text() == table
     np.testing.assert_array_equal(read_scan(out / "ct_mask").slices, Window(0, 2000).apply(SEEN) >= 128)

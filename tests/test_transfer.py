@@ -26,6 +26,7 @@ from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.optim import make_optimizer
+from ubend.training.run_folder import RunFolder
 from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings
 
 SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "seed": 3}
@@ -212,11 +213,13 @@ def test_resume_needs_no_model(at: int, old: Path, tmp_path: Path, monkeypatch: 
 def test_a_killed_beginning_is_not_gone_on_with(old: Path, tmp_path: Path) -> None:
     """Weights that a killed `--from` left do not come into a later training without it."""
     (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").begun.touch()
     shutil.copy(old / "run" / "resume.safetensors", tmp_path / "run")
     seen: list[bool] = []
     listener = Listener(lambda done: seen.append((tmp_path / "run" / "resume.safetensors").exists()))
     ubend.fit(old / "data", tmp_path / "run", width=2, settings={"model.depth": 2}, teller=listener, **SMALL)
     assert seen[0] is False
+    assert not RunFolder(tmp_path / "run").begun.exists()
 
 
 def test_the_recipe_gives_way_to_the_model(old: Path, tmp_path: Path) -> None:

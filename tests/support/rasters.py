@@ -50,6 +50,13 @@ def encode_png(pixels: NDArray[Any], color_type: int, extra: bytes = b"") -> byt
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def write_huge_png(path: Path) -> None:
+    """A small PNG whose header says 20000 x 20000 px."""
+    data = encode_png(np.zeros((2, 2, 1), np.uint8), 0)
+    head = b"IHDR" + struct.pack(">II", 20_000, 20_000) + data[24:29]
+    path.write_bytes(data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:])
+
+
 def turned(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Pillow's own turning of a plain picture."""
     plain = Image.fromarray(stored)

@@ -87,6 +87,35 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
         raise OutputError(said.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 
 
+def refuse_foreign(paths: Sequence[Path], record: Path) -> None:
+    """Fail where a command that goes on would overwrite these files, which it did not write.
+
+    Args:
+        record: the file that lists what it wrote.
+    Raises:
+        OutputError: there are some.
+    """
+    if paths:
+        said = _(
+            "{path} exists already, and {record} does not say that this command wrote it as it is; move it away, or "
+            "choose another --out"
+        )
+        raise OutputError(said.format(path=paths[0], record=record.name), path=paths[0], key="--out")
+
+
+def refuse_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Fail where a file that is to be written is one of the inputs.
+
+    Raises:
+        OutputError: it is.
+    """
+    resolve = resolve_many()
+    given = set(map(resolve, inputs))
+    if path := next((path for path in outputs if resolve(path) in given), None):
+        said = _("{path} is one of the inputs, and would be overwritten; choose another --out")
+        raise OutputError(said.format(path=path), path=path, key="--out")
+
+
 def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> None:
     """Fail where two inputs would be written to one file.
 

@@ -9,12 +9,14 @@ Order of strength: the recipe's values < a `--config` file < flags < `--set key=
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from ubend.core.errors import Contradiction, SettingError, reason, unfit, unfit_key
 from ubend.core.files import read_text
@@ -35,6 +37,16 @@ UNET_DEPTH = 4  # poolings of the U-Net, where nobody says
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no number, though pydantic takes it for 1."""
+        kinds = re.findall(r"\b(?:int|float)\b", str(cls.model_fields[str(info.field_name)].annotation))
+        some = value if isinstance(value, list | tuple) else [value]
+        if kinds and any(isinstance(one, bool) for one in some):
+            raise PydanticKnownError("float_type" if "float" in kinds else "int_type")
+        return value
+
 
 class DataSettings(_Section):
     """How pictures and masks are read and split."""
@@ -42,7 +54,7 @@ class DataSettings(_Section):
     folder: str | None = None  # of pictures and masks
     images: str | None = None  # folder or glob of the pictures, in place of `folder`
     masks: str | None = None  # folder or glob of the masks
-    split: str | None = None  # CSV `file,split[,group]`
+    split: str | None = None  # CSV `file,split[,group]` or `file,group`
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
     skip_bad: bool = False  # go on without pairs that cannot be used

@@ -40,10 +40,11 @@ from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import Told, find_classes, find_strangers
 from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import FileMask, mask_to_text, read_codes
-from ubend.labels.match_classes import match_classes, match_palettes
+from ubend.labels.match_classes import drop_absent, match_classes, match_palettes
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
 _Found = TypeVar("_Found")
@@ -331,8 +332,20 @@ def _open_folder(
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
-    remarks = [*remarks, *split.remarks]
+    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.parts)]
     return Dataset(folder, store, labels, split.parts, widths, images, sizing, remarks, tuple(skipped))
+
+
+def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], parts: Sequence[Part]) -> list[str]:
+    """Lines on classes that no training image holds, or no other image does; `pixels` (N, 256) of each image."""
+    where = [{part for part, count in zip(parts, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()]
+    untrained = [name for name, found in zip(names, where, strict=True) if found and "train" not in found]
+    unscored = [name for name, found in zip(names, where, strict=True) if found == {"train"}]
+    lines = (
+        (_("classes that no training image holds ({count}): {names}; they cannot be learnt: move images"), untrained),
+        (_("classes that only training images hold ({count}): {names}; they have no score"), unscored),
+    )
+    return [line.format(count=len(some), names=enumerate_names(some)) for line, some in lines if some]
 
 
 @dataclass(frozen=True)
@@ -396,7 +409,8 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
     """What the masks of a folder hold, in the order of a model's classes.
 
     Where the folder or the settings name the classes, these are matched by name; palettes without names by colour,
-    where the colours are the model's; else the masks hold the label values of the model's own.
+    where the colours are the model's; else the masks hold the label values of the model's own. Classes of the model
+    that these masks cannot hold have no label values.
 
     Args:
         settings: of which `data.values` names the model's classes.
@@ -412,13 +426,14 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
     named = settings.data.classes is not None or folder.classes is not None
     pairs = folder.pairs if named else chosen
     try:
-        if not named and read_codes(chosen[0].mask, (1, 1)).palette is None:
-            return model
+        plain = not named and read_codes(chosen[0].mask, (1, 1)).palette is None
     except DataError as error:
         raise PairError({chosen[0].name: error.problems}) from error
+    if plain and model.classes == 2:
+        return model
     survey = count_values(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
     if not named:
-        return match_palettes(survey, model)
+        return drop_absent(survey, model if plain else match_palettes(survey, model))
     labels, _remarks = _find_classes(folder, settings, survey)
     names = {pair.name for pair in chosen}
     wanted = np.array([pair.name in names for pair in folder.pairs])

@@ -6,7 +6,7 @@ What the values mean, `labels/classes.py` says. The survey of the masks is kept 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,7 +111,7 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
         3: _("in colour"),
         "uint8": _("of 8 bit"),
         "uint16": _("of 16 bit"),
-        "float32": _("of float"),
+        "float32": _("of float or signed values"),
     }
     parts = []
     for kind, count in Counter(kinds).most_common():
@@ -134,7 +134,7 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
 
-SURVEY_VERSION = 2
+SURVEY_VERSION = 3
 SURVEY_SUFFIX = ".survey.npz"
 _MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
@@ -226,15 +226,17 @@ def count_values(
         raise PairError(bad)
     columns = list(zip(*found, strict=True))
     colored, with_palette, lossy = (np.array(some, np.bool_) for some in columns[:3])
-    codes, pixels, shown = map(np.concatenate, columns[3:])
+    codes, pixels, shown = map(np.concatenate, columns[3:6])
+    covered = [(mask, *pair, count) for mask, some in enumerate(columns[6]) for pair, count in some.items()]
     starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
-    return Survey(colored, with_palette, lossy, starts, codes, pixels, shown)
+    table = np.array(covered, np.int64).reshape(-1, 4)
+    return Survey(colored, with_palette, lossy, starts, codes, pixels, shown, table)
 
 
 def _look(
     pair: Pair, size_hw: tuple[int, int]
-) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-    """Of a mask what `Survey` keeps: colored, with_palette, lossy, codes, pixels, shown."""
+) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], Mapping[tuple[int, int], int]]:
+    """Of a mask what `Survey` keeps: colored, with_palette, lossy, codes, pixels, shown, covered."""
     codes = read_codes(pair.mask, size_hw)
     if codes.values.shape != tuple(size_hw):
         raise DataError(mask_size_problem(pair, codes.values.shape, size_hw))
@@ -248,12 +250,24 @@ def _look(
         shown = pack_colors(codes.palette[present])
     else:
         shown = np.where(present > 255, -1, present * 0x010101)
-    return codes.kind == "color", codes.palette is not None, codes.lossy, present, pixels, shown.astype(np.int32)
+    facts = codes.kind == "color", codes.palette is not None, codes.lossy
+    return *facts, present, pixels, shown.astype(np.int32), codes.covered
 
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
     """The line for a mask that is not of the size of its picture."""
-    line = _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)").format(
+    line = _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)")
+    if mask_hw == tuple(image_hw)[::-1]:
+        line = _(
+            "{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height), so its "
+            "width and height are exchanged; save the mask transposed"
+        )
+        if read_header(pair.image).turned:
+            line = _(
+                "{mask}: the mask is {mask_size} px but its picture {image}, turned upright as its EXIF orientation "
+                "says, is {size} px (width x height); turn the mask too, or save the picture without EXIF"
+            )
+    line = line.format(
         mask=pair.mask.path,
         image=pair.image.name,
         mask_size=f"{mask_hw[1]}x{mask_hw[0]}",

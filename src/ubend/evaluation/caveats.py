@@ -64,7 +64,7 @@ def describe_seen(known: KnownImages, left_out: Sequence[str], validation: int) 
         )
     if left_out:
         line = _("note: {count} training images of the model are left out of the scores: {names}")
-        lines.append(line.format(count=len(left_out), names=_some(left_out)))
+        lines.append(line.format(count=len(left_out), names=some_names(left_out)))
     return [*lines, *describe_validation(validation)]
 
 
@@ -94,8 +94,9 @@ def describe_few(count: int, split: Part | None) -> list[str]:
 def only_training_images(names: Sequence[str], cure: str) -> str:
     """The error text when all images are training images."""
     line = _("nothing to score: all {count} images are training images of the model ({names}); {cure}")
-    return line.format(count=len(names), names=_some(names), cure=cure)
+    return line.format(count=len(names), names=some_names(names), cure=cure)
 
 
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first few names, for a sentence."""
     return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

@@ -79,7 +79,8 @@ def evaluate_pairs(
     Args:
         predictor: the model.
         pairs: images with masks.
-        labels: what the masks hold, in the order of the model's classes; None: the same as its own masks.
+        labels: what the masks hold, in the order of the model's classes; None: the same as its own masks. Classes that
+            they cannot hold have no score.
         decoded: gives an image by its place in `pairs`; None: the files are read.
         skip_bad: score the other pairs where some cannot be used.
         select: given the places of all images that were read, returns those that count, one or more.
@@ -226,7 +227,7 @@ def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
-    scores = summarise_overlap(confusions, labels.names, background_class(labels.names)).to_json()
+    scores = summarise_overlap(confusions, labels.names, background_class(labels.names), labels.unheld).to_json()
     pixels = confusions.sum(axis=0)
 
     def shares(counts: NDArray[np.int64]) -> dict[str, float]:
@@ -242,7 +243,8 @@ def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels:
 
 def _per_picture(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
     def named(row: NDArray[np.float64]) -> dict[str, float | None]:
-        return {n: None if np.isnan(v) else round(float(v), 6) for n, v in zip(labels.names, row, strict=True)}
+        scored = (np.nan if n in labels.unheld else v for n, v in enumerate(row.tolist()))
+        return {n: None if np.isnan(v) else round(float(v), 6) for n, v in zip(labels.names, scored, strict=True)}
 
     dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)
     return {pair.name: {"dice": named(dice[i]), "iou": named(iou[i])} for i, pair in enumerate(pairs)}

@@ -32,7 +32,8 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         )
         if header.dtype == "float32":
             line = _(
-                "{path}: a float picture, but the model takes {dtype}; save it so, values of 0..1 times {most}"
+                "{path}: a picture of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
+                "times {most}"
             ).format(path=path, dtype=bundle.dtype, most=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
     if problems:
@@ -98,7 +99,8 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
 
 
 def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
-    """Fail on an array of float that is not finite, or that was scaled to 0..1 for a model of whole numbers."""
+    """Fail on an array of float that is not finite, or that holds what no file of the model's depth can hold, or that
+    was scaled to 0..1 for a model of whole numbers. A model of float values takes all finite ones, as of files."""
     if image.dtype.kind != "f" or not image.size:
         return
     with np.errstate(over="ignore"):
@@ -106,13 +108,22 @@ def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
     if bad:
         line = _("an array with {count} values that are no finite numbers was given; replace them")
         raise DataError(line.format(count=bad), key="value")
-    if bundle.dtype != "float32" and image.min() >= 0 and 0 < image.max() <= 1:
+    if bundle.dtype == "float32":
+        return
+    low, high, most = image.min(), image.max(), np.iinfo(bundle.dtype).max
+    line = ""
+    if low < 0 or high > most:
+        line = _(
+            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{most}; "
+            "bring them to this range as the training images were, or clip them"
+        )
+    elif 0 < high <= 1:
         line = _(
             "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{most}; "
             "multiply by {most}"
         )
-        said = line.format(low=image.min(), high=image.max(), most=np.iinfo(bundle.dtype).max)
-        raise DataError(said, key="value")
+    if line:
+        raise DataError(line.format(low=low, high=high, most=most), key="value")
 
 
 def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:

@@ -6,6 +6,7 @@ the same libraries to the same pixels in about half the time; it also keeps the 
 
 import io
 import os
+import re
 import threading
 import warnings
 import zlib
@@ -22,7 +23,7 @@ from ubend.core.errors import DataError, missing_package
 from ubend.core.errors import reason as system_reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
-from ubend.io.raster import Header, Raster, turn_upright
+from ubend.io.raster import MOST_PIXELS, Header, Raster, turn_upright
 from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # the tag of EXIF
@@ -228,6 +229,15 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
     return table
 
 
+def _describe_size(error: Image.DecompressionBombError) -> str:
+    """How large an image is, and may be: of our error as it is, of Pillow's in our words."""
+    found = re.match(r"Image size \((\d+) pixels\)", str(error))
+    if found is None:
+        return str(error)
+    line = _("{pixels:.0f} megapixels; at most {most:.0f} megapixels")
+    return line.format(pixels=int(found[1]) / 1e6, most=MOST_PIXELS / 1e6)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file.
@@ -247,9 +257,11 @@ def explained(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(_("{path}: no such file").format(path=path), path=path) from error
     except Image.DecompressionBombError as error:
-        raise DataError(
-            _("{path}: too large to be read whole ({reason})").format(path=path, reason=error), path=path
-        ) from error
+        line = _(
+            "{path}: too large to be read as a whole ({reason}); cut it into smaller pictures, or save it as a TIFF in "
+            "tiles, which models that predict in tiles read by rows"
+        )
+        raise DataError(line.format(path=path, reason=_describe_size(error)), path=path, key="size") from error
     except Exception as error:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())

@@ -206,6 +206,8 @@ def read_into(place: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     """The sentence for a picture of another depth than the others."""
     line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
+    if found.kind == "f":
+        line = _("{path}: picture of float or signed values in a set of {dtype} pictures; save all with the same depth")
     return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 

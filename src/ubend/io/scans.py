@@ -294,7 +294,7 @@ class DicomSeries(Scan):
         self.path, self._files = path, files
         rows, columns = (float(value) for value in files[0].PixelSpacing)
         spacing_mm = _slice_spacing(path, files), rows, columns
-        values = np.stack([apply_rescale(file.pixel_array, file) for file in files])
+        values = np.stack([apply_rescale(_read_pixels(path, file), file) for file in files])
         self._reorient(values, _dicom_affine(files, spacing_mm), spacing_mm)
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
@@ -304,6 +304,17 @@ class DicomSeries(Scan):
         for number, (file, index) in enumerate(zip(self._files, self._as_stored(mask), strict=True), start=1):
             dataset = _mask_of(file, index, series, number)
             write_file(path / f"{number:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
+
+
+def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
+    """The stored values of a slice; DataError: they are damaged."""
+    try:
+        return np.asarray(file.pixel_array)
+    except (ValueError, AttributeError, IndexError, RuntimeError) as error:
+        said = " ".join(reason(error).split())
+        line = _("{path}: the slice {name} cannot be read ({reason})")
+        name = Path(str(file.filename)).name
+        raise DataError(line.format(path=path, name=name, reason=said), path=path, key="slices") from error
 
 
 _PLACE_TAGS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers in each
@@ -347,11 +358,52 @@ def _mask_of(file: Any, index: NDArray[np.uint8], series: str, number: int) -> A
 def _read_dicom(path: Path) -> DicomSeries:
     import pydicom
 
-    files = [pydicom.dcmread(file) for file in ([path] if path.is_file() else _dicom_files(path))]
-    files = [file for file in files if "PixelData" in file]
+    files = _read_slices(path) if path.is_dir() else [file for file in [pydicom.dcmread(path)] if "PixelData" in file]
     _refuse_no_stack(path, files)
     _refuse_large(path, (len(files), files[0].Rows, files[0].Columns))
     return DicomSeries(path, sorted(files, key=_place))
+
+
+def _read_slices(folder: Path) -> list[Any]:
+    """The slices in a folder; other DICOM files (a DICOMDIR, reports) and files (notes) are none of them.
+
+    Raises:
+        DataError: damaged slices, without which the volume would be too small: files that are named as slices are and
+            are no DICOM files, and DICOM files without pixels that are of the slices' kind, or say nothing of it.
+    """
+    import pydicom
+
+    read, bad = dict[Path, Any](), list[Path]()
+    for path in _dicom_files(folder):
+        try:
+            read[path] = pydicom.dcmread(path)
+        except Exception:  # whatever comes of a damaged file
+            bad.append(path)
+    slices = {path: file for path, file in read.items() if "PixelData" in file}
+    kinds, endings = {_kind(file) for file in slices.values()}, {_ending(path) for path in slices}
+    for path in read.keys() - slices.keys():
+        if "Rows" in read[path] or any(kind.startswith(_kind(read[path])) for kind in kinds):
+            bad.append(path)
+    others = {path for path in folder.iterdir() if path.is_file() and path.name[0] != "."} - {*read, *bad}
+    bad += [path for path in others if _ending(path) in endings]
+    if bad:
+        line = _(
+            "{path}: {count} files of the series cannot be read ({names}), and without them the volume would be too "
+            "small; restore them, or move away those that are no slices"
+        )
+        names = ", ".join([*sorted(path.name for path in bad)[:3], *(["..."] if len(bad) > 3 else [])])
+        raise DataError(line.format(path=folder, count=len(bad), names=names), path=folder, key="slices")
+    return [*slices.values()]
+
+
+def _kind(file: Any) -> str:
+    """What a DICOM file holds, as its header says; of a file that is cut there, the beginning of it."""
+    return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
+
+
+def _ending(path: Path) -> str:
+    """How a file is named: its suffix; nothing where it has none, or is named by a number such as 1.2.840.7."""
+    return "" if path.suffix[1:].isdecimal() else path.suffix.lower()
 
 
 def _refuse_no_stack(path: Path, files: list[Any]) -> None:

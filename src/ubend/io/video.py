@@ -1,14 +1,15 @@
 """Videos, by the ffmpeg that is on the PATH: frames out, frames in. H x W px, RGB."""
 
 import json
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -20,7 +21,9 @@ from ubend.core.files import regular_file
 from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-_STEADY = 0.02  # the most that the mean rate and the file's own differ by; containers round times to milliseconds
+_TICKS = 10**6  # a second; of the time stamps that go from and to ffmpeg
+_LINES, _LINE = 3, 150  # of ffmpeg's errors, and the characters of each, that are told
+_LATE_FRAMES = 1  # frames of an AVI that its codec may hold back at the end (measured: MPEG-4)
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,16 @@ class Video:
 
     Attributes:
         path: the file.
-        rate: frames a second, exact.
-        frames: how many; None: the file does not say.
-        steady: whether all frames are as far apart; else some are shown again or left out, to make them so.
+        rate: mean number of frames a second.
+        frames: how many, by the header or estimated from the duration; None: the file does not say.
+        stated: how many the header of an AVI states, also those that are repeated; None: another container. Of most
+            others ffmpeg reports that their end is missing; a MPEG program stream does not tell.
     """
 
     path: Path
     rate: Fraction
     frames: int | None
-    steady: bool = True
+    stated: int | None = None
 
 
 def open_video(path: Path) -> Video:
@@ -56,43 +60,75 @@ def open_video(path: Path) -> Video:
     found = subprocess.run([*words, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])
     if found.returncode or not streams:
-        raise _no_video(path, found.stderr)
-    stream = streams[0]
-    mean, base = _fraction(stream.get("avg_frame_rate")), _fraction(stream.get("r_frame_rate"))
-    steady = mean is None or base is None or abs(mean / base - 1) < _STEADY
-    rate = (base if steady else mean) or mean or Fraction(25)
-    frames = stream.get("nb_frames")
-    if frames is None:
-        seconds = stream.get("duration") or json.loads(found.stdout).get("format", {}).get("duration")
-        frames = None if seconds is None else round(float(seconds) * rate)
-    return Video(path, rate, None if frames is None else int(frames), steady)
+        raise _no_video(path, found.stderr or _("there is no video in it, perhaps only sound"))
+    stream, container = streams[0], json.loads(found.stdout).get("format", {})
+    rate = _fraction(stream.get("avg_frame_rate")) or _fraction(stream.get("r_frame_rate")) or Fraction(25)
+    stated = _count(stream.get("nb_frames"))
+    seconds = _fraction(stream.get("duration")) or _fraction(container.get("duration"))
+    frames = round(seconds * rate) if stated is None and seconds else stated
+    return Video(path, rate, frames, stated if container.get("format_name") == "avi" else None)
 
 
-def read_frames(video: Video) -> Iterator[NDArray[np.uint8]]:
-    """(H, W, 3) frames, upright, at a constant rate; one at a time.
+class VideoReader:
+    """The frames of a video, upright, each with its time stamp; they are read one at a time, once.
 
-    Raises:
-        DataError: the video is damaged before its end.
+    Attributes:
+        damage: after the last frame: why frames are missing or may be wrong; None: nothing is known of it.
     """
-    words = ["-nostdin", "-i", _url(video.path), "-map", "0:v:0"]
-    words += ["-fps_mode", "passthrough"] if video.steady else ["-r", str(video.rate)]
-    # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
-    # ffmpeg would make 16
-    words += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
-    with _ffmpeg(words, "stdout", partial(_no_video, video.path)) as pipe:
-        while (frame := _read_ppm(pipe)) is not None:
-            yield frame
+
+    def __init__(self, video: Video) -> None:
+        self.video = video
+        self.damage: str | None = None
+
+    def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """(seconds, (H, W, 3) frame); seconds are from the start of the file, where its sound may begin before the
+        first frame, and increase.
+
+        Raises:
+            DataError: there is no frame.
+        """
+        video, ticks, position = self.video, -1, 0
+        # the filter writes the time of a frame to a file before the frame reaches the pipe
+        filters = f"settb=1/{_TICKS},metadata=add:key=a:value=b,metadata=print:file=times:direct=1"
+        words = ["-nostdin", "-i", _url(video.path.absolute()), "-map", "0:v:0", "-fps_mode", "passthrough"]
+        # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
+        # ffmpeg would make 16
+        words += ["-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+
+        def end(said: str, failed: bool) -> None:
+            if ticks < 0:
+                raise _no_video(video.path, said if failed else _("there is no frame in it"))
+            if said or failed:
+                self.damage = _shorten(said)
+            elif video.stated is not None and position < video.stated - _LATE_FRAMES:
+                self.damage = _("its header states {count} frames").format(count=video.stated)
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            (Path(folder) / "times").open("w+b") as times,
+            _ffmpeg(words, "stdout", end, folder) as pipe,
+        ):
+            while (frame := _read_ppm(pipe)) is not None:
+                found = _read_ticks(times)
+                ticks = max(ticks + 1, round(ticks + _TICKS / video.rate) if found is None else found)
+                position = round(ticks * video.rate / _TICKS) + 1
+                yield ticks / _TICKS, frame
 
 
 @contextmanager
 def _ffmpeg(
-    words: Sequence[str], pipe: Literal["stdin", "stdout"], refuse: Callable[[str], Exception]
+    words: Sequence[str], pipe: Literal["stdin", "stdout"], end: Callable[[str, bool], None], folder: str | None = None
 ) -> Iterator[IO[bytes]]:
-    """A pipe from or to ffmpeg, which is killed when the context is left by an error; where it fails itself, `refuse`
-    of its words is raised."""
+    """A pipe from or to ffmpeg, which is killed when the context is left by an error; else `end` is called with the
+    errors that ffmpeg reported, and whether it failed.
+
+    Args:
+        folder: the working directory of ffmpeg; None: ours.
+    """
     stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
+    words = ["ffmpeg", "-v", "error", *words]
     with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(["ffmpeg", "-v", "error", *words], stdin=stdin, stdout=stdout, stderr=said) as process:
+        with subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=said, cwd=folder) as process:
             try:
                 yield getattr(process, pipe)
             except BrokenPipeError:
@@ -100,49 +136,58 @@ def _ffmpeg(
             except BaseException:
                 process.kill()
                 raise
-        if process.returncode:
-            said.seek(0)
-            raise refuse(said.read().decode(errors="replace"))
+        said.seek(0)
+        end(said.read().decode(errors="replace"), process.returncode != 0)
 
 
 class Writer:
-    """Frames into ffmpeg's hands, one by one."""
+    """Frames into ffmpeg's hands, one by one: as an IVF stream, the simplest one that has time stamps."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    def __init__(self, pipe: IO[bytes], size_hw: tuple[int, int]) -> None:
         self._pipe = pipe
+        height, width = size_hw
+        pipe.write(struct.pack("<4sHHIHHIIQ", b"DKIF", 0, 32, 0, width, height, _TICKS, 1, 0))
 
-    def add(self, frame: NDArray[np.uint8]) -> None:
-        """(H, W, 3) RGB, or (H, W) grey, as the video was begun."""
+    def add(self, seconds: float, frame: NDArray[np.uint8]) -> None:
+        """(H, W, 3) RGB, or (H, W) grey, as the video was begun; `seconds` increase."""
+        height, width = frame.shape[:2]
+        head = b"P%d\n%d %d\n255\n" % (5 if frame.ndim == 2 else 6, width, height)
+        self._pipe.write(struct.pack("<IQ", len(head) + frame.size, round(seconds * _TICKS)) + head)
         self._pipe.write(np.ascontiguousarray(frame).data)
 
 
 @contextmanager
-def written_video(path: Path, size_hw: tuple[int, int], like: Video, *, exact: bool) -> Iterator[Writer]:
-    """A video of `like`'s rate, which is whole when the context is left.
+def written_video(
+    path: Path, size_hw: tuple[int, int], like: Video, *, exact: bool, start: float = 0.0
+) -> Iterator[Writer]:
+    """A video that is whole when the context is left; each frame has the time that it is given.
 
     Args:
         path: its suffix says the container.
         size_hw: of the frames, px.
+        like: the video that the frames are of.
         exact: grey values as they are (FFV1); else colour for the eye (H.264), with the sound of `like`.
+        start: seconds of the first frame, from the start of `like`.
     Raises:
         OutputError: ffmpeg cannot write it; its words.
     """
-    height, width = size_hw
-    words = ["-y", "-f", "rawvideo", "-pix_fmt", "gray" if exact else "rgb24"]
-    words += ["-s", f"{width}x{height}", "-r", str(like.rate), "-i", "pipe:0"]
+    words = ["-y", "-itsoffset", f"{start:.6f}", "-f", "ivf", "-c:v", "pgm" if exact else "ppm", "-i", "pipe:0"]
     if exact:
         words += ["-c:v", "ffv1", "-pix_fmt", "gray"]
     else:  # even sides, as players want them
         words += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
         words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
+        # no other frame ends the last one
+        words += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration={float(1 / like.rate)}/TB"]
+    words += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # the times as they are given
 
-    def refuse(said: str) -> OutputError:
-        return OutputError(
-            _("{path}: ffmpeg cannot write it ({reason})").format(path=path, reason=_shorten(said)), path=path
-        )
+    def end(said: str, failed: bool) -> None:
+        if failed:
+            line = _("{path}: ffmpeg cannot write it ({reason})")
+            raise OutputError(line.format(path=path, reason=_shorten(said)), path=path)
 
-    with _ffmpeg([*words, _url(path)], "stdin", refuse) as pipe:
-        yield Writer(pipe)
+    with _ffmpeg([*words, _url(path)], "stdin", end) as pipe:
+        yield Writer(pipe, size_hw)
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
@@ -153,6 +198,20 @@ def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
     pipe.readline()
     data = pipe.read(3 * width * height)
     return np.frombuffer(data, np.uint8).reshape(height, width, 3) if len(data) == 3 * width * height else None
+
+
+def _read_ticks(times: IO[bytes]) -> int | None:
+    """The next time that ffmpeg's filter `metadata` wrote; None: it is not known."""
+    while line := times.readline():
+        if found := re.match(rb"frame:.*\bpts:(-?\d+)", line):
+            return int(found[1])
+        if line.startswith(b"frame:"):
+            return None
+    return None
+
+
+def _count(text: Any) -> int | None:
+    return int(text) if str(text).isdigit() else None
 
 
 def _fraction(text: Any) -> Fraction | None:
@@ -172,4 +231,6 @@ def _no_video(path: Path, said: str) -> DataError:
 
 
 def _shorten(said: str) -> str:
-    return " ".join(said.split())[-300:]
+    """The last lines of ffmpeg, without the addresses of its objects."""
+    lines = dict.fromkeys(re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", line).strip() for line in said.splitlines())
+    return "; ".join(line[-_LINE:] for line in [line for line in lines if line][-_LINES:])

@@ -98,6 +98,11 @@ class LabelMap:
     def classes(self) -> int:
         return len(self.names)
 
+    @property
+    def unheld(self) -> tuple[int, ...]:
+        """The classes that no label value stands for: no mask can hold them."""
+        return tuple(number for number, codes in enumerate(self.codes) if not codes and number != self.others)
+
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """All known codes, ascending, and their class index."""

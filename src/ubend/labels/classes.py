@@ -5,6 +5,7 @@ class table in the folder. What cannot be read with certainty is an error that s
 and the flag that settles it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,18 +24,20 @@ from ubend.labels.class_table import (
     make_label_map,
 )
 from ubend.labels.label_values import LISTED, Survey, Tally, code_words, unpack_color, value_table
-from ubend.labels.value_table import parse_table
+from ubend.labels.value_table import parse_table, write_table
 
 MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
 MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
 _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
+_VALUE_PEAK_SHARE = 0.65  # of values: soft edges, spread evenly, have 13 / 25 of the values around so near
 _TWO_ENDS_SHARE = 0.97  # JPEG masks with this share of their pixels near 0 and near 255 are black and white
 _BLEND_DISTANCE = 64  # of noisy masks: a colour this near to the line between two classes is a blend of them
 _CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without loss
 _UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
 _BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
 _STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
+_SLIP_SHARE = 1e-4  # of all pixels: a class that nobody named and fewer pixels hold may be a slip
 _MOST_POINTS = 20_000  # colours, the commonest, among which classes are looked for
 
 
@@ -51,9 +54,11 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
     return codes, True
 
 
-def find_main_values(tally: Tally) -> list[int]:
+def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
     """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours.
 
+    Args:
+        classes: how many there are; None: nothing is said.
     Raises:
         DataError: the values do not tell the classes.
     """
@@ -65,11 +70,27 @@ def find_main_values(tally: Tally) -> list[int]:
 
     low, high = around(0, MAIN_DISTANCE - 1), around(255, MAIN_DISTANCE - 1)
     if low and high and low + high >= _TWO_ENDS_SHARE * total:
-        return [0, 255]
+        levels = _levels_between(pixels)
+        if not levels or classes == 2:
+            return [0, 255]
+        if classes == len(levels) + 2:
+            return [0, *levels, 255]
+        shares = (f"{value} ({around(value, _PEAK_DISTANCE) / total:.2%})" for value in levels)
+        raise DataError(
+            _(
+                "these JPEG masks are nearly all 0 and 255, but hold {levels} too often for noise: if these are "
+                'classes, name them: --values "{cure},*=nearest"; if they are soft edges: --values '
+                '"0=background,255=foreground,*=nearest"'
+            ).format(
+                levels=", ".join(shares),
+                cure=",".join(f"{value}=name{number}" for number, value in enumerate([0, *levels, 255], 1)),
+            ),
+            key="data.values",
+        )
     main: list[int] = []
     for value in np.argsort(-pixels[:256], kind="stable").tolist():
         near = around(value, MAIN_DISTANCE // 2)
-        peak = around(value, _PEAK_DISTANCE) >= _PEAK_SHARE * near
+        peak = around(value, _PEAK_DISTANCE) >= _VALUE_PEAK_SHARE * near
         if near >= MAIN_SHARE * total and peak and all(abs(value - other) >= MAIN_DISTANCE for other in main):
             main.append(value)
     main = sorted(main)
@@ -87,6 +108,28 @@ def find_main_values(tally: Tally) -> list[int]:
             key="data.values",
         )
     return main
+
+
+def _levels_between(pixels: NDArray[np.int64]) -> list[int]:
+    """The values, ascending, between black and white in JPEG masks, around which at least half of the values between
+    lie: noise and soft edges are spread over all of them.
+
+    Args:
+        pixels: (65536,) how many pixels hold each value.
+    """
+    total, between = int(pixels.sum()), pixels[:256].copy()
+    between[:MAIN_DISTANCE], between[256 - MAIN_DISTANCE :] = 0, 0
+    around = np.convolve(between, np.ones(2 * _PEAK_DISTANCE + 1, np.int64), "same")
+    wide = np.convolve(between, np.ones(2 * MAIN_DISTANCE + 1, np.int64), "same")
+    levels = list[int]()
+    for value in np.argsort(-around, kind="stable").tolist():
+        clear = 2 * MAIN_DISTANCE <= value < 256 - 2 * MAIN_DISTANCE and all(
+            abs(value - v) > MAIN_DISTANCE for v in levels
+        )
+        if clear and around[value] >= max(MAIN_SHARE * total, _PEAK_SHARE * wide[value]):
+            near = between[value - _PEAK_DISTANCE : value + _PEAK_DISTANCE + 1]
+            levels.append(value - _PEAK_DISTANCE + int(near.argmax()))
+    return sorted(levels) if levels and around[levels].sum() >= _PEAK_SHARE * between.sum() else []
 
 
 def _points(codes: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -275,7 +318,91 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
         )
     if told.table is None:
         _refuse_other_lossless(survey, labels)
-    return labels, [*remarks, *_snapped(survey, labels)]
+    stray = _describe_stray(survey, labels) if told.table is None and told.names is None else []
+    more = (*stray, *_describe_alike(labels), *_describe_covered(survey, labels), *_snapped(survey, labels))
+    return labels, [*_describe_absent(survey, labels), *remarks, *more]
+
+
+def _describe_absent(survey: Survey, labels: LabelMap) -> list[str]:
+    """A line on classes that no mask holds."""
+    index, _found = labels.classify(survey.tally(labels.kind).codes)
+    absent = [name for number, name in enumerate(labels.names) if number not in set(index.tolist())]
+    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
+    names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
+    return [line.format(count=len(absent), names=names)] if absent else []
+
+
+def _describe_stray(survey: Survey, labels: LabelMap) -> list[str]:
+    """A line on classes that nobody named and that so few pixels hold that they may be slips."""
+    tally = survey.tally(labels.kind)
+    share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
+    stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
+    if not stray or labels.classes - len(stray) < 2:  # of two classes the rarer one may be small
+        return []
+    cure = replace(
+        labels,
+        names=tuple(name for number, name in enumerate(labels.names) if number not in stray),
+        codes=tuple(codes for number, codes in enumerate(labels.codes) if number not in stray),
+        ignored=(*labels.ignored, *(code for number in stray for code in labels.codes[number])),
+    )
+    line = _(
+        "classes that hardly any pixel holds ({names}): if these are slips of the mouse or the program, correct the "
+        'masks, or leave the pixels out: --values "{cure}"'
+    )
+    told = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
+    return [line.format(names=", ".join(told), cure=",".join(write_table(cure)))]
+
+
+def _describe_alike(labels: LabelMap) -> list[str]:
+    """A line on classes whose names differ by case, spaces, hyphens or underscores alone."""
+    plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in labels.names]
+    alike = [name for name, word in zip(labels.names, plain, strict=True) if plain.count(word) > 1]
+    first = dict(zip(reversed(plain), reversed(labels.names), strict=True))
+    joined = replace(labels, names=tuple(map(str, range(labels.classes))))  # whose names differ
+    table = [text.partition("=") for text in write_table(joined)]
+    cure = ",".join(
+        f"{codes}={first[plain[int(name)]] if name.isdecimal() else name}" for codes, _equals, name in table
+    )
+    line = _('classes that differ only by case or spaces ({names}) are kept apart; to join them: --values "{cure}"')
+    return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
+
+
+def _describe_covered(survey: Survey, labels: LabelMap) -> list[str]:
+    """A line on classes whose regions lie on each other.
+
+    Raises:
+        DataError: nothing of a class is left.
+    """
+    if labels.kind == "color" or not len(survey.covered):
+        return []
+    below, above = (labels.classify(survey.covered[:, column].astype(np.int32))[0] for column in (1, 2))
+    tally = survey.tally("value")
+    left = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)
+    told, lost = list[str](), dict[str, list[str]]()
+    for one, other in sorted({*zip(below.tolist(), above.tolist(), strict=True)}):
+        if one == other or IGNORED in (one, other):
+            continue
+        here = survey.covered[(below == one) & (above == other)]
+        name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
+        whole = left[one] + survey.covered[(below == one) & (above != one), 3].sum()
+        line = _("{upper} on {name} in {count} pictures, {share:.1%} of its pixels")
+        told.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
+        if not left[one]:
+            lost.setdefault(name, []).append(upper)
+    if lost:
+        name, others = next(iter(lost.items()))
+        raise DataError(
+            _(
+                "nothing of the class {name} is left in any mask: {others} lies on all of it; leave out the masks of "
+                "one of the two, or redraw them so that they do not overlap"
+            ).format(name=name, others=", ".join(others)),
+            key="data.masks",
+        )
+    line = _(
+        "regions of several classes overlap ({found}); in each picture a smaller mask lies on a larger one, and a "
+        "later annotation on an earlier one (COCO: the smaller on the larger)"
+    )
+    return [line.format(found="; ".join(told[:LISTED] + ["..."] * (len(told) > LISTED)))] if told else []
 
 
 def _with_palette(survey: Survey, labels: LabelMap) -> LabelMap:
@@ -325,7 +452,8 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
     """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
     tally = survey.tally("value")
     if survey.lossy.any():
-        return make_label_map(find_main_values(tally), names, reach=ANY_DISTANCE), []
+        classes = None if names is None else len(names)
+        return make_label_map(find_main_values(tally, classes), names, reach=ANY_DISTANCE), []
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
         return make_label_map(values, names), []
@@ -355,7 +483,10 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
-                cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
+                cure=",".join(
+                    f"{value}=ignored" if value == 255 and values[-2] < MOST_FOUND else f"{value}=name{number}"
+                    for number, value in enumerate(values[:LISTED], 1)
+                ),
             ),
             key="data.values",
         )
@@ -372,11 +503,8 @@ def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, li
     from_zero = 0 in numbers or background_class(names) == 0
     if len(numbers) < 2 or numbers[-1] >= len(names) or not from_zero:
         return None
-    absent = [name for number, name in enumerate(names) if number not in numbers]
-    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
-    remarks = [line.format(count=len(absent), names=", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED)))]
     labels = make_label_map(range(len(names)), names, ignored=(255,) if white else ())
-    return labels, [*remarks, *([_remark_255()] if white else [])]
+    return labels, [_remark_255()] if white else []
 
 
 def _refuse_mixed(survey: Survey, tally: Tally) -> None:

@@ -4,8 +4,8 @@
 label map (`labels.py`) makes class indices of them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -32,12 +32,14 @@ class Codes:
         kind: which of them.
         palette: of a palette picture, (256, 3) uint8: index -> colour.
         lossy: a JPEG: values are only about those that were saved.
+        covered: of regions that were laid on each other: (value below, value above) -> pixels.
     """
 
     values: NDArray[Any]
     kind: CodeKind
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
+    covered: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def of_kind(self, kind: CodeKind) -> "Codes":
         """The same as colours: grey values by their grey, palette indices by the palette.
@@ -127,6 +129,7 @@ class Survey:
         pixels: (M,) int64: how many pixels hold the code.
         shown: (M,) int32: the code as a colour 0xRRGGBB (grey values their grey, indices by their palette);
             -1 where a value is above 255.
+        covered: (K, 4) int64: mask, value below, value above, pixels: where regions lie on regions of other values.
     """
 
     colored: NDArray[np.bool_]
@@ -136,6 +139,7 @@ class Survey:
     codes: NDArray[np.int32]
     pixels: NDArray[np.int64]
     shown: NDArray[np.int32]
+    covered: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 
     def __len__(self) -> int:
         return len(self.lossy)

@@ -6,6 +6,7 @@ annotation file. All of them read as *codes*; `LabelMap` makes class indices of 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ubend.io.decode import explained, read_raster
 from ubend.io.raster import Raster, refuse_large
 from ubend.labels.cellpose import is_cellpose, read_cellpose
 from ubend.labels.label_values import Codes, count_codes, pack_colors, unpack_color
-from ubend.labels.shapes import Shape, draw_shapes
+from ubend.labels.shapes import Canvas, Shape, draw_shapes
 
 _EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
 _WHITE = 255  # what a JPEG layer holds for its object, but for noise
@@ -48,7 +49,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayeredMask:
-    """Several files, one per object or one per class; later layers lie on earlier ones, 0 where none is."""
+    """Several files, one per object or one per class; in each picture smaller ones lie on larger ones, later ones on
+    earlier ones of the same size; 0 where none is."""
 
     layers: tuple[Layer, ...]
 
@@ -99,14 +101,21 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
         return _read_layers(mask)
     if mask.size_hw is not None and mask.size_hw != size_hw:
         stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))
+        line = _("{path}: written for a picture of {stated} px, but it is {real} px; export it again").format(
+            path=mask.path, stated=stated, real=real
+        )
+        if mask.size_hw == size_hw[::-1]:
+            line = _(
+                "{path}: written for a picture of {stated} px, but it is {real} px: is it turned by its EXIF "
+                "orientation? Images are turned upright; save it upright without EXIF, and annotate it so"
+            ).format(path=mask.path, stated=stated, real=real)
         raise DataError(
-            _("{path}: written for a picture of {stated} px, but it is {real} px; export it again").format(
-                path=mask.path, stated=stated, real=real
-            ),
+            line,
             path=mask.path,
             key="size",
         )
-    return Codes(draw_shapes(mask.shapes, size_hw), "value")
+    canvas = draw_shapes(mask.shapes, size_hw)
+    return Codes(canvas.drawn, "value", covered=canvas.covered)
 
 
 def _read_file(path: Path) -> Codes:
@@ -161,6 +170,9 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
             path=path,
             key="dtype",
         )
+    if pixels.dtype.kind == "f" and (count := int(np.count_nonzero(~np.isfinite(pixels)))):
+        line = _("{path}: mask values that are NaN or infinite ({count}); write whole numbers from 0 to 65535 there")
+        raise DataError(line.format(path=path, count=count), path=path, key="value")
     low, high = (pixels.min(initial=0), pixels.max(initial=0)) if pixels.dtype != np.bool_ else (0, 1)
     if not 0 <= low <= high <= 65535 or (pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all()):
         raise DataError(
@@ -199,13 +211,13 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
 
 
 def _read_layers(mask: LayeredMask) -> Codes:
-    drawn: NDArray[np.uint8] | None = None
+    canvas: Canvas | None = None
+    regions: list[tuple[bool, int, NDArray[np.bool_], int, int, int]] = []  # (no background, -pixels) of the order
     for layer in mask.layers:
         on = _read_layer(layer.path)
-        if drawn is None:
-            drawn = np.zeros(on.shape, np.uint8)
-        if on.shape != drawn.shape:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, drawn.shape)]
+        canvas = canvas or Canvas(np.zeros(on.shape, np.uint8), Counter())
+        if on.shape != canvas.drawn.shape:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, canvas.drawn.shape)]
             raise DataError(
                 _("{path}: {size} px, but {first} is {first_size} px; masks of one picture are of its size").format(
                     path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
@@ -213,9 +225,15 @@ def _read_layers(mask: LayeredMask) -> Codes:
                 path=layer.path,
                 key="size",
             )
-        drawn[on] = layer.value
-    assert drawn is not None
-    return Codes(drawn, "value")
+        rows, columns = (np.flatnonzero(on.any(axis=axis)) for axis in (1, 0))
+        if len(rows):
+            box = on[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
+            pixels = int(np.count_nonzero(box))
+            regions.append((layer.value != 0, -pixels, box, layer.value, int(rows[0]), int(columns[0])))
+    assert canvas is not None
+    for *_order, box, value, top, left in sorted(regions, key=lambda region: region[:2]):
+        canvas.lay(box, value, top, left)
+    return Codes(canvas.drawn, "value", covered=canvas.covered)
 
 
 def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:
@@ -227,7 +245,8 @@ def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
     if isinstance(mask, FileMask):
         return digest_of[mask.path]
     if isinstance(mask, LayeredMask):
-        parts: Any = [(digest_of[layer.path], layer.value) for layer in mask.layers]
+        # with the order in which they are laid, so that masks of earlier versions, laid otherwise, are other ones
+        parts: Any = ["smaller on larger", *((digest_of[layer.path], layer.value) for layer in mask.layers)]
     else:  # of an annotation file only what is said of this picture
         parts = [vars(shape) for shape in mask.shapes]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

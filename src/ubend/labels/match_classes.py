@@ -92,6 +92,18 @@ def match_palettes(survey: Survey, model: LabelMap) -> LabelMap:
     return replace(model, codes=tuple(map(tuple, codes)))
 
 
+def drop_absent(survey: Survey, model: LabelMap) -> LabelMap:
+    """The model's classes, without label values for those that masks whose classes nobody named do not hold.
+
+    Masks of fewer than two classes tell nothing: the model's classes are then returned as they are.
+    """
+    index, found = model.classify(np.unique(survey.entries(model.kind)))
+    occurring = set(index[found].tolist()) - {IGNORED}
+    if len(occurring) < 2:
+        return model
+    return replace(model, codes=tuple(some if n in occurring else () for n, some in enumerate(model.codes)))
+
+
 def _name(place: int | None, model: LabelMap) -> str:
     return "ignored" if place in (None, IGNORED) else model.names[place]
 

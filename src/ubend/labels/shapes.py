@@ -1,5 +1,6 @@
 """Shapes of annotation files -> masks: one rasteriser, COCO's, draws them all."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,31 @@ class Shape:
     relative: bool = False
 
 
-def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Canvas:
+    """A mask on which regions are laid, later ones on earlier ones.
+
+    Attributes:
+        drawn: (H, W) uint8: the value of the last region that holds the pixel, 0 where none does.
+        covered: (value below, value above) -> how many pixels of the first the second was laid on; 0 and equal values
+            do not count.
+    """
+
+    drawn: NDArray[np.uint8]
+    covered: Counter[tuple[int, int]]
+
+    def lay(self, region: NDArray[np.bool_], value: int, top: int = 0, left: int = 0) -> None:
+        """Set the pixels of a region, (h, w) bool, whose first pixel lies at (top, left)."""
+        part = self.drawn[top : top + region.shape[0], left : left + region.shape[1]]
+        below = part[region]
+        if below.any():
+            for other, count in enumerate(np.bincount(below).tolist()):
+                if count and other not in (0, value):
+                    self.covered[other, value] += count
+        part[region] = value
+
+
+def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
     """The mask that shapes make: a pixel whose centre lies in a shape has its value.
 
     Polygons are rounded to 1/5 px (as COCO does); where one crosses itself, its regions count in turns (even-odd).
@@ -34,24 +59,22 @@ def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> NDArray[np
     Args:
         shapes: run lengths must be of this size; polygons may reach out of the picture.
         size_hw: (height, width) of the picture.
-    Returns:
-        (H, W) uint8: the value of the last shape that holds the pixel, 0 where none does.
     """
-    drawn = np.zeros(size_hw, np.uint8)
+    canvas = Canvas(np.zeros(size_hw, np.uint8), Counter())
     for shape in shapes:
         if shape.rle is not None:
-            drawn[decode_rle(shape.rle)] = shape.value
+            canvas.lay(decode_rle(shape.rle), shape.value)
         scale = np.array(size_hw[::-1] if shape.relative else (1, 1), np.float64)
         for polygon in shape.polygons:
-            _fill(drawn, np.array(polygon, np.float64).reshape(-1, 2) * scale, shape.value)
-    return drawn
+            _fill(canvas, np.array(polygon, np.float64).reshape(-1, 2) * scale, shape.value)
+    return canvas
 
 
-def _fill(drawn: NDArray[np.uint8], points: NDArray[np.float64], value: int) -> None:
+def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
     """Set the pixels inside a polygon, (N, 2) x and y; only its own box is looked at."""
     from pycocotools import mask as coco
 
-    size = np.array(drawn.shape[::-1])
+    size = np.array(canvas.drawn.shape[::-1])
     if (points < 0).any() or (points > size).any():
         points = _clip(points, size)
     if len(points) < 3:
@@ -62,7 +85,7 @@ def _fill(drawn: NDArray[np.uint8], points: NDArray[np.float64], value: int) -> 
     if width > 0 and height > 0:
         rle = coco.frPyObjects([(points - low).ravel().tolist()], height, width)[0]
         inside = decode_rle({"size": (height, width), "counts": rle["counts"].decode()})
-        drawn[low[1] : high[1], low[0] : high[0]][inside] = value
+        canvas.lay(inside, value, low[1], low[0])
 
 
 def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,10 +16,10 @@ from ubend.layouts.collection import (
     find_jsons,
     guess_kind,
     holds,
-    is_polygon,
     load_json,
     number_classes,
     part_of_path,
+    polygon_problem,
 )
 from ubend.layouts.pairs import Layout, Part, Reading
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
@@ -157,8 +157,8 @@ def _make_shape(
         return float(counts[1::2].sum()), Shape(value, rle=rle)
     polygons: tuple[Polygon, ...] = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list))
     polygons = polygons or (tuple(c for c in region if isinstance(c, float)),)  # some exporters write no list of lists
-    if not all(map(is_polygon, polygons)):
-        problems.add("few points", who)
+    if kind := next(filter(None, map(polygon_problem, polygons)), None):
+        problems.add(kind, who)
         return None
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 

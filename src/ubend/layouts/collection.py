@@ -134,26 +134,31 @@ def part_of_path(path: Path, root: Path) -> Part | None:
     return next((part for part in (*map(part_of, reversed(folders)), *words) if part is not None), None)
 
 
-def is_polygon(polygon: Sequence[float]) -> bool:
-    """Pairs of x and y, three at least."""
-    return len(polygon) >= 6 and len(polygon) % 2 == 0
+def polygon_problem(polygon: Sequence[float]) -> str | None:
+    """The kind of problem of coordinates that are not pairs of x and y, three at least; None: they are."""
+    if len(polygon) % 2:
+        return "odd coordinates"
+    return "few points" if len(polygon) < 6 else None
 
 
 def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str, ...], dict[str, int]]:
     """Class names, the background first, and the mask value of each name, in the order given.
 
-    The names of the background (`background`, `_background_`, ...) have value 0, `__ignore__` has IGNORED.
+    Spaces around names and double ones within do not count. The names of the background (`background`,
+    `_background_`, ...) have value 0, `__ignore__` has IGNORED.
     """
     values: dict[str, int] = {}
     classes = ["background"]
     for name in dict.fromkeys(names):
-        if name == "__ignore__":
+        plain = " ".join(name.split())
+        if plain == "__ignore__":
             values[name] = IGNORED
-        elif name == "_background_" or background_class([name]) == 0:
+        elif plain == "_background_" or background_class([plain]) == 0:
             values[name] = 0
         else:
-            values[name] = len(classes)
-            classes.append(name)
+            if plain not in classes:
+                classes.append(plain)
+            values[name] = classes.index(plain)
     if len(classes) > MOST_CLASSES + 1:
         problems.add("many classes", f"{len(classes) - 1}")
     return tuple(classes), {name: min(value, IGNORED) for name, value in values.items()}

@@ -14,7 +14,7 @@ from ubend.labels.mask_files import FileMask
 from ubend.layouts.class_files import read_class_table
 from ubend.layouts.coco import COCO
 from ubend.layouts.collection import find_damaged
-from ubend.layouts.groups import group_by_folder
+from ubend.layouts.groups import find_groups
 from ubend.layouts.label_studio import LABEL_STUDIO, LABEL_STUDIO_MASKS
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
@@ -37,7 +37,7 @@ class Asked:
     """How a folder is to be read, whatever its layout.
 
     Attributes:
-        split: CSV with the columns `file,split` and perhaps `group`; it replaces the parts of the layout.
+        split: CSV with the columns `file,split`, `file,group` or `file,split,group`, which replace the layout's.
             `file` is a pair's name, a file name with or without suffix, or a relative path.
         skip_bad: go on without files that cannot be used, and record them in `Folder.skipped`.
         look: asked, when anything is wrong, for further problems of the pairs, to be told along.
@@ -100,7 +100,7 @@ def _skipped_folders(places: Iterable[Path], root: Path) -> list[str]:
 def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Problems, asked: Asked) -> Folder:
     """The folder of a reading with split file and class table; raises what is wrong."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
-    pairs, grouped = group_by_folder(pairs, place)
+    pairs, grouped = find_groups(pairs, place)
     if asked.split is not None and pairs:
         pairs = apply_split(pairs, asked.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors

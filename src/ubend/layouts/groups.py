@@ -1,4 +1,4 @@
-"""Groups that folders state: a folder of images for each patient, video or site."""
+"""Groups that folders or file names state: the images of one patient, video or site."""
 
 import re
 from collections import Counter
@@ -12,15 +12,21 @@ from ubend.layouts.naming import folder_meaning
 from ubend.layouts.pairs import Pair, Part
 from ubend.layouts.problems import enumerate_names, natural_key
 
-_LEAST_GROUPS = 5  # fewer folders cannot be split into train, val and test near the wanted shares
+_LEAST_GROUPS = 5  # fewer groups cannot be split into train, val and test near the wanted shares
+_CLASS_WORDS = frozenset(("category", "class", "cls", "grade", "label", "level", "species", "stage", "type"))
+_MEMBER_WORDS = frozenset(("aug", "c", "col", "crop", "f", "field", "fov", "frame", "patch", "r", "row", "slice", "t",
+                           "tile", "view", "x", "y", "z"))  # fmt: skip
+_DATE = re.compile(r"(19|20)\d\d([01]\d[0-3]\d)?")  # a year, or year, month and day
 
 
-def group_by_folder(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | None]:
-    """The pairs with the groups that their images' folders state, and a sentence for the user.
+def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | None]:
+    """The pairs with the groups that their images' folders state, else their file names, and a sentence for the user.
 
     Folders such as `images` and `train` do not count, nor do those that all images share. A group is the path down
     to the first folder whose name ends with a number (`patient_03`, `TCGA_CS_4941_19960909`); other names
-    (`benign`, `003.Albatross`) are rather classes, and only said.
+    (`benign`, `003.Albatross`) are rather classes, and only said. In file names a group is a word that most of them
+    share with the number after it, where another number tells the images of a group apart: `patient00_slice0`,
+    `P12-03`, `caseA_001`; else an image and those whose names extend its name by words that come back: `a`, `a_flip`.
 
     Args:
         root: above all images.
@@ -28,39 +34,95 @@ def group_by_folder(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str 
     folders = [_plain_folders(pair.image, root) for pair in pairs]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
     folders = [names[shared:] for names in folders]
-    groups = [_group(names, pair.part) for names, pair in zip(folders, pairs, strict=True)]
-    sizes = Counter(group for group in groups if group is not None)
-    several = sum(size for size in sizes.values() if size > 1)
-    if len(sizes) >= _LEAST_GROUPS and several and 2 * sizes.total() > len(pairs):
-        grouped = [
-            pair if pair.group or not group or sizes[group] == 1 else replace(pair, group=group)
-            for pair, group in zip(pairs, groups, strict=True)
-        ]
+    of_folders = [_folder_group(names, pair.part) for names, pair in zip(folders, pairs, strict=True)]
+    originals = _originals([pair.image.relative_to(root).with_suffix("").as_posix() for pair in pairs])
+    names, folders_said = _("{count} names, such as {example}"), _("{count} folders, such as {example}")
+    ways = (
+        (of_folders, folders_said),
+        (_name_groups([path.rpartition("/")[2] for path in originals]), names),
+        (originals, names),
+    )
+    is_split = {"train", "val"} <= {pair.part for pair in pairs}  # then no image changes its split
+    few = None
+    for groups, words in ways:
+        sizes = Counter(group for group in groups if group is not None)
+        several = sum(size > 1 for size in sizes.values())
+        if not several or 2 * sizes.total() <= len(pairs):
+            continue
         example = max(sizes, key=lambda group: sizes[group])
-        line = _(
-            "images of one folder are kept in one split, as those of one patient or video ({count} folders, such as "
-            "{example}); a split file with a column group says otherwise"
-        )
-        return grouped, line.format(count=len(sizes), example=example)
+        if len(sizes) >= _LEAST_GROUPS:
+            grouped = [
+                pair if pair.group or not group or sizes[group] == 1 else replace(pair, group=group)
+                for pair, group in zip(pairs, groups, strict=True)
+            ]
+            line = _(
+                "images of one patient or video, as folders or file names tell, are kept in one split ({found}); a "
+                "split file with the columns file,group says otherwise"
+            )
+            return grouped, None if is_split else line.format(found=words.format(count=several, example=example))
+        few = few or sorted(sizes, key=natural_key)
     tops = Counter(names[0] for names in folders if names)
-    if len(tops) < 2 or max(tops.values()) == 1 or all(pair.part or pair.group for pair in pairs):
+    unsure = few or sorted(tops, key=natural_key)
+    if len(unsure) < 2 or (not few and max(tops.values()) == 1) or all(pair.part or pair.group for pair in pairs):
         return list(pairs), None
     line = _(
-        "images of one folder are not kept in one split ({names}); if each is one patient or video, say so in a split "
-        "file with a column group"
+        "images of one folder or name are not kept in one split ({names}); if each is one patient or video, say so in "
+        "a split file with the columns file,group"
     )
-    return list(pairs), line.format(names=enumerate_names(sorted(tops, key=natural_key)))
+    return list(pairs), line.format(names=enumerate_names(unsure))
 
 
 def _plain_folders(image: Path, root: Path) -> list[str]:
     return [name for name in image.relative_to(root).parts[:-1] if folder_meaning(name) is None]
 
 
-def _group(folders: Sequence[str], part: Part | None) -> str | None:
+def _folder_group(folders: Sequence[str], part: Part | None) -> str | None:
     for level, name in enumerate(folders, 1):
         words = re.findall(r"[^\W_]+", name)
         if words and re.search(r"\d", words[-1]):
             group = "/".join(folders[:level])
             # mere numbers may begin anew in each split
             return f"{part}/{group}" if part and not re.search(r"[^\W\d_]", group) else group
+    return None
+
+
+def _originals(stems: Sequence[str]) -> list[str]:
+    """The path that each path without suffix extends by words that come back with others, such as `_flip`; else itself.
+
+    An image and its copies lie in one folder.
+    """
+    every, found = set(stems), list[tuple[str, str]]()
+    for stem in stems:
+        start = stem.rfind("/") + 1
+        cuts = (start + gap.start() for gap in re.finditer(r"[\W_]+", stem[start:]))
+        cut = next((cut for cut in cuts if stem[:cut] in every and re.search(r"[^\W\d_]", stem[cut:])), len(stem))
+        found.append((stem[:cut], re.sub(r"\d+$", "", stem[cut:])))
+    rests = Counter(rest for _stem, rest in set(found))
+    return [name if rests[rest] > 1 else stem for stem, (name, rest) in zip(stems, found, strict=True)]
+
+
+def _name_groups(stems: Sequence[str]) -> list[str | None]:
+    """The group of each file name; None where its words are not those of most names, or it has none."""
+    found = [_name_group(stem) for stem in stems]
+    words = Counter(word for name in found if name for word in name[1])
+    common = max(words, key=lambda word: words[word], default="")
+    return [name[0] if name and common in name[1] else None for name in found]
+
+
+def _name_group(stem: str) -> tuple[str, set[str]] | None:
+    """(`patient00`, {"patient"}) of `patient00_slice0`: the group, and the words in it; None: the name states none."""
+    words = list(re.finditer(r"[^\W_]+", stem))
+    numbers = [bool(re.search(r"\d$", word.group())) for word in words]
+    seen, start = list[str](), 0
+    for place, found in enumerate(words):
+        word = found.group()
+        parts = re.fullmatch(r"([^\W\d_]*)(\d+)", word) or re.fullmatch(r"([^\W\d_]*[^\W\d_A-Z])([A-Z])", word)
+        letters, number = parts.groups() if parts else (word, "")
+        stands_after = bool(letters) or (place > 0 and words[place - 1].group().isalpha())
+        seen += [letters.casefold()] if letters else []
+        others = sum(numbers) - numbers[place]
+        if number and stands_after and others and not _DATE.fullmatch(number):
+            if seen[-1] not in _CLASS_WORDS | _MEMBER_WORDS:
+                return stem[start : found.end()], set(seen)
+            start = words[place + 1].start() if place + 1 < len(words) else 0
     return None

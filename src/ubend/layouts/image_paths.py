@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
-from ubend.layouts.naming import IMAGE_SUFFIXES
+from ubend.layouts.naming import PICTURE_SUFFIXES
 from ubend.layouts.tree import expand_pattern
 
 
@@ -17,6 +17,15 @@ def _read_lines() -> Iterable[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names that are not UTF-8
     return sys.stdin or ()
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder, sorted by name.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
 
 
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
@@ -31,7 +40,7 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if os.path.isdir(path):
             try:
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+                found = images_in(path)
             except OSError as error:
                 raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
             if not found:

@@ -26,6 +26,8 @@ def _words(text: str) -> frozenset[str]:
 # Images that are not read: named as a problem, since skipping them would lose data unseen. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
 FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
+# Of folders to predict: those that no reader knows fail each with a line.
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
 _PICTURE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )

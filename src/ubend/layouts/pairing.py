@@ -338,6 +338,8 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     elif words := _class_words(labels):
         reading = _by_class(matching, claims, labels, words)
+    elif words := _class_words(wide := {n: [_label(claim, wide=True) for claim in some] for n, some in claims.items()}):
+        reading = _by_class(matching, claims, wide, words)
     elif _are_objects(claims, labels):
         layers = {n: [Layer(path, 1) for path in sorted(claim.mask.found.path for claim in claims[n])] for n in claims}
         count = sum(map(len, claims.values()))
@@ -347,7 +349,7 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     else:
         for number, some in claims.items():
             if len(some) > 1:
-                names = sorted((claim.mask.found.path.name for claim in some), key=natural_key)
+                names = sorted((problems.shorten(claim.mask.found.path) for claim in some), key=natural_key)
                 problems.add("two masks", f"{matching.pictures[number].name} ({', '.join(names)})")
         reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     for number, first in matching.twins:
@@ -368,12 +370,13 @@ def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
     return [Pair(item.name, item.found.path, mask, item.part or first.part, None) for item, first, mask in items]
 
 
-def _label(claim: Claim) -> _Label:
+def _label(claim: Claim, *, wide: bool = False) -> _Label:
+    """What a claim's rest says; `wide`: words such as `cell` and `nucleus` without a number stand for classes."""
     words, numbers = [], []
     for word in re.findall(r"[^\W_]+", claim.rest):
         split = re.fullmatch(r"([^\W\d]*)(\d*)", word)
         letters, digits = (split[1].casefold(), split[2]) if split else (word, "")
-        general = letters in OBJECT_WORDS or letters in MASK_WORDS
+        general = (letters in OBJECT_WORDS and not (wide and not digits)) or letters in MASK_WORDS
         if digits and (general or not letters):
             numbers.append(digits)
         elif not general:

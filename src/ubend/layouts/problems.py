@@ -12,7 +12,7 @@ _SHOWN = 10  # names shown of a long list
 # What `--skip-bad` goes on without: what is left is read as if these files were not there.
 _SKIPPABLE = frozenset(
     ("no mask", "part without masks", "no image", "empty", "foreign", "picture missing", "annotation entry",
-     "few points", "run lengths", "not normalised", "split unknown")
+     "few points", "odd coordinates", "run lengths", "not normalised", "split unknown")
 )  # fmt: skip
 
 
@@ -129,6 +129,9 @@ def _sentences() -> dict[str, str]:
         "rotated": _("turned rectangles or pictures ({count}): {names}; draw polygons on the upright picture"),
         "one label": _("regions without a label, or with several ({count}): {names}; give each one label"),
         "few points": _("polygons of fewer than 3 points ({count}): {names}; draw them again or take them away"),
+        "odd coordinates": _(
+            "polygons with an odd count of coordinates ({count}): {names}; a point has an x and a y: export them again"
+        ),
         "run lengths": _("run lengths (RLE) that do not fill their picture ({count}): {names}; export them again"),
         "not normalised": _(
             "coordinates that are no shares of the picture's width and height ({count}): {names}; divide x by the "
@@ -152,7 +155,9 @@ def _sentences() -> dict[str, str]:
         "class table": _(
             "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"
         ),
-        "split file": _("{names}; a split file is CSV text (UTF-8) with the columns file,split[,group]"),
+        "split file": _(
+            "{names}; a split file is CSV text (UTF-8) with the columns file,split, file,group or file,split,group"
+        ),
         "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
         "split twice": _("named twice in the split file, differently ({count}): {names}; keep one line"),
         "split unclear": _("in the split file, but fits several pictures ({count}): {names}; write the path"),

@@ -1,4 +1,4 @@
-"""Split files: CSV with the columns `file,split` and perhaps `group`."""
+"""Split files: CSV with the columns `file,split`, `file,group` or `file,split,group`."""
 
 import csv
 import unicodedata
@@ -16,7 +16,7 @@ SPLIT_COLUMNS = ("file", "split", "group")
 
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
-    """The pairs with the parts and groups of the split file."""
+    """The pairs with the parts and groups of the split file; of a column that it lacks, with their own."""
     try:
         lines = read_text(split).splitlines()
         semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
@@ -25,7 +25,10 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
-    if missing := [name for name in SPLIT_COLUMNS[:2] if name not in header]:
+    has_split, has_group = (name in header for name in SPLIT_COLUMNS[1:])
+    if missing := [
+        name for name, there in (("file", "file" in header), ("split", has_split or has_group)) if not there
+    ]:
         lacks = _("{file} has no column {columns}").format(file=split, columns=", ".join(missing))
         problems.add("split file", lacks)
         return pairs
@@ -39,7 +42,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         name = unicodedata.normalize("NFC", row.get("file", "")).replace("\\", "/").removeprefix("./")
         word, fitting = row.get("split", ""), known.get(name, set())
         value = (PART_WORDS.get(word.lower()), row.get("group") or None)
-        if value[0] is None:
+        if value[0] is None and has_split:
             problems.add("split word", f"{name}: {word or '-'}")
         if len(fitting) != 1:
             problems.add("split unclear" if fitting else "split unknown", name or "-")
@@ -50,7 +53,10 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         if number not in given:
             problems.add("split missing", pair.name)
     return [
-        replace(p, part=given[i][0], group=given[i][1] or p.group) if i in given else p for i, p in enumerate(pairs)
+        replace(p, part=given[i][0] if has_split else p.part, group=given[i][1] if has_group else p.group)
+        if i in given
+        else p
+        for i, p in enumerate(pairs)
     ]
 
 

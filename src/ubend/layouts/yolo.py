@@ -11,7 +11,7 @@ from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.class_files import read_names_text
-from ubend.layouts.collection import Collection, has_masks, is_polygon, number_classes, part_of, side_of
+from ubend.layouts.collection import Collection, has_masks, number_classes, part_of, polygon_problem, side_of
 from ubend.layouts.naming import IMAGE_SUFFIXES
 from ubend.layouts.pairs import Layout, Reading
 from ubend.layouts.problems import Problems
@@ -98,8 +98,8 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
             problems.add("annotation entry", f"{who}: " + _("not a class number and coordinates"))
         elif len(polygon) == 4:
             problems.add("box only", who)
-        elif not is_polygon(polygon):
-            problems.add("few points", who)
+        elif kind := polygon_problem(polygon):
+            problems.add(kind, who)
         elif min(polygon) < -_BEYOND or max(polygon) > 1 + _BEYOND:
             problems.add("not normalised", who)
         else:

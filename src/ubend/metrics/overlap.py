@@ -204,7 +204,9 @@ class OverlapScores:
         }
 
 
-def summarise_overlap(confusions: NDArray[np.int64], names: Sequence[str], background: int | None) -> OverlapScores:
+def summarise_overlap(
+    confusions: NDArray[np.int64], names: Sequence[str], background: int | None, unheld: Sequence[int] = ()
+) -> OverlapScores:
     """The scores of a set of pictures from the confusion counts of each.
 
     The per-image mean over classes is the mean over classes of the per-class per-image means (see
@@ -214,6 +216,7 @@ def summarise_overlap(confusions: NDArray[np.int64], names: Sequence[str], backg
         confusions: (N, C, C) int64 counts, rows truth; N may be 0: every score is then NaN.
         names: (C,) class names.
         background: index of the class left out of `mean_foreground`; None: it equals `mean`.
+        unheld: indices of classes that the truth cannot hold: they have no score and do not count in the means.
     Raises:
         ValueError: shapes, names and background do not fit together.
     """
@@ -224,6 +227,7 @@ def summarise_overlap(confusions: NDArray[np.int64], names: Sequence[str], backg
     foreground = np.arange(len(names)) != (-1 if background is None else background)
 
     def scores(classes: NDArray[np.float64]) -> ClassScores:
+        classes = np.where(np.isin(np.arange(len(names)), unheld), np.nan, classes)
         means = float(_mean_defined(classes)), float(_mean_defined(classes[foreground]))
         return ClassScores(tuple(classes.tolist()), *means)
 
@@ -232,7 +236,7 @@ def summarise_overlap(confusions: NDArray[np.int64], names: Sequence[str], backg
     return OverlapScores(
         names=tuple(names),
         pictures=len(confusions),
-        defined=tuple(np.isfinite(dice).sum(axis=0).tolist()),
+        defined=tuple(0 if n in unheld else count for n, count in enumerate(np.isfinite(dice).sum(axis=0).tolist())),
         dice_per_image=scores(_mean_defined(dice)),
         dice_pooled=scores(dice_from_confusion(total)),
         iou_per_image=scores(_mean_defined(iou)),

@@ -10,7 +10,7 @@ import numpy as np
 from ubend.core.autoconfig import percent
 from ubend.core.device import pick_device, settle
 from ubend.core.errors import OutputError
-from ubend.core.files import default_cache, read_text, write_text
+from ubend.core.files import default_cache, read_text, refuse_existing, write_text
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.core.settings import Settings, change_settings, dump_toml
@@ -75,10 +75,14 @@ def understand(
         show: also display it.
     Raises:
         DataError: what cannot be understood.
-        OutputError: `data.toml` or `split.csv` is there and was edited.
+        OutputError: `data.toml` or `split.csv` is there and was edited, or a file is there that is not of an earlier
+            call.
     """
     path = out / "data.toml"
-    _refuse_edited(path, out / "split.csv")
+    if path.exists():
+        _refuse_edited(path, out / "split.csv")
+    else:
+        refuse_existing(out / name for name in ("split.csv", "samples.png", "skipped.csv"))
     settle(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
     device = pick_device(settings.device).type  # of which `fit` will choose the size
     with teller or Teller() as voice:
@@ -87,7 +91,8 @@ def understand(
         for choice in data.images.choices:
             voice.say(_("chosen: {choice}").format(choice=choice.line()))
         for part in SPLITS[1:]:
-            for line in describe_few(len(data.numbers(part)), part):
+            images = len(data.numbers(part))
+            for line in describe_few(images, part) if images else ():  # that there is no test split is said above
                 told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
                 if part in {pair.part for pair in data.folder.pairs}:
                     told = _("{note}; add images, or put more of them into {split}")
@@ -126,8 +131,6 @@ def _refuse_edited(path: Path, split: Path) -> None:
     Raises:
         OutputError: they were.
     """
-    if not path.exists():
-        return
     try:
         stamp, _newline, rest = read_text(path).partition("\n")
         written = rest + (read_text(split) if split.exists() else "")

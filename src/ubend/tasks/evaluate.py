@@ -1,6 +1,7 @@
 """Score a model: on the test part of its own run, or on any folder of pictures and masks."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,19 +13,22 @@ from ubend.core.files import csv_cell
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import match_folder, read_usable
+from ubend.dataset.store import hash_pairs
 from ubend.evaluation.caveats import (
     KnownImages,
     describe_few,
     describe_seen,
     describe_validation,
     only_training_images,
+    some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.accepts import take_pixels
 from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.io.raster import Header
-from ubend.labels.class_table import background_class
+from ubend.labels.class_table import LabelMap, background_class
+from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, Part
 from ubend.tasks.gather import gather
@@ -58,6 +62,7 @@ def evaluate(
         words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
             that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
+            Classes of the model that the masks of `folder` cannot hold have no score.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
     Raises:
@@ -77,12 +82,13 @@ def evaluate(
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
-        return scores, asked.part, describe_seen(known, asked.left_out, asked.validation)
+        return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
 
     if folder is None and words.get("images") is None:
-        part, pairs = choose_subset(read_run_pairs(Path(model)), subset)
+        part, pairs = read_run_subset(Path(model), subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
-        lines = describe_validation(len(pairs) if part == "val" else 0)
+        scored = [row for row in _read_rows(Path(model)) if row[0].name in scores["per_picture"]]
+        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
     else:
         settings = gather(folder, flags=words).settings
         scores, part, lines = read_usable(settings, score)
@@ -90,6 +96,18 @@ def evaluate(
         for line in [*lines, *describe_few(len(scores["per_picture"]), part)]:
             voice.say(line)
     return {"part": part or "all", **scores}
+
+
+def _describe_unheld(labels: LabelMap) -> list[str]:
+    """A line on the classes of the model that no mask can hold, if any."""
+    unheld = [labels.names[number] for number in labels.unheld]
+    line = _(
+        "WARNING: the masks are read as {known}; nothing in them stands for {unheld}, which has no score and does not "
+        "count in the means. If their values mean something else, say what with --values"
+    )
+    held = ((codes, name) for codes, name in zip(labels.codes, labels.names, strict=True) if codes)
+    known = [f"{code_words(codes, labels.kind)} -> {name}" for codes, name in held]
+    return [line.format(known=", ".join(known), unheld=", ".join(unheld))] if unheld else []
 
 
 def choose_subset(
@@ -182,22 +200,60 @@ class _UnseenImages:
         return chosen
 
 
+def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
+    """A line when images or masks are not what they were in the training, else none.
+
+    Args:
+        rows: pairs, and the hashes of their images and masks in the training.
+    """
+    now = hash_pairs([pair for pair, _hashes in rows])
+    changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
+    line = _("note: the image or mask of {count} scored pairs was changed since the training: {names}")
+    return [line.format(count=len(changed), names=some_names(changed))] if changed else []
+
+
+def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[Pair]]:
+    """A subset of a run's data list and its pairs, see `choose_subset`.
+
+    Raises:
+        DataError: there are none, or all their images are gone, as where the data folder was moved.
+        OutputError: it is no run folder, or its data list is empty.
+    """
+    part, pairs = choose_subset(read_run_pairs(run), subset)
+    if not any(os.path.exists(pair.image) for pair in pairs):
+        line = _(
+            "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
+            "or score them where they are: `ubend evaluate {run} FOLDER`"
+        )
+        folder = pairs[0].image.parent
+        raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
+    return part, pairs
+
+
 def read_run_pairs(run: Path) -> list[Pair]:
     """The pairs of a run with their parts, from its data list.
 
     Raises:
-        OutputError: it is no run folder.
+        OutputError: it is no run folder, or the list is empty.
     """
+    return [pair for pair, _hashes in _read_rows(run)]
+
+
+def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
+    """As `read_run_pairs`, each with the hashes of its image and mask."""
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                Pair(
-                    row["name"],
-                    Path(row["image"]),
-                    mask_from_text(row["mask"]),
-                    cast(Part, row["split"]),
-                    row["group"] or None,
+            rows = [
+                (
+                    Pair(
+                        row["name"],
+                        Path(row["image"]),
+                        mask_from_text(row["mask"]),
+                        cast(Part, row["split"]),
+                        row["group"] or None,
+                    ),
+                    [row["image_hash"], row["mask_hash"]],
                 )
                 for row in ({key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(file))
             ]
@@ -206,6 +262,10 @@ def read_run_pairs(run: Path) -> list[Pair]:
             _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
             path=run,
         ) from error
+    if not rows:
+        line = _("{path}: the run's list of pictures is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
+        raise OutputError(line.format(path=path, run=run), path=path)
+    return rows
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[str]:

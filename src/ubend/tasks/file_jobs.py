@@ -8,7 +8,6 @@ videos, scans) defines how it is inspected, which files it gives, and how they a
 
 import logging
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +33,9 @@ from ubend.core.files import (
     is_of_the_disk,
     is_too_long,
     refuse_existing,
+    refuse_foreign,
     refuse_full,
+    refuse_inputs,
     refuse_shared,
 )
 from ubend.core.i18n import _, now
@@ -69,23 +70,22 @@ class FileJob(ABC, Generic[_Facts]):
         done: message at the end.
         record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
-        resumable: whether the command has `--resume`.
         found: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> its problems.
+        wrong: number of an input -> its problems; it has no files.
+        damaged: number of an input -> its problems; what could be read of it has its files.
     """
 
     what, there, done = "", "", ""
     together: Sequence[str] = ()
-    resumable = True
 
     def __init__(self, masks: Masks, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.masks, self.paths, self.out, self.resume = masks, paths, out, resume
         self.found: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
+        self.damaged: dict[int, list[str]] = {}
         self.record: Record | None = None
-        self._recording = threading.Lock()
         self._sources: dict[int, dict[str, Any]] = {}
         self._remade = 0
 
@@ -102,15 +102,15 @@ class FileJob(ABC, Generic[_Facts]):
         return self.record is not None and self.record.is_current(self.files(number), self.paths[number])
 
     def note_source(self, number: int) -> None:
-        """Remember what an input holds, before it is read."""
+        """Record what an input holds, before it is read and its files are written."""
         if self.record is not None:
             self._sources[number] = describe_source(self.paths[number])
+            self.record.begin(self.files(number), self._sources[number])
 
     def note_done(self, number: int) -> None:
         """Record that all files of an input are written."""
         if self.record is not None:
-            with self._recording:
-                self.record.add(self.files(number), self._sources.pop(number))
+            self.record.add(self.files(number), self._sources.pop(number))
 
     def size(self, _number: int) -> float:
         """Estimated bytes of the files of an input."""
@@ -128,7 +128,7 @@ class FileJob(ABC, Generic[_Facts]):
 
         Raises:
             DataError: duplicate output names.
-            OutputError: an output exists already.
+            OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
         inspected = dict(self.attempt(self.inspect, range(len(self.paths))))
         self.found = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
@@ -136,13 +136,18 @@ class FileJob(ABC, Generic[_Facts]):
             return []
         files = [(self.paths[number], self.files(number)) for number in self.found]
         refuse_shared(files, now(self.what))
+        refuse_inputs(self.paths, (path for _input, own in files for path in own))
+        groups = [*(own for _input, own in files), *([self._summaries] if self.together else [])]
         if not self.resume:
-            each = [path for _input, own in files for path in own]
-            refuse_existing([*each, *(self.out / name for name in self.together)], resumable=self.resumable)
+            own = self.record is not None and not any(map(self.record.foreign, groups))
+            refuse_existing([path for group in groups for path in group], resumable=own)
         is_done = dict(self.attempt(lambda number: self.resume and self.is_done(number), [*self.found]))
         sizes = dict(self.attempt(self.size, [number for number, done in is_done.items() if not done]))
         self.found = {number: facts for number, facts in self.found.items() if number not in self.wrong}
         self.todo = [*sizes]
+        if self.resume and self.record is not None:
+            rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
+            refuse_foreign([path for group in rewritten for path in self.record.foreign(group)], self.record.path)
         self._remade = sum(any(map(os.path.exists, self.files(number))) for number in self.todo)
         return [Need(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
@@ -172,9 +177,17 @@ class FileJob(ABC, Generic[_Facts]):
         self.make(teller)
         numbers = [number for number in self.found if number not in self.wrong]
         if numbers:
+            if self.record is not None and self.together:
+                self.record.begin(self._summaries, {})
             self.finish(numbers, teller)
+            if self.record is not None and self.together:
+                self.record.add(self._summaries, {})
             teller.say(now(self.done).format(count=len(numbers), out=self.out))
         return [self.files(number)[0] for number in numbers]
+
+    @property
+    def _summaries(self) -> list[Path]:
+        return [self.out / name for name in self.together]
 
     @contextmanager
     def keeping(self, number: int) -> Iterator[None]:
@@ -327,12 +340,13 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
     """Inspect the inputs of all jobs, then write all files.
 
     Args:
-        record: what made the files, written to the folder; refuses to mix outputs of different settings.
+        record: what made the files, written to the folder; refuses to mix outputs of different settings. None: the
+            command has no `--resume`.
     Returns:
         The first file of each input, including existing ones.
     Raises:
         DataError: duplicate output names; or nothing could be used.
-        FilesError: at the end, when all others are written: the problems of those that failed.
+        FilesError: at the end, when all others are written: the problems of those that failed or are damaged.
         OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
             disk full, or no write permission.
     """
@@ -348,8 +362,6 @@ def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | N
     needs = [need for job in jobs for need in job.look()]
     written: list[Path] = []
     if needs:
-        if record is not None:
-            record.refuse_other(teller, resume=jobs[0].resume)
         refuse_full(needs)
         for line in describe_tiling(jobs[0].masks):
             teller.say(line)
@@ -358,11 +370,9 @@ def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | N
         if record is not None:
             record.write()
         written = [path for job in jobs for path in job.write(teller)]
-        if record is not None and not written:
-            record.remove()
-        elif record is not None:
+        if record is not None:
             record.close([path.name for path in written])
-    problems = [line for job in jobs for number in sorted(job.wrong) for line in job.wrong[number]]
+    problems = [line for job in jobs for _number, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
     if problems:
         if written:
             raise FilesError(problems)

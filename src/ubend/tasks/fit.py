@@ -369,6 +369,7 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
     if not session.ranks.is_first:
         return
     run.create()
+    run.begun.touch()
     run.state.unlink(missing_ok=True)  # left by a killed start
     if start is not None or plan.model.pretrained or plan.model.weights is not None:
         save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model

@@ -44,6 +44,8 @@ FLAGS = {
     "deterministic": "train.deterministic",
     "init_from": "train.init_from",
 }
+_PLACE = ("data.folder", "data.images", "data.masks")  # where the data is
+_MEANING = ("data.classes", "data.values")  # what its masks hold
 # made absolute: a resumed run may stand elsewhere
 _PATHS = ("data.images", "data.masks", "data.split", "model.weights", "train.init_from")
 
@@ -70,25 +72,29 @@ def gather(
 ) -> Gathered:
     """All that is told, as settings: `data.toml` < a `config` file < flags < `settings`.
 
+    But `folder`, or images in the flags or settings, win over a `config` file that names other data: what this file
+    says of the place and the split of its data is not used, nor its classes and values where a `data.toml` has some.
+
     A data set that is named is downloaded if need be, after all else was found right.
 
     Args:
         folder: pictures and masks, or the name of a data set, or a `data.toml` written by `ubend data`, or None.
         recipe, config, settings, flags: as of `ubend.fit`.
-        teller: told of a download.
+        teller: told of a download, and of what of the `config` file is not used.
     Raises:
         SettingError: an unknown word, or a value that does not fit.
         ModelFileError: the model to begin with cannot be used.
         DataError: see `find_dataset`.
     """
-    given: dict[str, Any] = {}
+    flags, described = dict(flags or {}), dict[str, Any]()
     if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
-        given |= dict(flatten(read_config(Path(folder))))
+        described = dict(flatten(read_config(Path(folder))))
     elif folder is not None:
-        given["data.folder"] = str(folder)
+        described = {"data.folder": str(folder)}
+    given = dict(described)
     if config is not None:
-        given |= dict(flatten(read_config(Path(config))))
-    flags = dict(flags or {})
+        words = {FLAGS.get(key, key): value for key, value in [*flags.items(), *(settings or {}).items()]}
+        given |= _read_rest(Path(config), described, words, teller)
     if flags.pop("patches", None):
         given |= {"data.resize": "native", "data.window": flags.pop("size", None) or given.get("data.window")}
         given.pop("data.size", None)  # that of a file
@@ -117,6 +123,30 @@ def gather(
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, teller or Teller())
     return Gathered(chosen, start)
+
+
+def _read_rest(
+    config: Path, described: Mapping[str, Any], words: Mapping[str, Any], teller: Teller | None
+) -> dict[str, Any]:
+    """The settings of a file, without those that are about other data than is named beside it.
+
+    Args:
+        described: what FOLDER says: the folder, or all of a `data.toml`.
+        words: flags and settings, by dotted key.
+    """
+    given = dict(flatten(read_config(config)))
+    named = {key: one[key] for one in (described, words) for key in _PLACE if one.get(key) is not None}
+    if named.keys().isdisjoint(("data.folder", "data.images")):
+        return given
+    is_same = all(key in given and _absolute(str(given[key])) == _absolute(value) for key, value in named.items())
+    replaced = [] if is_same else [*_PLACE, "data.split"]
+    if not described.keys().isdisjoint(_MEANING):
+        replaced += ["data.split", *_MEANING]
+    unused = [key for key in dict.fromkeys(replaced) if key in given and given[key] != described.get(key)]
+    if unused:
+        said = _("note: not used from {config}: {keys}; the data that is named explicitly is used instead")
+        (teller or Teller()).say(said.format(keys=", ".join(unused), config=config))
+    return {key: value for key, value in given.items() if key not in unused}
 
 
 def _load_start(path: str | None) -> "Start | None":

@@ -53,16 +53,18 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)
-    if path != run.model or not run.facts.exists():
+    summary, why = None, _("date and test scores: in the run folder, which this file does not lie in")
+    if path == run.model and run.facts.exists():
+        try:
+            summary = read_summary(path.parent)
+        except UbendError as error:
+            why = str(error)
+    if summary is None:
         if "epochs" in about:
             lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
         with suppress(KeyError, ValueError, TypeError, AttributeError):  # of a file that says something else
             lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
-        return [*lines, _("date and test scores: in the run folder, which this file does not lie in")]
-    try:
-        summary = read_summary(path.parent)
-    except UbendError as error:  # the model itself is whole
-        return [*lines, str(error)]
+        return [*lines, why]
     lines.append(_("trained: {date}").format(date=show_date(summary.began)))
     if "seed" not in about:
         lines.append(f"{titles['seed']}: {summary.seed}")

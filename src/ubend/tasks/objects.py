@@ -123,7 +123,6 @@ class _Kept:
 class _ObjectJob(ImageJob):
     what, title = later("ids"), later("finding objects")
     done = later("objects of {count} pictures in {out}")
-    resumable = False
 
     def __init__(
         self, masks: Masks, paths: Sequence[Path | str], out: Path, counting: Counting, method: Method

@@ -24,7 +24,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the pictures, in place of FOLDER.")),
     "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
-    "split": option("--split", type=PATH, help=later("CSV file,split[,group]: which picture is in which part.")),
+    "split": option(
+        "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which picture is in which part.")
+    ),
     "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
     "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
     "channels": option("--channels", type=int, help=later("1 reads grey, 3 colour, else so many  [as they are]")),

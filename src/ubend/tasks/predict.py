@@ -23,8 +23,8 @@ from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_p
 from ubend.io.raster import Header
 from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
-from ubend.io.video import VIDEO_SUFFIXES
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.tasks.expand import expand_input, is_video
 from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
 from ubend.tasks.record import Record
 from ubend.tasks.scans import ScanJob
@@ -200,7 +200,8 @@ def predict_paths(
 
     Args:
         model: a run folder or a model file.
-        paths: files; for images also folders, patterns, or `-` (see `ImageJob`).
+        paths: files, patterns, folders of images, or of scans (NIfTI files, folders of DICOM series) and videos; for
+            images also `-` (see `ImageJob`).
         out: the output folder; files in it are not overwritten.
         window: intensity window of scans, see `ScanJob`.
         prob: file type of the probabilities of images, see `write_probabilities`; None: not written.
@@ -211,9 +212,9 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
-    named, out = [Path(path) for path in paths], Path(out)
+    named, out = [one for path in paths for one in expand_input(Path(path), teller)], Path(out)
     scans = [path for path in named if is_scan(path)]
-    videos = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = [path for path in named if is_video(path)]
     pictures = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(

@@ -1,8 +1,10 @@
 """The JSON file in a folder of results that says what made them, and from which files."""
 
+import gzip
 import hashlib
 import json
 import os
+import threading
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +19,6 @@ from ubend._version import __version__
 from ubend.core.errors import DataError, OutputError, reason
 from ubend.core.files import read_text, telling_writes, write_json
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
 from ubend.io.decode import without_warnings
 
 _FREE = ("ubend", "path")  # may differ
@@ -27,21 +28,20 @@ _FREE = ("ubend", "path")  # may differ
 class Record:
     """What made the files of a folder.
 
-    Each input whose files are done becomes a line of a hidden journal at once, so that nothing is lost where the
-    process is killed; at the end the lines become the entry `files`, in the order of the inputs.
+    Before an input's files are written, and when they are done, a line is added to a hidden journal, so that nothing
+    is lost where the process is killed; at the end the lines become the entry `files`, in the order of the inputs.
 
     Attributes:
         path: of the JSON file.
         facts: the models' hashes, the conditions, what else decides over what is written.
-        files: name of an input's first output -> size and digest of the input, and bytes of each output; empty in
-            a folder of an earlier version, which kept none.
-        is_old: whether the folder was made by a version that kept no `files`, or its record is missing.
+        files: name of an input's first output -> size and digest of the input, and bytes of each output, None until
+            all of them are written. The summary files of a command are an entry without an input.
     """
 
     path: Path
     facts: Mapping[str, Any]
     files: dict[str, Any] = field(default_factory=dict)
-    is_old: bool = True
+    _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def write(self) -> None:
         """Write it, unless it is there."""
@@ -53,66 +53,21 @@ class Record:
         return self.path.with_name(f".{self.path.stem}.jsonl")
 
     def read_files(self) -> None:
-        """Take over what is recorded of the files in the folder."""
-        with suppress(OSError, ValueError, AttributeError, RecursionError):
-            files = json.loads(read_text(self.path)).get("files")
-            self.is_old = not isinstance(files, dict)
-            self.files.update({} if self.is_old else files)
-        with suppress(OSError):
-            for line in read_text(self._journal).splitlines():
-                with suppress(ValueError, RecursionError):  # the last line may be cut
-                    self.files.update(json.loads(line))
+        """Take over what is recorded of the files in the folder.
 
-    def add(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
-        """An input's files are whole; `source` as from `describe_source`."""
-        entry = {**source, "outputs": {path.name: _bytes(path) for path in outputs}}
-        self.files[outputs[0].name] = entry
-        with telling_writes(self._journal), self._journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({outputs[0].name: entry}) + "\n")
-
-    def close(self, names: Iterable[str]) -> None:
-        """Write the entries of these outputs, in their order, with all others that are in the record."""
-        ordered = {name: self.files[name] for name in names if name in self.files}
-        files = {**{name: entry for name, entry in self.files.items() if name not in ordered}, **ordered}
-        before = json.loads(read_text(self.path))
-        if [*before.get("files", {}).items()] != [*files.items()]:
-            write_json(self.path, {**before, "files": files})
-        self._journal.unlink(missing_ok=True)
-
-    def is_current(self, outputs: Sequence[Path], source: Path) -> bool:
-        """Whether the files are those that were made from this very input, as far as is recorded, and are whole."""
-        entry = self.files.get(outputs[0].name)
-        if not all(os.path.exists(path) for path in outputs):
-            return False
-        if not isinstance(entry, dict):
-            return self.is_old and all(map(_opens, outputs))
-        sizes = entry.get("outputs")
-        edited = 1 if _tells_damage(outputs[0]) else 0  # a mask may have been mended by hand
-        same = isinstance(sizes, dict) and all(sizes.get(path.name) == _bytes(path) for path in outputs[edited:])
-        return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()
-
-    def remove(self) -> None:
-        """Remove it, and the folder if that is empty then."""
-        self.path.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.parent.rmdir()
-
-    def refuse_other(self, teller: Teller, *, resume: bool) -> None:
-        """OutputError: other facts made what is in the folder."""
-        record = self.path
-        if not record.exists():
-            if resume and record.parent.is_dir() and any(path.name[0] != "." for path in record.parent.iterdir()):
-                said = _("note: {path} is missing, so it is not known whether this model made what is there")
-                teller.say(said.format(path=record))
+        Raises:
+            OutputError: the record cannot be read, or other facts made the files.
+        """
+        if not self.path.exists():
             return
         try:
-            was = json.loads(read_text(record))
+            was = json.loads(read_text(self.path))
             differ = [key for key, value in self.facts.items() if _stripped(was.get(key)) != _stripped(value)]
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            self.files.update(was.get("files") or {})
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise OutputError(
-                _("{path}: cannot be read ({reason}); choose another --out").format(path=record, reason=error),
-                path=record,
+                _("{path}: cannot be read ({reason}); choose another --out").format(path=self.path, reason=error),
+                path=self.path,
                 key="--out",
             ) from error
         if differ:
@@ -120,10 +75,74 @@ class Record:
                 _(
                     "{folder}: what is there was made by another model or under other conditions ({path} differs in "
                     "{keys}); choose another --out"
-                ).format(folder=record.parent, path=record.name, keys=", ".join(differ)),
-                path=record,
+                ).format(folder=self.path.parent, path=self.path.name, keys=", ".join(differ)),
+                path=self.path,
                 key=differ[0],
             )
+        with suppress(OSError):
+            for line in read_text(self._journal).splitlines():
+                with suppress(ValueError, RecursionError):  # the last line may be cut
+                    self.files.update(json.loads(line))
+
+    def begin(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
+        """An input's files are going to be written; `source` as from `describe_source`."""
+        self._add(outputs[0].name, {**source, "outputs": {path.name: None for path in outputs}})
+
+    def add(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
+        """An input's files are whole."""
+        self._add(outputs[0].name, {**source, "outputs": {path.name: _bytes(path) for path in outputs}})
+
+    def _add(self, name: str, entry: Mapping[str, Any]) -> None:
+        with self._adding:
+            self.files[name] = entry
+            with telling_writes(self._journal), self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({name: entry}) + "\n")
+
+    def close(self, names: Iterable[str]) -> None:
+        """Write the entries of these outputs, in their order, with all others whose files are there; no entries, no
+        record."""
+        ordered = {name: self.files[name] for name in names if name in self.files}
+        files = {name: entry for name, entry in self.files.items() if name not in ordered and self._is_there(entry)}
+        files |= ordered
+        if not files:
+            self._remove()
+            return
+        before = json.loads(read_text(self.path))
+        if [*before.get("files", {}).items()] != [*files.items()]:
+            write_json(self.path, {**before, "files": files})
+        self._journal.unlink(missing_ok=True)
+
+    def is_current(self, outputs: Sequence[Path], source: Path) -> bool:
+        """Whether the files are those that were made from this very input, as far as is recorded, and are whole."""
+        sizes = self._sizes(outputs)
+        if None in sizes.values() or not all(path.name in sizes and os.path.exists(path) for path in outputs):
+            return False
+        edited = 1 if _tells_damage(outputs[0]) else 0  # a mask may have been mended by hand
+        same = all(sizes[path.name] == _bytes(path) for path in outputs[edited:])
+        entry = self.files[outputs[0].name]
+        return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()
+
+    def foreign(self, outputs: Sequence[Path]) -> list[Path]:
+        """Those files of an input that are there and were not written by this command, or were changed since; what is
+        cut or damaged does not count."""
+        sizes = self._sizes(outputs)
+        return [path for path in outputs if os.path.exists(path) and not _is_own(path, sizes)]
+
+    def _sizes(self, outputs: Sequence[Path]) -> dict[str, int | None]:
+        """Name -> recorded bytes of an input's files; empty where nothing is recorded."""
+        entry = self.files.get(outputs[0].name)
+        sizes = entry.get("outputs") if isinstance(entry, dict) else None
+        return sizes if isinstance(sizes, dict) else {}
+
+    def _is_there(self, entry: Mapping[str, Any]) -> bool:
+        return any(os.path.exists(self.path.with_name(name)) for name in entry["outputs"])
+
+    def _remove(self) -> None:
+        """Remove it, and the folder if that is empty then."""
+        self.path.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
 
 
 def describe_source(path: Path) -> dict[str, Any]:
@@ -150,6 +169,10 @@ def _bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in (path.iterdir() if path.is_dir() else [path]))
 
 
+def _is_own(path: Path, sizes: Mapping[str, int | None]) -> bool:
+    return path.name in sizes and (sizes[path.name] in (None, _bytes(path)) or not _opens(path))
+
+
 def _tells_damage(path: Path) -> bool:
     """Whether `_opens`, or the one that reads it next, finds out that a file is cut."""
     return path.is_dir() or path.suffix in (".png", ".tif", ".gz")
@@ -171,6 +194,10 @@ def _opens(path: Path) -> bool:
                 page = tiff.pages.first
                 ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
                 return max(ends) <= path.stat().st_size
+        elif path.suffix == ".gz":
+            with gzip.open(path) as packed:
+                while packed.read(2**20):
+                    pass
         return path.stat().st_size > 0
     except Exception:  # decoders raise many kinds
         return False

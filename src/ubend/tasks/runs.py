@@ -93,8 +93,10 @@ def read_summary(path: Path) -> RunSummary:
         why = _("no {key}").format(key=error.args[0])
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
-    line = _("{path}: damaged run ({name}: {reason}); train again, or delete the folder")
-    raise OutputError(line.format(path=path, name=file.name, reason=" ".join(why.split())), path=file)
+    line = _(
+        "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
+    )
+    raise OutputError(line.format(path=file, reason=" ".join(why.split())), path=file)
 
 
 def list_runs(folder: Path) -> list[str]:

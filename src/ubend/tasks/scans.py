@@ -65,15 +65,19 @@ class ScanJob(FileJob[None]):
         """Also of scans with a mask, which may lack slices, and are told of in the table."""
         for number in self.found:
             with self.keeping(number):
-                self.note_source(number)
+                is_new = number in self.todo
+                if is_new:
+                    self.note_source(number)
                 scan, (target,) = read_scan(self.paths[number]), self.files(number)
                 for note in scan.notes:
                     teller.say(note)
-                mask = None if number in self.todo else self._read_before(scan, target)
+                mask = None if is_new else self._read_before(scan, target)
                 if mask is None:
+                    if not is_new:
+                        self.note_source(number)
                     mask = self._predict(scan, teller)
                     scan.write_mask(mask, target)
-                self.note_done(number)
+                    self.note_done(number)
                 self._rows[number] = self._measure(scan, mask)
                 sizes = ", ".join(f"{name} {ml} ml" for _path, name, _voxels, ml in self._rows[number])
                 teller.say(f"{scan.name}: {sizes}")
@@ -105,15 +109,23 @@ class ScanJob(FileJob[None]):
             )
 
     def _read_before(self, scan: Scan, target: Path) -> NDArray[np.uint8] | None:
-        """The mask that is there already, if it is whole."""
-        if not target.exists():
-            return None
+        """The mask that is there already; None: slices of its series are missing.
+
+        Raises:
+            DataError: a file that is no mask of this scan.
+        """
         try:
             before = read_scan(target).slices
         except DataError:
-            return None  # some slices of a series
-        whole = before.shape == scan.slices.shape
-        return before.astype(np.uint8) if whole else None
+            if not target.is_dir():
+                raise
+            return None
+        if before.shape == scan.slices.shape:
+            return before.astype(np.uint8)
+        if not target.is_dir():
+            line = _("{path} is no mask of {scan}: its shape is another one; move it away, or choose another --out")
+            raise DataError(line.format(path=target, scan=scan.path), path=target, key="shape")
+        return None
 
     def _predict(self, scan: Scan, teller: Teller) -> NDArray[np.uint8]:
         teller.begin(_("predicting"), len(scan.slices))
@@ -133,7 +145,7 @@ class ScanJob(FileJob[None]):
     def _measure(self, scan: Scan, mask: NDArray[np.uint8]) -> list[tuple[Any, ...]]:
         """Rows of `volumes.csv`."""
         names = self.masks.labels.names
-        voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+        voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
         counts = np.bincount(mask.reshape(-1), minlength=len(names))
         return [
             (scan.path, name, int(count), _format_ml(count * voxel_ml))

@@ -21,7 +21,7 @@ from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.tasks.evaluate import choose_subset, read_run_pairs
+from ubend.tasks.evaluate import read_run_subset
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192
@@ -88,13 +88,12 @@ def draw_predictions(
         subset: None: the test split, or validation where there is no test split.
         worst: score all images of the subset, and draw the worst first, each with its score and its errors.
     Raises:
-        DataError: the subset is empty.
-        OutputError: `run` is no run folder, or `out` exists.
+        DataError: the subset is empty, or its images are gone.
+        OutputError: `run` is no run folder, its data list is empty, or `out` exists.
     """
     refuse_existing([] if out is None else [Path(out)])
-    pairs = read_run_pairs(Path(run))
+    _subset, chosen = read_run_subset(Path(run), subset)
     predictor = load(run, device)
-    _subset, chosen = choose_subset(pairs, subset)
     labels = predictor.labels
     background = background_class(labels.names)
     headings, legend = [_("input"), _("truth"), _("prediction")], list(zip(labels.names, labels.colors, strict=True))

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, Problem
 from ubend.core.files import Need, write_csv, write_file
 from ubend.core.i18n import _, later
 from ubend.core.progress import Teller
 from ubend.drawing.overlay import overlay_mask
 from ubend.io.images import fit_channels
-from ubend.io.video import Video, open_video, read_frames, written_video
+from ubend.io.video import Video, VideoReader, open_video, written_video
 from ubend.labels.class_table import background_class
 from ubend.tasks.file_jobs import FileJob
 
@@ -23,7 +23,9 @@ class VideoJob(FileJob[Video]):
     """Masks of videos, by models of 8 bit images of 1 or 3 channels.
 
     For NAME.mp4 writes `NAME_overlay.mp4` with its sound, `NAME_mask.mkv` and `NAME_shares.csv`. A mask's grey values
-    are the class indices, without loss (FFV1). The table tells each frame's time and shares.
+    are the class indices, without loss (FFV1). The table has each frame's time in seconds from the start of the file,
+    and its shares. The frames of both videos have the same times. Of a video that is damaged, or whose end is missing,
+    what can be read is written, and the damage is told at the end.
     """
 
     what = later("mask or overlay")
@@ -48,36 +50,49 @@ class VideoJob(FileJob[Video]):
         for number in self.todo:
             with self.keeping(number):
                 self.note_source(number)
-                self._predict(number, teller)
-                self.note_done(number)
+                if damage := self._predict(number, teller):
+                    self.damaged[number] = [damage]  # not recorded: --resume makes it again, and tells it again
+                else:
+                    self.note_done(number)
 
-    def _predict(self, number: int, teller: Teller) -> None:
+    def _predict(self, number: int, teller: Teller) -> Problem | None:
+        """Write the files of a video; returns what is wrong with it."""
         video, (mask, overlay, table) = self.found[number], self.files(number)
-        labels, rows = self.masks.labels, list[NDArray[np.float64]]()
+        labels, rows = self.masks.labels, list[list[str | int]]()
+        reader = VideoReader(video)
         teller.begin(_("predicting"), video.frames or 0)
 
         def write_both(overlay_place: Path, mask_place: Path) -> None:
-            frames = read_frames(video)
-            first = next(frames, None)
-            if first is None:
-                raise DataError(_("{path}: no frames in this video").format(path=video.path), path=video.path)
-            size = first.shape[0], first.shape[1]
+            frames = iter(reader)
+            first = next(frames)
+            start, size = first[0], (first[1].shape[0], first[1].shape[1])
             with (
-                written_video(overlay_place, size, video, exact=False) as shown,
-                written_video(mask_place, size, video, exact=True) as masks,
+                written_video(overlay_place, size, video, exact=False, start=start) as shown,
+                written_video(mask_place, size, video, exact=True, start=start) as masks,
             ):
                 # all have one size, so batches get full in order
-                given = ((frame, self._fit(frame)) for frame in chain([first], frames))
-                for frame, (index, _prob) in self.masks.predict(given):
-                    shown.add(overlay_mask(frame, index, labels.colors, background=background_class(labels.names)))
-                    masks.add(index)
-                    rows.append(np.bincount(index.reshape(-1), minlength=labels.classes) / index.size)
+                given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
+                for (seconds, frame), (index, _prob) in self.masks.predict(given):
+                    colored = overlay_mask(frame, index, labels.colors, background=background_class(labels.names))
+                    shown.add(seconds, colored)
+                    masks.add(seconds, index)
+                    shares = np.bincount(index.reshape(-1), minlength=labels.classes) / index.size
+                    rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
                     teller.count(len(rows))
 
         write_file(overlay, lambda shown: write_file(mask, lambda masks: write_both(shown, masks)))
         teller.end()
-        timed = [[n, f"{float(n / video.rate):.3f}", *(f"{s:.6f}" for s in shares)] for n, shares in enumerate(rows)]
-        write_csv(table, [["frame", "seconds", *labels.names], *timed])
+        write_csv(table, [["frame", "seconds", *labels.names], *rows])
+        if reader.damage is None:
+            return None
+        line = _("{path}: damaged or truncated ({reason}); masks of the {count} frames that could be read are written")
+        if video.frames is not None and video.frames > len(rows):
+            line = _(
+                "{path}: damaged or truncated ({reason}); masks of the {count} frames that could be read are written, "
+                "of about {total}"
+            )
+        said = line.format(path=video.path, reason=reader.damage, count=len(rows), total=video.frames)
+        return Problem(said, video.path, "frames")
 
     def _fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         fitted = fit_channels(frame, self.masks.channels)

@@ -15,6 +15,7 @@ from ubend._version import __version__
 from ubend.core.errors import OutputError, reason
 from ubend.core.files import MODEL_FILE, clear_leftovers, read_text, write_json, write_text
 from ubend.core.i18n import _
+from ubend.core.lock import LOCK
 from ubend.core.settings import dump_toml
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class RunFolder:
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
+        begun: empty; there until the first files are written, so that those of a killed process are told from others.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +58,7 @@ class RunFolder:
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
+        self.begun = path / ".begun"
 
     def panel(self, epoch: int) -> Path:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"
@@ -69,8 +72,9 @@ class RunFolder:
         if not self.path.exists():
             return
         # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        beginnings = (self.settings.name, self.data.name, self.state.name)
-        if self.path.is_dir() and all(p.name in beginnings or p.name[0] == "." for p in self.path.iterdir()):
+        written = (self.settings, self.data, self.skipped, self.state) if self.begun.exists() else ()
+        names = {path.name for path in written}
+        if self.path.is_dir() and all(p.name in names or p.name[0] == "." for p in self.path.iterdir()):
             return
         line = _("{path} exists already and is no run; choose another --out, nothing was written")
         if self.facts.is_file():
@@ -81,7 +85,7 @@ class RunFolder:
         """The content of run.json: device, threads, torch, processes, ...
 
         Raises:
-            OutputError: there is no run to go on with, or one of an older version.
+            OutputError: there is no run to go on with, or one of an older version, or its state is missing.
         """
         try:
             facts: dict[str, Any] = json.loads(read_text(self.facts))
@@ -105,6 +109,15 @@ class RunFolder:
                 ).format(path=self.path, version=facts.get("ubend", "?")),
                 path=self.path,
                 key="format",
+            )
+        was_killed = (self.path / LOCK).exists()  # perhaps in its first save, when the model is there and no state yet
+        if self.model.exists() and not self.state.exists() and not was_killed:
+            raise OutputError(
+                _(
+                    "{path} is missing, so the training cannot go on; its model stays usable, and `ubend fit FOLDER "
+                    "--from {run}` begins another training with it"
+                ).format(path=self.state, run=self.path),
+                path=self.state,
             )
         return facts
 
@@ -150,6 +163,7 @@ class RunFolder:
             "python": platform.python_version(),
         }
         write_json(self.facts, {**about, **facts, **versions})  # last: a run folder with it is whole
+        self.begun.unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """All epochs so far, as the whole file."""

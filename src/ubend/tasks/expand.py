@@ -1,0 +1,32 @@
+"""The files that a path on the command line of `ubend predict` stands for."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from ubend.core.i18n import _
+from ubend.core.progress import Teller
+from ubend.io.scans import is_scan
+from ubend.io.video import VIDEO_SUFFIXES
+from ubend.layouts.image_paths import images_in
+from ubend.layouts.tree import expand_pattern
+
+
+def expand_input(path: Path, teller: Teller) -> list[Path]:
+    """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
+    if not os.path.lexists(path):
+        return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
+    others = list[Path]()
+    if os.path.isdir(path) and not is_scan(path):
+        with suppress(OSError):  # told by those that read it
+            others = sorted(one for one in path.iterdir() if one.name[0] != "." and (is_scan(one) or is_video(one)))
+    if others and images_in(path):
+        said = _("note: {count} scans and videos in {folder} are left out, because it holds images; name them instead")
+        teller.say(said.format(count=len(others), folder=path))
+        return [path]
+    return others or [path]
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its suffix."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
