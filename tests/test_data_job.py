@@ -270,3 +270,28 @@ def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
     error = refused_once("fit", discs, "--out", tmp_path / "run", *TINY, "--skip-bad")
     check(error, DataError, key="data.values")
     assert "disc00.png: 77" in str(error)
+
+
+def test_a_stray_value_is_said(discs: Path, tmp_path: Path) -> None:
+    """One pixel of another value in one mask; what it says to type leaves it out; in more masks it is a class."""
+
+    def write(count: int, pixels: int) -> None:
+        for number, path in enumerate(sorted((discs / "masks").iterdir())):
+            index = (np.asarray(Image.open(path)) > 1).astype(np.uint8)
+            index[0, :pixels] = 2 if number < count else 0
+            Image.fromarray(index * 127).save(path)
+
+    def notes(**flags: Any) -> list[str]:
+        return [line for line in open_folder(discs, **flags).remarks if "--values" in line]
+
+    write(1, 1)
+    (line,) = notes()
+    first = min((discs / "masks").iterdir())
+    cure = "0=background,127=class 1,254=ignored"
+    assert all(words in line for words in (str(first), "class 2", f'"{cure}"'))
+    assert open_folder(discs, values=cure).labels.classes == 2
+    assert notes(values=cure) == notes(classes="a,b,c") == []
+    write(2, 1)
+    assert notes() == []
+    write(1, 30)
+    assert notes() == []

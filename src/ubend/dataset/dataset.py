@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import Facts, ImageFormat
 from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
+from ubend.dataset.extreme_values import find_normal_range
 from ubend.dataset.scan import (
     Survey,
     agree_channels,
@@ -39,15 +41,18 @@ from ubend.labels.classes import Told, find_classes, find_strangers
 from ubend.labels.label_values import code_words
 from ubend.labels.mask_files import FileMask, mask_to_text, read_codes
 from ubend.labels.match_classes import match_classes, match_palettes
-from ubend.labels.value_table import parse_table
+from ubend.labels.value_table import parse_table, write_table
 from ubend.layouts.folder import Asked, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
 _Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
+_SHOWN_VALUES = 3
+_STRAY_SHARE = 1e-4  # of all pixels: an unnamed class of fewer, in one mask only, may be a mistake
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -87,7 +92,8 @@ class Dataset:
         return "test" if "test" in self.parts else "val"
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part."""
+        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part, but for
+        those beyond `normal_range`."""
         channels = self.store.channels
         if self.store.dtype == np.uint8:
             return np.zeros(channels), np.full(channels, 255.0)
@@ -98,7 +104,8 @@ class Dataset:
         return low, np.where(high > low, high, low + 1)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training part, in raw units."""
+        """Mean and standard deviation of each channel over the training part, in raw units, without values beyond
+        `normal_range`."""
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
         for pixels in self._training_pixels():
@@ -110,10 +117,58 @@ class Dataset:
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
 
+    @cached_property
+    def normal_range(self) -> NDArray[np.float64]:
+        """(2, C) bounds of the values, as of `find_normal_range`, of all images; of 8 bit none."""
+        if self.store.dtype == np.uint8:
+            return np.repeat([[-np.inf], [np.inf]], self.store.channels, axis=1)
+        pieces = (pixels for _number, pixels in self._pixels(np.arange(len(self.store))))
+        return find_normal_range(pieces, self.store.channels)
+
+    def extreme_pixels(self) -> dict[int, NDArray[Any]]:
+        """Number of an image -> (P,) values of it beyond `normal_range`; only images that have such."""
+        found = dict[int, list[NDArray[Any]]]()
+        for number, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
+            if (extreme := self._is_extreme(pixels)).any():
+                found.setdefault(number, []).append(pixels[extreme])
+        return {number: np.concatenate(pieces) for number, pieces in found.items()}
+
+    def describe_extremes(self) -> list[str]:
+        """A line when images hold values beyond `normal_range`, with what to do; else none."""
+        found = self.extreme_pixels()
+        if not found:
+            return []
+        values, counts = np.unique(np.concatenate([*found.values()]), return_counts=True)
+        common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
+        line = _(
+            "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
+            "pixels; mean, standard deviation and value range leave them out, but the network sees them: declare them "
+            "as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+        )
+        return [
+            line.format(
+                count=len(found),
+                values=", ".join([*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]),
+                names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(found)]),
+                value=f"{values[counts.argmax()]:.9g}",
+            )
+        ]
+
+    def _is_extreme(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
+        """(P, C) whether values lie beyond `normal_range`."""
+        low, high = self.normal_range
+        return np.asarray((pixels < low) | (pixels > high))
+
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
-        """(P, C) pixels of the training part that were seen: of so many pictures, large ones in pieces, of which many
-        are evenly thinned out; P may be 0."""
-        numbers = _evenly(self.numbers("train"), _STATISTICS_PICTURES)
+        """(P, C) pixels of the training part without those that have values beyond `normal_range`; P may be 0."""
+        bounded = np.isfinite(self.normal_range).any()
+        for _number, pixels in self._pixels(self.numbers("train")):
+            yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
+
+    def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (P, C) pixels that were seen) of images: of so many, large ones in pieces, of which many are evenly
+        thinned out; P may be 0."""
+        numbers = _evenly(numbers, _STATISTICS_PICTURES)
         pieces = [
             (int(number), start, min(start + _PIECE_PIXELS, pixels))
             for number, pixels in zip(numbers, self.store.shapes_hw[numbers].prod(axis=1).tolist(), strict=True)
@@ -123,7 +178,7 @@ class Dataset:
             number, start, stop = pieces[place]
             pixels, unseen = self.store.image(number).reshape(-1, self.store.channels), self.store.unseen(number)
             piece = pixels[start:stop]
-            yield piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
+            yield number, piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
@@ -307,6 +362,8 @@ def _open_folder(
         line = _("{path}: no pixel of this mask has a class")
         paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
+    if settings.data.values is None and settings.data.classes is None and folder.classes is None:
+        remarks += _describe_strays(pairs, store.class_pixels, labels)
     if count := int(store.has_unseen.sum()):
         line = _(
             "{count} of {all} images have pixels that were not seen (nodata, alpha 0, NaN or a mask in the file); they "
@@ -384,6 +441,37 @@ def _find_classes(folder: Folder, settings: Settings, survey: Survey) -> tuple[L
         raise DataError(
             f"{error}{_oddest_masks(folder.pairs, survey)}", path=error.path or folder.root, key=error.key
         ) from error
+
+
+def _describe_strays(pairs: Sequence[Pair], class_pixels: NDArray[np.int64], labels: LabelMap) -> list[str]:
+    """What to say of classes that nobody named, of so few pixels in a single mask that they may be mistakes.
+
+    Args:
+        class_pixels: (N, 256) pixels of each class index in each pair.
+    """
+    counts, remarks = class_pixels[:, : labels.classes], list[str]()
+    stray = [
+        k for k in np.flatnonzero((counts > 0).sum(axis=0) == 1) if counts[:, k].sum() < _STRAY_SHARE * counts.sum()
+    ]
+    if labels.classes - len(stray) < 2:
+        return []
+    kept = [k for k in range(labels.classes) if k not in stray]
+    for k in stray:
+        cure = replace(
+            labels,
+            names=tuple(labels.names[i] for i in kept),
+            codes=tuple(labels.codes[i] for i in kept),
+            colors=tuple(labels.colors[i] for i in kept),
+            ignored=(*labels.ignored, *(code for i in stray for code in labels.codes[i])),
+        )
+        line = _(
+            "{path} alone holds the class {name}, {count} pixels of it; if that is a mistake, leave it out: --values "
+            '"{cure}"'
+        )
+        path = pairs[int(counts[:, k].argmax())].mask.path
+        words = ",".join(write_table(cure))
+        remarks.append(line.format(path=path, name=labels.names[k], count=int(counts[:, k].sum()), cure=words))
+    return remarks
 
 
 def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Sequence[Pair]) -> LabelMap:

@@ -355,7 +355,10 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
-                cure=",".join(f"{value}=name{number}" for number, value in enumerate(values[:LISTED], 1)),
+                cure=",".join(
+                    f"{value}=ignored" if value == 255 and 1 < values[-2] <= MOST_FOUND else f"{value}=name{number}"
+                    for number, value in enumerate(values[:LISTED], 1)
+                ),
             ),
             key="data.values",
         )
