@@ -142,8 +142,8 @@ class Dataset:
         common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
         line = _(
             "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
-            "pixels; mean, standard deviation and value range leave them out, but the network sees them: declare them "
-            "as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+            "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
+            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
         )
         return [
             line.format(
