@@ -158,6 +158,11 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
 # What is done to the file -> the key of the problem, and what it names.
 COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     "category": (lambda c: c["annotations"][0].update(category_id=99), "unknown category", "(1): train.json: 1 (99)"),
+    "quoted": (
+        lambda c: c["annotations"][0].update(category_id=str(c["annotations"][0]["category_id"])),
+        "quoted id",
+        "train.json: 1 (category_id)",
+    ),
     "picture": (lambda c: c["annotations"][1].update(image_id=99), "unknown picture", "(1): train.json: 2 (99)"),
     "box": (lambda c: c["annotations"][2].pop("segmentation"), "box only", "(1): train.json: 3;"),
     "no region": (lambda c: c["annotations"][2].update(segmentation=[]), "box only", "(1): train.json: 3;"),

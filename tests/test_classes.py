@@ -63,6 +63,11 @@ def test_a_resampled_mask_is_refused() -> None:
     assert "4 pixels" in remarks[0]
 
 
+def test_255_beside_unnamed_classes_is_offered_as_ignored() -> None:
+    says = refused(Codes(np.array([[0, 1, 15, 255]], np.uint8), "value"))
+    assert '--values "0=name1,1=name2,15=name3,255=ignored"' in says
+
+
 def test_a_bilinear_set_is_refused() -> None:
     disc = Image.fromarray((255 * (np.hypot(*np.mgrid[-32:32, -32:32]) < 20)).astype(np.uint8))
     masks = [Codes(np.asarray(disc.resize((k, k), Image.Resampling.BILINEAR)), "value") for k in (100, 91, 77)]

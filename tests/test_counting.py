@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from support.models import brighter_than_half, save_model
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
-from ubend.core.errors import DataError, MissingPackageError, OutputError, SettingError, UbendError
+from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, Problem, SettingError, UbendError
 from ubend.inference.conditions import Conditions
 from ubend.io.pixel_size import read_scale
 from ubend.metrics.panoptic import Quality, compare_objects
@@ -276,21 +277,40 @@ def test_broken_files_do_not_stop_the_rest(place: Path) -> None:
 
 
 def test_bad_truth(place: Path) -> None:
-    """Told before anything is done, all of it."""
+    """A missing folder stops everything; what is wrong with one image's true ids is the problem of that image."""
+
+    def refuse_two() -> Problem:
+        error = refused("objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", "--device", "cpu")
+        assert isinstance(error, FilesError)
+        assert {*json.loads((place / "out" / "scores.json").read_text())["per_picture"]} == {
+            "images/empty.png", "images/ring.png",
+        }  # fmt: skip
+        shutil.rmtree(place / "out")
+        (problem,) = error.problems
+        assert isinstance(problem, Problem)
+        return problem
+
     check(refuse("--truth", "nowhere"), SettingError, path=Path("nowhere"), key="--truth")
     (place / "truth" / "two.png").unlink()
-    check(refuse("--truth", "truth"), DataError, path=Path("images") / "two.png", key="--truth")
+    problem = refuse_two()
+    assert (problem.path, problem.key) == (Path("images") / "two.png", "--truth")
     save(place / "truth" / "two.png", TWO[:, :40])
-    error = refuse("--truth", "truth")
-    check(error, DataError, path=Path("truth") / "two.png", key="--truth")
-    assert "40x40" in str(error)
-    assert "48x40" in str(error)
+    problem = refuse_two()
+    assert (problem.path, problem.key) == (Path("truth") / "two.png", "--truth")
+    assert "40x40" in problem
+    assert "48x40" in problem
     tifffile.imwrite(place / "truth" / "two_ids.tif", IDS["two"])
-    error = refuse("--truth", "truth")
-    check(error, DataError, path=Path("images") / "two.png", key="--truth")
-    assert "two_ids.tif" in str(error)
+    problem = refuse_two()
+    assert problem.path == Path("images") / "two.png"
+    assert "two_ids.tif" in problem
     (place / "truth" / "two.png").unlink()
     count("--truth", "truth")
+    for path in (place / "truth").iterdir():
+        path.unlink()
+    shutil.rmtree(place / "out")
+    error = refused("objects", "model.safetensors", "images", "--out", "out", "--truth", "truth", "--device", "cpu")
+    assert len(error.problems) == 3
+    assert not (place / "out").exists()
 
 
 def test_what_is_there_is_not_overwritten(place: Path) -> None:

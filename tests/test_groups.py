@@ -202,3 +202,24 @@ def test_each_folder_of_a_system(tmp_path: Path, name: str) -> None:
     assert len(read_pairs(str(images / "**/*.png"), str(tmp_path / "masks/**/*.png")).pairs) == 3
     assert len(list_images([images / "**/*.png"])) == 3
     assert len(list_images([images])) == 3
+
+
+def test_results_among_the_data_are_skipped(tmp_path: Path) -> None:
+    """Of `fit`, `predict` and `data`, called in the data folder; masks that a model has drawn are masks."""
+    plain(tmp_path)
+    before = read_folder(tmp_path)
+    for folder, names in {
+        "runs/set-1": ("run.json", "settings.toml", "panels/epoch_0001.png", "curves.png"),
+        "predictions": ("predict.json", "one.png"),
+        "set-data": ("data.toml", "split.csv", "samples.png"),
+    }.items():
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"{}")
+    found = read_folder(tmp_path)
+    assert facts(found) == facts(before)
+    (line,) = set(found.remarks) - set(before.remarks)
+    assert all(name in line for name in ("(3)", "runs/set-1/", "predictions/", "set-data/"))
+    (tmp_path / "masks" / "predict.json").write_text("{}")
+    assert facts(read_folder(tmp_path)) == facts(before)

@@ -231,6 +231,19 @@ def test_pictures_that_would_be_lost(tmp_path: Path) -> None:
     assert "preview.png" in read_folder(tmp_path).remarks[0]
 
 
+def test_the_annotations_of_cvat(tmp_path: Path) -> None:
+    touch(tmp_path / "images/1.png", tmp_path / "images/2.png")
+    (tmp_path / "annotations.xml").write_text(
+        '<?xml version="1.0"?>\n<annotations><version>1.1</version></annotations>'
+    )
+    (line,) = problems(lambda: read_folder(tmp_path))
+    assert line.key == "CVAT"
+    assert "annotations.xml" in line
+    (tmp_path / "annotations.xml").write_text("<root/>")
+    (line,) = problems(lambda: read_folder(tmp_path))
+    assert line.key == "no masks"
+
+
 def test_an_unknown_folder_beside_the_pictures(tmp_path: Path) -> None:
     touch(tmp_path / "images/1.png", tmp_path / "regions/1.png")
     (line,) = problems(lambda: read_folder(tmp_path))

@@ -245,6 +245,7 @@ def yolo(line: str) -> Case:
 
 CASES |= {
     "coco: unknown class": coco(lambda c: c["annotations"][0].update(category_id=9)),
+    "coco: ids as text": coco(lambda c: c["annotations"][0].update(category_id=str(c["categories"][0]["id"]))),
     "coco: unknown picture": coco(lambda c: c["annotations"][0].update(image_id=9)),
     "coco: box only": coco(lambda c: c["annotations"][0].pop("segmentation")),
     "coco: two points": coco(lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]])),

@@ -227,6 +227,42 @@ def test_no_orientation_is_noted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.slices, SEEN)
 
 
+def rewrite_header(path: Path, changes: dict[str, Any]) -> None:
+    """Fields of the header of a `.nii`, as given."""
+    image, data = nibabel.load(path), path.read_bytes()
+    for name, value in changes.items():
+        image.header[name] = value
+    path.write_bytes(image.header.binaryblock + data[len(image.header.binaryblock) :])
+
+
+def test_no_voxel_size_or_unit_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does nibabel say it a second time."""
+    write_nifti(tmp_path / "scan.nii", "LPS")
+    rewrite_header(tmp_path / "scan.nii", {"xyzt_units": 0})
+    scan = read_scan(tmp_path / "scan.nii")
+    assert scan.has_spacing
+    assert ["xyzt_units" in note for note in scan.notes] == [True]
+    rewrite_header(tmp_path / "scan.nii", {"pixdim": [1, 0, 0.5, 2, 0, 0, 0, 0], "sform_code": 0, "qform_code": 0})
+    scan = read_scan(tmp_path / "scan.nii")
+    assert not scan.has_spacing
+    assert sum("pixdim" in note for note in scan.notes) == 1
+    assert not caplog.records
+
+
+def test_no_millilitres_without_a_voxel_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "model.safetensors", 1, "uint8")
+    monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
+    write_nifti(tmp_path / "scan.nii", "LPS")
+    rewrite_header(tmp_path / "scan.nii", {"pixdim": [1, 0, 0, 0, 0, 0, 0, 0], "sform_code": 0, "qform_code": 0})
+    words = ["predict", tmp_path / "model.safetensors", tmp_path / "scan.nii", "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, [*map(str, words), "--window", "0,2000", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    assert " ml," not in run.output
+    rows = [line.split(",") for line in (tmp_path / "out" / "volumes.csv").read_text().splitlines()]
+    assert [row[3] for row in rows] == ["ml", "", ""]
+    assert int(rows[1][2]) + int(rows[2][2]) == SEEN.size
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
     values = SEEN.astype(np.float64)

@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
+from ubend.dataset.extreme_values import find_normal_range
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
     Survey,
@@ -51,6 +53,7 @@ _Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
+_SHOWN_VALUES = 3
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -92,7 +95,8 @@ class Dataset:
         return "test" if "test" in self.parts else "val"
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part."""
+        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part, but for
+        those beyond `normal_range`."""
         channels = self.store.channels
         if self.store.dtype == np.uint8:
             return np.zeros(channels), np.full(channels, 255.0)
@@ -103,7 +107,8 @@ class Dataset:
         return low, np.where(high > low, high, low + 1)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training part, in raw units."""
+        """Mean and standard deviation of each channel over the training part, in raw units, without values beyond
+        `normal_range`."""
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
         for pixels in self._training_pixels():
@@ -115,10 +120,58 @@ class Dataset:
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return mean.tolist(), np.where(std > 0, std, 1).tolist()
 
+    @cached_property
+    def normal_range(self) -> NDArray[np.float64]:
+        """(2, C) bounds of the values, as of `find_normal_range`, of all images; of 8 bit none."""
+        if self.store.dtype == np.uint8:
+            return np.repeat([[-np.inf], [np.inf]], self.store.channels, axis=1)
+        pieces = (pixels for _number, pixels in self._pixels(np.arange(len(self.store))))
+        return find_normal_range(pieces, self.store.channels)
+
+    def extreme_pixels(self) -> dict[int, NDArray[Any]]:
+        """Number of an image -> (P,) values of it beyond `normal_range`; only images that have such."""
+        found = dict[int, list[NDArray[Any]]]()
+        for number, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
+            if (extreme := self._is_extreme(pixels)).any():
+                found.setdefault(number, []).append(pixels[extreme])
+        return {number: np.concatenate(pieces) for number, pieces in found.items()}
+
+    def describe_extremes(self) -> list[str]:
+        """A line when images hold values beyond `normal_range`, with what to do; else none."""
+        found = self.extreme_pixels()
+        if not found:
+            return []
+        values, counts = np.unique(np.concatenate([*found.values()]), return_counts=True)
+        common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
+        line = _(
+            "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
+            "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
+            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+        )
+        return [
+            line.format(
+                count=len(found),
+                values=", ".join([*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]),
+                names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(found)]),
+                value=f"{values[counts.argmax()]:.9g}",
+            )
+        ]
+
+    def _is_extreme(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
+        """(P, C) whether values lie beyond `normal_range`."""
+        low, high = self.normal_range
+        return np.asarray((pixels < low) | (pixels > high))
+
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
-        """(P, C) pixels of the training part that were seen: of so many pictures, large ones in pieces, of which many
-        are evenly thinned out; P may be 0."""
-        numbers = _evenly(self.numbers("train"), _STATISTICS_PICTURES)
+        """(P, C) pixels of the training part without those that have values beyond `normal_range`; P may be 0."""
+        bounded = np.isfinite(self.normal_range).any()
+        for _number, pixels in self._pixels(self.numbers("train")):
+            yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
+
+    def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (P, C) pixels that were seen) of images: of so many, large ones in pieces, of which many are evenly
+        thinned out; P may be 0."""
+        numbers = _evenly(numbers, _STATISTICS_PICTURES)
         pieces = [
             (int(number), start, min(start + _PIECE_PIXELS, pixels))
             for number, pixels in zip(numbers, self.store.shapes_hw[numbers].prod(axis=1).tolist(), strict=True)
@@ -128,7 +181,7 @@ class Dataset:
             number, start, stop = pieces[place]
             pixels, unseen = self.store.image(number).reshape(-1, self.store.channels), self.store.unseen(number)
             piece = pixels[start:stop]
-            yield piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
+            yield number, piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""

@@ -137,7 +137,8 @@ def _stretch(image: NDArray[Any]) -> NDArray[np.uint8]:
         low, high = finite.min(), finite.max()
     if low == high:
         return np.zeros(image.shape, dtype=np.uint8)
-    scaled = (values - np.float32(low)) * np.float32(255 / (float(high) - float(low)))
+    with np.errstate(over="ignore"):  # nodata values such as -3.4e38; clipped below
+        scaled = (values - np.float32(low)) * np.float32(255 / (float(high) - float(low)))
     clipped: NDArray[np.float32] = np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)
     return np.rint(clipped).astype(np.uint8)
 

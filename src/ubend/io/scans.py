@@ -6,6 +6,7 @@ its own axes, each of which stands for the direction that it is nearest to.
 """
 
 import gzip
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
@@ -44,6 +45,7 @@ class Scan(ABC):
         spacing_mm: from slice to slice, from row to row, from column to column.
         affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, which grow to the right, front and top of
             the body (RAS).
+        has_spacing: whether the file states `spacing_mm`; where it does not, the missing ones are 1.
         notes: what the user should know, one sentence each.
     """
 
@@ -51,6 +53,7 @@ class Scan(ABC):
     slices: NDArray[Any]
     spacing_mm: tuple[float, float, float]
     affine: NDArray[np.float64]
+    has_spacing: bool = True
     notes: tuple[str, ...] = ()
 
     def _reorient(self, values: NDArray[Any], affine: NDArray[np.float64], spacing_mm: Sequence[float]) -> None:
@@ -223,6 +226,15 @@ class NiftiScan(Scan):
                 "note: {path} states no orientation; its axes are taken to run to the left, front and top of the body"
             )
             self.notes = (line.format(path=path),)
+        if not _states_spacing(path, type(image.header)):
+            self.has_spacing = False
+            line = _(
+                "note: {path} states no voxel size (pixdim is 0), so no volumes in ml are given; set pixdim, in mm"
+            )
+            self.notes += (line.format(path=path),)
+        elif int(image.header["xyzt_units"]) % 8 == 0:
+            line = _("note: {path} states no unit of length (xyzt_units is 0); its voxel size is taken to be in mm")
+            self.notes += (line.format(path=path),)
         self._reorient(np.asanyarray(image.dataobj), np.diag([mm, mm, mm, 1.0]) @ affine, tuple(zooms * mm))
 
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
@@ -254,12 +266,23 @@ def _nifti_unit_mm(path: Path, header: Any) -> float:
     return _NIFTI_UNITS_MM[code]
 
 
+def _states_spacing(path: Path, header: Any) -> bool:
+    """Whether no pixdim of the three axes is 0, before nibabel replaces it by 1; `header` is the class."""
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(path) as file:
+        return bool((header.from_fileobj(file, check=False)["pixdim"][1:4] != 0).all())
+
+
 def _read_nifti(path: Path) -> NiftiScan:
     import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
 
-    with LoggingOutputSuppressor():  # tells of odd headers; what matters raises
+    log = logging.getLogger("nibabel.global")  # tells of odd headers; what matters raises
+    before, log.disabled = log.disabled, True  # nibabel's LoggingOutputSuppressor leaves it to Python's last handler
+    try:
         image = nibabel.load(path)
+    finally:
+        log.disabled = before
     if len(image.shape) == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if len(image.shape) != 3:

@@ -484,7 +484,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 count=len(values),
                 table=value_table(tally, "value"),
                 cure=",".join(
-                    f"{value}=ignored" if value == 255 and values[-2] < MOST_FOUND else f"{value}=name{number}"
+                    f"{value}=ignored" if value == 255 and 1 < values[-2] <= MOST_FOUND else f"{value}=name{number}"
                     for number, value in enumerate(values[:LISTED], 1)
                 ),
             ),

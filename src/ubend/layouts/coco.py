@@ -115,7 +115,16 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
     sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
     for annotation in file.annotations:
         who = f"{name}: {annotation.id if annotation.id is not None else '-'}"
-        if annotation.category_id not in names:
+        if quoted := [
+            key
+            for key, stated, known in (
+                ("category_id", annotation.category_id, names),
+                ("image_id", annotation.image_id, drawn),
+            )
+            if stated not in known and str(stated) in map(str, known)
+        ]:
+            problems.add("quoted id", f"{who} ({', '.join(quoted)})")
+        elif annotation.category_id not in names:
             problems.add("unknown category", f"{who} ({annotation.category_id})")
         elif annotation.image_id not in drawn:
             problems.add("unknown picture", f"{who} ({annotation.image_id})")

@@ -23,7 +23,7 @@ from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import Folder, Layout, Pair, Reading
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 from ubend.layouts.split_file import apply_split
-from ubend.layouts.tree import as_found, entries, name_held, subfolders, system_folders, walk
+from ubend.layouts.tree import as_found, entries, name_held, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 
 # The tree of folders comes after these.
@@ -91,10 +91,17 @@ def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
 
 
 def _skipped_folders(places: Iterable[Path], root: Path) -> list[str]:
-    """What to say of folders that systems leave beside data."""
-    found = sorted({path.relative_to(root).as_posix() for place in places for path in system_folders(place)})
-    line = _("folders of the system or the storage are skipped ({count}): {names}")
-    return [line.format(count=len(found), names=enumerate_names([f"{name}/" for name in found]))] if found else []
+    """What to say of folders of systems and of results that lie among the data."""
+    kinds = zip(*map(skipped_folders, places), strict=True)
+    lines = (
+        _("folders of the system or the storage are skipped ({count}): {names}"),
+        _("folders with results of ubend are skipped ({count}): {names}"),
+    )
+    remarks = []
+    for line, groups in zip(lines, kinds, strict=True):
+        if names := sorted({f"{path.relative_to(root).as_posix()}/" for group in groups for path in group}):
+            remarks.append(line.format(count=len(names), names=enumerate_names(names)))
+    return remarks
 
 
 def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Problems, asked: Asked) -> Folder:

@@ -34,7 +34,7 @@ from ubend.layouts.naming import (
 from ubend.layouts.pairing import Affix, Item, cellpose_line, match, read_matching
 from ubend.layouts.pairs import Layout, Part, Reading
 from ubend.layouts.problems import Problems, enumerate_names
-from ubend.layouts.tree import Found, as_found, expand_pattern, name_held, walk
+from ubend.layouts.tree import Found, as_found, entries, expand_pattern, name_held, walk
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more
@@ -70,6 +70,12 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         if line := _describe_several(root, items):
             problems.tell(line, "several sets")
             return Sides([], [])
+        if path := _find_cvat(root):
+            line = _(
+                '{path}: "CVAT for images" is not read; export from CVAT as "COCO 1.0", or as "Segmentation mask 1.1"'
+            )
+            problems.tell(line.format(path=path), "CVAT")
+            return Sides([], [])
         line = _(
             "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
             "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
@@ -94,6 +100,16 @@ def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
         "unclear sides",
     )
     return Sides([], [])
+
+
+def _find_cvat(root: Path) -> Path | None:
+    """The annotation file of CVAT's own format in a folder."""
+    for entry in entries(root):
+        if entry.name.lower().endswith(".xml") and entry.is_file():
+            with open(entry.path, "rb") as file:
+                if b"<annotations>" in file.read(1000):
+                    return Path(entry.path)
+    return None
 
 
 def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:

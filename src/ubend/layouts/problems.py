@@ -122,6 +122,10 @@ def _sentences() -> dict[str, str]:
         "unknown category": _(
             "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
         ),
+        "quoted id": _(
+            'annotations whose ids are text ("7") where the list of images or categories has numbers (7), or the '
+            "reverse ({count}): {names}; write the ids alike"
+        ),
         "unknown picture": _("annotations of an unknown picture ({count}): {names}; export again"),
         "shape kind": _(
             "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"

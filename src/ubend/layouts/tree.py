@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
-from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES
+from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES, folder_meaning
 from ubend.layouts.problems import enumerate_names
 
 # Folders and files that systems, network storage and notebooks leave beside data. They hold thumbnails, deleted files
@@ -22,6 +22,8 @@ _SYSTEM = re.compile(
     r"|\.thumbnails",
     re.IGNORECASE,
 )
+
+_DATA_FILES = {"data.toml", "split.csv", "samples.png", "skipped.csv"}  # all that `ubend data` writes
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class Found:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted, without hidden files (`.DS_Store`, `._x`) and what systems write.
+    """What lies in a folder, sorted, without hidden files (`.DS_Store`, `._x`), what systems write, and results.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
         with os.scandir(folder) as found:
-            kept = (entry for entry in found if entry.name[0] != "." and not is_system(entry.name))
+            kept = (
+                e for e in found if e.name[0] != "." and not is_system(e.name) and not (e.is_dir() and is_result(e))
+            )
             return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
@@ -65,21 +69,39 @@ def is_system(name: str) -> bool:
     return _SYSTEM.fullmatch(name) is not None
 
 
-def system_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
-    """The folders of systems at any depth, which `entries` skips; arguments as of `walk`."""
-    found, inside = list[Path](), list[Path]()
+def is_result(folder: os.DirEntry[str]) -> bool:
+    """Is this folder a result of `fit`, `predict` or `data`, which somebody wrote beside the data?
+
+    Predictions in a folder that is named as one for masks, or that holds such folders, may be meant as masks.
+    """
+    with contextlib.suppress(OSError):
+        files = {name: os.path.join(folder.path, name) for name in ("run.json", "predict.json", "data.toml")}
+        if os.path.isfile(files["run.json"]):
+            return os.path.isfile(os.path.join(folder.path, "settings.toml"))
+        if os.path.isfile(files["predict.json"]):
+            with os.scandir(folder.path) as inside:
+                names = [folder.name, *(entry.name for entry in inside if entry.is_dir())]
+            return not any(map(folder_meaning, names))
+        return os.path.isfile(files["data.toml"]) and set(os.listdir(folder.path)) <= _DATA_FILES
+    return False
+
+
+def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:
+    """The folders of systems, and those of results, at any depth, which `entries` skips; arguments as of `walk`."""
+    system, results, inside = list[Path](), list[Path](), list[Path]()
     with contextlib.suppress(OSError), os.scandir(folder) as some:
         for entry in some:
             if entry.is_dir():
                 if is_system(entry.name):
-                    found.append(Path(entry.path))
+                    system.append(Path(entry.path))
                 elif entry.name[0] != ".":
-                    inside.append(Path(entry.path))
+                    (results if is_result(entry) else inside).append(Path(entry.path))
         identity = folder.stat()
         here = (identity.st_dev, identity.st_ino)
         for path in inside if here not in above else ():
-            found += system_folders(path, above | {here})
-    return found
+            more = skipped_folders(path, above | {here})
+            system, results = system + more[0], results + more[1]
+    return system, results
 
 
 def expand_pattern(pattern: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def introduce(teller: Teller, data: Dataset) -> None:
     teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
         teller.say(_("note: {remark}").format(remark=remark))
-    for line in describe_narrow(data.widths, data.images.size):
+    for line in [*data.describe_extremes(), *describe_narrow(data.widths, data.images.size)]:
         teller.say(line)
 
 

@@ -97,7 +97,7 @@ def find_objects(
         The id pictures.
     Raises:
         SettingError: the method does not go with the classes; or MissingPackageError.
-        DataError, OutputError: as in `run_jobs`; or no images, no true ids that fit, or only training images to score.
+        DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
     """
     _refuse_missing(counting.exports)
     masks, out = load_masks(model, device, conditions), Path(out)
@@ -181,17 +181,24 @@ class _ObjectJob(ImageJob):
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
 
     def look(self) -> list[Need]:
-        """Also for the true ids; fails where some are missing, or where all images are training images."""
-        needs = super().look()
-        if self._counting.truth is not None:
-            sizes = {self.paths[number]: header.size_hw for number, header in self.found.items()}
-            self._truth = find_truth(self._counting.truth, sizes, self._names)
+        """Also for the true ids, each the problem of its image; fails where all images are training images."""
+        needs, folder = super().look(), self._counting.truth
+        if folder is not None:
+            find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
+
+            def find(number: int) -> dict[Path, Files]:
+                return find_truth(folder, {self.paths[number]: self.found[number].size_hw}, self._names)
+
+            for _number, files in self.attempt(find, [*self.found]):
+                self._truth |= files
+            self.found = {number: header for number, header in self.found.items() if number not in self.wrong}
+            self.todo = [number for number in self.todo if number in self.found]
             if self._known and self.found and all(map(self._is_training_image, self.found)):
                 names = [self.paths[number].name for number in self.found]
                 raise DataError(
                     only_training_images(names, _("name other images, or leave out --truth")), key="--truth"
                 )
-        return needs
+        return needs if self.found else []
 
     def _is_training_image(self, number: int) -> bool:
         try:

@@ -24,7 +24,8 @@ class ScanJob(FileJob[None]):
     """Masks of scans (NIfTI files, or folders with one DICOM series each), by models of images of 1 or 3 channels.
 
     Writes `NAME_mask.nii.gz`, or the DICOM series `NAME_mask/`, and `volumes.csv`. A mask has the scan's geometry:
-    orientation, spacing, place. `volumes.csv` tells each class's voxels and millilitres.
+    orientation, spacing, place. `volumes.csv` tells each class's voxels and millilitres
+    (empty where the scan states no voxel size).
 
     Args:
         window: a preset's name or CENTER,WIDTH: the scan's values become 8 bit by it; None: they are used as they are.
@@ -79,7 +80,10 @@ class ScanJob(FileJob[None]):
                     scan.write_mask(mask, target)
                     self.note_done(number)
                 self._rows[number] = self._measure(scan, mask)
-                sizes = ", ".join(f"{name} {ml} ml" for _path, name, _voxels, ml in self._rows[number])
+                sizes = ", ".join(
+                    f"{name} {ml} ml" if ml else _("{name} {count} voxels").format(name=name, count=voxels)
+                    for _path, name, voxels, ml in self._rows[number]
+                )
                 teller.say(f"{scan.name}: {sizes}")
 
     def finish(self, numbers: Sequence[int], _teller: Teller) -> None:
@@ -148,7 +152,7 @@ class ScanJob(FileJob[None]):
         voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
         counts = np.bincount(mask.reshape(-1), minlength=len(names))
         return [
-            (scan.path, name, int(count), _format_ml(count * voxel_ml))
+            (scan.path, name, int(count), _format_ml(count * voxel_ml) if scan.has_spacing else "")
             for name, count in zip(names, counts, strict=True)
         ]
 
