@@ -96,3 +96,17 @@ def test_nothing_done(good: Path, tmp_path: Path) -> None:
     told = refused("predict", good / "run", tmp_path / "none.png", "--out", tmp_path / "out", "--device", "cpu")
     assert type(told) is DataError
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "objects"])
+def test_a_folder_without_images_stops_no_other(command: str, good: Path, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [command, good / "run", images[0], tmp_path / "empty", "--out", tmp_path / "out", "--device", "cpu"]
+    result, error = invoke(*words)
+    assert result.exit_code == 3
+    assert isinstance(error, FilesError)
+    assert [str(tmp_path / "empty") in line for line in error.problems] == [True]
+    assert any(path.stem.startswith(images[0].stem) for path in (tmp_path / "out").iterdir())
+    alone = refused(command, good / "run", tmp_path / "empty", "--out", tmp_path / "none", "--device", "cpu")
+    assert isinstance(alone, DataError)
+    assert not (tmp_path / "none").exists()

@@ -4,9 +4,10 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from ubend.core.errors import DataError, reason
+from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.layouts.naming import PICTURE_SUFFIXES
 from ubend.layouts.tree import expand_pattern
@@ -28,6 +29,17 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
 
 
+def refuse_folder(path: Path) -> None:
+    """Fail for a folder, in which `list_images` has found no images.
+
+    Raises:
+        DataError: it is one.
+        OSError: it cannot be looked into.
+    """
+    if path.is_dir() and not images_in(path):
+        raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
+
+
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
     """Files as they are, also missing ones; folders give the images in them, patterns what they match, both sorted
     by name; `-` the lines of the standard input.
@@ -39,13 +51,10 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     lines = (_read_lines() if str(path) == "-" else [str(path)] for path in paths)
     for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
         if os.path.isdir(path):
-            try:
+            found = list[Path]()
+            with suppress(OSError):
                 found = images_in(path)
-            except OSError as error:
-                raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
-            if not found:
-                raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
-            images += found
+            images += found or [path]  # a folder without images is told when it is read: the other paths are good
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
             images += [one for one in matched if os.path.isfile(one)]
         else:

@@ -48,7 +48,7 @@ from ubend.inference.prefetch import map_ahead
 from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, read_with_channels
 from ubend.io.raster import Header
-from ubend.layouts.image_paths import list_images
+from ubend.layouts.image_paths import list_images, refuse_folder
 from ubend.tasks.record import Record, describe_source
 
 _log = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ class ImageJob(FileJob[Header]):
         super().__init__(masks, list_images(paths), out, resume=resume)
 
     def inspect(self, number: int) -> Header:
+        refuse_folder(self.paths[number])
         header = read_header(self.paths[number], self.masks.channels)
         self.masks.refuse_other_kind(self.paths[number], header)
         return header
