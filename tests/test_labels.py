@@ -183,3 +183,10 @@ def test_in_order_of_a_model() -> None:
     assert mine.classify(np.array([0xFF0000, 0x00FF00, 7], np.int32))[0].tolist() == [1, 0, IGNORED]
     with raises(SettingError, key="data.values", named=["moon", "background, cell, edge"]):
         make_label_map([0, 1], ["background", "moon"]).in_order_of(model.names, model.colors)
+
+
+def test_the_class_of_all_other_values_is_described() -> None:
+    colors = default_colors(2)
+    assert LabelMap(("a", "b"), "value", ((0,), ()), colors, others=1).describe() == "0 -> a, all others -> b"
+    assert LabelMap(("a", "b"), "value", ((0,), (7,)), colors, others=0).describe() == "0, all others -> a, 7 -> b"
+    assert LabelMap(("a", "b"), "value", ((0,), (7,)), colors, others=IGNORED).describe() == "0 -> a, 7 -> b"

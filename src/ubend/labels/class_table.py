@@ -177,8 +177,10 @@ class LabelMap:
 
     def describe(self) -> str:
         """One line: `0 -> background, 255 -> polyp`."""
-        words = [code_words(codes, self.kind) or "-" for codes in self.codes]
-        return ", ".join(f"{these} -> {name}" for these, name in zip(words, self.names, strict=True))
+        words = [code_words(codes, self.kind) for codes in self.codes]
+        if self.others is not None and self.others < self.classes:
+            words[self.others] = ", ".join(filter(None, [words[self.others], _("all others")]))
+        return ", ".join(f"{these or '-'} -> {name}" for these, name in zip(words, self.names, strict=True))
 
 
 def background_class(names: Sequence[str]) -> int | None:
