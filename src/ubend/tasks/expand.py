@@ -16,10 +16,15 @@ def expand_input(path: Path, teller: Teller) -> list[Path]:
     """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
     if not os.path.lexists(path):
         return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
-    others = list[Path]()
+    others, deeper = list[Path](), 0
     if os.path.isdir(path) and not is_scan(path):
         with suppress(OSError):  # told by those that read it
-            others = sorted(one for one in path.iterdir() if one.name[0] != "." and (is_scan(one) or is_video(one)))
+            inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
+            others = [one for one in inside if is_scan(one) or is_video(one)]
+            deeper = sum(one.is_dir() and one not in others and bool(images_in(one)) for one in inside)
+    if deeper:
+        said = _("note: {count} folders of images in {folder} are passed over; name them, or the pattern '{folder}/**'")
+        teller.say(said.format(count=deeper, folder=path))
     if others and images_in(path):
         said = _("note: {count} scans and videos in {folder} are left out, because it holds images; name them instead")
         teller.say(said.format(count=len(others), folder=path))
