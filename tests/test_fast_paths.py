@@ -96,10 +96,11 @@ def test_compiled(discs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("encoder", ["none", "tf_efficientnet_lite0"])
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("micro_batch", [5, 2])
 def test_captured(
-    resident: bool, micro_batch: int, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resident: bool, micro_batch: int, encoder: str, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a graph, and step by step with kernels: the same bits; without kernels, nearly the same losses.
 
@@ -109,7 +110,7 @@ def test_captured(
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     if not resident:
         monkeypatch.setattr("ubend.dataset.sources._RESIDENT_SHARE", 0.0)
-    given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch}
+    given = {"model.width": 8, "train.precision": "float32", "train.micro_batch": micro_batch, "model.encoder": encoder}
     captured = take_steps(discs, "cuda", given, capture)
     eager = take_steps(discs, "cuda", given, accelerate)
     assert_near(captured, eager, 0)

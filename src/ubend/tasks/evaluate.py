@@ -85,9 +85,10 @@ def evaluate(
         return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
 
     if folder is None and words.get("images") is None:
-        part, pairs = read_run_subset(Path(model), subset)
+        rows = _read_rows(Path(model))
+        part, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
         scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
-        scored = [row for row in _read_rows(Path(model)) if row[0].name in scores["per_picture"]]
+        scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
         lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
     else:
         settings = gather(folder, flags=words).settings
@@ -219,7 +220,12 @@ def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[P
         DataError: there are none, or all their images are gone, as where the data folder was moved.
         OutputError: it is no run folder, or its data list is empty.
     """
-    part, pairs = choose_subset(read_run_pairs(run), subset)
+    return _choose_present(run, read_run_pairs(run), subset)
+
+
+def _choose_present(run: Path, listed: Sequence[Pair], subset: Part | None) -> tuple[Part | None, list[Pair]]:
+    """A subset and its pairs, of all that are listed; DataError if none of their images is there."""
+    part, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
         line = _(
             "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
