@@ -152,6 +152,7 @@ def test_files(place: Path) -> None:
         "KEY.files.json",
         "KEY.lock",
         "KEY.survey.npz",
+        "KEY.widths.npz",
         "KEY/images.bin",
         "KEY/index.npz",
         "KEY/masks.bin",

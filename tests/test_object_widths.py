@@ -16,8 +16,13 @@ from support.refusal import TINY
 from ubend.cli.app import main
 from ubend.core.progress import Teller
 from ubend.core.settings import make_settings
+from ubend.dataset import object_widths
 from ubend.dataset.dataset import open_dataset
-from ubend.dataset.object_widths import measure_widths, middle_width
+from ubend.dataset.object_widths import find_widths, measure_widths, middle_width
+from ubend.dataset.scan import WIDTHS_SUFFIX, read_headers
+from ubend.dataset.store import hash_pairs
+from ubend.labels.class_table import make_label_map
+from ubend.layouts.folder import read_folder
 
 Draw = Callable[[NDArray[np.uint8], np.random.Generator], None]
 
@@ -193,3 +198,35 @@ def test_fit_tells_of_them_and_the_cure_helps(tmp_path: Path) -> None:
     assert "at 32 px" in told
     assert "--patches" in told
     assert notes(*base, "--patches", "--out", tmp_path / "patches") == []
+
+
+def test_widths_are_measured_once(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from the cache afterwards; a damaged file there is recreated, with one line."""
+    pairs = read_folder(discs).pairs
+    shapes = [header.size_hw for header in read_headers(pairs)]
+    hashes, labels = [mask for _image, mask in hash_pairs(pairs)], make_label_map([0, 255])
+    measured, said = list[str](), list[str]()
+    read = object_widths.read_class_map
+    monkeypatch.setattr(
+        object_widths, "read_class_map", lambda pair, *more: measured.append(pair.name) or read(pair, *more)
+    )
+
+    def find() -> dict[str, Any]:
+        measured.clear()
+        return find_widths(pairs, shapes, labels, hashes, tmp_path / "cache", said.append)
+
+    first = find()
+    assert first
+    assert measured
+    assert find() == first
+    assert not measured
+    (path,) = (tmp_path / "cache").glob(f"*{WIDTHS_SUFFIX}")
+    whole = path.read_bytes()
+    for damage in (b"", whole[: len(whole) // 2], whole.replace(b"classes", b"classez")):
+        path.write_bytes(damage)
+        said.clear()
+        assert find() == first
+        assert measured
+        assert len(said) == 1
+    assert len(object_widths.find_widths(pairs, shapes, labels, ["other"] * len(pairs), tmp_path / "cache")) == 1
+    assert measured

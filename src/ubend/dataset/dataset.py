@@ -355,7 +355,7 @@ def _open_folder(
     pairs = folder.pairs
     found = survey_folder(folder, settings, cache, teller)
     labels, remarks = found.labels, found.remarks
-    widths = find_widths(pairs, found.shapes_hw, labels)
+    widths = find_widths(pairs, found.shapes_hw, labels, [mask for _image, mask in found.hashes], cache, teller.say)
     native_hw = np.array(found.shapes_hw, np.int64)
     images = choose_format(settings, native_hw, found.channels, labels.classes, widths, device)
     sizing = Sizing(images.size, images.resize != "squash", images.channels)

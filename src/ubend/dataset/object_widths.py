@@ -5,8 +5,10 @@ greatest among its neighbours). So a disc has its diameter, a vessel or a road i
 objects that touch in the mask each has its own. H x W pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,12 @@ from ubend.core.autoconfig import find_narrow, wide_enough
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.core.plan import Width
-from ubend.dataset.scan import threads
+from ubend.dataset.scan import WIDTHS_SUFFIX, cached_arrays, threads
 from ubend.dataset.store import read_class_map
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
-from ubend.layouts.pairs import Pair
+from ubend.layouts.pairs import Pair, common_folder
 
+_VERSION = 1  # of the way in which widths are measured
 _IMAGES = 16  # evenly taken
 _SIDE_PX = 512  # larger masks are measured in a square of this side
 _LARGER = 2  # times the size, and four times the work; beyond, crops at native scale are the better way
@@ -44,26 +47,50 @@ def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     return classes[middle], depth[middle]
 
 
-def find_widths(pairs: Sequence[Pair], shapes_hw: Sequence[tuple[int, int]], labels: LabelMap) -> dict[str, Width]:
+def find_widths(
+    pairs: Sequence[Pair],
+    shapes_hw: Sequence[tuple[int, int]],
+    labels: LabelMap,
+    digests: Sequence[str],
+    cache: Path,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> dict[str, Width]:
     """Class name -> width of its objects, of a sample of the images that may be trained on; without the background
-    (the commonest class, where none is called that), and without classes that the sample does not show.
+    (the commonest class, where none is called that), and without classes that the sample does not show. From the cache
+    if the same masks were measured before.
 
     Args:
         shapes_hw: native (height, width) of each image.
+        digests: of each mask's content.
+        cache, tell: see `cached_arrays`.
     """
     numbers = [number for number, pair in enumerate(pairs) if pair.part in (None, "train")] or range(len(pairs))
     sample = sorted({numbers[place] for place in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})
+    chosen = [(pairs[number], shapes_hw[number]) for number in sample]
+    contents = [_VERSION, labels, [(digests[number], shapes_hw[number]) for number in sample]]
 
-    def measure(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    def measure() -> dict[str, Any]:
+        widths = _measure_sample(chosen, labels)
+        folder = common_folder(path for pair, _shape in chosen for path in (pair.image, *pair.mask.files))
+        return {"folder": folder, "classes": list(widths), "widths": np.array(list(widths.values())).reshape(-1, 2)}
+
+    found = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, tell)
+    return {str(name): Width(*map(float, own)) for name, own in zip(found["classes"], found["widths"], strict=True)}
+
+
+def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: LabelMap) -> dict[str, Width]:
+    """`find_widths` of these pairs with their native (height, width)."""
+
+    def measure(pair: Pair, shape_hw: tuple[int, int]) -> tuple[NDArray[Any], ...]:
         try:
-            found = read_class_map(pairs[number], shapes_hw[number], labels)
+            found = read_class_map(pair, shape_hw, labels)
         except DataError:  # told with all others when the images are decoded
             return np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(256, np.int64)
         classes, widths = measure_widths(_take_square(found.classes, int(found.pixels[:IGNORED].argmax())))
         return classes, widths, widths / found.classes.size**0.5, found.pixels
 
     with ThreadPoolExecutor(threads()) as pool:
-        columns = zip(*pool.map(measure, sample), strict=True)
+        columns = zip(*pool.map(lambda one: measure(*one), chosen), strict=True)
     classes, native, relative, pixels = (np.concatenate(column) for column in columns)
     background = background_class(labels.names)
     if background is None:

@@ -135,7 +135,7 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
 
 
 SURVEY_VERSION = 3
-SURVEY_SUFFIX = ".survey.npz"
+SURVEY_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
 _MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
 
@@ -160,27 +160,55 @@ def survey_masks(
         PairError: masks that cannot be read, or are not of the size of their pictures; all at once.
         OutputError: the cache cannot be written.
     """
-    contents = repr([SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))])
-    path = cache / (hashlib.blake2b(contents.encode(), digest_size=12).hexdigest() + SURVEY_SUFFIX)
+    contents = [SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
+    folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
+    names = list(Survey.__dataclass_fields__)
+
+    def make() -> dict[str, Any]:
+        return {"folder": folder, **vars(count_values(pairs, sizes_hw, report))}
+
+    arrays = cached_arrays(cache, contents, SURVEY_SUFFIX, names, make, tell)
+    return Survey(**{name: arrays[name] for name in names})
+
+
+def cached_arrays(
+    cache: Path,
+    contents: Any,
+    suffix: str,
+    names: Sequence[str],
+    make: Callable[[], Mapping[str, Any]],
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Mapping[str, Any]:
+    """Arrays by name from a file in the cache, or made and written there.
+
+    Args:
+        contents: what the arrays follow from; names the file, by its `repr`.
+        suffix: of the file.
+        names: of the arrays that are needed.
+        make: gives the arrays where the file does not exist, or is damaged.
+        tell: called with a sentence if it was damaged.
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    path = cache / (hashlib.blake2b(repr(contents).encode(), digest_size=12).hexdigest() + suffix)
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return Survey(**{name: arrays[name] for name in Survey.__dataclass_fields__})
+        with path.open("rb") as file, np.load(file) as found:
+            return {name: found[name] for name in names}
     except FileNotFoundError:
         pass
     except Exception:  # zip files and NumPy's arrays raise many kinds where they are damaged
         tell(damaged_cache(path))
-    survey = count_values(pairs, sizes_hw, report)
-    folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
+    arrays = make()
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, folder=folder, **vars(survey))
+            np.savez(file, **arrays)
 
     try:
         write_file(path, save)
     except OutputError as error:
         raise cache_error(cache, error) from error
-    return survey
+    return arrays
 
 
 def damaged_cache(path: Path) -> str:

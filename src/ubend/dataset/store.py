@@ -33,7 +33,14 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, PairError, Problem, reason
 from ubend.core.files import Need, refuse_full, regular_file
 from ubend.core.i18n import _
-from ubend.dataset.scan import SURVEY_SUFFIX, cache_error, mask_size_problem, threads, unknown_codes_problem
+from ubend.dataset.scan import (
+    SURVEY_SUFFIX,
+    WIDTHS_SUFFIX,
+    cache_error,
+    mask_size_problem,
+    threads,
+    unknown_codes_problem,
+)
 from ubend.io.decode import read_header
 from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
 from ubend.io.images import (
@@ -58,7 +65,7 @@ _PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes,
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
 _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
-_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, KNOWN_SUFFIX, _OLD_SUFFIX)))})$")
+_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, WIDTHS_SUFFIX, KNOWN_SUFFIX, _OLD_SUFFIX)))})$")
 
 
 class DamagedStoreError(Exception):
@@ -159,9 +166,10 @@ def describe_kept(path: Path) -> tuple[str, str]:
     The folder is "" where it is not known: made by an earlier version, damaged, or half built.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        if path.name.endswith(SURVEY_SUFFIX):
+        if path.name.endswith((SURVEY_SUFFIX, WIDTHS_SUFFIX)):
+            what = _("values of masks") if path.name.endswith(SURVEY_SUFFIX) else _("widths of objects")
             with np.load(path) as arrays:
-                return _("values of masks"), str(arrays["folder"]) if "folder" in arrays else ""
+                return what, str(arrays["folder"]) if "folder" in arrays else ""
         if path.name.endswith(KNOWN_SUFFIX):
             return _("list of files"), common_folder(json.loads(path.read_text(encoding="utf-8").partition("\n")[2]))
         facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
