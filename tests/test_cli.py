@@ -22,6 +22,7 @@ from ubend._version import __version__
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.drawing.panels import draw_grid
+from ubend.io import file_cache
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks import show as show_task
 
@@ -364,13 +365,16 @@ def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (place / "thesis").mkdir(parents=True)
     (place / "thesis" / "only-copy.txt").write_text("precious")
     (place / "poetry.lock").write_text("not a store's")
+    monkeypatch.setattr(file_cache, "_TICK_NS", -(10**12))  # else files this young are not remembered
     ubend("fit", folder, "--out", tmp_path / "run", *TINY, "--epochs", 1)
     lines = ubend("cache").stdout.splitlines()
-    assert len(lines) == 4  # what the files were, what the masks hold, and the decoded pictures
-    for line, what in zip(lines, ("list of files", "values of masks", "images of 32 px"), strict=False):
+    assert len(lines) == 5
+    for line, what in zip(
+        lines, ("list of files", "values of masks", "widths of objects", "images of 32 px"), strict=False
+    ):
         assert re.search(rf" MiB  \d{{4}}-\d\d-\d\d \d\d:\d\d  {what} +{re.escape(str(folder))}  [0-9a-f]{{24}}", line)
-    assert "thesis" not in "".join(lines[:3])
-    assert str(place) in lines[3]
+    assert "thesis" not in "".join(lines[:4])
+    assert str(place) in lines[4]
     assert "freed" in ubend("cache", "--clear").stdout
     assert sorted(path.name for path in place.iterdir()) == ["poetry.lock", "thesis"]
     assert (place / "thesis" / "only-copy.txt").read_text() == "precious"

@@ -145,13 +145,16 @@ def _tar_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] 
 class _Member(tarfile.TarInfo):
     """An entry of a tar, whose extensions (long names) are small."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
-        member = super().frombuf(buf, encoding, errors)
+    @property  # and not checked in `frombuf`, which newer Pythons no longer call
+    def size(self) -> int:
         extends = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
-        if member.type in (*extends, tarfile.SOLARIS_XHDTYPE) and member.size > _MOST_TAR_NAME:
+        if self.type in (*extends, tarfile.SOLARIS_XHDTYPE) and self._size > _MOST_TAR_NAME:
             raise _too_much(_MOST_TAR_NAME)
-        return member
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._size = size
 
 
 class _Counted(GzipFile):

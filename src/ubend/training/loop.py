@@ -91,7 +91,7 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
         (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and 1 - Dice.
     """
     training.state.model.train()
-    total = torch.zeros_like(training.state.sums[:2])
+    total = torch.zeros_like(training.state.sums[:2])  # cross entropy and 1 - Dice
     for part in batch.split(training.micro_batch):
         with training.autocast():
             logits = training.forward(part.image)
@@ -104,12 +104,13 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
 class Runtime(ABC):
     """Executes the steps of a training.
 
-    What each kind defines, and what it wraps:
+    They are nested: CapturedRuntime(LimitedMemoryRuntime(PlainRuntime or DistributedRuntime)). What each defines:
 
         PlainRuntime           gradients, measure   the reference
-        DistributedRuntime     gradients            in place of the plain one: counts and gradients of all processes
-        LimitedMemoryRuntime   gradients, measure   wraps one of these, and repeats them at half the size
-        CapturedRuntime        take_step            wraps that: its first steps, which may run out of memory, go there
+        DistributedRuntime     gradients            a PlainRuntime that sums counts and gradients over all processes
+        LimitedMemoryRuntime   gradients, measure   repeats those of the runtime in it at half the size
+        CapturedRuntime        take_step            a CUDA graph; the first steps, which may run out of memory, are
+                                                    those of the runtime in it
 
     Attributes:
         ranks: the processes that train together; a no-op for a single process.
@@ -175,7 +176,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     # epochs are counted: after an interruption in the last step, its epoch's validation is still due
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
-        began, first_step, waited_s = time.monotonic(), progress.step, training.batches.waited_s
+        began, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
         stopped = stop.requested()
         while progress.step < training.steps_until(epoch) and not stopped:
             runtime.take_step(progress.step)
@@ -186,7 +187,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
             break
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
-        train_s, waited_s = time.monotonic() - began, training.batches.waited_s - waited_s
+        train_s, waited_s = time.monotonic() - began, training.batches.waited_s - waited_before_s
         val_loss, val_dice = validate(runtime)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise diverged(training)
@@ -209,9 +210,9 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 "best": is_best,
             }
         )
-        if is_settling(training, progress.step):
+        if is_settling(training, progress.step):  # early on, batch norm's running statistics lag behind the weights
             with batch_statistics(state.ema):
-                shown = _by_name(training, _score_validation(runtime)[1])  # to people; nothing is chosen by it
+                shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
             progress.stopped = _("no better validation figure for {count} epochs").format(count=plan.patience)
@@ -287,7 +288,7 @@ def seed_random_layers(training: Training, position: int) -> None:
 def keep_generators(training: Training) -> AbstractContextManager[None]:
     """A context that restores torch's random state on exit, if the network has random layers."""
     device = training.state.sums.device
-    devices = [device] if device.type == "cuda" else []  # the CPU's is always restored
+    devices = [device] if device.type == "cuda" else []  # the CPU's is restored without being named
     return torch.random.fork_rng(devices, enabled=training.state.model.is_stochastic)
 
 

@@ -53,7 +53,9 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if self.ranks.count > 1:  # halving in all ranks would take a synchronisation in every step
+        if (
+            self.ranks.count > 1
+        ):  # all must halve together, and telling the others would take a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} pictures at a time; use --set "
