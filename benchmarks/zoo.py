@@ -8,8 +8,9 @@ left out. A row is a set, a variant and a seed: a process of its own, `--slots` 
 done lies in OUT/rows and is not done again; a row that --seconds cuts off leaves nothing there, and none is started
 that another seed's seconds say cannot end. `--known` takes the rows of files that `--json` wrote, on other machines
 too. The variants are the words of `ubend fit`, or peers (`zoo_peer.py`). With `--subset val` no figure of the test
-split is read. Beside each mean stand its spread (greatest - least) and the median seconds of a row; with several slots
-these are of a shared GPU. Ranks are of the means, on the sets where every variant has one.
+split is read. Beside each mean stand its spread (greatest - least) and the median seconds of a row: of `ubend fit`,
+which scores the test split at its end, or of a peer's whole process; with several slots these are of a shared GPU.
+Ranks are of the means, on the sets where every variant has one.
 """
 
 import argparse
@@ -61,7 +62,7 @@ SETS = {
         "nuclei",
         (
             *("--images", "{at}/images", "--masks", "{at}/ids", "--values", "0=background,*=nucleus"),
-            *("--split", "{at}/splits.csv"),
+            *("--split", "{at}/splits.csv", "--channels", "3"),  # grey and colour are mixed, which fit asks about
         ),
         DICE,
     ),
