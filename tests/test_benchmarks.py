@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ import step_speed
 import timing
 import two_trees
 import whole_fit
+import zoo
+import zoo_peer
 from counting import Limits, StepCost, count_step
 from support import ROOT
 from support.discs import make_discs
 from tutorial import TutorialPictures, TutorialUNet
 from ubend import UNet
+from ubend.core.settings import make_settings
 
 pytestmark = pytest.mark.slow  # together more than half a minute
 
@@ -178,6 +182,87 @@ def test_two_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path(found.strip()).is_relative_to(ROOT)
 
 
+ZOO = "--epochs 1 --size 16 --batch 4 --encoder none --width 2 --device cpu"
+
+
+def zoo_words(place: Path, out: str) -> list[str]:
+    if not (place / "data").exists():
+        make_discs(place / "data" / "drive", 12)
+    return ["--data", str(place / "data"), "--out", str(place / out), "--words", ZOO, "--sets", "drive", "pets"]
+
+
+def test_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer takes as many steps on the same images as ubend; what is done is not done again, here or elsewhere."""
+    some = ["--variants", "none", "tutornet", "--seeds", "0", "--slots", "2"]
+    report = run_script("zoo", [*zoo_words(tmp_path, "one"), *some], tmp_path)
+    assert "left out: pets" in capsys.readouterr().out
+    ours, theirs = report["rows"]
+    assert [ours["name"], theirs["name"]] == ["drive-none-0", "drive-tutornet-0"]
+    for key in ("steps", "batch", "size", "window", "epochs", "device", "subset"):
+        assert ours[key] == theirs[key], key
+    assert ours["native"]["true_share"] == theirs["native"]["true_share"]
+    assert ours["native"]["pictures"] == theirs["native"]["pictures"] > 0
+    assert not ours["comparable"]
+    assert report["ranks"]["sets"] == ["drive"]
+    assert [(line["mean"], line["spread"]) for line in report["table"]] == [(ours["score"], 0), (theirs["score"], 0)]
+    monkeypatch.setattr(zoo.Zoo, "_call", lambda *_given: pytest.fail("a process is started"))
+    first = tmp_path / "figures" / "zoo.json"
+    for out, more in (("one", []), ("two", ["--known", str(first)])):
+        again = run_script("zoo", [*zoo_words(tmp_path, out), *some, *more], tmp_path)
+        assert again["rows"] == report["rows"]
+    with pytest.raises(SystemExit, match="--subset"):
+        zoo.main([*zoo_words(tmp_path, "one"), *some, "--subset", "test"])
+
+
+def test_zoo_in_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is cut off leaves nothing; one that cannot end is not begun."""
+    words = [*zoo_words(tmp_path, "out"), "--variants", "none", "scratch", "--seeds", "0"]
+    zoo.main([*words, "--seconds", "0.3"])
+    assert not list((tmp_path / "out" / "rows").iterdir())
+    row = {"name": "drive-none-1", "set": "drive", "variant": "none", "seed": 1, "subset": "val", "words": ZOO}
+    row |= {"score": 0.5, "seconds": 1e6}
+    (tmp_path / "out" / "rows" / "drive-none-1.json").write_text(json.dumps(row))
+    begun: list[str] = []
+    monkeypatch.setattr(zoo.Zoo, "_run", lambda _zoo, job, _gpu: begun.append(job.name))
+    zoo.main([*words, "--seconds", "1000"])
+    assert begun == ["drive-scratch-0"]
+
+
+def test_zoo_ranks() -> None:
+    """On the sets that all variants have; equal means share their ranks."""
+    means = {"a": {"x": 0.9, "y": 0.8, "z": 0.8}, "b": {"x": 0.1, "y": 0.3, "z": 0.2}, "c": {"x": 0.1}}
+    table = [{"set": name, "variant": one, "mean": mean} for name, some in means.items() for one, mean in some.items()]
+    assert zoo.rank(table) == {"sets": ["a", "b"], "mean_rank": {"x": 2, "y": 1.75, "z": 2.25}}
+
+
+def test_the_peers_masks_follow_the_images() -> None:
+    plan = make_settings("modern", None, {"train.batch": 6, "data.window": 16, "augment.orientation": "free"})
+    y, x = np.mgrid[:40, :24]
+    mask = ((y > 8) & (x < 14)).astype(np.uint8)
+    image = np.repeat(200 * mask[..., None] + np.uint8(20), 3, axis=2)
+
+    class One(SimpleNamespace):
+        def __len__(self) -> int:
+            return 1
+
+    source: Any = One(image=lambda _n: image, mask=lambda _n: mask, shown=np.array([1]), device=torch.device("cpu"))
+    images, masks = next(iter(zoo_peer.Augmented(source, plan, (16, 16), 255.0)))  # type: ignore[arg-type]
+    assert (images.shape, masks.shape) == ((6, 3, 16, 16), (6, 16, 16))
+    assert set(masks.unique().tolist()) <= {0, 1, 255}
+    bright = images.mean(dim=1)
+    for values, index in zip(bright, masks, strict=True):
+        if {0, 1} <= set(index.unique().tolist()):
+            assert values[index == 1].mean() > values[index == 0].mean() + 60
+
+
+def test_the_peers_loss() -> None:
+    """0 where all is right; what is unlabelled, and classes that are not there, do not count."""
+    target = torch.tensor([[[0, 1], [1, 255]]])
+    right = 50.0 * torch.nn.functional.one_hot(target % 254, 3).movedim(-1, 1).float()
+    assert zoo_peer.cross_entropy_and_dice(right, target).item() == pytest.approx(0, abs=1e-4)
+    assert zoo_peer.cross_entropy_and_dice(right.roll(1, 1), target).item() > 10
+
+
 def test_startup(tmp_path: Path) -> None:
     report = run_script("startup", ["--rounds", "1"], tmp_path)
     assert [row["name"] for row in report["rows"]] == ["ubend --help", "ubend fit --help"]
@@ -209,7 +294,7 @@ def test_chart(tmp_path: Path) -> None:
         assert len(set(picture.convert("RGB").resize((64, 64)).get_flattened_data())) > 8  # something is drawn
 
 
-@pytest.mark.parametrize("name", ["training_speed", "imbalance", "results"])
+@pytest.mark.parametrize("name", ["training_speed", "imbalance", "results", "zoo", "zoo_peer"])
 def test_as_a_process(name: str) -> None:
     """Its neighbours are found, as they are here by pytest's path."""
     path = ROOT / "benchmarks" / f"{name}.py"
