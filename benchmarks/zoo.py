@@ -62,7 +62,7 @@ SETS = {
         "nuclei",
         (
             *("--images", "{at}/images", "--masks", "{at}/ids", "--values", "0=background,*=nucleus"),
-            *("--split", "{at}/splits.csv", "--channels", "3"),  # grey and colour are mixed, which fit asks about
+            *("--split", "{at}/splits.csv"),
         ),
         DICE,
     ),

@@ -132,13 +132,12 @@ def mix_of_greys(folder: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
-def test_grey_among_colour_is_refused_unless_told(tmp_path: Path) -> None:
+def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
-    for command in ("fit", "data"):
-        error = refused_once(command, folder, "--out", tmp_path / "out")
-        named = ["8", "(c0, c1, c2, ...)", "5", "(g0, g1, g2, ...)", "--channels 3", "--channels 1"]
-        check(error, DataError, key="data.channels", named=named)
-    assert not (tmp_path / "out").exists()
+    channels, (line,) = agree(folder, None)
+    assert channels == 3
+    assert all(word in line for word in ("5 of 13", "g0, g1, g2, ...", "--channels 1"))
+    assert line in run("data", folder, "--out", tmp_path / "data")
     for channels in (1, 3):
         assert agree(folder, channels) == (channels, [])
         run("fit", folder, "--channels", channels, "--out", tmp_path / f"run{channels}", *TINY)

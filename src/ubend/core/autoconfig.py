@@ -109,7 +109,7 @@ def choose_format(
         channels = 1
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
-        kinds = {1: _("all {count} pictures are grey"), 3: _("all {count} pictures are in colour")}
+        kinds = {1: _("all {count} images are grey"), 3: _("{count} images, read in colour")}
         reason = kinds.get(channels) or _("all {count} pictures have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":

@@ -57,11 +57,11 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
 
     Args:
         headers: of the pairs' pictures.
-        wanted: `data.channels`; None: as the pictures are, if all are alike.
+        wanted: `data.channels`; None: as the images are, if all are alike; grey and colour are read in colour.
     Returns:
         (channels, remarks).
     Raises:
-        DataError: channels differ and nothing is wanted.
+        DataError: other numbers of channels differ and nothing is wanted.
         PairError: channels that cannot become those that are wanted, or depths that differ: the pairs
             of the rarer depths are the bad ones.
     """
@@ -83,7 +83,15 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
         raise PairError(
             {name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common}, key="dtype"
         )
-    return channels, _remarks(headers, channels)
+    remarks = _remarks(headers, channels)
+    grey = [name for name, header in zip(names, headers, strict=True) if header.channels == 1]
+    if wanted is None and channels == 3 and grey:
+        line = _(
+            "{count} of {all} images are grey ({names}); all are read in colour, grey repeated; --channels 1 "
+            "reads all in grey"
+        )
+        remarks.append(line.format(count=len(grey), all=len(names), names=", ".join([*grey[:_NAMED], "..."])))
+    return channels, remarks
 
 
 def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
@@ -95,9 +103,8 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
         line = _("the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones")
         raise DataError(line.format(count=most, most=MOST_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
-        cure = _("--channels 3 reads all in colour (grey is repeated), --channels 1 all in grey")
-    else:
-        cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
+        return 3
+    cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
     table = _table([header.channels for header in headers], names)
     raise DataError(
         _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
