@@ -44,6 +44,7 @@ from ubend.objects.export import (
 )
 from ubend.objects.instances import Method, choose_method, object_classes, separate
 from ubend.objects.truth import Files, find_truth, keep_seen, looks_like_mask, read_truth, score, score_lines
+from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
@@ -104,6 +105,7 @@ def find_objects(
     names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
+    say_deeper(paths, teller)
     return run_jobs([_ObjectJob(masks, paths, out, counting, method)], teller)
 
 
