@@ -23,6 +23,7 @@ from ubend.io.images import load_image
 from ubend.io.pixel_size import PixelSize, Scale, read_scale
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
+from ubend.labels.shapes import coco_masks
 from ubend.layouts.pairs import Part
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
@@ -342,6 +343,8 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
         raise MissingPackageError(
             _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
         )
+    if "coco" in exports:
+        coco_masks()
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise MissingPackageError(
