@@ -310,6 +310,25 @@ def test_resume_without_the_state(run: Path) -> None:
     assert contents(run).keys() == before.keys() | {"resume.safetensors"}
 
 
+def test_resume_without_state_and_model(run: Path) -> None:
+    """Begun before the first save: from the start, which is said. With epochs, or a model to begin with: refused."""
+    for name in ("resume.safetensors", "model.safetensors"):
+        (run / name).unlink()
+    before, facts, epochs = contents(run), (run / "run.json").read_text(), (run / "metrics.jsonl").read_text()
+    error = refused_once("fit", "--resume", run)
+    named = ["model.safetensors", "resume.safetensors", f"--config {run / 'settings.toml'}"]
+    check(error, OutputError, path=run / "resume.safetensors", named=named)
+    assert contents(run) == before
+    (run / "metrics.jsonl").unlink()
+    (run / "run.json").write_text(json.dumps(json.loads(facts) | {"begun_with": {"path": "x", "kept": []}}))
+    check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors")
+    (run / "run.json").write_text(facts)
+    result = CliRunner().invoke(main, ["fit", "--resume", str(run)])
+    assert result.exit_code == 0
+    assert [line for line in result.output.splitlines() if line.startswith(f"{run} ")]
+    assert (run / "metrics.jsonl").read_text() == epochs
+
+
 def _change_picture(data: Path) -> None:
     shutil.copy(data / "images" / "disc04.png", data / "images" / "disc03.png")
 

@@ -263,6 +263,25 @@ def test_runs(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ("size = 256\nwindow = 128", ["256", "128"]),
+        ('resize = "native"\nwindow = 128', ["native", "128"]),
+        ('resize = "native"', ["native"]),
+    ],
+)
+def test_runs_show_the_size_of_images_and_of_crops(lines: str, shown: list[str], run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "one")
+    settings = (run / "settings.toml").read_text()
+    assert settings.count("\nsize = 32\n") == 1
+    kept = "".join(line for line in settings.splitlines(keepends=True) if not line.startswith(("size =", "resize =")))
+    (tmp_path / "one" / "settings.toml").write_text(kept.replace("[data]\n", f"[data]\n{lines}\n"))
+    row = ubend("runs", tmp_path).stdout.splitlines()[1]
+    size = row.partition("  3  ")[2].partition("  0  ")[0].replace(",", "").split()
+    assert [word for word in size if word.isdigit() or word == "native"] == shown
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("run.json", "{"),

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.commands import succeed
+from support.models import make_bundle, save_model
 from ubend.core.files import default_cache
 from ubend.core.progress import Teller
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.extreme_values import find_normal_range
+from ubend.inference.extremes import ExtremeValues
+from ubend.tasks import predict
 from ubend.tasks.gather import gather
 
 
@@ -89,3 +93,53 @@ def test_both_ends_of_one_channel_of_two(center: float, spread: float, low: bool
     np.testing.assert_array_equal(bounds[:, 1], [-np.inf, np.inf])
     assert (np.isfinite(bounds[:, 0]) == [low, high]).all()
     assert bounds[0, 0] < bulk.min() <= bulk.max() < bounds[1, 0]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Of float images with a mean of 128 and a standard deviation of 64."""
+    save_model(tmp_path / "model.safetensors", 1, "float32")
+    return tmp_path / "model.safetensors"
+
+
+def write_images(folder: Path, extremes: dict[str, tuple[float, int]]) -> Path:
+    """Float images of 0 to 255 and their masks; name -> a value in the corner, and the corner's side in px."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for name, (value, side) in extremes.items():
+        image = (values_of(len(name)) - 3) * 400
+        image[:side, :side] = value
+        tifffile.imwrite(folder / "images" / f"{name}.tif", image, tile=(16, 16))
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(folder / "masks" / f"{name}.png")
+    return folder
+
+
+LEAST = -1e30
+
+
+@pytest.mark.parametrize(
+    "words", [["predict"], ["predict", "--tiles", "16"], ["objects", "--method", "parts"], ["cutout"], ["evaluate"]]
+)
+def test_predictions_say_it(words: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nodata in a corner or nearly everywhere, and of a hot pixel; also where an image is read by rows."""
+    if "--tiles" in words:
+        monkeypatch.setattr(predict, "_LARGE_PIXELS", 100)
+    bad = write_images(tmp_path / "bad", {"good": (200, 4), "corner": (LEAST, 4), "most": (LEAST, 30), "hot": (1e7, 1)})
+    clean = write_images(tmp_path / "clean", {"good": (200, 4), "bright": (3000, 4), "dark": (-3000, 30)})
+    for folder, named in ((bad, "corner.tif, hot.tif, most.tif"), (clean, None)):
+        inputs = [folder] if words[0] == "evaluate" else [folder / "images", "--out", tmp_path / f"out-{folder.name}"]
+        result = succeed(words[0], model, *inputs, *words[1:])
+        said = " ".join((result.stdout + result.stderr).split())
+        assert ("gdal_edit.py" in said) == (named is not None)
+        assert named is None or (named in said and "3 images" in said and f"{np.float32(LEAST):.9g}" in said)
+
+
+@given(st.floats(0, 1e4), st.floats(0, 1e4), st.integers(0, 99))
+def test_images_of_another_range_are_no_nodata(low: float, high: float, seed: int) -> None:
+    """Whatever scale an image has, however many of its pixels are beyond the training images."""
+    bundle = make_bundle(channels=1)
+    bundle.dtype = "float32"
+    found = ExtremeValues(bundle)
+    image = np.random.default_rng(seed).uniform(min(low, high), max(low, high) + 1, (24, 24, 1)).astype(np.float32)
+    found.look(Path("a"), image * np.float32(1000))
+    assert found.describe() == []

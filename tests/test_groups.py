@@ -90,7 +90,7 @@ def test_letters_and_few_patients_in_file_names() -> None:
     assert groups(names) == ([name[:5] for name in names], True)
     names = [f"slice{n}_patient{p}" for p in range(5) for n in range(3)]
     assert groups(names) == ([name.partition("_")[2] for name in names], True)
-    assert groups([f"patient{p}_{n}" for p in range(3) for n in range(4)]) == ([None] * 12, True)
+    assert groups([f"patient{p}_{n}" for p in range(2) for n in range(4)]) == ([None] * 8, True)
     given_split = [find_groups(make([f"p{p}_{n}" for p in range(5) for n in range(3)], part), Path("/set"))
                    for part in ("train", "val")]  # fmt: skip
     assert all(pair.group for pairs, _line in given_split for pair in pairs)
@@ -128,8 +128,30 @@ def test_the_folder_of_the_patient_not_of_the_visit_or_the_class() -> None:
     assert groups([f"images/{i}" for i in range(8)]) == ([None] * 8, False)
     assert groups([f"stage1/{i:04x}/images/{i:04x}" for i in range(8)]) == ([None] * 8, False)  # one image each
     assert groups([f"{n}/{i}" for n in range(5) for i in range(2)], "val")[0][0] == "val/0"
-    few = groups([f"p{n}/{i}" for n in range(3) for i in range(4)])
-    assert few == ([None] * 12, True)
+    assert groups([f"p{n}/{i}" for n in range(2) for i in range(4)]) == ([None] * 8, True)
+
+
+@pytest.mark.parametrize("name", ["patient{}_slice{}", "patient_{}/{}"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_three_patients_are_a_split(name: str, count: int) -> None:
+    """As few as that are kept apart, and it is said, also where their images are like one another's."""
+    names = [name.format(p, n) for p in range(count) for n in range(4)]
+    pairs, line = find_groups(make(names), Path("/set"))
+    assert line is not None
+    for duplicates in (np.arange(len(names)), np.arange(len(names)) % 4):  # the first slice of each, ...
+        split = split_pairs(names, [None] * len(names), [pair.group for pair in pairs], duplicates, 0, 0.2, 0.2)
+        assert len({(n // 4, part) for n, part in enumerate(split.parts)}) == count
+        assert {*split.parts} == {"train", "val", "test"}
+
+
+def test_patients_that_leave_nothing_to_cut_are_no_groups() -> None:
+    """One patient is all there is to train on; validation images have to come out of it."""
+    names = ["p0_0", "p0_1", "p0_2", "p1_0", "p1_1", "p2_0", "p2_1"]
+    given_parts: list[Part | None] = ["train"] * 3 + ["test"] * 4
+    pairs = [pair for name, part in zip(names, given_parts, strict=True) for pair in make([name], part)]
+    found, _line = find_groups(pairs, Path("/set"))
+    split = split_pairs(names, given_parts, [pair.group for pair in found], np.arange(7), 0, 0.2, 0.2)
+    assert {*split.parts[:3]} == {"train", "val"}
 
 
 def write(root: Path, *names: str) -> None:

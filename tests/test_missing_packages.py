@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from support.annotated import yolo_parts
 from support.discs import make_discs
 from support.models import save_model
 from support.refusal import TINY, check, invoke, raises, refused_once
@@ -93,3 +94,26 @@ def test_scans(package: str, kind: str, tmp_path: Path, monkeypatch: pytest.Monk
         refused_once("predict", model, tmp_path / "discs" / "images", *paths, *words), MissingPackageError, **expected
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("module", "package"), [("yaml", "pyyaml"), ("pycocotools", "pycocotools")])
+def test_annotations(module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads YOLO's class names, and what draws polygons; the package is not always called as its module is."""
+    yolo_parts(tmp_path / "set")
+    hide(monkeypatch, module)
+    fit = ["fit", "--out", tmp_path / "run", *TINY]
+    for words in (["data"], fit, [*fit, "--skip-bad"]):
+        told = refused_once(words[0], tmp_path / "set", *words[1:])
+        check(told, MissingPackageError, key=package, named=[f"pip install {package}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_objects_for_coco(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written; other exports do without it."""
+    words = ["objects", good / "run", good / "data" / "images", "--method", "parts", "--device", "cpu"]
+    hide(monkeypatch, "pycocotools")
+    told = refused_once(*words, "--out", tmp_path / "coco", "--export", "coco")
+    check(told, MissingPackageError, key="pycocotools")
+    assert not (tmp_path / "coco").exists()
+    result, error = invoke(*words, "--out", tmp_path / "panoptic", "--export", "panoptic")
+    assert (result.exit_code, error) == (0, None), result.output

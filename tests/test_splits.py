@@ -154,13 +154,15 @@ def test_no_group_is_cut_and_order_is_no_matter(
     shuffled = [names[i] for i in order]
     shuffled_groups = [groups[i] for i in order]
     shuffled_duplicates = [1000 - duplicates[i] for i in order]  # other numbers, the same sets
-    if count_units(groups, duplicates) < 3:
+    are_joined = count_units(groups, duplicates) >= 3
+    alone = [100 + i if groups[i] else number for i, number in enumerate(duplicates)]
+    if not are_joined and count_units(groups, alone) < 3:
         with raises(DataError, key="data.split"):
             split(names, None, groups, duplicates, seed)
         return
     parts = split(names, None, groups, duplicates, seed).parts
     assert set(parts) == {"train", "val", "test"}
-    for labels in (groups, duplicates):
+    for labels in (groups, duplicates if are_joined else alone):
         for label in {label for label in labels if label is not None}:
             assert len({part for part, own in zip(parts, labels, strict=True) if own == label}) == 1
     again = split(shuffled, None, shuffled_groups, shuffled_duplicates, seed).parts
@@ -205,8 +207,14 @@ def test_three_big_groups_still_fill_three_parts() -> None:
 def test_groups_joined_by_duplicates_are_one() -> None:
     groups: list[str | None] = ["a", "a", "b", "b", None, None]
     duplicates = [0, 1, 1, 2, 2, 3]  # a - b - the fifth picture: one unit; the sixth alone
+    found = split(draw_names(8), None, [*groups, None, None], [*duplicates, 4, 5])
+    assert len({*found.parts[:5]}) == 1
+    found = split(draw_names(6), None, groups, duplicates)  # two units are no split, four are
+    assert found.parts[0] == found.parts[1]
+    assert found.parts[2] == found.parts[3]
+    assert len(found.remarks) == 1
     with raises(DataError, key="data.split", named=["2", "6"]):
-        split(draw_names(6), None, groups, duplicates)
+        split(draw_names(6), None, ["a", "a", "a", "a", None, None], [0, 1, 1, 2, 3, 3])
 
 
 def test_near_identical_pictures_are_remarked() -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _Value = TypeVar("_Value")
+_PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages of other names
 
 
 class UbendError(Exception):
@@ -144,7 +145,8 @@ def _shared(values: Iterable[_Value]) -> _Value | None:
 
 def missing_package(error: ImportError) -> MissingPackageError:
     """The error of a library that could not be imported; its key is the package to install."""
-    package = (error.name or "ubend").partition(".")[0]  # imagecodecs names none for a codec that is not built in
+    module = (error.name or "ubend").partition(".")[0]  # imagecodecs names none for a codec that is not built in
+    package = _PACKAGES.get(module, module)
     line = _("{package} is not installed, or cannot be loaded ({reason}); install it by pip install {package}")
     return MissingPackageError(line.format(package=package, reason=reason(error)), key=package)
 

@@ -22,7 +22,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Teller
 from ubend.core.settings import Precision, Settings
-from ubend.dataset.extreme_values import find_normal_range
+from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
     Survey,
@@ -53,7 +53,6 @@ _Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
-_SHOWN_VALUES = 3
 _STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
@@ -141,8 +140,7 @@ class Dataset:
         found = self.extreme_pixels()
         if not found:
             return []
-        values, counts = np.unique(np.concatenate([*found.values()]), return_counts=True)
-        common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
+        values, commonest = name_values(found.values())
         line = _(
             "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
             "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
@@ -151,9 +149,9 @@ class Dataset:
         return [
             line.format(
                 count=len(found),
-                values=", ".join([*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]),
+                values=values,
                 names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(found)]),
-                value=f"{values[counts.argmax()]:.9g}",
+                value=commonest,
             )
         ]
 

@@ -10,6 +10,7 @@ _FAR = 100  # times the range of all other values: the gap before a value that i
 _MOST_SHARE = 0.5  # of the pixels: what more of them hold is no exception
 _LEAST_BINS = 8  # other values; of fewer, as in drawn images, the range says nothing
 _BINS = 2**16  # the upper half of a float32: sign, exponent and 7 bits of the fraction
+_SHOWN_VALUES = 3
 _RESOLUTION = 1 / 128  # of a bin, relative to its value
 
 
@@ -32,6 +33,14 @@ def find_normal_range(pieces: Iterable[NDArray[Any]], channels: int) -> NDArray[
     edges = (np.arange(_BINS, dtype=np.uint32) << 16).view(np.float32)
     bounds = [_bounds(edges[own > 0].astype(np.float64), own[own > 0]) for own in counts]
     return np.array(bounds).T + np.nan_to_num(middle)
+
+
+def name_values(found: Iterable[NDArray[Any]]) -> tuple[str, str]:
+    """The most common of the values, as a list for people that may end with dots; and the commonest alone, exactly."""
+    values, counts = np.unique(np.concatenate([*found]), return_counts=True)
+    common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
+    shown = [*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]
+    return ", ".join(shown), f"{values[counts.argmax()]:.9g}"
 
 
 def _bounds(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:

@@ -125,9 +125,9 @@ def split_pairs(
     """The part of each pair; what is missing from a given split is cut out of its train part.
 
     The result for a name depends on names, groups, near-duplicates and seed, never on the order of the
-    arguments' items. Groups that share near-identical pictures are joined. Groups are visited in the order
-    of a keyed hash of their smallest name; test is filled first, then val, each as near to its share as
-    whole groups allow; what fits neither (big groups) stays in train.
+    arguments' items. Groups that share near-identical pictures are joined, unless too few would be left to cut. Groups
+    are visited in the order of a keyed hash of their smallest name; test is filled first, then val, each as near to its
+    share as whole groups allow; what fits neither (big groups) stays in train.
 
     Args:
         names: N unique names of pairs.
@@ -171,6 +171,16 @@ def split_pairs(
         )
     if cut:
         source = [i for i in order if parts[i] == "train"]
+        alone = np.where([group is None for group in groups], duplicates, len(names) + np.arange(len(names)))
+        apart = _join_groups(groups, alone)
+        if len({*units[source]}) <= len(cut) < len({*apart[source]}):
+            units, duplicates = apart, alone
+            remarks.append(
+                _(
+                    "near-identical pictures of different groups are not kept together, because too few groups would "
+                    "be left to split; scores may be optimistic"
+                )
+            )
         for i, part in _cut_parts(source, names, units, seed, cut).items():
             parts[i] = part
         sizes = Counter(int(duplicates[i]) for i in source).values()

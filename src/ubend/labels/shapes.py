@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ubend.core.errors import missing_package
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -70,10 +72,17 @@ def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
     return canvas
 
 
+def coco_masks() -> Any:
+    """The module of pycocotools that draws polygons and packs run lengths; MissingPackageError: it is missing."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise missing_package(error) from error
+    return mask
+
+
 def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
     """Set the pixels inside a polygon, (N, 2) x and y; only its own box is looked at."""
-    from pycocotools import mask as coco
-
     size = np.array(canvas.drawn.shape[::-1])
     if (points < 0).any() or (points > size).any():
         points = _clip(points, size)
@@ -83,7 +92,7 @@ def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
     high = np.ceil(points.max(axis=0)).astype(int)
     width, height = (high - low).tolist()
     if width > 0 and height > 0:
-        rle = coco.frPyObjects([(points - low).ravel().tolist()], height, width)[0]
+        rle = coco_masks().frPyObjects([(points - low).ravel().tolist()], height, width)[0]
         inside = decode_rle({"size": (height, width), "counts": rle["counts"].decode()})
         canvas.lay(inside, value, low[1], low[0])
 

@@ -12,7 +12,8 @@ from ubend.layouts.naming import folder_meaning
 from ubend.layouts.pairs import Pair, Part
 from ubend.layouts.problems import enumerate_names, natural_key
 
-_LEAST_GROUPS = 5  # fewer groups cannot be split into train, val and test near the wanted shares
+_LEAST_GROUPS = 3  # train, val and test need one each
+_MANY_GROUPS = 5  # fewer groups cannot be split near the wanted shares
 _CLASS_WORDS = frozenset(("category", "class", "cls", "grade", "label", "level", "species", "stage", "type"))
 _MEMBER_WORDS = frozenset(("aug", "c", "col", "crop", "f", "field", "fov", "frame", "patch", "r", "row", "slice", "t",
                            "tile", "view", "x", "y", "z"))  # fmt: skip
@@ -27,6 +28,7 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
     (`benign`, `003.Albatross`) are rather classes, and only said. In file names a group is a word that most of them
     share with the number after it, where another number tells the images of a group apart: `patient00_slice0`,
     `P12-03`, `caseA_001`; else an image and those whose names extend its name by words that come back: `a`, `a_flip`.
+    Where there are fewer than three, or too few to cut the missing splits out of, that is only said.
 
     Args:
         root: above all images.
@@ -42,7 +44,10 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
         (_name_groups([path.rpartition("/")[2] for path in originals]), names),
         (originals, names),
     )
-    is_split = {"train", "val"} <= {pair.part for pair in pairs}  # then no image changes its split
+    parts = {pair.part for pair in pairs}
+    is_split = {"train", "val"} <= parts  # then no image changes its split
+    is_cut = not is_split and bool(parts & {None, "train"})
+    least = 0 if not is_cut else 2 if "test" in parts else _LEAST_GROUPS  # that the missing splits can be cut out of
     few = None
     for groups, words in ways:
         sizes = Counter(group for group in groups if group is not None)
@@ -50,7 +55,8 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
         if not several or 2 * sizes.total() <= len(pairs):
             continue
         example = max(sizes, key=lambda group: sizes[group])
-        if len(sizes) >= _LEAST_GROUPS:
+        cut = {group for group, pair in zip(groups, pairs, strict=True) if group and pair.part in (None, "train")}
+        if len(sizes) >= _LEAST_GROUPS and len(cut) >= least:
             grouped = [
                 pair if pair.group or not group or sizes[group] == 1 else replace(pair, group=group)
                 for pair, group in zip(pairs, groups, strict=True)
@@ -59,12 +65,25 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
                 "images of one patient or video, as folders or file names tell, are kept in one split ({found}); a "
                 "split file with the columns file,group says otherwise"
             )
+            if len(sizes) < _MANY_GROUPS:
+                line = _(
+                    "images of one patient or video, as folders or file names tell, are kept in one split ({found}); "
+                    "these are few, so the splits are far from the wanted shares; a split file with the columns "
+                    "file,group says otherwise"
+                )
             return grouped, None if is_split else line.format(found=words.format(count=several, example=example))
         few = few or sorted(sizes, key=natural_key)
     tops = Counter(names[0] for names in folders if names)
     unsure = few or sorted(tops, key=natural_key)
     if len(unsure) < 2 or (not few and max(tops.values()) == 1) or all(pair.part or pair.group for pair in pairs):
         return list(pairs), None
+    if few:
+        line = _(
+            "images of one patient or video, as folders or file names tell, are not kept in one split, because there "
+            "are too few ({names}), so scores say little about others; a split file with the columns file,split can "
+            "keep one of them for the test"
+        )
+        return list(pairs), line.format(names=enumerate_names(few))
     line = _(
         "images of one folder or name are not kept in one split ({names}); if each is one patient or video, say so in "
         "a split file with the columns file,group"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ubend.core.errors import reason
+from ubend.core.errors import missing_package, reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask
@@ -130,9 +130,12 @@ def parse_names(text: str) -> dict[int, str]:
 
     Raises:
         ValueError: damaged, too long or nested too deeply to be a list of classes, or not names by their numbers.
+        MissingPackageError: PyYAML is missing.
     """
-    import yaml
-
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_package(error) from error
     if "names" not in text:
         return {}
     if len(text) > _MOST_YAML:

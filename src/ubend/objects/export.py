@@ -16,7 +16,7 @@ from PIL import Image
 from ubend.core.files import json_text, write_csv, write_text
 from ubend.drawing.panels import save_png
 from ubend.io.pixel_size import MapPlace, PixelSize
-from ubend.labels.shapes import decode_rle
+from ubend.labels.shapes import coco_masks, decode_rle
 from ubend.objects.instances import Objects, find_boxes, object_classes
 
 if TYPE_CHECKING:
@@ -262,8 +262,7 @@ def _segment(
     size_hw: tuple[int, int],
 ) -> list[list[float]] | Entry:
     """An object as COCO's polygons, or as its packed run lengths."""
-    from pycocotools import mask as coco
-
+    coco = coco_masks()
     parts = list(getattr(outline, "geoms", [outline]))
     corners = [np.array(part.exterior.coords[:-1]) for part in parts]
     corner = box[1].start, box[0].start

@@ -23,6 +23,7 @@ from ubend.inference.describe import describe_masks
 from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 from ubend.tasks.record import Record
 
@@ -73,6 +74,7 @@ def cut_out_files(
     masks, out = load_masks(model, device, conditions), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
+    say_deeper(paths, teller)
     job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
     chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
     facts = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}

@@ -24,8 +24,10 @@ from ubend.evaluation.caveats import (
 )
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.accepts import take_pixels
+from ubend.inference.extremes import ExtremeValues
 from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
+from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.labels.label_values import code_words
@@ -82,14 +84,17 @@ def evaluate(
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
-        return scores, asked.part, [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
+        lines = [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
+        return scores, asked.part, [*lines, *asked.extremes.describe()]
 
     if folder is None and words.get("images") is None:
         rows = _read_rows(Path(model))
         part, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
-        scores = evaluate_pairs(predictor, pairs, skip_bad=skip_bad)
+        looked = _LookedAt(predictor)
+        scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
         scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
         lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
+        lines += looked.extremes.describe()
     else:
         settings = gather(folder, flags=words).settings
         scores, part, lines = read_usable(settings, score)
@@ -147,7 +152,29 @@ def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
     return DataError(line.format(subset=part, found=there), key="--subset")
 
 
-class _UnseenImages:
+class _LookedAt:
+    """A predictor for `evaluate_pairs` that looks for values far beyond those of the training images.
+
+    Attributes:
+        extremes: what it has found.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
+        self._predictor, self.extremes = predictor, ExtremeValues(predictor.bundle)
+
+    def prepare(self, image: Path, header: Header) -> Source | None:
+        loaded = take_pixels(image, self._predictor.bundle, header)
+        if not self._is_scored(image, loaded):
+            return None
+        self.extremes.look(image, loaded.pixels)
+        return self._predictor.bring_to_size(loaded)
+
+    def _is_scored(self, _image: Path, _loaded: LoadedImage) -> bool:
+        return True
+
+
+class _UnseenImages(_LookedAt):
     """A predictor for `evaluate_pairs` that passes over training images of its model.
 
     An image counts to the part that its folder states and to the split of the model that it was in.
@@ -163,19 +190,18 @@ class _UnseenImages:
     """
 
     def __init__(self, predictor: Predictor, known: KnownImages, pairs: Sequence[Pair], part: Part | None) -> None:
-        self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
-        self._predictor, self._known, self._pairs, self.part = predictor, known, pairs, part
+        super().__init__(predictor)
+        self._known, self._pairs, self.part = known, pairs, part
         self._stated = {pair.image: pair.part for pair in pairs}
         self._splits: dict[Path, Part | None] = {}
         self.left_out: list[str] = []
         self.validation = 0
 
-    def prepare(self, image: Path, header: Header) -> Source | None:
-        loaded = take_pixels(image, self._predictor.bundle, header)
+    def _is_scored(self, image: Path, loaded: LoadedImage) -> bool:
         split = self._splits[image] = self._known.find_split(loaded.pixels)
         seen = split == "train" != self.part
         wanted = self.part in (None, split, self._stated[image])
-        return self._predictor.bring_to_size(loaded) if wanted and not seen else None
+        return wanted and not seen
 
     def select(self, read: list[int]) -> list[int]:
         """The images to score, of those that were read; `part` may still be open.

@@ -1,6 +1,7 @@
-"""The files that a path on the command line of `ubend predict` stands for."""
+"""The files that a path on the command line stands for, and folders in it that are passed over."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,20 +17,31 @@ def expand_input(path: Path, teller: Teller) -> list[Path]:
     """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
     if not os.path.lexists(path):
         return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
-    others, deeper = list[Path](), 0
+    say_deeper([path], teller)
+    others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
         with suppress(OSError):  # told by those that read it
             inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
             others = [one for one in inside if is_scan(one) or is_video(one)]
-            deeper = sum(one.is_dir() and one not in others and bool(images_in(one)) for one in inside)
-    if deeper:
-        said = _("note: {count} folders of images in {folder} are passed over; name them, or the pattern '{folder}/**'")
-        teller.say(said.format(count=deeper, folder=path))
     if others and images_in(path):
         said = _("note: {count} scans and videos in {folder} are left out, because it holds images; name them instead")
         teller.say(said.format(count=len(others), folder=path))
         return [path]
     return others or [path]
+
+
+def say_deeper(paths: Iterable[Path | str], teller: Teller) -> None:
+    """Say which folders among the paths hold folders of images, which are not looked into."""
+    for folder in (Path(path) for path in paths if os.path.isdir(path) and not is_scan(Path(path))):
+        deeper = 0
+        with suppress(OSError):  # told by those that read it
+            inside = (one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
+            deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
+        if deeper:
+            said = _(
+                "note: {count} folders of images in {folder} are passed over; name them, or the pattern '{folder}/**'"
+            )
+            teller.say(said.format(count=deeper, folder=folder))
 
 
 def is_video(path: Path) -> bool:

@@ -44,6 +44,7 @@ from ubend.core.progress import Teller
 from ubend.inference.accepts import describe_channels
 from ubend.inference.conditions import Answer, Masks
 from ubend.inference.describe import describe_tiling
+from ubend.inference.extremes import ExtremeValues
 from ubend.inference.prefetch import map_ahead
 from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, read_with_channels
@@ -253,6 +254,7 @@ class ImageJob(FileJob[Header]):
         title: title of the progress bar.
         with_prob: whether `write_one` is given probabilities.
         as_stored: whether it is given the image with the file's channels, instead of the models'.
+        extremes: the images with values far beyond those of the training.
     Raises:
         DataError: no images.
     """
@@ -261,6 +263,7 @@ class ImageJob(FileJob[Header]):
 
     def __init__(self, masks: Masks, paths: Iterable[Path | str], out: Path, *, resume: bool = False) -> None:
         super().__init__(masks, list_images(paths), out, resume=resume)
+        self.extremes = ExtremeValues(*(member.predictor.bundle for member in masks.members))
 
     def inspect(self, number: int) -> Header:
         refuse_folder(self.paths[number])
@@ -277,6 +280,7 @@ class ImageJob(FileJob[Header]):
 
     def make(self, teller: Teller) -> None:
         self.predict_held(self.todo, teller)
+        self.extremes.tell(teller)
 
     def predict_held(self, numbers: Sequence[int], teller: Teller) -> None:
         """Predict and write images that fit in memory."""
@@ -329,6 +333,7 @@ class ImageJob(FileJob[Header]):
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
             raise DataError(_("{path}: was changed while it was read; start again").format(path=path), path=path)
+        self.extremes.look(path, given.pixels)
         return given, shown.pixels
 
     def _bytes(self, number: int) -> int:

@@ -356,6 +356,10 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
+    else:
+        session.reporter.say(
+            _("{run} ended before it saved anything, so the training begins from the start").format(run=run.path)
+        )
     if session.ranks.is_first:
         run.trim_timing(len(state.progress.history))
 

@@ -23,6 +23,7 @@ from ubend.io.images import load_image
 from ubend.io.pixel_size import PixelSize, Scale, read_scale
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
+from ubend.labels.shapes import coco_masks
 from ubend.layouts.pairs import Part
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
@@ -44,6 +45,7 @@ from ubend.objects.export import (
 )
 from ubend.objects.instances import Method, choose_method, object_classes, separate
 from ubend.objects.truth import Files, find_truth, keep_seen, looks_like_mask, read_truth, score, score_lines
+from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
@@ -104,6 +106,7 @@ def find_objects(
     names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
+    say_deeper(paths, teller)
     return run_jobs([_ObjectJob(masks, paths, out, counting, method)], teller)
 
 
@@ -340,6 +343,8 @@ def _refuse_missing(exports: Sequence[Export]) -> None:
         raise MissingPackageError(
             _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
         )
+    if "coco" in exports:
+        coco_masks()
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise MissingPackageError(

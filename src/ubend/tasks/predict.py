@@ -123,6 +123,7 @@ class PictureJob(ImageJob):
                 self._write_by_rows(number, teller)
                 self.note_done(number)
         teller.end()
+        self.extremes.tell(teller)
 
     def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
         """Write the files of an image; the mask last: its presence marks completion."""
@@ -168,7 +169,7 @@ class PictureJob(ImageJob):
 
     def _predict_rows(self, number: int, windows: TiffWindows, teller: Teller) -> Iterator[Answer]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
-        source = Source(windows.read, windows.size_hw, windows.size_hw)
+        source = Source(self.extremes.watch(windows), windows.size_hw, windows.size_hw)
         for rows, answer in self.masks.predict_rows(source, with_prob=self.with_prob):
             if (unseen := windows.unseen(rows.start, rows.stop)) is not None:
                 answer.mask[unseen] = IGNORED

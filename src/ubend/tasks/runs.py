@@ -28,7 +28,8 @@ class RunSummary:
         data: name of the data folder.
         epochs: planned; `done`: so many of them are finished.
         kept_epoch: of the weights in the model file; None: before the first validation.
-        size: in px; "-" where images keep their own.
+        size_px: at which images are learnt; None: at their own.
+        crop_px: side of the crops of them; None: whole images.
         val_dice: validation scores of the kept weights, at training size.
         scored: the split that was scored at the end; None: not yet.
         images: so many of it.
@@ -40,7 +41,8 @@ class RunSummary:
     epochs: int
     done: int
     kept_epoch: int | None
-    size: str
+    size_px: int | None
+    crop_px: int | None
     seed: int
     version: str
     val_dice: Dice | None
@@ -65,7 +67,7 @@ def read_summary(path: Path) -> RunSummary:
         settings = tomllib.loads(read_text(file))
         data, train = settings["data"], settings["train"]
         epochs, seed = int(train["epochs"]), int(train["seed"])
-        size = data.get("window") or data.get("size")
+        size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "window"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
@@ -81,7 +83,8 @@ def read_summary(path: Path) -> RunSummary:
             epochs,
             len(rows),
             None if best is None else int(best["epoch"]),
-            "-" if size is None else f"{int(size)}",
+            size,
+            crop,
             seed,
             str(facts["ubend"]),
             val_dice,
@@ -169,7 +172,10 @@ def _cells(run: RunSummary) -> list[str]:
     if run.scored not in (None, "test"):
         test = f"- ({run.scored} {test})"
     val = show_dice(mean_dice(run.val_dice))
-    return [show_date(run.began), run.data, epochs, run.size, f"{run.seed}", val, test]
+    size = "native" if run.size_px is None else f"{run.size_px}"  # the word of data.resize
+    if run.crop_px is not None:
+        size = _("{size}, crops of {crop}").format(size=size, crop=run.crop_px)
+    return [show_date(run.began), run.data, epochs, size, f"{run.seed}", val, test]
 
 
 def _is_run(path: Path) -> bool:

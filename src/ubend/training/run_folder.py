@@ -85,7 +85,8 @@ class RunFolder:
         """The content of run.json: device, threads, torch, processes, ...
 
         Raises:
-            OutputError: there is no run to go on with, or one of an older version, or its state is missing.
+            OutputError: there is no run to go on with, or one of an older version, or its state is missing, unless it
+                ended before the first one was saved.
         """
         try:
             facts: dict[str, Any] = json.loads(read_text(self.facts))
@@ -111,12 +112,22 @@ class RunFolder:
                 key="format",
             )
         was_killed = (self.path / LOCK).exists()  # perhaps in its first save, when the model is there and no state yet
-        if self.model.exists() and not self.state.exists() and not was_killed:
+        if self.state.exists():
+            return facts
+        if facts.get("begun_with") or (self.model.exists() and not was_killed):
+            line = _(
+                "{path} is missing, so the training cannot go on; its model stays usable, and `ubend fit FOLDER "
+                "--from {run}` begins another training with it"
+            )
+            if not self.model.exists():
+                line = _("{path} is missing, so the training cannot go on; begin another one")
+            raise OutputError(line.format(path=self.state, run=self.path), path=self.state)
+        if not was_killed and self.metrics.exists() and read_text(self.metrics).strip():
             raise OutputError(
                 _(
-                    "{path} is missing, so the training cannot go on; its model stays usable, and `ubend fit FOLDER "
-                    "--from {run}` begins another training with it"
-                ).format(path=self.state, run=self.path),
+                    "{path}: {model} and {state} are missing, so the training cannot go on; put them back, or begin "
+                    "another one: `ubend fit --config {settings} --out NEW`"
+                ).format(path=self.path, model=self.model.name, state=self.state.name, settings=self.settings),
                 path=self.state,
             )
         return facts
