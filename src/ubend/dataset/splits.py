@@ -171,7 +171,8 @@ def split_pairs(
         )
     if cut:
         source = [i for i in order if parts[i] == "train"]
-        alone = np.where([group is None for group in groups], duplicates, len(names) + np.arange(len(names)))
+        own = duplicates.max(initial=0) + 1 + np.arange(len(names))
+        alone = np.where([group is None for group in groups], duplicates, own)
         apart = _join_groups(groups, alone)
         if len({*units[source]}) <= len(cut) < len({*apart[source]}):
             units, duplicates = apart, alone
