@@ -3,7 +3,7 @@
 On a GPU as they are, elsewhere in Triton's interpreter. The whole network: test_fused.py.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,11 +15,13 @@ pytest.importorskip("triton", reason="Triton is not installed: the plain code ru
 
 from ubend.accel import accelerate, gpu, reference
 from ubend.accel.loss import SumLosses
+from ubend.accel.norm import Activation
 from ubend.core.settings import AugmentSettings
 from ubend.dataset import augment
 from ubend.training.losses import Loss
 
 DEVICE = torch.device("cuda" if CUDA else "cpu")
+ACTIVATIONS = get_args(Activation)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 13), (1, 2, 40, 40), (3, 5, 4, 4), (1, 20, 16, 16)])
@@ -161,11 +163,12 @@ def test_statistics(offset: float, training: bool, shape: tuple[int, ...], dtype
                 torch.testing.assert_close(buffer, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_apply(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    y, stats = draw_map(shape, dtype, 0), draw_statistics(shape[1])
-    found = gpu.apply(y, stats)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_apply(activation: Activation, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    y, stats = 3 * draw_map(shape, dtype, 0), draw_statistics(shape[1])
+    found = gpu.apply(y, stats, activation)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, reference.apply(y, stats))
+    assert torch.equal(found, reference.apply(y, stats, activation))
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -180,14 +183,35 @@ def test_apply_and_pool(kept: bool, shape: tuple[int, ...], dtype: torch.dtype) 
     assert torch.equal(found[0][1], gpu.apply(y, stats)) is kept
 
 
-@pytest.mark.parametrize("of", ["z", "pool", "both"])
-def test_differentiate(of: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("of", "activation"), [("pool", "relu"), ("both", "relu"), *(("z", activation) for activation in ACTIVATIONS)]
+)
+def test_differentiate(of: str, activation: Activation, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """With equal maxima."""
     n, channels, height, width = shape
-    y, stats = draw_map(shape, dtype, 0), draw_statistics(channels)
+    y, stats = 3 * draw_map(shape, dtype, 0), draw_statistics(channels)
     dz = None if of == "pool" else halves(shape, dtype, 2)[0]
     dpool = None if of == "z" else draw_map((n, channels, height // 2, width // 2), dtype, 3)
-    assert_same(gpu.differentiate(y, stats, dz, dpool), reference.differentiate(y, stats, dz, dpool), dtype)
+    found, wanted = (kernels.differentiate(y, stats, dz, dpool, activation) for kernels in (gpu, reference))
+    assert_same(found, wanted, dtype)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu6"])
+def test_the_reference_is_the_gradient_of_other_activations(activation: Activation) -> None:
+    torch.manual_seed(0)
+    y = (4 * torch.randn(2, 3, 4, 6, dtype=torch.float64)).requires_grad_()
+    norm = nn.BatchNorm2d(3).double()
+    nn.init.normal_(norm.weight, std=5)
+    dz = torch.randn(y.shape)
+    z = norm(y) if activation == "none" else nn.functional.relu6(norm(y))
+    z.backward(dz.double())
+    assert activation == "none" or (z == 6).any()
+    single = y.detach().float()
+    stats = reference.measure_statistics(single, norm.float())
+    torch.testing.assert_close(reference.apply(single, stats, activation).double(), z, rtol=1e-4, atol=1e-4)
+    dy, (dbias, dweight) = reference.differentiate(single, stats, dz, None, activation)
+    for found, wanted in ((dy, y.grad), (dbias, norm.bias.grad), (dweight, norm.weight.grad)):
+        torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_reference_is_the_gradient() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.accel import fused
+from ubend.accel import fused, norm_layers
 from ubend.accel.folded import FoldedUNet, can_fold
 from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
@@ -17,7 +17,7 @@ from ubend.training.losses import Loss, LossSums
 
 
 def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) -> Callable[[Tensor], Tensor]:
-    """A network as a function, in fewer passes over memory (`fused.py`); `net` itself where that is never possible.
+    """A network as a function, in fewer passes over memory: the U-Net by `fused.py`, others by `norm_layers.py`.
 
     Training mode, gradients on or off, and the device are looked at in each call.
 
@@ -27,7 +27,7 @@ def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) 
             backward pass goes on; it may change the gradient in place. Called by the fused network alone.
     """
     if not fused.can_fuse(net):
-        return net
+        return norm_layers.accelerate_norms(net)
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)

@@ -109,7 +109,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     convolve = _Convolutions(net, features.device, kernels, on_gradient)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _run_block(block, _channels_last(features), convolve)
+    y = _run_block(block, channels_last(features), convolve)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # wide enough for what the decoder will lay beside it
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
@@ -118,7 +118,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
         block = encoder.block
         y = _run_block(block, features, convolve)
     for decoder in net.decoders:
-        features = _Norm.apply(y, block[4].weight, block[4].bias, block[4], kernels)
+        features = NormActivation.apply(y, block[4].weight, block[4].bias, block[4], kernels)
         beside = kept.pop()
         if beside is None:
             features = decoder.up(features)
@@ -130,9 +130,9 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     if net.width <= kernels.HEAD_CHANNELS:
         logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4], kernels)
     else:
-        logits = net.head(_Norm.apply(*last, block[4], kernels)).float()
+        logits = net.head(NormActivation.apply(*last, block[4], kernels)).float()
     if net.training:
-        _count_batches(net)
+        count_batches(net)
     return logits[..., :height, :width]
 
 
@@ -182,7 +182,7 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
     """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
     y = convolve(block[0], features)
-    return convolve(block[3], _Norm.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
+    return convolve(block[3], NormActivation.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
 
 
 def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
@@ -200,7 +200,7 @@ def _empty_map(like: Tensor, channels: int) -> Tensor:
     )
 
 
-def _count_batches(net: nn.Module) -> None:
+def count_batches(net: nn.Module) -> None:
     """What every batch norm does for itself, in one launch."""
     counters = [layer.num_batches_tracked for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)
@@ -232,17 +232,17 @@ class _Convolve(torch.autograd.Function):
         missing = 0 if transposed else -ctx.channels % way.aligned
         features = features.to(cast.dtype)
         if missing:
-            features = _channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
+            features = channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
             cast = F.pad(cast, (0, 0, 0, 0, 0, missing))
         ctx.save_for_backward(features, cast)
         ctx.place = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
-        return _channels_last(torch.convolution(features, cast, None, *ctx.place))
+        return channels_last(torch.convolution(features, cast, None, *ctx.place))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         features, cast = ctx.saved_tensors
-        weight, dy = ctx.weight, _channels_last(dy)
+        weight, dy = ctx.weight, channels_last(dy)
 
         def gradients(*which: bool) -> Any:
             return torch.ops.aten.convolution_backward(dy, features, cast, None, *ctx.place, which)
@@ -263,22 +263,30 @@ class _Convolve(torch.autograd.Function):
         return dfeatures, dweight, None, None, None
 
 
-class _Norm(torch.autograd.Function):
-    """relu(batch norm(y))."""
+class NormActivation(torch.autograd.Function):
+    """activation(batch norm(y)), ReLU unless another is given."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
-        ctx.kernels, stats = kernels, _measure(y, layer, kernels)
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        layer: nn.BatchNorm2d,
+        kernels: Any,
+        activation: str = "relu",
+    ) -> Tensor:
+        ctx.kernels, ctx.activation, stats = kernels, activation, _measure(y, layer, kernels)
         ctx.save_for_backward(y, stats)
-        z: Tensor = kernels.apply(y, stats)
+        z: Tensor = kernels.apply(y, stats, activation)
         return z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, _channels_last(dz), None)
-        return dy, dweight, dbias, None, None
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, channels_last(dz), None, ctx.activation)
+        return dy, dweight, dbias, None, None, None
 
 
 class _NormPool(torch.autograd.Function):
@@ -303,7 +311,7 @@ class _NormPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dpool: Tensor, dz: Tensor | None) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, dz, _channels_last(dpool))
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, dz, channels_last(dpool))
         return dy, dweight, dbias, None, None, None
 
 
@@ -319,7 +327,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, djoined: Tensor) -> Any:
-        djoined = _channels_last(djoined)
+        djoined = channels_last(djoined)
         dgrown, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
         return None, djoined[:, : ctx.channels], dgrown, dbias, None
 
@@ -351,7 +359,7 @@ class _NormHead(torch.autograd.Function):
         return dy, dweight, dbias, dhead, dhead_bias, None, None
 
 
-def _channels_last(map_: Tensor) -> Tensor:
+def channels_last(map_: Tensor) -> Tensor:
     return map_.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm + ReLU (+ 2x2 max pooling), reading its input as few times as can be.
+"""Batch norm + ReLU, ReLU6 or nothing (+ 2x2 max pooling), reading its input as few times as can be.
 
 A map in channels-last order is a matrix: R rows (pixels of all pictures) of C channels. Statistics and
 arithmetic are float32, maps keep their dtype. Every program of a grid works on CHANNELS columns and on every
@@ -8,12 +8,14 @@ same every time.
 Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+Activation = Literal["none", "relu", "relu6"]  # what follows batch norm
 
 
 class Map:
@@ -139,10 +141,14 @@ def _finish_moments(
 
 
 @triton.jit
-def normalised(y, offsets, mask, scale, shift):
-    """The map's values there (float32), and relu(y * scale + shift) rounded as it is stored."""
+def normalised(y, offsets, mask, scale, shift, ACTIVATION: tl.constexpr = "relu"):
+    """The map's values there (float32), and activation(y * scale + shift) rounded as it is stored."""
     value = tl.load(y + offsets, mask=mask, other=0.0)
-    bright = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+    bright = value.to(tl.float32) * scale[None, :] + shift[None, :]
+    if ACTIVATION != "none":
+        bright = tl.maximum(bright, 0.0)
+    if ACTIVATION == "relu6":
+        bright = tl.minimum(bright, 6.0)
     return value.to(tl.float32), bright.to(value.dtype).to(tl.float32)
 
 
@@ -155,14 +161,24 @@ def place(channels, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def _apply(y, stats, z, rows, channels, z_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
-    """z = relu(y * scale + shift)."""
+def _apply(
+    y,
+    stats,
+    z,
+    rows,
+    channels,
+    z_stride,
+    ACTIVATION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """z = activation(y * scale + shift)."""
     columns, piece = place(channels, CHANNELS)
     row = (piece * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
-    _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
     tl.store(z + row[:, None] * z_stride + columns[None, :], bright.to(z.dtype.element_ty), mask=mask)
 
 
@@ -246,12 +262,12 @@ def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     return stats
 
 
-def apply(y: Tensor, stats: Tensor) -> Tensor:
-    """relu(batch norm of y): a map like y."""
+def apply(y: Tensor, stats: Tensor, activation: Activation = "relu") -> Tensor:
+    """activation(batch norm of y): a map like y."""
     z = torch.empty_like(y, memory_format=torch.channels_last)
     seen, sizes = Map(y), tile(y.shape[1])
     grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]) * triton.cdiv(seen.rows, sizes["ROWS"]),)
-    _apply[grid](y, stats, z, seen.rows, seen.channels, seen.channels, **sizes)
+    _apply[grid](y, stats, z, seen.rows, seen.channels, seen.channels, ACTIVATION=activation, **sizes)
     return z
 
 

@@ -1,9 +1,9 @@
-"""The gradient of batch norm + ReLU (+ 2x2 max pooling): sums over rows, then one pass that writes it.
+"""The gradient of batch norm + activation (+ 2x2 max pooling): sums over rows, then one pass that writes it.
 
 Shapes, tiles and the order of sums as in `norm.py`.
 
 Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, with the usual gradient
-    dy = w / s * (g - mean(g) - x * mean(g x)),  x = (y - m) / s,  g = dz where z > 0.
+    dy = w / s * (g - mean(g) - x * mean(g x)),  x = (y - m) / s,  g = dz where 0 < z (< 6).
 """
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ubend.accel.norm import (
     FINISH,
     MOST_PARTS,
+    Activation,
     Map,
     corners,
     fits,
@@ -27,6 +28,16 @@ from ubend.accel.norm import (
 
 
 @triton.jit
+def _passed(g, bright, ACTIVATION: tl.constexpr):
+    """The gradient before the activation; `bright` is its output, or its input, rounded as a map is."""
+    if ACTIVATION != "none":
+        g = tl.where(bright > 0.0, g, 0.0)
+    if ACTIVATION == "relu6":
+        g = tl.where(bright < 6.0, g, 0.0)
+    return g
+
+
+@triton.jit
 def _gradient_moments(
     y,
     stats,
@@ -35,6 +46,7 @@ def _gradient_moments(
     rows,
     channels,
     dz_stride,
+    ACTIVATION: tl.constexpr,
     FITS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -52,9 +64,11 @@ def _gradient_moments(
         row = from_the_end(start, rows, ROWS).to(tl.int64)
         mask = ((row >= 0)[:, None] & there[None, :]) | FITS
         value = tl.load(y + row[:, None] * channels + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        bright = value * scale[None, :] + shift[None, :]  # only its sign counts, so it need not be rounded
+        bright = value * scale[None, :] + shift[None, :]
+        if ACTIVATION == "relu6":  # of ReLU only the sign counts
+            bright = bright.to(y.dtype.element_ty).to(tl.float32)
         g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        g = tl.where(bright > 0.0, g, 0.0)
+        g = _passed(g, bright, ACTIVATION)
         total += g
         product += g * (value - mean[None, :])
     out = partial + tl.program_id(1) * 2 * channels + columns
@@ -169,6 +183,7 @@ def _input_gradient(
     rows,
     channels,
     dz_stride,
+    ACTIVATION: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -179,9 +194,9 @@ def _input_gradient(
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
     a, b, c = coefficients(stats, sums, rows, columns, there, channels)
-    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
     g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-    out = a * tl.where(bright > 0.0, g, 0.0) + b * value + c
+    out = a * _passed(g, bright, ACTIVATION) + b * value + c
     tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
 
 
@@ -220,12 +235,14 @@ def _pooled_input_gradient(
     )
 
 
-def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None) -> tuple[Tensor, Tensor]:
+def differentiate(
+    y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None, activation: Activation = "relu"
+) -> tuple[Tensor, Tensor]:
     """The gradient that goes into y, and (2, C) float32 those of batch norm's bias and weight.
 
     Args:
-        dz: of relu(batch norm of y), channels last, perhaps a slice of a wider map; None: it went nowhere.
-        dpool: of its 2x2 maxima, channels last; None: it was not pooled.
+        dz: of activation(batch norm of y), channels last, perhaps a slice of a wider map; None: it went nowhere.
+        dpool: of its 2x2 maxima, channels last; None: it was not pooled, as only after ReLU it can be.
     """
     seen, channels = Map(y), y.shape[1]
     dy = torch.empty_like(y, memory_format=torch.channels_last)
@@ -241,9 +258,11 @@ def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | N
     grid = (blocks * triton.cdiv(rows, sizes["ROWS"]),)
     if dpool is None:
         whole = fits(rows, channels, sizes)
-        _gradient_moments[(blocks, parts)](y, stats, dz, partial, rows, channels, stride, FITS=whole, **sizes)
+        _gradient_moments[(blocks, parts)](
+            y, stats, dz, partial, rows, channels, stride, ACTIVATION=activation, FITS=whole, **sizes
+        )
         sums = finish_gradient(partial)
-        _input_gradient[grid](y, stats, sums, dz, dy, rows, channels, stride, **sizes)
+        _input_gradient[grid](y, stats, sums, dz, dy, rows, channels, stride, ACTIVATION=activation, **sizes)
     else:
         kept = {"KEEP": dz is not None, **sizes}
         given = y if dz is None else dz

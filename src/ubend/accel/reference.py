@@ -11,6 +11,7 @@ from torch.nn import functional as F
 ALIGNED = 8  # both as in gpu.py
 HEAD_CHANNELS = 128
 _PIXELS = (0, 2, 3)  # the dimensions of a map that statistics are taken over
+_ACTIVATIONS = {"none": lambda map_: map_, "relu": F.relu, "relu6": F.relu6}
 
 
 def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
@@ -29,10 +30,10 @@ def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     return torch.stack([mean, inverse, scale, norm.bias - mean * scale])
 
 
-def apply(y: Tensor, stats: Tensor) -> Tensor:
-    """relu(batch norm of y)."""
+def apply(y: Tensor, stats: Tensor, activation: str = "relu") -> Tensor:
+    """activation(batch norm of y)."""
     _mean, _inverse, scale, shift = stats[..., None, None]
-    z: Tensor = (y.float() * scale + shift).relu().to(y.dtype)
+    z: Tensor = _ACTIVATIONS[activation](y.float() * scale + shift).to(y.dtype)
     return z
 
 
@@ -44,19 +45,22 @@ def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
     return F.max_pool2d(bright, 2)
 
 
-def differentiate(y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None) -> tuple[Tensor, Tensor]:
+def differentiate(
+    y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None, activation: str = "relu"
+) -> tuple[Tensor, Tensor]:
     """The gradient in y, and (2, C) those in batch norm's bias and weight; `dz` of `apply`, `dpool` of its maxima."""
     gradient = torch.zeros_like(y, dtype=torch.float32) if dz is None else dz.float()
     if dpool is not None:
         _maxima, places = F.max_pool2d(apply(y, stats), 2, return_indices=True)
         gradient = gradient + F.max_unpool2d(dpool.float(), places, [2, 2])
-    return _through_norm(y, stats, gradient)
+    return _through_norm(y, stats, gradient, activation)
 
 
-def _through_norm(y: Tensor, stats: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
+def _through_norm(y: Tensor, stats: Tensor, dz: Tensor, activation: str = "relu") -> tuple[Tensor, Tensor]:
     """As `differentiate`; the formula is in norm_gradient.py."""
     mean, inverse, scale, _shift = stats[..., None, None]
-    gradient = dz * (apply(y, stats) > 0)
+    z = apply(y, stats, activation)
+    gradient = dz if activation == "none" else dz * ((z > 0) & (z < (6 if activation == "relu6" else torch.inf)))
     normalised = (y.float() - mean) * inverse
     sums = torch.stack([gradient.sum(_PIXELS), (gradient * normalised).sum(_PIXELS)])
     of_mean, of_deviation = (sums * y.shape[1] / y.numel())[..., None, None]

@@ -58,7 +58,7 @@ class DataSettings(_Section):
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
     skip_bad: bool = False  # go on without pairs that cannot be used
-    channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the images are (a mixture: colour)
+    channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the images are; a mixture: 3
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
     # keep the aspect, squash to a square, or leave pictures at their own size (native); None: as objects need it
     resize: Resize | None = None

@@ -101,11 +101,12 @@ class Separable(nn.Module):
         super().__init__()
         self.conv_dw = SameConv2d(inputs, inputs, stage.kernel, stride, groups=inputs, bias=False)
         self.bn1 = _batch_norm(inputs)
+        self.act1 = nn.ReLU6()
         self.conv_pw = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.bn2 = _batch_norm(outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        out: Tensor = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(features)))))
+        out: Tensor = self.bn2(self.conv_pw(self.act1(self.bn1(self.conv_dw(features)))))
         return out
 
 
@@ -120,15 +121,17 @@ class InvertedResidual(nn.Module):
         wide = inputs * stage.expansion
         self.conv_pw = nn.Conv2d(inputs, wide, 1, bias=False)
         self.bn1 = _batch_norm(wide)
+        self.act1 = nn.ReLU6()
         self.conv_dw = SameConv2d(wide, wide, stage.kernel, stride, groups=wide, bias=False)
         self.bn2 = _batch_norm(wide)
+        self.act2 = nn.ReLU6()
         self.conv_pwl = nn.Conv2d(wide, outputs, 1, bias=False)
         self.bn3 = _batch_norm(outputs)
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        wide = F.relu6(self.bn1(self.conv_pw(features)))
-        out: Tensor = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(wide)))))
+        wide = self.act1(self.bn1(self.conv_pw(features)))
+        out: Tensor = self.bn3(self.conv_pwl(self.act2(self.bn2(self.conv_dw(wide)))))
         return out + features if self.adds else out
 
 
@@ -141,6 +144,7 @@ class EfficientNetLite(nn.Module):
         self.maps = maps
         self.conv_stem = SameConv2d(channels, _STEM_CHANNELS, 3, 2, bias=False)
         self.bn1 = _batch_norm(_STEM_CHANNELS)
+        self.act1 = nn.ReLU6()
         self.blocks = nn.ModuleList()
         inputs = _STEM_CHANNELS
         for number, stage in enumerate(_STAGES):
@@ -156,7 +160,7 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(blocks)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = F.relu6(self.bn1(self.conv_stem(image)))
+        features = self.act1(self.bn1(self.conv_stem(image)))
         maps = dict[int, Tensor]()
         for stage, blocks in zip(_STAGES, self.blocks, strict=False):
             features = maps[stage.level] = blocks(features)

@@ -1,0 +1,83 @@
+"""Any network, with each batch norm and the ReLU or ReLU6 behind it as one kernel while it trains.
+
+Of a training step of an encoder on an H200, half the time was torch's batch norm, and a tenth the activations
+(docs/experiments.md). The rest of the network is called as it is.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from ubend.accel import fused
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+
+
+def accelerate_norms(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network, with the modules that it has now, as a function; `net` itself if it has no batch norm of torch's."""
+    layers = [layer for layer in net.modules() if _is_known(layer)]
+    if not layers:
+        return net
+    twin = _copy(net).train()
+    norms = [layer for layer in twin.modules() if isinstance(layer, _NormActivation)]
+
+    def forward(image: Tensor) -> Tensor:
+        kernels = fused.find_kernels(image)
+        training = torch.is_grad_enabled() and all(layer.training for layer in layers)
+        if kernels is None or not training or layers[0].weight.dtype != torch.float32:
+            logits: Tensor = net(image)
+            return logits
+        for norm in norms:
+            norm.kernels = kernels
+        logits = twin(image)
+        fused.count_batches(net)
+        return logits
+
+    return forward
+
+
+class _NormActivation(nn.Module):
+    """A batch norm in training mode, and the activation behind it: (N, C, H, W) -> the same, channels last."""
+
+    def __init__(self, layer: nn.BatchNorm2d, activation: str) -> None:
+        super().__init__()
+        self._layers, self._activation = [layer], activation  # in a list, so that it is no submodule
+        self.kernels: Any = None
+
+    def forward(self, y: Tensor) -> Tensor:
+        (layer,) = self._layers
+        normalised: Tensor = fused.NormActivation.apply(
+            fused.channels_last(y), layer.weight, layer.bias, layer, self.kernels, self._activation
+        )
+        return normalised
+
+
+def _is_known(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Exactly torch's batch norm (not what other packages derive from it), with all that the kernels read."""
+    return type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats and layer.momentum is not None
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A module that shares parameters and buffers, with other batch norms.
+
+    An activation is part of the batch norm that is registered just before it, in containers of our own (`Sequential`
+    is one, since it calls its children in their order).
+    """
+    if _is_known(module):
+        return _NormActivation(module, "none")
+    ordered = isinstance(module, nn.Sequential) or type(module).__module__.startswith("ubend.")
+    twin = copy.copy(module)
+    twin._modules = {}
+    norm: tuple[str, nn.BatchNorm2d] | None = None  # the child before, if it is one
+    for name, child in module.named_children():
+        activation = _ACTIVATIONS.get(type(child))
+        if ordered and norm is not None and activation is not None:
+            twin._modules[norm[0]] = _NormActivation(norm[1], activation)
+            twin._modules[name] = nn.Identity()
+        else:
+            twin._modules[name] = _copy(child)
+        norm = (name, child) if _is_known(child) else None
+    return twin
