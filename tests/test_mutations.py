@@ -28,7 +28,8 @@ MOST_SECONDS = 60  # for one folder
 TINY: list[object] = ["--size", 32, "--width", 2, "--epochs", 1, "--batch", 4, "--device", "cpu"]
 
 # What is the same in the names of an image and of its masks, without the folders that differ.
-SIDES, KEY = re.compile("(images|masks|labels)/"), re.compile(r"(?:train|val|test)/[^\d\n/]*\d|cell_\d|\d\dab\w{3}")
+SIDES = re.compile("(images|masks|labels)/")
+KEY = re.compile(r"(?<!\w)(?:train|val|test)/[^\d\n/]*\d|cell_\d|\d\dab\w{3}")
 
 Invoke = Callable[..., Result]
 Pairs = dict[Path, tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # image -> split, class names, pixels
