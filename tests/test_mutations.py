@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from support.folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
 from support.mutations import BASES, TEXT_SUFFIXES, Spoilt, spoil
 from ubend.cli.app import main
+from ubend.layouts.naming import IMAGE_SUFFIXES
 
 FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least
 FIT_EVERY = 5  # of so many folders one is also trained on
@@ -168,8 +169,10 @@ def wrong_rest(spoilt: Spoilt, whole: Pairs, found: Understood, told: str) -> li
 
 
 def traces(root: Path) -> set[str]:
-    """Images of which a folder still has a file, or a line of a list; a list without a byte tells nothing."""
-    files = [path for path in root.rglob("*") if path.is_file() or path.is_symlink()]
+    """Images of which a folder still has a file, or a line of a list; a list without a byte tells nothing, nor
+    does a file whose name ends like no image or list."""
+    known = {*IMAGE_SUFFIXES, ".npy", ".gif", *TEXT_SUFFIXES}
+    files = [path for path in root.rglob("*") if path.suffix.lower() in known and not path.is_dir()]
     files = [path for path in files if path.suffix not in TEXT_SUFFIXES or not path.exists() or path.stat().st_size]
     lists = [path.read_text("utf-8", "replace") for path in files if path.suffix in TEXT_SUFFIXES and path.is_file()]
     return keys_in("\n".join([*(path.relative_to(root).as_posix() for path in files), *lists]))
