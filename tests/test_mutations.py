@@ -169,13 +169,12 @@ def wrong_rest(spoilt: Spoilt, whole: Pairs, found: Understood, told: str) -> li
 
 
 def traces(root: Path) -> set[str]:
-    """Images of which a folder still has a file, or a line of a list; a list without a byte tells nothing, nor
-    does a file whose name ends like no image or list."""
-    known = {*IMAGE_SUFFIXES, ".npy", ".gif", *TEXT_SUFFIXES}
-    files = [path for path in root.rglob("*") if path.suffix.lower() in known and not path.is_dir()]
-    files = [path for path in files if path.suffix not in TEXT_SUFFIXES or not path.exists() or path.stat().st_size]
+    """Images of which a folder still has a file that is called like an image, a mask or labels, or a line of a list."""
+    files = [path for path in root.rglob("*") if not path.is_dir()]
     lists = [path.read_text("utf-8", "replace") for path in files if path.suffix in TEXT_SUFFIXES and path.is_file()]
-    return keys_in("\n".join([*(path.relative_to(root).as_posix() for path in files), *lists]))
+    known = {*IMAGE_SUFFIXES, ".npy", ".gif"}
+    names = [path.as_posix() for path in files if path.suffix.lower() in known or "labels" in path.parts]
+    return keys_in("\n".join([*names, *lists]))
 
 
 def keys_in(text: str) -> set[str]:
@@ -189,7 +188,11 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
         PARTS[number] for path, number in spoilt.make.numbers.items() if path in found.maps
     }  # else drawn from train
     class_of: dict[int, int] = {}
+    renamed = [paths for kind, paths in spoilt.done if kind == "rename"]
+    taken = set[str]().union(*(keys_in(new.as_posix()) - keys_in(old.as_posix()) for old, new in renamed))
     for path, (part, index) in found.maps.items():
+        if keys_in(path.as_posix()) & taken:  # another's mask has its name now: nobody can know
+            continue
         number = spoilt.make.numbers.get(path)
         content = likeness(found.pictures[path])
         if number is None or (not spoilt.touched(path) and content[number] < 0.9):
