@@ -60,7 +60,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
 
 def seeds() -> list[range]:
     """About 130 folders a test: enough for a share of them that are understood."""
-    folders = FILES * 10 // 19  # 1.9 files are spoilt in a folder, on the average
+    folders = FILES * 4 // 7  # 1.76 files are spoilt in a folder, on the average
     tests = max(1, round(folders / 130))
     return [range(folders * n // tests, folders * (n + 1) // tests) for n in range(tests)]
 
