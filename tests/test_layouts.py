@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from support.files import touch
+from support.folder_annotations import labelme
+from support.folders import Maker
+from support.refusal import raises
 from support.work import count_calls
 from ubend.core.errors import DataError
 from ubend.labels.mask_files import FileMask, LayeredMask
@@ -312,3 +315,12 @@ def test_twice_as_many_pairs_are_twice_the_work(tmp_path: Path) -> None:
     assert len(read_folder(tmp_path / "2000").pairs) == 2000
     once, twice = (count_calls(lambda: read_folder(tmp_path / name)) for name in ("1000", "2000"))  # noqa: B023
     assert twice < 2.1 * once
+
+
+def test_one_image_called_a_mask_among_annotated_ones(tmp_path: Path) -> None:
+    """It is an image without annotations; the others keep theirs."""
+    labelme(Maker(tmp_path))
+    (tmp_path / "cell_3.jpg").rename(tmp_path / "cell_6_mask.jpg")
+    with raises(DataError, named=["cell_3.jpg"]) as caught:
+        read_folder(tmp_path)
+    assert "cell_0.jpg" not in str(caught.value)

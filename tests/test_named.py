@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import itertools
+import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -126,11 +129,84 @@ def test_a_damaged_archive_at_hand(tiny: NamedSet, site: Site, tmp_path: Path) -
 
 
 def test_a_part_of_the_set(tiny: NamedSet, tmp_path: Path) -> None:
-    found = find_dataset("tiny-set", None, Listener())
-    next((found / "masks").iterdir()).unlink()
-    error = refused_once("fit", "tiny-set", *TINY)
-    check(error, DataError, path=found, key="contents")
+    """Under --root it is somebody's."""
+    for name, data in tiny_files(11):
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    error = refused_once("fit", "tiny-set", "--root", tmp_path / "mine", *TINY)
+    check(error, DataError, path=tmp_path / "mine" / "Tiny", key="contents")
     assert "11 of 12" in str(error)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "delete": lambda path: path.unlink(),
+    "flip": flip,
+    "cut": lambda path: os.truncate(path, 40),
+    "empty": lambda path: os.truncate(path, 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("below", "damage"),
+    [
+        *itertools.product(["Tiny/masks/03.png", "Tiny/masks", "Tiny"], DAMAGES),
+        ("Tiny", "remove"),
+        (".files.json", "cut"),
+        (".files.json", "empty"),
+    ],
+)
+def test_a_damaged_set_in_the_cache(below: str, damage: str, tiny: NamedSet, site: Site) -> None:
+    """It is downloaded again, which is said once."""
+    found = find_dataset("tiny-set", None, Listener())
+    before, path = contents(found), found.parent / below
+    if damage == "remove":
+        shutil.rmtree(path)
+    else:
+        for file in [*path.rglob("*.png")] or [path]:
+            DAMAGES[damage](file)
+    asked, voice = len(site.asked), Listener()
+    assert find_dataset("tiny-set", None, voice) == found
+    assert contents(found) == before
+    assert voice.said.count("note: ") == 1
+    assert len(site.asked) == asked + 1
+    quiet = Listener()
+    assert find_dataset("tiny-set", None, quiet) == found
+    assert quiet.said == ""
+
+
+def test_a_copied_cache_is_whole(tiny: NamedSet, site: Site) -> None:
+    found = find_dataset("tiny-set", None, Listener())
+    for path in found.rglob("*"):
+        os.utime(path, (1, 1))
+    assert find_dataset("tiny-set", None, Listener()) == found
+    assert len(site.asked) == 1
+
+
+def test_a_damaged_set_without_a_network(tiny: NamedSet, site: Site) -> None:
+    """What is left of it stays, and an error says why."""
+    found = find_dataset("tiny-set", None, Listener())
+    flip(found / "masks" / "03.png")
+    before, site.behave["/tiny.zip"] = contents(found), answer(500)
+    with raises(DataError, path="tiny.zip"):
+        find_dataset("tiny-set", None, Listener())
+    assert contents(found) == before
+
+
+def test_a_damaged_archive_in_the_cache(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
+    """As a process leaves it that is killed before it unpacks; then the disk spoils it."""
+    place, voice = tmp_path / "cache" / "datasets" / "tiny-set", Listener()
+    place.mkdir(parents=True)
+    (place / "tiny.zip").write_bytes(site.files["/tiny.zip"][:-1] + b"x")
+    assert find_dataset("tiny-set", None, voice).is_dir()
+    assert voice.said.count("note: ") == 1
+    assert len(site.asked) == 1
 
 
 def test_another_archive_than_expected(tiny: NamedSet, site: Site, tmp_path: Path, monkeypatch: Any) -> None:

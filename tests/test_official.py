@@ -136,6 +136,7 @@ def test_class_tables(
         ("classes.txt", "sky\nsky\n"),
         ("_classes.csv", "Pixel Value, Class\n0, sky, 1\n"),
         ("classes.txt", "0 sky\n0 road\n"),
+        ("classes.txt", "sky\n" + 201 * "a"),
     ],
 )
 def test_unusable_class_tables(tmp_path: Path, file: str, text: str) -> None:

@@ -271,10 +271,12 @@ class Spoilt:
     """A folder after its damage.
 
     Attributes:
+        name, base: what it was.
         make: the folder and its truth.
         done: kind of damage and the files that it concerns.
     """
 
+    name: str
     base: Base
     make: Maker
     done: list[tuple[str, list[Path]]] = field(default_factory=list)
@@ -306,10 +308,11 @@ class Spoilt:
 def spoil(root: Path, seed: int) -> Spoilt:
     """A good folder with 1 to 4 spoilt files, by the seed."""
     random = np.random.default_rng(seed)
-    base = BASES[str(random.choice(list(BASES)))]
+    name = str(random.choice(list(BASES)))
+    base = BASES[name]
     make = Maker(root, base.binary)
     base.write(make)
-    spoilt = Spoilt(base, make)
+    spoilt = Spoilt(name, base, make)
     files = sorted(path for path in root.rglob("*") if path.is_file())
     singles = [path for path in files if path.suffix in TEXT_SUFFIXES]
     for _count in range(int(random.choice([1, 1, 1, 2, 4]))):

@@ -4,7 +4,9 @@ To add a set: an entry in `NAMED_SETS`. Only sets that may be had without an acc
 """
 
 import difflib
+import json
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ubend.core.errors import DataError, OutputError
-from ubend.core.files import Need, default_cache, refuse_full
+from ubend.core.files import Need, default_cache, refuse_full, write_json
 from ubend.core.i18n import _
 from ubend.core.progress import Teller
 from ubend.dataset.download import Remote, check_file, download
@@ -87,6 +89,7 @@ NAMED_SETS: dict[str, NamedSet] = {
         ("background", "polyp"),
     ),
 }
+_RECORD = ".files.json"  # of an unpacked set: size, time of its last change (ns) and CRC-32 of every file
 _UNPACKED = 1.2  # bytes of the unpacked pictures for each that is downloaded, at most
 
 
@@ -105,7 +108,7 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
     wanted = named_set(name, root)
     if wanted is not None:
         place = (default_cache() / "datasets" if root is None else Path(root)) / name
-        return _find_copy(wanted, place, name) or _bring(name, wanted, place, root is None, teller)
+        return _find_copy(wanted, place, name, root is None) or _bring(name, wanted, place, root is None, teller)
     if root is not None:
         raise DataError(
             _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
@@ -143,8 +146,9 @@ def clear_datasets(cache: Path) -> int:
     return freed
 
 
-def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
-    """Where the set lies unpacked: where we put it, or in any of the usual places beside and above.
+def _find_copy(wanted: NamedSet, place: Path, name: str, in_cache: bool) -> Path | None:
+    """Where the set lies unpacked: where we put it, or in any of the usual places beside and above. In the cache, what
+    we put there is not found where it is damaged.
 
     Raises:
         DataError: there is a part of it.
@@ -152,6 +156,8 @@ def _find_copy(wanted: NamedSet, place: Path, name: str) -> Path | None:
     tops = [place / wanted.folder, place, place.parent / wanted.folder, place.parent]
     folders = [inner for top in tops for inner in (top / wanted.top, top)]
     found = next((folder for folder in folders if all((folder / part).is_dir() for part in wanted.contents)), None)
+    if found and in_cache and found.is_relative_to(tops[0]):
+        return None if _missing(wanted, found) or _is_changed(tops[0]) else found
     if found and (missing := _missing(wanted, found)):
         raise DataError(
             _(
@@ -175,6 +181,31 @@ def _missing(wanted: NamedSet, folder: Path) -> list[str]:
     return lacking
 
 
+def _is_changed(folder: Path) -> bool:
+    """Whether files of an unpacked set are not as its record says; only those touched since, or copied, are read."""
+    if not (folder / _RECORD).exists():  # unpacked by an earlier version
+        return False
+    try:
+        for name, (size, changed_ns, check_sum) in json.loads((folder / _RECORD).read_bytes()).items():
+            stat = (folder / name).stat()
+            if [stat.st_size, stat.st_mtime_ns] != [size, changed_ns] and _check_sum(folder / name) != check_sum:
+                return True
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return True
+    return False
+
+
+def _record(folder: Path) -> None:
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    stats = {name: path.stat() for name, path in files.items()}
+    rows = {name: [stat.st_size, stat.st_mtime_ns, _check_sum(files[name])] for name, stat in stats.items()}
+    write_json(folder / _RECORD, rows)
+
+
+def _check_sum(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
+
+
 def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Teller) -> Path:
     """Download what is not at hand, unpack it, and give it its place when it is whole."""
     try:
@@ -186,11 +217,14 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
             teller.say(_("waiting for another process that is downloading {name}").format(name=name))
             held = lock.acquire()
         with held:
-            if found := _find_copy(wanted, place, name):  # by the other one
+            if found := _find_copy(wanted, place, name, in_cache):  # by the other one
                 return found
-            archives = _gather(name, wanted, place, teller)
+            if in_cache and (place / wanted.folder).exists():
+                line = _("note: {name} in the cache was damaged and is downloaded again ({path})")
+                teller.say(line.format(name=name, path=place / wanted.folder))
+            archives = _gather(name, wanted, place, in_cache, teller)
             try:
-                _unpack_all(wanted, archives, place, teller)
+                _unpack_all(wanted, archives, place, in_cache, teller)
             except DataError:  # useless, and the next time begins anew
                 _drop_own(archives, place, in_cache)
                 raise
@@ -202,7 +236,7 @@ def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Tel
             ),
             path=place,
         ) from error
-    found = _find_copy(wanted, place, name)
+    found = _find_copy(wanted, place, name, in_cache)
     assert found is not None  # it was whole when it got its place
     return found
 
@@ -214,16 +248,20 @@ def _drop_own(archives: list[Path], place: Path, in_cache: bool) -> None:
             archive.unlink(missing_ok=True)
 
 
-def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Path]:
+def _gather(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Teller) -> list[Path]:
     """The archives of a set: those at hand, checked, and the others downloaded."""
     archives, absent = [], []
     for file in wanted.files:
         places = (place, place.parent, place.parent / wanted.folder)
         at_hand = next((path for folder in places if (path := folder / file.name).is_file()), None)
         if at_hand is not None and (wrong := check_file(at_hand, file)):
-            raise DataError(
-                _("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong), path=at_hand
-            )
+            if not in_cache or at_hand.parent != place:
+                raise DataError(
+                    _("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong), path=at_hand
+                )
+            line = _("note: {path} was damaged and is downloaded again ({reason})")
+            teller.say(line.format(path=at_hand, reason=wrong))
+            at_hand = None
         archives.append(at_hand or place / file.name)
         if at_hand is None:
             absent.append(file)
@@ -242,7 +280,7 @@ def _gather(name: str, wanted: NamedSet, place: Path, teller: Teller) -> list[Pa
     return archives
 
 
-def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Teller) -> None:
+def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, in_cache: bool, teller: Teller) -> None:
     """Unpack into a hidden folder, look whether all is there, and only then give it its name."""
     hidden = place / ".unpacking"
     shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
@@ -262,6 +300,9 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, teller: Tel
                 path=archives[0],
                 key="contents",
             )
+        if in_cache:  # what is there is damaged
+            _record(hidden)
+            shutil.rmtree(place / wanted.folder, ignore_errors=True)
         hidden.rename(place / wanted.folder)
     finally:
         teller.end()

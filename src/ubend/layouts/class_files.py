@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ubend.core.errors import reason
 from ubend.core.files import regular_file
+from ubend.labels.class_table import NAME_PATTERN
 from ubend.layouts.problems import Problems
 
 
@@ -47,7 +48,8 @@ def read_class_table(places: Iterable[Path], problems: Problems) -> ClassTable |
                 table = parse(text)
             except (ValueError, csv.Error):
                 table = None
-            if table and table.names and all(table.names) and all(map(_differ, vars(table).values())):
+            fit = table and table.names and all(re.fullmatch(NAME_PATTERN, name) for name in table.names)
+            if table and fit and all(map(_differ, vars(table).values())):
                 return table
             problems.add(kind, path)
     return None

@@ -56,13 +56,17 @@ def holds(root: Path, kind: AnnotationKind) -> bool:
 
 
 def has_masks(root: Path) -> bool:
-    """Are there images in a folder called after masks, or two called `NAME` and `NAME_mask`? They are preferred."""
+    """Are there images in a folder called after masks, or many called `NAME` and `NAME_mask`? They are preferred.
+
+    A single `NAME_mask` among images that are annotated otherwise is an image of that name.
+    """
     for place in dict.fromkeys([*annotation_folders(root), *subfolders(root).values()]):
         names = [Path(entry.name) for entry in entries(place)]
         stems = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
         if stems and "mask" in map(side_of, place.relative_to(root).parts):
             return True
-        if any((bare := bare_stem(stem, "mask")) != stem and bare in stems for stem in stems):
+        doubles = sum((bare := bare_stem(stem, "mask")) != stem and bare in stems for stem in stems)
+        if 4 * doubles >= len(stems) > 0:
             return True
     return False
 

@@ -154,7 +154,9 @@ def _sentences() -> dict[str, str]:
             "folders with pictures that are neither with the pictures nor with the masks ({count}): {names}; move "
             "them away, or name both sides with --images and --masks"
         ),
-        "classes": _("unusable {names}; it needs one class name per line, each once, as UTF-8 text"),
+        "classes": _(
+            "unusable {names}; it needs one class name of at most 200 characters per line, each once, as UTF-8 text"
+        ),
         "encoding": _("no UTF-8 text ({count}): {names}; save as UTF-8, or names with accents would be others"),
         "class table": _(
             "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"

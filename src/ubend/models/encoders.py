@@ -9,8 +9,11 @@ Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/
 """
 
 import difflib
+import hashlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -202,6 +205,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
                 _("model.weights: {path}: no such file").format(path=pretrained), path=pretrained, key="model.weights"
             )
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    else:
+        _refuse_damaged(name)
     muted = logging.root.manager.disable
     logging.disable()  # the hub's client and timm report each attempt and each layer left out; the one line is ours
     try:
@@ -232,6 +237,40 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     first.weight = nn.Parameter(fit_channels(first.weight.detach(), channels).clone())
     first.in_channels = channels
     return net
+
+
+def _refuse_damaged(name: str) -> None:
+    """Weights that timm downloaded before are read as they lie in its caches, whose names tell their digests.
+
+    Raises:
+        SettingError: a file is not the one that was downloaded.
+    """
+    for path, digest in _list_downloaded(_load_timm().get_pretrained_cfg(name)):
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(digest):
+            line = _(
+                "{path}: damaged weights of {name} (its SHA-256 does not begin with {digest}); delete it, it is "
+                "downloaded again"
+            )
+            said = line.format(path=path, name=name, digest=digest[:8])
+            raise SettingError(said, path=path, key="model.weights")
+
+
+def _list_downloaded(config: Any) -> Iterator[tuple[Path, str]]:
+    """Files of an encoder in the caches of the hub's client and of torch, and the beginning of the SHA-256 of each."""
+    if config.hf_hub_id:  # asked first; torch's cache is not looked at
+        with suppress(ImportError):
+            from huggingface_hub import constants
+
+            model = config.hf_hub_id.partition("@")[0].replace("/", "--")
+            for path in Path(constants.HF_HUB_CACHE, f"models--{model}", "blobs").glob("*"):
+                if re.fullmatch("[0-9a-f]{64}", path.name):  # the others are small, and called by their SHA-1
+                    yield path, path.name
+    elif config.url:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
+        if (found := re.search(r"-([0-9a-f]{8,})\.", path.name)) and path.is_file():
+            yield path, found[1]
 
 
 def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> EfficientNetLite:
