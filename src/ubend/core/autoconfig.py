@@ -24,7 +24,9 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
-_BATCH = 16  # images a step: smaller steps are more steps, which rare classes need (docs/experiments.md)
+# Images a step, at most: smaller steps are more steps, which rare classes need; and so few that an epoch has ten steps,
+# as far as batch norm allows: some dozen images give too few steps otherwise (docs/experiments.md).
+_BATCH, _LEAST_BATCH, _EPOCH_STEPS = 16, 4, 10
 _NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
 _SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
 _LEAST_PX = (
@@ -234,7 +236,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
-        batch = max(1, min(_BATCH, an_epoch))
+        batch = min(_BATCH, max(_LEAST_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
         reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
