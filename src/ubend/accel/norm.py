@@ -141,8 +141,16 @@ def _finish_moments(
 
 
 @triton.jit
-def normalised(y, offsets, mask, scale, shift, ACTIVATION: tl.constexpr = "relu"):
-    """The map's values there (float32), and activation(y * scale + shift) rounded as it is stored."""
+def normalised(y, offsets, mask, scale, shift):
+    """The map's values there (float32), and relu(y * scale + shift) rounded as it is stored."""
+    value = tl.load(y + offsets, mask=mask, other=0.0)
+    bright = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+    return value.to(tl.float32), bright.to(value.dtype).to(tl.float32)
+
+
+@triton.jit
+def activated(y, offsets, mask, scale, shift, ACTIVATION: tl.constexpr):
+    """As `normalised`, with another activation than ReLU."""
     value = tl.load(y + offsets, mask=mask, other=0.0)
     bright = value.to(tl.float32) * scale[None, :] + shift[None, :]
     if ACTIVATION != "none":
@@ -178,7 +186,7 @@ def _apply(
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
-    _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
+    _value, bright = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
     tl.store(z + row[:, None] * z_stride + columns[None, :], bright.to(z.dtype.element_ty), mask=mask)
 
 

@@ -16,6 +16,7 @@ from ubend.accel.norm import (
     MOST_PARTS,
     Activation,
     Map,
+    activated,
     corners,
     fits,
     from_the_end,
@@ -194,7 +195,7 @@ def _input_gradient(
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
     a, b, c = coefficients(stats, sums, rows, columns, there, channels)
-    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
+    value, bright = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
     g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     out = a * _passed(g, bright, ACTIVATION) + b * value + c
     tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
