@@ -34,8 +34,8 @@ def draw(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         cy, cx, ry, rx = *random.uniform(0, LARGE_PX, 2), *random.uniform(10, 45, 2)
         index[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = random.integers(1, len(COLORS))
     shade = np.asarray(Image.fromarray(random.integers(40, 140, (6, 6), np.uint8)).resize((LARGE_PX, LARGE_PX)), float)
-    picture = shade[:, :, None] + COLORS[index] * 0.4 + random.normal(0, 6, (LARGE_PX, LARGE_PX, 3))
-    return picture.clip(0, 255).astype(np.uint8), index
+    image = shade[:, :, None] + COLORS[index] * 0.4 + random.normal(0, 6, (LARGE_PX, LARGE_PX, 3))
+    return image.clip(0, 255).astype(np.uint8), index
 
 
 def make(root: Path, pairs: int) -> None:
@@ -43,16 +43,16 @@ def make(root: Path, pairs: int) -> None:
     for folder in ("values/images", "values/masks", "colors/masks"):
         (root / folder).mkdir(parents=True)
     (root / "colors" / "images").symlink_to(root / "values" / "images")
-    pictures = [draw(number) for number in range(min(DRAWN, pairs))]
+    images = [draw(number) for number in range(min(DRAWN, pairs))]
 
     def save(number: int) -> None:
         random = np.random.default_rng([7, number])
         turns, mirror = int(random.integers(4)), int(random.choice([-1, 1]))
-        picture, index = (np.rot90(pixels, turns)[:, ::mirror] for pixels in pictures[number % len(pictures)])
+        image, index = (np.rot90(pixels, turns)[:, ::mirror] for pixels in images[number % len(images)])
         top, left = random.integers(0, LARGE_PX - SIZE_PX, 2)
         crop = slice(top, top + SIZE_PX), slice(left, left + SIZE_PX)
         name = f"{number:05d}"
-        Image.fromarray(picture[crop]).save(root / "values/images" / f"{name}.jpg", quality=90)
+        Image.fromarray(image[crop]).save(root / "values/images" / f"{name}.jpg", quality=90)
         Image.fromarray(index[crop]).save(root / "values/masks" / f"{name}.png")
         Image.fromarray(COLORS[index[crop]]).save(root / "colors/masks" / f"{name}.png")
 

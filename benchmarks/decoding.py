@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.device import describe_device, settle
+from ubend.core.device import describe_device, set_up
 from ubend.io.images import read_resized, resize_array
 
 SIDE_PX = 128
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the threads are those of the pool
-    settle(torch.device("cpu"), False)  # as before every reading: freed memory is kept
+    set_up(torch.device("cpu"), False)  # as before every reading: freed memory is kept
     paths = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     rates: dict[str, list[float]] = {name: [] for name in ways()}
     differences = dict.fromkeys(rates, 0)

@@ -9,7 +9,7 @@ import torch
 from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
 from ubend.core.device import fastest_precision
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, make_settings
 from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -22,14 +22,14 @@ from ubend.training.loop import Runtime
 def open_data(folder: Path, cache: Path, device: torch.device, changes: Mapping[str, Any]) -> tuple[Dataset, Settings]:
     """The images of a folder, stored below `cache`, and the settings."""
     settings = make_settings("modern", None, {"device": str(device), "data.folder": str(folder), **changes})
-    return open_dataset(settings, device.type, cache, Teller()), settings
+    return open_dataset(settings, device.type, cache, Reporter()), settings
 
 
 def begin_training(data: Dataset, settings: Settings, device: torch.device) -> Runtime:
     """A training that has not taken a step; nothing is written."""
     plan = resolve(settings, data.facts(device.type, fastest_precision(device)))
     prepared = prepare(data, plan, device, augment=accelerate_augmentation(augment))
-    return assemble(plan, data, prepared, build(data, plan, device), Teller())[1]
+    return assemble(plan, data, prepared, build(data, plan, device), Reporter())[1]
 
 
 def make_step(runtime: Runtime) -> Callable[[], None]:

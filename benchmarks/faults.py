@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import parse_assignment
 from ubend_lessons.faults import Finding, find_faults, read_sized
 
@@ -46,9 +46,9 @@ def main(words: Sequence[str]) -> None:
     found: dict[str, list[Finding]] = {}
     for seed in args.seeds:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as place, Teller() as teller:
+        with tempfile.TemporaryDirectory() as place, Reporter() as reporter:
             more: dict[str, Any] = {"settings": {**given, "train.seed": seed}, "copied": _COPIED}
-            for finding in find_faults(sized, Path(place), device=args.device, teller=teller, **more):
+            for finding in find_faults(sized, Path(place), device=args.device, reporter=reporter, **more):
                 found.setdefault(finding.measure, []).append(finding)
                 print(seed, *finding.row(), sep=" | ", flush=True)
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)

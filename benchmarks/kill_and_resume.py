@@ -101,7 +101,7 @@ class Training:
     def __init__(self, plan: Plan, run: Path, *, resumed: bool = False, eager: bool = True) -> None:
         words = ["--resume", str(run)] if resumed else plan.arguments(run)
         start = ["-c", _EAGER_FIT] if eager else ["-m", "ubend"]
-        self.run, self.lines, self.began = run, list[str](), threading.Event()
+        self.run, self.lines, self.started = run, list[str](), threading.Event()
         self.process = subprocess.Popen(
             [sys.executable, *start, "fit", *words],
             env=os.environ
@@ -119,8 +119,8 @@ class Training:
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
             if line.startswith("device: "):
-                self.began.set()
-        self.began.set()  # nothing more will come
+                self.started.set()
+        self.started.set()  # nothing more will come
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
         """Look without a pause, so that a moment of milliseconds is met; False when the process ended first."""
@@ -150,7 +150,7 @@ class Training:
 def run_whole(plan: Plan, run: Path) -> float:
     """The undisturbed training; returns the seconds from its beginning to its end."""
     training = Training(plan, run, eager=False)
-    training.began.wait(_PATIENCE_S)
+    training.started.wait(_PATIENCE_S)
     began = time.monotonic()
     if training.end() != 0:
         raise RuntimeError("ubend fit failed:\n" + "\n".join(training.lines[-20:]))
@@ -179,7 +179,7 @@ def run_killed(plan: Plan, run: Path, kills: int, whole_s: float, draws: random.
 
 def _await_moment(training: Training, aim: Aim, spread_s: float, there: set[str], draws: random.Random) -> bool:
     """Wait for the moment to kill; False when the training has ended before it."""
-    training.began.wait(_PATIENCE_S)
+    training.started.wait(_PATIENCE_S)
     if not training.wait_until((training.run / "run.json").exists):
         return False
     until = time.monotonic() + draws.uniform(0, 0.1 if aim == "at once" else spread_s)

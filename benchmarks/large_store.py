@@ -20,7 +20,7 @@ import torch
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
 from ubend.core.plan import AugmentPlan
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import THUMBNAIL_PX, Store, _check_sums, _digest, _read_times
 from ubend.models.unet import UNet
 from ubend.training.losses import Loss
@@ -74,9 +74,9 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         store = make_store(Path(place) / "store", args.gib)
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
-        pictures = Pictures(store, np.arange(len(store)), device, room_bytes=2**30)
+        images = WholeImages(store, np.arange(len(store)), device, room_bytes=2**30)
         settings = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
-        batches = TrainingBatches(pictures, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
+        batches = TrainingBatches(images, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
         model = UNet(3, 2, 8).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         loss = Loss("dice+ce")
@@ -91,7 +91,7 @@ def main(words: Sequence[str]) -> None:
         rate = args.steps * 16 / (time.perf_counter() - began)
     print(
         f"a store of {size / 2**30:.1f} GiB, {len(store)} pictures,"
-        f" {'resident' if pictures.resident else 'read in windows'}, {args.steps} steps"
+        f" {'resident' if images.resident else 'read in windows'}, {args.steps} steps"
         f" at {rate:.0f} img/s; peak of anonymous memory {peak:.0f} MiB"
     )
     row = {"name": f"store of {args.gib:g} GiB", **summarise([peak]), "img_per_s": rate}

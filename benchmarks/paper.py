@@ -16,7 +16,7 @@ from typing import Any
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.core.settings import parse_assignment
 from ubend_lessons.paper import Counted, draw_touching_cells, teach_paper
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 from variants import spread
 
 # The recipe's own optimiser, where the lesson takes a faster one.
@@ -52,7 +52,9 @@ def main(words: Sequence[str]) -> None:
             given.setdefault("data.size", args.size)
         for seed in args.seeds:
             out, settings = Path(place) / f"out-{seed}", {**given, "train.seed": seed}
-            for own in teach_paper(out, folder=folder, settings=settings, device=args.device, teller=Quiet()):
+            for own in teach_paper(
+                out, folder=folder, settings=settings, device=args.device, reporter=SilentReporter()
+            ):
                 found.setdefault(own.border_weight, []).append(own)
                 error, f1 = own.absolute_error, own.quality.recognition
                 print(f"seed {seed}, w0 {own.border_weight:g}: {error:.2f} {f1:.3f} {own.dice:.3f}", flush=True)

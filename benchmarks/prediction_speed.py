@@ -65,7 +65,7 @@ def plain(predictor: Predictor) -> Forward:
     return forward
 
 
-def picture_variants(device: torch.device, width: int, side: int) -> list[Variant]:
+def image_variants(device: torch.device, width: int, side: int) -> list[Variant]:
     """One picture that lies on the device, to its logits."""
     predictor = make_predictor(device, width, 0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
@@ -134,7 +134,7 @@ def main(words: Sequence[str]) -> None:
     facts = read_facts(device, ["monai"] if find_spec("monai") else [])
     print_facts(facts)
     tables = [
-        measure(picture_variants(device, width, args.side), device, args, f"{args.side} px, width {width}; pictures/s")
+        measure(image_variants(device, width, args.side), device, args, f"{args.side} px, width {width}; pictures/s")
     ]
     for tile in args.tiles:
         of = f"{big} px in tiles of {tile} px, overlap {OVERLAP:.0%}; megapixels/s"

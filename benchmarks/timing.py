@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import ubend
-from ubend.core.device import describe_device, is_out_of_memory, pick_device, prepare_process, settle
+from ubend.core.device import describe_device, is_out_of_memory, pick_device, prepare_process, set_up
 
 Row = dict[str, Any]
 Tuning = Literal["ubend", "none", "all"]
@@ -38,7 +38,7 @@ class Variant:
         name: in the table.
         run: does the work once.
         pictures: of one `run`, or megapixels of them.
-        tuning: of torch's settings: "ubend", as `ubend.core.device.settle` leaves them; "none", as torch is installed;
+        tuning: of torch's settings: "ubend", as `ubend.core.device.set_up` leaves them; "none", as torch is installed;
             "all", with TF32 products and cuDNN's search of algorithms.
         warm_up: runs before anything is timed.
         facts: further columns of its row.
@@ -46,7 +46,7 @@ class Variant:
 
     name: str
     run: Callable[[], object]
-    pictures: float
+    images: float
     tuning: Tuning = "ubend"
     warm_up: int = 5
     facts: Row = field(default_factory=dict)
@@ -72,7 +72,7 @@ def make_ready(device: str | None) -> torch.device:
     """This process as `ubend fit` would have it."""
     prepare_process(False)
     found = pick_device(device)
-    settle(found, False)
+    set_up(found, False)
     return found
 
 
@@ -137,7 +137,7 @@ def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, s
                     if counts[variant.name] > 1:
                         variant.run()
                     taken = time_runs(variant.run, counts[variant.name], device)
-                values[variant.name].append(counts[variant.name] * variant.pictures / taken)
+                values[variant.name].append(counts[variant.name] * variant.images / taken)
     return [{**rows[name], **summarise(rates)} for name, rates in values.items()]
 
 

@@ -33,7 +33,7 @@ from timing import (
     take_turns,
     write_report,
 )
-from tutorial import TutorialPictures, TutorialUNet, make_epoch
+from tutorial import TutorialImages, TutorialUNet, make_epoch
 from ubend import UNet
 from ubend.accel.gate import usable
 from ubend.dataset.dataset import Dataset
@@ -69,8 +69,8 @@ def tutorial_variant(data: Dataset, args: argparse.Namespace, device: torch.devi
     if labels.kind != "value" or not all(isinstance(pair.mask, FileMask) for pair in pairs):
         raise SystemExit(f"{data.folder.root}: the tutorial's loop reads masks only from files of values")
     files, values = [(pair.image, pair.mask.path) for pair in pairs], [codes[0] for codes in labels.codes]
-    pictures = TutorialPictures(files, values, args.size)
-    run = make_epoch(pictures, len(values), args.width, args.batch, args.workers, device)
+    images = TutorialImages(files, values, args.size)
+    run = make_epoch(images, len(values), args.width, args.batch, args.workers, device)
     facts = {"of": "tutorial", "step": "tutorial's step"}
     return Variant("tutorial's loop", run, len(files), tuning="none", warm_up=1, facts=facts)
 
@@ -103,7 +103,7 @@ def add_shares(rows: Sequence[Row]) -> list[Row]:
 def main(words: Sequence[str]) -> None:
     parser = make_turns_parser(__doc__)
     parser.add_argument("--data", type=Path, help="a folder of pictures and mask files; else they are drawn")
-    parser.add_argument("--pictures", type=int, default=128, help="to draw, of 256 px  [128]")
+    parser.add_argument("--images", type=int, default=128, help="to draw, of 256 px  [128]")
     parser.add_argument("--size", type=int, default=128, help="px  [128]")
     parser.add_argument("--width", type=int, help="channels of the first level  [64 on a GPU, 16 on a CPU]")
     parser.add_argument("--batch", type=int, help="pictures  [64 on a GPU, 16 on a CPU]")
@@ -118,7 +118,7 @@ def main(words: Sequence[str]) -> None:
         folder, cache = args.data, Path(place) / "cache"
         if folder is None:
             folder = Path(place) / "sample"
-            draw_sample(folder, args.pictures, 256)
+            draw_sample(folder, args.images, 256)
         variants = loop_variants(folder, cache, args, device)
         variants.append(tutorial_variant(open_data(folder, cache, device, settings_of(args))[0], args, device))
         variants += step_variants(args, device)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import parse_assignment
 from ubend_lessons.breeds import VIEWS, teach_breeds
 from ubend_lessons.transfer import COUNTS, teach_transfer
@@ -48,12 +48,12 @@ def main(words: Sequence[str]) -> None:
     found: dict[str, list[float]] = {}
     for seed in args.seeds:
         options = {"folder": args.folder, "settings": {**given, "train.seed": seed}, "device": args.device}
-        options |= {"epochs": args.breed_epochs, "teller": Teller()}
+        options |= {"epochs": args.breed_epochs, "reporter": Reporter()}
         with tempfile.TemporaryDirectory() as place:
             if "transfer" in args.only:
                 for row in teach_transfer(Path(place) / "transfer", counts=args.counts, **options):
-                    found.setdefault(f"{row.pictures} pictures, from scratch", []).append(row.scratch)
-                    found.setdefault(f"{row.pictures} pictures, begun with breeds", []).append(row.transferred)
+                    found.setdefault(f"{row.images} pictures, from scratch", []).append(row.scratch)
+                    found.setdefault(f"{row.images} pictures, begun with breeds", []).append(row.transferred)
             if "breeds" in args.only:
                 shares = teach_breeds(Path(place) / "breeds", **options)
                 for view in VIEWS:

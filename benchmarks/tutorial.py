@@ -85,7 +85,7 @@ class TutorialUNet(nn.Module):
         return logits
 
 
-class TutorialPictures(Dataset[tuple[Tensor, Tensor]]):
+class TutorialImages(Dataset[tuple[Tensor, Tensor]]):
     """Pictures and masks from their files.
 
     Args:
@@ -104,8 +104,8 @@ class TutorialPictures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         """(3, size, size) float32, normalised, and (size, size) int64."""
-        picture, mask = self.files[number]
-        with Image.open(picture) as file:
+        path, mask = self.files[number]
+        with Image.open(path) as file:
             pixels = np.asarray(file.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR))
         with Image.open(mask) as file:  # by nearest pixel; the tutorial's bilinear invents classes, at the same cost
             index = self.classes[np.asarray(file.resize((self.size, self.size), Image.Resampling.NEAREST))]
@@ -115,13 +115,13 @@ class TutorialPictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 def make_epoch(
-    pictures: TutorialPictures, n_classes: int, width: int, batch: int, workers: int, device: torch.device
+    images: TutorialImages, n_classes: int, width: int, batch: int, workers: int, device: torch.device
 ) -> Callable[[], float]:
     """A function that trains the tutorial's network for an epoch and returns the sum of the batches' losses."""
     model = TutorialUNet(3, n_classes, width).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     criterion = nn.CrossEntropyLoss()
-    loader = DataLoader(pictures, batch_size=batch, shuffle=True, num_workers=workers)
+    loader = DataLoader(images, batch_size=batch, shuffle=True, num_workers=workers)
 
     def epoch() -> float:
         model.train()

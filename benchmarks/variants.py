@@ -16,7 +16,7 @@ from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.core.settings import parse_assignment
-from ubend_lessons.variants import Outcome, Quiet, teach_skips, teach_upsampling
+from ubend_lessons.variants import Outcome, SilentReporter, teach_skips, teach_upsampling
 
 LESSONS = {"skips": teach_skips, "upsampling": teach_upsampling}
 
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as place:
             out, settings = Path(place) / "out", {**given, "train.seed": seed}
-            options = {"folder": args.folder, "settings": settings, "device": args.device, "teller": Quiet()}
+            options = {"folder": args.folder, "settings": settings, "device": args.device, "reporter": SilentReporter()}
             for outcome in LESSONS[args.lesson](out, **options):
                 found.setdefault(outcome.variant.name, []).append(outcome)
                 print(seed, outcome.variant.name, f"{outcome.dice:.4f} {outcome.boundary:.4f}", flush=True)

@@ -25,9 +25,9 @@ from pathlib import Path
 from ubend.core.settings import parse_assignment
 
 PHASES = {
-    "CUDA's beginning": "ubend.training.distributed:Ranks.pick_device",
+    "CUDA's beginning": "ubend.training.distributed:ProcessGroup.pick_device",
     "folder": "ubend.dataset.dataset:find_folder ubend.dataset.dataset:read_headers ubend.dataset.dataset:hash_pairs",
-    "masks and classes": "ubend.dataset.dataset:survey_masks ubend.dataset.dataset:find_classes",
+    "masks and classes": "ubend.dataset.dataset:scan_masks ubend.dataset.dataset:find_classes",
     "store": "ubend.dataset.dataset:open_store",
     "near-duplicates": "ubend.dataset.dataset:find_near_duplicates",
     "facts": "ubend.dataset.dataset:Dataset.facts",

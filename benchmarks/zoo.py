@@ -52,12 +52,12 @@ class DataSet:
     folder: str
     words: tuple[str, ...]
     score: tuple[str, str]
-    least: bool = False
+    minimum: bool = False
 
 
 DICE, MIOU = ("dice", "per_image"), ("iou", "pooled")
 SETS = {
-    "camvid": DataSet("camvid", ("{at}", "--values", CAMVID), MIOU, least=True),
+    "camvid": DataSet("camvid", ("{at}", "--values", CAMVID), MIOU, minimum=True),
     "nuclei": DataSet(
         "nuclei",
         (
@@ -248,7 +248,7 @@ def measure(of: DataSet, scores: Mapping[str, Any], subset: str) -> Row:
     classes = dict(scores["native"][kind][averaging])
     means = classes.pop("mean"), classes.pop("mean_foreground")
     row: Row = {"score": means[1 if of.score == DICE else 0], "native": scores["native"]}
-    if of.least:
+    if of.minimum:
         row["least"] = min((value, name) for name, value in classes.items() if value is not None)
     return row
 
@@ -310,7 +310,7 @@ def print_table(table: Sequence[Row], ranks: Row, wanted: Sequence[str]) -> None
             for line in lines
         ]
         print(f"| {name}, {'Dice' if of.score == DICE else 'mIoU'} | {' | '.join(shown)} |")
-        if of.least:
+        if of.minimum:
             shown = [f"{figure(one['least'])} {'/'.join(one['least_classes'])}" if one else "-" for one in lines]
             print(f"| {name}, least class | {' | '.join(shown)} |")
     shown = [f"{ranks['mean_rank'][one]:.2f}" if one in ranks["mean_rank"] else "-" for one in variants]

@@ -30,22 +30,22 @@ from torch.nn import functional as F
 from tutorial import TutorialUNet
 from ubend.cli.training import fit
 from ubend.core.autoconfig import resolve
-from ubend.core.device import describe_device, pick_device, prepare_process, settle
+from ubend.core.device import describe_device, pick_device, prepare_process, set_up
 from ubend.core.plan import Plan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, parse_assignment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import Source
 from ubend.dataset.store import read_class_map
-from ubend.evaluation.scores import Decoded, evaluate_pairs
+from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.labels.class_table import IGNORED
-from ubend.layouts.pairs import Pair, Part
+from ubend.layouts.pairs import Pair, SplitName
 from ubend.models.efficientnet_lite import read_weights
 from ubend.models.segmentation_net import SegmentationNet, pad_to_multiple
 from ubend.tasks.fit import scan
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
 from ubend.training.loop import autocast
 
@@ -95,7 +95,7 @@ def read_words(words: Sequence[str]) -> Settings:
     for name in ("out", "show", "resumed", "gpus"):
         given.pop(name)
     changes = dict(parse_assignment(text) for text in given.pop("assignments"))
-    return gather(given.pop("folder"), given.pop("recipe"), given.pop("config"), changes, given).settings
+    return read_user_settings(given.pop("folder"), given.pop("recipe"), given.pop("config"), changes, given).settings
 
 
 class Augmented:
@@ -213,9 +213,9 @@ class Validation:
         self._predictor, self._pairs = predictor, data.pairs("val")
         self._decoded = [self._read(pair, data) for pair in self._pairs]
 
-    def _read(self, pair: Pair, data: Dataset) -> Decoded:
+    def _read(self, pair: Pair, data: Dataset) -> DecodedImage:
         image = self._predictor.prepare(pair.image)
-        return Decoded(image, read_class_map(pair, image.native_hw, data.labels).classes)
+        return DecodedImage(image, read_class_map(pair, image.native_hw, data.labels).classes)
 
     def score(self) -> float:
         """Mean over the classes of their mean Dice per image, by which ubend chooses too."""
@@ -224,13 +224,13 @@ class Validation:
         return float(scores["native"]["dice"]["per_image"]["mean"])
 
 
-def run_peer(name: str, words: Sequence[str], part: Part) -> dict[str, Any]:
+def run_peer(name: str, words: Sequence[str], part: SplitName) -> dict[str, Any]:
     """Train and score a peer; see the top of this file."""
     settings = read_words(words)
     prepare_process(False)
     device = pick_device(settings.device)
-    settle(device, False)
-    found = scan(settings, device, Teller())
+    set_up(device, False)
+    found = scan(settings, device, Reporter())
     data, plan = found.data, resolve(settings, found.facts)
     batches = prepare(data, plan, device).batches
     torch.manual_seed(plan.train.seed)
@@ -239,7 +239,7 @@ def run_peer(name: str, words: Sequence[str], part: Part) -> dict[str, Any]:
     peer = PeerNet(name, data.store.channels, data.labels.classes, mean, std)
     predictor = Predictor(replace(bundle, model=peer), device)
     steps = max(plan.train.epochs, round(plan.train.epochs * batches.items / plan.train.batch))  # as `Training.steps`
-    augmented = Augmented(batches.pictures, plan, batches.window_hw, float(data.value_range()[1].max()))
+    augmented = Augmented(batches.source, plan, batches.crop_hw, float(data.value_range()[1].max()))
     best_step = train(peer, augmented, plan, steps, Validation(predictor, data))
     peer.eval()
     return {

@@ -24,7 +24,7 @@ from support.annotated import (
     corners,
     draw,
     label_studio,
-    label_studio_prefixed_pictures,
+    label_studio_prefixed_images,
     labelme_beside,
     labelme_json,
     truth,
@@ -38,8 +38,8 @@ from support.refusal import raises
 from support.tally import Tally
 from support.work import count_calls
 from ubend.core.errors import DataError
-from ubend.labels.mask_files import FileMask, read_codes
-from ubend.layouts.folder import Asked, read_folder
+from ubend.labels.mask_files import FileMask, read_label_values
+from ubend.layouts.folder import ReadOptions, read_folder
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.pairs import Folder
 from ubend.layouts.yolo import parse_names
@@ -56,35 +56,35 @@ def test_one_truth(tmp_path: Path, write_all: Callable[[Path], None], inside: st
     found = {pair.image.stem.removeprefix("0123abcd-"): pair for pair in folder.pairs}
     assert found.keys() == TRUTH.keys()
     for stem, pair in found.items():
-        np.testing.assert_array_equal(read_codes(pair.mask, SIZE).values, truth(stem))
+        np.testing.assert_array_equal(read_label_values(pair.mask, SIZE).values, truth(stem))
 
 
-def parts(folder: Folder) -> dict[str, str | None]:
-    return {pair.name: pair.part for pair in folder.pairs}
+def splits(folder: Folder) -> dict[str, str | None]:
+    return {pair.name: pair.split for pair in folder.pairs}
 
 
 def test_parts_and_names(tmp_path: Path) -> None:
     coco_in_annotations(tmp_path / "coco")
-    assert parts(read_folder(tmp_path / "coco")) == {"train/a": "train", "train/b c": "train", "val/ü": "val"}
+    assert splits(read_folder(tmp_path / "coco")) == {"train/a": "train", "train/b c": "train", "val/ü": "val"}
     yolo_by_roboflow(tmp_path / "yolo")
-    assert parts(read_folder(tmp_path / "yolo")) == {"train/a": "train", "val/b c": "val", "test/ü": "test"}
+    assert splits(read_folder(tmp_path / "yolo")) == {"train/a": "train", "val/b c": "val", "test/ü": "test"}
     labelme_beside(tmp_path / "labelme")
-    assert parts(read_folder(tmp_path / "labelme")) == {"a": None, "b c": None, "ü": None}
+    assert splits(read_folder(tmp_path / "labelme")) == {"a": None, "b c": None, "ü": None}
 
 
-def test_names_of_pictures_are_no_parts(tmp_path: Path) -> None:
+def test_names_of_images_are_no_parts(tmp_path: Path) -> None:
     """A file called after a picture of a train or a test says nothing of parts, nor does the only file of a set."""
     draw(tmp_path / "labelme", "train_1", "test_2")
     for stem in ("train_1", "test_2"):
         write(tmp_path / f"labelme/{stem}.json", labelme_json("a"))
-    assert set(parts(read_folder(tmp_path / "labelme")).values()) == {None}
+    assert set(splits(read_folder(tmp_path / "labelme")).values()) == {None}
     yolo_plain(tmp_path / "yolo")
     draw(tmp_path / "yolo/images", "train_1")
     write(tmp_path / "yolo/labels/train_1.txt", yolo_text("a"))
-    assert set(parts(read_folder(tmp_path / "yolo")).values()) == {None}
+    assert set(splits(read_folder(tmp_path / "yolo")).values()) == {None}
     draw(tmp_path / "coco")
     write(tmp_path / "coco/my test.json", coco_json())
-    assert set(parts(read_folder(tmp_path / "coco")).values()) == {None}
+    assert set(splits(read_folder(tmp_path / "coco")).values()) == {None}
 
 
 def test_remarks(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_remarks(tmp_path: Path) -> None:
     assert "without any object, all background: 1" in said
     assert "left out (1): images/val2017/new.jpg" in said
     assert "person_keypoints_val2017.json" in said
-    label_studio_prefixed_pictures(tmp_path / "studio")
+    label_studio_prefixed_images(tmp_path / "studio")
     assert "several annotations: 1" in "\n".join(read_folder(tmp_path / "studio").remarks)
     yolo_parts(tmp_path / "yolo")
     assert "without a text file, all background: 1" in "\n".join(read_folder(tmp_path / "yolo").remarks)
@@ -124,7 +124,7 @@ def test_names_of_the_background_and_of_what_is_not_scored(tmp_path: Path) -> No
     write(tmp_path / "a.json", labelme_json("a", imagePath="a.jpg", shapes=shapes))
     folder = read_folder(tmp_path)
     assert (folder.classes, folder.values, folder.ignored) == (("background", "cat"), (0, 1), (255,))
-    row = read_codes(folder.pairs[0].mask, SIZE).values[0]
+    row = read_label_values(folder.pairs[0].mask, SIZE).values[0]
     assert row.tolist() == [1] * 8 + [0] * 8 + [255] * 12 + [0] * 12
 
 
@@ -132,7 +132,7 @@ def test_circles_and_turned_boxes(tmp_path: Path) -> None:
     draw(tmp_path, "a")
     circle = {"label": "cat", "points": [[20, 15], [20, 5]], "shape_type": "circle"}
     write(tmp_path / "a.json", labelme_json("a", shapes=[circle]))
-    drawn = read_codes(read_folder(tmp_path).pairs[0].mask, SIZE).values
+    drawn = read_label_values(read_folder(tmp_path).pairs[0].mask, SIZE).values
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     radius = np.hypot(x - 20, y - 15)
     assert drawn[radius < 9.7].all()
@@ -235,13 +235,13 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     assert "column " in told["annotation file"]
 
 
-def test_a_picture_of_another_size_than_stated(tmp_path: Path) -> None:
+def test_a_image_of_another_size_than_stated(tmp_path: Path) -> None:
     coco_result(tmp_path)
     with raises(DataError, path="result.json", key="size"):
-        read_codes(read_folder(tmp_path).pairs[0].mask, SIZE[::-1])
+        read_label_values(read_folder(tmp_path).pairs[0].mask, SIZE[::-1])
 
 
-def test_several_pictures_of_one_name(tmp_path: Path) -> None:
+def test_several_images_of_one_name(tmp_path: Path) -> None:
     for place in ("one", "two"):
         draw(tmp_path / place)
     write(tmp_path / "all.json", coco_json("a"))
@@ -313,7 +313,7 @@ def test_label_studio_rectangles_and_unfinished_tasks(tmp_path: Path) -> None:
     folder = read_folder(tmp_path)
     expected = np.zeros(SIZE, np.uint8)
     expected[15:, 10:30] = 1
-    np.testing.assert_array_equal(read_codes(folder.pairs[0].mask, SIZE).values, expected)
+    np.testing.assert_array_equal(read_label_values(folder.pairs[0].mask, SIZE).values, expected)
     assert "tasks without an annotation are left out: 1" in folder.remarks
 
 
@@ -379,7 +379,7 @@ def test_images_with_damaged_annotations_are_left_out(kind: str, tmp_path: Path)
     (tmp_path / name).write_text(content)
     with raises(DataError, key="few points"):
         read_folder(tmp_path)
-    found = read_folder(tmp_path, Asked(skip_bad=True))
+    found = read_folder(tmp_path, ReadOptions(skip_bad=True))
     kept = {pair.image: pair.mask for pair in found.pairs}
     (lost,) = whole.keys() - kept.keys()
     assert all(whole[image] == mask for image, mask in kept.items())
@@ -443,7 +443,7 @@ def test_damaged_files_are_named_or_read(
     tally.add(True)
     for pair in pairs:
         try:
-            assert read_codes(pair.mask, SIZE).values.shape == SIZE
+            assert read_label_values(pair.mask, SIZE).values.shape == SIZE
         except DataError as error:
             assert error.key == "size"  # noqa: PT017
 
@@ -451,13 +451,13 @@ def test_damaged_files_are_named_or_read(
 def write_one_file(root: Path, count: int) -> Path:
     """A folder of `count` images with three objects each, in one file."""
     (root / "images").mkdir(parents=True)
-    picture = root / "images/0.jpg"
-    Image.new("L", (8, 8)).save(picture)
+    image = root / "images/0.jpg"
+    Image.new("L", (8, 8)).save(image)
     polygon = np.random.default_rng(0).uniform(0, 400, 40).round(2).tolist()
     images, annotations = [], []
     for number in range(count):
         if number:
-            (root / f"images/{number}.jpg").hardlink_to(picture)
+            (root / f"images/{number}.jpg").hardlink_to(image)
         images.append({"id": number, "file_name": f"{number}.jpg", "width": 400, "height": 400})
         for _object in range(3):
             one = {"id": len(annotations), "image_id": number, "category_id": 1, "segmentation": [polygon]}

@@ -16,13 +16,13 @@ from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import (
     ELASTIC_POINTS,
     FROZEN_COPIES,
-    DeviceDraws,
-    Draws,
+    DeviceWarpParams,
+    WarpParams,
     change_colors,
-    draw_frozen,
-    draw_warps,
-    identity_draws,
+    identity_params,
     noise_field,
+    sample_frozen,
+    sample_warps,
     warp,
 )
 from ubend.labels.class_table import IGNORED
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 def run_warp(
     image: NDArray[Any],
     mask: NDArray[np.uint8],
-    draws: Draws,
+    draws: WarpParams,
     canvas_hw: tuple[int, int],
     shapes_hw: NDArray[np.int64] | None = None,
     ignore_outside: bool = False,
@@ -45,7 +45,7 @@ def run_warp(
         torch.from_numpy(image),
         torch.from_numpy(mask),
         torch.from_numpy(shapes.astype(np.float32)),
-        DeviceDraws.unpack(torch.from_numpy(draws.pack()), image.shape[1]),
+        DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), image.shape[1]),
         canvas_hw,
         ignore_outside,
     )
@@ -54,7 +54,7 @@ def run_warp(
     return out.numpy(), target.numpy()
 
 
-def source_yx(draws: Draws, number: int, shape_hw: NDArray[np.int64], canvas_hw: tuple[int, int]) -> Floats:
+def source_yx(draws: WarpParams, number: int, shape_hw: NDArray[np.int64], canvas_hw: tuple[int, int]) -> Floats:
     """(2, H, W) where each output pixel is taken from, in float64, from the draws' own words."""
     height, width = canvas_hw
     offset = np.stack(
@@ -82,10 +82,10 @@ def spread(coarse: Floats, canvas_hw: tuple[int, int]) -> Floats:
     return weights(canvas_hw[0]) @ coarse @ weights(canvas_hw[1]).T
 
 
-def random_draws(seed: int, count: int, side: float, channels: int = 3) -> Draws:
+def random_draws(seed: int, count: int, side: float, channels: int = 3) -> WarpParams:
     rng = np.random.default_rng(seed)
     return replace(
-        identity_draws(count, channels),
+        identity_params(count, channels),
         affine=(np.eye(2) + rng.normal(0, 0.5, (count, 2, 2))).astype(np.float32),
         offset_yx=rng.normal(0, 0.3 * side, (count, 2)).astype(np.float32),
         elastic=rng.normal(0, 0.05 * side, (count, 2, ELASTIC_POINTS, ELASTIC_POINTS)).astype(np.float32),
@@ -129,7 +129,7 @@ def test_identity(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image, mask = rng.random((2, 3, *size)).astype(np.float32), rng.integers(0, 256, (2, *size)).astype(np.uint8)
     for ignore in (False, True):
-        out, target = run_warp(image, mask, identity_draws(2, 3), size, ignore_outside=ignore)
+        out, target = run_warp(image, mask, identity_params(2, 3), size, ignore_outside=ignore)
         assert np.abs(out - image).max() < 1e-4
         np.testing.assert_array_equal(target, mask)
 
@@ -139,7 +139,7 @@ def test_identity(size: tuple[int, int]) -> None:
 def test_flips(y: int, x: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (1, 1, *size)).astype(np.uint8), rng.integers(0, 9, (1, *size)).astype(np.uint8)
-    draws = replace(identity_draws(1, 1), affine=np.diag([y, x]).astype(np.float32)[None])
+    draws = replace(identity_params(1, 1), affine=np.diag([y, x]).astype(np.float32)[None])
     out, target = run_warp(image, mask, draws, size)
     np.testing.assert_array_equal(target[0], mask[0, ::y, ::x])
     assert np.abs(out[0, 0] - image[0, 0, ::y, ::x]).max() < 1e-2
@@ -151,17 +151,17 @@ def blob(size: int = 64) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_picture_and_mask_move_together(seed: int) -> None:
+def test_image_and_mask_move_together(seed: int) -> None:
     mask = blob()
-    draws = draw_warps(WARP, seed, np.arange(8), np.full((8, 2), 64), (64, 64), 1)
+    draws = sample_warps(WARP, seed, np.arange(8), np.full((8, 2), 64), (64, 64), 1)
     masks = np.repeat(mask[None], 8, axis=0)
     out, target = run_warp(masks[:, None] * np.uint8(200), masks, draws, (64, 64))
-    for picture, moved in zip(out[:, 0] > 100, target.astype(bool), strict=True):
+    for image, moved in zip(out[:, 0] > 100, target.astype(bool), strict=True):
         border = ndimage.binary_dilation(moved, iterations=2) & ~ndimage.binary_erosion(
             moved, iterations=2, border_value=1
         )
-        assert not ((picture != moved) & ~border).any()
-        assert (picture != moved).sum() <= 0.3 * border.sum()
+        assert not ((image != moved) & ~border).any()
+        assert (image != moved).sum() <= 0.3 * border.sum()
     assert len({moved.tobytes() for moved in target}) == 8
 
 
@@ -177,14 +177,14 @@ def test_ignored_pixels_stay_ignored() -> None:
 def test_draws_belong_to_positions() -> None:
     shapes = np.random.default_rng(0).integers(20, 90, (12, 2))
     positions = np.arange(40, 52)
-    whole = draw_warps(WARP, 5, positions, shapes, (48, 48), 3).pack()
+    whole = sample_warps(WARP, 5, positions, shapes, (48, 48), 3).pack()
     for part in (np.array([3]), np.array([7, 1, 11])):
         np.testing.assert_array_equal(
-            draw_warps(WARP, 5, positions[part], shapes[part], (48, 48), 3).pack(), whole[part]
+            sample_warps(WARP, 5, positions[part], shapes[part], (48, 48), 3).pack(), whole[part]
         )
-    assert not np.array_equal(draw_warps(WARP, 6, positions, shapes, (48, 48), 3).pack(), whole)
-    back = DeviceDraws.unpack(torch.from_numpy(whole), 3)
-    drawn = draw_warps(WARP, 5, positions, shapes, (48, 48), 3)
+    assert not np.array_equal(sample_warps(WARP, 6, positions, shapes, (48, 48), 3).pack(), whole)
+    back = DeviceWarpParams.unpack(torch.from_numpy(whole), 3)
+    drawn = sample_warps(WARP, 5, positions, shapes, (48, 48), 3)
     for name, value in vars(drawn).items():
         np.testing.assert_array_equal(getattr(back, name).numpy(), value)
 
@@ -192,7 +192,7 @@ def test_draws_belong_to_positions() -> None:
 def test_ranges_of_warps() -> None:
     n = 4000
     chosen = AugmentSettings(kind="warp", orientation="upright", rotation_deg=15, elastic_share=0.5)
-    draws = draw_warps(chosen, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+    draws = sample_warps(chosen, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
     area = np.linalg.det(draws.affine)
     assert 0.1 < (area < 0).mean() - 0.35 < 0.2  # half are mirrored
     zoom = 0.5 * np.log(np.abs(area))
@@ -205,13 +205,13 @@ def test_ranges_of_warps() -> None:
     moved = draws.elastic.reshape(n, -1).any(axis=1)
     assert abs(moved.mean() - 0.5) < 0.03
     assert abs(draws.elastic[moved].std() - 3.0) < 0.05
-    free = draw_warps(WARP, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+    free = sample_warps(WARP, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
     turn = np.arctan2(free.affine[:, 1, 0], free.affine[:, 0, 0])
     assert np.histogram(turn, 8, (-np.pi, np.pi))[0].min() > 0.8 * n / 8
     assert abs((np.linalg.det(free.affine) < 0).mean() - 0.5) < 0.03
     for share, mirrored in ((0.0, 0.0), (0.2, 2 * 0.2 * 0.8), (1.0, 0.0)):  # both flips are half a turn
         some = WARP.model_copy(update={"flip_share": share})
-        flipped = draw_warps(some, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+        flipped = sample_warps(some, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
         assert abs((np.linalg.det(flipped.affine) < 0).mean() - mirrored) <= 0.03 * mirrored
     for name, half in (("gamma", 0.25), ("contrast", 0.25), ("gain", 0.1), ("saturation", 0.3)):
         logs = np.log(getattr(draws, name))
@@ -223,13 +223,13 @@ def test_ranges_of_warps() -> None:
     assert draws.noise.max() <= 0.04
 
 
-def test_windows_see_all_of_a_large_picture() -> None:
+def test_windows_see_all_of_a_large_image() -> None:
     """A window smaller than the picture: over many positions every pixel is seen, about equally often."""
     n, shape, window = 1500, (90, 70), (32, 32)
     still = AugmentSettings(
         kind="warp", orientation="upright", rotation_deg=0, scale=0, stretch=0, shift=0, elastic_share=0
     )
-    draws = draw_warps(still, 0, np.arange(n), np.tile(shape, (n, 1)), window, 1)
+    draws = sample_warps(still, 0, np.arange(n), np.tile(shape, (n, 1)), window, 1)
     seen = np.zeros(shape, int)
     for number in range(n):
         source = source_yx(draws, number, np.array(shape), window)
@@ -249,9 +249,9 @@ def test_windows_see_all_of_a_large_picture() -> None:
 SHAPES = (np.array([[128, 128]]), np.array([[352, 300]]))  # stored, native
 
 
-def frozen(copy: int, picture: int = 3, seed: int = 1, shapes: Any = SHAPES, **changes: Any) -> Draws:
+def frozen(copy: int, image: int = 3, seed: int = 1, shapes: Any = SHAPES, **changes: Any) -> WarpParams:
     chosen = AugmentSettings(kind="frozen", **changes)
-    return draw_frozen(chosen, seed, np.array([picture]), np.array([copy]), shapes, 1)
+    return sample_frozen(chosen, seed, np.array([image]), np.array([copy]), shapes, 1)
 
 
 def test_five_copies() -> None:
@@ -271,7 +271,7 @@ def test_copies_are_frozen() -> None:
     """Picture and copy alone decide: not the company, the step or the epoch."""
     one = frozen(1)
     n = 20
-    many = draw_frozen(
+    many = sample_frozen(
         AugmentSettings(kind="frozen"),
         1,
         np.arange(n),
@@ -311,35 +311,41 @@ def test_copy_one_takes_anchors_to_moved_anchors(seed: int, stored: tuple[int, i
 
 
 @pytest.mark.parametrize("native", [(1, 1), (2, 400), (5, 5), (31, 30)])
-def test_tiny_pictures_have_copies_too(native: tuple[int, int]) -> None:
+def test_tiny_images_have_copies_too(native: tuple[int, int]) -> None:
     n = 300
     sizes = np.tile(native, (n, 1))
-    draws = draw_frozen(AugmentSettings(kind="frozen"), 0, np.arange(n), np.ones(n, np.int64), (sizes, sizes), 1)
+    draws = sample_frozen(AugmentSettings(kind="frozen"), 0, np.arange(n), np.ones(n, np.int64), (sizes, sizes), 1)
     assert np.isfinite(draws.pack()).all()
 
 
 # Colours
 
 
-def colored(image: NDArray[np.float32], draws: Draws, low: float = 0.0, high: float = 255.0) -> NDArray[np.float32]:
+def colored(
+    image: NDArray[np.float32], draws: WarpParams, low: float = 0.0, high: float = 255.0
+) -> NDArray[np.float32]:
     channels = image.shape[1]
     ends = [torch.full((1, channels, 1, 1), end) for end in (low, high)]
     noise = torch.from_numpy(noise_field(7, channels))
     return change_colors(
-        torch.from_numpy(image), DeviceDraws.unpack(torch.from_numpy(draws.pack()), channels), ends[0], ends[1], noise
+        torch.from_numpy(image),
+        DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), channels),
+        ends[0],
+        ends[1],
+        noise,
     ).numpy()
 
 
-def picture(channels: int, count: int = 2, side: int = 40) -> NDArray[np.float32]:
+def make_image(channels: int, count: int = 2, side: int = 40) -> NDArray[np.float32]:
     return np.random.default_rng(1).uniform(0, 255, (count, channels, side, side)).astype(np.float32)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_identity_keeps_colors(channels: int) -> None:
-    image = picture(channels)
-    assert np.abs(colored(image, identity_draws(2, channels)) - image).max() < 1e-3
+    image = make_image(channels)
+    assert np.abs(colored(image, identity_params(2, channels)) - image).max() < 1e-3
     deep = image * 257
-    assert np.abs(colored(deep, identity_draws(2, channels), 0, 65_535) - deep).max() < 65_535 * 1e-5
+    assert np.abs(colored(deep, identity_params(2, channels), 0, 65_535) - deep).max() < 65_535 * 1e-5
 
 
 @settings(max_examples=20)
@@ -350,8 +356,8 @@ def test_colors_stay_in_the_value_range(seed: int, channels: int, ends: tuple[fl
         blur_px=2, blur_share=1, noise=1, noise_share=1,
     )  # fmt: skip
     low, high = ends
-    image = picture(channels, 4, 24) / 255 * (high - low) + low
-    draws = draw_warps(wild, seed, np.arange(4), np.full((4, 2), 24), (24, 24), channels)
+    image = make_image(channels, 4, 24) / 255 * (high - low) + low
+    draws = sample_warps(wild, seed, np.arange(4), np.full((4, 2), 24), (24, 24), channels)
     out = colored(image.astype(np.float32), draws, low, high)
     assert np.isfinite(out).all()
     slack = 1e-5 * (high - low)
@@ -360,13 +366,13 @@ def test_colors_stay_in_the_value_range(seed: int, channels: int, ends: tuple[fl
 
 
 def test_each_color_change_alone() -> None:
-    image = picture(3)
+    image = make_image(3)
     x = image.astype(np.float64) / 255
     two = np.array([0.7, 1.4], np.float32)
     wide = two[:, None, None, None].astype(np.float64)
     gain = np.array([[0.9, 1.0, 1.1], [1.2, 0.8, 1.0]], np.float32)
     grey = x.mean(axis=1, keepdims=True)
-    same = identity_draws(2, 3)
+    same = identity_params(2, 3)
     for draws, want in (
         (replace(same, gamma=two), x**wide),
         (replace(same, contrast=two), (x - 0.5) * wide + 0.5),
@@ -379,8 +385,8 @@ def test_each_color_change_alone() -> None:
 
 @pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0, 2.0])
 def test_blur_is_scipys(sigma: float) -> None:
-    image = picture(3)
-    draws = replace(identity_draws(2, 3), blur_px=np.array([sigma, 0], np.float32))
+    image = make_image(3)
+    draws = replace(identity_params(2, 3), blur_px=np.array([sigma, 0], np.float32))
     out = colored(image, draws)
     want = ndimage.gaussian_filter(image[0], (0, sigma, sigma), mode="nearest", radius=3)
     assert np.abs(out[0] - want).max() < 1e-2
@@ -391,7 +397,7 @@ def test_noise() -> None:
     image = np.full((3, 3, 200, 300), 127.5, np.float32)
     level = np.array([0, 0.02, 0.04], np.float32)
     corner = np.array([[0, 0], [250, 10], [3, 200]], np.float32)
-    out = colored(image, replace(identity_draws(3, 3), noise=level, noise_yx=corner)) / 255 - 0.5
+    out = colored(image, replace(identity_params(3, 3), noise=level, noise_yx=corner)) / 255 - 0.5
     np.testing.assert_allclose(out.std(axis=(1, 2, 3)), level, atol=1e-3)
     assert np.abs(out.mean(axis=(1, 2, 3))).max() < 1e-3
     field = noise_field(7, 3)
@@ -401,7 +407,7 @@ def test_noise() -> None:
     assert not np.array_equal(noise_field(8, 3), field)
 
 
-def test_blur_and_noise_of_some_pictures() -> None:
+def test_blur_and_noise_of_some_images() -> None:
     """Pictures that are neither blurred nor noisy are the same bits, whatever their neighbours are."""
     rng = np.random.default_rng(3)
     image = torch.from_numpy(rng.random((5, 3, 20, 24)).astype(np.float32))
@@ -409,9 +415,9 @@ def test_blur_and_noise_of_some_pictures() -> None:
     field = torch.from_numpy(noise_field(0, 3))
 
     def change(blur: list[float], noise: list[float], which: list[int]) -> torch.Tensor:
-        draws = replace(identity_draws(5, 3), blur_px=np.array(blur, np.float32), noise=np.array(noise, np.float32))
+        draws = replace(identity_params(5, 3), blur_px=np.array(blur, np.float32), noise=np.array(noise, np.float32))
         packed = torch.from_numpy(draws.pack())[which]
-        return change_colors(image[which], DeviceDraws.unpack(packed, 3), low, high, field)
+        return change_colors(image[which], DeviceWarpParams.unpack(packed, 3), low, high, field)
 
     blur, noise = [0.0, 1.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.1, 0.2, 0.0]
     together = change(blur, noise, [0, 1, 2, 3, 4])

@@ -27,7 +27,7 @@ def _nothing(data: Path) -> None:
     data.mkdir()
 
 
-def _strange(data: Path) -> None:
+def _unknown(data: Path) -> None:
     (data / "images").rename(data / "photos")
     (data / "masks").rename(data / "regions")
 
@@ -41,7 +41,7 @@ def _no_mask(data: Path) -> None:
     (data / "masks" / "disc03.png").unlink()
 
 
-def _no_picture(data: Path) -> None:
+def _missing_image(data: Path) -> None:
     (data / "images" / "disc03.png").unlink()
 
 
@@ -63,7 +63,7 @@ def _empty(data: Path) -> None:
     (data / "images" / "disc03.png").write_bytes(b"")
 
 
-def _no_image(data: Path) -> None:
+def _not_an_image(data: Path) -> None:
     (data / "images" / "disc03.png").write_bytes(b"%PDF-1.7 this is no picture, though it is called one" * 9)
 
 
@@ -96,15 +96,15 @@ def _bad_names(data: Path) -> None:
 FAULTS: list[tuple[Callable[[Path], None], type[UbendError], str | None, str | None, list[str]]] = [
     (_no_folder, DataError, None, None, []),
     (_nothing, DataError, "nothing", None, []),
-    (_strange, DataError, "unclear folders", None, ["photos/", "regions/", "--images", "--masks"]),
+    (_unknown, DataError, "unclear folders", None, ["photos/", "regions/", "--images", "--masks"]),
     (_archive, DataError, None, None, []),
     (_no_mask, DataError, "no mask", None, ["images/disc03.png"]),
-    (_no_picture, DataError, "no image", None, ["masks/disc03.png"]),
+    (_missing_image, DataError, "no image", None, ["masks/disc03.png"]),
     (_sizes, PairError, "size", "masks/disc03.png", ["9x7 px", "48x40 px"]),
     (_truncated, PairError, None, "images/disc03.png", []),
     (_truncated_mask, PairError, None, "masks/disc03.png", []),
     (_empty, DataError, "empty", None, ["images/disc03.png"]),
-    (_no_image, PairError, None, "images/disc03.png", []),
+    (_not_an_image, PairError, None, "images/disc03.png", []),
     (_coloured_mask, DataError, "data.values", None, ["masks/disc03.png: #", "#000000, #ffffff"]),
     (_empty_masks, DataError, "data.masks", None, []),
     (_few, DataError, "data.split", None, ["2"]),

@@ -48,9 +48,9 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
     error = refused_once("fit", good / "data", "--out", run, *TINY)
     check(error, OutputError, path=run, key="--out")
     assert "--resume" in str(error)
-    picture = good / "data" / "images" / "disc00.png"
+    image = good / "data" / "images" / "disc00.png"
     for command, out in (
-        (["predict", run, picture], tmp_path / "file"),
+        (["predict", run, image], tmp_path / "file"),
         (["evaluate", run], tmp_path / "file"),
         (["show", run], tmp_path / "file" / "x.png"),
         (["samples", good / "data"], tmp_path / "file" / "x.png"),
@@ -65,7 +65,7 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
     assert contents(tmp_path) == before
 
 
-def test_the_outputs_are_looked_at_before_the_pictures(tmp_path: Path) -> None:
+def test_the_outputs_are_looked_at_before_the_images(tmp_path: Path) -> None:
     """Nobody waits for an hour of decoding to be told that --out is taken."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").touch()
@@ -74,21 +74,21 @@ def test_the_outputs_are_looked_at_before_the_pictures(tmp_path: Path) -> None:
 
 def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
     run, out = good / "run", tmp_path / "masks"
-    picture, other = (good / "data" / "images" / f"disc0{number}.png" for number in (1, 2))
-    assert CliRunner().invoke(main, ["predict", str(run), str(picture), "--out", str(out)]).exit_code == 0
+    image, other = (good / "data" / "images" / f"disc0{number}.png" for number in (1, 2))
+    assert CliRunner().invoke(main, ["predict", str(run), str(image), "--out", str(out)]).exit_code == 0
     before = contents(out)
-    check(refused_once("predict", run, picture, "--out", out), OutputError, path=out / "disc01.png", key="--out")
+    check(refused_once("predict", run, image, "--out", out), OutputError, path=out / "disc01.png", key="--out")
     # another picture: the masks would have room, but shares.csv of the first ones would be lost
     check(refused_once("predict", run, other, "--out", out), OutputError, path=out / "shares.csv", key="--out")
     (out / "shares.csv").unlink()
     (out / "disc01.png").unlink()
-    check(refused_once("predict", run, picture, "--out", out), OutputError, path=out / "disc01_overlay.png")
+    check(refused_once("predict", run, image, "--out", out), OutputError, path=out / "disc01_overlay.png")
     assert contents(out) == {
         name: data for name, data in before.items() if name in ("disc01_overlay.png", "predict.json")
     }
-    pictures = contents(good / "data")
-    check(refused_once("predict", run, picture, "--out", picture.parent), OutputError, path="disc01.png")
-    assert contents(good / "data") == pictures
+    images = contents(good / "data")
+    check(refused_once("predict", run, image, "--out", image.parent), OutputError, path="disc01.png")
+    assert contents(good / "data") == images
 
 
 def test_predict_refuses(good: Path, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_resume_without_state_and_model(run: Path) -> None:
     assert (run / "metrics.jsonl").read_text() == epochs
 
 
-def _change_picture(data: Path) -> None:
+def _change_image(data: Path) -> None:
     shutil.copy(data / "images" / "disc04.png", data / "images" / "disc03.png")
 
 
@@ -342,8 +342,8 @@ def _take_pair(data: Path) -> None:
     (data / "masks" / "disc03.png").unlink()
 
 
-@pytest.mark.parametrize("change", [_change_picture, _change_mask, _take_pair])
-def test_resume_with_changed_pictures(change: Callable[[Path], None], run: Path, good: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [_change_image, _change_mask, _take_pair])
+def test_resume_with_changed_images(change: Callable[[Path], None], run: Path, good: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(good / "data", data)
     settings = (run / "settings.toml").read_text()

@@ -107,7 +107,7 @@ def test_texture_where_colour_fails(method: Method, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_picture_is_taken(method: Method) -> None:
+def test_any_image_is_taken(method: Method) -> None:
     """Flat ones, tiny ones, long ones, grey ones, many deep channels; a mask of one class; other sizes than learnt."""
     generator = np.random.default_rng(0)
     for shape, dtype in (((9, 70, 1), np.uint8), ((24, 24, 4), np.uint16)):
@@ -183,7 +183,7 @@ def test_a_kind_that_taught_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_levels_that_no_training_picture_has(method: Method) -> None:
+def test_levels_that_no_training_image_has(method: Method) -> None:
     """They are what most pixels are."""
     flat = np.full((SIDE_PX, SIDE_PX, 3), 90, np.uint8)
     baseline = learn(method, [(flat, np.ones(flat.shape[:2], np.uint8))] * 2)

@@ -13,8 +13,8 @@ from support.discs import open_folder, read_store
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.crops import Crops
-from ubend.dataset.sources import Pictures
+from ubend.dataset.regions import Regions
+from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
@@ -48,10 +48,10 @@ NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training part: not all, not in
 
 
 def make(store: Store, kind: str, resident: bool = True, batch: int = 3, seed: int = 4) -> TrainingBatches:
-    pictures = Pictures(store, NUMBERS, CPU, 2**30 if resident else 0)
-    assert pictures.resident == resident
-    window = pictures.canvas_hw if KINDS[kind].kind != "warp" else (32, 32)
-    return TrainingBatches(pictures, KINDS[kind], seed, batch, window, (np.zeros(3), np.full(3, 255.0)))
+    images = WholeImages(store, NUMBERS, CPU, 2**30 if resident else 0)
+    assert images.resident == resident
+    window = images.canvas_hw if KINDS[kind].kind != "warp" else (32, 32)
+    return TrainingBatches(images, KINDS[kind], seed, batch, window, (np.zeros(3), np.full(3, 255.0)))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -74,10 +74,10 @@ def test_shapes_and_ranges(store: Store, kind: str) -> None:
     batches = make(store, kind)
     for step in range(4):
         batch = batches.draw(step)
-        assert batch.image.shape == (3, 3, *batches.window_hw)
+        assert batch.image.shape == (3, 3, *batches.crop_hw)
         assert batch.image.dtype == torch.float32
         assert batch.image.is_contiguous(memory_format=torch.channels_last)
-        assert batch.target.shape == (3, *batches.window_hw)
+        assert batch.target.shape == (3, *batches.crop_hw)
         assert batch.target.dtype == torch.uint8
         assert set(batch.target.unique().tolist()) <= {0, 1, IGNORED}
         assert 0 <= batch.image.min() <= batch.image.max() <= 255.01
@@ -88,14 +88,14 @@ def test_steps_take_their_positions(store: Store) -> None:
     batches = make(store, "none")
     for step in range(8):
         items = shuffled_item(4, len(NUMBERS), np.arange(3 * step, 3 * step + 3))
-        images, masks = read_store(store, NUMBERS[items], batches.pictures.canvas_hw)
+        images, masks = read_store(store, NUMBERS[items], batches.source.canvas_hw)
         batch = batches.draw(step)
         np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), images)
         np.testing.assert_array_equal(batch.target.numpy(), masks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_picture_once_a_round(store: Store, kind: str) -> None:
+def test_every_image_once_a_round(store: Store, kind: str) -> None:
     plain = AugmentSettings(
         kind=KINDS[kind].kind, orientation="free", rotation_deg=180, brightness=0, contrast=0, color=0, saturation=0,
         gamma=0, blur_share=0, noise_share=0, anchor_shift_px=2,
@@ -139,17 +139,17 @@ def test_padding_is_never_seen_by_a_warp(store: Store) -> None:
     assert any((make(store, "ignored").draw(step).target == IGNORED).any() for step in range(7))
 
 
-def test_pictures(store: Store) -> None:
-    resident, ahead = (Pictures(store, NUMBERS, CPU, room) for room in (2**30, 0))
+def test_images(store: Store) -> None:
+    resident, ahead = (WholeImages(store, NUMBERS, CPU, room) for room in (2**30, 0))
     assert len(resident) == len(NUMBERS)
     assert resident.canvas_hw == tuple(store.shapes_hw[NUMBERS].max(axis=0))
     assert resident.bytes == len(NUMBERS) * resident.canvas_hw[0] * resident.canvas_hw[1] * 4
-    assert Pictures(store, NUMBERS, CPU, resident.bytes).resident
-    assert not Pictures(store, NUMBERS, CPU, resident.bytes - 1).resident
+    assert WholeImages(store, NUMBERS, CPU, resident.bytes).resident
+    assert not WholeImages(store, NUMBERS, CPU, resident.bytes - 1).resident
     items = np.array([6, 0, 0, 3])
     for one, other in zip(resident.take(items), ahead.take(items), strict=True):
         assert torch.equal(one, other)
-    image, mask = ahead.take_ahead(ahead.crops(items)).result(20)
+    image, mask = ahead.prefetch(ahead.regions(items)).result(20)
     assert torch.equal(image.permute(0, 3, 1, 2), resident.take(items)[0])
     assert torch.equal(mask, resident.take(items)[1])
 
@@ -157,23 +157,23 @@ def test_pictures(store: Store) -> None:
 def test_reading_runs_ahead_in_one_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = make(store, "none", resident=False)
     readers: list[str] = []
-    read = Pictures.read
+    read = WholeImages.read
 
-    def watch(self: Pictures, crops: Crops) -> Any:
+    def watch(self: WholeImages, crops: Regions) -> Any:
         readers.append(threading.current_thread().name)
         return read(self, crops)
 
-    monkeypatch.setattr(Pictures, "read", watch)
+    monkeypatch.setattr(WholeImages, "read", watch)
     for step in range(6):
         batches.draw(step)
-    batches.pictures.take_ahead(batches.pictures.crops(np.array([0]))).result(20)  # after all that waits
+    batches.source.prefetch(batches.source.regions(np.array([0]))).result(20)  # after all that waits
     assert len(readers) == 6 + 2 + 1  # each once, and two ahead
     assert len(set(readers)) == 1
     assert readers[0].startswith("ubend-read")
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_deep_pictures(tmp_path: Path, dtype: Any) -> None:
+def test_deep_images(tmp_path: Path, dtype: Any) -> None:
     import tifffile
 
     rng = np.random.default_rng(0)
@@ -187,7 +187,7 @@ def test_deep_pictures(tmp_path: Path, dtype: Any) -> None:
     ends = (np.zeros(1), np.full(1, 60_000.0))
     drawn = []
     for room in (2**30, 0):
-        pictures = Pictures(store, np.arange(4), CPU, room)
-        drawn.append(TrainingBatches(pictures, KINDS["warp"], 0, 4, (16, 16), ends).draw(3))
+        images = WholeImages(store, np.arange(4), CPU, room)
+        drawn.append(TrainingBatches(images, KINDS["warp"], 0, 4, (16, 16), ends).draw(3))
     assert same(*drawn)
     assert drawn[0].image.max() > 30_000

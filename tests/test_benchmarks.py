@@ -27,7 +27,7 @@ import zoo_peer
 from counting import Limits, StepCost, count_step
 from support import ROOT
 from support.discs import make_discs
-from tutorial import TutorialPictures, TutorialUNet
+from tutorial import TutorialImages, TutorialUNet
 from ubend import UNet
 from ubend.core.settings import make_settings
 
@@ -155,9 +155,9 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="what a process took is told on Linux and macOS")
-def test_big_pictures(tmp_path: Path) -> None:
+def test_big_images(tmp_path: Path) -> None:
     words = ["96", "128x64", "--width", "2", "--place", str(tmp_path)]
-    report = run_script("big_pictures", [*words, "--", "--tiles", "64"], tmp_path)
+    report = run_script("big_images", [*words, "--", "--tiles", "64"], tmp_path)
     assert [row["name"] for row in report["rows"]] == ["96x96", "128x64"]
     assert all(row["seconds"] > 0 and row["peak_rss_mib"] > 50 for row in report["rows"])
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
@@ -289,9 +289,9 @@ def test_chart(tmp_path: Path) -> None:
     run_script("training_speed", [*SMALL, "--data", str(tmp_path / "discs"), "--workers", "0"], tmp_path)
     files = [str(tmp_path / "figures" / f"{name}.json") for name in ("step_speed", "training_speed")]
     importlib.import_module("chart").main([*files, "--out", str(tmp_path / "speed.png")])
-    with Image.open(tmp_path / "speed.png") as picture:
-        assert picture.width == 1350
-        assert len(set(picture.convert("RGB").resize((64, 64)).get_flattened_data())) > 8  # something is drawn
+    with Image.open(tmp_path / "speed.png") as image:
+        assert image.width == 1350
+        assert len(set(image.convert("RGB").resize((64, 64)).get_flattened_data())) > 8  # something is drawn
 
 
 @pytest.mark.parametrize("name", ["training_speed", "imbalance", "results", "zoo", "zoo_peer"])
@@ -319,10 +319,10 @@ def test_the_tutorials_network_is_ubends() -> None:
         torch.testing.assert_close(ours.train(mode)(image), theirs.train(mode)(image))
 
 
-def test_the_tutorials_pictures(tmp_path: Path) -> None:
+def test_the_tutorials_images(tmp_path: Path) -> None:
     make_discs(tmp_path / "discs", 1)
     files = [(tmp_path / "discs" / kind / "disc00.png") for kind in ("images", "masks")]
-    image, mask = TutorialPictures([(files[0], files[1])], [0, 255], 32)[0]
+    image, mask = TutorialImages([(files[0], files[1])], [0, 255], 32)[0]
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.float32)
     assert (mask.shape, mask.dtype) == ((32, 32), torch.int64)
     assert mask.unique().tolist() == [0, 1]

@@ -16,20 +16,20 @@ from support.commands import succeed
 from support.discs import draw_disc, make_discs
 from support.refusal import refused_once
 from ubend.cli.app import main
-from ubend.evaluation.caveats import KnownImages, describe_few
+from ubend.evaluation.caveats import SplitLookup, describe_few
 from ubend.io.images import hash_pixels, read_image
-from ubend.layouts.pairs import Pair, Part
-from ubend.models.model_file import MOST_HASHES, load_bundle, pack_hashes, save_bundle, unpack_hashes
+from ubend.layouts.pairs import Pair, SplitName
+from ubend.models.model_file import MAX_HASHES, load_bundle, pack_hashes, save_bundle, unpack_hashes
 from ubend.tasks.evaluate import evaluate, read_run_pairs
 
 
-def copy_pairs(good: Path, folder: Path, split: Part | None, suffix: str = ".png") -> list[str]:
+def copy_pairs(good: Path, folder: Path, split: SplitName | None, suffix: str = ".png") -> list[str]:
     """The images of a split of the run, saved anew under other names, with their masks; returns the names."""
     names = []
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for pair in read_run_pairs(good / "run"):
-        if split in (None, pair.part):
+        if split in (None, pair.split):
             name = f"copy-{pair.name}"
             Image.open(pair.image).save(folder / "images" / f"{name}{suffix}")
             shutil.copy(pair.mask.path, folder / "masks" / f"{name}.png")
@@ -91,20 +91,20 @@ def test_other_pixels_have_other_hashes() -> None:
 def test_hashes_are_kept_as_text() -> None:
     hashes = np.array([2**64 - 1, 0, 7], np.uint64)
     assert unpack_hashes(pack_hashes(hashes)) == [0, 7, 2**64 - 1]
-    assert len(unpack_hashes(pack_hashes(np.arange(MOST_HASHES + 5, dtype=np.uint64)))) == MOST_HASHES
+    assert len(unpack_hashes(pack_hashes(np.arange(MAX_HASHES + 5, dtype=np.uint64)))) == MAX_HASHES
 
 
 def test_a_model_file_names_the_images_of_each_split(good: Path) -> None:
-    known = KnownImages([load_bundle(good / "run")])
+    known = SplitLookup([load_bundle(good / "run")])
     assert known.complete
     pairs: Sequence[Pair] = read_run_pairs(good / "run")
-    assert [known.find_split(read_image(pair.image, 3)) for pair in pairs] == [pair.part for pair in pairs]
+    assert [known.find_split(read_image(pair.image, 3)) for pair in pairs] == [pair.split for pair in pairs]
     assert known.find_split(draw_disc(1000)[0]) is None
 
 
 def test_the_largest_header_can_be_read(good: Path, tmp_path: Path) -> None:
     bundle = load_bundle(good / "run")
-    many = pack_hashes(np.arange(MOST_HASHES, dtype=np.uint64))
+    many = pack_hashes(np.arange(MAX_HASHES, dtype=np.uint64))
     bundle.image_hashes = {"train": many, "val": many, "test": many}
     save_bundle(tmp_path / "m.safetensors", bundle)
     assert load_bundle(tmp_path / "m.safetensors").image_hashes == bundle.image_hashes
@@ -180,7 +180,7 @@ def test_validation_images_are_scored_and_told(good: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("part", [None, "test", "val"])
-def test_a_moved_folder_keeps_its_split(part: Part | None, suffix: str, good: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_keeps_its_split(part: SplitName | None, suffix: str, good: Path, tmp_path: Path) -> None:
     copy_pairs(good, tmp_path / "elsewhere", None, suffix)
     here = evaluate(good / "run", subset=part, device="cpu")
     there = evaluate(good / "run" / "model.safetensors", tmp_path / "elsewhere", subset=part, device="cpu")

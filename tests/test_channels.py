@@ -15,9 +15,9 @@ from support.discs import draw_disc
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
-from ubend.dataset.augment import draw_warps
+from ubend.dataset.augment import sample_warps
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.scan import agree_channels, read_headers
 from ubend.drawing.overlay import to_rgb
@@ -88,7 +88,7 @@ def test_numbers_per_channel(tmp_path: Path) -> None:
     """Range, mean and deviation of the training part are numpy's; the network carries them."""
     folder = make_bands(tmp_path / "set", 5, "uint16")
     settings = make_settings(changes={"data.folder": str(folder), "data.size": 44})
-    data = open_dataset(settings, "cpu", tmp_path / "cache", Teller())
+    data = open_dataset(settings, "cpu", tmp_path / "cache", Reporter())
     pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 5) for i in data.numbers("train")]).astype(float)
     mean, std = data.mean_std()
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-9)
@@ -127,8 +127,8 @@ def color(number: int) -> Image.Image:
 
 
 def mix_of_greys(folder: Path) -> Path:
-    pictures = {f"c{i}.png": color(i) for i in range(8)} | {f"g{i}.jpg": color(i).convert("L") for i in range(5)}
-    return make_mixed(folder, pictures)
+    images = {f"c{i}.png": color(i) for i in range(8)} | {f"g{i}.jpg": color(i).convert("L") for i in range(5)}
+    return make_mixed(folder, images)
 
 
 @pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
@@ -175,8 +175,8 @@ def test_more_than_sixteen(tmp_path: Path) -> None:
 
 def test_depths_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found from the headers; the rarer depth is what --skip-bad leaves out."""
-    pictures = {f"a{i}.tif": draw_bands(i, 1, "uint8")[0] for i in range(10)}
-    folder = make_mixed(tmp_path / "set", {**pictures, "deep.tif": draw_bands(11, 1, "uint16")[0]})
+    images = {f"a{i}.tif": draw_bands(i, 1, "uint8")[0] for i in range(10)}
+    folder = make_mixed(tmp_path / "set", {**images, "deep.tif": draw_bands(11, 1, "uint16")[0]})
     monkeypatch.setattr(
         "ubend.dataset.dataset.open_store", lambda *_a: pytest.fail("decoded before the depths were compared")
     )
@@ -190,7 +190,7 @@ def test_depths_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "deep" in (tmp_path / "run/skipped.csv").read_text()
 
 
-def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
+def test_what_is_done_to_images_is_said(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     clear, inks = color(0).convert("RGBA"), color(1).convert("CMYK")
@@ -207,11 +207,11 @@ def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
 
 
 def test_alpha_is_a_channel_if_it_is_counted(tmp_path: Path) -> None:
-    pictures = {}
+    images = {}
     for i in range(10):
         image, mask = draw_disc(i)
-        pictures[f"a{i}.png"] = Image.fromarray(np.dstack([image, mask]))
-    folder = make_mixed(tmp_path / "set", pictures)
+        images[f"a{i}.png"] = Image.fromarray(np.dstack([image, mask]))
+    folder = make_mixed(tmp_path / "set", images)
     assert agree(folder, 4) == (4, [])
     run("fit", folder, "--channels", 4, "--out", tmp_path / "run", *TINY)
     assert ubend.load(tmp_path / "run", device="cpu").bundle.model.channels == 4
@@ -231,7 +231,7 @@ def test_pages_told_to_be_channels(tmp_path: Path) -> None:
     run("predict", tmp_path / "run", folder / "images", "--out", tmp_path / "masks")
 
 
-def test_pictures_that_the_model_does_not_take(tmp_path: Path, good: Path) -> None:
+def test_images_that_the_model_does_not_take(tmp_path: Path, good: Path) -> None:
     """All told at once, and nothing written."""
     write_tiff(tmp_path / "bands.tif", draw_bands(0, 5, "uint8")[0])
     write_tiff(tmp_path / "deep.tif", draw_bands(0, 3, "uint16")[0])
@@ -256,7 +256,7 @@ def test_each_of_several_channels_has_its_gain(channels: int) -> None:
     """One channel has none: its contrast is drawn already."""
     settings = make_settings(changes={"augment.orientation": "free", "augment.rotation_deg": 180.0}).augment
     shapes = np.full((64, 2), 32)
-    gain = draw_warps(settings, 0, np.arange(64), shapes, (32, 32), channels).gain
+    gain = sample_warps(settings, 0, np.arange(64), shapes, (32, 32), channels).gain
     assert gain.shape == (64, channels)
     if channels == 1:
         assert (gain == 1).all()

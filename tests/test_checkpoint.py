@@ -192,7 +192,7 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
 def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait; nobody
     waits for them to have the model."""
-    monkeypatch.setattr(checkpoint, "_MOST_WAITING", 2)
+    monkeypatch.setattr(checkpoint, "_MAX_WAITING", 2)
     state, done, has_model = tmp_path / "s.safetensors", list[object](), threading.Event()
 
     def draw(number: int) -> Callable[[], None]:

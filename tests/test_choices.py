@@ -68,7 +68,7 @@ def test_tutorials_two_jobs() -> None:
     assert (colour.data.channels, len(colour.data.mean or ())) == (3, 3)
 
 
-def test_tutorial_with_grey_pictures_of_three_classes() -> None:
+def test_tutorial_with_grey_images_of_three_classes() -> None:
     assert chosen("tutorial", channels=1, classes=3).data.mean == (0.485,)
 
 
@@ -210,7 +210,7 @@ def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: in
 
 
 @pytest.mark.parametrize(
-    ("device", "pictures", "megapixels", "windows", "epochs"),
+    ("device", "images", "megapixels", "windows", "epochs"),
     [
         ("cuda", 4, 40, 611, 131),
         ("cuda", 4, 4000, 4000, 20),
@@ -218,9 +218,9 @@ def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: in
         ("cpu", 4, 4000, 800, 20),
     ],
 )
-def test_epoch_at_native_size(device: str, pictures: int, megapixels: int, windows: int, epochs: int) -> None:
+def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows: int, epochs: int) -> None:
     """As many windows as cover the training part, at least one of each picture, within limits."""
-    known = {"device": device, "training": pictures, "training_pixels": megapixels * 10**6}
+    known = {"device": device, "training": images, "training_pixels": megapixels * 10**6}
     settings = chosen(changes={"data.resize": "native"}, size_hw=(2000, 2000), **known)
     assert (settings.data.epoch_windows, settings.train.epochs) == (windows, epochs)
     again = chosen(changes={"data.resize": "native", "data.epoch_windows": 90}, size_hw=(2000, 2000), **known)
@@ -229,12 +229,12 @@ def test_epoch_at_native_size(device: str, pictures: int, megapixels: int, windo
 
 def test_a_window_that_is_too_large() -> None:
     """Falls back to the picture, and says so; one that is set and fits is left alone."""
-    for asked, window in ((4096, 300), (300, 300), (256, 256)):
-        changes = {"data.resize": "native", "data.window": asked}
+    for requested, window in ((4096, 300), (300, 300), (256, 256)):
+        changes = {"data.resize": "native", "data.window": requested}
         images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
         assert images.window == window
         said = [choice.reason for choice in images.choices if choice.key == "data.window"]
-        assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if asked == 4096 else [])
+        assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if requested == 4096 else [])
 
 
 VESSEL = Width(4.0, 4 / 574)

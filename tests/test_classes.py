@@ -11,8 +11,8 @@ from PIL import Image
 
 from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
 from ubend.labels.class_table import ANY_DISTANCE, IGNORED
-from ubend.labels.classes import Told, find_classes, find_strangers
-from ubend.labels.label_values import Codes
+from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
+from ubend.labels.label_values import LabelArray
 from ubend.labels.value_table import parse_table
 
 # Values
@@ -64,13 +64,13 @@ def test_a_resampled_mask_is_refused() -> None:
 
 
 def test_255_beside_unnamed_classes_is_offered_as_ignored() -> None:
-    says = refused(Codes(np.array([[0, 1, 15, 255]], np.uint8), "value"))
+    says = refused(LabelArray(np.array([[0, 1, 15, 255]], np.uint8), "value"))
     assert '--values "0=name1,1=name2,15=name3,255=ignored"' in says
 
 
 def test_a_bilinear_set_is_refused() -> None:
     disc = Image.fromarray((255 * (np.hypot(*np.mgrid[-32:32, -32:32]) < 20)).astype(np.uint8))
-    masks = [Codes(np.asarray(disc.resize((k, k), Image.Resampling.BILINEAR)), "value") for k in (100, 91, 77)]
+    masks = [LabelArray(np.asarray(disc.resize((k, k), Image.Resampling.BILINEAR)), "value") for k in (100, 91, 77)]
     says = refused(*masks)
     assert '--values "0=background,255=object,*=nearest"' in says or "*=nearest" in says
     labels, _remarks = find(*masks, table=("0=a", "255=b", "*=nearest"))
@@ -150,7 +150,7 @@ def test_a_layout_that_knows_its_values() -> None:
     assert len(remarks) == 1
     assert "contour" in remarks[0]
     masks = survey(values({1: 5, 2: 5}), values({1: 2, 7: 10, 9: 1}), values({3: 1}))
-    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [7, 9]}
+    assert {k: v.tolist() for k, v in find_unknown_values(masks, labels).items()} == {1: [7, 9]}
 
 
 # JPEG
@@ -206,7 +206,7 @@ def test_jpeg_beside_a_told_table() -> None:
     labels, _remarks = find(mask, table=("0=ground", "255=polyp"))
     assert labels.reach == ANY_DISTANCE
     assert not labels.translate(mask)[1].size
-    strict = find_classes(survey(mask), Told(table=("0=ground", "255=polyp", "*=ignored")))[0]
+    strict = find_classes(survey(mask), LabelHints(table=("0=ground", "255=polyp", "*=ignored")))[0]
     assert set(np.unique(strict.translate(mask)[0])) == {0, 1, IGNORED}
 
 
@@ -227,8 +227,8 @@ def test_a_table_of_colours() -> None:
 
 def test_a_wholly_unknown_colour_is_found() -> None:
     masks = survey(colors({0: 9, 0x804080: 3}), colors({0: 9, 0x00FF00: 3}))
-    labels, _remarks = find_classes(masks, Told(**TABLE))
-    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [0x00FF00]}
+    labels, _remarks = find_classes(masks, LabelHints(**TABLE))
+    assert {k: v.tolist() for k, v in find_unknown_values(masks, labels).items()} == {1: [0x00FF00]}
 
 
 def test_a_table_and_masks_of_numbers() -> None:
@@ -237,7 +237,7 @@ def test_a_table_and_masks_of_numbers() -> None:
     assert labels.colors == TABLE["colors"]
     assert "255" in remarks[0]
     masks = survey(values({0: 9, 7: 3}))
-    assert find_strangers(masks, find_classes(masks, Told(**TABLE))[0])[0].tolist() == [7]
+    assert find_unknown_values(masks, find_classes(masks, LabelHints(**TABLE))[0])[0].tolist() == [7]
 
 
 def test_a_table_and_palettes_in_its_colours() -> None:
@@ -256,8 +256,8 @@ def test_a_table_with_one_colour_twice() -> None:
 
 def test_strangers_of_the_other_kind() -> None:
     masks = survey(values({0: 9, 255: 3}), colors({0: 9, 0xFF0000: 3}))
-    labels, _remarks = find_classes(masks, Told(table=("0=a", "255=b")))
-    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == {1: [-1, -1]}
+    labels, _remarks = find_classes(masks, LabelHints(table=("0=a", "255=b")))
+    assert {k: v.tolist() for k, v in find_unknown_values(masks, labels).items()} == {1: [-1, -1]}
 
 
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1), min_size=1, max_size=20))
@@ -266,7 +266,7 @@ def test_strangers_are_named_by_mask(held: list[set[int]]) -> None:
     labels = parse_table(["0=a", "1..4=b", "9=ignored"])
     known = {0, 1, 2, 3, 4, 9}
     want = {number: sorted(mine - known) for number, mine in enumerate(held) if mine - known}
-    assert {k: v.tolist() for k, v in find_strangers(masks, labels).items()} == want
+    assert {k: v.tolist() for k, v in find_unknown_values(masks, labels).items()} == want
 
 
 @given(st.sets(st.integers(1, 30), min_size=1), st.integers(0, 9), st.booleans())

@@ -114,15 +114,15 @@ def test_evaluate_on_a_folder(run: Path, folder: Path, tmp_path: Path) -> None:
 
 
 def test_predict(run: Path, tmp_path: Path) -> None:
-    pictures, out = tmp_path / "pictures", tmp_path / "masks"
-    pictures.mkdir()
+    images, out = tmp_path / "pictures", tmp_path / "masks"
+    images.mkdir()
     sizes = {"a": (40, 48), "b": (61, 33)}
     for name, (height, width) in sizes.items():
         pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{name}.png")
+        Image.fromarray(pixels).save(images / f"{name}.png")
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "c.png")  # grey, named by itself
     sizes["c"] = (20, 24)
-    said = ubend("predict", run, pictures, tmp_path / "c.png", "--out", out, "--device", "cpu").output
+    said = ubend("predict", run, images, tmp_path / "c.png", "--out", out, "--device", "cpu").output
     assert f"3 masks and overlays in {out}" in said.splitlines()
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["predict.json", "shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]

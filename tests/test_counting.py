@@ -24,7 +24,7 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, Problem, SettingError, UbendError
 from ubend.inference.conditions import Conditions
-from ubend.io.pixel_size import read_scale
+from ubend.io.pixel_size import read_spatial_info
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.truth import find_truth, read_truth, score, score_lines
 
@@ -57,9 +57,9 @@ def save(path: Path, pixels: NDArray[Any]) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def count(*words: object, out: str = "out", pictures: str = "images") -> str:
+def count(*words: object, out: str = "out", images: str = "images") -> str:
     """What the command says."""
-    base = ["objects", "model.safetensors", pictures, "--out", out, "--device", "cpu", "--tiles", "64"]
+    base = ["objects", "model.safetensors", images, "--out", out, "--device", "cpu", "--tiles", "64"]
     run = CliRunner().invoke(main, [*base, *map(str, words)])
     assert run.exit_code == 0, run.output
     return run.output
@@ -148,12 +148,12 @@ def test_objects_that_touch_are_noticed(place: Path) -> None:
     discs = np.any([(y - row) ** 2 + (x - column) ** 2 <= 81 for row, column in places], axis=0)
     save(place / "discs" / "touching.png", discs.astype(np.uint8) * 200)
     save(place / "apart" / "apart.png", (discs & (x > 40)).astype(np.uint8) * 200)
-    said = count(out="a", pictures="discs")
+    said = count(out="a", images="discs")
     (line,) = (line for line in said.splitlines() if "touch" in line)
     assert "1 of 5 objects" in line
     assert "--method distance" in line
-    assert "touch" not in count(out="b", pictures="apart")
-    assert "touch" not in count("--method", "distance", out="c", pictures="discs")
+    assert "touch" not in count(out="b", images="apart")
+    assert "touch" not in count("--method", "distance", out="c", images="discs")
 
 
 def test_pixel_size(place: Path) -> None:
@@ -170,11 +170,11 @@ def test_pixel_size(place: Path) -> None:
     tags = [PIXEL_SCALE, TIE, keys(model=1, projected=32633)]
     tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
     tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
-    said = count("--pixel-size", "30cm", pictures="maps")
+    said = count("--pixel-size", "30cm", images="maps")
     (line,) = (line for line in said.splitlines() if "--pixel-size" in line)
     assert "2 of 2 files" in line
     assert [row["area_m2"] for row in read_table(place / "out" / "objects.csv")] == ["9.0", "18.0"] * 2
-    assert read_scale(place / "out" / "field_ids.tif") == read_scale(place / "maps" / "field.tif")
+    assert read_spatial_info(place / "out" / "field_ids.tif") == read_spatial_info(place / "maps" / "field.tif")
     for row in read_table(place / "out" / "images.csv"):
         assert float(row["density_per_km2"]) == pytest.approx(2 / (40 * 48 * 0.09e-6), rel=1e-5)
 
@@ -212,7 +212,7 @@ def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         given.append(conditions)
         raise DataError("seen")
 
-    monkeypatch.setattr(job, "load_masks", note)
+    monkeypatch.setattr(job, "load_mask_predictor", note)
     words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
     assert str(refuse(*words, "--overlap", "0.5")) == "seen"
     wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
@@ -224,10 +224,10 @@ def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [[], ["--tiles", "32"], ["--tta", "--with", "run", "--threshold", "foreground=0.4"], ["--fill-holes", "all"]],
 )
 def test_masks_are_those_of_predict(flags: list[str], good: Path, tmp_path: Path) -> None:
-    pictures = [str(good / "data" / "images" / f"disc0{number}.png") for number in range(3)]
+    images = [str(good / "data" / "images" / f"disc0{number}.png") for number in range(3)]
     flags = [str(good / "run") if word == "run" else word for word in flags]
     for kind, own in (("predict", []), ("objects", ["--method", "parts"])):
-        words = [kind, str(good / "run"), *pictures, "--out", str(tmp_path / kind), "--device", "cpu", *flags, *own]
+        words = [kind, str(good / "run"), *images, "--out", str(tmp_path / kind), "--device", "cpu", *flags, *own]
         run = CliRunner().invoke(main, words)
         assert run.exit_code == 0, run.output
     seen = 0
@@ -243,15 +243,15 @@ def test_fill_holes(place: Path) -> None:
     assert (tifffile.imread(place / "out" / "ring_ids.tif")[10:30, 10:30] > 0).all()
 
 
-def test_a_picture_on_the_map(place: Path) -> None:
+def test_a_image_on_the_map(place: Path) -> None:
     """Ids keep the georeference, polygons have the map's coordinates, the table has square metres."""
     tags = [PIXEL_SCALE, TIE, keys(model=1, projected=32633)]
     (place / "maps").mkdir()
     tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
     tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
-    said = count("--export", "geojson", pictures="maps")
+    said = count("--export", "geojson", images="maps")
     assert "2 of 2 files tell the size of a pixel" in said
-    assert read_scale(place / "out" / "field_ids.tif") == read_scale(place / "maps" / "field.tif")
+    assert read_spatial_info(place / "out" / "field_ids.tif") == read_spatial_info(place / "maps" / "field.tif")
     told = json.loads((place / "out" / "field.geojson").read_text())
     assert told["crs"]["properties"]["name"].endswith("EPSG::32633")
     assert [499990 + 50, 4600040 - 100] in told["features"][0]["geometry"]["coordinates"][0]
@@ -349,8 +349,8 @@ def test_true_ids_of_several_classes(tmp_path: Path) -> None:
     for kind, ids in (("a", TWO), ("b", RING)):
         (tmp_path / kind).mkdir()
         tifffile.imwrite(tmp_path / kind / "x.tif", ids.astype(np.uint32))
-    picture = tmp_path / "x.jpg"
-    (files,) = find_truth(tmp_path, {picture: (40, 48)}, names).values()
+    image = tmp_path / "x.jpg"
+    (files,) = find_truth(tmp_path, {image: (40, 48)}, names).values()
     with raises(DataError, path=tmp_path / "b" / "x.tif", key="--truth"):
         read_truth(files)
     tifffile.imwrite(tmp_path / "b" / "x.tif", (EMPTY + 3 * np.eye(40, 48)).astype(np.uint32) * (TWO == 0))
@@ -358,12 +358,12 @@ def test_true_ids_of_several_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth.classes, [1, 2])
     np.testing.assert_array_equal(truth.ids == 1, TWO)
     qualities = compare_objects(truth.ids, truth.classes, truth.ids, truth.classes, 4)
-    scores = score({picture: qualities}, names)
+    scores = score({image: qualities}, names)
     assert list(scores["classes"]) == ["a", "b"]
     assert [line.split()[0] for line in score_lines(scores)[1:]] == ["a", "b"]
     (tmp_path / "b" / "x.tif").unlink()
-    with raises(DataError, path=picture, key="--truth"):
-        find_truth(tmp_path, {picture: (40, 48)}, names)
+    with raises(DataError, path=image, key="--truth"):
+        find_truth(tmp_path, {image: (40, 48)}, names)
 
 
 @pytest.mark.parametrize(

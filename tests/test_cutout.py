@@ -40,8 +40,8 @@ def ubend(*words: object) -> str:
 
 
 def pixels(path: Path, mode: str | None = None) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert(mode))
+    with Image.open(path) as image:
+        return np.asarray(image.convert(mode))
 
 
 @given(probabilities, st.sampled_from([None, 0.0, 1.0, 5.0]))
@@ -121,7 +121,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A disc, a picture without one, and a grey one of another size."""
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -131,19 +131,19 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_on_transparency(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_on_transparency(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    words = ["cutout", model, pictures, "--device", "cpu"]
+    words = ["cutout", model, images, "--device", "cpu"]
     lines = ubend(*words, "--out", out, "--class", "foreground").splitlines()
     assert lines[-1] == f"3 cut-outs in {out}"
     shapes = {path.stem: pixels(path).shape for path in out.glob("*.png")}
     assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
     for path in out.glob("*.png"):
         cut = pixels(path)
-        empty = f"{pictures / path.name}: nothing of foreground was found; its cut-out is empty"
+        empty = f"{images / path.name}: nothing of foreground was found; its cut-out is empty"
         assert (empty in lines) == (not cut[..., 3].any()) == (path.stem != "disc")
         solid = cut[..., 3] == 255
-        original = pixels(pictures / path.name, "RGB")
+        original = pixels(images / path.name, "RGB")
         np.testing.assert_array_equal(cut[solid][:, :3], original[solid])
         if path.stem == "disc":
             assert (solid == (draw_disc(3)[1] > 0)).mean() > 0.95
@@ -153,14 +153,14 @@ def test_on_transparency(model: Path, pictures: Path, tmp_path: Path) -> None:
         assert (again / path.name).read_bytes() == path.read_bytes(), "the only class is the default"
 
 
-def test_on_a_background(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_on_a_background(model: Path, images: Path, tmp_path: Path) -> None:
     """A colour, and a picture scaled to cover, shine through where the cut-out does not."""
     ground = np.zeros((10, 40, 3), np.uint8)
     ground[:, :10] = ground[:, -10:] = 255  # lies outside of what covers 48 x 40
     Image.fromarray(ground).save(tmp_path / "ground.png")
     for name, behind in (("alpha", "transparent"), ("blue", "#0000ff"), ("scene", tmp_path / "ground.png")):
         ubend(
-            *("cutout", model, pictures / "disc.png", "--device", "cpu", "--out", tmp_path / name),
+            *("cutout", model, images / "disc.png", "--device", "cpu", "--out", tmp_path / name),
             *("--background", behind, "--soft", 3),
         )
     cut = pixels(tmp_path / "alpha" / "disc.png").astype(float)
@@ -173,14 +173,14 @@ def test_on_a_background(model: Path, pictures: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(laid[:, 5:-5], expected[:, 5:-5], atol=2)
 
 
-def test_refused(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_refused(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    words = ["cutout", model, pictures / "disc.png", "--device", "cpu", "--out", out]
+    words = ["cutout", model, images / "disc.png", "--device", "cpu", "--out", out]
     check(refused_once(*words, "--background", "nowhere.png"), SettingError, key="--background")
     check(refused_once(*words, "--class", "foregrund"), SettingError, key="class")
     for wrong in ("-1", "nan", "inf"):
         check(refused_once(*words, "--soft", wrong), SettingError, key="--soft")
-    (tmp_path / "disc.jpg").write_bytes((pictures / "disc.png").read_bytes())
+    (tmp_path / "disc.jpg").write_bytes((images / "disc.png").read_bytes())
     check(refused_once(*words, tmp_path / "disc.jpg"), DataError, key="--out")
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
     check(refused_once("cutout", model, tmp_path / "deep.png", "--out", out), DataError, path="deep.png", key="dtype")
@@ -191,25 +191,25 @@ def test_refused(model: Path, pictures: Path, tmp_path: Path) -> None:
     assert (out / "disc.png").read_bytes() == before
 
 
-def test_broken_files_do_not_stop_the_rest(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_broken_files_do_not_stop_the_rest(model: Path, images: Path, tmp_path: Path) -> None:
     """Told at the end, all of them; exit code 2; the others are written as without them."""
     out = tmp_path / "cut"
-    data = (pictures / "disc.png").read_bytes()
+    data = (images / "disc.png").read_bytes()
     (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "zero.png").write_bytes(b"")
     words = ["cutout", model, "--device", "cpu", "--out"]
-    told = refused(*words, out, tmp_path / "zero.png", pictures / "disc.png", tmp_path / "half.png", pictures)
+    told = refused(*words, out, tmp_path / "zero.png", images / "disc.png", tmp_path / "half.png", images)
     check(told, DataError, key="--out")
-    told = refused(*words, out, tmp_path / "zero.png", tmp_path / "half.png", pictures)
+    told = refused(*words, out, tmp_path / "zero.png", tmp_path / "half.png", images)
     assert [problem.path.name for problem in told.problems] == ["zero.png", "half.png"]
     assert {path.stem for path in out.glob("*.png")} == {"disc", "none", "grey"}
-    ubend(*words, tmp_path / "alone", pictures)
+    ubend(*words, tmp_path / "alone", images)
     assert contents(out) == contents(tmp_path / "alone")
 
 
-def test_resume(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_resume(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    words = ["cutout", model, pictures, "--device", "cpu", "--out", out]
+    words = ["cutout", model, images, "--device", "cpu", "--out", out]
     ubend(*words)
     whole = contents(out)
     (out / "disc.png").unlink()
@@ -223,22 +223,22 @@ def test_resume(model: Path, pictures: Path, tmp_path: Path) -> None:
         check(refused_once(*words, "--resume", *more), OutputError, path=out / "cutout.json", key=key)
 
 
-def test_conditions(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_conditions(model: Path, images: Path, tmp_path: Path) -> None:
     """Tiles, several models and views: the alpha is that of what they say together."""
     for name, words, settings_of in (
         ("tiles", ["--tiles", 16, "--overlap", 0.5], {"tiles": 16, "overlap": 0.5}),
         ("views", ["--tta", "--with", model], {"tta": True}),
     ):
         out = tmp_path / name
-        ubend("cutout", model, pictures / "disc.png", "--device", "cpu", "--out", out, *words)
+        ubend("cutout", model, images / "disc.png", "--device", "cpu", "--out", out, *words)
         models = [model, model] if "--with" in words else model
-        prob = ensemble.load(models, "cpu", **settings_of)(pictures / "disc.png").prob  # type: ignore[arg-type]
+        prob = ensemble.load(models, "cpu", **settings_of)(images / "disc.png").prob  # type: ignore[arg-type]
         np.testing.assert_array_equal(pixels(out / "disc.png")[..., 3], np.rint(255 * make_alpha(prob[1])))
 
 
-def test_no_room(model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
-    error = refused_once("cutout", model, pictures, "--device", "cpu", "--out", tmp_path / "cut")
+    error = refused_once("cutout", model, images, "--device", "cpu", "--out", tmp_path / "cut")
     check(error, OutputError, path=tmp_path / "cut")
     assert not (tmp_path / "cut").exists()

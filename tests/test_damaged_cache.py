@@ -13,24 +13,24 @@ import pytest
 from rich.console import Console
 
 from support.discs import make_discs, read_store
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset import store
-from ubend.dataset.dataset import Surveyed, find_folder, survey_folder
-from ubend.dataset.scan import SURVEY_SUFFIX, read_headers
+from ubend.dataset.dataset import FolderScan, find_folder, scan_folder
+from ubend.dataset.scan import LABEL_SCAN_SUFFIX, read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io import file_cache
-from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
+from ubend.io.file_cache import FILE_CACHE_SUFFIX, FileCache
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.layouts.folder import read_folder
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 
 def open_discs(root: Path, cache: Path, told: list[str]) -> Store:
     pairs = read_folder(root).pairs
     shapes = [header.size_hw for header in read_headers(pairs)]
     labels = make_label_map([0, 255])
-    return open_store(pairs, shapes, Sizing(32, True, 3), labels, hash_pairs(pairs), cache, tell=told.append)
+    return open_store(pairs, shapes, Sizing(32, True, 3), labels, hash_pairs(pairs), cache, log=told.append)
 
 
 @pytest.mark.parametrize("name", ["images.bin", "masks.bin", "index.npz", "store.json"])
@@ -61,30 +61,30 @@ def test_a_damaged_store_is_built_again(name: str, tmp_path: Path) -> None:
 def test_damaged_known_files(tmp_path: Path) -> None:
     """A flipped digit of a digest or a header is never believed."""
     (tmp_path / "a").write_bytes(b"a")
-    known = KnownFiles(tmp_path / "cache", tmp_path)
+    known = FileCache(tmp_path / "cache", tmp_path)
     file = known.look(tmp_path / "a")
     file.digest, file.looked_ns = "0123", file.looked_ns + 10**11
     known.save()
     (place,) = (tmp_path / "cache").iterdir()
     text = place.read_text()
-    assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest == "0123"
+    assert FileCache(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest == "0123"
     for damage in (text.replace("0123", "0124"), text[:-3], "", "[" * 50_000, text.replace("\n", "")):
         place.write_text(damage)
-        assert KnownFiles(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest is None
+        assert FileCache(tmp_path / "cache", tmp_path).look(tmp_path / "a").digest is None
 
 
-@pytest.mark.parametrize("kind", [SURVEY_SUFFIX, KNOWN_SUFFIX])
+@pytest.mark.parametrize("kind", [LABEL_SCAN_SUFFIX, FILE_CACHE_SUFFIX])
 def test_damaged_lists(kind: str, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is made again, which is said once; what is read of the folder stays."""
     for path in discs.rglob("*.png"):
         os.utime(path, (10**9, 10**9))
     monkeypatch.setattr(file_cache, "_TICK_NS", -(10**12))  # else files this young are not remembered
-    settings = gather(discs).settings
+    settings = read_user_settings(discs).settings
     folder, told = find_folder(settings), io.StringIO()
 
-    def survey() -> Surveyed:
+    def survey() -> FolderScan:
         told.truncate(0)
-        return survey_folder(folder, settings, tmp_path / "cache", Teller(Console(file=told, width=1000)))
+        return scan_folder(folder, settings, tmp_path / "cache", Reporter(Console(file=told, width=1000)))
 
     first = survey()
     (place,) = (path for path in (tmp_path / "cache").iterdir() if path.name.endswith(kind))
@@ -96,7 +96,7 @@ def test_damaged_lists(kind: str, discs: Path, tmp_path: Path, monkeypatch: pyte
         place.write_bytes(spoilt)
         assert survey() == first
         lines = told.getvalue().count(place.name)
-        assert lines == 1 or (lines == 0 and kind == SURVEY_SUFFIX and damage >= 4), damage  # zip's idle bytes
+        assert lines == 1 or (lines == 0 and kind == LABEL_SCAN_SUFFIX and damage >= 4), damage  # zip's idle bytes
         survey()
         assert place.name not in told.getvalue()
 

@@ -16,10 +16,10 @@ from support.refusal import TINY, check, contents, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 
 def ubend(*words: object) -> str:
@@ -33,11 +33,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def open_settings(settings: Settings) -> Dataset:
-    return open_dataset(settings, "cpu", default_cache(), Teller())
+    return open_dataset(settings, "cpu", default_cache(), Reporter())
 
 
 def open_folder(folder: Path, **flags: Any) -> Dataset:
-    return open_settings(gather(folder, settings={"data.size": 32}, flags=flags).settings)
+    return open_settings(read_user_settings(folder, settings={"data.size": 32}, flags=flags).settings)
 
 
 def recolor(folder: Path, colors: list[tuple[int, int, int]]) -> None:
@@ -49,7 +49,7 @@ def recolor(folder: Path, colors: list[tuple[int, int, int]]) -> None:
 
 def same(one: Dataset, other: Dataset) -> None:
     """The same pictures, class maps and parts."""
-    assert one.parts == other.parts
+    assert one.splits == other.splits
     assert [pair.name for pair in one.folder.pairs] == [pair.name for pair in other.folder.pairs]
     assert one.labels.names == other.labels.names
     np.testing.assert_array_equal(one.store.images, other.store.images)
@@ -144,9 +144,9 @@ def bad(tmp_path: Path) -> Path:
     path = images / "disc03.png"
     path.write_bytes(path.read_bytes()[:-2000])  # only decoding tells
     Image.new("L", (9, 7)).save(masks / "disc04.png")
-    strange = np.array(Image.open(masks / "disc05.png"))
-    strange[:3] = 9
-    Image.fromarray(strange).save(masks / "disc05.png")
+    unknown = np.array(Image.open(masks / "disc05.png"))
+    unknown[:3] = 9
+    Image.fromarray(unknown).save(masks / "disc05.png")
     Image.fromarray(np.full((40, 48, 3), (255, 0, 0), np.uint8)).save(masks / "disc06.png")
     return folder
 
@@ -214,7 +214,7 @@ def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
     assert len(rows) == 24
     data = open_folder(tmp_path / "out" / "data.toml")
     assert len(data.folder.pairs) == 18
-    assert {pair.name: part for pair, part in zip(data.folder.pairs, data.parts, strict=True)} == {
+    assert {pair.name: part for pair, part in zip(data.folder.pairs, data.splits, strict=True)} == {
         row["file"]: row["split"] for row in rows if row["file"] not in BAD
     }
 
@@ -299,7 +299,7 @@ def test_the_data_that_is_named_wins_over_a_file(
 
     def read(folder: Path | None, **flags: Any) -> tuple[Any, str]:
         settings = flags.pop("settings", None)
-        data = gather(folder, config=config, settings=settings, flags=flags).settings.data
+        data = read_user_settings(folder, config=config, settings=settings, flags=flags).settings.data
         assert data.size == 48
         return data, capsys.readouterr().out.replace("\n", " ")
 

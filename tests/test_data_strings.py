@@ -192,8 +192,8 @@ def test_keys(place: Path) -> None:
         for measure in ("dice", "iou"):
             assert set(part[measure]) == {"per_image", "pooled"}
             assert set(part[measure]["pooled"]) == classes | {"mean", "mean_foreground"}
-    for picture in scores["per_picture"].values():
-        assert set(picture) == {"dice", "iou"}
+    for image in scores["per_picture"].values():
+        assert set(image) == {"dice", "iou"}
     for name, keys in (
         ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "batch_statistics_dice", "lr", "best"}),
         ("timing", {"epoch", "train_s", "validation_s", "images_per_s", "seconds_left"}),

@@ -14,7 +14,7 @@ from PIL import Image
 from support.refusal import raises
 from ubend.core.autoconfig import resolve
 from ubend.core.errors import DataError, PairError, TrainingError
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Recipe, make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.io.images import read_image
@@ -23,7 +23,7 @@ from ubend.labels.class_table import ANY_DISTANCE
 
 def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: Any) -> Dataset:
     given = {"data.folder": str(root)} | {key.replace("__", "."): value for key, value in changes.items()}
-    return open_dataset(make_settings(recipe, changes=given), "cpu", cache, Teller())
+    return open_dataset(make_settings(recipe, changes=given), "cpu", cache, Reporter())
 
 
 def chosen(data: Dataset, recipe: Recipe = "modern") -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_pets(some_pets: Path, shared_cache: Path) -> None:
     assert chosen(data)["augment.rotation_deg"] == 15
     official = (some_pets / "annotations/test.txt").read_text().split("\n")
     assert {pair.name for pair in data.pairs("test")} == {line.split()[0] for line in official if line}
-    assert data.score_part == "test"
+    assert data.scored_split == "test"
 
 
 def test_tutorials_two_jobs(some_polyps: Path, some_pets: Path, shared_cache: Path) -> None:
@@ -109,10 +109,10 @@ def test_splits_are_the_seeds(discs: Path, shared_cache: Path, tmp_path: Path) -
     first = understand(discs, shared_cache)
     moved = shutil.copytree(discs, tmp_path / "elsewhere")
     again = understand(moved, tmp_path / "cache")
-    assert first.parts == again.parts
-    assert sorted(set(first.parts)) == ["test", "train", "val"]
-    others = {understand(discs, shared_cache, train__seed=seed).parts for seed in range(1, 5)}
-    assert len(others | {first.parts}) == 5
+    assert first.splits == again.splits
+    assert sorted(set(first.splits)) == ["test", "train", "val"]
+    others = {understand(discs, shared_cache, train__seed=seed).splits for seed in range(1, 5)}
+    assert len(others | {first.splits}) == 5
     numbers = np.concatenate([first.numbers(part) for part in ("train", "val", "test")])
     assert sorted(numbers.tolist()) == list(range(24))
     for part in ("train", "val", "test"):
@@ -129,7 +129,7 @@ def test_copies_stay_together(discs: Path, shared_cache: Path) -> None:
         data = understand(discs, shared_cache, train__seed=seed)
         for name in ("disc03", "disc08"):
             parts = {
-                part for pair, part in zip(data.folder.pairs, data.parts, strict=True) if pair.name.startswith(name)
+                part for pair, part in zip(data.folder.pairs, data.splits, strict=True) if pair.name.startswith(name)
             }
             assert len(parts) == 1
         assert any("near-identical" in remark for remark in data.remarks)
@@ -147,7 +147,7 @@ def test_statistics_are_numpys(discs: Path, shared_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_statistics_of_deep_pictures(discs: Path, shared_cache: Path, dtype: Any) -> None:
+def test_statistics_of_deep_images(discs: Path, shared_cache: Path, dtype: Any) -> None:
     for path in sorted((discs / "images").iterdir()):
         values = read_image(path, 1)[:, :, 0].astype(np.float64) * 100 - (0 if dtype == np.uint16 else 5000)
         tifffile.imwrite(path.with_suffix(".tif"), values.astype(dtype))
@@ -166,17 +166,17 @@ def test_saved_list_gives_the_split_back(discs: Path, shared_cache: Path) -> Non
     data = understand(discs, shared_cache)
     rows = list(csv.DictReader(io.StringIO(data.table())))
     assert [row["name"] for row in rows] == [pair.name for pair in data.folder.pairs]
-    assert [row["split"] for row in rows] == list(data.parts)
+    assert [row["split"] for row in rows] == list(data.splits)
     other = understand(discs, shared_cache, train__seed=3)
-    assert other.parts != data.parts
-    assert other.with_parts_of(data.table()).parts == data.parts
+    assert other.splits != data.splits
+    assert other.with_splits_of(data.table()).splits == data.splits
     path = discs / "masks/disc05.png"
     path.write_bytes(path.read_bytes() + b"\0")
     with raises(TrainingError, path="discs", named=["disc05"]) as caught:
-        understand(discs, shared_cache).with_parts_of(data.table())
+        understand(discs, shared_cache).with_splits_of(data.table())
     assert "1 pairs" in str(caught.value)
     with raises(TrainingError, path="discs", named=["disc00"]):
-        data.with_parts_of(data.table().replace("disc00,", "disc99,"))
+        data.with_splits_of(data.table().replace("disc00,", "disc99,"))
 
 
 def test_faults_are_told_before_training(discs: Path, shared_cache: Path) -> None:

@@ -31,7 +31,7 @@ def test_modes_of_png(tmp_path: Path) -> None:
     indexed.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0, 0, 0, 200])
     palette = np.array([[10, 20, 30], [200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
     grey, color = Image.fromarray(GREY), Image.fromarray(RGB)
-    for name, picture, want, options in (
+    for name, drawing, want, options in (
         ("bits", Image.fromarray(GREY > 127), 255 * (GREY > 127).astype(np.uint8)[:, :, None], {}),
         ("grey", grey, GREY[:, :, None], {}),
         ("palette", indexed, palette[GREY // 64], {}),
@@ -45,15 +45,17 @@ def test_modes_of_png(tmp_path: Path) -> None:
         ("clear-rgb", color, RGB, {"transparency": (1, 2, 3)}),
     ):
         path = tmp_path / f"{name}.png"
-        picture.save(path, **options)
+        drawing.save(path, **options)
         with_alpha = bool(options) or name in ("grey-alpha", "rgba")
         image = check(path, want, alpha=with_alpha)
         if with_alpha:  # is a channel, if it is counted; Pillow is the reference
             count = image.shape[2] + 1
             reference = np.asarray(Image.open(path).convert("LA" if count == 2 else "RGBA"))
             np.testing.assert_array_equal(read_image(path, count), reference, err_msg=name)
-            unseen = load_image(path).unseen
-            np.testing.assert_array_equal(np.zeros(GREY.shape) if unseen is None else unseen, reference[:, :, -1] == 0)
+            invalid = load_image(path).invalid
+            np.testing.assert_array_equal(
+                np.zeros(GREY.shape) if invalid is None else invalid, reference[:, :, -1] == 0
+            )
 
 
 @pytest.mark.parametrize(("color_type", "count"), [(0, 1), (4, 2), (2, 3), (6, 4)])
@@ -73,9 +75,9 @@ def test_depths_of_png(
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"keep_rgb": True}, {"quality": 20}]
 )
 def test_jpeg_is_pillows(tmp_path: Path, options: dict[str, Any]) -> None:
-    for name, picture in (("rgb", Image.fromarray(SMOOTH)), ("grey", Image.fromarray(SMOOTH).convert("L"))):
+    for name, image in (("rgb", Image.fromarray(SMOOTH)), ("grey", Image.fromarray(SMOOTH).convert("L"))):
         path = tmp_path / f"{name}.jpg"
-        picture.save(path, **options)
+        image.save(path, **options)
         want = np.asarray(Image.open(path))
         check(path, want if want.ndim == 3 else want[:, :, None])
         assert read_raster(path).lossy
@@ -98,10 +100,10 @@ def test_jpeg_into_a_place(tmp_path: Path, mode: str) -> None:
 
 def test_jpeg_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plainest; Pillow is asked about all that might need turning, or is cut short before its pixels."""
-    picture, turned = Image.fromarray(SMOOTH), Image.Exif()
+    image, turned = Image.fromarray(SMOOTH), Image.Exif()
     turned[0x0112] = 6
-    picture.save(tmp_path / "plain.jpg", comment=b"of a comment")
-    picture.save(tmp_path / "turned.jpg", exif=turned)
+    image.save(tmp_path / "plain.jpg", comment=b"of a comment")
+    image.save(tmp_path / "turned.jpg", exif=turned)
     content = (tmp_path / "plain.jpg").read_bytes()
     (tmp_path / "short.jpg").write_bytes(content[:300])
     opened: list[str] = []
@@ -230,8 +232,8 @@ def test_damaged_files(tmp_path: Path, suffix: str, damage: str, read: Any) -> N
     elif suffix == "deep.png":
         path.write_bytes(encode_png(np.dstack([deep] * 3), 2))
     else:
-        picture = Image.fromarray(RGB)
-        (picture.convert("P") if suffix == "palette.png" else picture).save(path)
+        image = Image.fromarray(RGB)
+        (image.convert("P") if suffix == "palette.png" else image).save(path)
     whole = path.read_bytes()
     parts = {"empty": b"", "text": b"<html>\nno\n" * 99, "head": whole[:16], "half": whole[: len(whole) // 2]}
     path.write_bytes(parts[damage])
@@ -284,7 +286,7 @@ WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF")}
 @pytest.mark.understood(at_least=0.35)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_flipped_bits_are_one_line_or_a_picture(
+def test_flipped_bits_are_one_line_or_a_image(
     tally: Tally, tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
     """Of a picture that is read all the same, the header agrees."""

@@ -82,9 +82,9 @@ def test_settle_follows_the_setting() -> None:
     cpu = torch.device("cpu")
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     try:
-        subject.settle(cpu, True)
+        subject.set_up(cpu, True)
         assert torch.are_deterministic_algorithms_enabled()
-        subject.settle(cpu, False)
+        subject.set_up(cpu, False)
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(before[0])

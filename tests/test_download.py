@@ -40,7 +40,7 @@ def test_a_whole_download(site: Site, tmp_path: Path) -> None:
     site.files["/pets"] = DATA
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
-    assert site.asked == [("/pets", None)]
+    assert site.requested == [("/pets", None)]
 
 
 @pytest.mark.parametrize("md5", [MD5, None])
@@ -48,17 +48,17 @@ def test_it_goes_on_where_it_broke_off(md5: str | None, site: Site, tmp_path: Pa
     site.files["/pets"], site.cuts = DATA, [100_000, 50_000]
     download(remote(site, md5), tmp_path / "pets.tar.gz", Listener())
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
-    assert site.asked == [("/pets", None), ("/pets", "bytes=100000-"), ("/pets", "bytes=150000-")]
+    assert site.requested == [("/pets", None), ("/pets", "bytes=100000-"), ("/pets", "bytes=150000-")]
 
 
 def test_a_later_process_goes_on(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts = DATA, [100_000, 0, 0, 0]
     fails(remote(site), tmp_path / "pets.tar.gz", "broke off after 100000 of 300002 bytes", "goes on where it stopped")
     assert (tmp_path / "pets.tar.gz.part").read_bytes() == DATA[:100_000]
-    site.asked.clear()
+    site.requested.clear()
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
-    assert site.asked == [("/pets", "bytes=100000-")]
+    assert site.requested == [("/pets", "bytes=100000-")]
 
 
 def test_ctrl_c_keeps_the_part(site: Site, tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_killed_between_the_last_byte_and_the_name(site: Site, tmp_path: Path) -
     site.files["/pets"], site.cuts = DATA, [100_000, 0, 0, 0]
     fails(remote(site), tmp_path / "pets.tar.gz")
     (tmp_path / "pets.tar.gz.part").write_bytes(DATA)
-    site.asked.clear()
+    site.requested.clear()
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
-    assert site.asked == []
+    assert site.requested == []
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
 
 
@@ -96,7 +96,7 @@ def test_a_server_without_ranges(md5: str | None, site: Site, tmp_path: Path) ->
 def test_a_server_that_always_breaks_off_at_one_place(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts, site.ranges = DATA, [100_000] * 50, False
     fails(remote(site), tmp_path / "pets.tar.gz", "broke off after 100000 of 300002 bytes")
-    assert len(site.asked) == 1 + QUICK.tries
+    assert len(site.requested) == 1 + QUICK.tries
 
 
 @pytest.mark.parametrize("ranged", [True, False])
@@ -123,7 +123,7 @@ def test_the_file_changed_in_between(ranged: bool, site: Site, tmp_path: Path) -
 def test_without_a_tag_or_a_digest_nothing_is_pieced_together(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts, site.etag = DATA, [100_000], None
     download(remote(site, None), tmp_path / "pets.tar.gz", Listener())
-    assert [asked for _path, asked in site.asked] == [None, None]
+    assert [requested for _path, requested in site.requested] == [None, None]
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
 
 
@@ -139,7 +139,7 @@ def test_a_wrong_file_of_the_right_size(site: Site, tmp_path: Path) -> None:
     site.files["/pets"] = b"\x1f\x8b" + bytes(300_000)
     found = hashlib.md5(site.files["/pets"]).hexdigest()
     fails(remote(site), tmp_path / "pets.tar.gz", found, MD5)
-    assert len(site.asked) == 1
+    assert len(site.requested) == 1
     assert contents(tmp_path) == {}
 
 
@@ -185,7 +185,7 @@ def test_a_server_that_stalls(trickle: bool, site: Site, tmp_path: Path) -> None
     site.behave["/pets"] = stall
     with no_hang():
         fails(remote(site), tmp_path / "pets.tar.gz", "nothing came for 0.3 s")
-    assert len(site.asked) >= QUICK.tries
+    assert len(site.requested) >= QUICK.tries
 
 
 def test_redirects(site: Site, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_redirects(site: Site, tmp_path: Path) -> None:
     site.cuts = [100_000]
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
     assert contents(tmp_path) == {"pets.tar.gz": DATA}
-    assert site.asked[-1] == ("/new", "bytes=100000-")
+    assert site.requested[-1] == ("/new", "bytes=100000-")
     site.behave["/loop"] = answer(302, Location=f"{site.url}/loop")
     fails(remote(site, MD5, len(DATA), "/loop"), tmp_path / "other.gz", "HTTP 302")
     site.behave["/file"] = answer(302, Location="file:///etc/passwd")
@@ -237,10 +237,10 @@ def test_a_passing_fault_is_waited_for(site: Site, tmp_path: Path) -> None:
 
     site.files["/pets"], site.behave["/pets"] = DATA, busy
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
-    assert len(site.asked) == 2
+    assert len(site.requested) == 2
 
 
-def test_the_second_address_is_asked(site: Site, tmp_path: Path) -> None:
+def test_the_second_address_is_requested(site: Site, tmp_path: Path) -> None:
     site.files["/old"] = DATA
     download(remote(site, MD5, len(DATA), "/gone", "/old"), tmp_path / "pets.tar.gz", Listener())
     assert contents(tmp_path) == {"pets.tar.gz": DATA}

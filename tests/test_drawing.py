@@ -23,7 +23,7 @@ from ubend.core.errors import OutputError
 from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
 from ubend.drawing.overlay import ERROR_COLORS, IGNORED_COLOR, _outline, color_mask, draw_errors, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.labels.class_table import IGNORED, default_colors
 
 COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233))
@@ -93,7 +93,7 @@ def test_overlay_touches_nothing_but_classes(
     assert ((out >= low) & (out <= high)).all()
 
 
-def test_overlay_outline_grows_with_the_picture() -> None:
+def test_overlay_outline_grows_with_the_image() -> None:
     mask = np.zeros((1024, 1024), dtype=np.uint8)
     mask[:, 512:] = 1
     out = overlay_mask(np.zeros((1024, 1024, 1), np.uint8), mask, COLORS)
@@ -139,7 +139,7 @@ def test_to_rgb_stretches_the_rest(dtype: Any) -> None:
     assert np.abs(out - want).max() <= 1.5
 
 
-def test_to_rgb_of_odd_pictures() -> None:
+def test_to_rgb_of_odd_images() -> None:
     spots = np.zeros((100, 100, 1), np.float32)
     spots[3, 3] = 7.0
     assert to_rgb(spots).max() == 255  # both percentiles are 0
@@ -158,7 +158,7 @@ def count_pixels(page: Image.Image, color: tuple[int, int, int]) -> int:
     return int((np.asarray(page) == color).all(axis=-1).sum())
 
 
-def test_grid_shows_every_picture_whole_and_in_its_aspect() -> None:
+def test_grid_shows_every_image_whole_and_in_its_aspect() -> None:
     red, green, blue = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     rows = [[solid(10, 20, red), solid(300, 200, green)], [solid(64, 64, blue)]]
     page = draw_grid(rows, ["picture", "truth"], ["first", "second"], cell_px=96)
@@ -201,7 +201,7 @@ def test_headings_are_broken_between_words(words: list[str], width_px: int) -> N
         assert font.getlength(f"{line} {after.split()[0]}") > width_px
 
 
-def test_a_broken_heading_stands_above_its_picture() -> None:
+def test_a_broken_heading_stands_above_its_image() -> None:
     rows = [[solid(50, 50, (9, 9, 9))] * 2]
     one, two = (draw_grid(rows, ("a", text), cell_px=96) for text in ("short", "convolution, then max unpooling .87"))
     line = two.height - one.height
@@ -262,7 +262,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_show_picture_says_where_the_file_is(
+def test_show_image_says_where_the_file_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ImageShow, "show", lambda image: pytest.fail("there is no display"))
@@ -270,8 +270,8 @@ def test_show_picture_says_where_the_file_is(
     page = Image.new("RGB", (8, 8))
     save_png(page, tmp_path / "mine.png")
     with caplog.at_level(logging.WARNING):
-        show_picture(tmp_path / "mine.png")
-        show_picture(page)
+        show_image(tmp_path / "mine.png")
+        show_image(page)
     first, second = (record.getMessage() for record in caplog.records)
     assert str(tmp_path / "mine.png") in first
     (kept,) = tmp_path.glob("ubend-*.png")
@@ -279,23 +279,23 @@ def test_show_picture_says_where_the_file_is(
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_show_picture_opens_a_window(
+def test_show_image_opens_a_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shown: list[tuple[int, int]] = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(ImageShow, "show", lambda image: shown.append(image.size) or True)
     save_png(Image.new("RGB", (8, 9)), tmp_path / "mine.png")
-    show_picture(tmp_path / "mine.png")
+    show_image(tmp_path / "mine.png")
     assert shown == [(8, 9)]
     monkeypatch.setattr(ImageShow, "show", lambda image: False)  # a display, but no viewer is installed
-    show_picture(tmp_path / "mine.png")
+    show_image(tmp_path / "mine.png")
     assert len(caplog.records) == 1
 
 
 @pytest.mark.usefixtures("nowhere")
 @pytest.mark.parametrize("kernel", [object(), None])
-def test_show_picture_in_a_notebook(
+def test_show_image_in_a_notebook(
     kernel: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shown: list[Image.Image] = []
@@ -307,7 +307,7 @@ def test_show_picture_in_a_notebook(
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     page = Image.new("RGB", (8, 9))
-    show_picture(page)
+    show_image(page)
     assert shown == ([page] if kernel else [])  # IPython in a terminal has no kernel
     assert bool(caplog.records) == (kernel is None)
 
@@ -330,9 +330,9 @@ def row(epoch: int, **more: Any) -> dict[str, Any]:
 )
 def test_curves(history: list[dict[str, Any]], plots: int, tmp_path: Path) -> None:
     draw_curves(history, ["background", "polyp"], tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.size == (504 * plots, 384)
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (504 * plots, 384)
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 

@@ -23,7 +23,7 @@ from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.tasks.info import describe_model
 from ubend.training.checkpoint import Saver
-from ubend.training.transfer import load_start, shape_settings
+from ubend.training.transfer import load_initial_model, shape_settings
 
 timm = pytest.importorskip("timm")
 
@@ -245,7 +245,7 @@ def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     make_discs(tmp_path / "data", 16)
     chosen: dict[str, Any] = {**SMALL, "epochs": 3, "settings": {"train.precision": "float32"}}
     assert ubend.fit(tmp_path / "data", tmp_path / "whole", **chosen).scores is not None
-    assert ubend.fit(tmp_path / "data", tmp_path / "run", teller=Listener(press_once(2)), **chosen).scores is None
+    assert ubend.fit(tmp_path / "data", tmp_path / "run", reporter=Listener(press_once(2)), **chosen).scores is None
     assert ubend.resume(tmp_path / "run").scores is not None
     whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "run"))
     assert whole.keys() == resumed.keys()
@@ -259,7 +259,7 @@ def test_contradictions(tmp_path: Path) -> None:
     ):
         with raises(SettingError, key=key):
             make_settings(changes=changes)
-    start = load_start(save(make(), tmp_path / "m.safetensors"))
+    start = load_initial_model(save(make(), tmp_path / "m.safetensors"))
     assert shape_settings(start, {})["model.encoder"] == "test_resnet"
     with raises(SettingError, path="m.safetensors", key="model.encoder", named=["resnet18", "test_resnet"]):
         shape_settings(start, {"model.encoder": "resnet18"})

@@ -65,7 +65,7 @@ def make_unet(seed: int, channels: int = 3, names: tuple[str, ...] = ("backgroun
     return Bundle(model.eval(), make_label_map(list(range(len(names))), names), Sizing(size, True, channels))
 
 
-def picture(*shape: int, seed: int = 0) -> np.ndarray:
+def make_image(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -92,7 +92,7 @@ def test_the_views_are_the_symmetries_of_the_square() -> None:
 def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> None:
     """All views say the same of it, resized there and back or not."""
     predictor = make_predictor(Symmetric())
-    image = picture(*size, seed=seed).astype(np.float32)
+    image = make_image(*size, seed=seed).astype(np.float32)
     expected = predictor(image)
     for some in (MIRRORED, SQUARE):
         answer = Ensemble([Member(predictor, some)])(image)
@@ -105,14 +105,14 @@ def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> 
 
 def test_one_row() -> None:
     """Its mirror image has the strides of a whole array, but for their sign."""
-    predictor, image = make_predictor(Symmetric()), picture(1, 7)
+    predictor, image = make_predictor(Symmetric()), make_image(1, 7)
     np.testing.assert_allclose(Ensemble([Member(predictor, MIRRORED)])(image).prob, predictor(image).prob, atol=1e-5)
 
 
 def test_means_by_hand() -> None:
     """Every model counts the same, whatever the number of its views."""
     one, other = make_predictor(Gradual()), make_predictor(Symmetric(), size=12)
-    image = picture(20, 30)
+    image = make_image(20, 30)
     turned = [view.back(one(np.ascontiguousarray(view.see(image))).prob) for view in SQUARE]
     assert np.abs(turned[0] - turned[1]).max() > 0.1
     mirrored = np.mean(turned[:2], axis=0)
@@ -129,7 +129,7 @@ def test_files_and_order(tmp_path: Path) -> None:
     sizes = [(20, 30), (64, 32), (20, 30), (5, 7), (32, 32)]
     paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
-        Image.fromarray(picture(*size, 3, seed=size[1])).save(path)
+        Image.fromarray(make_image(*size, 3, seed=size[1])).save(path)
     colour, grey = Predictor(make_unet(0), "cpu"), Predictor(make_unet(1, channels=1, size=24), "cpu")
     ensemble = Ensemble([Member(colour, SQUARE), Member(grey)])
     answers = list(ensemble.predict(iter(paths)))
@@ -160,7 +160,7 @@ def test_load(tmp_path: Path) -> None:
     """One without more is a Predictor; `ubend.load` is this function."""
     for number in range(2):
         save_bundle(tmp_path / str(number) / "model.safetensors", make_unet(number))
-    image = picture(32, 32, 3)
+    image = make_image(32, 32, 3)
     one, other = (ubend.load(tmp_path / str(number), "cpu") for number in range(2))
     assert isinstance(one, Predictor)
     assert isinstance(ubend.load([str(tmp_path / "0")], "cpu"), Predictor)

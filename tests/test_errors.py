@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 HAND_ON = {
     "_build",
     "_run_locked",
-    "count_values",
+    "scan_masks_uncached",
     "draw_pairs",
     "evaluate_pairs",
     "find_truth",

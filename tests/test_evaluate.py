@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 from support.discs import make_discs
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
@@ -132,10 +132,10 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     make_discs(folder / "discs", 24)
-    teller = Teller(Console(file=io.StringIO()))
+    reporter = Reporter(Console(file=io.StringIO()))
     settings = {"model.depth": 2, "train.learning_rate": 1e-2, "train.precision": "float32"}
     fit(folder / "discs", folder / "run", settings=settings, size=24, width=4, epochs=6, batch=4, device="cpu",
-        teller=teller)  # fmt: skip
+        reporter=reporter)  # fmt: skip
     return folder
 
 
@@ -270,7 +270,7 @@ def test_files_that_were_changed_are_named(good: Path, tmp_path: Path) -> None:
 
     def score() -> list[str]:
         heard.truncate(heard.seek(0))
-        found.append(evaluate(run, device="cpu", teller=Teller(Console(file=heard, width=500))))
+        found.append(evaluate(run, device="cpu", reporter=Reporter(Console(file=heard, width=500))))
         return [line for line in heard.getvalue().splitlines() if "changed since the training" in line]
 
     found: list[dict[str, Any]] = []

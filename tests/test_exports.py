@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ubend.io.pixel_size import MapPlace
+from ubend.io.pixel_size import GeoTransform
 from ubend.objects.export import (
     describe_image,
     describe_instances,
@@ -124,9 +124,9 @@ def test_coco_of_anything(mask: NDArray[np.uint8], tmp_path_factory: pytest.Temp
 
 def test_panoptic(found: Objects, tmp_path: Path) -> None:
     write_panoptic(tmp_path / "p.png", found.ids)
-    with Image.open(tmp_path / "p.png") as picture:
-        assert picture.mode == "RGB"
-        red, green, blue = np.moveaxis(np.asarray(picture).astype(np.int64), 2, 0)
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == "RGB"
+        red, green, blue = np.moveaxis(np.asarray(image).astype(np.int64), 2, 0)
     np.testing.assert_array_equal(red + 256 * green + 65536 * blue, found.ids)
     segments = describe_panoptic(found, KINDS)
     assert [segment["id"] for segment in segments] == list(range(1, len(found.classes) + 1))
@@ -160,11 +160,11 @@ def test_geojson_in_pixels(found: Objects, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "corner"),
     [
-        (MapPlace((10.0, 0.0, 500000.0, 0.0, -10.0, 4600000.0), 32633), (500010.0, 4599990.0)),
-        (MapPlace((3.0, 4.0, 100.0, 4.0, -3.0, 200.0), None), (107.0, 201.0)),  # turned
+        (GeoTransform((10.0, 0.0, 500000.0, 0.0, -10.0, 4600000.0), 32633), (500010.0, 4599990.0)),
+        (GeoTransform((3.0, 4.0, 100.0, 4.0, -3.0, 200.0), None), (107.0, 201.0)),  # turned
     ],
 )
-def test_geojson_on_the_map(place: MapPlace, corner: tuple[float, float], tmp_path: Path) -> None:
+def test_geojson_on_the_map(place: GeoTransform, corner: tuple[float, float], tmp_path: Path) -> None:
     """Column 1, row 1 is where the file says; the ring keeps its hole and goes against the clock; north is up."""
     found = separate(HAND_MADE["ring"], KINDS, "parts")
     write_geojson(tmp_path / "x.geojson", trace(found.ids), [{}], place)

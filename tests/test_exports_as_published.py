@@ -17,7 +17,7 @@ from support.annotated import coco_in_annotations, yolo_plain
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.labels.cellpose import read_cellpose
-from ubend.labels.mask_files import read_codes
+from ubend.labels.mask_files import read_label_values
 from ubend.layouts.folder import read_folder
 from ubend.layouts.pairs import Folder
 
@@ -37,10 +37,10 @@ def draw(root: Path, name: str, pixels: np.ndarray | None = None) -> None:
 
 
 def masks(folder: Folder) -> list[np.ndarray]:
-    return [read_codes(pair.mask, SIZE_HW).values for pair in folder.pairs]
+    return [read_label_values(pair.mask, SIZE_HW).values for pair in folder.pairs]
 
 
-def test_second_masks_of_some_pictures(tmp_path: Path) -> None:
+def test_second_masks_of_some_images(tmp_path: Path) -> None:
     """BUSI: `benign (4)_mask.png` and `benign (4)_mask_1.png` are two objects of one picture."""
     for number in range(1, 6):
         draw(tmp_path, f"benign ({number}).png")
@@ -249,7 +249,7 @@ def test_annotations_as_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["_superpixels.png", "-depth.jpg"])
-def test_second_files_of_pictures(tmp_path: Path, word: str) -> None:
+def test_second_files_of_images(tmp_path: Path, word: str) -> None:
     """ISIC 2017 has superpixels beside each picture."""
     for number in range(1, 5):
         draw(tmp_path, f"Training_Data/ISIC_{number:04}.jpg")

@@ -13,12 +13,12 @@ from PIL import Image
 from support.commands import succeed
 from support.models import make_bundle, save_model
 from ubend.core.files import default_cache
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.extreme_values import find_normal_range
 from ubend.inference.extremes import ExtremeValues
 from ubend.tasks import predict
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 
 def values_of(seed: int) -> NDArray[np.float32]:
@@ -36,8 +36,8 @@ def open_with(folder: Path, value: float, side: int) -> Dataset:
             image[:side, :side] = value
         tifffile.imwrite(folder / "images" / f"{number}.tif", image)
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
-    settings = gather(folder, settings={"data.size": 32}).settings
-    return open_dataset(settings, "cpu", default_cache(), Teller())
+    settings = read_user_settings(folder, settings={"data.size": 32}).settings
+    return open_dataset(settings, "cpu", default_cache(), Reporter())
 
 
 @pytest.mark.parametrize(("value", "side"), [(-9999, 4), (float(np.finfo("f4").min), 4), (1e6, 1), (-9999, 30)])
@@ -114,7 +114,7 @@ def write_images(folder: Path, extremes: dict[str, tuple[float, int]]) -> Path:
     return folder
 
 
-LEAST = -1e30
+MIN = -1e30
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_predictions_say_it(words: list[str], model: Path, tmp_path: Path, monke
     """Of nodata in a corner or nearly everywhere, and of a hot pixel; also where an image is read by rows."""
     if "--tiles" in words:
         monkeypatch.setattr(predict, "_LARGE_PIXELS", 100)
-    bad = write_images(tmp_path / "bad", {"good": (200, 4), "corner": (LEAST, 4), "most": (LEAST, 30), "hot": (1e7, 1)})
+    bad = write_images(tmp_path / "bad", {"good": (200, 4), "corner": (MIN, 4), "most": (MIN, 30), "hot": (1e7, 1)})
     clean = write_images(tmp_path / "clean", {"good": (200, 4), "bright": (3000, 4), "dark": (-3000, 30)})
     for folder, named in ((bad, "corner.tif, hot.tif, most.tif"), (clean, None)):
         inputs = [folder] if words[0] == "evaluate" else [folder / "images", "--out", tmp_path / f"out-{folder.name}"]
         result = succeed(words[0], model, *inputs, *words[1:])
         said = " ".join((result.stdout + result.stderr).split())
         assert ("gdal_edit.py" in said) == (named is not None)
-        assert named is None or (named in said and "3 images" in said and f"{np.float32(LEAST):.9g}" in said)
+        assert named is None or (named in said and "3 images" in said and f"{np.float32(MIN):.9g}" in said)
 
 
 @given(st.floats(0, 1e4), st.floats(0, 1e4), st.integers(0, 99))

@@ -1,6 +1,6 @@
 """The fast ways to take a step compute what the plain one does: compiled, by kernels, captured.
 
-(Micro-batches: test_loop.py. Several processes: test_ranks.py. Each kernel: test_kernels.py.)
+(Micro-batches: test_loop.py. Several processes: test_distributed.py. Each kernel: test_kernels.py.)
 """
 
 import warnings

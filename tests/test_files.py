@@ -10,7 +10,7 @@ import pytest
 
 from support.refusal import raises
 from ubend.core.errors import OutputError
-from ubend.core.files import Need, refuse_full, resolve_many, write_file, write_json, write_text
+from ubend.core.files import DiskRequirement, check_disk_space, resolve_many, write_file, write_json, write_text
 
 
 def test_written_and_replaced(tmp_path: Path) -> None:
@@ -69,25 +69,28 @@ def test_place_under_a_file(tmp_path: Path) -> None:
 
 def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wanted on one disk counts together, also in folders that are not there yet."""
-    cache, run = Need(tmp_path / "a" / "cache", 60 * 2**20, "move it"), Need(tmp_path / "run", 50 * 2**20, "shrink it")
-    asked = []
+    cache, run = (
+        DiskRequirement(tmp_path / "a" / "cache", 60 * 2**20, "move it"),
+        DiskRequirement(tmp_path / "run", 50 * 2**20, "shrink it"),
+    )
+    requested = []
 
     def usage(path: Path) -> shutil._ntuple_diskusage:
-        asked.append(path)
+        requested.append(path)
         return shutil._ntuple_diskusage(10**12, 10**12 - free, free)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     free = 110 * 2**20
-    refuse_full([cache, run])
-    refuse_full([])
+    check_disk_space([cache, run])
+    check_disk_space([])
     free -= 1
-    refuse_full([cache])
+    check_disk_space([cache])
     with pytest.raises(OutputError) as caught:
-        refuse_full([cache, run])
+        check_disk_space([cache, run])
     for part in (str(cache.folder), str(run.folder), "110.0 MiB will be written", "move it, shrink it"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert set(asked) == {tmp_path}
+    assert set(requested) == {tmp_path}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from support.refusal import raises
 from ubend.core.errors import OutputError, PairError, SettingError
 from ubend.tasks import fit as fit_task
 from ubend.tasks.evaluate import warn_one_class
-from ubend.tasks.gather import parse_skips
+from ubend.tasks.user_settings import parse_skips
 from ubend.training import build, transfer
 from ubend.training.run_folder import RunFolder
 
@@ -104,12 +104,12 @@ def test_a_beginning_that_was_killed_is_no_run(tmp_path: Path) -> None:
     run.path.mkdir()
     run.settings.write_text("settings of the user's own")
     with pytest.raises(OutputError):
-        run.refuse_taken()
-    run.begun.touch()
-    run.refuse_taken()
+        run.refuse_existing_results()
+    run.started.touch()
+    run.refuse_existing_results()
     (run.path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError):
-        run.refuse_taken()
+        run.refuse_existing_results()
 
 
 def test_without_a_compiler_it_goes_on(

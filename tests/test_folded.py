@@ -33,7 +33,7 @@ def make_net(**shape: Any) -> UNet:
     return net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def pictures(net: UNet, size: tuple[int, int, int]) -> Tensor:
+def images(net: UNet, size: tuple[int, int, int]) -> Tensor:
     n, height, width = size
     values = torch.randint(0, 256, (n, height, width, net.channels), dtype=torch.uint8)
     return values.permute(0, 3, 1, 2).to(net.mean.device)
@@ -48,7 +48,7 @@ def test_float32(name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     shape, size = NETS[name]
     net = make_net(**shape)
-    image = pictures(net, size)
+    image = images(net, size)
     with torch.inference_mode():
         wanted = net.double()(image.double())
         found = FoldedUNet(net.float(), torch.float32)(image)
@@ -61,7 +61,7 @@ def test_float32(name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> N
 def test_bfloat16() -> None:
     """About as near to float32 as autocast comes."""
     net = make_net(classes=3, width=16, depth=3)
-    image = pictures(net, (2, 64, 48))
+    image = images(net, (2, 64, 48))
     with torch.inference_mode():
         wanted = net(image.float())
         with torch.autocast(image.device.type, torch.bfloat16):

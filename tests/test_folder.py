@@ -12,7 +12,7 @@ from PIL import Image
 
 from ubend.core.errors import DataError, Problem
 from ubend.labels.mask_files import FileMask
-from ubend.layouts.folder import Asked, read_folder
+from ubend.layouts.folder import ReadOptions, read_folder
 from ubend.layouts.problems import natural_key
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -45,7 +45,7 @@ def draw_pets(root: Path) -> Path:
 
 def problems(root: Path, split: Path | None = None) -> list[Problem]:
     with pytest.raises(DataError) as caught:
-        read_folder(root, Asked(split))
+        read_folder(root, ReadOptions(split))
     assert "{" not in str(caught.value)
     assert caught.value.path == root
     return caught.value.problems
@@ -65,7 +65,7 @@ def test_flat_in_natural_order(tmp_path: Path) -> None:
     assert [pair.name for pair in found.pairs] == ["a2", "a10", "b1"]
     assert found.pairs[0].image == tmp_path / "images/a2.jpg"
     assert found.pairs[0].mask == FileMask(tmp_path / "masks/a2.png")
-    assert {(pair.part, pair.group) for pair in found.pairs} == {(None, None)}
+    assert {(pair.split, pair.group) for pair in found.pairs} == {(None, None)}
     assert (found.root, found.classes, found.values) == (tmp_path, None, None)
 
 
@@ -75,7 +75,7 @@ def test_mask_endings(tmp_path: Path, ending: str) -> None:
     assert [pair.name for pair in read_folder(tmp_path).pairs] == ["x"]
 
 
-def test_picture_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
+def test_image_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
     draw_flat(tmp_path, "x", "x_mask")
     assert [pair.mask.path.stem for pair in read_folder(tmp_path).pairs] == ["x", "x_mask"]
 
@@ -83,7 +83,7 @@ def test_picture_whose_own_name_ends_like_a_mask(tmp_path: Path) -> None:
 def test_accents_composed_and_taken_apart_are_one_name(tmp_path: Path) -> None:
     name = "ảnh"
     draw(tmp_path / "images" / (unicodedata.normalize("NFD", name) + ".png"), tmp_path / f"masks/{name}.png")
-    assert read_folder(tmp_path, Asked(write_split(tmp_path, f"{name}.png,train"))).pairs[0].name == name
+    assert read_folder(tmp_path, ReadOptions(write_split(tmp_path, f"{name}.png,train"))).pairs[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_parts(tmp_path: Path, words: tuple[str, str, str]) -> None:
     for word in words:
         draw_flat(tmp_path / word, "1")
     found = read_folder(tmp_path)
-    assert {pair.name: pair.part for pair in found.pairs} == {
+    assert {pair.name: pair.split for pair in found.pairs} == {
         "test/1": "test",
         "train/1": "train",
         "val/1": "val",
@@ -129,7 +129,7 @@ def test_a_wrapper_is_no_part_of_the_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", [".", "oxford-iiit-pet"])
 def test_pets(tmp_path: Path, below: str) -> None:
     found = read_folder(draw_pets(tmp_path / below).parent if below != "." else draw_pets(tmp_path))
-    assert [(p.name, p.part) for p in found.pairs] == [("pug_1", "train"), ("pug_2", "test"), ("pug_10", "train")]
+    assert [(p.name, p.split) for p in found.pairs] == [("pug_1", "train"), ("pug_2", "test"), ("pug_10", "train")]
     assert (found.classes, found.values) == (("pet", "background", "contour"), (1, 2, 3))
     assert "Oxford-IIIT Pet" in found.layout
 
@@ -153,7 +153,7 @@ def test_nothing_found_shows_what_is_accepted(tmp_path: Path) -> None:
     assert "\n" not in line
 
 
-def test_pictures_alone_are_for_predict(tmp_path: Path) -> None:
+def test_images_alone_are_for_predict(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg")
     (line,) = problems(tmp_path)
     assert line.key == "no masks"
@@ -259,7 +259,7 @@ def test_split_spellings_groups_and_words(tmp_path: Path) -> None:
         "4,train,p1",
         header="\ufeffFile,Split,Group",
     )
-    found = [(pair.part, pair.group) for pair in read_folder(tmp_path, Asked(split)).pairs]
+    found = [(pair.split, pair.group) for pair in read_folder(tmp_path, ReadOptions(split)).pairs]
     assert found == [("train", "p1"), ("val", None), ("test", "p2"), ("train", "p1")]
 
 
@@ -267,7 +267,7 @@ def test_split_with_semicolons_replaces_the_parts_of_the_layout(tmp_path: Path) 
     for part in ("train", "val"):
         draw_flat(tmp_path / part, "1")
     split = write_split(tmp_path, "train/1;test", "val/images/1.jpg;train", header="file;split")
-    assert [pair.part for pair in read_folder(tmp_path, Asked(split)).pairs] == ["test", "train"]
+    assert [pair.split for pair in read_folder(tmp_path, ReadOptions(split)).pairs] == ["test", "train"]
 
 
 def test_split_faults(tmp_path: Path) -> None:
@@ -331,12 +331,12 @@ def test_natural_order() -> None:
 
 @pytest.mark.skipif(not (DATA / "kvasir-seg").is_dir(), reason="no kvasir-seg under UBEND_DATA")
 def test_real_kvasir() -> None:
-    found = read_folder(DATA / "kvasir-seg", Asked(DATA / "kvasir-seg/splits.csv"))
-    assert Counter(pair.part for pair in found.pairs) == {"train": 800, "val": 100, "test": 100}
+    found = read_folder(DATA / "kvasir-seg", ReadOptions(DATA / "kvasir-seg/splits.csv"))
+    assert Counter(pair.split for pair in found.pairs) == {"train": 800, "val": 100, "test": 100}
     assert all(pair.image.stem == pair.mask.path.stem == pair.name for pair in found.pairs)
 
 
 @pytest.mark.skipif(not (DATA / "oxford-iiit-pet").is_dir(), reason="no oxford-iiit-pet under UBEND_DATA")
 def test_real_pets() -> None:
     found = read_folder(DATA / "oxford-iiit-pet")
-    assert Counter(pair.part for pair in found.pairs) == {"train": 1590, "test": 1344}
+    assert Counter(pair.split for pair in found.pairs) == {"train": 1590, "test": 1344}

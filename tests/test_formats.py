@@ -11,10 +11,10 @@ from PIL import ImageColor
 from scipy.ndimage import binary_erosion
 
 from support.folder_annotations import ANNOTATIONS
+from support.folder_images import FILES
 from support.folder_layouts import LAYOUTS
 from support.folder_masks import MASKS
-from support.folder_pictures import FILES
-from support.folders import COLORS, COUNT, IGNORED, PARTS, PICTURES, Case, Maker, Understood, read_class_maps
+from support.folders import COLORS, COUNT, IGNORED, IMAGES, PARTS, Case, Maker, Understood, read_class_maps
 from ubend.cli.app import main
 from ubend.core.errors import UbendError
 
@@ -72,12 +72,12 @@ def read_written(case: Case, make: Maker, out: Path, cache: Path) -> Understood:
 
 def compare(case: Case, make: Maker, found: Understood) -> None:
     """Pictures, their order, parts, classes and class maps are those of the truth."""
-    assert list(found.maps) == list(found.pictures)
+    assert list(found.maps) == list(found.images)
     assert sorted(make.numbers[path] for path in found.maps) == list(range(COUNT))
     for part in dict.fromkeys(PARTS):
         numbers = [make.numbers[path] for path, (mine, _index) in found.maps.items() if mine == part]
         assert numbers == sorted(numbers), "the pairs are not in the order of their names"
-        if case.parts:
+        if case.splits:
             assert numbers == [n for n in range(COUNT) if PARTS[n] == part]
     index_of = class_indices(case, make, found.classes)
     for path, (_part, index) in found.maps.items():
@@ -91,9 +91,9 @@ def compare(case: Case, make: Maker, found: Understood) -> None:
             wrong = np.mean(index[safe] != truth[safe])
             assert wrong <= case.wrong, f"{path.name}: {wrong:.2%} of the pixels inside regions are wrong"
             assert np.mean(index != truth) < 0.25
-        assert found.pictures[path].shape[:2] == truth.shape
-        assert is_picture(found.pictures[path][:: case.scale, :: case.scale], number)
-        assert (found.pictures[path].shape[2], found.pictures[path].dtype.name) == case.picture
+        assert found.images[path].shape[:2] == truth.shape
+        assert is_image(found.images[path][:: case.scale, :: case.scale], number)
+        assert (found.images[path].shape[2], found.images[path].dtype.name) == case.image
 
 
 def class_indices(case: Case, make: Maker, names: tuple[str, ...]) -> NDArray[np.uint8]:
@@ -123,11 +123,11 @@ def inside(truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.any([binary_erosion(region, iterations=2, border_value=1) for region in regions], axis=0)
 
 
-def is_picture(pixels: NDArray[np.generic], number: int) -> bool:
+def is_image(pixels: NDArray[np.generic], number: int) -> bool:
     """Does a picture show this number, rather than another of the truth?"""
     bands = min(3, pixels.shape[2])
     mine = pixels[:, :, :bands].astype(float).mean(axis=2).reshape(-1)
-    others = [(other if bands == 1 else other[:, :, :bands]).mean(axis=2).reshape(-1) for other in PICTURES]
+    others = [(other if bands == 1 else other[:, :, :bands]).mean(axis=2).reshape(-1) for other in IMAGES]
     likeness = [np.corrcoef(mine, other)[0, 1] for other in others]
     return int(np.argmax(likeness)) == number and max(likeness) > 0.95
 
@@ -150,7 +150,7 @@ def test_every_case_is_told_and_every_row_is_tested() -> None:
 def test_the_truth_can_fail() -> None:
     """A comparison that is right for every picture is no test: each differs from each other one."""
     for number in range(COUNT):
-        assert is_picture(PICTURES[number], number)
-        assert not is_picture(PICTURES[number], (number + 1) % COUNT)
-        assert not is_picture(PICTURES[number][:, ::-1], number)
+        assert is_image(IMAGES[number], number)
+        assert not is_image(IMAGES[number], (number + 1) % COUNT)
+        assert not is_image(IMAGES[number][:, ::-1], number)
         assert 0.4 < np.mean(inside(Maker(Path(), False).maps[number])) < 0.9

@@ -66,7 +66,7 @@ def test_place_survives(
     model = save_tiler(tmp_path / "model.safetensors", bands, dtype)
     values = write_geo(tmp_path / "field.tif", bands, dtype, **options)
     predict(model, tmp_path / "field.tif", "--out", tmp_path / "out", "--tiles", 64, "--prob", "uint16")
-    unseen = (values == 0).all(axis=0)
+    invalid = (values == 0).all(axis=0)
     predictor = ubend.load(model, device="cpu", tiles=64)
     wanted = predictor(read_image(tmp_path / "field.tif", bands))
     with (
@@ -79,17 +79,17 @@ def test_place_survives(
             assert made.transform == source.transform
             assert made.bounds == source.bounds
         assert mask.nodata == 255
-        np.testing.assert_array_equal(mask.read(1), np.where(unseen, 255, wanted.mask))
-        np.testing.assert_array_equal(mask.read_masks(1) == 0, unseen)
+        np.testing.assert_array_equal(mask.read(1), np.where(invalid, 255, wanted.mask))
+        np.testing.assert_array_equal(mask.read_masks(1) == 0, invalid)
         assert prob.descriptions == wanted.labels.names
         said = json.loads(prob.tags()["TIFFTAG_IMAGEDESCRIPTION"])
         assert said == {"classes": list(wanted.labels.names), "value": "probability = value / 65535"}
         for band, scale in enumerate(prob.scales):
             found = prob.read(band + 1) * scale
-            np.testing.assert_allclose(found, np.where(unseen, 0, wanted.prob[band]), atol=2e-5)
+            np.testing.assert_allclose(found, np.where(invalid, 0, wanted.prob[band]), atol=2e-5)
     shares = (tmp_path / "out" / "shares.csv").read_text().splitlines()[1].split(",")[1:]
     assert [float(share) for share in shares] == pytest.approx(
-        [float((wanted.mask[~unseen] == index).mean()) for index in (0, 1)], abs=1e-6
+        [float((wanted.mask[~invalid] == index).mean()) for index in (0, 1)], abs=1e-6
     )
 
 

@@ -13,21 +13,21 @@ from PIL import Image
 from support.annotated import WRITERS
 from ubend.dataset.splits import split_pairs
 from ubend.labels.mask_files import FileMask
-from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.groups import find_groups
 from ubend.layouts.image_paths import list_images
-from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.pairs import Folder, Pair, SplitName
 
 SYSTEM = ("@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", ".Trash-1000", "System Volume Information",
           "@Recycle", "#snapshot", ".@__thumb", ".ipynb_checkpoints", "FOUND.000")  # fmt: skip
 
 
-def make(names: list[str], part: Part | None = None) -> list[Pair]:
+def make(names: list[str], part: SplitName | None = None) -> list[Pair]:
     root = Path("/set")
     return [Pair(name, root / f"{name}.png", FileMask(root / f"{name}_mask.png"), part, None) for name in names]
 
 
-def groups(names: list[str], part: Part | None = None) -> tuple[list[str | None], bool]:
+def groups(names: list[str], part: SplitName | None = None) -> tuple[list[str | None], bool]:
     """The groups, and whether anything is said."""
     pairs, line = find_groups(make(names, part), Path("/set"))
     return [pair.group for pair in pairs], line is not None
@@ -49,7 +49,7 @@ def test_no_patient_lies_in_two_splits(sizes: list[int], name: str, inside: bool
     assert (line is not None) == (max(sizes) > 1)
     names = [pair.name for pair in pairs]
     split = split_pairs(names, [None] * len(names), [p.group for p in pairs], np.arange(len(names)), seed, 0.2, 0.2)
-    lies = {(folder, part) for folder, part in zip(folders, split.parts, strict=True)}
+    lies = {(folder, part) for folder, part in zip(folders, split.splits, strict=True)}
     assert len(lies) == len(sizes)
 
 
@@ -70,7 +70,7 @@ def test_no_patient_of_file_names_lies_in_two_splits(sizes: list[int], name: str
     pairs, line = find_groups(make(names), Path("/set"))
     assert (line is not None) == (max(sizes) > 1)
     split = split_pairs(names, [None] * len(names), [p.group for p in pairs], np.arange(len(names)), seed, 0.2, 0.2)
-    lies = {(key[0], part) for key, part in zip(keys, split.parts, strict=True)}
+    lies = {(key[0], part) for key, part in zip(keys, split.splits, strict=True)}
     assert len(lies) == len(sizes)
 
 
@@ -113,9 +113,9 @@ def test_a_file_of_groups_alone(tmp_path: Path) -> None:
     assert {pair.group for pair in read_folder(tmp_path).pairs} == {f"p{n}" for n in range(5)}
     lines = [f"p{n}_{i},{'a' * (n == 0)}" for n in range(5) for i in range(2)]
     (tmp_path / "groups.csv").write_text("\n".join(["file,group", *lines]))
-    found = read_folder(tmp_path, Asked(tmp_path / "groups.csv"))
+    found = read_folder(tmp_path, ReadOptions(tmp_path / "groups.csv"))
     assert {pair.group for pair in found.pairs} == {"a", None}
-    assert {pair.part for pair in found.pairs} == {None}
+    assert {pair.split for pair in found.pairs} == {None}
 
 
 def test_the_folder_of_the_patient_not_of_the_visit_or_the_class() -> None:
@@ -140,18 +140,18 @@ def test_three_patients_are_a_split(name: str, count: int) -> None:
     assert line is not None
     for duplicates in (np.arange(len(names)), np.arange(len(names)) % 4):  # the first slice of each, ...
         split = split_pairs(names, [None] * len(names), [pair.group for pair in pairs], duplicates, 0, 0.2, 0.2)
-        assert len({(n // 4, part) for n, part in enumerate(split.parts)}) == count
-        assert {*split.parts} == {"train", "val", "test"}
+        assert len({(n // 4, part) for n, part in enumerate(split.splits)}) == count
+        assert {*split.splits} == {"train", "val", "test"}
 
 
 def test_patients_that_leave_nothing_to_cut_are_no_groups() -> None:
     """One patient is all there is to train on; validation images have to come out of it."""
     names = ["p0_0", "p0_1", "p0_2", "p1_0", "p1_1", "p2_0", "p2_1"]
-    given_parts: list[Part | None] = ["train"] * 3 + ["test"] * 4
+    given_parts: list[SplitName | None] = ["train"] * 3 + ["test"] * 4
     pairs = [pair for name, part in zip(names, given_parts, strict=True) for pair in make([name], part)]
     found, _line = find_groups(pairs, Path("/set"))
     split = split_pairs(names, given_parts, [pair.group for pair in found], np.arange(7), 0, 0.2, 0.2)
-    assert {*split.parts[:3]} == {"train", "val"}
+    assert {*split.splits[:3]} == {"train", "val"}
 
 
 def write(root: Path, *names: str) -> None:
@@ -165,7 +165,7 @@ def test_a_split_file_goes_before_folders(tmp_path: Path) -> None:
     assert {pair.group for pair in read_folder(tmp_path).pairs} == {f"p{n}" for n in range(5)}
     lines = [f"p{n}/{i},train,{'ab'[i]}" for n in range(5) for i in range(2)]
     (tmp_path / "split.csv").write_text("\n".join(["file,split,group", *lines]))
-    found = read_folder(tmp_path, Asked(tmp_path / "split.csv"))
+    found = read_folder(tmp_path, ReadOptions(tmp_path / "split.csv"))
     assert {pair.group for pair in found.pairs} == {"a", "b"}
 
 

@@ -68,7 +68,7 @@ def test_resize_is_pillows_bilinear(old: tuple[int, int], new: tuple[int, int], 
 
 @settings(max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 2**32 - 1))
-def test_resize_of_deep_pictures(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
+def test_resize_of_deep_images(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 65_536, (*old, 1))
     want = np.asarray(Image.fromarray(values[:, :, 0].astype(np.float32)).resize(new[::-1], Image.Resampling.BILINEAR))
     for dtype, off in ((np.uint16, 1), (np.float32, 0.5)):
@@ -95,7 +95,7 @@ def test_resize_to_one_column(dtype: type, channels: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 3), (9, 1, 3), (9, 9, 1)])
-def test_resize_of_a_turned_picture(shape: tuple[int, int, int]) -> None:
+def test_resize_of_a_turned_image(shape: tuple[int, int, int]) -> None:
     """One row is called contiguous by numpy also when its stride is negative, which torch does not take."""
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     for turned in (image[::-1], image[:, ::-1], image[::-1, ::-1]):

@@ -44,7 +44,7 @@ from support.training import MODERN, Listener, press_once
 from ubend.tasks.fit import fit
 listener = Listener(press_once(4, 15))
 try:
-    fit(sys.argv[1], sys.argv[2], settings=MODERN, device="cpu", teller=listener)
+    fit(sys.argv[1], sys.argv[2], settings=MODERN, device="cpu", reporter=listener)
 finally:
     print("returned")
 """

@@ -18,10 +18,10 @@ from support.refusal import raises
 from ubend import read_folder
 from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.files import default_cache
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, make_settings, parse_assignment
 from ubend.dataset.dataset import open_dataset
-from ubend.inference.accepts import inspect_file
+from ubend.inference.input_checks import inspect_file
 from ubend.labels.classes import find_main_values
 from ubend.labels.label_values import Tally
 from ubend.layouts.collection import number_classes
@@ -29,7 +29,7 @@ from ubend.layouts.image_paths import list_images
 from ubend.layouts.problems import Problems
 from ubend.models.model_file import save_bundle
 from ubend.tasks.evaluate import evaluate
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 SIZE = 24, 32
 
@@ -63,7 +63,7 @@ def write_layers(root: Path, **layers: NDArray[np.bool_]) -> Path:
 
 def remarks(root: Path) -> str:
     """What is said of a folder that is opened for a training."""
-    return "\n".join(open_dataset(gather(root).settings, "cpu", default_cache(), Teller()).remarks)
+    return "\n".join(open_dataset(read_user_settings(root).settings, "cpu", default_cache(), Reporter()).remarks)
 
 
 @pytest.mark.parametrize(("inner", "outer"), [("atumor", "organ"), ("tumor", "organ")])
@@ -128,7 +128,7 @@ def jpeg(levels: dict[int, NDArray[np.bool_]], quality: int, blurred: bool = Fal
 
 @given(st.integers(80, 170), st.sampled_from([80, 90, 95]), st.floats(7, 10))
 @settings(max_examples=25)
-def test_a_third_grey_level_of_jpeg_masks_is_asked_about(level: int, quality: int, radius: float) -> None:
+def test_a_third_grey_level_of_jpeg_masks_is_requested_about(level: int, quality: int, radius: float) -> None:
     block = np.zeros(SIZE, bool)
     block[0:3, 0:5] = True
     two, three = {255: disc(radius)}, {255: disc(radius), level: block}
@@ -156,8 +156,8 @@ def test_classes_that_masks_cannot_hold_have_no_score(tmp_path: Path) -> None:
     save_bundle(tmp_path / "model.safetensors", bundle)
     root = write(tmp_path / "set", lambda number: disc(6))
     said = io.StringIO()
-    teller = Teller(Console(file=said, width=1000))
-    scores = evaluate(tmp_path / "model.safetensors", root, device="cpu", teller=teller)
+    reporter = Reporter(Console(file=said, width=1000))
+    scores = evaluate(tmp_path / "model.safetensors", root, device="cpu", reporter=reporter)
     assert "WARNING" in said.getvalue()
     assert "class 2" in said.getvalue()
     for way in ("per_image", "pooled"):
@@ -211,7 +211,7 @@ def test_signed_images_are_not_called_float(tmp_path: Path) -> None:
         inspect_file(tmp_path / "a.tif", make_bundle(channels=1))
 
 
-def test_no_image_of_a_folder_is_skipped_unseen(tmp_path: Path) -> None:
+def test_no_image_of_a_folder_is_skipped_invalid(tmp_path: Path) -> None:
     for name in ("a.png", "b.gif", "c.ppm"):
         save(tmp_path / name, np.zeros((*SIZE, 3)))
     (tmp_path / "notes.txt").touch()

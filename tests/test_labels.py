@@ -17,11 +17,11 @@ from ubend.labels.class_table import (
     make_label_map,
     name_color,
 )
-from ubend.labels.label_values import CodeKind, Codes, pack_colors, unpack_color
+from ubend.labels.label_values import LabelArray, ValueKind, pack_colors, unpack_color
 
 
-def values(*rows: list[int], dtype: type = np.uint8) -> Codes:
-    return Codes(np.array(rows, dtype), "value")
+def values(*rows: list[int], dtype: type = np.uint8) -> LabelArray:
+    return LabelArray(np.array(rows, dtype), "value")
 
 
 def test_black_and_white() -> None:
@@ -59,7 +59,7 @@ def naive(labels: LabelMap, code: int) -> tuple[int, bool]:
 
 @st.composite
 def tables(draw: st.DrawFn) -> LabelMap:
-    kind: CodeKind = draw(st.sampled_from(["value", "color"]))
+    kind: ValueKind = draw(st.sampled_from(["value", "color"]))
     top = 300 if kind == "value" else 0xFFFFFF
     codes = draw(st.lists(st.integers(0, top), min_size=2, max_size=12, unique=True))
     ignored = draw(st.integers(0, min(2, len(codes) - 2)))
@@ -88,7 +88,7 @@ def test_translation_is_pixel_by_pixel(labels: LabelMap, seed: int) -> None:
     rng = np.random.default_rng(seed)
     known = [c for codes in labels.codes for c in codes] + list(labels.ignored)
     pixels = rng.choice([*known, known[0] ^ 1, 0], (5, 9)).astype(np.int32)
-    index, strangers = labels.translate(Codes(pixels, labels.kind))[:2]
+    index, strangers = labels.translate(LabelArray(pixels, labels.kind))[:2]
     assert index.dtype == np.uint8
     wanted = [naive(labels, int(code)) for code in pixels.reshape(-1)]
     assert index.reshape(-1).tolist() == [one for one, _found in wanted]
@@ -113,13 +113,13 @@ def test_greys_and_palettes_as_colours() -> None:
     assert (index.tolist(), strangers.tolist()) == ([[0, 2, IGNORED]], [0x070707])
     palette = np.zeros((256, 3), np.uint8)
     palette[1] = 255, 0, 0
-    index, strangers = labels.translate(Codes(np.array([[1, 0]], np.uint8), "value", palette))[:2]
+    index, strangers = labels.translate(LabelArray(np.array([[1, 0]], np.uint8), "value", palette))[:2]
     assert (index.tolist(), strangers.tolist()) == ([[1, 0]], [])
 
 
 def test_masks_of_the_other_kind() -> None:
     with raises(DataError, key="color"):
-        make_label_map([0, 255]).translate(Codes(np.array([[0xFF0000]], np.int32), "color"))
+        make_label_map([0, 255]).translate(LabelArray(np.array([[0xFF0000]], np.int32), "color"))
     with raises(DataError, key="color", named=["300"]):
         make_label_map([0, 255], kind="color").translate(values([0, 300], dtype=np.uint16))
 

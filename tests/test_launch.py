@@ -14,7 +14,7 @@ from support.refusal import raises
 from support.work import no_hang
 from ubend.core.errors import TrainingError
 from ubend.training import launcher as launch
-from ubend.training.launcher import Place, find_place
+from ubend.training.launcher import ProcessRank, process_rank
 
 Patch = pytest.MonkeyPatch
 
@@ -29,12 +29,12 @@ def test_place(monkeypatch: Patch) -> None:
     """From torchrun's environment; half an environment, or a group of one, is none."""
     told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
     for name, value in told.items():
-        assert find_place() == Place()
+        assert process_rank() == ProcessRank()
         monkeypatch.setenv(name, value)
-    assert find_place() == Place(5, 8, 1)
-    assert not find_place().is_first
+    assert process_rank() == ProcessRank(5, 8, 1)
+    assert not process_rank().is_first
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert find_place() == Place()
+    assert process_rank() == ProcessRank()
 
 
 START = "import os, signal, sys, time; rank = int(os.environ['RANK']); "

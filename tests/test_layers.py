@@ -63,7 +63,7 @@ def test_nobody_asks_which_network_it_has() -> None:
         ids = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         return ids | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
-    def asked(node: ast.AST) -> set[str]:
+    def requested(node: ast.AST) -> set[str]:
         match node:
             case ast.Call(func=ast.Name("isinstance" | "issubclass"), args=[_, classes]):
                 return named(classes)
@@ -73,11 +73,11 @@ def test_nobody_asks_which_network_it_has() -> None:
                 return named(node)
         return set()
 
-    assert asked(ast.parse("type(net) is UNet").body[0].value) & networks  # type: ignore[attr-defined]
+    assert requested(ast.parse("type(net) is UNet").body[0].value) & networks  # type: ignore[attr-defined]
     for path in sorted(SOURCE.rglob("*.py")):
         if path.parent.name not in ("models", "accel"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                assert not asked(node) & networks, f"{path}:{getattr(node, 'lineno', 0)}"
+                assert not requested(node) & networks, f"{path}:{getattr(node, 'lineno', 0)}"
 
 
 @pytest.mark.parametrize("package", [*TORCH_FREE, "others"])

@@ -15,7 +15,7 @@ from support.refusal import raises
 from support.work import count_calls
 from ubend.core.errors import DataError
 from ubend.labels.mask_files import FileMask, LayeredMask
-from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Folder
 
 STEMS = ("a1", "b2", "scan 3")
@@ -104,7 +104,7 @@ def test_parts(tmp_path: Path, image: str, mask: str, name: str) -> None:
     found = read_folder(tmp_path)
     pairs = found_pairs(found, tmp_path)
     assert {
-        pair.name: (pair.part, picture, pairs[picture]) for pair, picture in zip(found.pairs, pairs, strict=True)
+        pair.name: (pair.split, image, pairs[image]) for pair, image in zip(found.pairs, pairs, strict=True)
     } == expected
 
 
@@ -141,7 +141,7 @@ def test_looks_decide_where_names_do_not(tmp_path: Path, image: str, mask: str) 
     assert found_pairs(read_folder(tmp_path), tmp_path) == expected
 
 
-def test_unclear_sides_are_asked_for_and_the_answer_works(tmp_path: Path) -> None:
+def test_unclear_sides_are_requested_for_and_the_answer_works(tmp_path: Path) -> None:
     for stem in STEMS:
         paint(tmp_path / f"{stem}_raw.png", 251)
         paint(tmp_path / f"{stem}_manual1.png", 251)
@@ -192,7 +192,7 @@ def test_one_mask_per_class(tmp_path: Path, mask: str) -> None:
         touch(tmp_path / f"images/{stem}.png", *(tmp_path / one for one in masks))
         expected[f"images/{stem}.png"] = set(masks)
     found = read_folder(tmp_path)
-    assert {picture: set(masks) for picture, masks in found_pairs(found, tmp_path).items()} == expected
+    assert {image: set(masks) for image, masks in found_pairs(found, tmp_path).items()} == expected
     assert found.values == (0, 1, 2, 3)
     assert found.classes is not None
     for pair in found.pairs:
@@ -201,7 +201,7 @@ def test_one_mask_per_class(tmp_path: Path, mask: str) -> None:
     assert "per class (car, road, Tree)" in found.layout
 
 
-def test_folders_that_are_neither_classes_nor_the_pictures(tmp_path: Path) -> None:
+def test_folders_that_are_neither_classes_nor_the_images(tmp_path: Path) -> None:
     """Batches of masks look like classes of which each picture has one: that is not guessed."""
     for stem, batch in (("1", "x1"), ("2", "x1"), ("3", "x2"), ("4", "x2")):
         touch(tmp_path / f"images/{stem}.png", tmp_path / f"masks/{batch}/{stem}.png")
@@ -213,7 +213,7 @@ def test_folders_that_are_neither_classes_nor_the_pictures(tmp_path: Path) -> No
 # Junk, overlays, what is not on any side
 
 
-def test_overlays_are_passed_over_when_each_picture_has_a_mask(tmp_path: Path) -> None:
+def test_overlays_are_passed_over_when_each_image_has_a_mask(tmp_path: Path) -> None:
     for stem in STEMS:
         touch(
             tmp_path / f"images/{stem}.png", tmp_path / f"masks/{stem}_mask.png", tmp_path / f"masks/{stem}_overlay.png"
@@ -225,7 +225,7 @@ def test_overlays_are_passed_over_when_each_picture_has_a_mask(tmp_path: Path) -
     assert problems(lambda: read_folder(tmp_path))
 
 
-def test_pictures_that_would_be_lost(tmp_path: Path) -> None:
+def test_images_that_would_be_lost(tmp_path: Path) -> None:
     touch(tmp_path / "images/1.png", tmp_path / "masks/1.png", tmp_path / "more/2.png", tmp_path / "preview.png")
     (line,) = problems(lambda: read_folder(tmp_path))
     assert line.key == "passed over"
@@ -247,7 +247,7 @@ def test_the_annotations_of_cvat(tmp_path: Path) -> None:
     assert line.key == "no masks"
 
 
-def test_an_unknown_folder_beside_the_pictures(tmp_path: Path) -> None:
+def test_an_unknown_folder_beside_the_images(tmp_path: Path) -> None:
     touch(tmp_path / "images/1.png", tmp_path / "regions/1.png")
     (line,) = problems(lambda: read_folder(tmp_path))
     assert line.key == "unclear folders"
@@ -258,13 +258,13 @@ def test_an_unknown_folder_beside_the_pictures(tmp_path: Path) -> None:
 # Near misses
 
 
-def test_a_mask_that_may_be_of_either_picture_is_of_none(tmp_path: Path) -> None:
+def test_a_mask_that_may_be_of_either_image_is_of_none(tmp_path: Path) -> None:
     touch(tmp_path / "images/x.png", tmp_path / "images/x_mask.png", tmp_path / "masks/x_mask.png")
     touch(tmp_path / "images/y.png", tmp_path / "masks/y.png")
     first, second = problems(lambda: read_folder(tmp_path))
     assert "(2): images/x.png, images/x_mask.png (did" in first
     assert "(1): masks/x_mask.png (did" in second
-    found = read_folder(tmp_path, Asked(skip_bad=True))
+    found = read_folder(tmp_path, ReadOptions(skip_bad=True))
     assert [pair.name for pair in found.pairs] == ["y"]
 
 

@@ -24,7 +24,7 @@ from ubend_lessons.convolution import (
     transpose_convolve,
     transposed_size,
 )
-from ubend_lessons.convolution_pictures import MOST_STEPS, draw_transposed, stack
+from ubend_lessons.convolution_figures import MAX_STEPS, draw_transposed, stack
 
 NUMBERS = st.integers(-9, 9).map(float)
 MATRIX = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=NUMBERS)
@@ -84,7 +84,7 @@ def test_bad_matrices(text: str) -> None:
 def test_many_steps_are_not_all_drawn() -> None:
     frames = draw_transposed(transpose_convolve(np.ones((5, 5)), np.ones((1, 1))))
     assert len(frames) == 26
-    assert stack(frames).height == MOST_STEPS * frames[0].height
+    assert stack(frames).height == MAX_STEPS * frames[0].height
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
@@ -97,8 +97,8 @@ def test_command(language: str, tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "transposed_convolution.gif") as animation:
         assert animation.n_frames == 5  # four values and the output
     for name in ("transposed_convolution", "convolution", "checkerboard"):
-        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
-            assert picture.width > 100
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert image.width > 100
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from ubend.labels.class_table import make_label_map
 from ubend.tasks.fit import fit
 from ubend_lessons import faults as subject
 from ubend_lessons.explain import explain
-from ubend_lessons.fault_data import HELD, Sized, make_copies, resize_bilinear, write_leak
+from ubend_lessons.fault_data import HELD, ResizedData, make_copies, resize_bilinear, write_leak
 from ubend_lessons.faults import FAULTS, find_faults, mean_of_batches, read_sized, teach_faults
 from ubend_lessons.recorded import train_recorded
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 
 TINY = {"model.width": 2, "train.epochs": 3, "train.batch": 4, "data.size": 32}
 TINY_WORDS = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
@@ -38,7 +38,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sized(cells: Path) -> Sized:
+def sized(cells: Path) -> ResizedData:
     return read_sized(cells, TINY)
 
 
@@ -55,20 +55,20 @@ def test_trimaps_get_background_between_pet_and_contour() -> None:
     labels = make_label_map([1, 2, 3], ("pet", "background", "contour"))
     index = np.zeros((8, 8), np.uint8)
     index[:, 3:] = 2
-    found, strange = resize_bilinear(index, (4, 4), labels)
+    found, unknown = resize_bilinear(index, (4, 4), labels)
     assert 1 in found
-    assert not strange.any()
-    same, _strange = resize_bilinear(index, (8, 8), labels)
+    assert not unknown.any()
+    same, _unknown = resize_bilinear(index, (8, 8), labels)
     np.testing.assert_array_equal(same, index)
 
 
 def test_black_and_white_masks_get_grey() -> None:
     index = np.zeros((8, 8), np.uint8)
     index[:, 3:] = 1
-    found, strange = resize_bilinear(index, (4, 4), make_label_map([0, 255]))
+    found, unknown = resize_bilinear(index, (4, 4), make_label_map([0, 255]))
     assert set(np.unique(found)) <= {0, 1}
-    assert strange[:, 1].all()
-    assert not strange[:, 3].any()
+    assert unknown[:, 1].all()
+    assert not unknown[:, 3].any()
 
 
 def test_copies() -> None:
@@ -77,26 +77,26 @@ def test_copies() -> None:
     mask = (image[..., 0] > 127).astype(np.uint8)
     images, masks = make_copies(image, mask, np.full((2, 2), 16), 0)
     assert images.shape == (2 * FROZEN_COPIES, 16, 16, 3)
-    for picture in range(2):
-        first = picture * FROZEN_COPIES
+    for number in range(2):
+        first = number * FROZEN_COPIES
         for copy, flipped in ((0, np.s_[:, :]), (2, np.s_[:, ::-1]), (3, np.s_[::-1]), (4, np.s_[::-1, ::-1])):
-            np.testing.assert_array_equal(images[first + copy], image[picture][flipped])
-            np.testing.assert_array_equal(masks[first + copy], mask[picture][flipped])
-        assert (images[first + 1] != image[picture]).any()
+            np.testing.assert_array_equal(images[first + copy], image[number][flipped])
+            np.testing.assert_array_equal(masks[first + copy], mask[number][flipped])
+        assert (images[first + 1] != image[number]).any()
 
 
-def test_leaking_folder(sized: Sized, tmp_path: Path) -> None:
+def test_leaking_folder(sized: ResizedData, tmp_path: Path) -> None:
     """No copy of a picture that is kept apart is in training; of nearly all others some are."""
     write_leak(tmp_path, sized, 1000, 0)
     rows = [line.split(",") for line in (tmp_path / "split.csv").read_text().split()[1:]]
-    parts: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for name, part in rows:
-        parts.setdefault("-".join(name.split("-")[:2]), set()).add(part)
-    held = [found for name, found in parts.items() if name.startswith(HELD)]
+        splits.setdefault("-".join(name.split("-")[:2]), set()).add(part)
+    held = [found for name, found in splits.items() if name.startswith(HELD)]
     assert len(held) == round(0.15 * len(sized.images))
     assert all(found == {"test"} for found in held)
     assert len(rows) == FROZEN_COPIES * len(sized.images)
-    assert sum("train" in found for found in parts.values()) >= len(parts) - len(held) - 1
+    assert sum("train" in found for found in splits.values()) >= len(splits) - len(held) - 1
 
 
 def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
         "train.select": "loss",
         "train.loss": "ce",
     }
-    recorded = train_recorded(cells, settings, device="cpu", teller=Quiet())
-    result = fit(cells, tmp_path / "run", settings=settings, device="cpu", teller=Quiet())
+    recorded = train_recorded(cells, settings, device="cpu", reporter=SilentReporter())
+    result = fit(cells, tmp_path / "run", settings=settings, device="cpu", reporter=SilentReporter())
     told = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if line]
     assert len(told) == len(recorded.losses) == 3
     losses = recorded.losses[:, recorded.is_val].mean(axis=1)
@@ -121,8 +121,8 @@ def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
     assert recorded.dice(best, ~recorded.is_val) == pytest.approx(wanted, abs=2e-3)
 
 
-def test_findings(sized: Sized, tmp_path: Path) -> None:
-    findings = find_faults(sized, tmp_path / "place", settings=TINY, device="cpu", teller=Quiet())
+def test_findings(sized: ResizedData, tmp_path: Path) -> None:
+    findings = find_faults(sized, tmp_path / "place", settings=TINY, device="cpu", reporter=SilentReporter())
     by_fault: dict[str, list[Any]] = {}
     for finding in findings:
         by_fault.setdefault(finding.fault, []).append(finding)
@@ -132,9 +132,9 @@ def test_findings(sized: Sized, tmp_path: Path) -> None:
     assert by_fault["leak"][0].mended == 0
     loss, _dice, _epoch = by_fault["choosing"]
     assert loss.text <= loss.mended  # the least of all epochs, or another one
-    wrong, strange, *_dices = by_fault["bilinear"]
+    wrong, unknown, *_dices = by_fault["bilinear"]
     assert 0.005 < wrong.text < 0.2
-    assert strange.text == 0  # 0, 1, 2: halves are rounded to whole numbers
+    assert unknown.text == 0  # 0, 1, 2: halves are rounded to whole numbers
     points = by_fault["after-the-loop"][0]
     assert (points.text, points.mended) == (1, 3)
     norm, _after, _rate, moved = by_fault["summed"]
@@ -154,8 +154,8 @@ def test_command(cells: Path, tmp_path: Path) -> None:
     assert "Dice" in table
     assert "mended" not in table
     for name in ("trimaps", "leak"):
-        with Image.open(out / f"{name}.png") as picture:
-            assert picture.width > 300
+        with Image.open(out / f"{name}.png") as image:
+            assert image.width > 300
 
 
 def test_the_drawn_sample_hides_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_the_drawn_sample_hides_no_fault(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(subject, "train_recorded", note)
     monkeypatch.setattr(subject, "_SAMPLE", 16)
     monkeypatch.setattr(subject, "_SAMPLE_PX", 64)
-    findings = teach_faults(tmp_path / "out", settings=TINY, device="cpu", teller=Quiet())
+    findings = teach_faults(tmp_path / "out", settings=TINY, device="cpu", reporter=SilentReporter())
     assert trained == ["plain", "plain", "blurred"]
     assert {finding.fault for finding in findings} == set(FAULTS) - {"leak", "choosing"}
     told = (tmp_path / "out" / "faults.md").read_text(encoding="utf-8")

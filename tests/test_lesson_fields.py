@@ -15,11 +15,11 @@ from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image
-from ubend.io.pixel_size import read_scale
+from ubend.io.pixel_size import read_spatial_info
 from ubend.io.scans import read_scan
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons import driving, medicine, satellite
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 
 TINY = {"model.width": 2, "train.epochs": 1, "train.batch": 4, "data.size": 32}
 TINY_WORDS = ["--device", "cpu", *(word for key, value in TINY.items() for word in ("--set", f"{key}={value}"))]
@@ -54,8 +54,8 @@ def test_medicine(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.slices, medicine.draw_volume(0, 1000, 16, 96)[0])
     assert mask.slices.shape == scan.slices.shape
     for name in ("window", "predictions"):
-        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
-            assert picture.width > 300
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert image.width > 300
     with (tmp_path / "out" / "run" / "data.csv").open(encoding="utf-8") as file:
         parts: dict[str, set[str]] = {}
         for row in csv.DictReader(file):
@@ -94,7 +94,7 @@ def test_drawn_fields(tmp_path: Path) -> None:
     first, second, below = (read_image(tmp_path / "images" / f"field_0{n}.tif") for n in (0, 1, 8))
     assert first.shape == second.shape == below.shape == (48, 48, 6)
     assert first.dtype == np.uint16
-    size = read_scale(tmp_path / "images" / "field_00.tif").pixel
+    size = read_spatial_info(tmp_path / "images" / "field_00.tif").pixel
     assert size is not None
     assert (size.height, size.width, size.unit) == (10, 10, "m")
     places = []
@@ -137,9 +137,11 @@ def test_driving(tmp_path: Path) -> None:
     shares = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line and len(line.split()) == 4]
     assert len(shares) == 8
     assert shares == sorted(shares, reverse=True)
-    data = open_dataset(gather(tmp_path / "out" / "streets", settings=TINY).settings, "cpu", tmp_path, Quiet())
+    data = open_dataset(
+        read_user_settings(tmp_path / "out" / "streets", settings=TINY).settings, "cpu", tmp_path, SilentReporter()
+    )
     assert data.labels.names == tuple(driving.CLASSES)
-    assert set(data.parts) == {"train", "val", "test"}
+    assert set(data.splits) == {"train", "val", "test"}
     _image, mask = driving.draw_street(0, 0, 96)
     with Image.open(tmp_path / "out" / "streets" / "train_labels" / "street_00_L.png") as file:
         np.testing.assert_array_equal(np.asarray(file), np.array(list(driving.CLASSES.values()), np.uint8)[mask])
@@ -154,7 +156,7 @@ def test_land_cover(tmp_path: Path) -> None:
             top = 5 if kind == "masks" else 256
             tifffile.imwrite(tmp_path / kind / f"M-{number}.tif", rng.integers(0, top, shape).astype(np.uint8))
     flags = {"patches": True, "classes": "background,building,woodland,water,road"}
-    data = open_dataset(gather(tmp_path, flags=flags).settings, "cpu", tmp_path / "cache", Quiet())
+    data = open_dataset(read_user_settings(tmp_path, flags=flags).settings, "cpu", tmp_path / "cache", SilentReporter())
     assert data.labels.names == ("background", "building", "woodland", "water", "road")
     assert data.store.native_hw[0].tolist() == [70, 80]
 

@@ -14,7 +14,7 @@ from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.i18n import choose_language
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.dataset.augment import draw_warps, identity_draws
+from ubend.dataset.augment import identity_params, sample_warps
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 from ubend_lessons import kinds
@@ -23,10 +23,10 @@ from ubend_lessons.augmentation import (
     KINDS,
     draw_copies,
     draw_kind,
-    for_all_pictures,
+    fix_warp,
+    for_all_images,
     isolate,
     leave_out,
-    settle_warp,
     teach_augmentation,
 )
 from ubend_lessons.cards import Card, draw_cards, wrap_text
@@ -48,7 +48,7 @@ FIELDS = {
     "blur": "blur_px",
     "noise": "noise",
 }
-ALL = settle_warp(make_settings())
+ALL = fix_warp(make_settings())
 
 
 def touching() -> Example:
@@ -95,7 +95,7 @@ def test_without_ids_the_mask_is_taken_apart(tmp_path: Path) -> None:
     assert "a class '" not in "".join(kinds.teach_kinds(example, out=tmp_path))
 
 
-def test_a_picture_without_objects(tmp_path: Path) -> None:
+def test_a_image_without_objects(tmp_path: Path) -> None:
     example = make_example(np.zeros((9, 9), np.uint8), np.zeros((9, 9), np.uint8), ("background", "polyp"))
     assert "detection gives 0 boxes: a class and 4 numbers each" in kinds.teach_kinds(example, out=tmp_path)
 
@@ -168,7 +168,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store_example(take_example(None, 0, size_px=96), 96, tmp_path_factory.mktemp("one"))
 
 
-def test_a_store_holds_the_picture(store: Store) -> None:
+def test_a_store_holds_the_image(store: Store) -> None:
     example = take_example(None, 0, size_px=96)
     np.testing.assert_array_equal(store.image(0), example.image)
     np.testing.assert_array_equal(store.mask(0), example.mask)
@@ -176,7 +176,7 @@ def test_a_store_holds_the_picture(store: Store) -> None:
 
 def test_what_is_open_is_settled() -> None:
     assert (ALL.kind, ALL.orientation, ALL.rotation_deg) == ("warp", "free", 180)
-    upright = settle_warp(make_settings(changes={"augment.orientation": "upright"}))
+    upright = fix_warp(make_settings(changes={"augment.orientation": "upright"}))
     assert (upright.orientation, upright.rotation_deg) == ("upright", 15)
 
 
@@ -191,10 +191,10 @@ def test_every_range_belongs_to_a_kind() -> None:
 def test_a_kind_is_alone(kind: str) -> None:
     n = 40
     shapes = np.full((n, 2), 64)
-    alone = draw_warps(for_all_pictures(isolate(ALL, kind)), 0, np.arange(n), shapes, (64, 64), 3)
-    rest = draw_warps(leave_out(ALL, list(KINDS)), 0, np.arange(n), shapes, (64, 64), 3)
+    alone = sample_warps(for_all_images(isolate(ALL, kind)), 0, np.arange(n), shapes, (64, 64), 3)
+    rest = sample_warps(leave_out(ALL, list(KINDS)), 0, np.arange(n), shapes, (64, 64), 3)
     changed = set()
-    for name, still in vars(identity_draws(n, 3)).items():
+    for name, still in vars(identity_params(n, 3)).items():
         if name != "noise_yx":  # where a noise would lie
             np.testing.assert_allclose(getattr(rest, name), still, atol=1e-6)
             if not np.allclose(getattr(alone, name), still, atol=1e-6):
@@ -250,7 +250,7 @@ def test_the_tutorials_words(store: Store) -> None:
     assert (flips.masks[2] != flipped(bent.masks[0], 2)).mean() < 0.02  # a half pixel here or there
 
 
-def test_deep_pictures_of_two_channels(tmp_path: Path) -> None:
+def test_deep_images_of_two_channels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 4000, (40, 56, 2)).astype(np.uint16)
     mask = (random.random((40, 56)) < 0.3).astype(np.uint8)

@@ -26,7 +26,7 @@ from ubend_lessons import tiny
 from ubend_lessons.architecture import draw_architecture, lay_out, teach_architecture, untrained
 from ubend_lessons.feature_maps import CHANNELS, last_of_blocks, normalise_cards, pick_channels, teach_feature_maps
 from ubend_lessons.trace import trace_network
-from ubend_lessons.training import MOST_FRAMES, pick_epochs, read_history, teach_training
+from ubend_lessons.training import MAX_FRAMES, pick_epochs, read_history, teach_training
 
 NETS = [
     (UNet(3, 2, 4, 4), 64),
@@ -60,7 +60,7 @@ class Cropping(nn.Module):
         return out
 
 
-def picture(net: Any, size_px: int) -> Tensor:
+def make_image(net: Any, size_px: int) -> Tensor:
     return torch.rand(1, getattr(net, "channels", 3), size_px, size_px, generator=torch.Generator().manual_seed(1))
 
 
@@ -78,7 +78,7 @@ def watched(net: UNet, image: Tensor) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize(("net", "size_px"), NETS)
 def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
-    image = picture(net, size_px)
+    image = make_image(net, size_px)
     steps = trace_network(net.eval(), image)
     real = watched(net, image)
     blocks = last_of_blocks(steps)
@@ -98,7 +98,7 @@ def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
 
 @pytest.mark.parametrize(("net", "size_px"), NETS)
 def test_boxes_show_the_maps(net: UNet, size_px: int) -> None:
-    steps = trace_network(net.eval(), picture(net, size_px))
+    steps = trace_network(net.eval(), make_image(net, size_px))
     boxes = lay_out(steps)
     own = [box for box in boxes if not box.copied]
     assert [(box.channels, *box.size_hw) for box in own] == [step.shape for step in steps]
@@ -112,7 +112,7 @@ def test_boxes_show_the_maps(net: UNet, size_px: int) -> None:
 
 def test_a_cropped_copy(tmp_path: Path) -> None:
     net = Cropping().eval()
-    steps = trace_network(net, picture(net, 36))
+    steps = trace_network(net, make_image(net, 36))
     assert [step.shape for step in steps] == [
         (3, 36, 36),
         (4, 34, 34),
@@ -123,7 +123,7 @@ def test_a_cropped_copy(tmp_path: Path) -> None:
         (2, 28, 28),
     ]
     assert [step.source for step in steps] == [None] * 5 + [1, None]
-    assert steps[3].words == "convolution 3 x 3 + ReLU"
+    assert steps[3].label == "convolution 3 x 3 + ReLU"
     draw_architecture(steps, [tmp_path / "a.svg"])
     assert "copied, cropped and joined" in (tmp_path / "a.svg").read_text()
 
@@ -228,9 +228,9 @@ def test_normalising_and_back() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     mean, std = image.mean(axis=(0, 1), dtype=np.float32), image.std(axis=(0, 1), dtype=np.float32)
     cards, lines = normalise_cards(image, mean, std)
-    assert [card.picture.shape for card in cards] == [(200, 300, 3)] * 4
-    np.testing.assert_array_equal(cards[0].picture, cards[3].picture)
-    assert (cards[0].picture != cards[1].picture).any()
+    assert [card.image.shape for card in cards] == [(200, 300, 3)] * 4
+    np.testing.assert_array_equal(cards[0].image, cards[3].image)
+    assert (cards[0].image != cards[1].image).any()
     assert ", std 1." in cards[1].text
     cut = ((image < mean) | (image > mean + std)).mean()
     assert f"{cut:.0%} of these values are cut off" in cards[1].text
@@ -246,7 +246,7 @@ def test_normalising_and_back() -> None:
         (np.zeros((8, 8, 3), np.uint16), "dtype"),
     ],
 )
-def test_pictures_that_the_model_does_not_take(image: Any, key: str, good: Path, tmp_path: Path) -> None:
+def test_images_that_the_model_does_not_take(image: Any, key: str, good: Path, tmp_path: Path) -> None:
     with raises(DataError, key=key):
         teach_feature_maps(load_bundle(good / "run"), image, out=tmp_path)
 
@@ -290,11 +290,11 @@ def test_a_frame_for_each_epoch(good: Path, tmp_path: Path) -> None:
     assert lines[-2] == "2 of 2 epochs are shown"
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST_FRAMES, MOST_FRAMES + 1, 400])
+@pytest.mark.parametrize("count", [1, 2, MAX_FRAMES, MAX_FRAMES + 1, 400])
 def test_epochs_are_taken_evenly(count: int) -> None:
     epochs = list(range(1, count + 1))
     found = pick_epochs(epochs)
-    assert len(found) == min(count, MOST_FRAMES)
+    assert len(found) == min(count, MAX_FRAMES)
     assert (found[0], found[-1]) == (1, count)
     assert max(np.diff(found), default=0) - min(np.diff(found), default=0) <= 1
 

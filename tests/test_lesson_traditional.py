@@ -21,8 +21,8 @@ def test_from_python(tmp_path: Path) -> None:
     lines = teach_traditional_methods(examples, shown, labels, out=tmp_path, size_px=64)
     assert [line.split()[0] for line in lines[:-1]] == list(METHODS)
     assert all(0 <= float(line.split()[2]) <= 1 for line in lines[:-1])
-    with Image.open(lines[-1]) as picture:
-        colors = {color for _count, color in picture.getcolors(2**24)}
+    with Image.open(lines[-1]) as image:
+        colors = {color for _count, color in image.getcolors(2**24)}
     assert set(labels.colors) <= colors
     assert teach_traditional_methods(examples, shown, labels, out=tmp_path, size_px=64) == lines
 
@@ -42,8 +42,8 @@ def test_command(language: str, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, [*map(str, words), "--lang", language])
     assert run.exit_code == 0, run.output
     assert ("thresholds: two" in run.output) == (language == "en")
-    with Image.open(tmp_path / "out" / "traditional_methods.png") as picture:
-        assert picture.width > 800
+    with Image.open(tmp_path / "out" / "traditional_methods.png") as image:
+        assert image.width > 800
 
 
 def test_a_bad_folder_is_one_line(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ubend.models.unet import UNet
 from ubend_lessons.breeds import BreedNet, Breeds, Finder, measure_accuracy, open_breeds, train_breeds
 from ubend_lessons.drawn_pets import KINDS, draw_pet, draw_pets
 from ubend_lessons.shapes import CutOut, cut_objects
-from ubend_lessons.transfer import _take_part, pretrain
+from ubend_lessons.transfer import _take_subset, pretrain
 
 TINY: dict[str, Any] = {"data.size": 32, "data.resize": "squash", "model.width": 2, "model.depth": 2}
 TINY |= {"train.epochs": 1, "train.batch": 8}
@@ -61,7 +61,7 @@ def test_pets_are_drawn_alike() -> None:
 def test_breeds_are_read_from_names(breeds: Breeds) -> None:
     assert breeds.names == tuple(sorted(KINDS))
     first = breeds.data.folder.pairs[7]
-    assert first.name.startswith(breeds.names[breeds.of_picture[7]])
+    assert first.name.startswith(breeds.names[breeds.of_image[7]])
 
 
 def test_pooling_over_the_mask() -> None:
@@ -114,13 +114,13 @@ def test_pretrained_weights_are_kept(breeds: Breeds, tmp_path: Path) -> None:
 
 def test_parts(breeds: Breeds) -> None:
     """The same pictures for a count, of as many breeds as there are, and none of the test part."""
-    part = _take_part(breeds, 6)
+    part = _take_subset(breeds, 6)
     numbers = part.numbers("train")
     assert len(numbers) == 6
     assert set(numbers) <= set(breeds.data.numbers("train"))
-    assert len(set(breeds.of_picture[numbers])) == len(set(breeds.of_picture[breeds.data.numbers("train")]))
+    assert len(set(breeds.of_image[numbers])) == len(set(breeds.of_image[breeds.data.numbers("train")]))
     assert set(part.numbers("val")) <= set(breeds.data.numbers("val"))
-    assert part.parts == _take_part(breeds, 6).parts
+    assert part.splits == _take_subset(breeds, 6).splits
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
@@ -129,8 +129,8 @@ def test_transfer(language: str, pets: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, [*words, "--epochs", "1", "--device", "cpu", "--lang", language])
     assert run.exit_code == 0, run.output
     assert len(re.findall(r"Dice \d", run.output)) == 2  # 6 pictures, and all; 99 are not there
-    with Image.open(tmp_path / "out" / "transfer.png") as picture:
-        assert picture.width > 300
+    with Image.open(tmp_path / "out" / "transfer.png") as image:
+        assert image.width > 300
     assert load_bundle(tmp_path / "out" / "breeds.safetensors").about["encoder"] == "6 breeds"
     again = ubend.fit(
         pets, tmp_path / "run", init_from=str(tmp_path / "out" / "breeds.safetensors"), size=32, epochs=1, batch=8
@@ -144,8 +144,8 @@ def test_breeds_command(pets: Path, tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     for name in ("whole picture: ", "the mask's pixels: ", "cut out by the mask: ", "who always says "):
         assert name in run.output
-    with Image.open(tmp_path / "out" / "breeds.png") as picture:
-        assert picture.width > 300
+    with Image.open(tmp_path / "out" / "breeds.png") as image:
+        assert image.width > 300
 
 
 def test_refused(pets: Path, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_shapes(language: str, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "shapes.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) > 3
     assert len(list((tmp_path / "out").glob("cell_*_*.png"))) == len(rows)
-    with Image.open(tmp_path / "out" / "shapes.png") as picture:
-        assert picture.width > 600
+    with Image.open(tmp_path / "out" / "shapes.png") as image:
+        assert image.width > 600
 
 
 def test_shapes_by_a_model(pets: Path, tmp_path: Path) -> None:

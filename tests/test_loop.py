@@ -25,11 +25,11 @@ from ubend.models.paper import PaperUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop, recorder
+from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.run_folder import RunFolder
-from ubend.training.settling import SETTLING_STEPS, batch_statistics, is_settling
 
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
 
@@ -63,7 +63,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     runs = {}
     for recipe, (settings, _steps) in RECIPES.items():
         runs[recipe] = tmp_path_factory.mktemp("whole") / recipe
-        job.fit(folder, runs[recipe], recipe=recipe, settings=settings, device="cpu", teller=Listener())
+        job.fit(folder, runs[recipe], recipe=recipe, settings=settings, device="cpu", reporter=Listener())
     return runs
 
 
@@ -78,7 +78,7 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
         epochs=24,
         batch=4,
         device="cpu",
-        teller=Listener(),
+        reporter=Listener(),
     )
     assert result.scores is not None
     assert result.scores["native"]["dice"]["per_image"]["foreground"] > 0.8
@@ -100,7 +100,7 @@ def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
         assert [row["epoch"] for row in rows] == list(range(1, settings["train.epochs"] + 1))
         assert rows[-1]["step"] == steps
         for row in rows:
-            settling = {"batch_statistics_dice"} if row["step"] <= SETTLING_STEPS else set[str]()
+            settling = {"batch_statistics_dice"} if row["step"] <= BATCH_NORM_WARMUP_STEPS else set[str]()
             assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"} | settling
 
 
@@ -111,10 +111,10 @@ def test_scores_with_batch_statistics_change_nothing(
 ) -> None:
     """A run that never makes them has the same weights to the bit, and the same rows but for them."""
     for module in (loop, recorder):
-        monkeypatch.setattr(module, "is_settling", lambda _training, _step: False)
-    teller = Listener()
-    job.fit(folder, tmp_path / "run", recipe=recipe, settings=RECIPES[recipe][0], device="cpu", teller=teller)
-    assert "batch statistics" not in teller.said
+        monkeypatch.setattr(module, "in_batch_norm_warmup", lambda _training, _step: False)
+    reporter = Listener()
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=RECIPES[recipe][0], device="cpu", reporter=reporter)
+    assert "batch statistics" not in reporter.said
     for name in ("model.safetensors", "scores.json"):
         assert (tmp_path / "run" / name).read_bytes() == (whole[recipe] / name).read_bytes(), name
     rows, plain = (
@@ -151,14 +151,14 @@ def test_batch_statistics() -> None:
 def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
     """Before batch norm's running statistics have settled, the score with batch statistics is far ahead."""
     make_discs(tmp_path / "discs", 24)
-    teller = Listener()
+    reporter = Listener()
     settings = {**MODERN, "train.epochs": 10, "train.learning_rate": 2e-2, "model.width": 4}
-    job.fit(tmp_path / "discs", tmp_path / "run", settings=settings, device="cpu", teller=teller)
+    job.fit(tmp_path / "discs", tmp_path / "run", settings=settings, device="cpu", reporter=reporter)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     ahead = [row["batch_statistics_dice"]["foreground"] - row["val_dice"]["foreground"] for row in rows]
     assert max(ahead) > 0.2
-    assert teller.said.count("note: the validation scores of the first 60 steps say little") == 1
-    lines = [line for line in teller.said.splitlines() if line.startswith("epoch ")]
+    assert reporter.said.count("note: the validation scores of the first 60 steps say little") == 1
+    lines = [line for line in reporter.said.splitlines() if line.startswith("epoch ")]
     for row, line in zip(rows, lines, strict=True):
         shown = " ".join(f"{value:.3f}" for value in row["batch_statistics_dice"].values())
         assert f"(batch statistics: {shown})" in line
@@ -167,8 +167,8 @@ def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "net", "side", "settling"),
     [
-        (SETTLING_STEPS, UNet(3, 2, width=2, depth=2), 16, True),
-        (SETTLING_STEPS + 1, UNet(3, 2, width=2, depth=2), 16, False),
+        (BATCH_NORM_WARMUP_STEPS, UNet(3, 2, width=2, depth=2), 16, True),
+        (BATCH_NORM_WARMUP_STEPS + 1, UNet(3, 2, width=2, depth=2), 16, False),
         (1, UNet(3, 2, width=2, depth=4), 16, False),  # one value per channel has no variance
         (1, PaperUNet(3, 2, width=2, depth=2), 16, False),  # no batch norm
     ],
@@ -176,9 +176,9 @@ def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
 def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
     state, plan = SimpleNamespace(model=net, ema=net), SimpleNamespace(sync_batch_norm=False)
     training: Any = SimpleNamespace(state=state, plan=plan, validation=SimpleNamespace(canvas_hw=(side, side)))
-    assert is_settling(training, step) == settling
+    assert in_batch_norm_warmup(training, step) == settling
     plan.sync_batch_norm = True  # with the network itself validated, processes would wait for each other
-    assert not is_settling(training, step)
+    assert not in_batch_norm_warmup(training, step)
 
 
 def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +189,13 @@ def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkey
     def tick(done: int) -> None:
         clock.now += 100.0 if done == 1 else 2.0
 
-    teller = Listener(tick)
-    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=teller)
-    lines = [line for line in teller.said.splitlines() if line.startswith("about ")]
+    reporter = Listener(tick)
+    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", reporter=reporter)
+    lines = [line for line in reporter.said.splitlines() if line.startswith("about ")]
     assert len(lines) == 1
     assert lines[0].startswith("about 20 s for all 3 epochs; ")
     assert all(flag in lines[0] for flag in ("--epochs", "--size", "--patience"))
-    assert teller.said.index(lines[0]) < teller.said.index("epoch 2/3")
+    assert reporter.said.index(lines[0]) < reporter.said.index("epoch 2/3")
 
 
 def test_no_flags_are_told_to_a_resumed_run() -> None:
@@ -208,14 +208,14 @@ def test_stopped_after_every_step(recipe: str, folder: Path, whole: dict[str, Pa
     """One Ctrl-C after each step, the last one too, and a resume after each: the run is the same to the bit."""
     settings, steps = RECIPES[recipe]
     run = tmp_path / "run"
-    result = job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", teller=Listener(press_once(1)))
+    result = job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", reporter=Listener(press_once(1)))
     for step in range(2, steps + 1):
         assert result.scores is None
-        result = job.resume(run, teller=Listener(press_once(step)))
+        result = job.resume(run, reporter=Listener(press_once(step)))
     assert result.scores is None, "stopped after the last step, before its epoch was validated"
-    assert job.resume(run, teller=Listener()).scores is not None
+    assert job.resume(run, reporter=Listener()).scores is not None
     assert contents(run) == contents(whole[recipe])
-    assert job.resume(run, teller=Listener()).scores is not None  # a finished run only scores again
+    assert job.resume(run, reporter=Listener()).scores is not None  # a finished run only scores again
     assert contents(run) == contents(whole[recipe])
 
 
@@ -232,12 +232,12 @@ def test_killed(
     run = tmp_path / "run"
     first, *others = sorted(np.random.default_rng(len(recipe)).choice(np.arange(1, steps), 2, replace=False).tolist())
     listener = Listener(press_twice(first))
-    assert job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", teller=listener).scores is None
+    assert job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", reporter=listener).scores is None
     assert f"stopped after step {first}" in listener.said
     assert ("is usable" in listener.said) is (run / "model.safetensors").exists()
     for step in [*others, steps]:
-        assert job.resume(run, teller=Listener(press_twice(step))).scores is None
-    assert job.resume(run, teller=Listener()).scores is not None
+        assert job.resume(run, reporter=Listener(press_twice(step))).scores is None
+    assert job.resume(run, reporter=Listener()).scores is not None
     assert contents(run) == contents(whole[recipe])
 
 
@@ -245,9 +245,9 @@ def test_killed(
 def test_same_seed_same_run(folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """The same seed twice is the same run to the bit (without panels, so these leave no trace either);
     another seed is another run."""
-    job.fit(folder, tmp_path / "again", settings=MODERN, device="cpu", teller=Listener())
+    job.fit(folder, tmp_path / "again", settings=MODERN, device="cpu", reporter=Listener())
     assert contents(tmp_path / "again") == contents(whole["modern"])
-    job.fit(folder, tmp_path / "other", settings={**MODERN, "train.seed": 1}, device="cpu", teller=Listener())
+    job.fit(folder, tmp_path / "other", settings={**MODERN, "train.seed": 1}, device="cpu", reporter=Listener())
     mine, other = contents(whole["modern"]), contents(tmp_path / "other")
     assert all(mine[name] != other[name] for name in FILES)
 
@@ -257,7 +257,7 @@ def test_ctrl_c_leaves_a_model(folder: Path, tmp_path: Path) -> None:
     """Also in the first epoch, before any validation; the signal's own handler is back afterwards."""
     before = signal.getsignal(signal.SIGINT)
     listener = Listener(press_once(2))
-    result = job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=listener)
+    result = job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", reporter=listener)
     assert result.scores is None
     assert signal.getsignal(signal.SIGINT) is before
     assert "stopped after step 2" in listener.said
@@ -287,13 +287,13 @@ def test_sigterm_is_passed_on_when_all_is_saved(folder: Path, tmp_path: Path) ->
     before = signal.signal(signal.SIGTERM, note)
     try:
         listener = Listener(press_once(2, signal.SIGTERM))
-        assert job.fit(folder, run, settings=MODERN, device="cpu", teller=listener).scores is None
+        assert job.fit(folder, run, settings=MODERN, device="cpu", reporter=listener).scores is None
         assert heard == [signal.SIGTERM]
-        assert job.resume(run, teller=Listener(press_once(3))).scores is None
+        assert job.resume(run, reporter=Listener(press_once(3))).scores is None
         assert heard == [signal.SIGTERM], "Ctrl-C is not passed on"
         assert "stopped after step 2" in listener.said
         again = Listener(lambda done: impatient(done - 2))
-        assert job.resume(run, teller=again).scores is None
+        assert job.resume(run, reporter=again).scores is None
         assert len(heard) == 2
         assert "stopped after step 4" in again.said
     finally:
@@ -308,7 +308,7 @@ def test_loss_that_is_not_finite(epochs: int, folder: Path, tmp_path: Path) -> N
     if epochs == 1:
         changes["train.batch"] = 16  # one step, whose own loss is finite
     with raises(TrainingError, key="train.learning_rate", named=["learning_rate=1e+37"]) as caught:
-        job.fit(folder, tmp_path / "run", settings=changes, device="cpu", teller=Listener())
+        job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=Listener())
     assert "\n" not in str(caught.value)
 
 
@@ -325,7 +325,7 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(loop, "validate", scripted)
     changes = {**MODERN, "train.epochs": 9, "train.select": "loss"}
     listener = Listener()
-    result = job.fit(folder, tmp_path / "run", settings=changes, patience=2, device="cpu", teller=listener)
+    result = job.fit(folder, tmp_path / "run", settings=changes, patience=2, device="cpu", reporter=listener)
     assert len(seen) == 4
     assert "stopped early" in listener.said
     assert result.scores is not None
@@ -333,7 +333,7 @@ def test_patience_and_best_weights(folder: Path, tmp_path: Path, monkeypatch: py
     assert all(torch.equal(kept[name], tensor) for name, tensor in seen[1].items())
     assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
     before = contents(tmp_path / "run")
-    job.resume(tmp_path / "run", teller=Listener())
+    job.resume(tmp_path / "run", reporter=Listener())
     assert contents(tmp_path / "run") == before
 
 
@@ -368,7 +368,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     for old, mean, new in zip(average, state.ema.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
-    assert float(state.sums[1]) == 5 * math.prod(work.batches.window_hw)
+    assert float(state.sums[1]) == 5 * math.prod(work.batches.crop_hw)
     assert all(p.grad is None for p in state.model.parameters())
 
 
@@ -380,7 +380,7 @@ def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatc
         self.training.state.sums += torch.tensor([10.0 * (step + 1), 10.0, 3.0, 2.0], dtype=torch.float64)
 
     monkeypatch.setattr(Runtime, "take_step", pretend)
-    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", teller=Listener())
+    job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", reporter=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
     for row in rows:
@@ -434,9 +434,9 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
     """With `deterministic`, a run stopped on the way is the same to the bit on a GPU too."""
     given = {**MODERN, "model.width": 8, "train.deterministic": True, "train.precision": "bfloat16"}
     try:
-        job.fit(folder, tmp_path / "whole", settings=given, device="cuda", teller=Listener())
-        job.fit(folder, tmp_path / "cut", settings=given, device="cuda", teller=Listener(press_once(4)))
-        job.resume(tmp_path / "cut", teller=Listener())
+        job.fit(folder, tmp_path / "whole", settings=given, device="cuda", reporter=Listener())
+        job.fit(folder, tmp_path / "cut", settings=given, device="cuda", reporter=Listener(press_once(4)))
+        job.resume(tmp_path / "cut", reporter=Listener())
     finally:
         torch.use_deterministic_algorithms(False)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -471,5 +471,5 @@ def test_a_step_never_waits_for_the_gpu(
 
     monkeypatch.setattr(job, "capture_steps", watch)
     settings, count = RECIPES[recipe]
-    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", teller=Listener())  # type: ignore[arg-type]
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", reporter=Listener())  # type: ignore[arg-type]
     assert steps == list(range(4, count))

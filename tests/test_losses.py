@@ -35,11 +35,11 @@ def draw(
 def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
     """Sum of 1 - Dice over every class that a picture's target holds, and how many those are."""
     total, regions = 0.0, 0
-    for picture, truth in zip(logits.astype(np.float64), target, strict=True):
-        prob = np.exp(picture - picture.max(axis=0))
+    for image, truth in zip(logits.astype(np.float64), target, strict=True):
+        prob = np.exp(image - image.max(axis=0))
         prob /= prob.sum(axis=0)
         scored = truth != IGNORED
-        for c in range(len(picture)):
+        for c in range(len(image)):
             here = truth == c
             if here.any():
                 total += 1 - 2 * prob[c][here].sum() / (prob[c][scored].sum() + here.sum())
@@ -267,7 +267,7 @@ def test_settings_that_do_not_fit(key: str, value: object) -> None:
         make_settings(changes={key: value})
 
 
-def test_cross_entropy_of_each_picture() -> None:
+def test_cross_entropy_of_each_image() -> None:
     """To the bit what it is alone; a picture of which nothing is scored has none."""
     logits, target = draw(3, n=5)
     target[2] = IGNORED

@@ -19,7 +19,7 @@ from support.codings import (
     values,
 )
 from ubend.labels.class_table import ANY_DISTANCE, IGNORED, NOISE_REACH, ROUNDING_REACH
-from ubend.labels.label_values import Codes, pack_colors
+from ubend.labels.label_values import LabelArray, pack_colors
 from ubend.labels.value_table import parse_table
 
 
@@ -103,7 +103,7 @@ def test_colours_that_are_nearly_alike() -> None:
     assert both[0].codes == ((0,), (0xFF0000, 0xFE0101))
 
 
-def test_ids_in_the_red_channel_are_asked_about() -> None:
+def test_ids_in_the_red_channel_are_requested_about() -> None:
     refused(colors({0: 900, 0x010000: 500, 0x020000: 300}))
 
 
@@ -113,7 +113,7 @@ def test_resampled_colours(classes: int) -> None:
     palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[:classes]
     index = shapes(classes, 5, 300)
     small = np.asarray(Image.fromarray(palette[index]).resize((290, 290), Image.Resampling.BILINEAR))
-    mask = Codes(pack_colors(small), "color")
+    mask = LabelArray(pack_colors(small), "color")
     assert len(np.unique(mask.values)) > 2 * classes
     labels, remarks = find(mask)
     assert codes_of(labels) == sorted(pack_colors(palette).tolist())
@@ -137,9 +137,9 @@ def test_a_real_table_of_rare_colours_keeps_them_all() -> None:
 
 def test_photographs_are_no_masks() -> None:
     rng = np.random.default_rng(0)
-    says = refused(Codes(rng.integers(0, 2**24, (300, 300)).astype(np.int32), "color"))
+    says = refused(LabelArray(rng.integers(0, 2**24, (300, 300)).astype(np.int32), "color"))
     assert "--values" in says
-    says = refused(*(Codes(rng.integers(0, 256, (60, 60)).astype(np.uint8), "value") for _ in range(3)))
+    says = refused(*(LabelArray(rng.integers(0, 256, (60, 60)).astype(np.uint8), "value") for _ in range(3)))
     assert "256" in says
 
 

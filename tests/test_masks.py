@@ -16,7 +16,7 @@ from support.rasters import encode_png
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.core.files import resolve_many
-from ubend.labels.label_values import Codes, unpack_color
+from ubend.labels.label_values import LabelArray, unpack_color
 from ubend.labels.mask_files import (
     DrawnMask,
     FileMask,
@@ -27,7 +27,7 @@ from ubend.labels.mask_files import (
     hash_masks,
     mask_from_text,
     mask_to_text,
-    read_codes,
+    read_label_values,
 )
 
 RNG = np.random.default_rng(0)
@@ -38,14 +38,14 @@ RGB = COLORS[CLASSES]
 PACKED = np.array([0, 0xFF0000, 0x010203, 0xC8C8C9])[CLASSES]
 
 
-def read(path: Path) -> Codes:
-    return read_codes(FileMask(path), (1, 1))
+def read(path: Path) -> LabelArray:
+    return read_label_values(FileMask(path), (1, 1))
 
 
 def palette(colors: NDArray[np.uint8] = COLORS) -> Image.Image:
-    picture = Image.fromarray(CLASSES)
-    picture.putpalette(colors.tobytes())
-    return picture
+    image = Image.fromarray(CLASSES)
+    image.putpalette(colors.tobytes())
+    return image
 
 
 # Values
@@ -88,15 +88,15 @@ def test_a_see_through_palette_stays_a_palette(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "picture"),
+    ("name", "image"),
     [
         ("rgb", np.dstack([GREY] * 3)),
         ("rgba", np.dstack([GREY] * 3 + [np.full_like(GREY, 255)])),
         ("rgba-holes", np.dstack([GREY] * 3 + [RGB[:, :, 0]])),
     ],
 )
-def test_grey_in_colour_is_grey(tmp_path: Path, name: str, picture: NDArray[np.uint8]) -> None:
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_grey_in_colour_is_grey(tmp_path: Path, name: str, image: NDArray[np.uint8]) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
     codes = read(tmp_path / "a.png")
     assert (codes.kind, codes.values.dtype) == ("value", np.uint8)
     np.testing.assert_array_equal(codes.values, GREY, err_msg=name)
@@ -125,8 +125,8 @@ def test_nothing_of_a_photo_editor_changes_the_values(tmp_path: Path) -> None:
     info.add(b"gAMA", (45455).to_bytes(4, "big"))
     info.add_text("Software", "an editor")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for picture, want in ((Image.fromarray(GREY), GREY), (Image.fromarray(RGB), PACKED), (palette(), CLASSES)):
-        picture.save(tmp_path / "a.png", pnginfo=info, icc_profile=profile, dpi=(72, 72))
+    for image, want in ((Image.fromarray(GREY), GREY), (Image.fromarray(RGB), PACKED), (palette(), CLASSES)):
+        image.save(tmp_path / "a.png", pnginfo=info, icc_profile=profile, dpi=(72, 72))
         np.testing.assert_array_equal(read(tmp_path / "a.png").values, want)
 
 
@@ -162,11 +162,11 @@ def test_any_colours(colors: list[tuple[int, int, int]]) -> None:
     assert codes.of_kind("color").values[0].tolist() == [r << 16 | g << 8 | b for r, g, b in colors]
 
 
-def test_orientation_is_applied_as_to_pictures(tmp_path: Path) -> None:
+def test_orientation_is_applied_as_to_images(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    for picture, want in ((Image.fromarray(GREY), GREY), (palette(), CLASSES), (Image.fromarray(RGB), PACKED)):
-        picture.save(tmp_path / "a.png", exif=exif)
+    for image, want in ((Image.fromarray(GREY), GREY), (palette(), CLASSES), (Image.fromarray(RGB), PACKED)):
+        image.save(tmp_path / "a.png", exif=exif)
         np.testing.assert_array_equal(read(tmp_path / "a.png").values, np.rot90(want, -1))
 
 
@@ -295,11 +295,11 @@ def write_layer(path: Path, on: NDArray[np.bool_], **options: Any) -> Path:
 def test_smaller_layers_lie_on_larger_ones(tmp_path: Path) -> None:
     one, two = GREY > 99, GREY % 3 == 0
     mask = LayeredMask((Layer(write_layer(tmp_path / "1.png", one), 7), Layer(write_layer(tmp_path / "2.png", two), 3)))
-    codes = read_codes(mask, (1, 1))
+    codes = read_label_values(mask, (1, 1))
     assert codes.kind == "value"
     assert 0 < two.sum() < one.sum()
     for turned in (mask, LayeredMask(mask.layers[::-1])):
-        codes = read_codes(turned, (1, 1))
+        codes = read_label_values(turned, (1, 1))
         np.testing.assert_array_equal(codes.values, np.where(two, 3, np.where(one, 7, 0)))
         assert codes.covered == {(7, 3): (one & two).sum()}
     assert (mask.path.name, [path.name for path in mask.files]) == ("1.png", ["1.png", "2.png"])
@@ -316,7 +316,7 @@ def test_layers_of_all_kinds(tmp_path: Path) -> None:
         ],
         1,
     ):
-        codes = read_codes(LayeredMask((Layer(path, number),)), (1, 1))
+        codes = read_label_values(LayeredMask((Layer(path, number),)), (1, 1))
         assert not codes.lossy
         assert set(np.unique(codes.values)) == {0, number}
         assert ((codes.values == number) == disc).mean() > 0.985, path
@@ -330,7 +330,7 @@ def test_layers_of_other_sizes(tmp_path: Path) -> None:
         )
     )
     with raises(DataError, path="2.png", key="size", named=["6x5", "6x4"]):
-        read_codes(mask, (4, 6))
+        read_label_values(mask, (4, 6))
 
 
 # As text, and by content

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from support.refusal import raises
 from ubend.core.errors import DataError
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.labels.class_table import make_label_map
 from ubend.labels.match_classes import match_classes
 from ubend.tasks.evaluate import evaluate
@@ -83,8 +83,8 @@ def write_coco(root: Path, categories: Sequence[str], shown: Sequence[str] = NAM
 
 
 def train(folder: Path, run: Path) -> Path:
-    quiet = Teller(Console(file=io.StringIO()))
-    fit(folder, run, settings={"model.depth": 1}, size=24, width=2, epochs=1, batch=4, device="cpu", teller=quiet)
+    quiet = Reporter(Console(file=io.StringIO()))
+    fit(folder, run, settings={"model.depth": 1}, size=24, width=2, epochs=1, batch=4, device="cpu", reporter=quiet)
     return run
 
 

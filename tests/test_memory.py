@@ -65,7 +65,7 @@ def limit(monkeypatch: Patch, training: int = 99, other: int = 99) -> None:
 
 def fit(folder: Path, run: Path, at_step: Callable[[int], None] = lambda done: None, **changes: Any) -> str:
     listener = Listener(at_step)
-    job.fit(folder, run, settings={**MODERN, **changes}, device="cpu", teller=listener)
+    job.fit(folder, run, settings={**MODERN, **changes}, device="cpu", reporter=listener)
     return listener.said
 
 
@@ -131,7 +131,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     at = (call - 1) // 3
     with monkeypatch.context() as patch:
         patch.setattr(Training, "micro_batch", property(lambda self: 8 if self.state.progress.step < at else 4))
-        job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", teller=Listener())
+        job.fit(folder, tmp_path / "planned", settings=changes, device="cpu", reporter=Listener())
     calls = 0
 
     def forward(self: UNet, image: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
 
     monkeypatch.setattr(UNet, "forward", forward)
     listener = Listener()
-    job.fit(folder, tmp_path / "halved", settings=changes, device="cpu", teller=listener)
+    job.fit(folder, tmp_path / "halved", settings=changes, device="cpu", reporter=listener)
     assert "with 8 pictures at a time; the step is repeated, and training goes on, with 4" in listener.said
     assert results(tmp_path / "halved") == results(tmp_path / "planned")
 
@@ -166,7 +166,7 @@ def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch
         listener = Listener(press_once(at))
         if at > 4:  # after the first validation
             monkeypatch.setattr(UNet, "forward", FORWARD)
-        result = job.resume(tmp_path / "run", teller=listener)
+        result = job.resume(tmp_path / "run", reporter=listener)
         assert "out of memory with" not in listener.said
     assert result.scores is not None
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
@@ -196,8 +196,8 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
     """Fewer pictures in a pass where memory runs out; one picture too many is one line with its size."""
     fit(folder, tmp_path / "run")
     pairs = read_run_pairs(tmp_path / "run")
-    pictures = [pair.image for pair in pairs]
-    wanted = {n: p.prob for n, p in load(tmp_path / "run", "cpu").predict(pictures)}
+    images = [pair.image for pair in pairs]
+    wanted = {n: p.prob for n, p in load(tmp_path / "run", "cpu").predict(images)}
     scores = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
     sizes = []
 
@@ -211,19 +211,19 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
 
     monkeypatch.setattr(FoldedUNet, "__call__", forward)
     predictor = load(tmp_path / "run", "cpu")
-    found = {n: p.prob for n, p in predictor.predict(pictures)}
+    found = {n: p.prob for n, p in predictor.predict(images)}
     assert set(found) == set(wanted)
     for n, prob in wanted.items():
         np.testing.assert_allclose(found[n], prob, atol=1e-5)
     sizes.clear()
-    assert len(list(predictor.predict(pictures))) == len(pictures)
+    assert len(list(predictor.predict(images))) == len(images)
     assert max(sizes) <= 3, "what was learnt about the memory is kept"
     again = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
     assert again["native"]["cross_entropy"] == pytest.approx(scores["native"]["cross_entropy"], rel=1e-4)
 
     limit(monkeypatch, other=0)
     monkeypatch.setattr(FoldedUNet, "__call__", lambda self, image: self._net(image.float()))
-    for work in (lambda: list(load(tmp_path / "run", "cpu").predict(pictures)), lambda: job.resume(tmp_path / "run")):
+    for work in (lambda: list(load(tmp_path / "run", "cpu").predict(images)), lambda: job.resume(tmp_path / "run")):
         with raises(SettingError, key="device", named=["48x40", "--device cpu"]) as caught:
             work()
         assert "\n" not in str(caught.value)
@@ -274,9 +274,9 @@ def test_on_cuda(folder: Path, tmp_path: Path) -> None:
     torch.cuda.set_per_process_memory_fraction(3 * 2**30 / total)
     try:
         for run, listener in (("whole", Listener()), ("cut", Listener(press_once(1)))):
-            job.fit(folder, tmp_path / run, settings=given, device="cuda", teller=listener)
+            job.fit(folder, tmp_path / run, settings=given, device="cuda", reporter=listener)
             assert "note: out of memory with 32 pictures at a time" in listener.said
-        job.resume(tmp_path / "cut", teller=Listener())
+        job.resume(tmp_path / "cut", reporter=Listener())
     finally:
         torch.use_deterministic_algorithms(False)
         torch.cuda.set_per_process_memory_fraction(1.0)

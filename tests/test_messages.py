@@ -32,7 +32,7 @@ from support.sentences import ERRORS
 from ubend.cli.app import main
 from ubend.core.device import pick_device
 from ubend.core.errors import UbendError
-from ubend.core.files import refuse_taken, telling_writes
+from ubend.core.files import explain_write_errors, refuse_existing_results
 from ubend.core.settings import make_settings, parse_assignment, read_config
 from ubend.dataset import named_sets as named
 from ubend.dataset.sample import draw_sample
@@ -44,28 +44,28 @@ from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
 from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
-from ubend.io.scans import parse_window, read_scan
+from ubend.io.scans import parse_intensity_window, read_scan
 from ubend.io.video import open_video
 from ubend.labels.class_table import make_label_map
-from ubend.labels.classes import Told, find_classes
-from ubend.labels.label_values import Codes
-from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_codes
+from ubend.labels.classes import LabelHints, find_classes
+from ubend.labels.label_values import LabelArray
+from ubend.labels.mask_files import FileMask, Layer, LayeredMask, read_label_values
 from ubend.labels.match_classes import match_classes
 from ubend.labels.value_table import parse_table
-from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.objects.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
-from ubend.tasks.gather import parse_skips
 from ubend.tasks.runs import read_summary
-from ubend.training.distributed import Ranks
+from ubend.tasks.user_settings import parse_skips
+from ubend.training.distributed import ProcessGroup
 from ubend.training.launcher import launch
 from ubend.training.run_folder import RunFolder
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
-LEAST = 120
+MIN = 120
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Place:
         return refused("fit", data or self.good / "data", "--out", self / "out", *TINY, *words)
 
     def predict(self, *words: object, command: str = "predict") -> UbendError:
-        picture = self.good / "data" / "images" / "disc00.png"
-        return refused(command, self.good / "run", picture, "--device", "cpu", "--out", self / "out", *words)
+        image = self.good / "data" / "images" / "disc00.png"
+        return refused(command, self.good / "run", image, "--device", "cpu", "--out", self / "out", *words)
 
 
 Case = Callable[[Place], object]
@@ -188,13 +188,13 @@ def split_of(text: str, header: str = "file,split\n") -> Case:
     def read(place: Place) -> object:
         flat(place)
         (place / "split.csv").write_text(header + text)
-        return read_folder(place.tmp, Asked(place / "split.csv"))
+        return read_folder(place.tmp, ReadOptions(place / "split.csv"))
 
     return read
 
 
 CASES |= {
-    "split file: absent": lambda place: read_folder(flat(place), Asked(place / "absent.csv")),
+    "split file: absent": lambda place: read_folder(flat(place), ReadOptions(place / "absent.csv")),
     "split file: no columns": split_of("1,train\n", "name,part\n"),
     "split file: unknown word": split_of("1,trian\n2,val\n3,test\n"),
     "split file: twice": split_of("1,train\n1.png,val\n2,val\n3,test\n"),
@@ -262,11 +262,11 @@ CASES |= {
 # --------------------------------------------------------------------------------------------- class tables
 
 
-def classes(*masks: Codes, **told: Any) -> Case:
-    return lambda place: find_classes(survey(*masks), Told(**told))
+def classes(*masks: LabelArray, **told: Any) -> Case:
+    return lambda place: find_classes(survey(*masks), LabelHints(**told))
 
 
-def noisy(share: int) -> Codes:
+def noisy(share: int) -> LabelArray:
     random = np.random.default_rng(0).integers(0, 1 << 24, share)
     return colors({0: 900, **{int(code): 1 for code in random}})
 
@@ -289,10 +289,10 @@ CASES |= {
     "classes: colours nearly alike": classes(colors({0: 500, 0xFF0000: 300, 0xFE0000: 100})),
     "classes: reserved name": lambda place: make_label_map([0, 1], ["background", "ignored"]),
     "classes: mask of colours": lambda place: make_label_map([0, 255]).translate(
-        Codes(np.full((1, 1), 0xFF0000, np.int32), "color")
+        LabelArray(np.full((1, 1), 0xFF0000, np.int32), "color")
     ),
     "classes: value among colours": lambda place: make_label_map([0, 255], kind="color").translate(
-        Codes(np.full((1, 1), 300, np.uint16), "value")
+        LabelArray(np.full((1, 1), 300, np.uint16), "value")
     ),
     "classes: other than the model's": lambda place: make_label_map([0, 1], ["background", "moon"]).in_order_of(
         ("background", "cell"), ((0, 0, 0), (9, 9, 9))
@@ -324,7 +324,7 @@ def file_of(name: str, data: Any, read: Callable[[Path], object] = lambda path: 
 
 
 def mask_of(path: Path) -> object:
-    return read_codes(FileMask(path), (4, 4))
+    return read_label_values(FileMask(path), (4, 4))
 
 
 def known_mask(path: Path) -> object:
@@ -366,7 +366,7 @@ CASES |= {
 
 
 @case
-def picture_with_frames(place: Place) -> object:
+def image_with_frames(place: Place) -> object:
     frames = [Image.new("L", (4, 4), level) for level in (0, 99)]
     frames[0].save(place / "a.gif", save_all=True, append_images=frames[1:])
     return read_image(place / "a.gif", 3)
@@ -376,25 +376,25 @@ def picture_with_frames(place: Place) -> object:
 def layers_of_different_sizes(place: Place) -> object:
     draw(place, "1.png")
     draw(place, "2.png", size=(4, 5))
-    return read_codes(LayeredMask((Layer(place / "1.png", 1), Layer(place / "2.png", 1))), (4, 4))
+    return read_label_values(LayeredMask((Layer(place / "1.png", 1), Layer(place / "2.png", 1))), (4, 4))
 
 
 @case
 def layer_with_many_values(place: Place) -> object:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(place / "1.png")
-    return read_codes(LayeredMask((Layer(place / "1.png", 1),)), (8, 8))
+    return read_label_values(LayeredMask((Layer(place / "1.png", 1),)), (8, 8))
 
 
 @case
 def layers_that_hide_a_class(place: Place) -> object:
     hidden = survey(values({0: 9, 2: 3}))
     hidden = replace(hidden, covered=np.array([[0, 1, 2, 3]]))
-    return find_classes(hidden, Told(names=("background", "organ", "tumor"), values=(0, 1, 2)))
+    return find_classes(hidden, LabelHints(names=("background", "organ", "tumor"), values=(0, 1, 2)))
 
 
 @case
 def jpeg_masks_of_three_levels(place: Place) -> object:
-    return find_classes(survey(values({0: 900, 128: 20, 255: 80}, lossy=True)), Told())
+    return find_classes(survey(values({0: 900, 128: 20, 255: 80}, lossy=True)), LabelHints())
 
 
 @case
@@ -480,8 +480,8 @@ for _words in (
 CASES |= {
     "--set: no value": lambda place: parse_assignment("train.epochs"),
     "--config: absent": lambda place: read_config(place / "none.toml"),
-    "--window: unknown": lambda place: parse_window("lun"),
-    "--window: no width": lambda place: parse_window("1,0"),
+    "--window: unknown": lambda place: parse_intensity_window("lun"),
+    "--window: no width": lambda place: parse_intensity_window("1,0"),
     "scan: sform against pixdim": lambda place: read_scan(write_scan(place, {"pixdim": [1, 1, 1, 3, 1, 1, 1, 1]})),
     "scan: unit": lambda place: read_scan(write_scan(place, {"xyzt_units": 5})),
     "--threshold": lambda place: parse_thresholds(["polyp=2"], ("background", "polyp")),
@@ -489,8 +489,8 @@ CASES |= {
     "--threshold: no such class": lambda place: parse_thresholds(["x=0.3"], ("background", "polyp")),
     "--min-area": lambda place: parse_areas("--min-area", ["x"], ("background", "polyp")),
     "--device": lambda place: pick_device("abacus"),
-    "--device: several processes": lambda place: Ranks(0, 2, 0).pick_device("cuda:1"),
-    "--batch: several processes": lambda place: Ranks(0, 2, 0).refuse_uneven(7),
+    "--device: several processes": lambda place: ProcessGroup(0, 2, 0).pick_device("cuda:1"),
+    "--batch: several processes": lambda place: ProcessGroup(0, 2, 0).refuse_uneven(7),
     "--skips": lambda place: parse_skips("9", 4),
     "sample: count": lambda place: draw_sample(place / "new", 0),
     "sample: size": lambda place: draw_sample(place / "new", 1, 4),
@@ -552,19 +552,19 @@ CASES |= {
     ),
     "lesson: --size": lambda place: refused("lesson", "architecture", "--size", 5000, "--out", place / "out"),
     "lesson: no run": lambda place: refused("lesson", "training", place / "none", "--out", place / "out"),
-    "output: folder is there": lambda place: refuse_taken(place.good),
-    "data set: near its name": lambda place: named.find_dataset("kvasirseg", None, named_teller()),
-    "data set: --root": lambda place: named.find_dataset("nowhere", "there", named_teller()),
+    "output: folder is there": lambda place: refuse_existing_results(place.good),
+    "data set: near its name": lambda place: named.find_dataset("kvasirseg", None, named_reporter()),
+    "data set: --root": lambda place: named.find_dataset("nowhere", "there", named_reporter()),
 }
 
 
-def named_teller() -> Any:
+def named_reporter() -> Any:
     return None  # nothing is told before these are refused
 
 
 @case
 def output_that_cannot_be_written(place: Place) -> object:
-    with telling_writes(place / "a.png"):
+    with explain_write_errors(place / "a.png"):
         raise OSError(28, "No space left on device")
 
 
@@ -613,7 +613,7 @@ def predict_broken_files(place: Place) -> object:
 
 
 @case
-def predict_pictures_of_another_kind(place: Place) -> object:
+def predict_images_of_another_kind(place: Place) -> object:
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(place / "deep.png")
     return place.predict(place / "deep.png")
 
@@ -723,7 +723,7 @@ def run_without_its_state(place: Place) -> object:
 
 @case
 def only_training_images(place: Place) -> object:
-    pairs = [pair for pair in read_run_pairs(place.good / "run") if pair.part == "train"]
+    pairs = [pair for pair in read_run_pairs(place.good / "run") if pair.split == "train"]
     for kind in ("images", "masks"):
         (place / kind).mkdir()
     for pair in pairs:
@@ -867,7 +867,7 @@ def test_the_file_is_whole(golden: Golden) -> None:
     texts = golden.seen if golden.update else golden.texts
     assert list(texts) == [*CASES, *RUNS]
     told = [text.split("\n", 1) for name, text in texts.items() if name in CASES]
-    assert len({sentence for _fields, sentence in told}) >= LEAST
+    assert len({sentence for _fields, sentence in told}) >= MIN
     assert {fields.split()[0] for fields, _sentence in told} >= {name for name in ERRORS if name != "UbendError"}
 
 

@@ -16,7 +16,7 @@ from support.refusal import TINY, check, invoke, raises, refused_once
 from support.scans import SEEN, write_nifti, write_slice
 from ubend.core.errors import MissingPackageError
 from ubend.io.images import read_image
-from ubend.io.row_windows import read_to_place
+from ubend.io.row_windows import read_into_array
 from ubend.io.scans import read_scan
 
 IMAGECODECS: dict[str, Any] = {"key": "imagecodecs", "named": ["pip install imagecodecs"]}
@@ -49,7 +49,7 @@ def test_one_codec_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(tifffile.TiffPage, "decode", decode)
     with raises(MissingPackageError, named=["lzw_decode", "pip install ubend"]):
-        read_to_place(path, place)
+        read_into_array(path, place)
 
 
 def test_commands_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

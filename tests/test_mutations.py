@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from support.folders import COUNT, PARTS, PICTURES, Maker, Understood, read_class_maps
+from support.folders import COUNT, IMAGES, PARTS, Maker, Understood, read_class_maps
 from support.mutations import BASES, TEXT_SUFFIXES, Spoilt, spoil
 from ubend.cli.app import main
 from ubend.layouts.naming import IMAGE_SUFFIXES
 
 FILES = int(os.environ.get("UBEND_MUTATIONS", 500))  # that are spoilt, at least
 FIT_EVERY = 5  # of so many folders one is also trained on
-MOST_SECONDS = 60  # for one folder
+MAX_SECONDS = 60  # for one folder
 TINY: list[object] = ["--size", 32, "--width", 2, "--epochs", 1, "--batch", 4, "--device", "cpu"]
 
 # What is the same in the names of an image and of its masks, without the folders that differ.
@@ -46,7 +46,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
 
     def call(*words: object, flags: tuple[tuple[str, str], ...]) -> Result:
         monkeypatch.chdir(tmp_path / "set")
-        signal.alarm(MOST_SECONDS)
+        signal.alarm(MAX_SECONDS)
         try:
             told = [word for key, value in flags for word in (f"--{key}", value)]
             return CliRunner().invoke(main, [*map(str, words), *told])
@@ -80,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pairs]:
 def pairs_below(root: Path, found: Understood) -> Pairs:
     names = np.array([*found.classes, *["no class"] * 255])
     return {
-        path.relative_to(root): (part, names[index], found.pictures[path]) for path, (part, index) in found.maps.items()
+        path.relative_to(root): (part, names[index], found.images[path]) for path, (part, index) in found.maps.items()
     }
 
 
@@ -121,7 +121,7 @@ def test_spoilt_folders(some: range, tmp_path: Path, invoke: Invoke, whole: dict
 def judge(spoilt: Spoilt, result: Result, out: Path, whole: dict[str, Pairs], skip_bad: bool) -> list[str]:
     """What is wrong with the outcome of a command."""
     if isinstance(result.exception, TimeoutError):
-        return [f"not done after {MOST_SECONDS} s"]
+        return [f"not done after {MAX_SECONDS} s"]
     if not isinstance(result.exception, SystemExit | None):
         return [f"traceback: {result.exception!r}"]
     problems, cache = [], out.parent / "cache"
@@ -163,7 +163,7 @@ def wrong_rest(spoilt: Spoilt, whole: Pairs, found: Understood, told: str) -> li
                 problems.append(f"{path}: other pixels")
             if alone and not np.array_equal(classes, old_classes):
                 problems.append(f"{path}: another mask")
-            if alone and spoilt.base.parts and part != old_part and part in stated:
+            if alone and spoilt.base.splits and part != old_part and part in stated:
                 problems.append(f"{path}: in the split {part}")
     return problems
 
@@ -194,13 +194,13 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
         if keys_in(path.as_posix()) & taken:  # another's mask has its name now: nobody can know
             continue
         number = spoilt.make.numbers.get(path)
-        content = likeness(found.pictures[path])
+        content = likeness(found.images[path])
         if number is None or (not spoilt.touched(path) and content[number] < 0.9):
             number = int(np.argmax(content))
         if not spoilt.touched(path) and content[number] < 0.9:
             problems.append(f"{path.name}: the picture is another")
         truth = spoilt.make.maps[number]
-        if spoilt.base.parts and part != PARTS[number] and part in stated:
+        if spoilt.base.splits and part != PARTS[number] and part in stated:
             problems.append(f"{path.name}: in the part {part}")
         if index.shape != truth.shape:
             problems.append(f"{path.name}: a mask of shape {index.shape}")
@@ -214,6 +214,6 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
 def likeness(pixels: np.ndarray[Any, Any]) -> list[float]:
     """Correlation of a stored picture with each of the truth."""
     grey = pixels.astype(float).mean(axis=2)
-    if grey.shape != PICTURES[0].shape[:2] or not np.ptp(grey):
+    if grey.shape != IMAGES[0].shape[:2] or not np.ptp(grey):
         return [0.0] * COUNT
-    return [float(np.corrcoef(grey.reshape(-1), other.mean(axis=2).reshape(-1))[0, 1]) for other in PICTURES]
+    return [float(np.corrcoef(grey.reshape(-1), other.mean(axis=2).reshape(-1))[0, 1]) for other in IMAGES]

@@ -66,13 +66,13 @@ def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> N
     assert (tmp_path / "runs" / "tiny-1" / "scores.json").exists()
     place = tmp_path / "cache" / "datasets" / "tiny-set"
     assert {path.name for path in place.iterdir()} == {".lock", "tiny-folder"}  # no archive, no part
-    asked = len(site.asked)
+    requested = len(site.requested)
     every = (["samples", "tiny-set"], ["data", "tiny-set"], ["evaluate", "runs/tiny-1", "tiny-set", "--device", "cpu"])
     for words in every:
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output
         assert "download" not in result.output
-    assert len(site.asked) == asked
+    assert len(site.requested) == requested
     listed = CliRunner().invoke(main, ["cache"]).output
     assert "datasets/tiny-set" in listed
     CliRunner().invoke(main, ["cache", "--clear"])
@@ -83,7 +83,7 @@ def test_a_folder_of_that_name_is_a_folder(tiny: NamedSet, site: Site, tmp_path:
     (tmp_path / "tiny-set").mkdir()
     assert find_dataset("tiny-set", None, Listener()) == Path("tiny-set")
     assert named.named_set("tiny-set", None) is None
-    assert site.asked == []
+    assert site.requested == []
 
 
 def test_other_folders_are_taken_as_they_are(tiny: NamedSet) -> None:
@@ -105,7 +105,7 @@ def test_a_copy_at_hand_is_used(below: str, tiny: NamedSet, site: Site, tmp_path
     before = contents(root)
     assert find_dataset("tiny-set", root, Listener()) == root / below
     assert contents(root) == before
-    assert site.asked == []
+    assert site.requested == []
 
 
 @pytest.mark.parametrize("below", ["", "tiny-folder", "tiny-set"])
@@ -117,7 +117,7 @@ def test_archives_at_hand_are_used(below: str, tiny: NamedSet, site: Site, tmp_p
     assert found == root / "tiny-set" / "tiny-folder" / "Tiny"
     assert contents(found) == {name.removeprefix("Tiny/"): data for name, data in tiny_files()}
     assert (root / below / "tiny.zip").exists()
-    assert site.asked == []
+    assert site.requested == []
 
 
 def test_a_damaged_archive_at_hand(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_a_damaged_set_in_the_cache(below: str, damage: str, tiny: NamedSet, sit
     else:
         for file in [*path.rglob("*.png")] or [path]:
             DAMAGES[damage](file)
-    asked, voice = len(site.asked), Listener()
-    assert find_dataset("tiny-set", None, voice) == found
+    requested, log = len(site.requested), Listener()
+    assert find_dataset("tiny-set", None, log) == found
     assert contents(found) == before
-    assert voice.said.count("note: ") == 1
-    assert len(site.asked) == asked + 1
+    assert log.said.count("note: ") == 1
+    assert len(site.requested) == requested + 1
     quiet = Listener()
     assert find_dataset("tiny-set", None, quiet) == found
     assert quiet.said == ""
@@ -186,7 +186,7 @@ def test_a_copied_cache_is_whole(tiny: NamedSet, site: Site) -> None:
     for path in found.rglob("*"):
         os.utime(path, (1, 1))
     assert find_dataset("tiny-set", None, Listener()) == found
-    assert len(site.asked) == 1
+    assert len(site.requested) == 1
 
 
 def test_a_damaged_set_without_a_network(tiny: NamedSet, site: Site) -> None:
@@ -201,12 +201,12 @@ def test_a_damaged_set_without_a_network(tiny: NamedSet, site: Site) -> None:
 
 def test_a_damaged_archive_in_the_cache(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
     """As a process leaves it that is killed before it unpacks; then the disk spoils it."""
-    place, voice = tmp_path / "cache" / "datasets" / "tiny-set", Listener()
+    place, log = tmp_path / "cache" / "datasets" / "tiny-set", Listener()
     place.mkdir(parents=True)
     (place / "tiny.zip").write_bytes(site.files["/tiny.zip"][:-1] + b"x")
-    assert find_dataset("tiny-set", None, voice).is_dir()
-    assert voice.said.count("note: ") == 1
-    assert len(site.asked) == 1
+    assert find_dataset("tiny-set", None, log).is_dir()
+    assert log.said.count("note: ") == 1
+    assert len(site.requested) == 1
 
 
 def test_another_archive_than_expected(tiny: NamedSet, site: Site, tmp_path: Path, monkeypatch: Any) -> None:
@@ -233,7 +233,7 @@ def test_an_error_of_the_server_is_one_line(tiny: NamedSet, site: Site) -> None:
 def test_too_little_room(tiny: NamedSet, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(named.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
     assert type(refused_once("fit", "tiny-set", *TINY)) is OutputError
-    assert site.asked == []
+    assert site.requested == []
 
 
 def test_two_processes_at_once(tiny: NamedSet, site: Site, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_two_processes_at_once(tiny: NamedSet, site: Site, tmp_path: Path) -> No
         until = time.monotonic() + 60
         while "waiting" not in other.said and time.monotonic() < until:
             time.sleep(0.01)
-        assert site.asked == []
+        assert site.requested == []
     thread.join(60)
     assert found == [place / "tiny-folder" / "Tiny"]
     assert "waiting for another process" in other.said

@@ -14,7 +14,7 @@ from PIL import Image
 
 from support.refusal import TINY
 from ubend.cli.app import main
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset import object_widths
 from ubend.dataset.dataset import open_dataset
@@ -120,12 +120,12 @@ def test_size_follows_from_the_objects(
     folder = make_folder(tmp_path / "drawn", draw, side)
     settings = make_settings(changes={"data.folder": str(folder)})
     for device, wanted in (("cpu", on_cpu), ("cuda", on_gpu)):
-        data = open_dataset(settings, device, tmp_path / "cache", Teller())
+        data = open_dataset(settings, device, tmp_path / "cache", Reporter())
         assert (data.images.resize, data.images.size, data.images.window) == wanted
         assert data.sizing.size_px == wanted[1]
 
 
-def test_what_is_asked_for_wins(tmp_path: Path) -> None:
+def test_what_is_requested_for_wins(tmp_path: Path) -> None:
     folder = str(make_folder(tmp_path / "lines", line(4), 320))
     for recipe, changes, wanted in (
         ("modern", {"data.size": 64}, ("keep", 64, None)),
@@ -137,7 +137,7 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
         ("paper", {}, ("keep", 128, None)),
     ):
         settings = make_settings(recipe, changes={"data.folder": folder, **changes})  # type: ignore[arg-type]
-        images = open_dataset(settings, "cpu", tmp_path / "cache", Teller()).images
+        images = open_dataset(settings, "cpu", tmp_path / "cache", Reporter()).images
         assert (images.resize, images.size, images.window) == wanted
 
 

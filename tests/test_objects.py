@@ -110,12 +110,12 @@ def test_a_shape_alone_is_whole_by_distance(turn: float) -> None:
     assert abs((found.ids == 1).sum() / (found.ids == 2).sum() - 1) < 0.1
 
 
-def test_crumbs_in_the_contour_are_no_objects() -> None:
+def test_fragments_in_the_contour_are_no_objects() -> None:
     """A pixel of cell in a line between cells goes to its neighbours; small cells among their like stay, and so does
     what stands alone."""
     half = "1" * 13
-    rows, crumb = [f"{half}2{half}"] * 6, f"{half[2:]}22122{half[2:]}"
-    mask = np.pad(read(*rows, crumb, *rows), 2)
+    rows, fragment = [f"{half}2{half}"] * 6, f"{half[2:]}22122{half[2:]}"
+    mask = np.pad(read(*rows, fragment, *rows), 2)
     mask[0, 0] = 1
     found = separate(mask, CELLS, "contour")
     assert len(found.classes) == 3
@@ -203,9 +203,9 @@ def test_command(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert float(row["row"]) == pytest.approx(there[:, 0].mean(), rel=1e-3)
             assert [int(row[key]) for key in ("top", "left")] == there.min(axis=0).tolist()
             assert [int(row[key]) for key in ("bottom", "right")] == (there.max(axis=0) + 1).tolist()
-        with Image.open(path.with_name(path.name.replace("_ids.tif", "_objects.png"))) as picture:
-            scale = picture.width // ids.shape[1]  # small images are enlarged
-            assert picture.size == (ids.shape[1] * scale, ids.shape[0] * scale)
+        with Image.open(path.with_name(path.name.replace("_ids.tif", "_objects.png"))) as image:
+            scale = image.width // ids.shape[1]  # small images are enlarged
+            assert image.size == (ids.shape[1] * scale, ids.shape[0] * scale)
     again = CliRunner().invoke(main, list(map(str, words)))
     assert again.exit_code == 2
     assert "exists already" in again.output

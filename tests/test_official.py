@@ -40,7 +40,7 @@ def test_voc_lists_make_the_parts(tmp_path: Path, below: str) -> None:
     write_list(root, "trainval.txt", "2007_1", "2007_2", "2007_10")
     write_list(root, "test.txt", "2007_99")  # its masks are not public
     found = read_folder(tmp_path)
-    assert [(pair.name, pair.part) for pair in found.pairs] == [
+    assert [(pair.name, pair.split) for pair in found.pairs] == [
         ("2007_1", "train"),
         ("2007_2", "val"),
         ("2007_10", "train"),
@@ -79,7 +79,7 @@ def test_cvat_labelmap(tmp_path: Path) -> None:
     write_list(tmp_path, "default.txt", "a", "b")
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:255,0,16::\n")
     found = read_folder(tmp_path)
-    assert [(pair.name, pair.part) for pair in found.pairs] == [("a", None), ("b", None)]
+    assert [(pair.name, pair.split) for pair in found.pairs] == [("a", None), ("b", None)]
     assert (found.classes, found.colors) == (("background", "car"), ((0, 0, 0), (255, 0, 16)))
 
 

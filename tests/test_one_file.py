@@ -9,7 +9,7 @@ import pytest
 
 from support.refusal import contents, invoke, refused
 from ubend.core.errors import DataError, FilesError, OutputError
-from ubend.inference.conditions import Masks
+from ubend.inference.conditions import MaskPredictor
 from ubend.tasks import file_jobs
 
 COMMANDS = {"predict": [], "objects": ["--method", "parts"], "cutout": []}
@@ -54,9 +54,9 @@ def inject(patch: pytest.MonkeyPatch, stage: str, bad: Path, failure: Exception)
         return work
 
     if stage == "predict":
-        real = Masks.predict
+        real = MaskPredictor.predict
 
-        def predict(masks: Masks, images: Any, **how: Any) -> Iterator[Any]:
+        def predict(masks: MaskPredictor, images: Any, **how: Any) -> Iterator[Any]:
             def given() -> Iterator[Any]:
                 for key, image in images:
                     if key[0] == numbers[0]:
@@ -66,7 +66,7 @@ def inject(patch: pytest.MonkeyPatch, stage: str, bad: Path, failure: Exception)
             return real(masks, given(), **how)
 
         numbers = [2]
-        patch.setattr(Masks, "predict", predict)
+        patch.setattr(MaskPredictor, "predict", predict)
         return
     kinds = [file_jobs.ImageJob]
     while kinds:

@@ -231,7 +231,7 @@ def test_without_background_both_means_are_equal(masks: Case) -> None:
     assert scores.dice_pooled.mean == scores.dice_pooled.mean_foreground
 
 
-def test_no_pictures_and_odd_names() -> None:
+def test_no_images_and_odd_names() -> None:
     scores = summarise_overlap(np.zeros((0, 2, 2), dtype=np.int64), ["mean", "x"], 0).to_json()
     assert scores["pictures"] == 0
     assert scores["defined"] == {"class mean": 0, "x": 0}

@@ -19,11 +19,11 @@ from ubend.accel.folded import can_fold
 from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
-from ubend.dataset.augment import ELASTIC_POINTS, DeviceDraws, draw_warps, elastic_basis, warp
+from ubend.dataset.augment import ELASTIC_POINTS, DeviceWarpParams, elastic_basis, sample_warps, warp
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.border_weights import weigh_borders
+from ubend.dataset.border_weights import border_weights
 from ubend.dataset.sample import draw_sample
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
@@ -33,7 +33,7 @@ from ubend.tasks.info import describe_model
 from ubend.training.checkpoint import Saver
 from ubend.training.losses import Loss
 from ubend.training.optim import SGD, make_optimizer
-from ubend_lessons.paper_pictures import level_sides
+from ubend_lessons.paper_figures import level_sides
 
 
 def test_sizes_are_the_papers() -> None:
@@ -170,14 +170,14 @@ def test_tiles_are_the_whole() -> None:
     rng = np.random.default_rng(2)
     net = PaperUNet(3, 2, 4, 3, mean=[120.0] * 3, std=[60.0] * 3)
     bundle = Bundle(net, make_label_map([0, 1]), Sizing(None, True, 3))
-    pictures = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for hw in ((90, 131), (24, 200), (3, 5), (89, 131))]
-    whole = dict(Predictor(bundle, "cpu", tiles=0).predict(pictures))
+    images = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for hw in ((90, 131), (24, 200), (3, 5), (89, 131))]
+    whole = dict(Predictor(bundle, "cpu", tiles=0).predict(images))
     for size in (16, 44, 60):
-        tiled = dict(Predictor(bundle, "cpu", tiles=size).predict(pictures))
-        for number in range(len(pictures)):
+        tiled = dict(Predictor(bundle, "cpu", tiles=size).predict(images))
+        for number in range(len(images)):
             np.testing.assert_allclose(tiled[number].prob, whole[number].prob, atol=2e-6)
     with torch.no_grad():
-        logits = net.eval()(torch.from_numpy(pictures[0]).permute(2, 0, 1)[None].float())
+        logits = net.eval()(torch.from_numpy(images[0]).permute(2, 0, 1)[None].float())
     np.testing.assert_allclose(whole[0].prob, logits[0].softmax(dim=0).numpy(), atol=2e-6)
 
 
@@ -199,14 +199,14 @@ def test_border_weights(sigma: float) -> None:
     ids[2:14, 3:15], ids[2:14, 17:30], ids[20:30, 8:24], ids[33, 39] = 1, 2, 3, 5  # there is no 4
     ids[5:9, 6:10] = 6
     for ground in (ids == 0, np.ones(ids.shape, bool)):
-        fast, slow = weigh_borders(ids, ground, 10.0, sigma), slow_border_weight(ids, ground, 10.0, sigma)
+        fast, slow = border_weights(ids, ground, 10.0, sigma), slow_border_weight(ids, ground, 10.0, sigma)
         np.testing.assert_allclose(fast, slow, atol=1.1e-3)
     assert fast.dtype == np.float32
-    gap = weigh_borders(ids, ids == 0, 10.0, sigma)
+    gap = border_weights(ids, ids == 0, 10.0, sigma)
     assert gap[6, 15] == pytest.approx(10 * np.exp(-(3**2) / (2 * sigma**2)), rel=1e-5)  # 1 px and 2 px away
     assert not gap[ids > 0].any()
-    assert not weigh_borders(np.zeros((4, 4), np.uint8), np.ones((4, 4), bool), 10.0, sigma).any()
-    assert not weigh_borders((ids == 3).astype(np.uint8), ids == 0, 10.0, sigma).any(), "one object has no second"
+    assert not border_weights(np.zeros((4, 4), np.uint8), np.ones((4, 4), bool), 10.0, sigma).any()
+    assert not border_weights((ids == 3).astype(np.uint8), ids == 0, 10.0, sigma).any(), "one object has no second"
 
 
 def test_loss_with_pixel_weights() -> None:
@@ -266,11 +266,11 @@ def test_coarse_elastic_field() -> None:
     expected = F.interpolate(torch.eye(3)[None, None], size=(41, 3), mode="bicubic", align_corners=True)[0, 0]
     torch.testing.assert_close(basis[:, :3], expected)
     settings = make_settings("paper", changes={"augment.orientation": "free", "augment.rotation_deg": 0.0}).augment
-    draws = draw_warps(settings, 0, np.arange(400), np.full((400, 2), 64), (64, 64), 1)
+    draws = sample_warps(settings, 0, np.arange(400), np.full((400, 2), 64), (64, 64), 1)
     assert draws.elastic[:, :, :3, :3].std() == pytest.approx(10.0, rel=0.05)
     image = torch.zeros(400, 1, 64, 64)
     image[:] = torch.arange(64.0)  # each pixel says its column
-    numbers = DeviceDraws.unpack(torch.from_numpy(draws.pack()), 1)
+    numbers = DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), 1)
     shapes = torch.full((400, 2), 64.0)
     flat = warp(image, torch.zeros(400, 64, 64, dtype=torch.uint8), shapes, numbers, (64, 64), False, 3)[0]
     assert float(flat.std()) > 1
@@ -280,18 +280,18 @@ def test_coarse_elastic_field() -> None:
 def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path, tmp_path: Path) -> None:
     """A weight map that is the picture itself comes out as the picture does."""
     store = open_folder(folder, tmp_path, Sizing(None, True, 3), make_label_map([0, 1, 2]))
-    pictures = Pictures(store, np.arange(3, 8), torch.device("cpu"), 2**30)
+    images = WholeImages(store, np.arange(3, 8), torch.device("cpu"), 2**30)
     plain = dict.fromkeys(("brightness", "contrast", "color", "saturation", "gamma", "blur_share", "noise_share"), 0.0)
     settings = AugmentSettings(kind=kind, orientation="free", rotation_deg=90, elastic_px=5, elastic_grid=3, **plain)
-    more = read_store(store, pictures.numbers, (64, 64))[0][..., 0].astype(np.float16)
+    more = read_store(store, images.numbers, (64, 64))[0][..., 0].astype(np.float16)
     limits = np.zeros(3), np.full(3, 255.0)
-    batches = TrainingBatches(pictures, settings, 0, 4, (64, 64), limits, pixel_weights=more)
+    batches = TrainingBatches(images, settings, 0, 4, (64, 64), limits, pixel_weights=more)
     assert batches.weighs_pixels
     for step in (0, 7):
         batch = batches.draw(step)
         assert batch.pixel_weights is not None
         torch.testing.assert_close(batch.pixel_weights, batch.image[:, 0], rtol=0, atol=1e-3)
-    assert TrainingBatches(pictures, settings, 0, 4, (64, 64), limits).draw(0).pixel_weights is None
+    assert TrainingBatches(images, settings, 0, 4, (64, 64), limits).draw(0).pixel_weights is None
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +321,8 @@ def test_resumed_to_the_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert job.fit(folder, tmp_path / "whole", recipe="paper", settings=SMALL, device="cpu").scores is not None
     listener = Listener(press_once(2))
     assert (
-        job.fit(folder, tmp_path / "run", recipe="paper", settings=SMALL, device="cpu", teller=listener).scores is None
+        job.fit(folder, tmp_path / "run", recipe="paper", settings=SMALL, device="cpu", reporter=listener).scores
+        is None
     )
     assert f"border weights: between the objects of {folder / 'ids'}" in listener.said
     assert job.resume(tmp_path / "run").scores is not None

@@ -19,11 +19,11 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, contents, make_runtime, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.dataset.augment import DeviceDraws, Draws, draw_warps, warp
+from ubend.dataset.augment import DeviceWarpParams, WarpParams, sample_warps, warp
 from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.crops import Crops, find_crops, read_crops
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.sources import Patches, Windows, share_windows
+from ubend.dataset.regions import Regions, find_regions, read_regions
+from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
 from ubend.dataset.store import Store
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
@@ -31,7 +31,7 @@ from ubend.metrics.overlap import dice_from_confusion
 from ubend.models.model_file import load_bundle
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import evaluate, score_lines
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
 
@@ -70,11 +70,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def make(
-    store: Store, share: float = 0.0, batch: int = 6, part: tuple[int, int] = (0, 1), windows: int = 90
+    store: Store, share: float = 0.0, batch: int = 6, shard: tuple[int, int] = (0, 1), windows: int = 90
 ) -> TrainingBatches:
-    patches = Patches(store, np.arange(len(store)), CPU, windows, (32, 32), WARP)
+    patches = RandomCrops(store, np.arange(len(store)), CPU, windows, (32, 32), WARP)
     foreground = Foreground(patches.mask, len(patches), (1,), share, 3) if share else None
-    return TrainingBatches(patches, WARP, 3, batch, (32, 32), (np.zeros(3), np.full(3, 255.0)), foreground, part)
+    return TrainingBatches(patches, WARP, 3, batch, (32, 32), (np.zeros(3), np.full(3, 255.0)), foreground, shard)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -84,7 +84,7 @@ def same(one: Batch, other: Batch) -> bool:
 # --------------------------------------------------------------------------------------------------- for training
 
 
-def test_pictures_keep_their_size(store: Store) -> None:
+def test_images_keep_their_size(store: Store) -> None:
     assert store.shapes_hw.tolist() == [list(shape) for shape in SHAPES]
     assert store.native_hw.tolist() == store.shapes_hw.tolist()
 
@@ -92,21 +92,21 @@ def test_pictures_keep_their_size(store: Store) -> None:
 @pytest.mark.parametrize("ignore", [True, False])
 @pytest.mark.parametrize("window_hw", [(32, 32), (48, 16), (64, 64)])
 @pytest.mark.parametrize(("elastic", "shift"), [(0.0, 0.1), (0.03, 0.9), (0.1, 0.3)])
-def test_crops_show_what_pictures_show(
+def test_crops_show_what_images_show(
     store: Store, window_hw: tuple[int, int], elastic: float, shift: float, ignore: bool
 ) -> None:
     """The warp of a crop is the warp of the picture, at its border and beyond."""
     settings = WARP.model_copy(update={"elastic": elastic, "elastic_share": 1.0, "shift": shift})
-    patches = Patches(store, np.arange(len(store)), CPU, 90, window_hw, settings)
+    patches = RandomCrops(store, np.arange(len(store)), CPU, 90, window_hw, settings)
     positions = np.arange(200)
-    pictures = positions % len(store)
-    shapes = store.shapes_hw[pictures]
-    draws = draw_warps(settings, 1, positions, shapes, window_hw, 3)
+    numbers = positions % len(store)
+    shapes = store.shapes_hw[numbers]
+    draws = sample_warps(settings, 1, positions, shapes, window_hw, 3)
     canvas = (int(shapes[:, 0].max()), int(shapes[:, 1].max()))
-    moved, corners, sizes = find_crops(draws, shapes, window_hw, patches.canvas_hw)
-    images, masks = read_store(store, pictures, canvas)
+    moved, corners, sizes = find_regions(draws, shapes, window_hw, patches.canvas_hw)
+    images, masks = read_store(store, numbers, canvas)
     whole = look((torch.from_numpy(images), torch.from_numpy(masks)), shapes, draws, window_hw, ignore)
-    crops = read_crops(store, Crops(pictures, corners, sizes), patches.canvas_hw, CPU)
+    crops = read_regions(store, Regions(numbers, corners, sizes), patches.canvas_hw, CPU)
     found = look(crops, sizes, moved, window_hw, ignore)
     assert (corners >= 0).all()
     assert (corners + sizes <= shapes).all()
@@ -119,11 +119,11 @@ def test_crops_show_what_pictures_show(
 
 
 def look(
-    pictures: tuple[Tensor, Tensor], shapes: Any, draws: Draws, window_hw: tuple[int, int], ignore: bool
+    images: tuple[Tensor, Tensor], shapes: Any, draws: WarpParams, window_hw: tuple[int, int], ignore: bool
 ) -> tuple[Tensor, Tensor]:
-    packed = DeviceDraws.unpack(torch.from_numpy(draws.pack()), 3)
+    packed = DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), 3)
     sizes = torch.from_numpy(shapes.astype(np.float32))
-    return warp(pictures[0].permute(0, 3, 1, 2), pictures[1], sizes, packed, window_hw, ignore)
+    return warp(images[0].permute(0, 3, 1, 2), images[1], sizes, packed, window_hw, ignore)
 
 
 def test_batches_belong_to_steps(store: Store) -> None:
@@ -139,24 +139,24 @@ def test_batches_belong_to_steps(store: Store) -> None:
 def test_processes_draw_the_batch_of_one(store: Store, count: int) -> None:
     for step in (0, 7):
         whole = make(store, 0.5).draw(step)
-        parts = [make(store, 0.5, part=(rank, count)).draw(step) for rank in range(count)]
-        assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
-        assert torch.equal(torch.cat([part.target for part in parts]), whole.target)
+        parts = [make(store, 0.5, shard=(rank, count)).draw(step) for rank in range(count)]
+        assert torch.equal(torch.cat([shard.image for shard in parts]), whole.image)
+        assert torch.equal(torch.cat([shard.target for shard in parts]), whole.target)
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=40), st.integers(1, 10**4))
 def test_windows_are_shared_by_area(areas: list[int], windows: int) -> None:
-    counts = share_windows(np.array(areas, np.int64), windows)
+    counts = share_crops(np.array(areas, np.int64), windows)
     assert (counts >= 1).all()
     exact = windows * np.array(areas) / sum(areas)
     assert (np.abs(counts - np.maximum(exact, 1)) <= 0.5 + 1e-6).all()
 
 
-def test_a_picture_is_shown_by_its_area(store: Store) -> None:
+def test_a_image_is_shown_by_its_area(store: Store) -> None:
     """In every epoch, whatever its windows show."""
     batches = make(store, batch=1)
-    patches = batches.pictures
-    assert isinstance(patches, Patches)
+    patches = batches.source
+    assert isinstance(patches, RandomCrops)
     assert batches.items == patches.shown.sum()
     for epoch in (0, 3):
         steps = range(epoch * batches.items, (epoch + 1) * batches.items)
@@ -195,7 +195,7 @@ class _Shapes:
     def __init__(self, shapes: list[tuple[int, int]]) -> None:
         self.shapes_hw = np.array(shapes, np.int64)
 
-    lay = Store.lay
+    paint = Store.paint
 
     def image(self, number: int) -> np.ndarray:
         return np.zeros((*self.shapes_hw[number], 1), np.uint8)
@@ -212,7 +212,7 @@ class _Shapes:
 )
 def test_windows_cover_and_count_each_pixel_once(shapes: list[tuple[int, int]], window_hw: tuple[int, int]) -> None:
     there = _Shapes(shapes)
-    windows = Windows(there, np.arange(len(shapes)), CPU, window_hw, 10**6)  # type: ignore[arg-type]
+    windows = FixedCrops(there, np.arange(len(shapes)), CPU, window_hw, 10**6)  # type: ignore[arg-type]
     assert len(windows) == windows.cover
     _image, target = windows.take(np.arange(len(windows)))
     for number, (h, w) in enumerate(shapes):
@@ -224,7 +224,7 @@ def test_windows_cover_and_count_each_pixel_once(shapes: list[tuple[int, int]], 
 
 def test_of_many_windows_some_are_taken_evenly() -> None:
     there = _Shapes([(100, 100), (300, 100), (10, 10)])
-    windows = Windows(there, np.array([2, 0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
+    windows = FixedCrops(there, np.array([2, 0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
     assert (windows.cover, len(windows)) == (401, 40)
     assert np.bincount(windows.sources, minlength=3).tolist() == [0, 10, 30]
     assert set(windows.numbers[windows.sources == 1]) == {0}
@@ -246,7 +246,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "whole"
     listener = Listener()
-    job.fit(folder, run, settings=PATCHES, device="cpu", teller=listener)
+    job.fit(folder, run, settings=PATCHES, device="cpu", reporter=listener)
     assert "data.foreground_share = 0.5" in listener.said
     return run
 
@@ -290,18 +290,18 @@ def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypat
     """The run is the same to the bit."""
     monkeypatch.setattr(job, "EpochDrawing", lambda *_args, **_named: lambda _state: lambda: None)
     run = tmp_path / "run"
-    assert job.fit(folder, run, settings=PATCHES, device="cpu", teller=Listener(press_twice(3))).scores is None
-    assert job.resume(run, teller=Listener(press_twice(7))).scores is None
-    assert job.resume(run, teller=Listener()).scores is not None
+    assert job.fit(folder, run, settings=PATCHES, device="cpu", reporter=Listener(press_twice(3))).scores is None
+    assert job.resume(run, reporter=Listener(press_twice(7))).scores is None
+    assert job.resume(run, reporter=Listener()).scores is not None
     assert contents(run) == contents(whole)
 
 
-def test_validation_counts_each_picture_as_a_whole(folder: Path, tmp_path: Path) -> None:
+def test_validation_counts_each_image_as_a_whole(folder: Path, tmp_path: Path) -> None:
     """Confusions of a picture's windows are added up before they become a Dice; each pixel counts once."""
     changes = {**PATCHES, "data.size": None, "data.window": 16, "data.epoch_windows": 200, "data.foreground_share": 0.5}
     runtime = make_runtime(folder, changes)
     windows, state = runtime.training.validation, runtime.training.state
-    assert isinstance(windows, Windows)
+    assert isinstance(windows, FixedCrops)
     assert len(windows) == windows.cover == 4 * windows.source_count
     state.progress.validation_batch = 3  # so that a picture's windows are not all looked at together
     _loss, dice = loop.validate(runtime)
@@ -318,7 +318,7 @@ def test_validation_counts_each_picture_as_a_whole(folder: Path, tmp_path: Path)
     np.testing.assert_allclose(dice, expected, atol=1e-3)  # batches of another size may round otherwise
 
 
-def test_a_set_of_deep_pictures(tmp_path: Path) -> None:
+def test_a_set_of_deep_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -326,7 +326,7 @@ def test_a_set_of_deep_pictures(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / f"images/{k}.tif", rng.integers(0, 60_000, (70, 50 + k)).astype(np.uint16))
         Image.fromarray((255 * (rng.random((70, 50 + k)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     store = open_folder(tmp_path, tmp_path / "cache", Sizing(None, True, 1))
-    patches = Patches(store, np.arange(4), CPU, 20, (32, 32), WARP)
+    patches = RandomCrops(store, np.arange(4), CPU, 20, (32, 32), WARP)
     ends = (np.zeros(1), np.full(1, 60_000.0))
     batch = TrainingBatches(patches, WARP, 0, 4, (32, 32), ends).draw(3)
     assert batch.image.shape == (4, 1, 32, 32)
@@ -335,7 +335,7 @@ def test_a_set_of_deep_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["tif", "png"])
-def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store and its thumbnails are those of pictures that are read as a whole."""
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
@@ -348,7 +348,7 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
         Image.fromarray((255 * (rng.random((h, w)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     at_once = open_folder(tmp_path, tmp_path / "one", Sizing(None, True, 3))
     monkeypatch.setattr("ubend.dataset.store._LARGE_PIXELS", 0)
-    monkeypatch.setattr("ubend.io.row_windows._PLACED_PIXELS", 5000)
+    monkeypatch.setattr("ubend.io.row_windows._ROWS_PIXELS", 5000)
     by_rows = open_folder(tmp_path, tmp_path / "other", Sizing(None, True, 3))
     assert at_once.folder != by_rows.folder
     np.testing.assert_array_equal(at_once.images, by_rows.images)
@@ -364,7 +364,7 @@ def test_large_pictures_are_laid_down_by_rows(tmp_path: Path, suffix: str, monke
 
 def test_the_flag() -> None:
     """`size` is the window's side; that of a file is left out."""
-    settings = gather("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"}).settings
+    settings = read_user_settings("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"}).settings
     assert (settings.data.resize, settings.data.window, settings.data.size) == ("native", 64, None)
 
 
@@ -387,8 +387,8 @@ def test_the_tutorial_is_refused_in_one_line(folder: Path) -> None:
     check(refused_once("fit", folder, "--patches", "--recipe", "tutorial"), SettingError, key="data.resize")
 
 
-def test_a_window_larger_than_every_picture(folder: Path, tmp_path: Path) -> None:
+def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
     changes = {**PATCHES, "data.window": 512, "train.epochs": 1, "data.epoch_windows": 6}
-    job.fit(folder, tmp_path / "run", settings=changes, device="cpu", teller=listener)
+    job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
     assert "data.window = 48: 512 was asked for, but the middle picture has 48x40 px" in listener.said

@@ -14,11 +14,11 @@ from support.refusal import invoke, raises
 from ubend.core.errors import DataError, ModelFileError, SettingError, UbendError
 from ubend.core.settings import read_config
 from ubend.io.decode import read_header, read_raster
-from ubend.io.pixel_size import Scale, read_scale
-from ubend.io.row_windows import TiffWindows
+from ubend.io.pixel_size import SpatialInfo, read_spatial_info
+from ubend.io.row_windows import TiffRowReader
 from ubend.io.scans import is_scan, read_scan
 from ubend.io.video import open_video
-from ubend.labels.mask_files import FileMask, read_codes
+from ubend.labels.mask_files import FileMask, read_label_values
 from ubend.models.model_file import load_bundle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -41,9 +41,9 @@ def _end_of_waiting() -> Iterator[None]:
 READERS: dict[str, tuple[Callable[[Path], object], type[UbendError]]] = {
     "image": (read_raster, DataError),
     "header": (read_header, DataError),
-    "rows": (TiffWindows, DataError),
+    "rows": (TiffRowReader, DataError),
     "from Python": (ubend.read_image, DataError),
-    "mask.npy": (lambda path: read_codes(FileMask(path), (8, 8)), DataError),
+    "mask.npy": (lambda path: read_label_values(FileMask(path), (8, 8)), DataError),
     "scan.nii.gz": (read_scan, DataError),
     "scan.dcm": (read_scan, DataError),
     "film.mp4": (open_video, DataError),
@@ -64,7 +64,7 @@ def test_readers(name: str, device: bool, tmp_path: Path) -> None:
     with raises(kind, path=path, named=["a pipe or a device"]):
         read(path)
     assert is_scan(path) == name.endswith(".nii.gz")
-    assert read_scale(path) == Scale()
+    assert read_spatial_info(path) == SpatialInfo()
 
 
 @pytest.mark.parametrize("place", ["images/disc03.png", "masks/disc03.png", "split.csv", "coco.json", "classes.csv"])

@@ -21,7 +21,7 @@ from support.models import make_bundle
 from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
 from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
-from ubend.inference.postprocess import Refinement, refine
+from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
@@ -115,21 +115,21 @@ def test_no_room_is_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_how_pictures_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
-    picture = images / "disc01.png"
-    said = predict(good / "run", picture, "--out", tmp_path / "a").output
+def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
+    image = images / "disc01.png"
+    said = predict(good / "run", image, "--out", tmp_path / "a").output
     assert "chosen: --tiles = 0: pictures are taken whole and resized to 32 px" in said
-    said = predict(tiler, picture, "--out", tmp_path / "b").output
+    said = predict(tiler, image, "--out", tmp_path / "b").output
     assert "chosen: --tiles = 512: trained on windows of 32 px of pictures at their own scale" in said
-    said = predict(tiler, picture, "--out", tmp_path / "c", "--tiles", "whole").output
+    said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
     assert "WARNING: the model was trained on windows" in said
-    said = predict(good / "run", picture, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
+    said = predict(good / "run", image, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
     assert "WARNING: the model was trained on pictures at 0.73 to 0.73 of their size" in said
-    assert "WARNING: the model" not in predict(tiler, picture, "--out", tmp_path / "e", "--tiles", 64).output
+    assert "WARNING: the model" not in predict(tiler, image, "--out", tmp_path / "e", "--tiles", 64).output
     bundle = load_bundle(tiler)
     bundle.scale = None
     save_bundle(tmp_path / "old.safetensors", bundle)
-    said = predict(tmp_path / "old.safetensors", picture, "--out", tmp_path / "f", "--tiles", 64).output
+    said = predict(tmp_path / "old.safetensors", image, "--out", tmp_path / "f", "--tiles", 64).output
     assert "does not say at which scale" in said
 
 
@@ -154,7 +154,7 @@ def large(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return path
 
 
-def test_large_pictures_go_by_rows(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
+def test_large_images_go_by_rows(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
     """The mask is that of the picture in memory, keeps the georeference, and counts in shares.csv; others beside it."""
     out = tmp_path / "out"
     predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64)
@@ -197,9 +197,7 @@ def test_thresholds_by_rows(large: Path, tiler: Path, tmp_path: Path) -> None:
     assert (tifffile.imread(tmp_path / "whole" / "field.tif") == found).mean() > 0.9999
 
 
-def test_a_small_georeferenced_picture(
-    large: Path, tiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_georeferenced_image(large: Path, tiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_LARGE_PIXELS", 10**9)
     predict(tiler, large, "--out", tmp_path / "small", "--tiles", 64)
     assert sorted(contents(tmp_path / "small")) == ["field.tif", "field_overlay.png", "predict.json", "shares.csv"]
@@ -298,7 +296,7 @@ def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path
     check(refused_once(*words, "--resume"), OutputError, path=out / "disc01.png", key="--out")
 
 
-def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_path: Path) -> None:
+def test_images_that_the_model_does_not_take(good: Path, images: Path, tmp_path: Path) -> None:
     """Other channels, another depth: one line each at the end, the rest is done."""
     rng = np.random.default_rng(0)
     for name, shape, dtype in (("five", (20, 30, 5), np.uint8), ("deep", (20, 30, 3), np.uint16)):
@@ -318,7 +316,7 @@ def test_pictures_that_the_model_does_not_take(good: Path, images: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
-def test_models_of_other_pictures(good: Path, images: Path, tmp_path: Path) -> None:
+def test_models_of_other_images(good: Path, images: Path, tmp_path: Path) -> None:
     """A grey model and one in colour answer together, each for what it takes, whichever is first; depths must agree."""
     bundle = load_bundle(good / "run")
     grey = make_bundle(channels=1, classes=2)
@@ -376,16 +374,16 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from large_store import anonymous_mib\n"
         "from ubend.tasks import predict\n"
-        "from ubend.core.progress import Teller\n"
+        "from ubend.core.progress import Reporter\n"
         "predict._LARGE_PIXELS = 2**25\n"
         "from ubend.inference.conditions import Conditions\n"
         "from ubend.tasks.predict import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
-        "class Counting(Teller):\n"
+        "class CountingOptions(Reporter):\n"
         "    def count(self, done, _total=0):\n"
         "        global peak; peak = max(peak, anonymous_mib())\n"
         f"predict_paths({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
-        "    device='cpu', conditions=Conditions(overlap=0.0), teller=Counting())\n"
+        "    device='cpu', conditions=Conditions(overlap=0.0), reporter=CountingOptions())\n"
         "print('peak', peak - before)\n"
     )
     paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]
@@ -411,7 +409,7 @@ def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask("plain"), predictor(images / "disc00.png").mask)
     np.testing.assert_array_equal(mask("low", "--threshold", f"foreground={low}"), (prob[1] >= np.float32(low)) * 1)
     words = ["--threshold", f"foreground={low}", "--min-area", 9, "--min-area", "background=3", "--fill-holes", "all"]
-    wanted = refine(prob, Refinement({1: low}, {0: 3, 1: 9}, {1: math.inf}))
+    wanted = postprocess(prob, PostprocessOptions({1: low}, {0: 3, 1: 9}, {1: math.inf}))
     np.testing.assert_array_equal(mask("parts", *words), wanted)
     assert (wanted != mask("low", "--threshold", f"foreground={low}", "--resume")).any()
     together = mask("together", "--with", good / "run", "--tta")

@@ -16,7 +16,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference import prefetch as ahead
-from ubend.inference.accepts import refuse_other_kind
+from ubend.inference.input_checks import refuse_other_kind
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
@@ -32,7 +32,7 @@ def make_predictor(**given: object) -> Predictor:
     return predictor
 
 
-def picture(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+def make_image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -42,7 +42,7 @@ def test_every_size(keep_aspect: bool, channels: int) -> None:
     """Own size, probabilities that add up to 1, the mask is their largest; extreme shapes too."""
     predictor = make_predictor(channels=channels, keep_aspect=keep_aspect)
     for number, size in enumerate(SIZES):
-        answer = predictor(picture((*size, channels), number))
+        answer = predictor(make_image((*size, channels), number))
         assert answer.mask.shape == size
         assert answer.mask.dtype == np.uint8
         assert answer.prob.shape == (3, *size)
@@ -54,7 +54,7 @@ def test_every_size(keep_aspect: bool, channels: int) -> None:
 def test_against_the_network_by_hand() -> None:
     """Resized, through the network, back to the picture's size, softmax."""
     predictor = make_predictor()
-    image = picture((50, 70, 3))
+    image = make_image((50, 70, 3))
     small = resize_array(image, model_size((50, 70), 32, True))
     with torch.no_grad():
         logits = predictor.model(torch.from_numpy(small).permute(2, 0, 1)[None].float())
@@ -65,14 +65,14 @@ def test_against_the_network_by_hand() -> None:
 @pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
 def test_kinds_of_input(tmp_path: Path) -> None:
     """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
-    image = picture((20, 30, 3))
+    image = make_image((20, 30, 3))
     Image.fromarray(image).save(tmp_path / "a.png")
     predictor = make_predictor()
     expected = predictor(image).prob
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), image.astype(np.float32), image.astype(np.float64)):
         np.testing.assert_allclose(predictor(given).prob, expected, atol=2e-2)
     np.testing.assert_array_equal(predictor(tmp_path / "a.png").prob, expected)
-    square = picture((32, 32, 3))  # of a whole number of tiles, so that nothing has to be repeated
+    square = make_image((32, 32, 3))  # of a whole number of tiles, so that nothing has to be repeated
     frozen = square.copy()
     frozen.flags.writeable = False  # as of Pillow's pictures
     for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
@@ -83,7 +83,7 @@ def test_kinds_of_input(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(model(turned).prob, model(turned.copy()).prob)
 
     grey = make_predictor(channels=1)
-    plane = picture((20, 30))
+    plane = make_image((20, 30))
     Image.fromarray(plane).save(tmp_path / "g.png")
     expected = grey(plane[:, :, None]).prob
     for given in (plane, tmp_path / "g.png"):
@@ -96,7 +96,7 @@ def test_kinds_of_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("alpha", [False, True])
 def test_files_and_arrays_of_other_channels(channels: int, alpha: bool, tmp_path: Path) -> None:
     """One rule: grey for a colour model is repeated, alpha is no channel; each is said, the rest is refused."""
-    image = picture((20, 30, channels + alpha))
+    image = make_image((20, 30, channels + alpha))
     image[:, :, -1] |= 1  # no alpha of 0
     Image.fromarray(image if channels + alpha > 1 else image[:, :, 0]).save(tmp_path / "a.png")
     predictor = make_predictor()
@@ -115,7 +115,7 @@ def test_files_and_arrays_of_other_channels(channels: int, alpha: bool, tmp_path
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_values_that_are_not_finite(value: float) -> None:
-    image = picture((20, 30, 3)).astype(np.float64)
+    image = make_image((20, 30, 3)).astype(np.float64)
     image[3, 4:6, 0] = value
     for predictor in (make_predictor(), make_tiler(16)):
         with raises(DataError, key="value", named=["2"]):
@@ -130,7 +130,7 @@ def test_logits_that_are_not_finite(tiles: int) -> None:
         for weights in bundle.model.parameters():
             weights.mul_(1e30)
     predictor = Predictor(bundle, "cpu", tiles=tiles)
-    image = picture((40, 40, 3))
+    image = make_image((40, 40, 3))
     for predict in (predictor.predict, predictor.predict_masks):
         with raises(DataError, key="value"):
             list(predict([image]))
@@ -151,11 +151,11 @@ def test_values_scaled_to_one(most: float, seed: int) -> None:
             refuse_other_kind(Path("a.tif"), header, predictor.bundle)
 
 
-def test_deep_pictures() -> None:
+def test_deep_images() -> None:
     """16 bit values keep their range; another depth than the model's is refused, floats are taken as they are."""
     predictor = make_predictor(channels=1)
     predictor.bundle.dtype = "uint16"
-    deep = (picture((32, 32, 1)).astype(np.uint16) * 257)[:, :, :1]
+    deep = (make_image((32, 32, 1)).astype(np.uint16) * 257)[:, :, :1]
     expected = predictor(deep.astype(np.float32)).prob
     np.testing.assert_allclose(predictor(deep).prob, expected, atol=1e-5)
     for other in (np.uint8, bool, np.int64):
@@ -172,7 +172,7 @@ def test_file_of_another_depth(tmp_path: Path) -> None:
 def test_company_changes_nothing() -> None:
     """Pictures of mixed sizes at once are what each is alone, and their numbers are right."""
     predictor = make_predictor()
-    images = [picture((*size, 3), number) for number, size in enumerate(SIZES * 2)]
+    images = [make_image((*size, 3), number) for number, size in enumerate(SIZES * 2)]
     answers = dict(predictor.predict(iter(images)))
     assert sorted(answers) == list(range(len(images)))
     for number, image in enumerate(images):
@@ -184,22 +184,22 @@ def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
-    numbers = [number for number, _ in predictor.predict(picture((32, 32, 3), n) for n in range(70))]
+    numbers = [number for number, _ in predictor.predict(make_image((32, 32, 3), n) for n in range(70))]
     assert numbers == list(range(70))
     assert [shape[0] for shape in passes] == [32, 32, 6]
     passes.clear()
     monkeypatch.setattr(predictor, "_batch_pixels", 3 * 32 * 32)
-    assert len(list(predictor.predict(picture((32, 32, 3), n) for n in range(7)))) == 7
+    assert len(list(predictor.predict(make_image((32, 32, 3), n) for n in range(7)))) == 7
     assert [shape[0] for shape in passes] == [3, 3, 1]
 
 
-def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the network pads each alone; the answers are parted by size, and cut where they would be large."""
     predictor = make_predictor()
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
-    images = [picture((*size, 3), n) for n, size in enumerate([(33, 31), (34, 30), (33, 31), (66, 62), (33, 31)])]
+    images = [make_image((*size, 3), n) for n, size in enumerate([(33, 31), (34, 30), (33, 31), (66, 62), (33, 31)])]
     prepared = [predictor.prepare(image) for image in images]
     assert {one.size_hw for one in prepared} == {(33, 31), (34, 30)}
     answers = list(predictor.run(prepared))
@@ -219,21 +219,21 @@ def test_pictures_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatc
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not all read before the first is answered, though every one has a size of its own."""
-    monkeypatch.setattr(ahead, "_READ_AHEAD", 2)
+    monkeypatch.setattr(ahead, "_READ_PREFETCH", 2)
     monkeypatch.setattr(ahead, "_READERS", 2)
     monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
-    asked = 0
+    requested = 0
 
     def source() -> Iterator[np.ndarray]:
-        nonlocal asked
+        nonlocal requested
         for n in range(60):
-            asked += 1
-            yield picture((20, 20 + n, 3), n)
+            requested += 1
+            yield make_image((20, 20 + n, 3), n)
 
     most, answered = 0, []
     for number, answer in make_predictor().predict(source()):
         answered.append(number)
-        most = max(most, asked - len(answered))
+        most = max(most, requested - len(answered))
         assert answer.mask.shape == (20, 20 + number)
     assert sorted(answered) == list(range(60))
     assert most <= 6 + 4 + 1
@@ -252,14 +252,14 @@ def test_unreadable_files(tmp_path: Path) -> None:
     predictor = make_predictor()
     for name in ("bad.png", "none.png"):
         with raises(DataError, path=tmp_path / name):
-            list(predictor.predict([picture((8, 8, 3)), tmp_path / name, picture((8, 8, 3))]))
+            list(predictor.predict([make_image((8, 8, 3)), tmp_path / name, make_image((8, 8, 3))]))
     assert list(predictor.predict([])) == []
 
 
 def test_shares() -> None:
     """Of the pixels, by name; a class that is nowhere has 0."""
     predictor = make_predictor()
-    answer = predictor(picture((30, 40, 3)))
+    answer = predictor(make_image((30, 40, 3)))
     shares = answer.shares()
     assert list(shares) == list(predictor.labels.names)
     assert sum(shares.values()) == pytest.approx(1)
@@ -272,7 +272,7 @@ def test_shares() -> None:
 def test_load(tmp_path: Path) -> None:
     """A file or its folder; the same answers as before saving; bad files and devices are told."""
     bundle = make_bundle()
-    image = picture((25, 35, 3))
+    image = make_image((25, 35, 3))
     expected = make_predictor()(image).prob
     save_bundle(tmp_path / "model.safetensors", bundle)
     for path in (tmp_path, tmp_path / "model.safetensors", str(tmp_path)):
@@ -288,7 +288,7 @@ def test_load(tmp_path: Path) -> None:
 def test_bfloat16_is_close() -> None:
     """The precision that the device may choose moves probabilities a little only."""
     predictor = make_predictor()
-    image = picture((40, 40, 3))
+    image = make_image((40, 40, 3))
     expected = predictor(image).prob
     predictor.precision = torch.bfloat16
     assert np.abs(predictor(image).prob - expected).mean() < 0.03
@@ -296,7 +296,7 @@ def test_bfloat16_is_close() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_agrees_with_the_cpu() -> None:
-    image = picture((40, 50, 3))
+    image = make_image((40, 50, 3))
     expected = make_predictor()(image).prob
     other = Predictor(make_bundle(), "cuda")
     other.precision = torch.float32
@@ -339,11 +339,11 @@ def test_tiles_are_chosen_by_the_training() -> None:
             Predictor(bundle, "cpu", **given)  # type: ignore[arg-type]
 
 
-def test_small_pictures_in_tiles_are_whole_at_their_own_scale() -> None:
+def test_small_images_in_tiles_are_whole_at_their_own_scale() -> None:
     """One tile, no larger than the picture: what the network says of it as it is, at its border too."""
     predictor = make_tiler(None)
     for number, size in enumerate(SIZES):
-        image = picture((*size, 3), number)
+        image = make_image((*size, 3), number)
         answer = predictor(image)
         expected = torch.from_numpy(whole_logits(predictor, image)).softmax(0).numpy()
         np.testing.assert_allclose(answer.prob, expected, atol=1e-5)
@@ -351,14 +351,14 @@ def test_small_pictures_in_tiles_are_whole_at_their_own_scale() -> None:
         assert answer.mask.dtype == np.uint8
 
 
-def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_many_images_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """And each picture is what it is alone; masks are the probabilities' largest."""
     predictor = make_tiler(32)
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
     monkeypatch.setattr(predictor, "_batch_pixels", 8 * 32 * 32)
-    images = [picture((50, 60 + n, 3), n) for n in range(5)] + [picture((9, 70, 3), 9), picture((1, 1, 3), 10)]
+    images = [make_image((50, 60 + n, 3), n) for n in range(5)] + [make_image((9, 70, 3), 9), make_image((1, 1, 3), 10)]
     answers = dict(predictor.predict(iter(images)))
     assert sorted(answers) == list(range(7))
     assert max(shape[0] for shape in passes) == 8
@@ -372,7 +372,7 @@ def test_tiles_of_many_pictures_share_passes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_one_generator() -> None:
     """Whole or in tiles, alone or in one pass with images of more tiles: all rows once, from top to bottom."""
-    images = [picture((*size, 3), n) for n, size in enumerate([(32, 32), (70, 50), (32, 32), (31, 64), (90, 32)])]
+    images = [make_image((*size, 3), n) for n, size in enumerate([(32, 32), (70, 50), (32, 32), (31, 64), (90, 32)])]
     for predictor in (make_tiler(0), make_tiler(32)):
         rows: dict[int, list[int]] = {number: [] for number in range(len(images))}
         parts: dict[int, list[torch.Tensor]] = {number: [] for number in rows}
@@ -389,9 +389,9 @@ def test_the_one_generator() -> None:
             np.testing.assert_allclose(prob, predictor(image).prob, atol=1e-4)
 
 
-def test_masks_of_whole_pictures() -> None:
+def test_masks_of_whole_images() -> None:
     predictor = make_predictor()
-    images = [picture((*size, 3), number) for number, size in enumerate(SIZES)]
+    images = [make_image((*size, 3), number) for number, size in enumerate(SIZES)]
     answers = dict(predictor.predict(images))
     for number, mask in predictor.predict_masks(images):
         np.testing.assert_array_equal(mask, answers[number].mask)
@@ -400,7 +400,7 @@ def test_masks_of_whole_pictures() -> None:
 def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer at once; and one clear line where one is too many."""
     predictor = make_tiler(32)
-    image = picture((100, 100, 3))
+    image = make_image((100, 100, 3))
     expected = predictor(image).prob
     forward, most = predictor.forward, 3
 
@@ -416,10 +416,10 @@ def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
         predictor(image)
 
 
-def test_deep_pictures_in_tiles() -> None:
+def test_deep_images_in_tiles() -> None:
     predictor = make_tiler(32, channels=1)
     predictor.bundle.dtype = "uint16"
-    deep = picture((70, 50, 1)).astype(np.uint16) * 3
+    deep = make_image((70, 50, 1)).astype(np.uint16) * 3
     np.testing.assert_allclose(predictor(deep).prob, predictor(deep.astype(np.float32)).prob, atol=1e-5)
 
 
@@ -434,18 +434,18 @@ def test_class_index() -> None:
 @pytest.mark.parametrize(("sizes", "most"), [([0] * 20, 9), ([40] * 20, 4), ([1000] * 20, 2), ([40, 1000, 0, 0], 4)])
 def test_reading_ahead(sizes: list[int], most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order; by count and by bytes, the one in work aside; one is read ahead whatever its size."""
-    monkeypatch.setattr(ahead, "_AHEAD_BYTES", 100)
+    monkeypatch.setattr(ahead, "_PREFETCH_BYTES", 100)
     begun: list[int] = []
 
     def work(number: int) -> int:
         begun.append(number)
         return number
 
-    for done, number in enumerate(ahead.map_ahead(work, range(len(sizes)), lambda n: sizes[n])):
+    for done, number in enumerate(ahead.prefetch(work, range(len(sizes)), lambda n: sizes[n])):
         assert number == done
         assert len(begun) - done <= most
     assert sorted(begun) == list(range(len(sizes)))
-    assert list(ahead.map_ahead(str, [], lambda _item: 1)) == []
+    assert list(ahead.prefetch(str, [], lambda _item: 1)) == []
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

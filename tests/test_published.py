@@ -8,8 +8,8 @@ from PIL import Image
 
 from support.refusal import raises
 from ubend.core.errors import DataError
-from ubend.labels.mask_files import FileMask, read_codes
-from ubend.layouts.folder import Asked, read_folder, read_pairs
+from ubend.labels.mask_files import FileMask, read_label_values
+from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 
 SIZE_HW = (6, 8)
 
@@ -23,7 +23,7 @@ def draw(root: Path, *names: str, noise: bool = False) -> None:
 
 def pairs(root: Path, *, skip_bad: bool = False) -> dict[str, str]:
     """Picture -> mask, as paths below the root."""
-    found = read_folder(root, Asked(skip_bad=skip_bad))
+    found = read_folder(root, ReadOptions(skip_bad=skip_bad))
     return {
         pair.image.relative_to(root).as_posix(): pair.mask.path.relative_to(root).as_posix() for pair in found.pairs
     }
@@ -39,7 +39,7 @@ def test_drive_takes_the_vessels_not_the_field_of_view(tmp_path: Path) -> None:
         f"{part}/images/{number}_{part}.tif": f"{part}/1st_manual/{number}_manual1.gif"
         for part, number in (("test", "01"), ("test", "02"), ("training", "21"), ("training", "22"))
     }
-    assert [pair.part for pair in read_folder(tmp_path).pairs] == ["test", "test", "train", "train"]
+    assert [pair.split for pair in read_folder(tmp_path).pairs] == ["test", "test", "train", "train"]
     assert read_folder(tmp_path / "training").classes == ("background", "vessel")
     (tmp_path / "training/1st_manual/22_manual1.gif").unlink()
     with raises(DataError, key="no mask", named=["(1): training/images/22_training.tif"]):
@@ -51,7 +51,7 @@ def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
         draw(tmp_path, f"leftImg8bit/{where}_leftImg8bit.png")
         draw(tmp_path, *(f"gtFine/{where}_gtFine_{kind}.png" for kind in ("labelIds", "color", "instanceIds")))
     found = read_folder(tmp_path)
-    assert [pair.part for pair in found.pairs] == ["train", "val"]
+    assert [pair.split for pair in found.pairs] == ["train", "val"]
     assert all(pair.mask.path.name.endswith("_gtFine_labelIds.png") for pair in found.pairs)
     assert found.classes is not None
     assert found.values is not None
@@ -63,7 +63,7 @@ def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "mask", "part"),
+    ("image", "mask", "part"),
     [
         ("ISIC2018_Task1-2_Training_Input/{}.jpg", "ISIC2018_Task1_Training_GroundTruth/{}_segmentation.png", "train"),
         ("ISIC-2017_Training_Data/{}.jpg", "ISIC-2017_Training_Part1_GroundTruth/{}_segmentation.png", None),
@@ -76,13 +76,13 @@ def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
         ("701_StillsRaw_full/{}.png", "LabeledApproved_full/{}_L.png", None),
     ],
 )
-def test_names_of_published_sets(tmp_path: Path, picture: str, mask: str, part: str | None) -> None:
+def test_names_of_published_sets(tmp_path: Path, image: str, mask: str, part: str | None) -> None:
     stems = ("a_01", "a_02", "b_15")
     for stem in stems:
-        draw(tmp_path, picture.format(stem), noise=True)
+        draw(tmp_path, image.format(stem), noise=True)
         draw(tmp_path, mask.format(stem))
-    assert pairs(tmp_path) == {picture.format(stem): mask.format(stem) for stem in stems}
-    assert {pair.part for pair in read_folder(tmp_path).pairs} == {part}
+    assert pairs(tmp_path) == {image.format(stem): mask.format(stem) for stem in stems}
+    assert {pair.split for pair in read_folder(tmp_path).pairs} == {part}
 
 
 def test_folders_that_disagree_are_paired_by_unique_names_only(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_folders_that_disagree_are_paired_by_unique_names_only(tmp_path: Path) -
         read_folder(tmp_path)
 
 
-def test_second_observer_is_asked_for(tmp_path: Path) -> None:
+def test_second_observer_is_requested_for(tmp_path: Path) -> None:
     for stem in ("Image_01L", "Image_01R", "Image_02L"):
         draw(tmp_path, f"{stem}.jpg", f"{stem}_1stHO.png", f"{stem}_2ndHO.png")
     with raises(DataError, key="several sets") as caught:
@@ -101,7 +101,7 @@ def test_second_observer_is_asked_for(tmp_path: Path) -> None:
     assert [pair.mask.path.name for pair in found.pairs] == [f"Image_{n}_1stHO.png" for n in ("01L", "01R", "02L")]
 
 
-def test_parts_without_masks_are_left_out_when_asked(tmp_path: Path) -> None:
+def test_parts_without_masks_are_left_out_when_requested(tmp_path: Path) -> None:
     draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "test/images/9.tif")
     with raises(DataError, key="part without masks", named=["--skip-bad"]):
         read_folder(tmp_path)
@@ -112,11 +112,11 @@ def test_parts_without_masks_are_left_out_when_asked(tmp_path: Path) -> None:
 def test_gif_counts_by_its_colours(tmp_path: Path, inverted: bool) -> None:
     """Programs number the colours of a GIF as they like."""
     truth = np.eye(*SIZE_HW, dtype=np.uint8)
-    picture = Image.fromarray(truth ^ inverted).convert("P")
-    picture.putdata((truth ^ inverted).ravel().tolist())
-    picture.putpalette([255, 255, 255, 0, 0, 0] if inverted else [0, 0, 0, 255, 255, 255])
-    picture.save(tmp_path / "mask.gif", optimize=False)
-    codes = read_codes(FileMask(tmp_path / "mask.gif"), SIZE_HW)
+    image = Image.fromarray(truth ^ inverted).convert("P")
+    image.putdata((truth ^ inverted).ravel().tolist())
+    image.putpalette([255, 255, 255, 0, 0, 0] if inverted else [0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "mask.gif", optimize=False)
+    codes = read_label_values(FileMask(tmp_path / "mask.gif"), SIZE_HW)
     assert codes.kind == "value"
     np.testing.assert_array_equal(codes.values, truth * 255)
 
@@ -125,4 +125,4 @@ def test_moving_gif(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 6), level) for level in (0, 255)]
     frames[0].save(tmp_path / "mask.gif", save_all=True, append_images=frames[1:])
     with raises(DataError, path="mask.gif", key="frames", named=["2"]):
-        read_codes(FileMask(tmp_path / "mask.gif"), SIZE_HW)
+        read_label_values(FileMask(tmp_path / "mask.gif"), SIZE_HW)

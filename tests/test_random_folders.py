@@ -12,7 +12,7 @@ from support.files import touch
 from support.tally import Tally
 from ubend.core.errors import DataError
 from ubend.labels.mask_files import LayeredMask
-from ubend.layouts.folder import Asked, read_folder
+from ubend.layouts.folder import ReadOptions, read_folder
 
 NAMES = st.text(st.sampled_from("abXY019 _-.ảß"), min_size=1, max_size=6).filter(
     lambda name: name.strip() == name and name[0] not in ".-" and name[-1] != "."
@@ -67,7 +67,7 @@ def test_random_trees(
             truth[image] = mask
         touch(*(root / side / name for side in sides for name in junk))
         try:
-            found = {pair.image: pair.mask.path for pair in read_folder(root, Asked(skip_bad=skip_bad)).pairs}
+            found = {pair.image: pair.mask.path for pair in read_folder(root, ReadOptions(skip_bad=skip_bad)).pairs}
         except DataError:
             tally.add(False)
             return
@@ -126,7 +126,7 @@ def test_random_flat_folders(tally: Tally, stems: list[str], affix: str) -> None
     st.booleans(),
     st.sets(st.integers(0, 4), max_size=1),
 )
-def test_several_masks_for_each_picture(
+def test_several_masks_for_each_image(
     tally: Tally, stems: list[tuple[str, int]], mask: str, words: bool, lost: set[int]
 ) -> None:
     """Objects by number, classes by word: the layers are those of the truth, or it is an error."""

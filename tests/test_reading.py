@@ -114,9 +114,9 @@ def test_an_image(dtype: str, tmp_path: Path) -> None:
 def test_transparent_pixels_are_not_valid(mode: str, tmp_path: Path) -> None:
     alpha = np.random.default_rng(1).integers(0, 3, (6, 5)).astype(np.uint8) * 100
     if mode == "P":
-        picture = Image.fromarray((alpha == 0).astype(np.uint8))
-        picture.putpalette([10, 20, 30, 40, 50, 60])
-        picture.save(tmp_path / "a.png", transparency=1)
+        drawing = Image.fromarray((alpha == 0).astype(np.uint8))
+        drawing.putpalette([10, 20, 30, 40, 50, 60])
+        drawing.save(tmp_path / "a.png", transparency=1)
     else:
         Image.fromarray(np.dstack([*[np.full((6, 5), 9, np.uint8)] * (len(mode) - 1), alpha]), mode).save(
             tmp_path / "a.png"

@@ -53,7 +53,7 @@ def test_blocks_are_found() -> None:
     assert len(PYTHON) == 1
 
 
-def test_own_pictures(place: Path) -> None:
+def test_own_images(place: Path) -> None:
     assert (place / "runs" / "cells" / "predictions.png").stat().st_size > 10_000
     assert len(list((place / "masks").glob("*.png"))) == 2 * 64
     assert len(list((place / "counted").glob("*_ids.tif"))) == len(list((place / "cut").glob("*.png"))) == 64
@@ -64,9 +64,9 @@ def test_painted_masks(place: Path) -> None:
     """The cells with the colours that their masks show, as a painting program would save them."""
     for path in sorted((place / "cells" / "images").iterdir()):
         mask = Image.open(place / "cells" / "masks" / path.name).convert("RGB")
-        for kind, picture in (("images", Image.open(path)), ("masks", mask)):
+        for kind, image in (("images", Image.open(path)), ("masks", mask)):
             (place / "painted" / kind).mkdir(parents=True, exist_ok=True)
-            picture.save(place / "painted" / kind / path.name)
+            image.save(place / "painted" / kind / path.name)
     said = [ubend(words, place) for words in BASH[1]]
     assert "#e69f00" in said[0]
     assert "#e69f00 -> cell" in said[1]

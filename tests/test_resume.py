@@ -130,7 +130,7 @@ def test_a_killed_writer_is_gone_on_with(good: Path, images: Path, tmp_path: Pat
     """What lies in the folder without being whole in the record was begun by the same command."""
     words, out = [good / "run", images, "--out", tmp_path / "out"], tmp_path / "out"
     program = (
-        "import os, sys; from ubend.tasks.predict import PictureJob as job; from ubend.cli.app import main\n"
+        "import os, sys; from ubend.tasks.predict import MaskImageJob as job; from ubend.cli.app import main\n"
         "write = job.write_one\n"
         "job.write_one = lambda self, number, *rest: (write(self, number, *rest), os._exit(9))\n"
         "main(sys.argv[1:])"

@@ -17,7 +17,7 @@ from skimage.segmentation import expand_labels
 
 from support.refusal import raises
 from ubend.core.errors import OutputError, SettingError
-from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_picture, draw_sample
+from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_image, draw_sample
 from ubend.labels.class_table import default_colors
 from ubend.layouts.folder import read_folder
 
@@ -25,8 +25,8 @@ Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return [draw_picture(0, number, 256) for number in range(24)]
+def images() -> Pictures:
+    return [draw_image(0, number, 256) for number in range(24)]
 
 
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -35,28 +35,28 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 @settings(max_examples=8)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**6), st.integers(64, 150))
-def test_a_picture_is_a_pure_function_of_its_three_numbers(seed: int, number: int, size_px: int) -> None:
-    image, mask = draw_picture(seed, number, size_px)
-    again, mask_again = draw_picture(seed, number, size_px)
+def test_a_image_is_a_pure_function_of_its_three_numbers(seed: int, number: int, size_px: int) -> None:
+    image, mask = draw_image(seed, number, size_px)
+    again, mask_again = draw_image(seed, number, size_px)
     assert image.shape == (size_px, size_px, 3)
     assert mask.shape == (size_px, size_px)
     assert image.dtype == mask.dtype == np.uint8
     assert np.array_equal(image, again)
     assert np.array_equal(mask, mask_again)
     assert mask.max() <= 2
-    assert not np.array_equal(image, draw_picture(seed, number + 1, size_px)[0])
-    assert not np.array_equal(image, draw_picture(seed ^ 1, number, size_px)[0])
+    assert not np.array_equal(image, draw_image(seed, number + 1, size_px)[0])
+    assert not np.array_equal(image, draw_image(seed ^ 1, number, size_px)[0])
 
 
 def test_the_draws_do_not_touch_numpys_global_generator() -> None:
     np.random.seed(3)  # noqa: NPY002  the global generator is what is looked at
     before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002
-    draw_picture(0, 0, 64)
+    draw_image(0, 0, 64)
     assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
 
 
-def test_every_picture_holds_all_classes_in_believable_shares(pictures: Pictures) -> None:
-    for image, mask in pictures:
+def test_every_image_holds_all_classes_in_believable_shares(images: Pictures) -> None:
+    for image, mask in images:
         background, cell, contour = np.bincount(mask.ravel(), minlength=3) / mask.size
         assert 0.25 < background < 0.9
         assert 0.08 < cell < 0.65
@@ -67,9 +67,9 @@ def test_every_picture_holds_all_classes_in_believable_shares(pictures: Pictures
         assert np.ptp(channels.mean(0)) > 3, "a stain has a colour"
 
 
-def test_the_contour_closes_around_every_cell_and_is_three_px_wide(pictures: Pictures) -> None:
+def test_the_contour_closes_around_every_cell_and_is_three_px_wide(images: Pictures) -> None:
     cross = ndimage.generate_binary_structure(2, 1)
-    for _image, mask in pictures:
+    for _image, mask in images:
         grown = ndimage.binary_dilation(mask == 1, cross)
         assert not (grown & (mask == 0)).any(), "a cell touches the background without a contour between"
         line = mask == 2
@@ -78,9 +78,9 @@ def test_the_contour_closes_around_every_cell_and_is_three_px_wide(pictures: Pic
         assert ndimage.binary_erosion(line, np.ones((5, 5))).sum() < 0.02 * line.sum()
 
 
-def test_cells_are_of_the_promised_size(pictures: Pictures) -> None:
+def test_cells_are_of_the_promised_size(images: Pictures) -> None:
     across = []
-    for _image, mask in pictures:
+    for _image, mask in images:
         labels, _count = ndimage.label(mask == 1)
         whole = expand_labels(labels, 2)  # the contour takes 1 to 2 px of a cell
         whole = whole * (mask > 0)
@@ -92,17 +92,17 @@ def test_cells_are_of_the_promised_size(pictures: Pictures) -> None:
     assert max(across) < 50
 
 
-def test_cells_touch(pictures: Pictures) -> None:
-    cells = sum(ndimage.label(mask == 1)[1] for _image, mask in pictures)
-    clumps = sum(ndimage.label(mask > 0)[1] for _image, mask in pictures)
-    assert cells > 20 * len(pictures)
+def test_cells_touch(images: Pictures) -> None:
+    cells = sum(ndimage.label(mask == 1)[1] for _image, mask in images)
+    clumps = sum(ndimage.label(mask > 0)[1] for _image, mask in images)
+    assert cells > 20 * len(images)
     assert clumps < 0.4 * cells
 
 
 @pytest.mark.parametrize("target", ["cell and contour", "cell"])
-def test_otsus_threshold_does_badly(pictures: Pictures, target: str) -> None:
+def test_otsus_threshold_does_badly(images: Pictures, target: str) -> None:
     scores = []
-    for image, mask in pictures:
+    for image, mask in images:
         truth = mask > 0 if target == "cell and contour" else mask == 1
         grey = np.asarray(Image.fromarray(image).convert("L"))
         bright = grey > threshold_otsu(grey)
@@ -111,9 +111,9 @@ def test_otsus_threshold_does_badly(pictures: Pictures, target: str) -> None:
     assert np.mean(scores) > 0.30, "cells that no threshold sees at all would not be believable"
 
 
-def test_a_membrane_can_be_seen_nearly_everywhere(pictures: Pictures) -> None:
+def test_a_membrane_can_be_seen_nearly_everywhere(images: Pictures) -> None:
     """Contour pixels are darker than the cell and the ground within 6 px of them, as a person sees it."""
-    for image, mask in pictures:
+    for image, mask in images:
         grey = ndimage.gaussian_filter(image.astype(float).mean(2), 0.7)
         near = ndimage.uniform_filter((mask != 2).astype(float), 13)
         around = ndimage.uniform_filter(grey * (mask != 2), 13) / np.maximum(near, 1e-6)
@@ -131,7 +131,7 @@ def test_the_folder_is_a_data_set(tmp_path: Path) -> None:
     ]
     assert (folder / "classes.txt").read_text(encoding="utf-8").splitlines() == list(SAMPLE_CLASSES)
     for number in range(3):
-        image, mask = draw_picture(7, number, 96)
+        image, mask = draw_image(7, number, 96)
         with Image.open(folder / "images" / f"cell_00{number}.png") as opened:
             assert opened.mode == "RGB"
             assert np.array_equal(np.asarray(opened), image)
@@ -149,7 +149,7 @@ def test_true_ids(tmp_path: Path) -> None:
     """
     draw_sample(tmp_path / "cells", count=3, size_px=128, seed=7)
     for number in range(3):
-        ids, (_image, mask) = draw_ids(7, number, 128), draw_picture(7, number, 128)
+        ids, (_image, mask) = draw_ids(7, number, 128), draw_image(7, number, 128)
         with Image.open(tmp_path / "cells" / "ids" / f"cell_00{number}.png") as opened:
             assert np.array_equal(np.asarray(opened), ids)
         assert ids.dtype == np.uint16

@@ -26,7 +26,7 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
-from ubend.io.scans import PRESETS, Window, is_scan, parse_window, read_scan
+from ubend.io.scans import PRESETS, IntensityWindow, is_scan, parse_intensity_window, read_scan
 
 CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]
 
@@ -400,7 +400,7 @@ def test_a_mask_of_another_scan_is_not_replaced(tmp_path: Path, monkeypatch: pyt
 @given(st.floats(-2000, 2000), st.floats(0.5, 4000), st.floats(-5000, 5000), st.floats(-5000, 5000))
 def test_window(center: float, width: float, a: float, b: float) -> None:
     """The ends are 0 and 255, the centre half; greater values are never darker."""
-    window = Window(center, width)
+    window = IntensityWindow(center, width)
     low, high = center - width / 2, center + width / 2
     ends = window.apply(np.array([low - 1, center, high + 1]))
     assert ends[0] == 0
@@ -411,11 +411,11 @@ def test_window(center: float, width: float, a: float, b: float) -> None:
 
 
 def test_window_words() -> None:
-    assert parse_window("lung") == Window(*PRESETS["lung"])
-    assert parse_window("40,400") == Window(40.0, 400.0)
+    assert parse_intensity_window("lung") == IntensityWindow(*PRESETS["lung"])
+    assert parse_intensity_window("40,400") == IntensityWindow(40.0, 400.0)
     for text, named in (("lun", ["lung?"]), ("40", ["CENTER,WIDTH"]), ("1,0", []), ("1,nan", [])):
         with raises(SettingError, key="--window", named=named):
-            parse_window(text)
+            parse_intensity_window(text)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -480,7 +480,9 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run.exit_code == 3
     assert "cut.nii.gz: not a readable scan" in run.output
     assert run.output.count("does not say at which scale") == 1
-    np.testing.assert_array_equal(read_scan(out / "scan_mask.nii.gz").slices, Window(0, 2000).apply(big) >= 128)
+    np.testing.assert_array_equal(
+        read_scan(out / "scan_mask.nii.gz").slices, IntensityWindow(0, 2000).apply(big) >= 128
+    )
     table = (out / "volumes.csv").read_text()
     assert len(table.splitlines()) == 5
     before = {path.name: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -492,7 +494,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
         "volumes.csv", "predict.json", "ct_mask", "0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm", "0005.dcm",
     }  # fmt: skip
     assert (out / "volumes.csv").read_text() == table
-    np.testing.assert_array_equal(read_scan(out / "ct_mask").slices, Window(0, 2000).apply(SEEN) >= 128)
+    np.testing.assert_array_equal(read_scan(out / "ct_mask").slices, IntensityWindow(0, 2000).apply(SEEN) >= 128)
     for more, key in (
         (["--window", "0,1000"], "window"),
         (["--min-area", 3], "min_area"),

@@ -59,7 +59,7 @@ def outline(corners: np.ndarray, size_hw: tuple[int, ...]) -> np.ndarray:
 
 
 @given(st.lists(points, min_size=3, max_size=9))
-def test_shares_of_the_picture(corners: list[tuple[float, float]]) -> None:
+def test_shares_of_the_image(corners: list[tuple[float, float]]) -> None:
     shares = tuple(c / side for corner in corners for c, side in zip(corner, SIZE[::-1], strict=True))
     np.testing.assert_array_equal(
         draw_shapes([Shape(1, (shares,), relative=True)], SIZE).drawn > 0,
@@ -67,7 +67,7 @@ def test_shares_of_the_picture(corners: list[tuple[float, float]]) -> None:
     )
 
 
-def test_polygons_far_out_of_the_picture_take_no_memory() -> None:
+def test_polygons_far_out_of_the_image_take_no_memory() -> None:
     assert fill(box(-1e12, -1e12, 1e12, 1e12)).all()
     assert not fill(box(1e12, 0, 1e15, 9)).any()
     triangle = fill((0, 0, 2e9, 0, 0, 2e9), (4, 4))
@@ -106,7 +106,7 @@ def test_run_lengths_are_exact(mask: np.ndarray) -> None:
 @pytest.mark.understood(at_least=0.45)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(masks, st.text(st.characters(min_codepoint=32, max_codepoint=126)), st.integers(0, 20))
-def test_damaged_run_lengths_are_refused_or_fill_the_picture(
+def test_damaged_run_lengths_are_refused_or_fill_the_image(
     tally: Tally, mask: np.ndarray, junk: str, place: int
 ) -> None:
     counts = coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
@@ -122,7 +122,7 @@ def test_damaged_run_lengths_are_refused_or_fill_the_picture(
 
 
 @pytest.mark.parametrize("counts", ["", "7", "o", "\x00", "é", [3], [3, 40], [-1, 13], []])
-def test_run_lengths_that_do_not_fill_the_picture(counts: object) -> None:
+def test_run_lengths_that_do_not_fill_the_image(counts: object) -> None:
     with pytest.raises(ValueError, match="run lengths"):
         decode_rle({"size": [3, 4], "counts": counts})
 

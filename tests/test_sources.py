@@ -14,7 +14,7 @@ from support import ROOT
 from support.discs import open_folder, read_store
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.sources import Patches, Pictures, Source, Windows
+from ubend.dataset.sources import FixedCrops, RandomCrops, Source, WholeImages
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
@@ -23,11 +23,11 @@ CPU = torch.device("cpu")
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=20, out_of_frame="ignored")
 NUMBERS = np.array([5, 0, 3, 2])  # not all images of the store, not in order
 KINDS: dict[str, Callable[[Store], Source]] = {
-    "whole": lambda store: Pictures(store, NUMBERS, CPU, 0),
-    "whole, resident": lambda store: Pictures(store, NUMBERS, CPU, 2**30),
-    "patches": lambda store: Patches(store, NUMBERS, CPU, 60, (16, 16), WARP),
-    "windows": lambda store: Windows(store, NUMBERS, CPU, (24, 16), 10**6),
-    "some windows": lambda store: Windows(store, NUMBERS, CPU, (24, 16), 7),
+    "whole": lambda store: WholeImages(store, NUMBERS, CPU, 0),
+    "whole, resident": lambda store: WholeImages(store, NUMBERS, CPU, 2**30),
+    "patches": lambda store: RandomCrops(store, NUMBERS, CPU, 60, (16, 16), WARP),
+    "windows": lambda store: FixedCrops(store, NUMBERS, CPU, (24, 16), 10**6),
+    "some windows": lambda store: FixedCrops(store, NUMBERS, CPU, (24, 16), 7),
 }
 
 
@@ -63,7 +63,7 @@ def test_items_belong_to_images(source: Source) -> None:
     assert (source.corner_yx >= 0).all()
     assert (source.shapes_hw >= 1).all()
     assert (ends <= source.store.shapes_hw[source.numbers]).all()
-    crops = source.crops(np.arange(len(source)))
+    crops = source.regions(np.arange(len(source)))
     for found, known in (
         (crops.numbers, source.numbers),
         (crops.corner_yx, source.corner_yx),
@@ -93,9 +93,9 @@ def test_take(source: Source) -> None:
 def test_read_ahead(source: Source) -> None:
     """By another thread: the same tensors as `read` gives; `take` adds to them which pixels are not scored."""
     window_hw = (16, 16)
-    crops = source.crops(np.array([1, 0]))
+    crops = source.regions(np.array([1, 0]))
     crops = replace(crops, size_hw=np.minimum(crops.size_hw, window_hw))
-    image, target = source.take_ahead(crops).result(20)
+    image, target = source.prefetch(crops).result(20)
     assert image.shape == (2, *source.canvas_hw, 3)
     for found, known in zip((image, target), source.read(crops), strict=True):
         assert torch.equal(found, known)
@@ -150,14 +150,14 @@ def questions(program: str) -> list[int]:
     """Lines of a program that ask for the class of something, where the class is a kind of source."""
     found = []
     for node in ast.walk(ast.parse(program)):
-        asked: list[ast.AST] = []
+        requested: list[ast.AST] = []
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
-            asked = list(node.args[1:])
+            requested = list(node.args[1:])
         elif isinstance(node, ast.Compare):
-            asked = [node.left, *node.comparators]
+            requested = [node.left, *node.comparators]
         elif isinstance(node, ast.MatchClass):
-            asked = [node.cls]
-        names = [getattr(part, "id", getattr(part, "attr", "")) for root in asked for part in ast.walk(root)]
+            requested = [node.cls]
+        names = [getattr(part, "id", getattr(part, "attr", "")) for root in requested for part in ast.walk(root)]
         if not NAMES.isdisjoint(names):
             found.append(getattr(node, "lineno", 0) or node.cls.lineno)  # type: ignore[attr-defined]
     return found
@@ -166,16 +166,16 @@ def questions(program: str) -> list[int]:
 @pytest.mark.parametrize(
     "program",
     [
-        "isinstance(a, Windows)",
-        "isinstance(a, sources.Pictures | int)",
-        "isinstance(a, (int, Patches))",
-        "type(a) is Pictures",
-        "match a:\n case Windows(cover=3): pass",
+        "isinstance(a, FixedCrops)",
+        "isinstance(a, sources.WholeImages | int)",
+        "isinstance(a, (int, RandomCrops))",
+        "type(a) is WholeImages",
+        "match a:\n case FixedCrops(cover=3): pass",
     ],
 )
 def test_questions_are_found(program: str) -> None:
     assert questions(program)
-    assert not questions(program.replace("Windows", "W").replace("Pictures", "P").replace("Patches", "Q"))
+    assert not questions(program.replace("FixedCrops", "W").replace("WholeImages", "P").replace("RandomCrops", "Q"))
 
 
 def test_nobody_outside_asks_which_kind_it_is() -> None:

@@ -18,21 +18,21 @@ from scipy.sparse.csgraph import connected_components
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
 from ubend.dataset import splits
-from ubend.dataset.splits import Split, find_near_duplicates, split_pairs
-from ubend.layouts.folder import Asked, read_folder
-from ubend.layouts.pairs import Part
+from ubend.dataset.splits import SplitResult, find_near_duplicates, split_pairs
+from ubend.layouts.folder import ReadOptions, read_folder
+from ubend.layouts.pairs import SplitName
 
 DATA = Path(os.environ.get("UBEND_DATA", Path(__file__).parents[1] / "../shared/data"))
 
 
 def split(
     names: list[str],
-    given: list[Part | None] | None = None,
+    given: list[SplitName | None] | None = None,
     groups: list[str | None] | None = None,
     duplicates: list[int] | None = None,
     seed: int = 1,
     shares: tuple[float, float] = (0.15, 0.15),
-) -> Split:
+) -> SplitResult:
     count = len(names)
     return split_pairs(
         names,
@@ -57,20 +57,20 @@ def draw_noise(count: int, size: int = 32, seed: int = 0) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_copies_brightened_and_noisy_are_found(size: int) -> None:
-    pictures = draw_noise(6, size)
-    pictures[3] = pictures[0]
-    pictures[4] = (pictures[1] * 0.6 + 20).astype(np.uint8)
-    pictures[5] = np.clip(pictures[1] + np.random.default_rng(1).normal(0, 8, (size, size)), 0, 255)
-    assert find_near_duplicates(pictures).tolist() == [0, 1, 2, 0, 1, 1]
+    images = draw_noise(6, size)
+    images[3] = images[0]
+    images[4] = (images[1] * 0.6 + 20).astype(np.uint8)
+    images[5] = np.clip(images[1] + np.random.default_rng(1).normal(0, 8, (size, size)), 0, 255)
+    assert find_near_duplicates(images).tolist() == [0, 1, 2, 0, 1, 1]
 
 
-def test_flat_pictures_join_only_when_equal() -> None:
-    pictures = np.zeros((6, 16, 16), np.uint8)
-    pictures[1] = 200
-    pictures[3] = 200
-    pictures[4, 0, 0] = 1  # one pixel of rounding: its correlation with the next is 1
-    pictures[5, 0, 0] = 2
-    assert find_near_duplicates(pictures).tolist() == [0, 1, 0, 1, 2, 3]
+def test_flat_images_join_only_when_equal() -> None:
+    images = np.zeros((6, 16, 16), np.uint8)
+    images[1] = 200
+    images[3] = 200
+    images[4, 0, 0] = 1  # one pixel of rounding: its correlation with the next is 1
+    images[5, 0, 0] = 2
+    assert find_near_duplicates(images).tolist() == [0, 1, 0, 1, 2, 3]
 
 
 def test_nothing_and_one() -> None:
@@ -79,8 +79,8 @@ def test_nothing_and_one() -> None:
 
 
 def test_few_of_many_pairs_are_compared_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = draw_noise(3000)
-    pictures[2999] = 255 - (255 - pictures[5]) // 2  # in another block than its original
+    images = draw_noise(3000)
+    images[2999] = 255 - (255 - images[5]) // 2  # in another block than its original
     multiply, compared = splits._multiply, []
 
     def multiplying(*given: NDArray[Any]) -> NDArray[np.float32]:
@@ -88,16 +88,16 @@ def test_few_of_many_pairs_are_compared_in_full(monkeypatch: pytest.MonkeyPatch)
         return multiply(*given)
 
     monkeypatch.setattr(splits, "_multiply", multiplying)
-    found = find_near_duplicates(pictures)
+    found = find_near_duplicates(images)
     assert sum(compared) < 0.05 * 3000**2 / 2
     assert found[2999] == found[5] == 5
     assert len(set(found.tolist())) == 2999
 
 
-def test_thousands_of_copies_of_one_picture() -> None:
-    pictures = np.repeat(draw_noise(1), 2500, axis=0)
-    pictures[:, 0, 0] = np.arange(2500) % 251
-    assert set(find_near_duplicates(pictures).tolist()) == {0}
+def test_thousands_of_copies_of_one_image() -> None:
+    images = np.repeat(draw_noise(1), 2500, axis=0)
+    images[:, 0, 0] = np.arange(2500) % 251
+    assert set(find_near_duplicates(images).tolist()) == {0}
 
 
 @pytest.mark.parametrize("size", [5, 16, 20, 32])
@@ -106,8 +106,8 @@ def test_the_coarse_look_misses_nothing(size: int) -> None:
     rng = np.random.default_rng(size)
     first = np.add.outer(*rng.normal(0, 25, (2, size))) / 4 + rng.normal(0, 35, (20, size, size))
     drawn = np.repeat(first, 6, axis=0) + rng.uniform(2, 10, (120, 1, 1)) * rng.normal(0, 1, (120, size, size))
-    pictures = np.clip(drawn + 128, 0, 255).astype(np.uint8)
-    flat = pictures.reshape(120, -1)
+    images = np.clip(drawn + 128, 0, 255).astype(np.uint8)
+    flat = images.reshape(120, -1)
     unit = flat - flat.mean(axis=1, keepdims=True)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     own = unit - unit.mean(axis=0)
@@ -117,7 +117,7 @@ def test_the_coarse_look_misses_nothing(size: int) -> None:
     groups = np.arange(120)
     for _ in range(120):  # each takes the least number of those near it
         groups = np.where(near, groups, 120).min(axis=1)
-    np.testing.assert_array_equal(find_near_duplicates(pictures), np.unique(groups, return_inverse=True)[1])
+    np.testing.assert_array_equal(find_near_duplicates(images), np.unique(groups, return_inverse=True)[1])
 
 
 # Cutting
@@ -160,64 +160,64 @@ def test_no_group_is_cut_and_order_is_no_matter(
         with raises(DataError, key="data.split"):
             split(names, None, groups, duplicates, seed)
         return
-    parts = split(names, None, groups, duplicates, seed).parts
-    assert set(parts) == {"train", "val", "test"}
+    splits = split(names, None, groups, duplicates, seed).splits
+    assert set(splits) == {"train", "val", "test"}
     for labels in (groups, duplicates if are_joined else alone):
         for label in {label for label in labels if label is not None}:
-            assert len({part for part, own in zip(parts, labels, strict=True) if own == label}) == 1
-    again = split(shuffled, None, shuffled_groups, shuffled_duplicates, seed).parts
-    assert dict(zip(names, parts, strict=True)) == dict(zip(shuffled, again, strict=True))
+            assert len({part for part, own in zip(splits, labels, strict=True) if own == label}) == 1
+    again = split(shuffled, None, shuffled_groups, shuffled_duplicates, seed).splits
+    assert dict(zip(names, splits, strict=True)) == dict(zip(shuffled, again, strict=True))
 
 
 @given(st.integers(3, 300), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 99))
 @settings(max_examples=50)
-def test_shares_of_single_pictures(count: int, val: float, test: float, seed: int) -> None:
-    found = Counter(split(draw_names(count), seed=seed, shares=(val, test)).parts)
+def test_shares_of_single_images(count: int, val: float, test: float, seed: int) -> None:
+    found = Counter(split(draw_names(count), seed=seed, shares=(val, test)).splits)
     assert found["test"] == pytest.approx(max(1, count * test), abs=0.5 + 1e-9) or found["train"] == 1
     assert found["val"] == pytest.approx(max(1, count * val), abs=0.5 + 1e-9) or found["train"] == 1
 
 
 def test_seeds_differ_and_the_split_of_a_seed_is_pinned() -> None:
     names = draw_names(100)
-    assert split(names, seed=1).parts == split(names, seed=1).parts
-    assert split(names, seed=1).parts != split(names, seed=2).parts
-    test = [name for name, part in zip(names, split(names, seed=1).parts, strict=True) if part == "test"]
+    assert split(names, seed=1).splits == split(names, seed=1).splits
+    assert split(names, seed=1).splits != split(names, seed=2).splits
+    test = [name for name, part in zip(names, split(names, seed=1).splits, strict=True) if part == "test"]
     assert test[:5] == ["0002", "0003", "0005", "0009", "0011"]
 
 
-def test_a_new_picture_moves_few_others() -> None:
+def test_a_new_image_moves_few_others() -> None:
     names = draw_names(200)
-    before, after = split(names).parts, split([*names, "new"]).parts
+    before, after = split(names).splits, split([*names, "new"]).splits
     assert sum(a != b for a, b in zip(before, after[:200], strict=True)) <= 4
 
 
 def test_a_big_group_stays_in_train() -> None:
     groups: list[str | None] = ["big"] * 60 + [None] * 40
     for seed in range(20):
-        parts = split(draw_names(100), None, groups, seed=seed).parts
-        assert set(parts[:60]) == {"train"}
-        assert Counter(parts) == {"train": 70, "val": 15, "test": 15}
+        splits = split(draw_names(100), None, groups, seed=seed).splits
+        assert set(splits[:60]) == {"train"}
+        assert Counter(splits) == {"train": 70, "val": 15, "test": 15}
 
 
 def test_three_big_groups_still_fill_three_parts() -> None:
     groups: list[str | None] = [f"g{i // 10}" for i in range(30)]
-    assert Counter(split(draw_names(30), None, groups).parts) == {"train": 10, "val": 10, "test": 10}
+    assert Counter(split(draw_names(30), None, groups).splits) == {"train": 10, "val": 10, "test": 10}
 
 
 def test_groups_joined_by_duplicates_are_one() -> None:
     groups: list[str | None] = ["a", "a", "b", "b", None, None]
     duplicates = [0, 1, 1, 2, 2, 3]  # a - b - the fifth picture: one unit; the sixth alone
     found = split(draw_names(8), None, [*groups, None, None], [*duplicates, 4, 5])
-    assert len({*found.parts[:5]}) == 1
+    assert len({*found.splits[:5]}) == 1
     found = split(draw_names(6), None, groups, duplicates)  # two units are no split, four are
-    assert found.parts[0] == found.parts[1]
-    assert found.parts[2] == found.parts[3]
+    assert found.splits[0] == found.splits[1]
+    assert found.splits[2] == found.splits[3]
     assert len(found.remarks) == 1
     with raises(DataError, key="data.split", named=["2", "6"]):
         split(draw_names(6), None, ["a", "a", "a", "a", None, None], [0, 1, 1, 2, 3, 3])
 
 
-def test_near_identical_pictures_are_remarked() -> None:
+def test_near_identical_images_are_remarked() -> None:
     found = split(draw_names(10), duplicates=[0, 0, 0, 3, 3, 5, 6, 7, 8, 9])
     assert found.remarks == ("5 near-identical pictures were kept together (sets: 2)",)
     assert split(draw_names(10)).remarks == ()
@@ -227,34 +227,34 @@ def test_near_identical_pictures_are_remarked() -> None:
 
 
 def test_train_and_test_given_val_is_cut_from_train() -> None:
-    given_parts: list[Part | None] = ["train"] * 80 + ["test"] * 20
+    given_parts: list[SplitName | None] = ["train"] * 80 + ["test"] * 20
     groups: list[str | None] = [f"g{i // 4}" for i in range(100)]
     found = split(draw_names(100), given_parts, groups)
-    assert Counter(found.parts) == {"train": 68, "val": 12, "test": 20}
-    assert set(found.parts[80:]) == {"test"}
-    assert all(len(set(found.parts[i : i + 4])) == 1 for i in range(0, 100, 4))
+    assert Counter(found.splits) == {"train": 68, "val": 12, "test": 20}
+    assert set(found.splits[80:]) == {"test"}
+    assert all(len(set(found.splits[i : i + 4])) == 1 for i in range(0, 100, 4))
     assert "cut out of the train part" in found.remarks[0]
 
 
 def test_train_and_val_given_scores_are_optimistic() -> None:
-    given_parts: list[Part | None] = ["train", "train", "val"]
+    given_parts: list[SplitName | None] = ["train", "train", "val"]
     found = split(draw_names(3), given_parts)
-    assert found.parts == ("train", "train", "val")
+    assert found.splits == ("train", "train", "val")
     assert "optimistic" in found.remarks[0]
 
 
 def test_only_train_given_is_cut() -> None:
     found = split(draw_names(20), ["train"] * 20)
-    assert found.parts == split(draw_names(20)).parts
+    assert found.splits == split(draw_names(20)).splits
     assert "only a train part" in found.remarks[0]
 
 
 def test_all_given_is_kept_and_leaks_are_told() -> None:
-    given_parts: list[Part | None] = ["train", "train", "val", "test"]
+    given_parts: list[SplitName | None] = ["train", "train", "val", "test"]
     clean = split(draw_names(4), given_parts)
-    assert clean == Split(("train", "train", "val", "test"), ())
+    assert clean == SplitResult(("train", "train", "val", "test"), ())
     found = split(["d", "c", "b", "a"], given_parts, ["p", "q", "p", None], [0, 1, 2, 0])
-    assert found.parts == clean.parts
+    assert found.splits == clean.splits
     copies, groups = found.remarks
     assert "near-identical pictures lie in more than one part (sets: 1)" in copies
     assert "a (test) and d (train)" in copies
@@ -271,7 +271,7 @@ def test_all_given_is_kept_and_leaks_are_told() -> None:
         (["train", "test", "test"], ["1", "2"]),
     ],
 )
-def test_given_splits_that_cannot_be(given_parts: list[Part | None], named: list[str]) -> None:
+def test_given_splits_that_cannot_be(given_parts: list[SplitName | None], named: list[str]) -> None:
     with raises(DataError, key="data.split", named=named):
         split(draw_names(3), given_parts)
 
@@ -296,14 +296,14 @@ def read_thumbnails(paths: list[Path]) -> NDArray[np.uint8]:
 
 @pytest.mark.skipif(not (DATA / "kvasir-seg").is_dir(), reason="no kvasir-seg under UBEND_DATA")
 def test_real_kvasir_copies() -> None:
-    pairs = read_folder(DATA / "kvasir-seg", Asked(DATA / "kvasir-seg/splits.csv")).pairs
+    pairs = read_folder(DATA / "kvasir-seg", ReadOptions(DATA / "kvasir-seg/splits.csv")).pairs
     names = [pair.name for pair in pairs]
     numbers = find_near_duplicates(read_thumbnails([pair.image for pair in pairs]))
     where = dict(zip(names, numbers.tolist(), strict=True))
     for one, other in (("0510", "0593"), ("0222", "0916"), ("0459", "0620"), ("0300", "0667")):
         assert where[one] == where[other]
     assert 994 <= len(set(where.values())) <= 996
-    found = split_pairs(names, [p.part for p in pairs], [None] * 1000, numbers, 1, 0.15, 0.15)
+    found = split_pairs(names, [p.split for p in pairs], [None] * 1000, numbers, 1, 0.15, 0.15)
     assert "leaks" in found.remarks[0]
 
 
@@ -312,8 +312,8 @@ def test_real_pet_copies() -> None:
     pairs = read_folder(DATA / "oxford-iiit-pet").pairs
     numbers = find_near_duplicates(read_thumbnails([pair.image for pair in pairs]))
     assert len(set(numbers.tolist())) == len(pairs) - 10
-    found = split_pairs([p.name for p in pairs], [p.part for p in pairs], [None] * len(pairs), numbers, 1, 0.15, 0.15)
-    assert Counter(found.parts)["val"] == pytest.approx(1590 * 0.15, abs=1)
+    found = split_pairs([p.name for p in pairs], [p.split for p in pairs], [None] * len(pairs), numbers, 1, 0.15, 0.15)
+    assert Counter(found.splits)["val"] == pytest.approx(1590 * 0.15, abs=1)
 
 
 def test_uneven_light_alone_makes_no_duplicates() -> None:
@@ -321,11 +321,11 @@ def test_uneven_light_alone_makes_no_duplicates() -> None:
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     light = 160 - 80 * (x**2 + y**2)
     rng = np.random.default_rng(0)
-    pictures = np.stack([light + rng.normal(0, 6, (32, 32)) for _ in range(20)]).clip(0, 255).astype(np.uint8)
-    raw = np.corrcoef(pictures.reshape(20, -1).astype(float))
+    images = np.stack([light + rng.normal(0, 6, (32, 32)) for _ in range(20)]).clip(0, 255).astype(np.uint8)
+    raw = np.corrcoef(images.reshape(20, -1).astype(float))
     assert raw[np.triu_indices(20, 1)].min() > 0.96  # the plain correlation would join them all
-    assert len(set(find_near_duplicates(pictures).tolist())) == 20
-    copied = np.concatenate([pictures, pictures[3:4] // 2 + 40])
+    assert len(set(find_near_duplicates(images).tolist())) == 20
+    copied = np.concatenate([images, images[3:4] // 2 + 40])
     groups = find_near_duplicates(copied)
     assert groups[20] == groups[3]
     assert len(set(groups.tolist())) == 20

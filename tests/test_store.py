@@ -226,14 +226,14 @@ def test_parts_are_of_one_size(folder: Path, cache: Path, monkeypatch: pytest.Mo
             shutil.copy(folder / kind / "0.png", folder / kind / f"{number}.png")
     whole = open_folder(folder, cache)
     for most in (1, 2):
-        monkeypatch.setattr(store_module, "_PART_PICTURES", most)
+        monkeypatch.setattr(store_module, "_PART_IMAGES", most)
         other = open_folder(folder, cache.with_name(f"cache-{most}"))
         np.testing.assert_array_equal(other.images, whole.images)
         np.testing.assert_array_equal(other.masks, whole.masks)
         np.testing.assert_array_equal(other.thumbnails, whole.thumbnails)
 
 
-def test_a_picture_that_changes_meanwhile(folder: Path, cache: Path) -> None:
+def test_a_image_that_changes_meanwhile(folder: Path, cache: Path) -> None:
     pairs = read_folder(folder).pairs
     shapes = [header.size_hw for header in read_headers(pairs)]
     hashes = hash_pairs(pairs)

@@ -18,7 +18,7 @@ from support.commands import predict
 from support.refusal import invoke
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell, csv_text, json_text, read_text, write_text
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.terminal import printable, printable_line
 
 NAMES = st.text(
@@ -64,7 +64,7 @@ def test_lines_of_errors() -> None:
 
 
 def test_doors(capsys: pytest.CaptureFixture[str]) -> None:
-    Teller().say("a\x1b[31m\u202e\nb")
+    Reporter().report("a\x1b[31m\u202e\nb")
     assert capsys.readouterr().out == "a\\x1b[31m\\u202e\\nb\n"
     for words in (["info", "a\x1b[31mb"], ["a\x1b[31mb"], ["fit", "x", "--set", "a\x1b.b=1"], ["--lang", "\x1b[1m"]):
         result, _error = invoke(*words)

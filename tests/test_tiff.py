@@ -18,7 +18,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.decode import read_header, read_raster
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffWindows
+from ubend.io.row_windows import TiffRowReader
 
 DEEP_RGB = RGB.astype(np.uint16) * 257
 BANDS = np.random.default_rng(3).integers(0, 65_536, (21, 34, 5)).astype(np.uint16)
@@ -158,11 +158,11 @@ def test_orientation(tmp_path: Path, orientation: int) -> None:
 @pytest.mark.parametrize("kind", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
 def test_written_by_pillow(tmp_path: Path, kind: str) -> None:
     if kind == "I;16":
-        picture = Image.fromarray(DEEP)
+        image = Image.fromarray(DEEP)
     else:
-        picture = Image.fromarray(SMOOTH).convert("L" if kind == "F" else kind).convert(kind)
-    picture.save(tmp_path / "a.tif", compression="raw" if kind in ("I;16", "F") else "tiff_lzw")
-    pixels = np.asarray(picture if kind in ("I;16", "F") else picture.convert("L" if kind in "1L" else "RGB"))
+        image = Image.fromarray(SMOOTH).convert("L" if kind == "F" else kind).convert(kind)
+    image.save(tmp_path / "a.tif", compression="raw" if kind in ("I;16", "F") else "tiff_lzw")
+    pixels = np.asarray(image if kind in ("I;16", "F") else image.convert("L" if kind in "1L" else "RGB"))
     want = pixels if pixels.ndim == 3 else pixels[:, :, None]
     check(tmp_path / "a.tif", want, 1 if kind == "CMYK" else 0, alpha=kind == "RGBA", cmyk=kind == "CMYK")
 
@@ -267,7 +267,7 @@ def test_the_slide_of_several_images(tmp_path: Path) -> None:
         writer.write(RGB, description="Aperio Image Library v11\nlabel 34x21", subfiletype=1, **options)
         writer.write(RGB, description="Aperio Image Library v11\nmacro 34x21", subfiletype=9, **options)
     check(tmp_path / "a.svs", slide)
-    with TiffWindows(tmp_path / "a.svs") as windows:
+    with TiffRowReader(tmp_path / "a.svs") as windows:
         np.testing.assert_array_equal(windows.read(10, 50), slide[10:50])
 
 
@@ -280,7 +280,7 @@ def test_the_limit_of_what_is_decoded_whole(tmp_path: Path) -> None:
     for read in (read_image, read_raster):
         with raises(DataError, path="a.tif", named=["268 megapixels"]):
             read(tmp_path / "a.tif")
-    with TiffWindows(tmp_path / "a.tif") as windows:
+    with TiffRowReader(tmp_path / "a.tif") as windows:
         assert windows.read(16_000, 16_001).shape == (1, 16_384, 1)
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((32, 32)), tile=(32, 32), compression="zlib", metadata=None)
     with tifffile.TiffFile(tmp_path / "b.tif", mode="r+b") as file:
@@ -315,7 +315,7 @@ def test_what_cannot_be_read_is_refused(
             read(tmp_path / "a.tif")
 
 
-def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:
+def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     write_pages(tmp_path / "a.tif", [DEEP, DEEP[:9]])
     for read in (read_image, read_header):
         with raises(DataError, path="a.tif", key="frames", named=["2"]):

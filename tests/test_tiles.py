@@ -88,7 +88,7 @@ def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
-def test_overlap_is_at_least_what_was_asked(overlap: float) -> None:
+def test_overlap_is_at_least_what_was_requested(overlap: float) -> None:
     axis = Tiling(512, overlap).plan((5000, 64)).rows
     shared = [axis.tile - (b - a) for a, b in zip(axis.starts, axis.starts[1:], strict=False)]
     assert min(shared) >= overlap * 512 - 1

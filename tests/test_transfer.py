@@ -27,7 +27,7 @@ from ubend.tasks import fit as job
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.optim import make_optimizer
 from ubend.training.run_folder import RunFolder
-from ubend.training.transfer import begin_with, fit_channels, load_start, match_classes, shape_settings
+from ubend.training.transfer import fit_channels, initialise_from, load_initial_model, match_classes, shape_settings
 
 SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "seed": 3}
 
@@ -65,8 +65,8 @@ def make_parts(folder: Path, names: tuple[str, ...], channels: int = 3) -> Path:
         values = np.zeros(3, np.uint8)
         for value, name in enumerate(names):
             values[order[name.lower()]] = value
-        picture = Image.fromarray(image if channels == 3 else image[:, :, 0])
-        picture.save(folder / "images" / f"{number:02d}.png")
+        drawing = Image.fromarray(image if channels == 3 else image[:, :, 0])
+        drawing.save(folder / "images" / f"{number:02d}.png")
         Image.fromarray(values[truth]).save(folder / "masks" / f"{number:02d}.png")
     (folder / "classes.txt").write_text("\n".join(names))
     return folder
@@ -84,7 +84,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_classes_and_channels_give_the_same_predictions(tmp_path: Path) -> None:
     net = write_model(tmp_path / "m.safetensors", ["a", "b"], mean=[9.0, 8, 7], std=[2.0, 3, 4])
     state = fresh(2, mean=[9.0, 8, 7], std=[2.0, 3, 4])
-    begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
+    initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, ["a", "b"])
     image = torch.rand(2, 3, 20, 28) * 20
     for model in (state.model, state.ema):
         assert torch.equal(model.eval()(image), net(image))
@@ -96,7 +96,7 @@ def test_classes_go_by_their_names(tmp_path: Path) -> None:
     net = write_model(tmp_path / "m.safetensors", ["ground", "disc"])
     state = fresh(3)
     drawn = state.model.head.weight[1].clone()
-    lines = begin_with(load_start(tmp_path / "m.safetensors"), state, [" Disc", "core", "GROUND"])
+    lines = initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, [" Disc", "core", "GROUND"])
     image = torch.rand(1, 3, 16, 16)
     for model in (state.model, state.ema):
         assert torch.equal(model.eval()(image)[:, [2, 0]], net(image))
@@ -107,25 +107,25 @@ def test_classes_go_by_their_names(tmp_path: Path) -> None:
 def test_without_averaging(tmp_path: Path) -> None:
     net = write_model(tmp_path / "m.safetensors", ["a", "b"])
     state = fresh(2, average=False)
-    begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
+    initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, ["a", "b"])
     image = torch.rand(1, 3, 16, 16)
     assert torch.equal(state.model.eval()(image), net(image))
 
 
-def test_the_normalisation_is_that_of_the_new_pictures(tmp_path: Path) -> None:
+def test_the_normalisation_is_that_of_the_new_images(tmp_path: Path) -> None:
     write_model(tmp_path / "m.safetensors", ["a", "b"], mean=[9.0, 8, 7], std=[2.0, 3, 4])
     state = fresh(2, mean=[1.0, 2, 3], std=[5.0, 6, 7])
-    lines = begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
+    lines = initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, ["a", "b"])
     assert state.model.mean.flatten().tolist() == [1, 2, 3]
     assert state.ema.std.flatten().tolist() == [5, 6, 7]
     assert "the normalisation (of these pictures)" in lines[-1]
 
 
 @pytest.mark.parametrize(("before", "now"), [(3, 1), (1, 3), (3, 5), (4, 3), (16, 1)])
-def test_pictures_with_alike_channels_get_the_same_answer(before: int, now: int, tmp_path: Path) -> None:
+def test_images_with_alike_channels_get_the_same_answer(before: int, now: int, tmp_path: Path) -> None:
     net = write_model(tmp_path / "m.safetensors", ["a", "b"], before)
     state = fresh(2, now)
-    lines = begin_with(load_start(tmp_path / "m.safetensors"), state, ["a", "b"])
+    lines = initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, ["a", "b"])
     grey = torch.randn(2, 1, 16, 24)
     mine = state.model.eval()(grey.expand(-1, now, -1, -1))
     torch.testing.assert_close(mine, net(grey.expand(-1, before, -1, -1)), rtol=1e-4, atol=1e-5)
@@ -156,7 +156,7 @@ def test_match_classes() -> None:
 
 def test_the_shape_is_the_models(tmp_path: Path) -> None:
     write_model(tmp_path / "m.safetensors", ["a", "b"], 3, 2, 2, skips=(True, False))
-    start = load_start(tmp_path / "m.safetensors")
+    start = load_initial_model(tmp_path / "m.safetensors")
     shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.growth": "transposed"}
     shape |= {"model.kind": "unet", "model.encoder": "none", "model.pretrained": False, "model.weights": None}
     assert shape_settings(start, {}) == shape
@@ -171,7 +171,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
     make_parts(tmp_path / "data", ("Core", "Disc", "ground"), channels=1)
     listener = Listener()
     run = tmp_path / "run"
-    ubend.fit(tmp_path / "data", run, init_from=old / "run", teller=listener, **SMALL)
+    ubend.fit(tmp_path / "data", run, init_from=old / "run", reporter=listener, **SMALL)
     assert "classes kept: Disc, ground; new: Core; dropped: none" in listener.said
     assert "first convolution: 3 channels spread evenly over 1" in listener.said
     assert "new: the normalisation (of these pictures), the optimiser's state" in listener.said
@@ -187,7 +187,7 @@ def test_the_first_validation_is_the_models(old: Path, tmp_path: Path) -> None:
     slow = {"train.learning_rate": 1e-12, "train.average_decay": 0.0, "train.weight_decay": 0.0}
     listener = Listener()
     result = ubend.fit(
-        old / "data", tmp_path / "run", init_from=old / "run", settings=slow, teller=listener, **SMALL | {"epochs": 1}
+        old / "data", tmp_path / "run", init_from=old / "run", settings=slow, reporter=listener, **SMALL | {"epochs": 1}
     )
     mine, theirs = load_bundle(result.run).model.state_dict(), load_bundle(old / "run").model.state_dict()
     for name in mine:
@@ -202,7 +202,7 @@ def test_resume_needs_no_model(at: int, old: Path, tmp_path: Path, monkeypatch: 
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     ubend.fit(old / "data", whole, init_from=tmp_path / "m.safetensors", **SMALL)
     with contextlib.suppress(KeyboardInterrupt):
-        job.fit(old / "data", torn, init_from=tmp_path / "m.safetensors", teller=Listener(press_twice(at)), **SMALL)
+        job.fit(old / "data", torn, init_from=tmp_path / "m.safetensors", reporter=Listener(press_twice(at)), **SMALL)
     assert not (torn / "scores.json").exists()
     (tmp_path / "m.safetensors").unlink()
     ubend.resume(torn)
@@ -213,13 +213,13 @@ def test_resume_needs_no_model(at: int, old: Path, tmp_path: Path, monkeypatch: 
 def test_a_killed_beginning_is_not_gone_on_with(old: Path, tmp_path: Path) -> None:
     """Weights that a killed `--from` left do not come into a later training without it."""
     (tmp_path / "run").mkdir()
-    RunFolder(tmp_path / "run").begun.touch()
+    RunFolder(tmp_path / "run").started.touch()
     shutil.copy(old / "run" / "resume.safetensors", tmp_path / "run")
     seen: list[bool] = []
     listener = Listener(lambda done: seen.append((tmp_path / "run" / "resume.safetensors").exists()))
-    ubend.fit(old / "data", tmp_path / "run", width=2, settings={"model.depth": 2}, teller=listener, **SMALL)
+    ubend.fit(old / "data", tmp_path / "run", width=2, settings={"model.depth": 2}, reporter=listener, **SMALL)
     assert seen[0] is False
-    assert not RunFolder(tmp_path / "run").begun.exists()
+    assert not RunFolder(tmp_path / "run").started.exists()
 
 
 def test_the_recipe_gives_way_to_the_model(old: Path, tmp_path: Path) -> None:

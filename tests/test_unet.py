@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ubend.accel.folded import FoldedUNet
-from ubend.core.settings import Growth
+from ubend.core.settings import Upsampling
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
@@ -130,13 +130,19 @@ PATTERNS = tuple(itertools.product((False, True), repeat=2))
 VARIANTS = [
     *((channels, classes, 4, 2, None, "transposed") for channels in (1, 3, 4) for classes in (2, 3, 7)),
     *((3, 2, width, depth, None, "transposed") for width in (4, 8) for depth in (1, 2, 3, 4)),
-    *((1, 3, 4, 2, skips, growth) for skips in PATTERNS for growth in get_args(Growth)),
+    *((1, 3, 4, 2, skips, growth) for skips in PATTERNS for growth in get_args(Upsampling)),
 ]
 
 
 @pytest.mark.parametrize(("channels", "classes", "width", "depth", "skips", "growth"), VARIANTS)
 def test_contract(
-    channels: int, classes: int, width: int, depth: int, skips: tuple[bool, ...] | None, growth: Growth, tmp_path: Path
+    channels: int,
+    classes: int,
+    width: int,
+    depth: int,
+    skips: tuple[bool, ...] | None,
+    growth: Upsampling,
+    tmp_path: Path,
 ) -> None:
     """What every U-Net does: any size, gradients everywhere, the same after saving, in any memory order."""
     torch.manual_seed(1)

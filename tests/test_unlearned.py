@@ -46,9 +46,9 @@ def notes(said: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def said(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    teller = Listener()
-    job.fit(folder, tmp_path_factory.mktemp("run") / "run", settings=SETTINGS, device="cpu", teller=teller)
-    return teller.said
+    reporter = Listener()
+    job.fit(folder, tmp_path_factory.mktemp("run") / "run", settings=SETTINGS, device="cpu", reporter=reporter)
+    return reporter.said
 
 
 def test_named_after_a_third_and_at_the_end(said: str) -> None:
@@ -64,8 +64,8 @@ def test_named_after_a_third_and_at_the_end(said: str) -> None:
 def test_resumed_runs_say_the_same(step: int, folder: Path, said: str, tmp_path: Path) -> None:
     """Interrupted before and after the first note."""
     first, second = Listener(press_once(step)), Listener()
-    assert job.fit(folder, tmp_path / "run", settings=SETTINGS, device="cpu", teller=first).scores is None
-    job.resume(tmp_path / "run", teller=second)
+    assert job.fit(folder, tmp_path / "run", settings=SETTINGS, device="cpu", reporter=first).scores is None
+    job.resume(tmp_path / "run", reporter=second)
     assert notes(first.said + second.said) == notes(said)
     assert len(notes(first.said)) == (step > 3)
 

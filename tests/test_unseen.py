@@ -17,23 +17,23 @@ from support.commands import succeed
 from support.models import make_bundle
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.inference.postprocess import Refinement, refine
+from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.inference.predictor import Predictor
 from ubend.io import images, row_windows
 from ubend.io.decode import read_header
 from ubend.io.images import load_image, read_image
-from ubend.io.row_windows import TiffWindows, read_to_place
+from ubend.io.row_windows import TiffRowReader, read_into_array
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.objects.instances import Objects
-from ubend.objects.truth import keep_seen
+from ubend.objects.truth import keep_valid
 
 Pixels = NDArray[Any]
 NODATA = 42113
-LEAST = repr(float(np.finfo("f8").min))
+MIN = repr(float(np.finfo("f8").min))
 
 
 def nodata(text: str) -> tuple[Any, ...]:
@@ -49,8 +49,8 @@ def region(seed: int, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     return out
 
 
-def save_plain(path: Path, values: Pixels, unseen: Pixels, text: str, value: float, **options: Any) -> None:
-    stored = np.where(unseen[:, :, None], np.array(value).astype(values.dtype), values)
+def save_plain(path: Path, values: Pixels, invalid: Pixels, text: str, value: float, **options: Any) -> None:
+    stored = np.where(invalid[:, :, None], np.array(value).astype(values.dtype), values)
     kind = "rgb" if values.shape[2] == 3 else "minisblack"
     planes = {"planarconfig": "contig"} if values.shape[2] > 1 else {}
     tags = [nodata(text)] if text else []
@@ -58,8 +58,8 @@ def save_plain(path: Path, values: Pixels, unseen: Pixels, text: str, value: flo
     tifffile.imwrite(path, stored, photometric=kind, extratags=tags, metadata=None, **planes, **options)
 
 
-def save_alpha(path: Path, values: Pixels, unseen: Pixels) -> None:
-    stored = np.concatenate([values, np.where(unseen, 0, 255)[:, :, None].astype(values.dtype)], axis=2)
+def save_alpha(path: Path, values: Pixels, invalid: Pixels) -> None:
+    stored = np.concatenate([values, np.where(invalid, 0, 255)[:, :, None].astype(values.dtype)], axis=2)
     if path.suffix == ".png":
         Image.fromarray(stored).save(path)
     else:
@@ -67,10 +67,10 @@ def save_alpha(path: Path, values: Pixels, unseen: Pixels) -> None:
         tifffile.imwrite(path, stored, photometric=kind, extrasamples=["unassalpha"], planarconfig="contig")
 
 
-def save_inner_mask(path: Path, values: Pixels, unseen: Pixels) -> None:
+def save_inner_mask(path: Path, values: Pixels, invalid: Pixels) -> None:
     with tifffile.TiffWriter(path) as file:
         file.write(values, photometric="rgb", rowsperstrip=5, metadata=None)
-        file.write(~unseen, subfiletype=4, photometric="mask", metadata=None)
+        file.write(~invalid, subfiletype=4, photometric="mask", metadata=None)
 
 
 Save = Callable[[Path, Pixels, Pixels], None]
@@ -79,8 +79,8 @@ CARRIERS: dict[str, tuple[str, int, str, Save]] = {
     "nodata of 16 bit": ("uint16", 1, ".tif", lambda *a: save_plain(*a, "65535", 65535, rowsperstrip=4)),
     "nodata of int16": ("int16", 2, ".tif", lambda *a: save_plain(*a, "-32768", -32768)),
     "nodata of float": ("float32", 1, ".tif", lambda *a: save_plain(*a, "-9999", -9999, compression="zlib")),
-    "least float64": ("float32", 1, ".tif", lambda *a: save_plain(*a, LEAST, np.finfo("f4").min)),
-    "in float64": ("float64", 1, ".tif", lambda *a: save_plain(*a, LEAST, np.finfo("f8").min)),
+    "least float64": ("float32", 1, ".tif", lambda *a: save_plain(*a, MIN, np.finfo("f4").min)),
+    "in float64": ("float64", 1, ".tif", lambda *a: save_plain(*a, MIN, np.finfo("f8").min)),
     "infinity": ("float32", 1, ".tif", lambda *a: save_plain(*a, "inf", np.inf)),
     "NaN as nodata": ("float32", 3, ".tif", lambda *a: save_plain(*a, "nan", np.nan)),
     "NaN": ("float32", 1, ".tif", lambda *a: save_plain(*a, "", np.nan, rowsperstrip=7)),
@@ -99,31 +99,31 @@ def draw(seed: int, dtype: str, channels: int, size_hw: tuple[int, int] = (37, 4
 def test_every_carrier(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read whole, by rows and into a place: the seen pixels as they are, the others their mean."""
     monkeypatch.setattr(images, "_BLOCK_PIXELS", 500)
-    monkeypatch.setattr(row_windows, "_PLACED_PIXELS", 500)
+    monkeypatch.setattr(row_windows, "_ROWS_PIXELS", 500)
     dtype, channels, suffix, save = CARRIERS[name]
-    values, unseen, path = draw(1, dtype, channels), region(1, (37, 45)), tmp_path / f"a{suffix}"
-    save(path, values, unseen)
+    values, invalid, path = draw(1, dtype, channels), region(1, (37, 45)), tmp_path / f"a{suffix}"
+    save(path, values, invalid)
     image = load_image(path)
-    assert image.unseen is not None
-    np.testing.assert_array_equal(image.unseen, unseen)
-    np.testing.assert_array_equal(image.pixels[~unseen], values[~unseen])
-    mean = values[~unseen].mean(axis=0, dtype=np.float64)
-    np.testing.assert_allclose(image.pixels[unseen], np.broadcast_to(mean, values[unseen].shape), atol=0.5, rtol=0)
+    assert image.invalid is not None
+    np.testing.assert_array_equal(image.invalid, invalid)
+    np.testing.assert_array_equal(image.pixels[~invalid], values[~invalid])
+    mean = values[~invalid].mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(image.pixels[invalid], np.broadcast_to(mean, values[invalid].shape), atol=0.5, rtol=0)
     public = ubend.read_image(path)
-    np.testing.assert_array_equal(public.valid, ~unseen)
-    np.testing.assert_array_equal(public.pixels[~unseen], values[~unseen])
+    np.testing.assert_array_equal(public.valid, ~invalid)
+    np.testing.assert_array_equal(public.pixels[~invalid], values[~invalid])
     place = np.empty_like(image.pixels)
-    found = read_to_place(path, place)
+    found = read_into_array(path, place)
     assert found is not None
-    np.testing.assert_array_equal(found, unseen)
+    np.testing.assert_array_equal(found, invalid)
     np.testing.assert_array_equal(place, image.pixels)
     if suffix == ".tif":
-        with TiffWindows(path) as windows:
+        with TiffRowReader(path) as windows:
             rows = np.concatenate([windows.read(top, min(top + 8, 37)) for top in range(0, 37, 8)])
             np.testing.assert_array_equal(rows, image.pixels)
-            some = windows.unseen(3, 29)
+            some = windows.invalid(3, 29)
             assert some is not None
-            np.testing.assert_array_equal(some, unseen[3:29])
+            np.testing.assert_array_equal(some, invalid[3:29])
 
 
 def test_what_is_seen(tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ def test_what_is_seen(tmp_path: Path) -> None:
     values = draw(2, "uint8", 3)
     values[4, 5, 1] = values[6, 7] = 0
     save_plain(tmp_path / "a.tif", values, np.zeros((37, 45), bool), "0", 0)
-    assert np.argwhere(load_image(tmp_path / "a.tif").unseen).tolist() == [[6, 7]]
+    assert np.argwhere(load_image(tmp_path / "a.tif").invalid).tolist() == [[6, 7]]
     values = draw(2, "float32", 3)
     values[4, 5, 1] = -9999
     save_plain(tmp_path / "b.tif", values, np.zeros((37, 45), bool), "-9999", 0)
-    assert np.argwhere(load_image(tmp_path / "b.tif").unseen).tolist() == [[4, 5]]
+    assert np.argwhere(load_image(tmp_path / "b.tif").invalid).tolist() == [[4, 5]]
     save_alpha(tmp_path / "c.png", draw(2, "uint8", 3), region(2, (37, 45)))
-    assert load_image(tmp_path / "c.png", 4).unseen is None
+    assert load_image(tmp_path / "c.png", 4).invalid is None
     values[1, 2] = np.inf
     save_plain(tmp_path / "d.tif", values, np.zeros((37, 45), bool), "-9999", 0)
     with raises(DataError, path="d.tif", key="value", named=["3"]):
@@ -153,40 +153,40 @@ def save_set(root: Path, junk: float, seeds: range = range(12)) -> Path:
         rows, columns = np.mgrid[:40, :48]
         disc = (rows - rng.integers(8, 32)) ** 2 + (columns - rng.integers(20, 40)) ** 2 < 64
         values = (rng.random((40, 48, 1)) + disc[:, :, None]).astype(np.float32)
-        unseen = region(seed, (40, 48)) if seed % 3 else np.zeros((40, 48), bool)
-        unseen[:, :14] = seed != 0
-        save_plain(root / "images" / f"{seed:02}.tif", values, unseen, str(junk), junk)
+        invalid = region(seed, (40, 48)) if seed % 3 else np.zeros((40, 48), bool)
+        invalid[:, :14] = seed != 0
+        save_plain(root / "images" / f"{seed:02}.tif", values, invalid, str(junk), junk)
         Image.fromarray(255 * disc.astype(np.uint8)).save(root / "masks" / f"{seed:02}.png")
     return root
 
 
 def understand(root: Path, cache: Path) -> Dataset:
     settings = make_settings("modern", changes={"data.folder": str(root), "data.size": 32})
-    return open_dataset(settings, "cpu", cache, Teller())
+    return open_dataset(settings, "cpu", cache, Reporter())
 
 
 def test_a_data_set_does_not_know_what_they_hold(tmp_path: Path) -> None:
     """Stored images, masks, thumbnails, splits and statistics; the latter are those of the pixels that were seen."""
     one, other = (understand(save_set(tmp_path / str(junk), junk), tmp_path / "cache") for junk in (-9999.0, 1e20))
-    for name in ("images", "masks", "thumbnails", "class_pixels", "has_unseen"):
+    for name in ("images", "masks", "thumbnails", "class_pixels", "has_invalid"):
         np.testing.assert_array_equal(getattr(one.store, name), getattr(other.store, name))
-    assert one.parts == other.parts
+    assert one.splits == other.splits
     assert (one.mean_std(), one.remarks) == (other.mean_std(), other.remarks)
     low, high = one.value_range()
     assert low >= 0
     assert high <= 2
     seen = []
     for number in one.numbers("train").tolist():
-        unseen = one.store.unseen(number)
+        invalid = one.store.invalid(number)
         image, mask = one.store.image(number), one.store.mask(number)
-        if unseen is not None:
-            assert (mask[unseen] == IGNORED).all()
-        seen.append(image.reshape(-1) if unseen is None else image[~unseen].reshape(-1))
+        if invalid is not None:
+            assert (mask[invalid] == IGNORED).all()
+        seen.append(image.reshape(-1) if invalid is None else image[~invalid].reshape(-1))
     values = np.concatenate(seen).astype(np.float64)
     np.testing.assert_allclose(one.mean_std(), ([values.mean()], [values.std()]), rtol=1e-9)
-    assert one.store.has_unseen.tolist() == [False, *[True] * 11]
+    assert one.store.has_invalid.tolist() == [False, *[True] * 11]
     native = np.asarray(Image.open(tmp_path / "1e+20" / "masks" / "01.png"))
-    hidden = load_image(tmp_path / "1e+20" / "images" / "01.tif").unseen
+    hidden = load_image(tmp_path / "1e+20" / "images" / "01.tif").invalid
     assert hidden is not None
     assert one.store.class_pixels[1, [0, 1]].tolist() == [int((native[~hidden] == v).sum()) for v in (0, 255)]
 
@@ -229,18 +229,18 @@ def make_tiler(channels: int = 1, dtype: str = "float32") -> Bundle:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_prediction_is_changed_within_the_networks_reach_alone(seed: int, tmp_path: Path) -> None:
     values = draw(seed, "float32", 1, (96, 160))
-    unseen = np.zeros((96, 160), bool)
-    unseen[:, : 20 + 10 * seed] = True
+    invalid = np.zeros((96, 160), bool)
+    invalid[:, : 20 + 10 * seed] = True
     for name, junk in (("a", -9999.0), ("b", 1e30)):
-        save_plain(tmp_path / f"{name}.tif", values, unseen, str(junk), junk)
+        save_plain(tmp_path / f"{name}.tif", values, invalid, str(junk), junk)
     predictor = Predictor(make_tiler(), "cpu", tiles=64)
     one, other, whole = (predictor(image) for image in (tmp_path / "a.tif", tmp_path / "b.tif", values))
     np.testing.assert_array_equal(one.prob, other.prob)
-    np.testing.assert_array_equal(one.mask == IGNORED, unseen)
-    assert not one.prob[:, unseen].any()
+    np.testing.assert_array_equal(one.mask == IGNORED, invalid)
+    assert not one.prob[:, invalid].any()
     first = 20 + 10 * seed
     np.testing.assert_allclose(one.prob[:, :, first + 80 :], whole.prob[:, :, first + 80 :], atol=1e-5)
-    masked = predictor(np.ma.masked_array(values[:, :, 0], unseen))
+    masked = predictor(np.ma.masked_array(values[:, :, 0], invalid))
     np.testing.assert_array_equal(masked.prob, one.prob)
     assert sum(one.shares().values()) == pytest.approx(1)
 
@@ -252,45 +252,45 @@ def test_holes_and_small_parts_beside_them() -> None:
     prob[1, 8:9, 8:9] = 0  # a hole at the border of what was not seen
     prob[1, 0, 5] = 1  # a small part beside it, and beside background
     prob[0] = 1 - prob[1]
-    unseen = np.zeros((12, 12), bool)
-    unseen[9:] = unseen[0, :5] = unseen[0, 6:] = unseen[1, 6:] = True
-    mask = refine(prob, Refinement(min_area={1: 5}, fill_holes={1: np.inf}), unseen)
-    np.testing.assert_array_equal(mask == IGNORED, unseen)
+    invalid = np.zeros((12, 12), bool)
+    invalid[9:] = invalid[0, :5] = invalid[0, 6:] = invalid[1, 6:] = True
+    mask = postprocess(prob, PostprocessOptions(min_area={1: 5}, fill_holes={1: np.inf}), invalid)
+    np.testing.assert_array_equal(mask == IGNORED, invalid)
     assert mask[4, 4] == 1
     assert mask[8, 8] == 0
     assert mask[0, 5] == 0
-    unseen[1] = True  # nothing else lies around the part now
-    assert refine(prob, Refinement(min_area={1: 5}), unseen)[0, 5] == 1
+    invalid[1] = True  # nothing else lies around the part now
+    assert postprocess(prob, PostprocessOptions(min_area={1: 5}), invalid)[0, 5] == 1
 
 
 def test_objects_cut_outs_and_shares(tmp_path: Path) -> None:
     """In a PNG with alpha."""
     save_bundle(tmp_path / "model.safetensors", make_tiler(3, "uint8"))
-    values, unseen = draw(3, "uint8", 3, (64, 80)), region(3, (64, 80))
-    unseen[:, 60:] = True
-    save_alpha(tmp_path / "a.png", values, unseen)
+    values, invalid = draw(3, "uint8", 3, (64, 80)), region(3, (64, 80))
+    invalid[:, 60:] = True
+    save_alpha(tmp_path / "a.png", values, invalid)
     model, image = tmp_path / "model.safetensors", tmp_path / "a.png"
     succeed("predict", model, image, "--out", tmp_path / "masks", "--prob", "npz", "--fill-holes", "all")
     mask = np.asarray(Image.open(tmp_path / "masks" / "a.png"))
-    np.testing.assert_array_equal(mask == IGNORED, unseen)
+    np.testing.assert_array_equal(mask == IGNORED, invalid)
     with (tmp_path / "masks" / "shares.csv").open() as file:
         shares = [float(value) for value in list(csv.reader(file))[1][1:]]
-    assert shares == pytest.approx([(mask[~unseen] == index).mean() for index in (0, 1)], abs=1e-6)
+    assert shares == pytest.approx([(mask[~invalid] == index).mean() for index in (0, 1)], abs=1e-6)
     pytest.importorskip("skimage")
     succeed("objects", model, image, "--out", tmp_path / "objects", "--method", "parts")
     ids = tifffile.imread(tmp_path / "objects" / "a_ids.tif")
     assert ids.any()
-    assert not ids[unseen].any()
+    assert not ids[invalid].any()
     for soft in ([], ["--soft", 6]):
         out = tmp_path / f"cut{len(soft)}"
         succeed("cutout", model, image, "--out", out, *soft)
-        assert not np.asarray(Image.open(out / "a.png"))[unseen].any()
+        assert not np.asarray(Image.open(out / "a.png"))[invalid].any()
 
 
 def test_true_objects_that_were_not_seen() -> None:
     ids = np.array([[1, 1, 2, 3], [0, 1, 2, 3]], np.uint32)
     seen = np.array([[True, True, False, True], [True, False, False, True]])
-    left = keep_seen(Objects(ids, np.array([1, 2, 1], np.uint8)), seen)
+    left = keep_valid(Objects(ids, np.array([1, 2, 1], np.uint8)), seen)
     assert left.ids.tolist() == [[1, 1, 0, 2], [0, 0, 0, 2]]
     assert left.classes.tolist() == [1, 1]
 

@@ -18,7 +18,7 @@ from ubend.labels.class_table import (
     draw_colors,
     make_label_map,
 )
-from ubend.labels.label_values import CodeKind
+from ubend.labels.label_values import ValueKind
 from ubend.labels.value_table import parse_table, write_table
 
 
@@ -125,7 +125,7 @@ NAMES = st.text("abcø漢 =,#*.1", min_size=1, max_size=6).map(str.strip).filter
 @st.composite
 def tables(draw: st.DrawFn) -> LabelMap:
     """Whatever `--values` or `find_classes` can make."""
-    kind: CodeKind = draw(st.sampled_from(["value", "color"]))
+    kind: ValueKind = draw(st.sampled_from(["value", "color"]))
     top = 40 if draw(st.booleans()) else (65535 if kind == "value" else 0xFFFFFF)
     codes = draw(st.lists(st.integers(0, top), min_size=2, max_size=12, unique=True))
     ignored = tuple(sorted(codes[: draw(st.integers(0, min(2, len(codes) - 2)))]))

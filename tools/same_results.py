@@ -67,14 +67,14 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--only", nargs="+", help="cases, such as fit/modern; the fits that they need run as well")
     parser.add_argument("--keep", type=Path, help="folder to make and to leave")
-    asked = parser.parse_args()
-    place = asked.keep or Path(tempfile.mkdtemp(prefix="ubend-same-"))
-    trees = {"old": asked.old.resolve(), "new": asked.new.resolve()}
+    requested = parser.parse_args()
+    place = requested.keep or Path(tempfile.mkdtemp(prefix="ubend-same-"))
+    trees = {"old": requested.old.resolve(), "new": requested.new.resolve()}
     try:
         prepare_inputs(place, trees)
-        differing = compare_cases(place, trees, asked.only)
+        differing = compare_cases(place, trees, requested.only)
     finally:
-        if asked.keep is None:
+        if requested.keep is None:
             shutil.rmtree(place, ignore_errors=True)
     print(f"{len(differing)} cases differ" + (f": {', '.join(differing)}" if differing else ""))
     sys.exit(1 if differing else 0)

@@ -13,7 +13,7 @@ import torch
 from ubend.core.errors import SettingError
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.drawing.panels import show_picture
+from ubend.drawing.panels import show_image
 from ubend.models.networks import Network
 from ubend.models.unet import UNet
 from ubend_lessons.trace import Kind, Step, trace_network
@@ -29,9 +29,9 @@ _COLORS: dict[Kind, tuple[str, ...]] = {  # of arrows; where a network has sever
 }
 _SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#1e1e1e"
 # inches of the drawing
-_LEAST_WIDE, _MORE_WIDE, _LEAST_HIGH, _MORE_HIGH = 0.07, 0.45, 0.25, 1.55
+_MIN_WIDE, _MORE_WIDE, _MIN_HIGH, _MORE_HIGH = 0.07, 0.45, 0.25, 1.55
 _ARROW, _DROP, _MARGIN, _LEGEND_LINE = 0.42, 0.62, 0.45, 0.24
-MOST_PX, _MOST_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
+MAX_PX, _MAX_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: boo
         SettingError: the picture is too small or too large.
         OutputError: a picture cannot be written.
     """
-    if not 1 <= size_px <= MOST_PX:
+    if not 1 <= size_px <= MAX_PX:
         raise SettingError(
-            _("--size {size}: give a side from 1 to {most} px; a network looks alike at any").format(
-                size=size_px, most=MOST_PX
+            _("--size {size}: give a side from 1 to {maximum} px; a network looks alike at any").format(
+                size=size_px, maximum=MAX_PX
             ),
             key="--size",
         )
@@ -78,8 +78,8 @@ def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: boo
     files = [Path(out) / "architecture.png", Path(out) / "architecture.svg"]
     draw_architecture(steps, files)
     if show:
-        show_picture(files[0])
-    return [*_tell_steps(steps), *map(str, files)]
+        show_image(files[0])
+    return [*_describe_steps(steps), *map(str, files)]
 
 
 def lay_out(steps: Sequence[Step]) -> list[Box]:
@@ -89,17 +89,17 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
     tallest = max(step.shape[1] for step in steps)
 
     def wide(channels: int) -> float:
-        return _LEAST_WIDE + _MORE_WIDE * math.sqrt(channels / most_channels)
+        return _MIN_WIDE + _MORE_WIDE * math.sqrt(channels / most_channels)
 
     def high(pixels: int) -> float:
-        return _LEAST_HIGH + _MORE_HIGH * math.sqrt(pixels / tallest)
+        return _MIN_HIGH + _MORE_HIGH * math.sqrt(pixels / tallest)
 
     levels = [0]
     for step in steps[1:]:
         levels.append(levels[-1] + {"pooling": 1, "growing": -1}.get(step.kind, 0))
     lowest = min(levels)
     rooms = [
-        max((high(s.shape[1]) for s, mine in zip(steps, levels, strict=True) if mine == level), default=0.0)
+        max((high(s.shape[1]) for s, own in zip(steps, levels, strict=True) if own == level), default=0.0)
         for level in range(lowest, max(levels) + 1)
     ]
     tops = [sum(rooms[:number]) + _DROP * number for number in range(len(rooms))]
@@ -139,10 +139,10 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
     from matplotlib.figure import Figure
 
     boxes = lay_out(steps)
-    words = _legend_words(steps)
+    entries = _legend_words(steps)
     right = max(box.left + box.width for box in boxes)
     bottom = max(box.top + box.height for box in boxes)
-    width, height = max(right, 6.0) + 2 * _MARGIN, bottom + 2 * _MARGIN + _LEGEND_LINE * (len(words) + 3)
+    width, height = max(right, 6.0) + 2 * _MARGIN, bottom + 2 * _MARGIN + _LEGEND_LINE * (len(entries) + 3)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1))
@@ -158,7 +158,7 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
         text = " x ".join(map(str, box.size_hw))
         axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
     _draw_arrows(axis, steps, boxes)
-    _draw_legend(axis, words, bottom + _MARGIN + _LEGEND_LINE)
+    _draw_legend(axis, entries, bottom + _MARGIN + _LEGEND_LINE)
     # words stay words; with the salt, and without a date, the same drawing gives the same file
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ubend"}):
         for path in files:
@@ -215,7 +215,7 @@ def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> N
         else:
             y = start.top + start.height / 2
             tail, head = (start.left + start.width, y), (edges[number], y)
-        _draw_arrow(axis, tail, head, colors[step.words])
+        _draw_arrow(axis, tail, head, colors[step.label])
     for copy in (box for box in boxes if box.copied):
         source = own[copy.step]
         y = copy.top + copy.height / 4  # above the arrows of the convolutions
@@ -234,13 +234,13 @@ def _draw_arrow(axis: "Axes", tail: tuple[float, float], head: tuple[float, floa
 
 def _legend_words(steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(words, colour) of each way in which maps are made here."""
-    words = list(_color_words(steps).items())
+    entries = list(_color_words(steps).items())
     joined = [(steps[n - 1], steps[step.source]) for n, step in enumerate(steps) if step.source is not None]
     if joined:
-        cropped = any(grown.shape[1:] != copied.shape[1:] for grown, copied in joined)
+        cropped = any(upsampled.shape[1:] != copied.shape[1:] for upsampled, copied in joined)
         says = _("skip connection: copied, cropped and joined") if cropped else _("skip connection: copied and joined")
-        words.append((says, _SKIP_COLOR))
-    return words
+        entries.append((says, _SKIP_COLOR))
+    return entries
 
 
 def _color_words(steps: Sequence[Step]) -> dict[str, str]:
@@ -249,14 +249,14 @@ def _color_words(steps: Sequence[Step]) -> dict[str, str]:
     for step in steps[1:]:
         shades = _COLORS[step.kind]
         taken = sum(color in shades for color in colors.values())
-        colors.setdefault(step.words, shades[taken % len(shades)])
+        colors.setdefault(step.label, shades[taken % len(shades)])
     return colors
 
 
-def _draw_legend(axis: "Axes", words: Sequence[tuple[str, str]], top: float) -> None:
+def _draw_legend(axis: "Axes", entries: Sequence[tuple[str, str]], top: float) -> None:
     from matplotlib.patches import Rectangle
 
-    for number, (text, color) in enumerate(words):
+    for number, (text, color) in enumerate(entries):
         y = top + number * _LEGEND_LINE
         _draw_arrow(axis, (0.0, y), (_ARROW, y), color)
         axis.text(_ARROW + 0.15, y, text, va="center", fontsize=9, color=_INK)
@@ -264,21 +264,21 @@ def _draw_legend(axis: "Axes", words: Sequence[tuple[str, str]], top: float) -> 
         (_BOX_COLOR, _("feature map: channels above, height x width at the lower left")),
         ("white", _("copied feature map")),
     ]
-    for number, (face, text) in enumerate(notes, len(words)):
+    for number, (face, text) in enumerate(notes, len(entries)):
         y = top + number * _LEGEND_LINE
         axis.add_patch(Rectangle((0.12, y - 0.08), 0.18, 0.16, facecolor=face, edgecolor=_EDGE_COLOR, linewidth=1))
         axis.text(_ARROW + 0.15, y, text, va="center", fontsize=9, color=_INK)
 
 
-def _tell_steps(steps: Sequence[Step]) -> list[str]:
+def _describe_steps(steps: Sequence[Step]) -> list[str]:
     lines = []
     for number, step in enumerate(steps):
         channels, height, width = step.shape
-        words = step.words or _("the picture, normalised")
+        label = step.label or _("the picture, normalised")
         if step.source is not None:
-            words = _("{words}, after map {source} was joined").format(words=words, source=step.source)
+            label = _("{label}, after map {source} was joined").format(label=label, source=step.source)
         count = f", {step.parameters:,}" if step.parameters else ""
-        lines.append(f"{number:3}  {channels:5} x {height} x {width}  {words}{count}")
+        lines.append(f"{number:3}  {channels:5} x {height} x {width}  {label}{count}")
     total = sum(step.parameters for step in steps)
     return [*lines, _("{total:,} parameters in all; the last number of a line is its own").format(total=total)]
 
@@ -291,7 +291,7 @@ def untrained(width: int = 64, depth: int = 4) -> UNet:
     """
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in UNet(3, 2, width, depth).parameters())
-    if count > _MOST_PARAMETERS:
+    if count > _MAX_PARAMETERS:
         raise SettingError(
             _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
                 width=width, depth=depth, count=count

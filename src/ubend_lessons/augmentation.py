@@ -1,5 +1,5 @@
 """The lesson on augmentation: what each kind does to a picture and its mask, one at a time, by the training's own
-code: a store of one picture, `Pictures`, `TrainingBatches`."""
+code: a store of one picture, `WholeImages`, `TrainingBatches`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from ubend.core.plan import AugmentPlan
 from ubend.core.settings import Settings, known_keys, make_settings
 from ubend.dataset.augment import FROZEN_COPIES
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
 from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.labels.class_table import IGNORED, background_class
 from ubend_lessons.example import Example, store_example
 
@@ -90,7 +90,7 @@ def teach_augmentation(
             raise SettingError(
                 _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key), key=key
             )
-    chosen = settle_warp(make_settings(changes=settings))
+    chosen = fix_warp(make_settings(changes=settings))
     with TemporaryDirectory() as place:
         store = store_example(example, min(_SIZE_PX, max(example.mask.shape)), Path(place))
         galleries = {
@@ -104,16 +104,16 @@ def teach_augmentation(
         image, mask = store.image(0), store.mask(0)
         lines, files = [], []
         for name, rows in galleries.items():
-            lines += [_tell_change(row, image, mask) for row in rows]
+            lines += [_describe_change(row, image, mask) for row in rows]
             files.append(Path(out) / f"augmentation_{name}.png")
             page = _draw_gallery(rows, image, mask, example)
             save_png(page, files[-1])
             if show:
-                show_picture(page)
+                show_image(page)
     return [*lines, *map(str, files)]
 
 
-def settle_warp(settings: Settings) -> AugmentPlan:
+def fix_warp(settings: Settings) -> AugmentPlan:
     """The warp of these settings; what is open is decided as by `autoconfig.py`, of one image that has no up."""
     augment = settings.augment
     turn = 15.0 if augment.orientation == "upright" else 180.0
@@ -135,14 +135,14 @@ def isolate(settings: AugmentPlan, name: str) -> AugmentPlan:
     return leave_out(settings, [other for other in KINDS if other != name])
 
 
-def for_all_pictures(settings: AugmentPlan) -> AugmentPlan:
+def for_all_images(settings: AugmentPlan) -> AugmentPlan:
     """These settings, but that what some pictures get, if any, all get."""
     return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
 
 
 def draw_kind(store: Store, settings: AugmentPlan, name: str, seed: int) -> Row:
     """One kind of the warp alone."""
-    return _draw_row(store, kind_words(name), for_all_pictures(isolate(settings, name)), seed)
+    return _draw_row(store, kind_words(name), for_all_images(isolate(settings, name)), seed)
 
 
 def draw_copies(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
@@ -178,8 +178,8 @@ def _draw_edges(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
         "reflected": _("beyond the edge: reflected with its mask (augment.out_of_frame = reflected)"),
     }
     return [
-        _draw_row(store, words, moving.model_copy(update={"out_of_frame": value}), seed)
-        for value, words in names.items()
+        _draw_row(store, caption, moving.model_copy(update={"out_of_frame": value}), seed)
+        for value, caption in names.items()
     ]
 
 
@@ -208,9 +208,9 @@ def _draw_row(store: Store, name: str, settings: AugmentPlan, seed: int) -> Row:
 
 def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The first batch of a training on this picture alone: (count, H, W, C) and (count, H, W)."""
-    pictures = Pictures(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
+    images = WholeImages(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
-    batch = TrainingBatches(pictures, settings, seed, count, window, _value_range(store)).draw(0)
+    batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).draw(0)
     return batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
 
 
@@ -223,7 +223,7 @@ def _value_range(store: Store) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return low, np.where(high > low, high, low + 1)
 
 
-def _tell_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> str:
+def _describe_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> str:
     low, high = float(image.min()), float(image.max())
     values = np.abs(row.images - image).mean() / max(high - low, 1e-9)
     return _("{name}: values change by {values:.1%} of the range, {pixels:.1%} of the mask's pixels").format(
@@ -250,8 +250,8 @@ def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uin
     cells = []
     for row in rows:
         moved = bool((row.masks != mask).any())
-        draws = [show(*one, moved) for one in zip(row.images, row.masks, strict=True)]
-        cells.append([show(image, mask, moved), *draws])
+        params = [show(*one, moved) for one in zip(row.images, row.masks, strict=True)]
+        cells.append([show(image, mask, moved), *params])
     headings = [_("as it is"), *(_("draw {number}").format(number=n) for n in range(1, DRAWS + 1))]
     legend = [one for number, one in enumerate(zip(example.names, colors, strict=True)) if number != background]
     if any((row.masks == IGNORED).any() for row in rows):

@@ -18,29 +18,29 @@ from torch.nn import functional as F
 
 from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
-from ubend.core.device import pick_device, settle
+from ubend.core.device import pick_device, set_up
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import refuse_taken
+from ubend.core.files import refuse_existing_results
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
 from ubend.models.segmentation_net import pad_to_multiple
 from ubend.models.unet import UNet
 from ubend.tasks.fit import fit, scan
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.loop import autocast
 from ubend.training.optim import learning_rate_at, make_optimizer
 from ubend_lessons.drawn_pets import draw_pets
 from ubend_lessons.plain_unet import PLAIN_UNET
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
@@ -48,7 +48,7 @@ VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
 QUICK: dict[str, Any] = {**PLAIN_UNET, "data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
 QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
 _BREED_EPOCHS = 40
-_LEAST_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole
+_MIN_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole
 _CHUNK = 64  # pictures in one pass without gradients
 _SHOWN = 4
 
@@ -78,7 +78,7 @@ class BreedNet(nn.Module):
             features = encoder(features)
         if share is None:
             return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
-        weight = F.adaptive_avg_pool2d(share[:, None].float(), features.shape[-2:]) + _LEAST_SHARE
+        weight = F.adaptive_avg_pool2d(share[:, None].float(), features.shape[-2:]) + _MIN_SHARE
         pooled = (features * weight).sum((2, 3)) / weight.sum((2, 3))
         return self.head(pooled)  # type: ignore[no-any-return]
 
@@ -99,7 +99,7 @@ class Breeds:
     plan: Plan
     device: torch.device
     names: tuple[str, ...]
-    of_picture: NDArray[np.int64]
+    of_image: NDArray[np.int64]
 
 
 class Finder:
@@ -116,11 +116,11 @@ class Finder:
         bundle = load_bundle(model)
         if bundle.labels.names != data.labels.names:
             raise SettingError(
-                _("{model} knows the classes {theirs}, but {folder} has {mine}; take a model trained for them").format(
+                _("{model} knows the classes {theirs}, but {folder} has {own}; take a model trained for them").format(
                     model=model,
                     theirs=", ".join(bundle.labels.names),
                     folder=data.folder.root,
-                    mine=", ".join(data.labels.names),
+                    own=", ".join(data.labels.names),
                 ),
                 path=model,
                 key="--model",
@@ -145,7 +145,7 @@ class Finder:
 
 
 def open_breeds(
-    folder: Path | str, settings: Mapping[str, Any], device: str | None = None, teller: Teller | None = None
+    folder: Path | str, settings: Mapping[str, Any], device: str | None = None, reporter: Reporter | None = None
 ) -> Breeds:
     """Read a folder of pictures and masks named after breeds.
 
@@ -153,11 +153,11 @@ def open_breeds(
         DataError: the names of the files tell no breeds, or there is no test part.
         UbendError: as of `ubend.fit`.
     """
-    place, teller = pick_device(device), teller or Quiet()
-    settle(place, False)
-    asked = gather(folder, settings=settings).settings
-    found = scan(asked, place, teller)
-    data, plan = found.data, resolve(asked, found.facts)
+    place, reporter = pick_device(device), reporter or SilentReporter()
+    set_up(place, False)
+    user_settings = read_user_settings(folder, settings=settings).settings
+    found = scan(user_settings, place, reporter)
+    data, plan = found.data, resolve(user_settings, found.facts)
     words = [pair.name.rpartition("/")[2].rpartition("_")[0] for pair in data.folder.pairs]
     names = tuple(sorted(set(words)))
     if "" in names or len(names) < 2 or min(Counter(words).values()) < 2:
@@ -185,7 +185,7 @@ def train_breeds(
     """
     settings = breeds.plan.train
     batches = prepare(breeds.data, breeds.plan, breeds.device, augment=accelerate_augmentation(augment)).batches
-    of_item = breeds.of_picture[breeds.data.numbers("train")]
+    of_item = breeds.of_image[breeds.data.numbers("train")]
     steps = max(epochs, round(epochs * batches.items / settings.batch))
     optimizer = make_optimizer(net, settings)
     net.train()
@@ -210,12 +210,12 @@ def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None
     """Share of the test part whose breed is named, 0..1."""
     net.eval()
     numbers = breeds.data.numbers("test")
-    pictures, right = Pictures(breeds.data.store, numbers, breeds.device, 0), 0
+    images, right = WholeImages(breeds.data.store, numbers, breeds.device, 0), 0
     for items in np.array_split(np.arange(len(numbers)), -(-len(numbers) // _CHUNK)):
-        image = pictures.take(items)[0].float()
+        image = images.take(items)[0].float()
         with autocast(breeds.device, breeds.plan.train):
             said = net(*((image, None) if finder is None else finder.look(image, view))).argmax(dim=1)
-        right += int((said.cpu().numpy() == breeds.of_picture[numbers[items]]).sum())
+        right += int((said.cpu().numpy() == breeds.of_image[numbers[items]]).sum())
     return right / len(numbers)
 
 
@@ -228,7 +228,7 @@ def teach_breeds(
     epochs: int = _BREED_EPOCHS,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> dict[str, float]:
     """Breeds told by a second head on a segmentation network's encoder: accuracy on the test part by `VIEWS`.
 
@@ -249,11 +249,11 @@ def teach_breeds(
     breeds = open_breeds(folder, chosen, device)
     if model is None:
         model = out / "run"
-        scores = fit(folder, model, settings=chosen, device=device, teller=Quiet()).scores
+        scores = fit(folder, model, settings=chosen, device=device, reporter=SilentReporter()).scores
         if scores is None:
             raise KeyboardInterrupt
         dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
-        teller.say(_("a segmentation network was trained: Dice {dice:.3f}").format(dice=dice))
+        reporter.report(_("a segmentation network was trained: Dice {dice:.3f}").format(dice=dice))
     finder = Finder(Path(model), breeds.data, breeds.device)
     if not isinstance(finder.net, UNet):
         raise SettingError(
@@ -265,19 +265,19 @@ def teach_breeds(
         net = BreedNet(copy.deepcopy(finder.net), len(breeds.names)).to(breeds.device)
         train_breeds(breeds, net, epochs, finder, view)
         found[view] = measure_accuracy(breeds, net, finder, view)
-        teller.say(
+        reporter.report(
             _("{name}: the breed of {share:.1%} of {count} test pictures").format(
                 name=name, share=found[view], count=len(breeds.data.numbers("test"))
             )
         )
-    chance = Counter(breeds.of_picture[breeds.data.numbers("train")].tolist()).most_common(1)[0][0]
-    share = float((breeds.of_picture[breeds.data.numbers("test")] == chance).mean())
-    teller.say(_("who always says {name} is right for {share:.1%}").format(name=breeds.names[chance], share=share))
+    chance = Counter(breeds.of_image[breeds.data.numbers("train")].tolist()).most_common(1)[0][0]
+    share = float((breeds.of_image[breeds.data.numbers("test")] == chance).mean())
+    reporter.report(_("who always says {name} is right for {share:.1%}").format(name=breeds.names[chance], share=share))
     grid = _draw(breeds, finder, list(found.values()))
     save_png(grid, out / "breeds.png")
-    teller.say(str(out / "breeds.png"))
+    reporter.report(str(out / "breeds.png"))
     if show:
-        show_picture(grid)
+        show_image(grid)
     return found
 
 
@@ -289,7 +289,7 @@ def prepare_lesson(
     Raises:
         OutputError: `out` holds something already.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     out.mkdir(parents=True, exist_ok=True)
     if folder is None:
         folder = out / "pets"
@@ -306,7 +306,7 @@ def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
     """Test pictures as each view sees them; what the pooling leaves out is pale."""
     numbers = breeds.data.numbers("test")
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers)), dtype=np.int64)]
-    image = Pictures(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()
+    image = WholeImages(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()
     prob, cut = finder(image)[:, None], finder.look(image, "cut")[0]
     pale = torch.lerp(torch.full_like(image, float(breeds.data.value_range()[1].max())), image, 0.25 + 0.75 * prob)
     rows = []
@@ -314,5 +314,5 @@ def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
         arrays = (view.permute(1, 2, 0).cpu().numpy().astype(breeds.data.store.dtype) for view in views)
         rows.append([to_rgb(array) for array in arrays])
     headings = [f"{name} {share:.0%}" for name, share in zip(view_names(), shares, strict=True)]
-    labels = [breeds.names[breeds.of_picture[number]] for number in chosen]
+    labels = [breeds.names[breeds.of_image[number]] for number in chosen]
     return draw_grid(rows, headings, labels, cell_px=240)

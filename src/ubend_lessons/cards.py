@@ -19,31 +19,31 @@ class Card:
     """A picture (H, W, 3) uint8, drawn as large as it is; its heading is one line, its text is wrapped."""
 
     heading: str
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     text: str
 
 
 def draw_cards(cards: Sequence[Card], columns: int) -> Image.Image:
     """The cards in reading order, `columns` in a row; a row is as high as its highest card."""
     font, bold = load_font(_TEXT_PX), load_font(_HEADING_PX)
-    width = max(card.picture.shape[1] for card in cards)
+    width = max(card.image.shape[1] for card in cards)
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     texts = [[wrap_text(card.text, font, width) for card in row] for row in rows]
-    picture_px = [max(card.picture.shape[0] for card in row) for row in rows]
+    image_px = [max(card.image.shape[0] for card in row) for row in rows]
     heights = [
         2 * _LINE_PX + high + _LINE_PX * max(map(len, lines)) + _GAP_PX
-        for high, lines in zip(picture_px, texts, strict=True)
+        for high, lines in zip(image_px, texts, strict=True)
     ]
     across = min(columns, len(cards))
     page = Image.new("RGB", (across * (width + _GAP_PX) + _GAP_PX, sum(heights) + _GAP_PX), _PAPER)
     draw, top = ImageDraw.Draw(page), _GAP_PX
-    for row, lines, high, height in zip(rows, texts, picture_px, heights, strict=True):
+    for row, lines, high, height in zip(rows, texts, image_px, heights, strict=True):
         for column, (card, text) in enumerate(zip(row, lines, strict=True)):
             left = _GAP_PX + column * (width + _GAP_PX)
             draw.text((left, top + _LINE_PX // 2), card.heading, fill=_INK, font=bold, anchor="lm")
             below = top + _LINE_PX + _LINE_PX // 4
-            page.paste(Image.fromarray(card.picture), (left, below))
-            edge = (left - 1, below - 1, left + card.picture.shape[1], below + card.picture.shape[0])
+            page.paste(Image.fromarray(card.image), (left, below))
+            edge = (left - 1, below - 1, left + card.image.shape[1], below + card.image.shape[0])
             draw.rectangle(edge, outline=_FRAME)
             for number, line in enumerate(text):
                 draw.text((left, below + high + _LINE_PX * (number + 0.7)), line, fill=_FAINT, font=font, anchor="lm")

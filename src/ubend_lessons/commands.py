@@ -11,7 +11,7 @@ import click
 from ubend.core.click_i18n import Group, command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_teller, options, prepare
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare
 
 
 class _Lessons(Group):
@@ -65,7 +65,7 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
     from ubend.tasks.evaluate import score_lines
     from ubend_lessons.baselines.run import run_baseline
 
-    with make_teller() as teller:
-        result = run_baseline(method, folder, teller=teller, **flags)
+    with make_reporter() as reporter:
+        result = run_baseline(method, folder, reporter=reporter, **flags)
         for line in score_lines(result.scores):
             echo(line)

@@ -53,9 +53,9 @@ def draw_pet(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], N
             depth = (y - ear_y) / radius + 0.9  # 0 at the tip
             inside |= (depth > 0) & (depth < 1.5) & (np.abs(x - ear_x) < 0.35 * radius * depth)
     ground = _paint(random, random.choice(_COATS), y, x)
-    picture = np.where(inside[..., None], _paint(random, coat, y, x), ground)
-    picture += random.normal(0, 0.03, picture.shape)
-    return (255 * picture.clip(0, 1)).astype(np.uint8), inside.astype(np.uint8)
+    image = np.where(inside[..., None], _paint(random, coat, y, x), ground)
+    image += random.normal(0, 0.03, image.shape)
+    return (255 * image.clip(0, 1)).astype(np.uint8), inside.astype(np.uint8)
 
 
 def _paint(random: np.random.Generator, coat: str, y: Field, x: Field) -> Field:

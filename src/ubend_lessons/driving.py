@@ -114,13 +114,13 @@ def draw_streets(folder: Path, count: int = 96, height_px: int = 96, seed: int =
     colors = np.array(list(CLASSES.values()), np.uint8)
     for number in range(count):
         image, mask = draw_street(seed, number, height_px)
-        part = _PARTS[number % len(_PARTS)]
-        for place, pixels in ((part, image), (f"{part}_labels", colors[mask])):
+        split = _PARTS[number % len(_PARTS)]
+        for place, pixels in ((split, image), (f"{split}_labels", colors[mask])):
             suffix = "_L" if place.endswith("_labels") else ""
-            picture = Image.fromarray(pixels)
+            drawing = Image.fromarray(pixels)
             write_file(
                 folder / place / f"street_{number:02d}{suffix}.png",
-                lambda temporary, picture=picture: picture.save(temporary, "PNG"),  # type: ignore[misc]
+                lambda temporary, drawing=drawing: drawing.save(temporary, "PNG"),  # type: ignore[misc]
             )
     rows = [f"{name},{','.join(map(str, color))}\n" for name, color in CLASSES.items()]
     write_text(folder / "class_dict.csv", f"name,r,g,b\n{''.join(rows)}")

@@ -11,15 +11,15 @@ from PIL import Image
 from ubend.core.errors import SettingError
 from ubend.core.files import default_cache
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
-from ubend.dataset.dataset import find_folder, survey_folder
-from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_picture
+from ubend.core.progress import Reporter
+from ubend.dataset.dataset import find_folder, scan_folder
+from ubend.dataset.sample import SAMPLE_CLASSES, draw_ids, draw_image
 from ubend.dataset.scan import read_headers
 from ubend.dataset.store import Store, hash_pairs, open_store, read_class_map
 from ubend.io.images import Sizing, read_image
-from ubend.labels.class_table import IGNORED, MOST_CLASSES, class_colors, make_label_map
+from ubend.labels.class_table import IGNORED, MAX_CLASSES, class_colors, make_label_map
 from ubend.layouts.folder import read_folder
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 Colors = tuple[tuple[int, int, int], ...]
 
@@ -58,10 +58,10 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
     if number < 0:
         raise SettingError(_("--number {number}: pictures are counted from 0").format(number=number), key="--number")
     if folder is None:
-        image, mask = draw_picture(seed, number, size_px)
+        image, mask = draw_image(seed, number, size_px)
         ids = draw_ids(seed, number, size_px)
         return Example(image, mask, SAMPLE_CLASSES, class_colors(SAMPLE_CLASSES), f"cell_{number:03d}", ids)
-    settings = gather(folder).settings
+    settings = read_user_settings(folder).settings
     found = find_folder(settings)
     if number >= len(found.pairs):
         raise SettingError(
@@ -71,10 +71,10 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
             path=folder,
             key="--number",
         )
-    survey, pair = survey_folder(found, settings, default_cache(), Teller()), found.pairs[number]
-    image = read_image(pair.image, survey.channels)
-    mask = read_class_map(pair, (image.shape[0], image.shape[1]), survey.labels).classes
-    return Example(image, mask, survey.labels.names, survey.labels.colors, pair.name)
+    label_scan, pair = scan_folder(found, settings, default_cache(), Reporter()), found.pairs[number]
+    image = read_image(pair.image, label_scan.channels)
+    mask = read_class_map(pair, (image.shape[0], image.shape[1]), label_scan.labels).classes
+    return Example(image, mask, label_scan.labels.names, label_scan.labels.colors, pair.name)
 
 
 def make_example(
@@ -98,7 +98,7 @@ def make_example(
             key="mask",
         )
     highest = int(np.max(mask, where=mask != IGNORED, initial=0))
-    if not highest < len(names) <= MOST_CLASSES:
+    if not highest < len(names) <= MAX_CLASSES:
         raise SettingError(
             _("the mask holds the class {highest}, but {count} names are given").format(
                 highest=highest, count=len(names)
@@ -108,7 +108,7 @@ def make_example(
     return Example(image, mask, tuple(names), class_colors(names), ids=ids)
 
 
-def store_example(example: Example, size_px: int, place: Path) -> Store:
+def store_example(example: Example, size_px: int, folder: Path) -> Store:
     """A store of this one picture, as trainings read it.
 
     Args:
@@ -119,16 +119,16 @@ def store_example(example: Example, size_px: int, place: Path) -> Store:
 
     channels = example.image.shape[2]
     for name in ("images", "masks"):
-        (place / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
     if example.image.dtype == np.uint8 and channels in (1, 3):
-        Image.fromarray(example.image[:, :, 0] if channels == 1 else example.image).save(place / "images" / "one.png")
+        Image.fromarray(example.image[:, :, 0] if channels == 1 else example.image).save(folder / "images" / "one.png")
     else:
-        tifffile.imwrite(place / "images" / "one.tif", example.image, photometric="minisblack", planarconfig="contig")
-    Image.fromarray(example.mask).save(place / "masks" / "one.png")
-    pairs = read_folder(place).pairs
+        tifffile.imwrite(folder / "images" / "one.tif", example.image, photometric="minisblack", planarconfig="contig")
+    Image.fromarray(example.mask).save(folder / "masks" / "one.png")
+    pairs = read_folder(folder).pairs
     shapes = [header.size_hw for header in read_headers(pairs, channels)]
     labels = make_label_map(
         range(len(example.names)), example.names, "value", ignored=(IGNORED,), colors=example.colors
     )
     sizing = Sizing(size_px, True, channels)
-    return open_store(pairs, shapes, sizing, labels, hash_pairs(pairs), place / "store")
+    return open_store(pairs, shapes, sizing, labels, hash_pairs(pairs), folder / "store")

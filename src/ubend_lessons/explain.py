@@ -50,9 +50,9 @@ def explain(name: str) -> list[str]:
 
 def draw_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table of aligned columns, the first row its heading; cells with words are translated."""
-    told = [[now(cell) if _WORD.match(cell) else cell for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(*told, strict=True)]
-    lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in told]
+    shown_rows = [[now(cell) if _WORD.match(cell) else cell for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*shown_rows, strict=True)]
+    lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in shown_rows]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 

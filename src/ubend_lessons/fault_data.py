@@ -20,13 +20,13 @@ from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan
-from ubend.dataset.augment import FROZEN_COPIES, DeviceDraws, draw_frozen, warp
+from ubend.dataset.augment import FROZEN_COPIES, DeviceWarpParams, sample_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
-from ubend.inference.prefetch import map_ahead
+from ubend.inference.prefetch import prefetch
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
-from ubend.layouts.pairs import Part
+from ubend.layouts.pairs import SplitName
 
 HELD = "held"  # how names of copies begin whose picture has no copy in the training part
 _HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text
@@ -34,7 +34,7 @@ _SLICE = 64  # pictures warped at once
 
 
 @dataclass(frozen=True)
-class Sized:
+class ResizedData:
     """Pictures and masks at the size of the network.
 
     Attributes:
@@ -50,13 +50,13 @@ class Sized:
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     blurred: NDArray[np.uint8]
-    strange: NDArray[np.bool_]
-    parts: tuple[Part, ...]
+    unknown: NDArray[np.bool_]
+    splits: tuple[SplitName, ...]
     native_hw: NDArray[np.int64]
     labels: LabelMap
 
 
-def size_pictures(data: Dataset) -> Sized:
+def size_images(data: Dataset) -> ResizedData:
     """Read the masks of a data set again, to resize them the wrong way too.
 
     Raises:
@@ -71,10 +71,10 @@ def size_pictures(data: Dataset) -> Sized:
             path=data.folder.root,
             key="dtype",
         )
-    missing = {"train", "val", "test"} - set(data.parts)
+    missing = {"train", "val", "test"} - set(data.splits)
     if missing:
         raise DataError(
-            _("no pictures in the part {part}; give more, or another --split").format(part=min(missing)),
+            _("no pictures in the part {split}; give more, or another --split").format(split=min(missing)),
             path=data.folder.root,
             key="data.split",
         )
@@ -85,15 +85,15 @@ def size_pictures(data: Dataset) -> Sized:
         index = read_class_map(data.folder.pairs[number], (height, width), data.labels).classes
         return resize_bilinear(index, masks.shape[1:], data.labels)
 
-    blurred = list(map_ahead(blur, range(len(numbers))))
-    found = np.stack([index for index, _strange in blurred])
+    blurred = list(prefetch(blur, range(len(numbers))))
+    found = np.stack([index for index, _unknown in blurred])
     found[masks == IGNORED] = IGNORED
-    return Sized(
+    return ResizedData(
         np.stack([store.image(int(number)) for number in numbers]),
         masks,
         found,
-        np.stack([strange for _index, strange in blurred]),
-        data.parts,
+        np.stack([unknown for _index, unknown in blurred]),
+        data.splits,
         store.native_hw,
         data.labels,
     )
@@ -125,20 +125,20 @@ def make_copies(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], native_hw: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(5 N, S, S, C) and (5 N, S, S): each picture and its four copies one after the other, as the text makes them."""
-    pictures = np.arange(len(images)).repeat(FROZEN_COPIES)
+    originals = np.arange(len(images)).repeat(FROZEN_COPIES)
     copies = np.tile(np.arange(FROZEN_COPIES), len(images))
-    stored = np.full((len(pictures), 2), images.shape[1:3], np.int64)
+    stored = np.full((len(originals), 2), images.shape[1:3], np.int64)
     settings, channels = AugmentPlan(kind="frozen", orientation="free", rotation_deg=0.0), images.shape[3]
-    draws = draw_frozen(settings, seed, pictures, copies, (stored, native_hw[pictures]), channels).pack()
-    out_images = np.empty((len(pictures), *images.shape[1:]), np.uint8)
-    out_masks = np.empty((len(pictures), *masks.shape[1:]), np.uint8)
-    for start in range(0, len(pictures), _SLICE):
+    params = sample_frozen(settings, seed, originals, copies, (stored, native_hw[originals]), channels).pack()
+    out_images = np.empty((len(originals), *images.shape[1:]), np.uint8)
+    out_masks = np.empty((len(originals), *masks.shape[1:]), np.uint8)
+    for start in range(0, len(originals), _SLICE):
         some = slice(start, start + _SLICE)
         image, mask = warp(
-            torch.from_numpy(images[pictures[some]]).permute(0, 3, 1, 2),
-            torch.from_numpy(masks[pictures[some]]),
+            torch.from_numpy(images[originals[some]]).permute(0, 3, 1, 2),
+            torch.from_numpy(masks[originals[some]]),
             torch.from_numpy(stored[some]).float(),
-            DeviceDraws.unpack(torch.from_numpy(draws[some]), channels),
+            DeviceWarpParams.unpack(torch.from_numpy(params[some]), channels),
             images.shape[1:3],
             ignore_outside=False,
         )
@@ -147,12 +147,12 @@ def make_copies(
     return out_images, out_masks
 
 
-def write_pictures(
+def write_images(
     root: Path,
     images: NDArray[np.uint8],
     masks: NDArray[np.uint8],
     names: Sequence[str],
-    parts: Sequence[str],
+    splits: Sequence[str],
     labels: LabelMap,
 ) -> dict[str, Any]:
     """Write a folder of pictures and masks, and how it is divided; gives the settings that read it.
@@ -163,15 +163,15 @@ def write_pictures(
 
     def write(number: int) -> None:
         pixels = images[number] if images.shape[3] == 3 else images[number, :, :, 0]
-        picture = Image.fromarray(pixels)
+        image = Image.fromarray(pixels)
         target = root / "images" / f"{names[number]}.png"
-        write_file(target, lambda temporary: picture.save(temporary, "PNG", compress_level=1))
+        write_file(target, lambda temporary: image.save(temporary, "PNG", compress_level=1))
         write_mask(root / "masks" / f"{names[number]}.png", masks[number], labels.colors)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, range(len(names))))
     table = io.StringIO()
-    csv.writer(table).writerows([("file", "split"), *((f"{n}.png", p) for n, p in zip(names, parts, strict=True))])
+    csv.writer(table).writerows([("file", "split"), *((f"{n}.png", p) for n, p in zip(names, splits, strict=True))])
     write_text(root / "split.csv", table.getvalue())
     values = [f"{number}={name}" for number, name in enumerate(labels.names)]
     return {
@@ -181,7 +181,7 @@ def write_pictures(
     }
 
 
-def write_leak(root: Path, sized: Sized, most: int, seed: int) -> dict[str, Any]:
+def write_leak(root: Path, sized: ResizedData, maximum: int, seed: int) -> dict[str, Any]:
     """Copies first, then a random division of the copies, as the text does; and pictures kept wholly apart.
 
     All pictures take part whatever their part was: some are kept apart at random, with their copies, so that over
@@ -192,17 +192,17 @@ def write_leak(root: Path, sized: Sized, most: int, seed: int) -> dict[str, Any]
         most: pictures; more are thinned out evenly.
     """
     random = np.random.default_rng([seed, 8])
-    chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(most, len(sized.images))).astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(maximum, len(sized.images))).astype(np.int64))
     images, masks = make_copies(sized.images[chosen], sized.masks[chosen], sized.native_hw[chosen], seed)
     held = np.zeros(len(chosen), np.bool_)
     held[random.permutation(len(chosen))[: max(1, round(_HELD_SHARE * len(chosen)))]] = True
     held = held.repeat(FROZEN_COPIES)
     order = random.permutation(np.flatnonzero(~held))
     val, test = round(_VAL_SHARE * len(order)), round(_TEST_SHARE * len(order))
-    parts = np.full(len(images), "train", dtype=object)
-    parts[order[:val]], parts[order[val : val + test]], parts[held] = "val", "test", "test"
+    splits = np.full(len(images), "train", dtype=object)
+    splits[order[:val]], splits[order[val : val + test]], splits[held] = "val", "test", "test"
     names = [
         f"{HELD if held[number] else 'copy'}-{number // FROZEN_COPIES:05d}-{number % FROZEN_COPIES}"
         for number in range(len(images))
     ]
-    return write_pictures(root, images, masks, names, parts.tolist(), sized.labels)
+    return write_images(root, images, masks, names, splits.tolist(), sized.labels)

@@ -15,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 
 from ubend.core.device import pick_device
-from ubend.core.files import default_cache, refuse_taken, write_text
+from ubend.core.files import default_cache, refuse_existing_results, write_text
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import RECIPES, flatten
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sample import draw_sample
-from ubend.drawing.panels import save_png, show_picture
+from ubend.drawing.panels import save_png, show_image
 from ubend.labels.class_table import IGNORED
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
 from ubend_lessons.explain import draw_table, explain
-from ubend_lessons.fault_data import HELD, Sized, size_pictures, write_leak, write_pictures
-from ubend_lessons.fault_pictures import draw_leak, draw_trimaps
-from ubend_lessons.recorded import Recorded, train_recorded
-from ubend_lessons.variants import Quiet
+from ubend_lessons.fault_data import HELD, ResizedData, size_images, write_images, write_leak
+from ubend_lessons.fault_figures import draw_leak, draw_trimaps
+from ubend_lessons.recorded import RecordedRun, train_recorded
+from ubend_lessons.variants import SilentReporter
 
 # The tutorial's loss, optimiser and choice of weights; plain pictures, and a minute on two cores.
 _QUICK: dict[str, Any] = {
@@ -42,7 +42,7 @@ _QUICK: dict[str, Any] = {
     "train.precision": None,
 }
 _SAMPLE, _SAMPLE_PX = 60, 256  # pictures, and their side: twice the network's, so that masks have to be resized
-_MOST_COPIED = 30  # pictures of which copies are made
+_MAX_COPIED = 30  # pictures of which copies are made
 _BLURRED = "blurred"  # how names of test pictures begin whose mask was resized bilinearly
 FAULTS = ("leak", "choosing", "bilinear", "summed", "batch-means", "after-the-loop", "grey")  # in the lesson's order
 # So small a training on so few drawn pictures learns nothing by heart and is best at its end (docs/experiments.md).
@@ -83,7 +83,7 @@ def teach_faults(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Finding]:
     """Measure every fault, explain it, and draw what can be drawn.
 
@@ -97,31 +97,31 @@ def teach_faults(
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
         OutputError: `out` holds something already.
-        DataError: see `size_pictures`.
+        DataError: see `size_images`.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     hidden: tuple[str, ...] = ()
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, _SAMPLE, _SAMPLE_PX)
         hidden = _HIDDEN
     sized = read_sized(folder, settings)
-    place = out / "pictures"
-    findings = find_faults(sized, place, settings=settings, device=device, leave_out=hidden, teller=teller)
-    lines = _tell_faults(findings, on_sample=bool(hidden))
+    work_dir = out / "pictures"
+    findings = find_faults(sized, work_dir, settings=settings, device=device, leave_out=hidden, reporter=reporter)
+    lines = _describe_faults(findings, on_sample=bool(hidden))
     write_text(out / "faults.md", "\n".join(lines) + "\n")
     for line in lines:
-        teller.say(line)
-    pictures = {"trimaps": draw_trimaps(sized), "leak": draw_leak(place / "leak")}
-    for name, picture in pictures.items():
-        save_png(picture, out / f"{name}.png")
-        teller.say(str(out / f"{name}.png"))
+        reporter.report(line)
+    images = {"trimaps": draw_trimaps(sized), "leak": draw_leak(work_dir / "leak")}
+    for name, image in images.items():
+        save_png(image, out / f"{name}.png")
+        reporter.report(str(out / f"{name}.png"))
         if show:
-            show_picture(picture)
+            show_image(image)
     return findings
 
 
-def _tell_faults(findings: list[Finding], *, on_sample: bool) -> list[str]:
+def _describe_faults(findings: list[Finding], *, on_sample: bool) -> list[str]:
     """Of each fault: what it is, what was measured in this run, and the recorded figures.
 
     On the drawn sample, figures that are equal both ways are left out, where equality is not what is taught.
@@ -136,21 +136,21 @@ def _tell_faults(findings: list[Finding], *, on_sample: bool) -> list[str]:
     return lines[1:]
 
 
-def read_sized(folder: Path | str, settings: Mapping[str, Any] | None = None) -> Sized:
-    """The pictures of a folder at the network's size; errors as of `size_pictures`."""
-    wanted = gather(folder, settings={**_QUICK, **(settings or {})}).settings
-    return size_pictures(open_dataset(wanted, "cpu", default_cache(), Quiet()))
+def read_sized(folder: Path | str, settings: Mapping[str, Any] | None = None) -> ResizedData:
+    """The pictures of a folder at the network's size; errors as of `size_images`."""
+    wanted = read_user_settings(folder, settings={**_QUICK, **(settings or {})}).settings
+    return size_images(open_dataset(wanted, "cpu", default_cache(), SilentReporter()))
 
 
 def find_faults(
-    sized: Sized,
-    place: Path,
+    sized: ResizedData,
+    work_dir: Path,
     *,
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
-    copied: int = _MOST_COPIED,
+    copied: int = _MAX_COPIED,
     leave_out: Collection[str] = (),
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Finding]:
     """Up to four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
 
@@ -163,25 +163,25 @@ def find_faults(
         UbendError: as of `train_recorded`.
     """
     chosen = {**_QUICK, **(settings or {})}
-    quiet = Quiet()
+    quiet = SilentReporter()
     # data.values and the like were the given folder's; what is written here has its own
     own = {key: value for key, value in chosen.items() if not key.startswith("data.")}
     own |= {"data.size": sized.images.shape[1], "data.resize": "squash"}
     seed = int(chosen.get("train.seed", 0))
 
-    def learn(what: str, written: Mapping[str, Any]) -> Recorded:
-        teller.say(_("training: {what}").format(what=what))
-        return train_recorded(written["data.folder"], {**own, **written}, device=device, teller=quiet)
+    def learn(what: str, written: Mapping[str, Any]) -> RecordedRun:
+        reporter.report(_("training: {what}").format(what=what))
+        return train_recorded(written["data.folder"], {**own, **written}, device=device, reporter=quiet)
 
-    plain_files = _write_plain(place / "plain", sized)
+    plain_files = _write_plain(work_dir / "plain", sized)
     plain = learn(_("plain"), plain_files)
     findings = [*_batch_means(plain), *_after_the_loop(plain), *_summed(plain, device)]
     if "choosing" not in leave_out:
         findings = [*_choosing(plain), *findings]
     if sized.images.shape[3] == 3:
         findings += _grey(learn(_("grey pictures"), {**plain_files, "data.channels": 1}), plain)
-    findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(place / "blurred", sized)), plain)
-    leak_files = write_leak(place / "leak", sized, copied, seed)
+    findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(work_dir / "blurred", sized)), plain)
+    leak_files = write_leak(work_dir / "leak", sized, copied, seed)
     if "leak" in leave_out:
         return findings
     leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows a picture in several copies
@@ -202,33 +202,33 @@ def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float
     return np.asarray(np.mean([losses[:, start : start + batch].mean(axis=1) for start in starts], axis=0))
 
 
-def _write_plain(root: Path, sized: Sized) -> dict[str, Any]:
+def _write_plain(root: Path, sized: ResizedData) -> dict[str, Any]:
     names = [f"{number:05d}" for number in range(len(sized.images))]
-    return write_pictures(root, sized.images, sized.masks, names, sized.parts, sized.labels)
+    return write_images(root, sized.images, sized.masks, names, sized.splits, sized.labels)
 
 
-def _write_blurred(root: Path, sized: Sized) -> dict[str, Any]:
+def _write_blurred(root: Path, sized: ResizedData) -> dict[str, Any]:
     """Masks resized bilinearly; the test part also with those of nearest pixels."""
-    test = np.flatnonzero(np.array(sized.parts) == "test")
-    names = [f"{_BLURRED if p == 'test' else 'learnt'}-{n:05d}" for n, p in enumerate(sized.parts)]
-    return write_pictures(
+    test = np.flatnonzero(np.array(sized.splits) == "test")
+    names = [f"{_BLURRED if p == 'test' else 'learnt'}-{n:05d}" for n, p in enumerate(sized.splits)]
+    return write_images(
         root,
         np.concatenate([sized.images, sized.images[test]]),
         np.concatenate([sized.blurred, sized.masks[test]]),
         [*names, *(f"true-{number:05d}" for number in test)],
-        [*sized.parts, *["test"] * len(test)],
+        [*sized.splits, *["test"] * len(test)],
         sized.labels,
     )
 
 
-def _leak(leaking: Recorded) -> list[Finding]:
+def _leak(leaking: RecordedRun) -> list[Finding]:
     held = np.array([name.startswith(HELD) for name in leaking.names])
     siblings = ~held & ~leaking.is_val
     originals = held & np.array([Path(name).stem.endswith("-0") for name in leaking.names])
     epoch = leaking.best_epoch(leaking.is_val)
     pairs = leaking.data.folder.pairs
-    trained = {_picture_of(pairs[number].name) for number in leaking.data.numbers("train")}
-    known = float(np.mean([_picture_of(name) in trained for name in leaking.names[siblings]]))
+    trained = {_image_of(pairs[number].name) for number in leaking.data.numbers("train")}
+    known = float(np.mean([_image_of(name) in trained for name in leaking.names[siblings]]))
     dice = leaking.dice(epoch, siblings)
     return [
         Finding("leak", _("leak: test items with a copy of the same picture in training"), known, 0.0, ".0%"),
@@ -243,12 +243,12 @@ def _leak(leaking: Recorded) -> list[Finding]:
     ]
 
 
-def _picture_of(name: str) -> str:
+def _image_of(name: str) -> str:
     """`copy-00012-3.png` -> `00012`."""
     return name.split("-")[1]
 
 
-def _choosing(plain: Recorded) -> list[Finding]:
+def _choosing(plain: RecordedRun) -> list[Finding]:
     test = ~plain.is_val
     wrong, right = plain.best_epoch(test), plain.best_epoch(plain.is_val)
     losses = plain.losses[:, test].mean(axis=1)
@@ -264,7 +264,7 @@ def _choosing(plain: Recorded) -> list[Finding]:
     ]
 
 
-def _batch_means(plain: Recorded) -> list[Finding]:
+def _batch_means(plain: RecordedRun) -> list[Finding]:
     """On the validation part, whose batches choose the epoch."""
     losses = plain.losses[:, plain.is_val]
     batch = plain.plan.train.batch
@@ -290,7 +290,7 @@ def _batch_means(plain: Recorded) -> list[Finding]:
     ]
 
 
-def _after_the_loop(plain: Recorded) -> list[Finding]:
+def _after_the_loop(plain: RecordedRun) -> list[Finding]:
     losses = plain.losses[:, plain.is_val]
     batch = plain.plan.train.batch
     start = (losses.shape[1] - 1) // batch * batch
@@ -311,7 +311,7 @@ def _after_the_loop(plain: Recorded) -> list[Finding]:
     ]
 
 
-def _summed(plain: Recorded, device: str | None) -> list[Finding]:
+def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
     """Cross entropy summed over each picture, mean over the batch, against its mean over the pixels."""
     where = pick_device(device)
     built = build(plain.data, plain.plan, where)
@@ -352,22 +352,22 @@ def _summed(plain: Recorded, device: str | None) -> list[Finding]:
     ]
 
 
-def _grey(grey: Recorded, plain: Recorded) -> list[Finding]:
+def _grey(grey: RecordedRun, plain: RecordedRun) -> list[Finding]:
     one, other = (run.dice(run.best_epoch(run.is_val), ~run.is_val) for run in (grey, plain))
     return [Finding("grey", _("grey instead of colour: Dice"), one, other)]
 
 
-def _resized(sized: Sized, blurred: Recorded, plain: Recorded) -> list[Finding]:
+def _resized(sized: ResizedData, blurred: RecordedRun, plain: RecordedRun) -> list[Finding]:
     scored = sized.masks != IGNORED
     wrong = float((sized.blurred != sized.masks)[scored].mean())
-    strange = float(sized.strange[scored].mean())
+    unknown = float(sized.unknown[scored].mean())
     epoch = blurred.best_epoch(blurred.is_val)
     own = np.array([name.startswith(_BLURRED) for name in blurred.names]) & ~blurred.is_val
     true = ~own & ~blurred.is_val
     right = plain.dice(plain.best_epoch(plain.is_val), ~plain.is_val)
     return [
         Finding("bilinear", _("masks resized bilinearly: pixels of a wrong class"), wrong, 0.0, ".2%"),
-        Finding("bilinear", _("masks resized bilinearly: pixels whose value is no class"), strange, 0.0, ".2%"),
+        Finding("bilinear", _("masks resized bilinearly: pixels whose value is no class"), unknown, 0.0, ".2%"),
         Finding("bilinear", _("masks resized bilinearly: Dice on such masks"), blurred.dice(epoch, own), right),
         Finding("bilinear", _("masks resized bilinearly: Dice on true masks"), blurred.dice(epoch, true), right),
     ]

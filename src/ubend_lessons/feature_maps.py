@@ -15,7 +15,7 @@ from PIL import Image
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.io.images import model_size, resize_array
 from ubend.models.model_file import Bundle
 from ubend_lessons.cards import Card, draw_cards
@@ -23,7 +23,7 @@ from ubend_lessons.trace import Step, trace_network
 
 CHANNELS = 6  # shown of each map
 _CELL_PX, _CARD_PX = 160, 300
-_MOST_PX = 512  # of a side; larger pictures are cut around the middle
+_MAX_PX = 512  # of a side; larger pictures are cut around the middle
 
 
 def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, show: bool = False) -> list[str]:
@@ -52,7 +52,7 @@ def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, 
     for page, path in zip(pages.values(), files, strict=True):
         save_png(page, path)
         if show:
-            show_picture(page)
+            show_image(page)
     return [*lines, *words, *map(str, files)]
 
 
@@ -112,15 +112,15 @@ def normalise_cards(
         lines.append(
             _(
                 "  channel {channel}: mean {mean:.4g}, std {std:.4g}; {low:.4g} .. {high:.4g} becomes"
-                " {least:.3g} .. {most:.3g}"
+                " {minimum:.3g} .. {maximum:.3g}"
             ).format(
                 channel=channel,
                 mean=m,
                 std=s,
                 low=before.min(),
                 high=before.max(),
-                least=after.min(),
-                most=after.max(),
+                minimum=after.min(),
+                maximum=after.max(),
             )
         )
     return cards, lines
@@ -146,8 +146,8 @@ def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
         )
     size = model_size((image.shape[0], image.shape[1]), sizing.size_px, sizing.keep_aspect)
     image = image if bundle.keeps_scale else resize_array(image, size)
-    above, left = (max(0, side - _MOST_PX) // 2 for side in image.shape[:2])
-    return np.ascontiguousarray(image[above : above + _MOST_PX, left : left + _MOST_PX])
+    above, left = (max(0, side - _MAX_PX) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[above : above + _MAX_PX, left : left + _MAX_PX])
 
 
 def _draw_maps(

@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.errors import DataError
-from ubend.core.files import refuse_taken
+from ubend.core.files import refuse_existing_results
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.inference.conditions import Conditions
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffWindows
-from ubend.io.scans import PRESETS, Window, read_scan
+from ubend.io.row_windows import TiffRowReader
+from ubend.io.scans import PRESETS, IntensityWindow, read_scan
 from ubend.layouts.pairs import Pair
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.plain_unet import PLAIN_UNET
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 
 # A minute on two cores: many short steps at a high rate. What is drawn varies enough without augmentation.
 _QUICK: dict[str, Any] = {
@@ -67,7 +67,7 @@ def teach_medicine(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Slices of computed tomography in Hounsfield units, an organ and its lesions; a scan predicted in millilitres.
 
@@ -85,7 +85,7 @@ def teach_medicine(
         OutputError: `out` holds something already.
         DataError: bad pictures.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     drawn, slices = folder is None, out / "slices"
     if folder is None:
         medicine.draw_slices(slices, size_px=_SIZE_PX)
@@ -98,28 +98,28 @@ def teach_medicine(
         chosen = {"data.split": str(slices / "split.csv"), **chosen}
 
     def view(image: NDArray[Any]) -> NDArray[np.uint8]:
-        return to_rgb(Window(*PRESETS["abdomen"]).apply(image) if image.dtype != np.uint8 else image)
+        return to_rgb(IntensityWindow(*PRESETS["abdomen"]).apply(image) if image.dtype != np.uint8 else image)
 
-    scores, pairs, predictor = _train(slices, out, chosen, device, teller)
-    windows = _draw_windows(pairs)
-    save_png(windows, out / "window.png")
-    teller.say(
+    scores, pairs, predictor = _train(slices, out, chosen, device, reporter)
+    rows_reader = _draw_windows(pairs)
+    save_png(rows_reader, out / "window.png")
+    reporter.report(
         _(
             "{path}: the same slices, all of their values and the window abdomen ({center:g}, {width:g}); the network "
             "is given all values"
         ).format(path=out / "window.png", center=PRESETS["abdomen"][0], width=PRESETS["abdomen"][1])
     )
-    grid = _draw_predictions(pairs, predictor, out, view, teller)
+    grid = _draw_predictions(pairs, predictor, out, view, reporter)
     if drawn:
-        _predict_scan(out, device, teller)
-    teller.say(
+        _predict_scan(out, device, reporter)
+    reporter.report(
         _(
             "the same on people: a task of the Medical Segmentation Decathlon (medicaldecathlon.com, CC BY-SA 4.0, "
             "fetched by you):"
         )
     )
-    teller.say(_ON_PEOPLE)
-    _show(show, [windows, grid])
+    reporter.report(_ON_PEOPLE)
+    _show(show, [rows_reader, grid])
     return scores
 
 
@@ -130,37 +130,37 @@ def teach_satellite(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """GeoTIFFs of six bands; what an index of two bands tells, and a mask that lies where its picture lies.
 
     Writes `predictions.png`, `run/`, and masks with their georeference into `placed/`; arguments, result and errors
     as of `teach_medicine`, but for scans.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     drawn = folder is None
     if folder is None:
         folder = out / "fields"
         satellite.draw_fields(folder, size_px=_SIZE_PX)
     chosen = {**(_QUICK if drawn else {}), **(settings or {})}
-    scores, pairs, predictor = _train(Path(folder), out, chosen, device, teller)
+    scores, pairs, predictor = _train(Path(folder), out, chosen, device, reporter)
 
     def view(image: NDArray[Any]) -> NDArray[np.uint8]:
         return to_rgb(np.ascontiguousarray(image[:, :, 2::-1]) if drawn else image)  # blue comes first in a satellite
 
     extra = None
     if drawn:
-        _tell_index(pairs, predictor, teller)
+        _describe_index(pairs, predictor, reporter)
         extra = _("vegetation index"), lambda image: to_rgb(satellite.vegetation_index(image))
-    grid = _draw_predictions(pairs, predictor, out, view, teller, extra)
-    _place_masks(out, pairs, device, teller)
-    teller.say(
+    grid = _draw_predictions(pairs, predictor, out, view, reporter, extra)
+    _place_masks(out, pairs, device, reporter)
+    reporter.report(
         _(
             "the same on orthophotos: LandCover.ai (landcover.ai, CC BY-NC-SA 4.0, fetched by you), large "
             "GeoTIFFs in images/ and masks/, learnt by windows:"
         )
     )
-    teller.say(_ON_LAND)
+    reporter.report(_ON_LAND)
     _show(show, [grid])
     return scores
 
@@ -172,20 +172,20 @@ def teach_driving(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Street scenes of eight classes, some of them rare: how often each is seen, and how well it is found.
 
     Writes `predictions.png` and `run/` into `out`; arguments, result and errors as of `teach_medicine`, but for scans.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     chosen = {**(_QUICK | _ON_STREET if folder is None else {}), **(settings or {})}
     if folder is None:
         folder = out / "streets"
         driving.draw_streets(folder, height_px=_SIZE_PX)
-    scores, pairs, predictor = _train(Path(folder), out, chosen, device, teller)
-    grid = _draw_predictions(pairs, predictor, out, to_rgb, teller)
-    teller.say(
+    scores, pairs, predictor = _train(Path(folder), out, chosen, device, reporter)
+    grid = _draw_predictions(pairs, predictor, out, to_rgb, reporter)
+    reporter.report(
         _(
             "the same on streets: CamVid (train/, train_labels/, ... and class_dict.csv; its makers state no licence, "
             "so ask before other than research), or Cityscapes (leftImg8bit/ and gtFine/; registration, no commercial "
@@ -193,44 +193,46 @@ def teach_driving(
         )
     )
     for line in _ON_STREETS:
-        teller.say(line)
+        reporter.report(line)
     _show(show, [grid])
     return scores
 
 
 def _train(
-    folder: Path, out: Path, settings: Mapping[str, Any], device: str | None, teller: Teller
+    folder: Path, out: Path, settings: Mapping[str, Any], device: str | None, reporter: Reporter
 ) -> tuple[dict[str, Any], list[Pair], Predictor]:
     """Scores, which are told, test pairs, and the trained model."""
-    teller.say(_("training on {folder}").format(folder=folder))
+    reporter.report(_("training on {folder}").format(folder=folder))
     if weights := settings.get("train.class_weights"):
         said = _("what is rare counts more in the cross entropy: train.class_weights = {weights}")
-        teller.say(said.format(weights=weights))
+        reporter.report(said.format(weights=weights))
     run = out / "run"
-    scores = fit(folder, run, settings=settings, device=device, teller=Quiet()).scores
+    scores = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
     if scores is None:
         raise KeyboardInterrupt
-    _tell_classes(scores, teller)
-    pairs = [pair for pair in read_run_pairs(run) if pair.part == scores["part"]]
+    _describe_classes(scores, reporter)
+    pairs = [pair for pair in read_run_pairs(run) if pair.split == scores["part"]]
     if not pairs:
         raise DataError(_("no pictures to score"), path=run)
     return scores, pairs, load(run, device)
 
 
-def _tell_classes(scores: Mapping[str, Any], teller: Teller) -> None:
+def _describe_classes(scores: Mapping[str, Any], reporter: Reporter) -> None:
     """Each class's share of the test part's pixels, and its scores, the commonest first."""
     native = scores["native"]
     heads = [_("share"), _("Dice"), _("IoU")]
     wide = max(len(name) for name in native["true_share"]) + 2
-    teller.say(
-        _("{count} pictures of the part {part}, scores per image at their own size:").format(
-            count=native["pictures"], part=scores["part"]
+    reporter.report(
+        _("{count} pictures of the part {split}, scores per image at their own size:").format(
+            count=native["pictures"], split=scores["part"]
         )
     )
-    teller.say(" " * wide + "".join(f"{head:>9}" for head in heads))
+    reporter.report(" " * wide + "".join(f"{head:>9}" for head in heads))
     for name, share in sorted(native["true_share"].items(), key=lambda item: -item[1]):
         cells = [native[kind]["per_image"][name] for kind in ("dice", "iou")]
-        teller.say(f"{name:<{wide}}{share:>9.2%}" + "".join("        -" if c is None else f"{c:>9.3f}" for c in cells))
+        reporter.report(
+            f"{name:<{wide}}{share:>9.2%}" + "".join("        -" if c is None else f"{c:>9.3f}" for c in cells)
+        )
 
 
 def _draw_predictions(
@@ -238,7 +240,7 @@ def _draw_predictions(
     predictor: Predictor,
     out: Path,
     view: View,
-    teller: Teller,
+    reporter: Reporter,
     extra: tuple[str, View] | None = None,
 ) -> Image.Image:
     """Input, perhaps another view of it, truth, prediction; written to `predictions.png`."""
@@ -253,7 +255,7 @@ def _draw_predictions(
     names = [pair.name for pair in chosen]
     grid = draw_grid(rows, headings, names, legend=list(zip(labels.names, labels.colors, strict=True)))
     save_png(grid, out / "predictions.png")
-    teller.say(str(out / "predictions.png"))
+    reporter.report(str(out / "predictions.png"))
     return grid
 
 
@@ -268,31 +270,31 @@ def _draw_windows(pairs: Sequence[Pair]) -> Image.Image:
     for pair in _evenly(pairs):
         image = read_image(pair.image)
         low, high = float(image.min()), float(image.max())
-        whole = Window((low + high) / 2, max(high - low, 1)).apply(image)
-        rows.append([to_rgb(whole), to_rgb(Window(*PRESETS["abdomen"]).apply(image))])
+        whole = IntensityWindow((low + high) / 2, max(high - low, 1)).apply(image)
+        rows.append([to_rgb(whole), to_rgb(IntensityWindow(*PRESETS["abdomen"]).apply(image))])
     return draw_grid(rows, [_("all values"), _("window")])
 
 
-def _predict_scan(out: Path, device: str | None, teller: Teller) -> None:
+def _predict_scan(out: Path, device: str | None, reporter: Reporter) -> None:
     """A drawn patient who was not learnt from, as NIfTI, and millilitres found beside the true ones."""
     if find_spec("nibabel") is None:
-        teller.say(_("no scan is written: that needs nibabel (pip install nibabel)"))
+        reporter.report(_("no scan is written: that needs nibabel (pip install nibabel)"))
         return
     path = out / "scan.nii.gz"
     values, truth = medicine.draw_volume(0, 1000, _SCAN_SLICES, _SIZE_PX)
     medicine.write_nifti(path, values)
     masks = out / "scan_masks"
-    predict_paths(out / "run", [path], masks, conditions=Conditions(), teller=Quiet(), device=device)
+    predict_paths(out / "run", [path], masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
     found = medicine.measure_ml(read_scan(masks / "scan_mask.nii.gz").slices.astype(np.uint8))
     for name, true_ml in medicine.measure_ml(truth).items():
-        teller.say(
+        reporter.report(
             _("{path}: {name} {found:.0f} ml found, {true:.0f} ml drawn").format(
                 path=path, name=name, found=found[name], true=true_ml
             )
         )
 
 
-def _tell_index(pairs: Sequence[Pair], predictor: Predictor, teller: Teller) -> None:
+def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Reporter) -> None:
     """Share of the pixels in which plants are told from all else: by the index, and by the network."""
     labels = predictor.labels
     plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
@@ -302,7 +304,7 @@ def _tell_index(pairs: Sequence[Pair], predictor: Predictor, teller: Teller) -> 
         truth = plants[read_class_map(pair, mask.shape, labels).classes]
         by_index.append(((satellite.vegetation_index(image) > _GREEN) == truth).mean())
         by_network.append((plants[mask] == truth).mean())
-    teller.say(
+    reporter.report(
         _(
             "plants told from all else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
             "{network:.1%} by the network, which also tells fields from forests"
@@ -310,23 +312,23 @@ def _tell_index(pairs: Sequence[Pair], predictor: Predictor, teller: Teller) -> 
     )
 
 
-def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, teller: Teller) -> None:
+def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, reporter: Reporter) -> None:
     """Masks of the test part, and whether each lies where its picture lies."""
     paths, masks = [pair.image for pair in pairs], out / "placed"
-    predict_paths(out / "run", paths, masks, conditions=Conditions(), teller=Quiet(), device=device)
+    predict_paths(out / "run", paths, masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
     placed = 0
     for path in paths:
         mask = masks / f"{path.stem}.tif"
         if path.suffix.lower() in (".tif", ".tiff") and mask.exists():
-            with TiffWindows(path) as picture, TiffWindows(mask) as made:
-                placed += bool(picture.georeference) and made.georeference == picture.georeference
-    teller.say(
+            with TiffRowReader(path) as image, TiffRowReader(mask) as made:
+                placed += bool(image.georeference) and made.georeference == image.georeference
+    reporter.report(
         _("{count} masks in {folder}, {placed} of them with the georeference of their picture").format(
             count=len(paths), folder=masks, placed=placed
         )
     )
 
 
-def _show(wanted: bool, pictures: Sequence[Image.Image]) -> None:
-    for picture in pictures if wanted else ():
-        show_picture(picture)
+def _show(wanted: bool, images: Sequence[Image.Image]) -> None:
+    for image in images if wanted else ():
+        show_image(image)

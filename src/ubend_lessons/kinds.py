@@ -16,7 +16,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.drawing.object_overlay import write_inside
 from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import load_font, save_png, show_picture
+from ubend.drawing.panels import load_font, save_png, show_image
 from ubend.io.images import resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.objects.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
@@ -47,7 +47,7 @@ def teach_kinds(example: Example, *, out: Path | str, show: bool = False) -> lis
     target = Path(out) / "kinds.png"
     save_png(page, target)
     if show:
-        show_picture(page)
+        show_image(page)
     return [*_count_outputs(example, found, meaning), str(target)]
 
 

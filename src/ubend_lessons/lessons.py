@@ -11,7 +11,7 @@ from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, make_teller, prepare
+from ubend.tasks.options import PATH, make_reporter, prepare
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNTRAINED_PX = 128  # the course text's pictures
@@ -29,7 +29,7 @@ def transposed_convolution(text: str, kernel: str, stride: str, padding: str, ou
     from ubend_lessons.transposed import teach_transposed_convolution
 
     pairs: dict[str, Any] = {"stride": _pair("--stride", stride), "padding": _pair("--padding", padding)}
-    _tell(teach_transposed_convolution(parse_matrix(text), parse_matrix(kernel), out=out, show=display, **pairs))
+    _report(teach_transposed_convolution(parse_matrix(text), parse_matrix(kernel), out=out, show=display, **pairs))
 
 
 _VARIANT_OPTIONS = (
@@ -58,12 +58,12 @@ def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "va
 
     prepare(False)
     taught = import_module(f"ubend_lessons.{module}")
-    with make_teller() as teller:
+    with make_reporter() as reporter:
         settings = dict(parse_assignment(text) for text in assignments)
-        getattr(taught, name)(out, settings=settings, teller=teller, **options)
+        getattr(taught, name)(out, settings=settings, reporter=reporter, **options)
 
 
-def _tell(lines: Iterable[str]) -> None:
+def _report(lines: Iterable[str]) -> None:
     for line in lines:
         echo(line)
 
@@ -125,8 +125,8 @@ def breeds(epochs: int | None, **options: Any) -> None:
 def shapes(out: Path, **options: Any) -> None:
     from ubend_lessons.shapes import teach_shapes
 
-    with make_teller() as teller:
-        teach_shapes(out, teller=teller, **options)
+    with make_reporter() as reporter:
+        teach_shapes(out, reporter=reporter, **options)
 
 
 @command(help=later("The tutorial's own faults, each run both ways: what it says, and what is so."))
@@ -175,7 +175,7 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
     from ubend_lessons.traditional import draw_examples, teach_traditional_methods
 
     examples, shown, labels = draw_examples() if data is None else open_examples(data)
-    _tell(teach_traditional_methods(examples, shown, labels, out=out, show=display))
+    _report(teach_traditional_methods(examples, shown, labels, out=out, show=display))
 
 
 def _out_options(function: _F) -> _F:
@@ -203,7 +203,7 @@ def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
     from ubend_lessons.example import take_example
     from ubend_lessons.kinds import teach_kinds
 
-    _tell(teach_kinds(take_example(data, number), out=out, show=display))
+    _report(teach_kinds(take_example(data, number), out=out, show=display))
 
 
 @command(help=later("Each kind of augmentation alone, drawn three times, with the outline of the mask."))
@@ -219,7 +219,7 @@ def augmentation(
     from ubend_lessons.example import take_example
 
     settings = dict(map(parse_assignment, assignments))
-    _tell(teach_augmentation(take_example(data, number), out=out, settings=settings, seed=seed, show=display))
+    _report(teach_augmentation(take_example(data, number), out=out, settings=settings, seed=seed, show=display))
 
 
 @command(help=later("The network as a drawing, made from what its layers do to a picture."))
@@ -233,15 +233,15 @@ def architecture(
 ) -> None:
     prepare(deterministic=False)
     from ubend.models.model_file import load_bundle
-    from ubend_lessons.architecture import MOST_PX, teach_architecture, untrained
+    from ubend_lessons.architecture import MAX_PX, teach_architecture, untrained
 
     if model is not None:
         if width is not None or depth is not None:
             raise SettingError(_("--width and --depth go without --model, which has its own"), key="--model")
         bundle = load_bundle(model)
-        own = min(MOST_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
+        own = min(MAX_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
         side = own if size is None else size
-        _tell(teach_architecture(bundle.model, side, out=out, show=display))
+        _report(teach_architecture(bundle.model, side, out=out, show=display))
         return
     net = untrained(width or 64, depth or 4)
     echo(
@@ -249,35 +249,35 @@ def architecture(
             width=net.width, depth=net.depth
         )
     )
-    _tell(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
+    _report(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
 
 
 @command(help=later("What MODEL makes of PICTURE on its way: feature maps; and how pictures are normalised."))
-@click.argument("picture", type=PATH, required=False)
+@click.argument("image", type=PATH, required=False)
 @option("--model", type=PATH, help=later("Model file or run  [a small one is trained, within a minute]"))
 @_out_options
-def feature_maps(picture: Path | None, model: Path | None, out: Path, display: bool) -> None:
+def feature_maps(image: Path | None, model: Path | None, out: Path, display: bool) -> None:
     prepare(deterministic=False)
     from ubend.io.images import read_image
     from ubend.models.model_file import load_bundle
     from ubend_lessons.example import take_example
     from ubend_lessons.feature_maps import teach_feature_maps
-    from ubend_lessons.tiny import UNSEEN, train_tiny
+    from ubend_lessons.tiny import INVALID, train_tiny
 
-    if model is not None and picture is None:
+    if model is not None and image is None:
         raise SettingError(
             _("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"), key="--model"
         )
     bundle = load_bundle(model) if model is not None else None
-    image = (
-        take_example(None, UNSEEN).image
-        if picture is None
-        else read_image(picture, 3 if bundle is None else bundle.sizing.channels)
+    pixels = (
+        take_example(None, INVALID).image
+        if image is None
+        else read_image(image, 3 if bundle is None else bundle.sizing.channels)
     )
     if bundle is None:
-        with make_teller() as teller:
-            bundle = load_bundle(train_tiny(out, teller))
-    _tell(teach_feature_maps(bundle, image, out=out, show=display))
+        with make_reporter() as reporter:
+            bundle = load_bundle(train_tiny(out, reporter))
+    _report(teach_feature_maps(bundle, pixels, out=out, show=display))
 
 
 @command(help=later("RUN as an animation: its pictures after each epoch, its curves growing beside them."))
@@ -292,9 +292,9 @@ def training(run: Path | None, seconds: float, out: Path, display: bool) -> None
     from ubend_lessons.training import teach_training
 
     if run is None:
-        with make_teller() as teller:
-            run = train_tiny(out, teller)
-    _tell(teach_training(run, out=out, seconds=seconds, show=display))
+        with make_reporter() as reporter:
+            run = train_tiny(out, reporter)
+    _report(teach_training(run, out=out, seconds=seconds, show=display))
 
 
 LESSONS = (  # in the order of the course

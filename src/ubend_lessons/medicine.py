@@ -24,7 +24,7 @@ from ubend.io.scans import NIFTI_SUFFIXES, read_scan
 
 CLASSES = ("background", "organ", "lesion")
 SPACING_MM = (5.0, 3.0, 3.0)  # from slice to slice, row to row, column to column of what is drawn
-_MOST_SLICES = 24  # of one scan that are learnt, of those in which something is marked
+_MAX_SLICES = 24  # of one scan that are learnt, of those in which something is marked
 _PARTS = ("train", "train", "train", "train", "val", "test")  # of the patients, in turns
 
 
@@ -121,11 +121,11 @@ def cut_scans(scans: Path, folder: Path) -> None:
         if truth.shape != scan.slices.shape:
             raise DataError(_("{path}: its labels have another shape").format(path=path), path=path, key="shape")
         marked = np.flatnonzero((truth > 0).any(axis=(1, 2)))
-        kept = marked[np.unique(np.linspace(0, len(marked) - 1, _MOST_SLICES).astype(int))] if len(marked) else marked
-        part = ("val", "test")[number] if number < 2 else _PARTS[number % len(_PARTS)]
+        kept = marked[np.unique(np.linspace(0, len(marked) - 1, _MAX_SLICES).astype(int))] if len(marked) else marked
+        split = ("val", "test")[number] if number < 2 else _PARTS[number % len(_PARTS)]
         mask = truth[kept].astype(np.uint8)
         highest = max(highest, int(mask.max(initial=0)))
-        rows += _write_scan(folder, scan.name, scan.slices[kept], mask, part)
+        rows += _write_scan(folder, scan.name, scan.slices[kept], mask, split)
     _write_lists(folder, rows, _label_names(scans / "dataset.json", highest + 1))
 
 
@@ -152,7 +152,7 @@ def measure_ml(mask: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def _write_scan(
-    folder: Path, name: str, values: NDArray[Any], mask: NDArray[np.uint8], part: str
+    folder: Path, name: str, values: NDArray[Any], mask: NDArray[np.uint8], split: str
 ) -> list[tuple[str, str, str]]:
     """Its slices; gives their rows of the split file."""
     rows = []
@@ -161,7 +161,7 @@ def _write_scan(
         stem = f"{name}_slice{number:02d}"
         _write_tiff(folder / "images" / f"{stem}.tif", pixels)
         _write_tiff(folder / "masks" / f"{stem}.tif", index)
-        rows.append((f"{stem}.tif", part, name))
+        rows.append((f"{stem}.tif", split, name))
     return rows
 
 

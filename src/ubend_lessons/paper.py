@@ -11,14 +11,14 @@ from PIL import Image
 from scipy import ndimage
 
 from ubend.core.errors import DataError
-from ubend.core.files import refuse_taken, write_text
+from ubend.core.files import refuse_existing_results, write_text
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
-from ubend.dataset.border_weights import weigh_borders
-from ubend.dataset.sample import draw_ids, draw_picture
+from ubend.core.progress import Reporter
+from ubend.dataset.border_weights import border_weights
+from ubend.dataset.sample import draw_ids, draw_image
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
@@ -29,8 +29,8 @@ from ubend.objects.instances import Objects, choose_method, object_classes, sepa
 from ubend.objects.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
-from ubend_lessons.paper_pictures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
-from ubend_lessons.variants import Quiet
+from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
+from ubend_lessons.variants import SilentReporter
 
 W0, SIGMA_PX = 10.0, 5.0  # the paper's
 _GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # figure 1
@@ -49,7 +49,7 @@ _QUICK: dict[str, Any] = {
     "train.schedule": "one-cycle",
     "train.precision": "float32",  # in bfloat16 55 of 88 cells are parted, not 78
 }
-_CRUMB = 0.05  # of a true object's median area: what is smaller is not counted
+_FRAGMENT = 0.05  # of a true object's median area: what is smaller is not counted
 _SHOWN, _CELL_PX = 2, 240  # test pictures in the grid, and their side there
 _TILES = 2.5  # tiles along the longer side of the picture of them
 
@@ -85,7 +85,7 @@ def teach_paper(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Counted]:
     """Draw the paper's network, tiles and weight map; train it without and with the map, and count objects.
 
@@ -99,28 +99,28 @@ def teach_paper(
         OutputError: `out` holds something already.
         DataError: no test part.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     if folder is None:
         folder = out / "cells"
         draw_touching_cells(folder, _SAMPLE, _SAMPLE_PX)
     side = input_side(_GIVEN_PX, _DEPTH)
-    pictures = {"sizes": draw_sizes(side, _DEPTH, _WIDTH, 1, 2)}
-    teller.say(
+    figures = {"sizes": draw_sizes(side, _DEPTH, _WIDTH, 1, 2)}
+    reporter.report(
         _("without padding every 3x3 convolution takes 2 px: of {side} x {side} px {given} x {given} are left").format(
             side=side, given=_GIVEN_PX
         )
     )
     counted: list[Counted] = []
-    quiet = Quiet()
+    quiet = SilentReporter()
     for weight in (0.0, W0):
         run = out / f"run-{len(counted) + 1}"
         chosen = {**_QUICK, **(settings or {}), "train.border_weight": weight}
-        scores = fit(folder, run, recipe="paper", settings=chosen, device=device, teller=quiet).scores
+        scores = fit(folder, run, recipe="paper", settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
         dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
         counted.append(count_objects(run, weight, dice, device))
-        teller.say(_describe(counted[-1]))
+        reporter.report(_describe(counted[-1]))
     labels, pairs = load(out / "run-1", "cpu").labels, _test_pairs(out / "run-1")
     rows = []
     for pair, *found in zip(pairs, *(own.found for own in counted), strict=False):
@@ -128,16 +128,16 @@ def teach_paper(
         rows.append([to_rgb(read_image(pair.image)), color_ids(truth.ids), *map(color_ids, found)])
     headings = [_("input"), _("truth"), *(_variant(own.border_weight) for own in counted)]
     legend = [(_("background"), (0, 0, 0)), (_("each other colour: one object"), object_color(1))]
-    pictures["comparison"] = draw_grid(rows, headings, [pair.name for pair in pairs[: len(rows)]], _CELL_PX, legend)
+    figures["comparison"] = draw_grid(rows, headings, [pair.name for pair in pairs[: len(rows)]], _CELL_PX, legend)
     image, truth = read_image(pairs[0].image), find_objects(Path(folder), pairs[0], labels)
-    pictures["weights"] = draw_weights(image, truth.ids, _weigh(pairs[0], truth, labels))
+    figures["weights"] = draw_weights(image, truth.ids, _weigh(pairs[0], truth, labels))
     depth = int(chosen["model.depth"])
-    pictures["tiles"] = draw_tiles(image, depth, round(max(image.shape[:2]) / _TILES))
-    for name, picture in pictures.items():
-        save_png(picture, out / f"{name}.png")
-        teller.say(str(out / f"{name}.png"))
+    figures["tiles"] = draw_tiles(image, depth, round(max(image.shape[:2]) / _TILES))
+    for name, figure in figures.items():
+        save_png(figure, out / f"{name}.png")
+        reporter.report(str(out / f"{name}.png"))
         if show:
-            show_picture(picture)
+            show_image(figure)
     return counted
 
 
@@ -148,14 +148,14 @@ def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -
     """
     for number in range(count):
         ids, name = draw_ids(seed, number, size_px), f"cell_{number:03d}.png"
-        image = draw_picture(seed, number, size_px)[0]
-        for kind, pixels in (("images", image), ("masks", part_cells(ids)), ("ids", ids)):
+        image = draw_image(seed, number, size_px)[0]
+        for kind, pixels in (("images", image), ("masks", separate_cells(ids)), ("ids", ids)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             save_png(Image.fromarray(pixels), folder / kind / name)
     write_text(folder / "classes.txt", "background\ncell\n")
 
 
-def part_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
+def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """(H, W) ids -> (H, W): 1 inside a cell, 0 outside and on lines, 2 px wide, where cells touch."""
     known = ids.astype(np.int64)
     highest = ndimage.maximum_filter(known, 3)
@@ -173,8 +173,8 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
     for number, pair in enumerate(pairs):
         truth = find_objects(root, pair, predictor.labels)
         areas = np.bincount(truth.ids.ravel())[1:]
-        least = max(1, round(_CRUMB * float(np.median(areas)))) if len(areas) else 1
-        own = separate(found[number], names, choose_method(names), least)
+        minimum = max(1, round(_FRAGMENT * float(np.median(areas)))) if len(areas) else 1
+        own = separate(found[number], names, choose_method(names), minimum)
         each = compare_objects(own.ids, own.classes, truth.ids, truth.classes, len(names))
         total = sum((each[kind] for kind in object_classes(names)), Quality())
         quality += total
@@ -195,7 +195,7 @@ def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
 
 def _weigh(pair: Pair, truth: Objects, labels: LabelMap) -> NDArray[np.float32]:
     ground = ~np.isin(_read_mask(pair, labels), object_classes(labels.names))
-    return weigh_borders(truth.ids, ground, W0, SIGMA_PX)
+    return border_weights(truth.ids, ground, W0, SIGMA_PX)
 
 
 def _read_mask(pair: Pair, labels: LabelMap) -> NDArray[np.uint8]:
@@ -209,7 +209,7 @@ def _root(pairs: list[Pair]) -> Path:
 
 
 def _test_pairs(run: Path) -> list[Pair]:
-    pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
+    pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
         raise DataError(
             _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"

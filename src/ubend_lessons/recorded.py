@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from ubend.accel.accelerate import accelerate_augmentation
 from ubend.core.autoconfig import resolve
-from ubend.core.device import pick_device, settle
+from ubend.core.device import pick_device, set_up
 from ubend.core.plan import Plan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.labels.class_table import background_class
 from ubend.metrics.overlap import count_confusion_batch, summarise_overlap
 from ubend.tasks.fit import assemble, scan
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.interrupts import stop_on_signals
@@ -40,7 +40,7 @@ _ROOM_BYTES = 2**30  # on the device, for the pictures that are scored
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRun:
     """What a training came to, epoch by epoch.
 
     Attributes:
@@ -76,8 +76,8 @@ def train_recorded(
     *,
     split: Path | str | None = None,
     device: str | None = None,
-    teller: Teller,
-) -> Recorded:
+    reporter: Reporter,
+) -> RecordedRun:
     """Train as `ubend fit` does, and score the validation and the test part after every epoch; no file is kept.
 
     Args:
@@ -87,15 +87,15 @@ def train_recorded(
     Raises:
         UbendError: as of `fit`.
     """
-    chosen = gather(folder, settings=settings, flags={"split": split, "device": device}).settings
+    chosen = read_user_settings(folder, settings=settings, flags={"split": split, "device": device}).settings
     where = pick_device(chosen.device)
-    settle(where, chosen.train.deterministic)
-    found = scan(chosen, where, teller)
+    set_up(where, chosen.train.deterministic)
+    found = scan(chosen, where, reporter)
     data, plan = found.data, resolve(chosen, found.facts)
     prepared, built = prepare(data, plan, where, augment=accelerate_augmentation(augment)), build(data, plan, where)
-    training, runtime = assemble(plan, data, prepared, built, teller)
+    training, runtime = assemble(plan, data, prepared, built, reporter)
     numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
-    scored = Pictures(data.store, numbers, where, _ROOM_BYTES)
+    scored = WholeImages(data.store, numbers, where, _ROOM_BYTES)
     epochs: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def score(_state: TrainingState) -> Callable[[], None]:
@@ -106,9 +106,9 @@ def train_recorded(
         run = RunFolder(Path(place) / "run")
         run.create()
         with Saver(run.state, lambda _weights, _history: None) as saver, stop_on_signals() as stop:
-            train(runtime, Recorder(run, saver, teller, score), stop)
+            train(runtime, Recorder(run, saver, reporter, score), stop)
             saver.wait()
-    return Recorded(
+    return RecordedRun(
         data,
         plan,
         np.array([data.folder.pairs[number].name for number in numbers]),
@@ -119,14 +119,14 @@ def train_recorded(
 
 
 @torch.inference_mode()
-def _score(pictures: Pictures, training: Training) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _score(images: WholeImages, training: Training) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(N,) mean cross entropy per scored pixel, and (N, C, C) confusions, of the averaged weights."""
     training.state.ema.eval()
     classes = len(training.class_names)
-    count = max(1, _PIXELS // math.prod(pictures.canvas_hw))
+    count = max(1, _PIXELS // math.prod(images.canvas_hw))
     losses, confusions = [], []
-    for start in range(0, len(pictures), count):
-        image, target = pictures.take(np.arange(start, min(start + count, len(pictures))))
+    for start in range(0, len(images), count):
+        image, target = images.take(np.arange(start, min(start + count, len(images))))
         with training.autocast():
             logits = training.forward_ema(image.float())
         pixels = (target < classes).sum(dim=(1, 2)).clamp_min(1)

@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import default_cache, refuse_taken
+from ubend.core.files import default_cache, refuse_existing_results
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import load_font, save_png, show_picture
+from ubend.drawing.panels import load_font, save_png, show_image
 from ubend.inference.predictor import load
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
 from ubend.objects.export import Row, measure, write_table
 from ubend.objects.instances import choose_method, separate
 from ubend.tasks.cutout import extend_colors, make_alpha
-from ubend.tasks.gather import gather
-from ubend_lessons.variants import Quiet
+from ubend.tasks.user_settings import read_user_settings
+from ubend_lessons.variants import SilentReporter
 
 _SAMPLE, _SAMPLE_PX = 2, 128
-_MOST_ROWS = 12  # of the drawn table; the CSV holds all
-_LEAST_SHARE = 1e-3  # of the picture's pixels: smaller objects are crumbs
+_MAX_ROWS = 12  # of the drawn table; the CSV holds all
+_MIN_SHARE = 1e-3  # of the picture's pixels: smaller objects are crumbs
 _SOFT_PX = 1.5  # width of a cut-out's edge, where a mask knows no probabilities
 _CELL_PX, _COLUMN_PX, _TEXT_PX, _GAP_PX = 112, 108, 15, 12
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (95, 95, 95)
@@ -62,7 +62,7 @@ def teach_shapes(
     model: Path | str | None = None,
     pictures: int = 4,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[CutOut]:
     """Cut the objects of a few pictures out and measure them; by the masks of the folder, or a model's.
 
@@ -80,11 +80,11 @@ def teach_shapes(
     """
     if pictures < 1:
         raise SettingError(_("pictures: give 1 or more"), key="--pictures")
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)
-    data = open_dataset(gather(folder).settings, "cpu", default_cache(), Quiet())
+    data = open_dataset(read_user_settings(folder).settings, "cpu", default_cache(), SilentReporter())
     predictor = None if model is None else load(model)
     found: list[CutOut] = []
     numbers = np.linspace(0, len(data.folder.pairs) - 1, min(pictures, len(data.folder.pairs)), dtype=np.int64)
@@ -107,13 +107,13 @@ def teach_shapes(
         save_png(Image.fromarray(one.pixels), out / f"{stem}_{one.row['id']}.png")
     channels = sum(key.startswith("mean_") for key in found[0].row)
     write_table(out / "shapes.csv", [one.row for one in found], channels, [])
-    largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MOST_ROWS]
+    largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
     said = _("{count} objects in {pictures} pictures; their cut-outs and measures are in {out}")
-    teller.say(said.format(count=len(found), pictures=len(numbers), out=out))
+    reporter.report(said.format(count=len(found), pictures=len(numbers), out=out))
     if show:
-        show_picture(page)
+        show_image(page)
     return found
 
 
@@ -126,7 +126,7 @@ def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels
         mask: (H, W) class index.
     """
     names, colors = labels.names, to_rgb(image)
-    objects = separate(mask, names, choose_method(names), max(1, round(_LEAST_SHARE * mask.size)))
+    objects = separate(mask, names, choose_method(names), max(1, round(_MIN_SHARE * mask.size)))
     cut = []
     for row in measure(path, image, objects, names, None):
         margin = math.ceil(_SOFT_PX)

@@ -4,14 +4,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
 from ubend.tasks.fit import fit
 from ubend.training.run_folder import free_run_name
 from ubend_lessons.plain_unet import PLAIN_UNET
 
-_PICTURES = 32
-UNSEEN = 100  # number of a drawn picture that is not among them
+_IMAGES = 32
+INVALID = 100  # number of a drawn picture that is not among them
 # Measured: validation Dice of cells .90, contours .78, in 36 s of processor time.
 _SETTINGS = {
     **PLAIN_UNET,
@@ -27,10 +27,10 @@ _SETTINGS = {
 }
 
 
-def train_tiny(out: Path, teller: Teller, *, seed: int = 0) -> Path:
+def train_tiny(out: Path, reporter: Reporter, *, seed: int = 0) -> Path:
     """The run folder of a new training, `OUT/sample-1` or the next that is free; its pictures are not kept."""
     run = free_run_name(Path("sample"), out)
-    teller.say(_("no model was given: a small one is trained on drawn cells, in {run}").format(run=run))
+    reporter.report(_("no model was given: a small one is trained on drawn cells, in {run}").format(run=run))
     with TemporaryDirectory() as place:
-        draw_sample(Path(place) / "sample", _PICTURES, seed=seed)
-        return fit(Path(place) / "sample", run, settings=_SETTINGS, seed=seed, teller=teller).run
+        draw_sample(Path(place) / "sample", _IMAGES, seed=seed)
+        return fit(Path(place) / "sample", run, settings=_SETTINGS, seed=seed, reporter=reporter).run

@@ -28,7 +28,7 @@ class Step:
     """
 
     kind: Kind
-    words: str
+    label: str
     features: Tensor = field(repr=False)
     parameters: int = 0
     source: int | None = None
@@ -118,8 +118,8 @@ def _count(module: nn.Module) -> int:
 
 
 def _widen(step: Step, module: nn.Module, output: Tensor) -> Step:
-    words = f"{step.words} + {_describe(module)}"
-    return replace(step, words=words, features=output, parameters=step.parameters + _count(module))
+    label = f"{step.label} + {_describe(module)}"
+    return replace(step, label=label, features=output, parameters=step.parameters + _count(module))
 
 
 def _find_source(steps: list[Step], joined: Tensor) -> int | None:

@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.dataset.sample import SAMPLE_CLASSES, draw_picture
+from ubend.dataset.sample import SAMPLE_CLASSES, draw_image
 from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.io.images import Sizing, model_size, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class, make_label_map
 from ubend.metrics.overlap import count_confusion, summarise_overlap
 from ubend_lessons.baselines.baseline import Baseline, Example, Range, learn_baseline
 from ubend_lessons.baselines.methods import METHODS, describe_method
-from ubend_lessons.convolution_pictures import stack
+from ubend_lessons.convolution_figures import stack
 
 _COLUMNS, _CELL_PX = 4, 224
-_PICTURE = "traditional_methods.png"
+_IMAGE = "traditional_methods.png"
 
 
 def draw_examples(count: int = 16, size_px: int = 192) -> tuple[list[Example], Example, LabelMap]:
     """So many pictures of the drawn sample with their masks, one more to be shown, and the class table."""
-    *examples, shown = (draw_picture(0, number, size_px) for number in range(count + 1))
+    *examples, shown = (draw_image(0, number, size_px) for number in range(count + 1))
     return examples, shown, make_label_map((0, 1, 2), SAMPLE_CLASSES)
 
 
@@ -59,10 +59,10 @@ def teach_traditional_methods(
     own_px = max(1, round(float(np.sqrt(truth.size))))
     sizing, background = Sizing(min(size_px, own_px), True, image.shape[2]), background_class(labels.names)
     small = [_resize(example, sizing) for example in examples]
-    value_range = _find_range([picture for picture, _mask in examples])
-    picture = to_rgb(image)
-    both = overlay_mask(picture, truth, labels.colors, background=background)
-    cells = [(_("picture"), picture), (_("truth"), color_mask(truth, labels.colors)), (_("both"), both)]
+    value_range = _find_range([rgb for rgb, _mask in examples])
+    rgb = to_rgb(image)
+    both = overlay_mask(rgb, truth, labels.colors, background=background)
+    cells = [(_("picture"), rgb), (_("truth"), color_mask(truth, labels.colors)), (_("both"), both)]
     lines = []
     for method in METHODS:
         baseline = learn_baseline(method, small, labels, sizing, value_range)
@@ -72,10 +72,10 @@ def teach_traditional_methods(
         cells.append((f"{method}: Dice {dice:.2f}", color_mask(mask, labels.colors)))
         lines.append(f"{method:<14}Dice {dice:.2f}  {describe_method(method)} [{_chosen(baseline)}]")
     page = _draw(cells, labels)
-    save_png(page, Path(out) / _PICTURE)
+    save_png(page, Path(out) / _IMAGE)
     if show:
-        show_picture(page)
-    return [*lines, str(Path(out) / _PICTURE)]
+        show_image(page)
+    return [*lines, str(Path(out) / _IMAGE)]
 
 
 def _resize(example: Example, sizing: Sizing) -> Example:

@@ -12,7 +12,7 @@ from PIL import Image
 from ubend.core.errors import DataError, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.drawing.panels import show_picture
+from ubend.drawing.panels import show_image
 from ubend.io.decode import without_warnings
 from ubend.labels.class_table import class_colors
 from ubend.training.run_folder import RunFolder
@@ -20,7 +20,7 @@ from ubend.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_FRAMES = 60  # of more epochs, evenly taken, the first and the last among them
+MAX_FRAMES = 60  # of more epochs, evenly taken, the first and the last among them
 _HEIGHT_PX, _CURVES_PX, _DPI = 640, 520, 100
 _LAST_TIMES = 8  # as long as the others stays the last frame
 _Row = Mapping[str, Any]
@@ -50,8 +50,8 @@ def teach_training(run: Path | str, *, out: Path | str, seconds: float = 0.35, s
     target = Path(out) / "training.gif"
     _save_animation(frames, target, seconds)
     if show:
-        show_picture(target)
-    lines = [_tell_epoch(row) for row in history if row["epoch"] in (shown[0], shown[-1]) or row.get("best")]
+        show_image(target)
+    lines = [_describe_epoch(row) for row in history if row["epoch"] in (shown[0], shown[-1]) or row.get("best")]
     count = _("{frames} of {epochs} epochs are shown").format(frames=len(frames), epochs=len(history))
     return [*_first_and_last(lines), count, str(target)]
 
@@ -80,7 +80,7 @@ def pick_epochs(epochs: Sequence[int]) -> list[int]:
     """At most MOST_FRAMES of them."""
     if not epochs:
         return []
-    places = np.unique(np.linspace(0, len(epochs) - 1, MOST_FRAMES).round().astype(int))
+    places = np.unique(np.linspace(0, len(epochs) - 1, MAX_FRAMES).round().astype(int))
     return [epochs[place] for place in places]
 
 
@@ -156,7 +156,7 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
         _name_lines(axis, [name for name, _color, _values in lines], "upper right" if axis is above else "lower right")
     below.set_xlabel(_("epoch"))
     figure.subplots_adjust(0.13, 0.09, 0.96, 0.94, hspace=0.3)
-    pictures = []
+    images = []
     for epoch in shown:
         end = epochs.index(epoch) + 1
         for line, values in curves:
@@ -164,8 +164,8 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
         with without_warnings():  # of letters that DejaVu lacks
             canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        pictures.append(Image.fromarray(pixels[:, :, :3].copy()))
-    return pictures
+        images.append(Image.fromarray(pixels[:, :, :3].copy()))
+    return images
 
 
 def _name_lines(axis: "Axes", names: Sequence[str], place: Literal["upper right", "lower right"]) -> None:
@@ -181,7 +181,7 @@ def _figure(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
-def _tell_epoch(row: _Row) -> str:
+def _describe_epoch(row: _Row) -> str:
     dice = ", ".join(f"{name} {_figure(value):.3f}" for name, value in row["val_dice"].items())
     return _("epoch {epoch}: validation loss {loss:.3f}, Dice {dice}").format(
         epoch=row["epoch"], loss=_figure(row.get("val_loss")), dice=dice

@@ -16,13 +16,13 @@ from ubend.core.device import fastest_precision
 from ubend.core.errors import SettingError
 from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import change_settings
 from ubend.dataset.augment import augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
-from ubend.drawing.panels import show_picture
-from ubend.evaluation.scores import Decoded, evaluate_pairs
+from ubend.drawing.panels import show_image
+from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import Source
 from ubend.models.model_file import load_bundle, save_bundle
@@ -34,13 +34,13 @@ from ubend.training.interrupts import stop_on_signals
 from ubend.training.loop import train
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
-from ubend.training.transfer import Start, begin_with, load_start
+from ubend.training.transfer import InitialModel, initialise_from, load_initial_model
 from ubend_lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
-from ubend_lessons.variants import Quiet
+from ubend_lessons.variants import SilentReporter
 
 COUNTS = (50, 200)  # training pictures, and then all
 _MORE = 10  # times the epochs, at most, for a part of the pictures: else it would be shown too few
-_MOST_VALIDATED, _MOST_SCORED = 200, 1000  # pictures: enough to choose and to compare
+_MAX_VALIDATED, _MAX_SCORED = 200, 1000  # pictures: enough to choose and to compare
 _BREED_EPOCHS = 40
 
 
@@ -48,7 +48,7 @@ _BREED_EPOCHS = 40
 class Row:
     """Dice on the test part, mean over pictures and classes without the background, by number of training pictures."""
 
-    pictures: int
+    images: int
     scratch: float
     transferred: float
 
@@ -62,7 +62,7 @@ def teach_transfer(
     epochs: int = _BREED_EPOCHS,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Row]:
     """Segmentation from scratch, and begun with an encoder that was trained to tell breeds, on few pictures and on all.
 
@@ -84,9 +84,9 @@ def teach_transfer(
         raise SettingError(_("counts: each is a number of training pictures, 1 or more"), key="--counts")
     out, folder, chosen = prepare_lesson(out, folder, settings)
     breeds = open_breeds(folder, chosen, device)
-    start = out / "breeds.safetensors"
-    accuracy = pretrain(breeds, start, epochs)
-    teller.say(
+    initial = out / "breeds.safetensors"
+    accuracy = pretrain(breeds, initial, epochs)
+    reporter.report(
         _(
             "the encoder learnt {breeds} breeds from {count} pictures; on test pictures it is right for {share:.1%}"
         ).format(breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy)
@@ -94,19 +94,21 @@ def teach_transfer(
     whole = len(breeds.data.numbers("train"))
     rows = []
     for count in [*(count for count in sorted(counts) if count < whole), whole]:
-        scratch = train_part(breeds, count, None, out / f"scratch-{count}")
-        row = Row(count, scratch, train_part(breeds, count, load_start(start), out / f"transferred-{count}"))
+        scratch = train_subset(breeds, count, None, out / f"scratch-{count}")
+        row = Row(
+            count, scratch, train_subset(breeds, count, load_initial_model(initial), out / f"transferred-{count}")
+        )
         rows.append(row)
-        teller.say(
+        reporter.report(
             _("{count} pictures: Dice {scratch:.3f} from scratch, {transferred:.3f} begun with the encoder").format(
                 count=count, scratch=row.scratch, transferred=row.transferred
             )
         )
-    picture = out / "transfer.png"
-    _draw(rows, picture)
-    teller.say(str(picture))
+    image = out / "transfer.png"
+    _draw(rows, image)
+    reporter.report(str(image))
     if show:
-        show_picture(picture)
+        show_image(image)
     return rows
 
 
@@ -128,33 +130,33 @@ def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
     return measure_accuracy(breeds, net)
 
 
-def train_part(breeds: Breeds, count: int, start: Start | None, out: Path) -> float:
+def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: Path) -> float:
     """Train on some pictures of the training part, into a run folder; the model's Dice on the test part.
 
     Args:
         count: training pictures; the same ones whenever it is asked with the same count, spread over the breeds.
         start: what to begin with; None: drawn weights.
     """
-    data, device = _take_part(breeds, count), breeds.device
+    data, device = _take_subset(breeds, count), breeds.device
     whole = len(breeds.data.numbers("train"))
     epochs = breeds.plan.train.epochs
     more = {"train.epochs": min(_MORE * epochs, round(epochs * whole / count))}
     more |= {"train.batch": min(breeds.plan.train.batch, count)}
     plan = resolve(change_settings(breeds.plan, more), data.facts(device.type, fastest_precision(device)))
     built = build(data, plan, device)
-    if start is not None:
-        begin_with(start, built.state, data.labels.names)
+    if initial is not None:
+        initialise_from(initial, built.state, data.labels.names)
     _training, runtime = assemble(
-        plan, data, prepare(data, plan, device, augment=accelerate_augmentation(augment)), built, Quiet()
+        plan, data, prepare(data, plan, device, augment=accelerate_augmentation(augment)), built, SilentReporter()
     )
     run = RunFolder(out)
     run.create()
     with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver, stop_on_signals() as stop:
-        train(runtime, Recorder(run, saver, Quiet()), stop)
+        train(runtime, Recorder(run, saver, SilentReporter()), stop)
     return _score(breeds.data, Predictor(load_bundle(run.model), device))
 
 
-def _take_part(breeds: Breeds, count: int) -> Dataset:
+def _take_subset(breeds: Breeds, count: int) -> Dataset:
     """The data with so few training pictures, one of each breed in turn, and not too many to validate on.
 
     The others are called test pictures, so that training looks at none; scores are made on the true test part.
@@ -165,26 +167,26 @@ def _take_part(breeds: Breeds, count: int) -> Dataset:
     turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many of its breed come before
     seen = [0] * len(breeds.names)
     for place in order:
-        breed = breeds.of_picture[numbers[place]]
+        breed = breeds.of_image[numbers[place]]
         turn[place], seen[breed] = seen[breed], seen[breed] + 1
     kept = set(numbers[order[np.argsort(turn[order], kind="stable")]][:count].tolist())
-    kept |= set(_evenly(data.numbers("val"), _MOST_VALIDATED).tolist())
-    return replace(data, parts=tuple(p if number in kept else "test" for number, p in enumerate(data.parts)))
+    kept |= set(_evenly(data.numbers("val"), _MAX_VALIDATED).tolist())
+    return replace(data, splits=tuple(p if number in kept else "test" for number, p in enumerate(data.splits)))
 
 
 def _score(data: Dataset, predictor: Predictor) -> float:
-    store, numbers = data.store, _evenly(data.numbers("test"), _MOST_SCORED).tolist()
+    store, numbers = data.store, _evenly(data.numbers("test"), _MAX_SCORED).tolist()
 
-    def take_stored(place: int) -> Decoded:
+    def take_stored(place: int) -> DecodedImage:
         height, width = store.native_hw[numbers[place]].tolist()
-        return Decoded(Source.of_pixels(store.image(numbers[place]), (height, width)))
+        return DecodedImage(Source.of_pixels(store.image(numbers[place]), (height, width)))
 
     scores = evaluate_pairs(predictor, [data.folder.pairs[number] for number in numbers], decoded=take_stored)
     return float(scores["native"]["dice"]["per_image"]["mean_foreground"])
 
 
-def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    return numbers[:: -(-len(numbers) // most)]
+def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
+    return numbers[:: -(-len(numbers) // maximum)]
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
@@ -195,7 +197,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    counts = [row.pictures for row in rows]
+    counts = [row.images for row in rows]
     axis.plot(counts, [row.scratch for row in rows], "o-", label=_("from scratch"))
     axis.plot(counts, [row.transferred for row in rows], "s-", label=_("begun with an encoder that knows breeds"))
     axis.set_xscale("log")

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.drawing.panels import save_png, show_picture
+from ubend.drawing.panels import save_png, show_image
 from ubend_lessons.convolution import (
     Matrix,
     Pair,
@@ -14,7 +14,7 @@ from ubend_lessons.convolution import (
     count_overlaps,
     transpose_convolve,
 )
-from ubend_lessons.convolution_pictures import draw_convolution, draw_overlaps, draw_transposed, save_animation, stack
+from ubend_lessons.convolution_figures import draw_convolution, draw_overlaps, draw_transposed, save_animation, stack
 
 _OVERLAP_INPUT = 5  # px of the input whose overlaps are counted
 
@@ -54,23 +54,23 @@ def teach_transposed_convolution(
         *_fill_in(values, kernel, stride, padding),
         _matrix_words(steps.inner()),
     ]
-    pictures = [strip]
+    images = [strip]
     if min(convolved_size(_hw(values), _hw(kernel), stride, padding)) >= 1:
         plain = convolve(values, kernel, stride, padding)
-        pictures.append(stack(draw_convolution(plain)))
+        images.append(stack(draw_convolution(plain)))
         files.append(out / "convolution.png")
-        save_png(pictures[-1], files[-1])
+        save_png(images[-1], files[-1])
         lines += [
             _("the plain convolution of the same numbers, which shrinks where this one grows:"),
             _matrix_words(plain.small),
         ]
-    pictures.append(_draw_checkerboards(kernel, stride))
+    images.append(_draw_checkerboards(kernel, stride))
     files.append(out / "checkerboard.png")
-    save_png(pictures[-1], files[-1])
+    save_png(images[-1], files[-1])
     lines += [str(path) for path in files]
     if show:
-        for picture in pictures:
-            show_picture(picture)
+        for image in images:
+            show_image(image)
     return lines
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
-from ubend.core.files import refuse_taken
+from ubend.core.files import refuse_existing_results
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
 from ubend.labels.class_table import background_class
@@ -38,7 +38,7 @@ _QUICK = {
 }
 _SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
 _SHOWN = 2  # test pictures in the grid
-_MOST_OUTLINES = 200  # test pictures whose outlines are compared, chosen evenly: distances take a core's time
+_MAX_OUTLINES = 200  # test pictures whose outlines are compared, chosen evenly: distances take a core's time
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Outcome:
     Attributes:
         variant: which.
         dice: mean over pictures and classes without the background, at native size, 0..1.
-        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MOST_OUTLINES` pictures at most.
+        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MAX_OUTLINES` pictures at most.
         masks: (H, W) class index of the first test pictures.
     """
 
@@ -79,7 +79,7 @@ def compare_variants(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Outcome]:
     """Train each variant on the same pictures with the same draws; score, draw and tell.
 
@@ -93,29 +93,29 @@ def compare_variants(
         OutputError: `out` holds something already.
         DataError: no test part.
     """
-    out = refuse_taken(out)
+    out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
         draw_sample(folder, _SAMPLE, _SAMPLE_PX)
-    outcomes, quiet = [], Quiet()
+    outcomes, quiet = [], SilentReporter()
     for number, variant in enumerate(variants, 1):
         run = out / f"run-{number}"
         chosen = {**_QUICK, **(settings or {}), **variant.settings}
-        scores = fit(folder, run, settings=chosen, device=device, teller=quiet).scores
+        scores = fit(folder, run, settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
-        outcomes.append(_look(variant, run, scores["native"]["dice"]["per_image"]["mean_foreground"], device))
-        teller.say(
+        outcomes.append(_inspect(variant, run, scores["native"]["dice"]["per_image"]["mean_foreground"], device))
+        reporter.report(
             _("{name}: Dice {dice:.3f}, outlines within {px:g} px {boundary:.3f}").format(
                 name=variant.name, dice=outcomes[-1].dice, px=TOLERANCE_PX, boundary=outcomes[-1].boundary
             )
         )
-    picture = out / "comparison.png"
+    image = out / "comparison.png"
     grid = _draw(out / "run-1", outcomes, device)
-    save_png(grid, picture)
-    teller.say(str(picture))
+    save_png(grid, image)
+    reporter.report(str(image))
     if show:
-        show_picture(grid)
+        show_image(grid)
     return outcomes
 
 
@@ -149,13 +149,13 @@ def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
     return compare_variants(variants, out, **options)
 
 
-class Quiet(Teller):
+class SilentReporter(Reporter):
     """Says nothing of a training, but counts its epochs where there is a terminal."""
 
-    def say(self, sentence: str) -> None:
+    def report(self, sentence: str) -> None:
         """Nothing."""
 
-    def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
+    def report_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
         """Nothing."""
 
 
@@ -168,10 +168,10 @@ def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.
     return scores
 
 
-def _look(variant: Variant, run: Path, dice: float, device: str | None) -> Outcome:
+def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Outcome:
     """A trained variant's outlines and first masks."""
     pairs, predictor = _test_pairs(run), load(run, device)
-    outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MOST_OUTLINES))])
+    outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MAX_OUTLINES))])
     background = background_class(predictor.labels.names)
     kept = [number for number in range(predictor.labels.classes) if number != background]
     masks = dict(predictor.predict_masks([pair.image for pair in pairs[:_SHOWN]]))
@@ -179,7 +179,7 @@ def _look(variant: Variant, run: Path, dice: float, device: str | None) -> Outco
 
 
 def _test_pairs(run: Path) -> list[Pair]:
-    pairs = [pair for pair in read_run_pairs(run) if pair.part == "test"]
+    pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
         raise DataError(
             _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"

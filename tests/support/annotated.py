@@ -170,7 +170,7 @@ def label_studio(root: Path) -> None:
     write(root / "export.json", [task(stem, place) for stem, place in zip(TRUTH, places, strict=True)])
 
 
-def label_studio_prefixed_pictures(root: Path) -> None:
+def label_studio_prefixed_images(root: Path) -> None:
     draw(root, *(f"0123abcd-{stem}" for stem in TRUTH))
     tasks = [task(stem, f"{stem}.jpg") for stem in TRUTH]
     other = {"result": [], "was_cancelled": True, "ground_truth": True}
@@ -208,7 +208,7 @@ WRITERS = (
     labelme_beside,
     labelme_apart,
     label_studio,
-    label_studio_prefixed_pictures,
+    label_studio_prefixed_images,
     yolo_parts,
     yolo_by_roboflow,
     yolo_plain,

@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw
 
 from ubend.core.errors import DataError
 from ubend.labels.class_table import LabelMap
-from ubend.labels.classes import Told, find_classes
-from ubend.labels.label_values import Codes, Survey, count_codes, pack_colors
+from ubend.labels.classes import LabelHints, find_classes
+from ubend.labels.label_values import LabelArray, LabelScan, count_label_values, pack_colors
 from ubend.labels.value_table import write_table
 
 
-def survey(*masks: Codes) -> Survey:
-    """What `survey_masks` would make of these masks."""
-    entries = [count_codes(mask.values) for mask in masks]
+def survey(*masks: LabelArray) -> LabelScan:
+    """What `scan_masks` would make of these masks."""
+    entries = [count_label_values(mask.values) for mask in masks]
     shown = []
     for mask, (codes, _pixels) in zip(masks, entries, strict=True):
         if mask.kind == "color":
@@ -26,7 +26,7 @@ def survey(*masks: Codes) -> Survey:
             shown.append(pack_colors(mask.palette)[codes])
         else:
             shown.append(np.where(codes > 255, -1, codes * 0x010101))
-    return Survey(
+    return LabelScan(
         np.array([mask.kind == "color" for mask in masks]),
         np.array([mask.palette is not None for mask in masks]),
         np.array([mask.lossy for mask in masks]),
@@ -37,19 +37,19 @@ def survey(*masks: Codes) -> Survey:
     )
 
 
-def values(counts: dict[int, int], **facts: Any) -> Codes:
+def values(counts: dict[int, int], **facts: Any) -> LabelArray:
     """A mask that holds each value so often."""
     pixels = np.repeat(list(counts), list(counts.values()))
-    return Codes(pixels[None].astype(np.uint8 if pixels.max() < 256 else np.uint16), "value", **facts)
+    return LabelArray(pixels[None].astype(np.uint8 if pixels.max() < 256 else np.uint16), "value", **facts)
 
 
-def colors(counts: dict[int, int], lossy: bool = False) -> Codes:
-    return Codes(np.repeat(list(counts), list(counts.values())).astype(np.int32)[None], "color", None, lossy)
+def colors(counts: dict[int, int], lossy: bool = False) -> LabelArray:
+    return LabelArray(np.repeat(list(counts), list(counts.values())).astype(np.int32)[None], "color", None, lossy)
 
 
-def find(*masks: Codes, **told: Any) -> tuple[LabelMap, list[str]]:
-    found = find_classes(survey(*masks), Told(**told))
-    again, _remarks = find_classes(survey(*masks), Told(table=write_table(found[0])))
+def find(*masks: LabelArray, **told: Any) -> tuple[LabelMap, list[str]]:
+    found = find_classes(survey(*masks), LabelHints(**told))
+    again, _remarks = find_classes(survey(*masks), LabelHints(table=write_table(found[0])))
     assert (again.names, again.kind, again.codes, again.ignored) == (
         found[0].names,
         found[0].kind,
@@ -62,10 +62,10 @@ def find(*masks: Codes, **told: Any) -> tuple[LabelMap, list[str]]:
     return found
 
 
-def refused(*masks: Codes, key: str = "data.values", **told: Any) -> str:
+def refused(*masks: LabelArray, key: str = "data.values", **told: Any) -> str:
     """The sentence with which masks are refused; `key` is the error's."""
     with pytest.raises(DataError) as caught:
-        find_classes(survey(*masks), Told(**told))
+        find_classes(survey(*masks), LabelHints(**told))
     assert caught.value.key == key
     says = str(caught.value)
     assert "\n" not in says
@@ -79,11 +79,11 @@ def codes_of(labels: LabelMap) -> list[int]:
     return [some[0] for some in labels.codes]
 
 
-def jpeg(index: NDArray[Any], palette: NDArray[Any] | None, quality: int) -> Codes:
+def jpeg(index: NDArray[Any], palette: NDArray[Any] | None, quality: int) -> LabelArray:
     file = io.BytesIO()
     Image.fromarray((index if palette is None else palette[index]).astype(np.uint8)).save(file, "JPEG", quality=quality)
     pixels = np.asarray(Image.open(file))
-    return Codes(
+    return LabelArray(
         pixels if palette is None else pack_colors(pixels), "value" if palette is None else "color", None, True
     )
 
@@ -101,14 +101,14 @@ def shapes(classes: int, seed: int, size: int = 160) -> NDArray[np.uint8]:
 
 def scribble(seed: int, width: int) -> NDArray[np.uint8]:
     """A disc of class 1 under eight lines of class 2."""
-    picture = Image.fromarray(shapes(2, seed))
+    image = Image.fromarray(shapes(2, seed))
     rng = np.random.default_rng(seed)
     for _ in range(8):
-        ImageDraw.Draw(picture).line(rng.uniform(0, 160, 4).tolist(), fill=2, width=width)
-    return np.asarray(picture)
+        ImageDraw.Draw(image).line(rng.uniform(0, 160, 4).tolist(), fill=2, width=width)
+    return np.asarray(image)
 
 
-def palette_mask(index: dict[int, int], *table: tuple[int, int, int]) -> Codes:
+def palette_mask(index: dict[int, int], *table: tuple[int, int, int]) -> LabelArray:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(table)] = table
     return values(index, palette=palette)

@@ -43,5 +43,5 @@ def read_store(store: Store, numbers: np.ndarray, canvas_hw: tuple[int, int]) ->
     images = np.empty((len(numbers), *canvas_hw, store.channels), store.dtype)
     masks = np.empty((len(numbers), *canvas_hw), np.uint8)
     for number, image, mask in zip(numbers, images, masks, strict=True):
-        store.lay(int(number), image, mask)
+        store.paint(int(number), image, mask)
     return images, masks

@@ -60,7 +60,7 @@ def _coco(make: Maker, numbers: Any, name: str, segmentation: Any = _polygons, f
 
 def _write_coco(make: Maker, segmentation: Any) -> None:
     make.clear(6)  # a picture without objects has no annotations
-    make.pictures()
+    make.images()
     make.text("annotations.json", json.dumps(_coco(make, range(COUNT), "cell_{}.png", segmentation)))
 
 
@@ -93,24 +93,24 @@ def coco_several_polygons(make: Maker) -> None:
     _write_coco(make, halves)
 
 
-@ANNOTATIONS.add(classes=NAMES, parts=True)
+@ANNOTATIONS.add(classes=NAMES, splits=True)
 def coco_parts(make: Maker) -> None:
     """The folders of COCO itself: train2017/, annotations/instances_train2017.json."""
     for part in ("train", "val", "test"):
         numbers = [n for n in range(COUNT) if PARTS[n] == part]
         for number in numbers:
-            make.picture(f"{part}2017/{number:012d}.jpg", number)
+            make.image(f"{part}2017/{number:012d}.jpg", number)
         text = json.dumps(_coco(make, numbers, "{:012d}.jpg"))
         make.text(f"annotations/instances_{part}2017.json", text)
 
 
-@ANNOTATIONS.add(classes=NAMES, parts=True)
+@ANNOTATIONS.add(classes=NAMES, splits=True)
 def coco_roboflow(make: Maker) -> None:
     """Roboflow's export: train/, valid/, test/, each with _annotations.coco.json, and an unused category 0."""
     for part, word in (("train", "train"), ("val", "valid"), ("test", "test")):
         numbers = [n for n in range(COUNT) if PARTS[n] == part]
         for number in numbers:
-            make.picture(f"{word}/cell_{number}_jpg.rf.0a1b{number}.jpg", number)
+            make.image(f"{word}/cell_{number}_jpg.rf.0a1b{number}.jpg", number)
         found = _coco(make, numbers, "cell_{0}_jpg.rf.0a1b{0}.jpg", first=1)
         found["categories"].insert(0, {"id": 0, "name": "cells", "supercategory": "none"})
         make.text(f"{word}/_annotations.coco.json", json.dumps(found))
@@ -120,13 +120,13 @@ def coco_roboflow(make: Maker) -> None:
 @ANNOTATIONS.add(classes=NAMES)
 def coco_cvat(make: Maker) -> None:
     """CVAT's `COCO 1.0`: annotations/instances_default.json beside images/."""
-    make.pictures("images/default/cell_{}.png")
+    make.images("images/default/cell_{}.png")
     text = json.dumps(_coco(make, range(COUNT), "cell_{}.png"))
     make.text("annotations/instances_default.json", text)
 
 
 @ANNOTATIONS.add(says=("cell_3.png",))
-def coco_without_a_picture(make: Maker) -> None:
+def coco_without_a_image(make: Maker) -> None:
     _write_coco(make, _polygons)
     (make.root / "images/cell_3.png").unlink()
 
@@ -138,7 +138,7 @@ def coco_boxes_only(make: Maker) -> None:
 
 @ANNOTATIONS.add(says=("json", "96x80", "48x40"))
 def coco_of_another_size(make: Maker) -> None:
-    make.pictures()
+    make.images()
     found = _coco(make, range(COUNT), "cell_{}.png")
     for image in found["images"]:
         image |= {"width": 96, "height": 80}
@@ -159,14 +159,14 @@ def labelme(make: Maker) -> None:
     """A JSON file beside each picture."""
     make.clear(6)
     for number in range(COUNT):
-        make.picture(f"cell_{number}.jpg", number)
+        make.image(f"cell_{number}.jpg", number)
         make.text(f"cell_{number}.json", _labelme(make, number, f"cell_{number}.jpg"))
 
 
 @ANNOTATIONS.add(classes=NAMES)
 def labelme_in_folders(make: Maker) -> None:
     """images/ and labels/ apart, as some exporters write; with the picture's bytes inside, as LabelMe does."""
-    make.pictures("images/cell_{}.jpg")
+    make.images("images/cell_{}.jpg")
     for number in range(COUNT):
         content = base64.b64encode((make.root / f"images/cell_{number}.jpg").read_bytes()).decode()
         text = _labelme(make, number, f"..\\images\\cell_{number}.jpg", imageData=content)
@@ -184,7 +184,7 @@ def labelme_rectangles(make: Maker) -> None:
             make.maps[number][top:middle, left:right] = thing.label
             ends = [[right, top], [left, middle]]
             shapes.append({"label": NAMES[thing.label], "points": ends, "shape_type": "rectangle"})
-        make.picture(f"cell_{number}.png", number)
+        make.image(f"cell_{number}.png", number)
         make.text(f"cell_{number}.json", _labelme(make, number, f"cell_{number}.png", shapes=shapes))
 
 
@@ -199,7 +199,7 @@ def label_studio(make: Maker) -> None:
     tasks = []
     for number in range(COUNT):
         name = f"{number}f3a9c1b-cell_{number}.png"
-        make.picture(f"images/{name}", number)
+        make.image(f"images/{name}", number)
         results = [
             {
                 "type": "polygonlabels",
@@ -234,18 +234,18 @@ def _yolo(make: Maker, image: str, label: str, words: tuple[str, str, str]) -> N
     make.clear(6)
     for number, part in enumerate(PARTS):
         word = words[("train", "val", "test").index(part)]
-        make.picture(image.format(part=word, n=number), number)
+        make.image(image.format(part=word, n=number), number)
         if make.things[number]:  # a picture without objects needs no file
             make.text(label.format(part=word, n=number), _yolo_lines(make, number))
     make.text("data.yaml", "path: ../set\ntrain: images/train\nval: images/val\nnames:\n  0: leaf\n  1: spot\n")
 
 
-@ANNOTATIONS.add(classes=NAMES, parts=True)
+@ANNOTATIONS.add(classes=NAMES, splits=True)
 def yolo(make: Maker) -> None:
     _yolo(make, "images/{part}/cell_{n}.png", "labels/{part}/cell_{n}.txt", ("train", "val", "test"))
 
 
-@ANNOTATIONS.add(classes=NAMES, parts=True)
+@ANNOTATIONS.add(classes=NAMES, splits=True)
 def yolo_roboflow(make: Maker) -> None:
     """train/images/, train/labels/; the names as a list."""
     _yolo(make, "{part}/images/cell_{n}.jpg", "{part}/labels/cell_{n}.txt", ("train", "valid", "test"))
@@ -262,5 +262,5 @@ def yolo_boxes(make: Maker) -> None:
 
 @ANNOTATIONS.add(says=("json", "line 1"))
 def annotation_that_is_no_json(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.text("annotations.json", '{"images": [')

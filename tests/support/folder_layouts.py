@@ -14,7 +14,7 @@ def _add(key: str, image: str, mask: str) -> None:
     """Pictures and masks by their file names; {} is the number."""
 
     def write(make: Maker) -> None:
-        make.pictures(image)
+        make.images(image)
         make.masks(pattern=mask)
 
     LAYOUTS.append(Case(key, write))
@@ -52,48 +52,48 @@ _add("flat-stem", "cell_{}.jpg", "cell_{}.png")
 @LAYOUTS.add()
 def natural_order(make: Maker) -> None:
     for number in range(COUNT):  # 8, 9, 10, ...
-        make.picture(f"images/{number + 8}.png", number)
+        make.image(f"images/{number + 8}.png", number)
         make.save(f"masks/{number + 8}.png", make.maps[number])
 
 
 def _write_parts(make: Maker, image: str, mask: str, words: tuple[str, str, str]) -> None:
     for number, part in enumerate(PARTS):
         word = words[("train", "val", "test").index(part)]
-        make.picture(image.format(part=word, n=number), number)
+        make.image(image.format(part=word, n=number), number)
         make.save(mask.format(part=word, n=number), make.maps[number])
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_outside(make: Maker) -> None:
     _write_parts(make, "{part}/images/{n}.png", "{part}/masks/{n}.png", ("train", "val", "test"))
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_inside(make: Maker) -> None:
     _write_parts(make, "images/{part}/{n}.png", "masks/{part}/{n}.png", ("train", "val", "test"))
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_other_words(make: Maker) -> None:
     _write_parts(make, "{part}/Imgs/{n}.png", "{part}/Labels/{n}.png", ("Training", "valid", "Testing"))
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_same_names(make: Maker) -> None:
     """The files of every part are counted from 1: train/images/1.png and test/images/1.png are two pictures."""
     for part in ("train", "val", "test"):
         for count, number in enumerate([n for n in range(COUNT) if PARTS[n] == part], 1):
-            make.picture(f"{part}/images/{count}.png", number)
+            make.image(f"{part}/images/{count}.png", number)
             make.save(f"{part}/masks/{count}.png", make.maps[number])
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_flat(make: Maker) -> None:
     """DeepGlobe: train/ID_sat.jpg and train/ID_mask.png."""
     _write_parts(make, "{part}/{n}_sat.jpg", "{part}/{n}_mask.png", ("train", "valid", "test"))
 
 
-@LAYOUTS.add(parts=True)
+@LAYOUTS.add(splits=True)
 def parts_split_names(make: Maker) -> None:
     """CamVid: train/ and train_labels/."""
     _write_parts(make, "{part}/{n}.png", "{part}_labels/{n}_L.png", ("train", "val", "test"))
@@ -102,34 +102,34 @@ def parts_split_names(make: Maker) -> None:
 @LAYOUTS.add()
 def sub_folders_on_both_sides(make: Maker) -> None:
     for number in range(COUNT):  # the same names in every sub-folder
-        make.picture(f"images/day{number // 4}/{number % 4}.png", number)
+        make.image(f"images/day{number // 4}/{number % 4}.png", number)
         make.save(f"masks/day{number // 4}/{number % 4}.png", make.maps[number])
 
 
 @LAYOUTS.add()
 def folder_per_patient(make: Maker) -> None:
     for number in range(COUNT):
-        make.picture(f"patient{number // 2}/images/{number % 2}.png", number)
+        make.image(f"patient{number // 2}/images/{number % 2}.png", number)
         make.save(f"patient{number // 2}/masks/{number % 2}.png", make.maps[number])
 
 
-@LAYOUTS.add(parts=True, flags={"split": "split.csv"})
+@LAYOUTS.add(splits=True, flags={"split": "split.csv"})
 def split_file(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
     make.text("split.csv", "file,split\n" + "".join(f"cell_{n},{part}\n" for n, part in enumerate(PARTS)))
 
 
 @LAYOUTS.add(classes=CLASSES)
 def classes_txt(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
     make.text("classes.txt", "\n".join(CLASSES))
 
 
 @LAYOUTS.add(classes=CLASSES, flags={"classes": "ground,leaf,spot"})
 def classes_flag(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
 
 
@@ -141,14 +141,14 @@ def mask_per_object(make: Maker) -> None:
     """The Data Science Bowl of 2018: ID/images/ID.png, ID/masks/*.png, one black and white file per cell."""
     for number in range(COUNT):
         name = f"{number:02d}ab{number * 7919 % 1000:03x}"
-        make.picture(f"stage1_train/{name}/images/{name}.png", number)
+        make.image(f"stage1_train/{name}/images/{name}.png", number)
         for count, thing in enumerate(make.things[number]):
             make.save(f"stage1_train/{name}/masks/{count:02d}f{number}.png", thing.draw().astype(np.uint8) * 255)
 
 
 @LAYOUTS.add(classes=("background", "leaf", "spot"))
 def mask_per_class_by_folder(make: Maker) -> None:
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         for label in (1, 2):
             make.save(f"masks/{CLASSES[label]}/cell_{number}.png", (make.maps[number] == label).astype(np.uint8) * 255)
@@ -156,7 +156,7 @@ def mask_per_class_by_folder(make: Maker) -> None:
 
 @LAYOUTS.add(classes=("background", "leaf", "spot"))
 def mask_per_class_by_suffix(make: Maker) -> None:
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         for label in (1, 2):
             make.save(f"masks/cell_{number}_{CLASSES[label]}.png", (make.maps[number] == label).astype(np.uint8) * 255)
@@ -165,7 +165,7 @@ def mask_per_class_by_suffix(make: Maker) -> None:
 @LAYOUTS.add(classes=("background", "leaf", "spot"))
 def mask_per_class_where_there_is_one(make: Maker) -> None:
     """IDRiD: a class that a picture does not show has no file."""
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         for label in (1, 2):
             mask = (make.maps[number] == label).astype(np.uint8) * 255
@@ -178,13 +178,13 @@ def mask_per_class_where_there_is_one(make: Maker) -> None:
 
 @LAYOUTS.add(flags={"images": "shots", "masks": "drawn by hand"})
 def flags_folders(make: Maker) -> None:
-    make.pictures("shots/cell_{}.png")
+    make.images("shots/cell_{}.png")
     make.masks(pattern="drawn by hand/cell_{}.png")
 
 
 @LAYOUTS.add(flags={"images": "raw/*/shot_*.png", "masks": "raw/*/drawn_*.png"})
 def flags_globs(make: Maker) -> None:
-    make.pictures("raw/a/shot_{}.png")
+    make.images("raw/a/shot_{}.png")
     make.masks(pattern="raw/a/drawn_{}.png")
     make.save("raw/a/thumbnail_0.png", LABELS[0])
 
@@ -194,7 +194,7 @@ def flags_globs(make: Maker) -> None:
 
 @LAYOUTS.add(binary=True)
 def kvasir_seg(make: Maker) -> None:
-    make.pictures("Kvasir-SEG/Kvasir-SEG/images/cju{}.jpg")
+    make.images("Kvasir-SEG/Kvasir-SEG/images/cju{}.jpg")
     make.masks(lambda m: m * 255, "Kvasir-SEG/Kvasir-SEG/masks/cju{}.jpg")
     make.text("Kvasir-SEG/Kvasir-SEG/kavsir_bboxes.json", "{}")
 
@@ -203,7 +203,7 @@ def kvasir_seg(make: Maker) -> None:
 def oxford_pet(make: Maker) -> None:
     """Trimaps of 1 pet, 2 background, 3 contour; cats begin with a capital."""
     for number in range(COUNT):
-        make.picture(f"images/Abyssinian_{number}.jpg", number)
+        make.image(f"images/Abyssinian_{number}.jpg", number)
         make.save(f"annotations/trimaps/Abyssinian_{number}.png", make.maps[number] + 1)
         make.save(f"annotations/trimaps/._Abyssinian_{number}.png", make.maps[number])
         make.text(f"annotations/xmls/Abyssinian_{number}.xml", "<annotation/>")
@@ -224,7 +224,7 @@ def _voc_palette() -> bytes:
 def voc(make: Maker) -> None:
     """Palette pictures with 255 as void, and lists of train and val."""
     for number in range(COUNT):
-        make.picture(f"VOC2012/JPEGImages/2007_{number:06d}.jpg", number)
+        make.image(f"VOC2012/JPEGImages/2007_{number:06d}.jpg", number)
         make.maps[number][:2] = 255
         mask = Image.fromarray(make.maps[number])
         mask.putpalette(_voc_palette())
@@ -241,7 +241,7 @@ def cvat_segmentation_mask(make: Maker) -> None:
     """CVAT's `Segmentation mask 1.1`: coloured masks, and labelmap.txt with the classes by name."""
     colors = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
     for number in range(COUNT):
-        make.picture(f"JPEGImages/cell_{number}.png", number)
+        make.image(f"JPEGImages/cell_{number}.png", number)
         make.save(f"SegmentationClass/cell_{number}.png", colors[make.maps[number]])
         make.save(f"SegmentationObject/cell_{number}.png", colors[make.maps[number]])
     make.text("ImageSets/Segmentation/default.txt", "".join(f"cell_{n}\n" for n in range(COUNT)))
@@ -256,7 +256,7 @@ def cvat_segmentation_mask(make: Maker) -> None:
 
 @LAYOUTS.add()
 def junk(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
     for place in ("", "images/", "masks/"):
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._cell_0.png", "notes.txt", "list.csv", "a.json"):
@@ -271,7 +271,7 @@ def junk(make: Maker) -> None:
 def accents(make: Maker) -> None:
     """macOS takes accents apart, so the same name may be written in two ways."""
     name = "ảnh_tế_bào_{}.png"
-    make.pictures("images/" + unicodedata.normalize("NFD", name))
+    make.images("images/" + unicodedata.normalize("NFD", name))
     make.masks(pattern="masks/" + unicodedata.normalize("NFC", name))
 
 
@@ -279,33 +279,33 @@ def accents(make: Maker) -> None:
 
 
 @LAYOUTS.add(says=("without a mask", "cell_3.png"))
-def picture_without_mask(make: Maker) -> None:
-    make.pictures()
+def image_without_mask(make: Maker) -> None:
+    make.images()
     make.masks()
     (make.root / "masks/cell_3.png").unlink()
 
 
 @LAYOUTS.add(says=("without a picture", "cell_3.png"))
-def mask_without_picture(make: Maker) -> None:
-    make.pictures()
+def mask_without_image(make: Maker) -> None:
+    make.images()
     make.masks()
     (make.root / "images/cell_3.png").unlink()
 
 
 @LAYOUTS.add(says=("cell_3.png", "cell_3.bmp"))
-def two_pictures_of_one_name(make: Maker) -> None:
-    make.pictures()
+def two_images_of_one_name(make: Maker) -> None:
+    make.images()
     make.masks()
     make.save("images/cell_3.bmp", LABELS[0])
 
 
 @LAYOUTS.add(says=("pictures",))
 def no_masks_at_all(make: Maker) -> None:
-    make.pictures("cell_{}.png")
+    make.images("cell_{}.png")
 
 
 @LAYOUTS.add(says=("masks/cell_3.png", f"{HEIGHT}x{WIDTH}", f"{WIDTH}x{HEIGHT}"))
 def mask_of_another_size(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
     make.save("masks/cell_3.png", make.maps[3].T)

@@ -20,7 +20,7 @@ def _add(key: str, draw: Callable[[NDArray[np.uint8]], Any], suffix: str = "png"
     options = facts.pop("options", {})
 
     def write(make: Maker) -> None:
-        make.pictures()
+        make.images()
         make.masks(draw, f"masks/cell_{{}}.{suffix}", **options)
 
     MASKS.append(Case(key, write, **facts))
@@ -36,9 +36,9 @@ def _paint(index: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _palette(index: NDArray[np.uint8], table: Any = PALETTE) -> Image.Image:
-    picture = Image.fromarray(index)
-    picture.putpalette(np.asarray(table, np.uint8).tobytes())
-    return picture
+    image = Image.fromarray(index)
+    image.putpalette(np.asarray(table, np.uint8).tobytes())
+    return image
 
 
 # Values.
@@ -75,7 +75,7 @@ def _tiff(key: str, dtype: Any, factor: float = 1, **facts: Any) -> None:
     options = facts.pop("options", {})
 
     def write(make: Maker) -> None:
-        make.pictures()
+        make.images()
         for number in range(COUNT):
             path = make.path(f"masks/cell_{number}.tif")
             tifffile.imwrite(path, (make.maps[number].astype(np.float64) * factor).astype(dtype), **options)
@@ -96,7 +96,7 @@ _add("png-16-bit", lambda m: m.astype(np.uint16) * 1000)
 
 def _numpy(key: str, dtype: Any, **facts: Any) -> None:
     def write(make: Maker) -> None:
-        make.pictures()
+        make.images()
         for number in range(COUNT):
             np.save(make.path(f"masks/cell_{number}.npy"), make.maps[number].astype(dtype))
 
@@ -111,7 +111,7 @@ _numpy("npy-float", np.float32)
 @MASKS.add(says=("cell_3.npy",))
 def npy_pickle(make: Maker) -> None:
     """A pickle may run anything when it is loaded."""
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         pixels = make.maps[number].astype(object if number == 3 else np.uint8)
         np.save(make.path(f"masks/cell_{number}.npy"), pixels, allow_pickle=True)
@@ -121,7 +121,7 @@ def npy_pickle(make: Maker) -> None:
 
 
 def _with_ignored(make: Maker) -> None:
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         make.maps[number][30:36, 20:30] = IGNORED
 
@@ -165,14 +165,14 @@ def some_0_1_some_0_255_told(make: Maker) -> None:
 @MASKS.add(says=("255", "--values"))
 def some_0_to_n_some_0_255(make: Maker) -> None:
     """Two sets in one folder: no mask says whether 255 is an object or not scored."""
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         index = make.maps[number]
         make.save(f"masks/cell_{number}.png", index if number % 2 else (index > 0).astype(np.uint8) * 255)
 
 
 def _write_two_people(make: Maker) -> None:
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         make.save(f"masks/cell_{number}.png", make.maps[number] * (1 if number % 3 else 255))
 
@@ -183,7 +183,7 @@ def _write_two_people(make: Maker) -> None:
 @MASKS.add()
 def palette_adaptive(make: Maker) -> None:
     """A painting program saves the colours in the order of their first use, so each file has its own indices."""
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         order = np.roll([0, 1, 2], number)  # class -> index in this file
         table = np.zeros((3, 3), np.uint8)
@@ -219,7 +219,7 @@ _add("grey-jpeg-small-three", _through(0, 128, 255), "jpg", wrong=0.01, or_error
 
 @MASKS.add(binary=True, scale=6, wrong=0.0)
 def jpeg_called_png(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(lambda m: m * 255, "masks/cell_{}.jpg")
     for path in sorted((make.root / "masks").iterdir()):
         path.rename(path.with_suffix(".png"))
@@ -227,35 +227,35 @@ def jpeg_called_png(make: Maker) -> None:
 
 @MASKS.add(classes=CLASSES)
 def class_dict_csv(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(_paint)
     make.text("class_dict.csv", "name,r,g,b\nspot,30,120,230\nground,0,0,0\nleaf,220,40,30\n")
 
 
 @MASKS.add(classes=CLASSES)
 def class_dict_with_a_class_that_no_mask_shows(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(_paint)
     make.text("class_dict.csv", "name, r, g, b\nground, 0, 0, 0\nleaf, 220, 40, 30\nspot,30,120,230\nsky,9,9,200\n")
 
 
 @MASKS.add(says=("#1e78e6", "cell_0.png"))
 def class_dict_without_a_class(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(_paint)
     make.text("class_dict.csv", "name,r,g,b\nground,0,0,0\nleaf,220,40,30\n")
 
 
 @MASKS.add(classes=CLASSES, scale=6, wrong=0.0)
 def class_dict_jpeg(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(_paint, "masks/cell_{}.jpg", quality=90)
     make.text("class_dict.csv", "name,r,g,b\nground,0,0,0\nleaf,220,40,30\nspot,30,120,230\n")
 
 
 @MASKS.add(classes=CLASSES)
 def labelmap_txt(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks(_paint)
     make.text("labelmap.txt", "# label:color_rgb:parts:actions\nground:0,0,0::\nleaf:220,40,30::\nspot:30,120,230::\n")
 
@@ -264,16 +264,16 @@ def labelmap_txt(make: Maker) -> None:
 def colors_and_a_grey_one(make: Maker) -> None:
     """A mask without objects that a program saved as grey."""
     make.clear(5)
-    make.pictures()
+    make.images()
     make.masks(_paint)
     make.save("masks/cell_5.png", np.zeros((HEIGHT, WIDTH), np.uint8))
 
 
 def _resample(pixels: NDArray[np.uint8]) -> Image.Image:
     """As a viewer does: enlarged by half and back, with blends along the edges."""
-    picture = Image.fromarray(pixels)
-    large = picture.resize((picture.width * 3 // 2, picture.height * 3 // 2), Image.Resampling.BILINEAR)
-    return large.resize(picture.size, Image.Resampling.BILINEAR)
+    image = Image.fromarray(pixels)
+    large = image.resize((image.width * 3 // 2, image.height * 3 // 2), Image.Resampling.BILINEAR)
+    return large.resize(image.size, Image.Resampling.BILINEAR)
 
 
 _add("grey-resampled", lambda m: _resample(m * 255), binary=True, says=("--values",))
@@ -290,7 +290,7 @@ _add("colors-resampled-told", lambda m: _resample(_paint(m)), wrong=0.0,
 
 def _count_up(make: Maker) -> None:
     """Every object in four pieces with numbers of their own, as programs for cells write them."""
-    make.pictures()
+    make.images()
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     for number in range(COUNT):
         pieces = make.things[number][: 2 + number % 3]
@@ -315,8 +315,8 @@ def objects_counted_up_told(make: Maker) -> None:
 
 
 @MASKS.add(says=("colours", "cell_1.png", "--values"))
-def pictures_as_masks(make: Maker) -> None:
+def images_as_masks(make: Maker) -> None:
     """The same folder given twice."""
-    make.pictures()
+    make.images()
     for number in range(COUNT):
         make.save(f"masks/cell_{number}.png", np.asarray(Image.open(make.root / f"images/cell_{number}.png")))

@@ -1,6 +1,6 @@
 """One truth, written as many folders by code, and what ubend understands of them.
 
-`folder_layouts.py`, `folder_annotations.py`, `folder_masks.py` and `folder_pictures.py` hold the cases;
+`folder_layouts.py`, `folder_annotations.py`, `folder_masks.py` and `folder_images.py` hold the cases;
 `test_formats.py` writes each, reads it and compares. docs/formats.md names the case of each of its rows.
 """
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.store import read_class_map
-from ubend.tasks.gather import gather
+from ubend.tasks.user_settings import read_user_settings
 
 COUNT, HEIGHT, WIDTH = 8, 40, 48
 CLASSES = ("ground", "leaf", "spot")
@@ -73,7 +73,7 @@ def _draw_labels(number: int) -> NDArray[np.uint8]:
     return out
 
 
-def _draw_picture(number: int, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _draw_image(number: int, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Objects on a ground whose shading differs from picture to picture, so that none is another's copy."""
     random = np.random.default_rng(200 + number)
     shade = np.asarray(Image.fromarray(random.integers(30, 130, (5, 6), np.uint8)).resize((WIDTH, HEIGHT)), float)
@@ -82,7 +82,7 @@ def _draw_picture(number: int, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 LABELS = [_draw_labels(number) for number in range(COUNT)]
-PICTURES = [_draw_picture(number, labels) for number, labels in enumerate(LABELS)]
+IMAGES = [_draw_image(number, labels) for number, labels in enumerate(LABELS)]
 
 
 class Maker:
@@ -117,16 +117,16 @@ class Maker:
     def save(self, name: str, pixels: Any, **options: Any) -> Path:
         """Pixels (or a ready Pillow picture) as a file of the kind that its suffix says."""
         path = self.path(name)
-        picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         kind = Image.registered_extensions()[path.suffix.lower()]
         out = io.BytesIO()
-        picture.save(out, format=kind, **options)
+        image.save(out, format=kind, **options)
         path.write_bytes(out.getvalue())
         return path
 
-    def picture(self, name: str, number: int, pixels: Any = None, **options: Any) -> Path:
+    def image(self, name: str, number: int, pixels: Any = None, **options: Any) -> Path:
         """The picture of that number as a file."""
-        path = self.save(name, self.enlarge(PICTURES[number]) if pixels is None else pixels, **options)
+        path = self.save(name, self.enlarge(IMAGES[number]) if pixels is None else pixels, **options)
         self.numbers[path] = number
         return path
 
@@ -146,10 +146,10 @@ class Maker:
         path.write_bytes(content)
         return path
 
-    def pictures(self, pattern: str = "images/cell_{}.png") -> None:
+    def images(self, pattern: str = "images/cell_{}.png") -> None:
         """All pictures; {} is the number."""
         for number in range(COUNT):
-            self.picture(pattern.format(number), number)
+            self.image(pattern.format(number), number)
 
     def masks(self, draw: Callable[[NDArray[np.uint8]], Any] | None = None, pattern: str = "masks/cell_{}.png",
               **options: Any) -> None:  # fmt: skip
@@ -182,13 +182,13 @@ class Case:
     write: Callable[[Maker], None]
     binary: bool = False
     classes: tuple[str, ...] | None = None
-    parts: bool = False
+    splits: bool = False
     flags: Mapping[str, Any] = field(default_factory=dict)
     says: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     scale: int = 1
     wrong: float | None = None
-    picture: tuple[int, str] = (3, "uint8")
+    image: tuple[int, str] = (3, "uint8")
     or_error: tuple[str, ...] = ()
 
 
@@ -216,7 +216,7 @@ class Understood:
 
     classes: tuple[str, ...]
     maps: dict[Path, tuple[str, NDArray[np.uint8]]]
-    pictures: dict[Path, NDArray[Any]]
+    images: dict[Path, NDArray[Any]]
     said: str
 
 
@@ -228,8 +228,8 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
     """
     size = {"data.size": round(scale * (HEIGHT * WIDTH) ** 0.5)}
     told = io.StringIO()
-    settings = gather(None if "images" in flags else root, settings=size, flags=flags).settings
-    data = open_dataset(settings, "cpu", cache, Teller(Console(file=told, width=1000)))
+    settings = read_user_settings(None if "images" in flags else root, settings=size, flags=flags).settings
+    data = open_dataset(settings, "cpu", cache, Reporter(Console(file=told, width=1000)))
     pairs, store = data.folder.pairs, data.store
     assert len({pair.name for pair in pairs}) == len(pairs), "names of pairs must differ"
     maps = {}
@@ -238,7 +238,7 @@ def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: in
         index = read_class_map(pair, native, data.labels).classes
         assert np.array_equal(store.class_pixels[number], np.bincount(index.reshape(-1), minlength=256))
         assert np.array_equal(store.mask(number), index)
-        maps[pair.image] = (data.parts[number], index)
-    pictures = {pair.image: store.image(number) for number, pair in enumerate(pairs)}
+        maps[pair.image] = (data.splits[number], index)
+    images = {pair.image: store.image(number) for number, pair in enumerate(pairs)}
     said = "\n".join([told.getvalue(), data.folder.layout, *data.remarks])
-    return Understood(data.labels.names, maps, pictures, said)
+    return Understood(data.labels.names, maps, images, said)

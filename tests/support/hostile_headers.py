@@ -23,7 +23,7 @@ from ubend.inference.predictor import Predictor
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks.info import describe_model
 
-MOST_BYTES = 2**30  # above the memory of a process that has imported everything
+MAX_BYTES = 2**30  # above the memory of a process that has imported everything
 _HEAVY_EVERY = 250  # of so many files one has a header of tens of megabytes
 Random = np.random.Generator
 JSON = Any
@@ -254,7 +254,7 @@ def run(first: int, last: int, report: Callable[[str], None] = print) -> None:
             understood += found == "understood"
             if found not in (None, "understood"):
                 wrong[seed] = str(found)
-            elif grown > MOST_BYTES:
+            elif grown > MAX_BYTES:
                 wrong[seed] = f"{grown / 2**20:.0f} MiB"
     report(json.dumps({"wrong": wrong, "understood": understood, "most_bytes": most}))
 

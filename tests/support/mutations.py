@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from support import folder_annotations, folder_layouts, folder_masks
-from support.folders import COUNT, PARTS, PICTURES, Maker
+from support.folders import COUNT, IMAGES, PARTS, Maker
 
 Random = np.random.Generator
 TEXT_SUFFIXES = (".csv", ".txt", ".json", ".yaml")
@@ -37,13 +37,13 @@ class Base:
     write: Callable[[Maker], None]
     binary: bool = False
     flags: tuple[tuple[str, str], ...] = ()
-    parts: bool = False
+    splits: bool = False
     unknowable: frozenset[str] = frozenset()
     unknowable_skipping: frozenset[str] = frozenset()
 
 
 def _photos(make: Maker) -> None:
-    make.pictures("images/cell_{}.jpg")
+    make.images("images/cell_{}.jpg")
     make.masks(lambda m: m * 255)
     make.text("split.csv", "file,split\n" + "".join(f"cell_{n}.jpg,{part}\n" for n, part in enumerate(PARTS)))
     make.text("classes.txt", "background\npolyp\n")
@@ -51,18 +51,18 @@ def _photos(make: Maker) -> None:
 
 def _deep(make: Maker) -> None:
     for number in range(COUNT):
-        pixels = PICTURES[number].astype(np.uint16) * 200
+        pixels = IMAGES[number].astype(np.uint16) * 200
         tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels, compression="zlib")
         tifffile.imwrite(make.path(f"masks/cell_{number}.tif"), make.maps[number], compression="lzw")
 
 
 def _plain_bytes(make: Maker) -> None:
-    make.pictures("images/cell_{}.bmp")
+    make.images("images/cell_{}.bmp")
     make.masks(pattern="masks/cell_{}.bmp")
 
 
 def _arrays(make: Maker) -> None:
-    make.pictures("images/cell_{}.webp")
+    make.images("images/cell_{}.webp")
     for number in range(COUNT):
         np.save(make.path(f"masks/cell_{number}.npy"), make.maps[number])
 
@@ -76,7 +76,7 @@ BASES = {
     "deep": Base(_deep, unknowable=_FLIP),
     "plain-bytes": Base(_plain_bytes, unknowable=_FLIP),
     "arrays": Base(_arrays, unknowable=_FLIP),
-    "parts": Base(folder_layouts.parts_outside, parts=True),
+    "parts": Base(folder_layouts.parts_outside, splits=True),
     "flat": Base(next(case.write for case in folder_layouts.LAYOUTS if case.key == "flat-suffix")),
     "objects": Base(
         folder_layouts.mask_per_object, True, unknowable=frozenset({"delete", "rename", "dangle", "suffix", "folder"})
@@ -85,7 +85,7 @@ BASES = {
     "labelme": Base(folder_annotations.labelme, unknowable=_FLIP),
     "yolo": Base(
         folder_annotations.yolo,
-        parts=True,
+        splits=True,
         unknowable=_TEXT | {"delete", "suffix", "copy", "empty", "exchange"},
         unknowable_skipping=frozenset({"rename"}),
     ),

@@ -21,7 +21,7 @@ SMOOTH = np.asarray(Image.fromarray(RGB).resize((67, 45), Image.Resampling.BICUB
 def check(path: Path, want: NDArray[Any], off: float = 0, **facts: bool) -> NDArray[Any]:
     """The pixels that were seen are those that are wanted, within `off`; the header tells the same, and these facts."""
     loaded = load_image(path)
-    image, seen = loaded.pixels, True if loaded.unseen is None else ~loaded.unseen[:, :, None]
+    image, seen = loaded.pixels, True if loaded.invalid is None else ~loaded.invalid[:, :, None]
     assert image.flags.c_contiguous
     assert image.dtype == want.dtype, path.name
     assert image.shape == want.shape, path.name

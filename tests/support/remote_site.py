@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset import download as downloads
 from ubend.dataset.download import Patience
 
@@ -23,7 +23,7 @@ DATA = b"\x1f\x8b" + random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(DATA).hexdigest()
 
 
-class Listener(Teller):
+class Listener(Reporter):
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO(), soft_wrap=True))
 
@@ -51,12 +51,12 @@ class Site:
     cuts: list[int] = field(default_factory=list)
     ranges: bool = True
     behave: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requested: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
-        self.asked.append((handler.path, wanted))
+        self.requested.append((handler.path, wanted))
         if handler.path in self.behave:
             self.behave[handler.path](handler)
             return

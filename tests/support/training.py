@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from ubend.core.autoconfig import resolve
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.prepare import prepare
 from ubend.tasks.fit import scan
@@ -23,7 +23,7 @@ TUTORIAL: dict[str, Any] = {**SMALL, "train.epochs": 2, "train.batch": 20, "trai
 FILES = ("resume.safetensors", "metrics.jsonl", "model.safetensors", "scores.json", "settings.toml", "data.csv")
 
 
-class Listener(Teller):
+class Listener(Reporter):
     """Keeps what is said; calls `at_step(done)` after each training step."""
 
     def __init__(self, at_step: Callable[[int], None] = lambda done: None) -> None:

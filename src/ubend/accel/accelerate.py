@@ -68,10 +68,10 @@ class _KernelLoss(Loss):
     def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
         if pixel_weights is not None or not usable(logits):
             return super().sum(logits, target, pixel_weights)
-        from ubend.accel.loss import MOST_CLASSES, SumLosses
+        from ubend.accel.loss import MAX_CLASSES, SumLosses
 
         classes = logits.shape[1]
-        if classes > MOST_CLASSES:
+        if classes > MAX_CLASSES:
             return super().sum(logits, target)
         weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
         return LossSums(*SumLosses.apply(logits, target, weights.float(), self.kind))

@@ -1,6 +1,6 @@
 """The warp and the colours of a batch in two launches, straight from the resident pictures.
 
-The counterpart of `warp` and `change_colors` in ubend.dataset.augment, whose numbers (`Draws.pack`) it reads as
+The counterpart of `warp` and `change_colors` in ubend.dataset.augment, whose numbers (`WarpParams.pack`) it reads as
 they travel. Programs work on one picture's piece of PIXELS pixels.
 """
 
@@ -49,11 +49,11 @@ def _warp(
     POINTS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    picture = tl.program_id(0)
+    image = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    mine = numbers + picture * columns
+    own = numbers + image * columns
     shift_y = tl.zeros((PIXELS,), tl.float32)
     shift_x = tl.zeros((PIXELS,), tl.float32)
     for h in range(POINTS):
@@ -61,25 +61,25 @@ def _warp(
         along_x = tl.zeros((PIXELS,), tl.float32)
         for g in tl.static_range(POINTS):
             weight = tl.load(basis_y + row * POINTS + g, mask=inside, other=0.0)
-            along_y += weight * tl.load(mine + _ELASTIC + g * POINTS + h)
-            along_x += weight * tl.load(mine + _ELASTIC + POINTS * POINTS + g * POINTS + h)
+            along_y += weight * tl.load(own + _ELASTIC + g * POINTS + h)
+            along_x += weight * tl.load(own + _ELASTIC + POINTS * POINTS + g * POINTS + h)
         weight = tl.load(basis_x + column * POINTS + h, mask=inside, other=0.0)
         shift_y += weight * along_y
         shift_x += weight * along_x
     y = row.to(tl.float32) - (height - 1) / 2
     x = column.to(tl.float32) - (width - 1) / 2
-    size_y, size_x = tl.load(mine + _SHAPE + CHANNELS), tl.load(mine + _SHAPE + CHANNELS + 1)
-    source_y = shift_y + tl.load(mine) * y + tl.load(mine + 1) * x + (size_y - 1) / 2 + tl.load(mine + _OFFSET)
-    source_x = shift_x + tl.load(mine + 2) * y + tl.load(mine + 3) * x + (size_x - 1) / 2 + tl.load(mine + _OFFSET + 1)
+    size_y, size_x = tl.load(own + _SHAPE + CHANNELS), tl.load(own + _SHAPE + CHANNELS + 1)
+    source_y = shift_y + tl.load(own) * y + tl.load(own + 1) * x + (size_y - 1) / 2 + tl.load(own + _OFFSET)
+    source_x = shift_x + tl.load(own + 2) * y + tl.load(own + 3) * x + (size_x - 1) / 2 + tl.load(own + _OFFSET + 1)
     within_y, within_x = _reflect(source_y, size_y), _reflect(source_x, size_x)
 
-    base = tl.load(items + picture).to(tl.int64) * stored_h * stored_w
+    base = tl.load(items + image).to(tl.int64) * stored_h * stored_w
     nearest_y, nearest_x = tl.floor(within_y + 0.5).to(tl.int32), tl.floor(within_x + 0.5).to(tl.int32)
     index = tl.load(masks + base + nearest_y * stored_w + nearest_x, mask=inside, other=255)
     if IGNORE:
         outside = (source_y < -0.5) | (source_y > size_y - 0.5) | (source_x < -0.5) | (source_x > size_x - 0.5)
         index = tl.where(outside, 255, index)
-    at = picture.to(tl.int64) * height * width + pixel
+    at = image.to(tl.int64) * height * width + pixel
     tl.store(target + at, index.to(tl.uint8), mask=inside)
 
     top, left = tl.floor(within_y), tl.floor(within_x)
@@ -91,15 +91,15 @@ def _warp(
     for c in tl.static_range(CHANNELS):
         value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
         if COLORS:
-            value = _color(value, mine, low, high, c, CHANNELS)
+            value = _color(value, own, low, high, c, CHANNELS)
             total += value
         tl.store(out + at * CHANNELS + c, value, mask=inside)
     if COLORS and CHANNELS == 3:
         # once more, about their mean: three values are cheaper sampled again than kept
-        saturation = tl.load(mine + _SATURATION + CHANNELS)
+        saturation = tl.load(own + _SATURATION + CHANNELS)
         for c in tl.static_range(CHANNELS):
             value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
-            value = _color(value, mine, low, high, c, CHANNELS)
+            value = _color(value, own, low, high, c, CHANNELS)
             tl.store(out + at * CHANNELS + c, total / 3 + saturation * (value - total / 3), mask=inside)
 
 
@@ -115,13 +115,13 @@ def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, ins
 
 
 @triton.jit
-def _color(value, mine, low, high, c, CHANNELS: tl.constexpr):
+def _color(value, own, low, high, c, CHANNELS: tl.constexpr):
     """Gamma, then contrast and gain about mid-range, then brightness; in shares of the value range."""
-    least, most = tl.load(low + c), tl.load(high + c)
-    share = tl.minimum(tl.maximum((value - least) / (most - least), 0.0), 1.0)
-    share = tl.where(share > 0.0, tl.exp2(tl.load(mine + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
-    contrast = tl.load(mine + _CONTRAST)
-    return share * (contrast * tl.load(mine + _GAIN + c)) + (tl.load(mine + _BRIGHTNESS) + 0.5 - 0.5 * contrast)
+    minimum, maximum = tl.load(low + c), tl.load(high + c)
+    share = tl.minimum(tl.maximum((value - minimum) / (maximum - minimum), 0.0), 1.0)
+    share = tl.where(share > 0.0, tl.exp2(tl.load(own + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
+    contrast = tl.load(own + _CONTRAST)
+    return share * (contrast * tl.load(own + _GAIN + c)) + (tl.load(own + _BRIGHTNESS) + 0.5 - 0.5 * contrast)
 
 
 @triton.jit
@@ -140,15 +140,15 @@ def _blur_and_noise(
     REACH: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    picture = tl.program_id(0)
+    image = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    mine = numbers + picture * columns + CHANNELS  # all numbers read here lie behind the gains
-    base = picture.to(tl.int64) * height * width
-    sigma, amount = tl.load(mine + _BLUR), tl.load(mine + _NOISE)
-    noise_y = (tl.load(mine + _NOISE_YX).to(tl.int32) + row) % side
-    noise_x = (tl.load(mine + _NOISE_YX + 1).to(tl.int32) + column) % side
+    own = numbers + image * columns + CHANNELS  # all numbers read here lie behind the gains
+    base = image.to(tl.int64) * height * width
+    sigma, amount = tl.load(own + _BLUR), tl.load(own + _NOISE)
+    noise_y = (tl.load(own + _NOISE_YX).to(tl.int32) + row) % side
+    noise_x = (tl.load(own + _NOISE_YX + 1).to(tl.int32) + column) % side
     spread = tl.maximum(sigma * sigma, 1e-6)
     norm = 0.0
     for k in range(2 * REACH + 1):
@@ -171,8 +171,8 @@ def _blur_and_noise(
         if amount > 0.0:
             value += amount * tl.load(noise + (c * side + noise_y) * side + noise_x, mask=inside, other=0.0)
         value = tl.minimum(tl.maximum(value, 0.0), 1.0)
-        least = tl.load(low + c)
-        tl.store(out + (base + pixel) * CHANNELS + c, value * (tl.load(high + c) - least) + least, mask=inside)
+        minimum = tl.load(low + c)
+        tl.store(out + (base + pixel) * CHANNELS + c, value * (tl.load(high + c) - minimum) + minimum, mask=inside)
 
 
 def warp(
@@ -191,7 +191,7 @@ def warp(
     Args:
         images: (n, h, w, C) of any dtype, all pictures; masks: (n, h, w) uint8.
         items: (N,) int32, which of them.
-        numbers: (N, K) float32, `Draws.pack` and the pictures' (h, w) behind it.
+        numbers: (N, K) float32, `WarpParams.pack` and the pictures' (h, w) behind it.
         basis: weights of the elastic field, (H, 5) and (W, 5).
         value_range: (low, high), C numbers each.
     Returns:

@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from ubend.accel.gate import usable
 from ubend.core.device import attempt
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.batches import Batch
 from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.optim import ema_decay, learning_rate_at
 
 _EAGER_STEPS = 3  # before capture: workspaces are made, the optimizer's moments, and memory may run out
-_AHEAD = 4  # steps whose numbers wait in pinned memory; the host is never further ahead of the device
+_PREFETCH = 4  # steps whose numbers wait in pinned memory; the host is never further ahead of the device
 
 
-def capture_steps(runtime: LimitedMemoryRuntime, reporter: Teller) -> Runtime:
+def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
     """A runtime that takes the same steps as CUDA graphs; `runtime` itself where they cannot be captured."""
     training = runtime.training
     if not usable(next(training.state.model.parameters())) or training.plan.compile:
         return runtime
     if not can_capture(training):
-        reporter.say(_("note: the steps of this network or loss are not captured in a CUDA graph, which is slower"))
+        reporter.report(_("note: the steps of this network or loss are not captured in a CUDA graph, which is slower"))
         return runtime
     return CapturedRuntime(runtime, reporter)
 
@@ -44,16 +44,16 @@ def can_capture(training: Training) -> bool:
 class CapturedRuntime(Runtime):
     """Wraps a runtime: from the fourth on, its steps are a CUDA graph."""
 
-    def __init__(self, runtime: LimitedMemoryRuntime, reporter: Teller) -> None:
-        super().__init__(runtime.training, runtime.ranks)
+    def __init__(self, runtime: LimitedMemoryRuntime, reporter: Reporter) -> None:
+        super().__init__(runtime.training, runtime.group)
         self._runtime, self._reporter = runtime, reporter
         state, batches = self.training.state, self.training.batches
-        device = batches.pictures.device
+        device = batches.source.device
         rows = batches.numbers(0).shape
         groups = state.optimizer.param_groups
         size = rows[0] * rows[1] + len(groups) + 1
-        self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_AHEAD)]
-        self._sent: deque[torch.cuda.Event] = deque(maxlen=_AHEAD)
+        self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_PREFETCH)]
+        self._sent: deque[torch.cuda.Event] = deque(maxlen=_PREFETCH)
         self._changing = torch.empty(size, dtype=torch.float32, device=device)
         self._numbers = self._changing[: rows[0] * rows[1]].view(rows)
         *rates, self._share = self._changing[rows[0] * rows[1] :].unbind()
@@ -75,7 +75,7 @@ class CapturedRuntime(Runtime):
         elif self._taken > _EAGER_STEPS or attempt(self._capture, step):
             self._graph.replay()
         else:
-            self._reporter.say(_("note: no memory is left to capture the step in, so training goes on uncaptured"))
+            self._reporter.report(_("note: no memory is left to capture the step in, so training goes on uncaptured"))
             self._taken = -(2**62)  # eager for good
             return self.take_step(step)
         self._taken += 1
@@ -89,16 +89,16 @@ class CapturedRuntime(Runtime):
 
     def _send(self, step: int) -> None:
         """This step's numbers on their way to the device."""
-        if len(self._sent) == _AHEAD:
+        if len(self._sent) == _PREFETCH:
             self._sent[0].synchronize()  # the slot's last numbers have arrived
-        slot, training = self._slots[step % _AHEAD], self.training
+        slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
         shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
         values[-1] = 1.0 - ema_decay(step, training.plan.average_decay)
         self._changing.copy_(slot, non_blocking=True)
-        if not training.batches.pictures.resident:
+        if not training.batches.source.resident:
             fetched = training.batches.fetch(step)
             self._fetched = self._fetched or (torch.empty_like(fetched[0]), torch.empty_like(fetched[1]))
             torch._foreach_copy_(list(self._fetched), list(fetched))

@@ -35,7 +35,7 @@ class _Layer(NamedTuple):
     moved: Tensor
 
 
-class _Growth(NamedTuple):
+class _Upsampling(NamedTuple):
     """A transposed convolution: (C, K, 4, 4) in the precision that is computed in, and (K,) float32."""
 
     weight: Tensor
@@ -54,7 +54,7 @@ class FoldedUNet:
         self._net = net
         decoders: list[Any] = list(net.decoders)
         self._down = [_fold_block(block, dtype) for block in [net.stem, *(one.block for one in net.encoders)]]
-        self._up = [_Growth(one.up.weight.detach().to(dtype), _bias(one.up)) for one in decoders]
+        self._up = [_Upsampling(one.up.weight.detach().to(dtype), _bias(one.up)) for one in decoders]
         self._joined = [_fold_block(one.block, dtype) for one in decoders]
         self._plain = _Plain(net, self._down[0][0])
         self._kernels = _Kernels(net, self._down[0][0])
@@ -63,19 +63,19 @@ class FoldedUNet:
     def __call__(self, image: Tensor) -> Tensor:
         """Logits of a batch; arguments and result as of `UNet.forward`."""
         check_channels(image, self._net.channels)
-        way = self._kernels if usable(image) else self._plain
+        backend = self._kernels if usable(image) else self._plain
         height, width = image.shape[-2:]
         kept: list[Tensor | None] = []
-        features = way.begin(image)
+        features = backend.first_block(image)
         last = self._down[0][1]
         for (first, second), skip in zip(self._down[1:], self._net.skips, strict=True):
-            skipped, features = way.halve(features, last, skip)
+            skipped, features = backend.downsample(features, last, skip)
             kept.append(skipped)
             features, last = convolve(features, first), second
         for growth, (first, second) in zip(self._up, self._joined, strict=True):
-            grown = F.conv_transpose2d(convolve(features, last), growth.weight, None, 2, 1)
-            features, last = convolve(way.join(kept.pop(), grown, growth.bias), first), second
-        return way.finish(features, last)[..., :height, :width]
+            upsampled = F.conv_transpose2d(convolve(features, last), growth.weight, None, 2, 1)
+            features, last = convolve(backend.concatenate(kept.pop(), upsampled, growth.bias), first), second
+        return backend.finish(features, last)[..., :height, :width]
 
 
 def can_fold(net: nn.Module) -> TypeGuard[UNet]:
@@ -90,21 +90,21 @@ class _Plain:
         self.net, self.first = net, first
         self.head = net.head.weight.detach(), _bias(net.head)
 
-    def begin(self, image: Tensor) -> Tensor:
+    def first_block(self, image: Tensor) -> Tensor:
         """relu(the first convolution of the normalised picture)."""
         net = self.net
         features = pad_to_multiple((image.float() - net.mean) / net.std, 2**net.depth)
         return convolve(_channels_last(features.to(self.first.weight.dtype)), self.first)
 
-    def halve(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
-        """What `join` is given (None: no skip connection), and the 2x2 maxima, of relu(a convolution)."""
+    def downsample(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
+        """What `concatenate` is given (None: no skip connection), and the 2x2 maxima, of relu(a convolution)."""
         bright = convolve(features, layer)
         return bright if skip else None, F.max_pool2d(bright, 2)
 
-    def join(self, kept: Tensor | None, grown: Tensor, bias: Tensor) -> Tensor:
+    def concatenate(self, kept: Tensor | None, upsampled: Tensor, bias: Tensor) -> Tensor:
         """The skipped map beside the grown one with its bias."""
-        grown += bias.to(grown.dtype)[:, None, None]
-        return grown if kept is None else torch.cat([kept, grown], dim=1)
+        upsampled += bias.to(upsampled.dtype)[:, None, None]
+        return upsampled if kept is None else torch.cat([kept, upsampled], dim=1)
 
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:
         """Logits, of relu(a convolution)."""
@@ -122,14 +122,14 @@ class _Kernels(_Plain):
         self._taps = first.weight.permute(2, 3, 1, 0).reshape(-1, first.weight.shape[0]).contiguous()
         self._mean_std = net.mean.flatten(), net.std.flatten()
 
-    def begin(self, image: Tensor) -> Tensor:
+    def first_block(self, image: Tensor) -> Tensor:
         from ubend.accel.stem import first_convolution
 
         multiple = 2**self.net.depth
         height, width = (side + -side % multiple for side in image.shape[-2:])
         return first_convolution(image, *self._mean_std, self._taps, self.first.moved[3], (height, width))
 
-    def halve(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
+    def downsample(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
         from ubend.accel.norm import apply_and_pool
 
         y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
@@ -140,12 +140,12 @@ class _Kernels(_Plain):
         joined = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
         return joined, apply_and_pool(y, layer.moved, joined[:, :channels])
 
-    def join(self, kept: Tensor | None, grown: Tensor, bias: Tensor) -> Tensor:
+    def concatenate(self, kept: Tensor | None, upsampled: Tensor, bias: Tensor) -> Tensor:
         from ubend.accel.join import add_bias
 
         if kept is None:
-            return super().join(None, grown, bias)
-        add_bias(_channels_last(grown), bias, kept[:, grown.shape[1] :])
+            return super().concatenate(None, upsampled, bias)
+        add_bias(_channels_last(upsampled), bias, kept[:, upsampled.shape[1] :])
         return kept
 
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:

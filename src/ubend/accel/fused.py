@@ -145,18 +145,18 @@ class _Convolutions:
         low = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
         self.kernels = kernels
-        self._way = _Way(SecondStream(device), kernels.ALIGNED, on_gradient)
-        awaited = _Awaited.apply(self._way.beside, *weights)
+        self._execution = _Execution(SecondStream(device), kernels.ALIGNED, on_gradient)
+        awaited = _Awaited.apply(self._execution.beside, *weights)
         cast = _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
     def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
-        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._way)
+        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._execution)
         return convolved
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Execution:
     """How a network's convolutions go.
 
     Attributes:
@@ -225,18 +225,18 @@ class _Convolve(torch.autograd.Function):
     """A layer's convolution, without its bias; few channels are filled up with zeros."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, way: _Way) -> Tensor:
+    def forward(ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, execution: _Execution) -> Tensor:
         """`awaited` is the layer's weight, from `_Awaited`; `cast` is it in the precision that is computed in."""
-        ctx.channels, ctx.weight, ctx.way = features.shape[1], layer.weight, way
+        ctx.channels, ctx.weight, ctx.execution = features.shape[1], layer.weight, execution
         transposed = isinstance(layer, nn.ConvTranspose2d)
-        missing = 0 if transposed else -ctx.channels % way.aligned
+        missing = 0 if transposed else -ctx.channels % execution.aligned
         features = features.to(cast.dtype)
         if missing:
             features = channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
             cast = F.pad(cast, (0, 0, 0, 0, 0, missing))
         ctx.save_for_backward(features, cast)
-        ctx.place = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
-        return channels_last(torch.convolution(features, cast, None, *ctx.place))
+        ctx.geometry = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
+        return channels_last(torch.convolution(features, cast, None, *ctx.geometry))
 
     @staticmethod
     @once_differentiable
@@ -244,22 +244,22 @@ class _Convolve(torch.autograd.Function):
         features, cast = ctx.saved_tensors
         weight, dy = ctx.weight, channels_last(dy)
 
-        def gradients(*which: bool) -> Any:
-            return torch.ops.aten.convolution_backward(dy, features, cast, None, *ctx.place, which)
+        def gradients(*needs_grad: bool) -> Any:
+            return torch.ops.aten.convolution_backward(dy, features, cast, None, *ctx.geometry, needs_grad)
 
         def of_weight() -> Tensor:
             gradient = torch.empty_like(weight)
             gradient.copy_(gradients(False, True, False)[1].narrow(1, 0, weight.shape[1]))
-            if ctx.way.on_gradient:
-                ctx.way.on_gradient(weight, gradient)
+            if ctx.execution.on_gradient:
+                ctx.execution.on_gradient(weight, gradient)
             return gradient
 
         dweight = dfeatures = None
         if ctx.needs_input_grad[1]:
-            dweight = ctx.way.beside.run(of_weight, dy, features)
+            dweight = ctx.execution.beside.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
-        ctx.way.beside.wait(holding=_HELD_BYTES)
+        ctx.execution.beside.wait(holding=_HELD_BYTES)
         return dfeatures, dweight, None, None, None
 
 
@@ -319,8 +319,8 @@ class _Join(torch.autograd.Function):
     """The concatenation (skipped, grown + bias); `skipped` lies in `joined` already."""
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, skipped: Tensor, grown: Tensor, bias: Tensor, kernels: Any) -> Tensor:
-        kernels.add_bias(grown, bias, joined[:, skipped.shape[1] :])
+    def forward(ctx: Any, joined: Tensor, skipped: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any) -> Tensor:
+        kernels.add_bias(upsampled, bias, joined[:, skipped.shape[1] :])
         ctx.kernels, ctx.channels = kernels, skipped.shape[1]
         return _alias(joined)
 
@@ -328,8 +328,8 @@ class _Join(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, djoined: Tensor) -> Any:
         djoined = channels_last(djoined)
-        dgrown, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
-        return None, djoined[:, : ctx.channels], dgrown, dbias, None
+        dupsampled, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
+        return None, djoined[:, : ctx.channels], dupsampled, dbias, None
 
 
 class _NormHead(torch.autograd.Function):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ubend.accel.norm import MOST_PARTS, Map, from_the_end, normalised, parts_of, place, tile
+from ubend.accel.norm import MAX_PARTS, Map, from_the_end, normalised, parts_of, place, tile
 from ubend.accel.norm_gradient import coefficients, finish_gradient
 
 HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way
@@ -168,19 +168,19 @@ def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
         up: (N, C, H, W) channels last.
         half: the same shape, C neighbouring channels of a wider map.
     """
-    seen, sizes = Map(up), tile(up.shape[1])
-    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]) * triton.cdiv(seen.rows, sizes["ROWS"]),)
-    _add_bias[grid](up, bias, half, seen.rows, seen.channels, Map(half).stride, **sizes)
+    layout, sizes = Map(up), tile(up.shape[1])
+    grid = (triton.cdiv(layout.channels, sizes["CHANNELS"]) * triton.cdiv(layout.rows, sizes["ROWS"]),)
+    _add_bias[grid](up, bias, half, layout.rows, layout.channels, Map(half).stride, **sizes)
 
 
 def copy_and_sum(half: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) channels of a wider map -> the same by themselves, channels last, and their (C,) float32 sums."""
-    seen, channels, sizes = Map(half), half.shape[1], tile(half.shape[1])
+    layout, channels, sizes = Map(half), half.shape[1], tile(half.shape[1])
     up = torch.empty(half.shape, dtype=half.dtype, device=half.device, memory_format=torch.channels_last)
-    parts = parts_of(seen.rows, channels)
+    parts = parts_of(layout.rows, channels)
     partial = half.new_empty((parts, channels), dtype=torch.float32)
     grid = (triton.cdiv(channels, sizes["CHANNELS"]), parts)
-    _copy_and_sum[grid](half, up, partial, seen.rows, channels, seen.stride, **sizes)
+    _copy_and_sum[grid](half, up, partial, layout.rows, channels, layout.stride, **sizes)
     return up, partial.sum(dim=0)
 
 
@@ -194,18 +194,18 @@ def head(y: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (N, K, H, W) float32, contiguous.
     """
-    seen, classes = Map(y), weight.shape[0]
+    layout, classes = Map(y), weight.shape[0]
     logits = y.new_empty((y.shape[0], classes, *y.shape[2:]), dtype=torch.float32)
-    sizes = _head_tile(seen.channels, classes)
-    _head[(triton.cdiv(seen.rows, _HEAD_ROWS),)](
+    sizes = _head_tile(layout.channels, classes)
+    _head[(triton.cdiv(layout.rows, _HEAD_ROWS),)](
         y,
         stats,
         weight,
         bias,
         logits,
-        seen.rows,
+        layout.rows,
         y.shape[2] * y.shape[3],
-        seen.channels,
+        layout.channels,
         classes,
         ROWS=_HEAD_ROWS,
         **sizes,
@@ -217,18 +217,20 @@ def differentiate_head(
     y: Tensor, stats: Tensor, weight: Tensor, dlogits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of `head` in y; (2, C) batch norm's bias and weight; (K, C, 1, 1) weight; (K,) bias."""
-    seen, classes, channels = Map(y), weight.shape[0], y.shape[1]
+    layout, classes, channels = Map(y), weight.shape[0], y.shape[1]
     dlogits = dlogits.float().contiguous()
-    pixels, blocks = y.shape[2] * y.shape[3], triton.cdiv(seen.rows, _HEAD_GRADIENT_ROWS)
-    sizes, parts = {**_head_tile(channels, classes), "ROWS": _HEAD_GRADIENT_ROWS}, min(blocks, MOST_PARTS)
+    pixels, blocks = y.shape[2] * y.shape[3], triton.cdiv(layout.rows, _HEAD_GRADIENT_ROWS)
+    sizes, parts = {**_head_tile(channels, classes), "ROWS": _HEAD_GRADIENT_ROWS}, min(blocks, MAX_PARTS)
     partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
     partial_weight = y.new_empty((parts, classes, channels), dtype=torch.float32)
     _head_gradient_moments[(parts,)](
-        y, stats, weight, dlogits, partial, partial_weight, seen.rows, pixels, channels, classes, **sizes
+        y, stats, weight, dlogits, partial, partial_weight, layout.rows, pixels, channels, classes, **sizes
     )
     sums = finish_gradient(partial)
     dy = torch.empty_like(y, memory_format=torch.channels_last)
-    _head_input_gradient[(blocks,)](y, stats, sums, weight, dlogits, dy, seen.rows, pixels, channels, classes, **sizes)
+    _head_input_gradient[(blocks,)](
+        y, stats, sums, weight, dlogits, dy, layout.rows, pixels, channels, classes, **sizes
+    )
     return dy, sums, partial_weight.sum(dim=0).view_as(weight), dlogits.sum(dim=(0, 2, 3))
 
 

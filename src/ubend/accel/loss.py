@@ -10,23 +10,23 @@ import triton.language as tl
 from torch import Tensor
 
 from ubend.core.settings import LossKind
-from ubend.training.losses import LEAST_DICE
+from ubend.training.losses import MIN_DICE
 
-MOST_CLASSES = 32  # held at once by a program; more go the plain way
+MAX_CLASSES = 32  # held at once by a program; more go the plain way
 _PIXELS = 1024  # numbers of one plane and program, at most; fewer with many classes
 
 
 @triton.jit
-def _load(logits, target, picture, pixel, pixels, classes, CLASSES: tl.constexpr):
+def _load(logits, target, image, pixel, pixels, classes, CLASSES: tl.constexpr):
     """Log-softmax (CLASSES, PIXELS), its exponential, where the target is, and where pixels are scored."""
     kind = tl.arange(0, CLASSES)
-    at = (picture * classes + kind).to(tl.int64)[:, None] * pixels + pixel[None, :]
+    at = (image * classes + kind).to(tl.int64)[:, None] * pixels + pixel[None, :]
     mask = (kind < classes)[:, None] & (pixel < pixels)[None, :]
     value = tl.load(logits + at, mask=mask, other=float("-inf"))
     value = tl.where((pixel < pixels)[None, :] | (kind > 0)[:, None], value, 0.0)  # no NaN beyond the end
     value -= tl.max(value, axis=0)[None, :]
     log_prob = value - tl.log(tl.sum(tl.exp(value), axis=0))[None, :]
-    truth = tl.load(target + picture.to(tl.int64) * pixels + pixel, mask=pixel < pixels, other=255)
+    truth = tl.load(target + image.to(tl.int64) * pixels + pixel, mask=pixel < pixels, other=255)
     hot = (truth[None, :] == kind[:, None]) & mask
     return log_prob, tl.exp(log_prob), hot, truth < classes
 
@@ -34,11 +34,11 @@ def _load(logits, target, picture, pixel, pixels, classes, CLASSES: tl.constexpr
 @triton.jit
 def _sum(logits, target, weights, partial, pixels, classes, CLASSES: tl.constexpr, PIXELS: tl.constexpr):
     """partial[picture, part] = cross entropy weighted, overlap, probability and truth of each class."""
-    picture, part = tl.program_id(0), tl.program_id(1)
+    image, part = tl.program_id(0), tl.program_id(1)
     kind = tl.arange(0, CLASSES)
     pixel = part * PIXELS + tl.arange(0, PIXELS)
-    log_prob, prob, hot, scored = _load(logits, target, picture, pixel, pixels, classes, CLASSES)
-    out = partial + ((picture * tl.num_programs(1) + part) * 4 * classes) + kind
+    log_prob, prob, hot, scored = _load(logits, target, image, pixel, pixels, classes, CLASSES)
+    out = partial + ((image * tl.num_programs(1) + part) * 4 * classes) + kind
     weight = tl.load(weights + kind, mask=kind < classes, other=0.0)
     entropy = -tl.sum(tl.where(hot, log_prob, 0.0), axis=1) * weight
     tl.store(out, entropy, mask=kind < classes)
@@ -62,11 +62,11 @@ def _differentiate(
     PIXELS: tl.constexpr,
 ):
     """out = entropy_scale * weight * (p - hot) + the softmax's gradient of dp = in_truth * hot + everywhere."""
-    picture = tl.program_id(0)
+    image = tl.program_id(0)
     kind = tl.arange(0, CLASSES)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    _log_prob, prob, hot, scored = _load(logits, target, picture, pixel, pixels, classes, CLASSES)
-    at = picture * classes + kind
+    _log_prob, prob, hot, scored = _load(logits, target, image, pixel, pixels, classes, CLASSES)
+    at = image * classes + kind
     inner = tl.load(in_truth + at, mask=kind < classes, other=0.0)[:, None]
     outer = tl.load(everywhere + at, mask=kind < classes, other=0.0)[:, None]
     slope = tl.where(hot, inner, 0.0) + outer
@@ -100,7 +100,7 @@ class SumLosses(torch.autograd.Function):
         if kind in ("ce", "ce-sum"):
             return entropy.sum(), entropy.new_zeros(())
         dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
-        lost = -dice.clamp_min(LEAST_DICE).log() if kind == "logdice+ce" else 1.0 - dice
+        lost = -dice.clamp_min(MIN_DICE).log() if kind == "logdice+ce" else 1.0 - dice
         return entropy.sum(), torch.where(truth > 0, lost, 0.0).sum()
 
     @staticmethod
@@ -111,7 +111,7 @@ class SumLosses(torch.autograd.Function):
             scale = torch.where(truth > 0, 2.0 * dice_scale / (prob + truth).clamp_min(1e-6), 0.0)
             if ctx.kind == "logdice+ce":
                 dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
-                scale = torch.where(dice >= LEAST_DICE, scale / dice, 0.0)
+                scale = torch.where(dice >= MIN_DICE, scale / dice, 0.0)
             in_truth, everywhere = -scale, scale * overlap / (prob + truth).clamp_min(1e-6)
         else:
             in_truth = everywhere = torch.zeros_like(overlap)

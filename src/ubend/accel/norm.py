@@ -36,8 +36,8 @@ class Map:
         self.tensor = tensor
 
 
-MOST_PARTS = 512  # programs that sum over rows: four for each of an H100's 132 multiprocessors
-FINISH = {"CHANNELS": 8, "PARTS": MOST_PARTS, "num_warps": 8}  # of a program that adds their sums up
+MAX_PARTS = 512  # programs that sum over rows: four for each of an H100's 132 multiprocessors
+FINISH = {"CHANNELS": 8, "PARTS": MAX_PARTS, "num_warps": 8}  # of a program that adds their sums up
 
 
 def tile(channels: int) -> dict[str, int]:
@@ -55,7 +55,7 @@ def parts_of(rows: int, channels: int) -> int:
     """Over how many programs a sum over rows is spread; a function of the shape alone."""
     sizes = tile(channels)
     return max(
-        1, min(int(triton.cdiv(rows, sizes["ROWS"])), MOST_PARTS // int(triton.cdiv(channels, sizes["CHANNELS"])))
+        1, min(int(triton.cdiv(rows, sizes["ROWS"])), MAX_PARTS // int(triton.cdiv(channels, sizes["CHANNELS"])))
     )
 
 
@@ -219,15 +219,15 @@ def _apply_and_pool(
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
     corner = corners(pixel, width)
-    most = tl.zeros((ROWS, CHANNELS), tl.float32)  # nothing is below 0 after a ReLU
+    maximum = tl.zeros((ROWS, CHANNELS), tl.float32)  # nothing is below 0 after a ReLU
     for k in tl.static_range(4):
         row = corner + (k // 2) * width + k % 2
         _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
         if KEEP:
             tl.store(z + row[:, None] * z_stride + columns[None, :], bright.to(z.dtype.element_ty), mask=mask)
-        most = tl.maximum(most, bright)
+        maximum = tl.maximum(maximum, bright)
     at = pixel.to(tl.int64)[:, None] * channels + columns[None, :]
-    tl.store(pool + at, most.to(pool.dtype.element_ty), mask=mask)
+    tl.store(pool + at, maximum.to(pool.dtype.element_ty), mask=mask)
 
 
 def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
@@ -273,9 +273,9 @@ def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
 def apply(y: Tensor, stats: Tensor, activation: Activation = "relu") -> Tensor:
     """activation(batch norm of y): a map like y."""
     z = torch.empty_like(y, memory_format=torch.channels_last)
-    seen, sizes = Map(y), tile(y.shape[1])
-    grid = (triton.cdiv(seen.channels, sizes["CHANNELS"]) * triton.cdiv(seen.rows, sizes["ROWS"]),)
-    _apply[grid](y, stats, z, seen.rows, seen.channels, seen.channels, ACTIVATION=activation, **sizes)
+    layout, sizes = Map(y), tile(y.shape[1])
+    grid = (triton.cdiv(layout.channels, sizes["CHANNELS"]) * triton.cdiv(layout.rows, sizes["ROWS"]),)
+    _apply[grid](y, stats, z, layout.rows, layout.channels, layout.channels, ACTIVATION=activation, **sizes)
     return z
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ubend.accel.norm import (
     FINISH,
-    MOST_PARTS,
+    MAX_PARTS,
     Activation,
     Map,
     activated,
@@ -97,11 +97,11 @@ def _four(y, stats, dz, dpool, corner, mask, columns, width, channels, dz_stride
     y1, z1 = normalised(y, (corner + 1)[:, None] * channels + at, mask, scale, shift)
     y2, z2 = normalised(y, (corner + width)[:, None] * channels + at, mask, scale, shift)
     y3, z3 = normalised(y, (corner + width + 1)[:, None] * channels + at, mask, scale, shift)
-    most = tl.maximum(tl.maximum(z0, z1), tl.maximum(z2, z3))
-    won0 = z0 == most
-    won1 = (z1 == most) & (z0 < most)
-    won2 = (z2 == most) & (z0 < most) & (z1 < most)
-    won3 = (z0 < most) & (z1 < most) & (z2 < most)
+    maximum = tl.maximum(tl.maximum(z0, z1), tl.maximum(z2, z3))
+    won0 = z0 == maximum
+    won1 = (z1 == maximum) & (z0 < maximum)
+    won2 = (z2 == maximum) & (z0 < maximum) & (z1 < maximum)
+    won3 = (z0 < maximum) & (z1 < maximum) & (z2 < maximum)
     g0 = _gradient(dz, corner, dz_stride, columns, mask, z0, won0, dpool, KEEP)
     g1 = _gradient(dz, corner + 1, dz_stride, columns, mask, z1, won1, dpool, KEEP)
     g2 = _gradient(dz, corner + width, dz_stride, columns, mask, z2, won2, dpool, KEEP)
@@ -245,16 +245,16 @@ def differentiate(
         dz: of activation(batch norm of y), channels last, perhaps a slice of a wider map; None: it went nowhere.
         dpool: of its 2x2 maxima, channels last; None: it was not pooled, as only after ReLU it can be.
     """
-    seen, channels = Map(y), y.shape[1]
+    layout, channels = Map(y), y.shape[1]
     dy = torch.empty_like(y, memory_format=torch.channels_last)
     stride = 0 if dz is None else Map(dz).stride
     if dpool is None:
         assert dz is not None
-        rows, sizes = seen.rows, tile(channels)
+        rows, sizes = layout.rows, tile(channels)
     else:
-        rows, sizes = seen.rows // 4, pooled_tile(channels)
+        rows, sizes = layout.rows // 4, pooled_tile(channels)
     blocks = triton.cdiv(channels, sizes["CHANNELS"])
-    parts = max(1, min(triton.cdiv(rows, sizes["ROWS"]), MOST_PARTS // blocks))
+    parts = max(1, min(triton.cdiv(rows, sizes["ROWS"]), MAX_PARTS // blocks))
     partial = y.new_empty((parts, 2, channels), dtype=torch.float32)
     grid = (blocks * triton.cdiv(rows, sizes["ROWS"]),)
     if dpool is None:
@@ -268,10 +268,10 @@ def differentiate(
         kept = {"KEEP": dz is not None, **sizes}
         given = y if dz is None else dz
         _pooled_gradient_moments[(blocks, parts)](
-            y, stats, given, dpool, partial, rows, seen.width, channels, stride, **kept
+            y, stats, given, dpool, partial, rows, layout.width, channels, stride, **kept
         )
         sums = finish_gradient(partial)
-        _pooled_input_gradient[grid](y, stats, sums, given, dpool, dy, rows, seen.width, channels, stride, **kept)
+        _pooled_input_gradient[grid](y, stats, sums, given, dpool, dy, rows, layout.width, channels, stride, **kept)
     return dy, sums
 
 

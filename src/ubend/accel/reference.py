@@ -51,8 +51,8 @@ def differentiate(
     """The gradient in y, and (2, C) those in batch norm's bias and weight; `dz` of `apply`, `dpool` of its maxima."""
     gradient = torch.zeros_like(y, dtype=torch.float32) if dz is None else dz.float()
     if dpool is not None:
-        _maxima, places = F.max_pool2d(apply(y, stats), 2, return_indices=True)
-        gradient = gradient + F.max_unpool2d(dpool.float(), places, [2, 2])
+        _maxima, indices = F.max_pool2d(apply(y, stats), 2, return_indices=True)
+        gradient = gradient + F.max_unpool2d(dpool.float(), indices, [2, 2])
     return _through_norm(y, stats, gradient, activation)
 
 

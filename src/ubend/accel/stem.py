@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MOST_VALUES = 4096  # gathered by a program
+_MAX_VALUES = 4096  # gathered by a program
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def _convolve(
     width,
     height_out,
     width_out,
-    of_picture,
+    of_image,
     of_channel,
     of_row,
     of_column,
@@ -45,7 +45,7 @@ def _convolve(
     xx = x[:, None] + (tap // CHANNELS % 3 - 1)[None, :]
     real = tap < 9 * CHANNELS
     inside = (row < rows)[:, None] & real[None, :] & (yy >= 0) & (yy < height_out) & (xx >= 0) & (xx < width_out)
-    at = (row // (height_out * width_out) * of_picture)[:, None] + (channel * of_channel)[None, :]
+    at = (row // (height_out * width_out) * of_image)[:, None] + (channel * of_channel)[None, :]
     at += tl.minimum(yy, height - 1) * of_row + tl.minimum(xx, width - 1) * of_column
     value = tl.load(image + at, mask=inside, other=0).to(tl.float32)
     value = (value - tl.load(mean + channel)[None, :]) / tl.load(std + channel)[None, :]
@@ -80,7 +80,7 @@ def first_convolution(
     rows = n * padded_hw[0] * padded_hw[1]
     taps = max(16, triton.next_power_of_2(9 * channels))
     block = max(16, min(128, triton.next_power_of_2(outputs)))
-    size = max(16, min(128, _MOST_VALUES // taps))
+    size = max(16, min(128, _MAX_VALUES // taps))
     _convolve[(triton.cdiv(rows, size), triton.cdiv(outputs, block))](
         image,
         mean,

@@ -40,20 +40,20 @@ class _Group(MainGroup):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[training.WORDS] = list(args)
+        ctx.meta[training.ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UbendError as error:
-            from ubend.training.launcher import find_place, leave_at_once
+            from ubend.training.launcher import exit_at_once, process_rank
 
-            if not find_place().is_first:
+            if not process_rank().is_first:
                 time.sleep(_FIRST_SPEAKS_S)
             echo(_("error: {message}").format(message=error), err=True)
             code = _SOME_FAILED if isinstance(error, FilesError) else 2
-            leave_at_once(code)
+            exit_at_once(code)
             ctx.exit(code)
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
             raise
@@ -65,17 +65,17 @@ class _Group(MainGroup):
             echo(_("error: {message}").format(message=line), err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            from ubend.training.launcher import leave_at_once
+            from ubend.training.launcher import exit_at_once
 
             echo(_("interrupted"), err=True)
-            leave_at_once(130)
+            exit_at_once(130)
             ctx.exit(130)
         except Exception:
-            from ubend.training.launcher import find_place, leave_at_once
+            from ubend.training.launcher import exit_at_once, process_rank
 
-            if find_place().count > 1:
+            if process_rank().count > 1:
                 traceback.print_exc()
-                leave_at_once(1)
+                exit_at_once(1)
             raise
 
 

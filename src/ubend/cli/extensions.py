@@ -85,7 +85,7 @@ def load_extension(extension: Extension) -> click.Command:
             package=extension.package, reason=" ".join(f"{type(error).__name__}: {error}".split())
         )
 
-    def fail(words: tuple[str, ...]) -> None:
+    def fail(arguments: tuple[str, ...]) -> None:
         raise UbendError(problem, key=extension.name)
 
     return Command(

@@ -8,7 +8,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_teller, prepare
+from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 
 
 @command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
@@ -24,13 +24,15 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
     from ubend.core.settings import parse_assignment
 
     prepare(False)
-    from ubend.tasks.data import understand
-    from ubend.tasks.gather import gather, source_name
+    from ubend.tasks.data import describe_data
+    from ubend.tasks.user_settings import read_user_settings, source_name
 
-    settings = gather(folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags).settings
-    place = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
-    with make_teller() as teller:
-        understand(settings, place, show=display, teller=teller)
+    settings = read_user_settings(
+        folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags
+    ).settings
+    out_dir = out if out is not None else Path(f"{Path(source_name(settings)).name}-data")
+    with make_reporter() as reporter:
+        describe_data(settings, out_dir, show=display, reporter=reporter)
 
 
 @command(help=later("Draw pictures of FOLDER with their masks, before training."))
@@ -40,10 +42,10 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
-    from ubend.tasks.gather import gather
     from ubend.tasks.show import draw_samples
+    from ubend.tasks.user_settings import read_user_settings
 
-    settings = gather(folder, flags=flags).settings
+    settings = read_user_settings(folder, flags=flags).settings
     echo(draw_samples(settings, out, count=count, show=display))
 
 
@@ -66,8 +68,8 @@ def demo(out: Path | None, seed: int) -> None:
     prepare(False)
     from ubend.tasks.demo import run_demo
 
-    with make_teller() as teller:
-        run_demo(out, teller=teller, seed=seed)
+    with make_reporter() as reporter:
+        run_demo(out, reporter=reporter, seed=seed)
 
 
 @command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data."))

@@ -8,7 +8,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, make_teller, options, take_conditions
+from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 
 @command(
@@ -30,8 +30,8 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
     from ubend.tasks.predict import predict_paths
 
     conditions = take_conditions(flags)
-    with make_teller() as teller:
-        predict_paths(model, paths, out, conditions=conditions, teller=teller, **flags)
+    with make_reporter() as reporter:
+        predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
 @command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
@@ -58,8 +58,8 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     from ubend.tasks.cutout import cut_out_files
 
     conditions = take_conditions(flags)
-    with make_teller() as teller:
-        cut_out_files(model, paths, out, conditions=conditions, teller=teller, **flags)
+    with make_reporter() as reporter:
+        cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
 @command(help=later("Number the objects in PATHS, measure and outline them."))
@@ -82,13 +82,13 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.io.pixel_size import parse_pixel_size
-    from ubend.tasks.objects import Counting, find_objects
+    from ubend.tasks.objects import CountingOptions, find_objects
 
     flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
-    counting = Counting(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
+    counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
     conditions = take_conditions(flags)
-    with make_teller() as teller:
-        find_objects(model, paths, out, counting=counting, conditions=conditions, teller=teller, **flags)
+    with make_reporter() as reporter:
+        find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)
 
 
 @command(help=later("Draw RUN's first test pictures, or the worst ones: input, truth, prediction."))

@@ -9,12 +9,12 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.tasks.options import PATH, folder_options, make_teller, options, parse_tiles, prepare, tell_scores
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, parse_tiles, prepare, print_scores
 
 if TYPE_CHECKING:
-    from ubend.core.progress import Teller
+    from ubend.core.progress import Reporter
 
-WORDS = "ubend.words"  # key of the command-line arguments, which --gpus passes to the processes it starts
+ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
 
 @command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
@@ -69,7 +69,7 @@ def fit(
     **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
-    from ubend.training.launcher import find_place
+    from ubend.training.launcher import process_rank
 
     if resumed is not None:
         given = [name for name, value in flags.items() if value is not None]
@@ -77,7 +77,7 @@ def fit(
             raise click.UsageError(
                 _("--resume takes the run's own folder and settings; give nothing else but --show and --gpus")
             )
-    if gpus is not None and gpus != find_place().count:
+    if gpus is not None and gpus != process_rank().count:
         _launch(gpus)
         return
     if resumed is not None:
@@ -88,45 +88,47 @@ def fit(
     prepare(bool(flags["deterministic"]))
     from ubend.tasks.fit import fit as call
 
-    with make_teller() as teller:
-        result = call(folder, out, recipe=recipe, config=config, settings=settings, show=show, teller=teller, **flags)
-        _tell_result(teller, result.run, result.scores)
+    with make_reporter() as reporter:
+        result = call(
+            folder, out, recipe=recipe, config=config, settings=settings, show=show, reporter=reporter, **flags
+        )
+        _report_result(reporter, result.run, result.scores)
 
 
 def _launch(gpus: int) -> None:
     """Run this command line in `gpus` processes; exit with their exit code."""
-    from ubend.training.launcher import find_place, launch
+    from ubend.training.launcher import launch, process_rank
 
-    if find_place().count > 1:
+    if process_rank().count > 1:
         raise SettingError(
             _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
-                count=gpus, there=find_place().count
+                count=gpus, there=process_rank().count
             ),
             key="--gpus",
         )
     context = click.get_current_context()
-    context.exit(launch([sys.executable, "-m", "ubend", *context.meta[WORDS]], gpus))
+    context.exit(launch([sys.executable, "-m", "ubend", *context.meta[ARGUMENTS]], gpus))
 
 
 def _resume(run: Path, show: bool) -> None:
     prepare(True)  # deterministic mode; harmless for other runs
     from ubend.tasks.fit import resume
 
-    with make_teller() as teller:
-        result = resume(run, show=show, teller=teller)
-        _tell_result(teller, result.run, result.scores)
+    with make_reporter() as reporter:
+        result = resume(run, show=show, reporter=reporter)
+        _report_result(reporter, result.run, result.scores)
 
 
-def _tell_result(teller: "Teller", run: Path, scores: dict[str, Any] | None) -> None:
+def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | None) -> None:
     from ubend.core.files import model_path
-    from ubend.training.launcher import find_place
+    from ubend.training.launcher import process_rank
 
-    if not find_place().is_first:
+    if not process_rank().is_first:
         return
     if scores is None:
         sys.exit(130)
-    tell_scores(scores)
-    teller.say(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
+    print_scores(scores)
+    reporter.report(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
 
 
 @command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
@@ -142,8 +144,8 @@ def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | No
     from ubend.tasks.evaluate import evaluate as call
 
     refuse_existing([] if out is None else [out])
-    with make_teller() as teller:
-        scores = call(model, folder, tiles=parse_tiles(tiles), teller=teller, **flags)
-    tell_scores(scores)
+    with make_reporter() as reporter:
+        scores = call(model, folder, tiles=parse_tiles(tiles), reporter=reporter, **flags)
+    print_scores(scores)
     if out is not None:
         write_json(out, scores)

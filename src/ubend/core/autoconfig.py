@@ -18,20 +18,18 @@ from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_setting
 
 # Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
-_PICTURES_GPU, _PICTURES_CPU = 80_000, 16_000
+_IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Windows of pictures at their own scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
-_WINDOW_GPU, _WINDOW_CPU = 256, 128  # px; of pictures at their own scale
+_CROP_GPU, _CROP_CPU = 256, 128  # px; of pictures at their own scale
 # Images a step, at most: smaller steps are more steps, which rare classes need; and so few that an epoch has ten steps,
 # as far as batch norm allows: some dozen images give too few steps otherwise (docs/experiments.md).
-_BATCH, _LEAST_BATCH, _EPOCH_STEPS = 16, 4, 10
+_BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
 _NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
 _SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
-_LEAST_PX = (
-    2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
-)
+_MIN_PX = 2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
 # px; whole images are enlarged up to this for the sake of narrow objects: four times the pixels of the size that is
 # taken otherwise on a GPU, 2.25 times on a CPU, where a training then takes some nine minutes. Beyond, crops at native
 # scale cost less: as much as images of 256 or 128 px.
@@ -40,14 +38,14 @@ _WIDE_GPU, _WIDE_CPU = 512, 192
 # holds every pixel (8 GB in colour), and a score looks at each one of the test split.
 _NATIVE_MEGAPIXELS = 2_000
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
-_ON_OBJECTS = 0.5  # of such windows: most of a large picture is often ground
+_FOREGROUND_SHARE = 0.5  # of such windows: most of a large picture is often ground
 _RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
 # An encoder with ImageNet weights, unless the settings shape the plain U-Net: ahead of it or level with it on four real
 # validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 _ENCODER_RATE = 0.3  # of pretrained weights; not varied by itself either
-_AVERAGED = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
+_EMA_DECAY = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
 # What a plan holds where nothing looks at it.
@@ -115,22 +113,22 @@ def choose_format(
         reason = kinds.get(channels) or _("all {count} pictures have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
-        window, chosen = _native_window(settings, native_hw, device)
-        return ImageFormat(data.channels or channels, None, window, "native", (*choices, *chosen))
+        crop, chosen = _native_crop(settings, native_hw, device)
+        return ImageFormat(data.channels or channels, None, crop, "native", (*choices, *chosen))
     size = data.size
     if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
-        most = 128 if device == "cpu" else 256
-        size = int(max(32, min(most, 16 * round(side / 16))))
+        maximum = 128 if device == "cpu" else 256
+        size = int(max(32, min(maximum, 16 * round(side / 16))))
         where = _("a CPU") if device == "cpu" else _("this device")
-        reason = _("pictures of about {side:.0f} px, at most {most} on {where}").format(
-            side=side, most=most, where=where
+        reason = _("pictures of about {side:.0f} px, at most {maximum} on {where}").format(
+            side=side, maximum=maximum, where=where
         )
         choice = _spare_narrow(settings, native_hw, size, widths, device) or Choice("data.size", size, reason)
         choices.append(choice)
         if choice.key == "data.resize":
-            window, chosen = _native_window(settings, native_hw, device)
-            return ImageFormat(data.channels or channels, None, window, choice.value, (*choices, *chosen))
+            crop, chosen = _native_crop(settings, native_hw, device)
+            return ImageFormat(data.channels or channels, None, crop, choice.value, (*choices, *chosen))
         size = choice.value
     return ImageFormat(data.channels or channels, size, data.window, data.resize or "keep", tuple(choices))
 
@@ -152,15 +150,15 @@ def _spare_narrow(
 
     The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
     """
-    narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _LEAST_PX}
+    narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _MIN_PX}
     if settings.recipe != "modern" or settings.data.resize or settings.data.window or not narrow:
         return None
     name, own = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
     reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
     shrunk = reason.format(name=name, native=own.native_px, narrow=size * own.relative, size=size)
-    wide, most = wide_enough(own), _WIDE_CPU if device == "cpu" else _WIDE_GPU
+    wide, maximum = wide_enough(own), _WIDE_CPU if device == "cpu" else _WIDE_GPU
     side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
-    if wide <= min(most, 16 * math.ceil(side / 16)):
+    if wide <= min(maximum, 16 * math.ceil(side / 16)):
         reason = _("{shrunk}; here they are {wide:.1f} px wide")
         return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * own.relative))
     if settings.augment.kind != "warp" or settings.train.border_weight:
@@ -171,23 +169,23 @@ def _spare_narrow(
     return Choice("data.resize", "native", reason.format(shrunk=shrunk))
 
 
-def _native_window(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
+def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
     """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
-    asked, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
+    requested, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
     height, width = (int(side) for side in np.median(native_hw, axis=0))
-    if asked is not None:
+    if requested is not None:
         longer = max(16, height, width)
-        if asked <= longer:
-            return asked, []
-        reason = _("{asked} was asked for, but the middle picture has {width}x{height} px")
-        return longer, [Choice("data.window", longer, reason.format(asked=asked, width=width, height=height))]
-    most = _WINDOW_CPU if device == "cpu" else _WINDOW_GPU
+        if requested <= longer:
+            return requested, []
+        reason = _("{requested} was asked for, but the middle picture has {width}x{height} px")
+        return longer, [Choice("data.window", longer, reason.format(requested=requested, width=width, height=height))]
+    maximum = _CROP_CPU if device == "cpu" else _CROP_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
     reason = _(
-        "windows of pictures at their own scale, at most {most} px on {where}; the middle picture has {width}x{height}"
+        "windows of pictures at their own scale, at most {maximum} px on {where}; the middle picture has {width}x{height}"
     )
-    side = max(16, multiple, min(most, height, width) // multiple * multiple)
-    return side, [Choice("data.window", side, reason.format(most=most, where=where, width=width, height=height))]
+    side = max(16, multiple, min(maximum, height, width) // multiple * multiple)
+    return side, [Choice("data.window", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
 
 
 def resolve(settings: Settings, facts: Facts) -> Plan:
@@ -204,10 +202,10 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
         "data.size": facts.images.size,
         "data.window": facts.images.window,
     }
-    said = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
+    given = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
     batch = chosen.get("train.batch", settings.train.batch)
     values = {**_UNUSED, "model.skips": (True,) * (settings.model.depth or UNET_DEPTH), "train.micro_batch": batch}
-    return validate(Plan, nest({**values, **said, **images, **chosen, "choices": choices}))
+    return validate(Plan, nest({**values, **given, **images, **chosen, "choices": choices}))
 
 
 def _choose(settings: Settings, facts: Facts) -> list[Choice]:
@@ -232,15 +230,15 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         choices.append(Choice("model.width", default_width(facts.device, settings.model.encoder), reason))
     an_epoch = facts.training
     if settings.data.resize == "native":
-        choices += _epoch_windows(settings, facts)
+        choices += _epoch_crops(settings, facts)
         an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
-        batch = min(_BATCH, max(_LEAST_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
+        batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
         reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
-        shown = _PICTURES_GPU if gpu else _PICTURES_CPU
+        shown = _IMAGES_GPU if gpu else _IMAGES_CPU
         epochs = int(np.clip(round(shown / an_epoch), 10, 400))
         reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
@@ -249,15 +247,17 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     choices += _imbalance(settings, facts)
     if settings.train.average_decay is None:
         steps = max(1, round(epochs * an_epoch / batch))
-        decay = round(float(np.clip(1 - 1 / (_AVERAGED * steps), 0.9, 0.999)), 4)
+        decay = round(float(np.clip(1 - 1 / (_EMA_DECAY * steps), 0.9, 0.999)), 4)
         reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
         choices.append(Choice("train.average_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
     if settings.train.encoder_rate is None and settings.model.encoder != NO_ENCODER:
-        begins = bool(settings.model.pretrained or settings.model.weights)
+        is_pretrained = bool(settings.model.pretrained or settings.model.weights)
         reason = (
-            _("pretrained weights change in smaller steps than the others") if begins else _("nothing is pretrained")
+            _("pretrained weights change in smaller steps than the others")
+            if is_pretrained
+            else _("nothing is pretrained")
         )
-        choices.append(Choice("train.encoder_rate", _ENCODER_RATE if begins else 1.0, reason))
+        choices.append(Choice("train.encoder_rate", _ENCODER_RATE if is_pretrained else 1.0, reason))
     if settings.train.learning_rate is None:
         choices.append(_summed_rate(settings, facts, batch))
     if settings.train.precision is None:
@@ -265,15 +265,15 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     return choices
 
 
-def _epoch_windows(settings: Settings, facts: Facts) -> list[Choice]:
+def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
     """How many windows make an epoch: as many as cover the training part, within limits."""
     if settings.data.epoch_windows is not None:
         return []
     side = facts.images.window or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
-    most = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
+    maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     size = f"{facts.training_pixels / 1e6:,.1f}"
-    if cover <= most:
+    if cover <= maximum:
         reason = _(
             "{pixels} megapixels of training pictures, in windows of {side} px; in proportion to a picture's area"
         )
@@ -282,7 +282,7 @@ def _epoch_windows(settings: Settings, facts: Facts) -> list[Choice]:
             "the {pixels} megapixels of training pictures would make {cover} windows of {side} px; an epoch draws this "
             "many of them anew, in proportion to a picture's area"
         )
-    return [Choice("data.epoch_windows", min(cover, most), reason.format(pixels=size, side=side, cover=cover))]
+    return [Choice("data.epoch_windows", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
 
 
 def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
@@ -338,11 +338,11 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
         shares = ", ".join(percent(own) for own in facts.shares.values())
         choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
     data, images = settings.data, facts.images
-    windowed = images.window is not None and images.size is not None and images.window < images.size
+    cropped = images.window is not None and images.size is not None and images.window < images.size
     if data.foreground_share is None and data.resize == "native":
         reason = _("{rarest}; half of the windows are laid over an object, as most of a large picture may be ground")
-        choices.append(Choice("data.foreground_share", _ON_OBJECTS, reason.format(rarest=rarest)))
-    elif data.foreground_share is None and windowed and settings.augment.kind == "warp":
+        choices.append(Choice("data.foreground_share", _FOREGROUND_SHARE, reason.format(rarest=rarest)))
+    elif data.foreground_share is None and cropped and settings.augment.kind == "warp":
         if share < _RARE:
             reason = _("{rarest}; this share of the windows is placed on an object").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.33, reason))

@@ -73,8 +73,8 @@ class MainGroup(Group):
             if not _is_broken(sys.stdout):
                 raise
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - what is left is not written at exit either
-            why = _("cannot write the standard output: {reason}").format(reason=reason(error))
-            echo(_("error: {message}").format(message=why), err=True)
+            cause = _("cannot write the standard output: {reason}").format(reason=reason(error))
+            echo(_("error: {message}").format(message=cause), err=True)
             sys.exit(2)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -138,9 +138,9 @@ def _is_broken(stream: Any) -> bool:
     return False
 
 
-def option(*words: str, **attributes: Any) -> Callable[[_F], _F]:
+def option(*param_decls: str, **attributes: Any) -> Callable[[_F], _F]:
     """`click.option` with help that is translated when it is shown."""
-    return click.option(*words, cls=Option, **attributes)
+    return click.option(*param_decls, cls=Option, **attributes)
 
 
 def command(*, help: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -156,12 +156,12 @@ def _take_language(args: list[str]) -> tuple[list[str], str]:
     language = os.environ.get("UBEND_LANG") or "en"
     end = args.index("--") if "--" in args else len(args)
     rest: list[str] = []
-    words = iter(args[:end])
-    for word in words:
-        if word.startswith("--lang="):
-            language = word.removeprefix("--lang=")
-        elif word == "--lang":
-            language = next(words, "")
+    arguments = iter(args[:end])
+    for argument in arguments:
+        if argument.startswith("--lang="):
+            language = argument.removeprefix("--lang=")
+        elif argument == "--lang":
+            language = next(arguments, "")
         else:
-            rest.append(word)
+            rest.append(argument)
     return [*rest, *args[end:]], language

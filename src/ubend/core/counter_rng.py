@@ -40,8 +40,8 @@ def draw_bits(
     seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
 ) -> NDArray[np.uint64]:
     """(n,) positions -> (n, count) words of 64 random bits; `number`: of several things with one purpose."""
-    words = purpose if number is None else f"{purpose} {number}"
-    digest = hashlib.blake2b(f"{seed}/{words}".encode(), digest_size=8).digest()
+    stream_name = purpose if number is None else f"{purpose} {number}"
+    digest = hashlib.blake2b(f"{seed}/{stream_name}".encode(), digest_size=8).digest()
     key = np.uint64(int.from_bytes(digest, "little"))
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
         stream = _mix(positions.astype(np.uint64) * _GOLDEN + key)

@@ -132,7 +132,7 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang", "cl"))
 
 
-def settle(device: "torch.device", deterministic: bool) -> None:
+def set_up(device: "torch.device", deterministic: bool) -> None:
     """Make torch ready for a run on this device."""
     import torch
 
@@ -189,7 +189,7 @@ def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T |
 
 
 @contextmanager
-def tell_out_of_memory(sentence: str) -> Iterator[None]:
+def explain_out_of_memory(sentence: str) -> Iterator[None]:
     """Where memory runs out inside, a SettingError with this sentence."""
     try:
         yield

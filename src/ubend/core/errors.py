@@ -79,14 +79,14 @@ class DataError(UbendError):
         self, problems: str | Sequence[str], *, path: Path | str | None = None, key: str | None = None
     ) -> None:
         lines = [problems] if isinstance(problems, str) else problems
-        told = [_problem(line, path, key) for line in lines]
-        heading = _("{count} problems:").format(count=len(told))
+        listed = [_problem(line, path, key) for line in lines]
+        heading = _("{count} problems:").format(count=len(listed))
         super().__init__(
-            str(told[0]) if len(told) == 1 else "\n  - ".join([heading, *told]),
-            path=_shared(line.path for line in told) if path is None else path,
-            key=_shared(line.key for line in told) if key is None else key,
+            str(listed[0]) if len(listed) == 1 else "\n  - ".join([heading, *listed]),
+            path=_shared(line.path for line in listed) if path is None else path,
+            key=_shared(line.key for line in listed) if key is None else key,
         )
-        self.problems: list[str] = list(told)
+        self.problems: list[str] = list(listed)
 
 
 class PairError(DataError):
@@ -157,7 +157,7 @@ def reason(error: Exception) -> str:
 
 
 # Beginnings of pydantic's kinds of problems, the more special ones first.
-_UNFIT = {
+_VALIDATION_REASONS = {
     "greater_than_equal": later("must be {ge} or more"),
     "greater_than": later("must be greater than {gt}"),
     "less_than_equal": later("must be {le} or less"),
@@ -178,14 +178,14 @@ _UNFIT = {
 }
 
 
-def unfit(problem: "ErrorDetails") -> str:
+def validation_reason(problem: "ErrorDetails") -> str:
     """Why a value does not fit, in our words: pydantic's are English. `problem` with its context."""
     facts = {name: str(fact).replace(" or ", ", ") for name, fact in problem.get("ctx", {}).items()}
-    line = next((words for kind, words in _UNFIT.items() if problem["type"].startswith(kind)), None)
+    line = next((sentence for kind, sentence in _VALIDATION_REASONS.items() if problem["type"].startswith(kind)), None)
     return problem["msg"].removeprefix("Value error, ") if line is None else now(line).format(**facts)
 
 
-def unfit_key(problem: "ErrorDetails") -> str | None:
+def validation_key(problem: "ErrorDetails") -> str | None:
     """The dotted name of the setting that does not fit."""
     cause = problem.get("ctx", {}).get("error")
     return cause.key if isinstance(cause, Contradiction) else ".".join(map(str, problem["loc"])) or None

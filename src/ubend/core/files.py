@@ -20,7 +20,7 @@ from ubend.core.i18n import _
 
 
 @dataclass(frozen=True)
-class Need:
+class DiskRequirement:
     """Room that will be wanted on a disk.
 
     Attributes:
@@ -34,37 +34,37 @@ class Need:
     cure: str
 
 
-def refuse_full(needs: Sequence[Need]) -> None:
+def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
     """Fail where the disks have less room than all of this wants together; nothing is written.
 
     Raises:
         OutputError: one line for each disk that is too full.
     """
-    together: dict[int, list[Need]] = {}
-    for need in needs:
-        together.setdefault(_standing(need.folder).stat().st_dev, []).append(need)
+    together: dict[int, list[DiskRequirement]] = {}
+    for requirement in requirements:
+        together.setdefault(_standing(requirement.folder).stat().st_dev, []).append(requirement)
     lines = []
     for group in together.values():
-        free, size = shutil.disk_usage(_standing(group[0].folder)).free, sum(need.size for need in group)
+        free, size = shutil.disk_usage(_standing(group[0].folder)).free, sum(requirement.size for requirement in group)
         if size > free:
-            said = _(
+            message = _(
                 "{folders}: about {size:.1f} MiB will be written, but {free:.1f} MiB are free; free some, or {cure}"
             )
-            folders = ", ".join(str(need.folder) for need in group)
-            cure = ", ".join(dict.fromkeys(need.cure for need in group))
-            lines.append(said.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
+            folders = ", ".join(str(requirement.folder) for requirement in group)
+            cure = ", ".join(dict.fromkeys(requirement.cure for requirement in group))
+            lines.append(message.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
     if lines:
-        raise OutputError("; ".join(lines), path=needs[0].folder)
+        raise OutputError("; ".join(lines), path=requirements[0].folder)
 
 
-def refuse_taken(folder: Path | str) -> Path:
+def refuse_existing_results(folder: Path | str) -> Path:
     """The folder that results will be written to: there is none of that name yet, or an empty one.
 
     Raises:
         OutputError: something is there already, or it cannot be looked into.
     """
     folder = Path(folder)
-    with telling_writes(folder):
+    with explain_write_errors(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken:
         raise OutputError(_("{path} exists already; choose another folder").format(path=folder), path=folder)
@@ -81,10 +81,10 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
     """
     there = [path for path in paths if os.path.exists(path)]
     if there:
-        said = _("{path} exists already; choose another --out")
+        message = _("{path} exists already; choose another --out")
         if resumable:
-            said = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
-        raise OutputError(said.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
+            message = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
+        raise OutputError(message.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 
 
 def refuse_foreign(paths: Sequence[Path], record: Path) -> None:
@@ -96,11 +96,11 @@ def refuse_foreign(paths: Sequence[Path], record: Path) -> None:
         OutputError: there are some.
     """
     if paths:
-        said = _(
+        message = _(
             "{path} exists already, and {record} does not say that this command wrote it as it is; move it away, or "
             "choose another --out"
         )
-        raise OutputError(said.format(path=paths[0], record=record.name), path=paths[0], key="--out")
+        raise OutputError(message.format(path=paths[0], record=record.name), path=paths[0], key="--out")
 
 
 def refuse_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
@@ -112,8 +112,8 @@ def refuse_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     resolve = resolve_many()
     given = set(map(resolve, inputs))
     if path := next((path for path in outputs if resolve(path) in given), None):
-        said = _("{path} is one of the inputs, and would be overwritten; choose another --out")
-        raise OutputError(said.format(path=path), path=path, key="--out")
+        message = _("{path} is one of the inputs, and would be overwritten; choose another --out")
+        raise OutputError(message.format(path=path), path=path, key="--out")
 
 
 def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> None:
@@ -131,8 +131,8 @@ def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> No
             owners.setdefault(file, []).append(owner)
     twice = sorted({str(path) for paths in owners.values() if len(paths) > 1 for path in paths})
     if twice:
-        said = _("{names} would overwrite each other's {what}; give each its own --out")
-        raise DataError(said.format(names=", ".join(twice[:6]), what=what), path=Path(twice[0]), key="--out")
+        message = _("{names} would overwrite each other's {what}; give each its own --out")
+        raise DataError(message.format(names=", ".join(twice[:6]), what=what), path=Path(twice[0]), key="--out")
 
 
 def regular_file(path: Path) -> Path:
@@ -184,7 +184,7 @@ def default_cache() -> Path:
 def _standing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def resolve_many() -> Callable[[Path], str]:
@@ -203,7 +203,7 @@ def resolve_many() -> Callable[[Path], str]:
 
 
 @contextlib.contextmanager
-def telling_writes(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Says which file could not be written, and why.
 
     Raises:
@@ -230,7 +230,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary: Path | None = None
     try:
-        with telling_writes(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{_short_stem(path)}-{secrets.token_hex(4)}{path.suffix}")
             temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives

@@ -20,7 +20,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _open_locked(folder / LOCK)
@@ -44,9 +44,9 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(folder / LOCK)
         os.close(file)
-        for place in made:
+        for parent in made:
             with contextlib.suppress(OSError):
-                place.rmdir()
+                parent.rmdir()
 
 
 def _open_locked(path: Path) -> int | None:

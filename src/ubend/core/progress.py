@@ -14,7 +14,7 @@ from ubend.core.i18n import _
 from ubend.core.terminal import printable_line
 
 
-class Teller(AbstractContextManager["Teller"]):
+class Reporter(AbstractContextManager["Reporter"]):
     """Prints sentences, counts things, and tells epochs. Use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -26,7 +26,7 @@ class Teller(AbstractContextManager["Teller"]):
     ) -> None:
         self.end()
 
-    def say(self, sentence: str) -> None:
+    def report(self, sentence: str) -> None:
         """One line for the user."""
         self.console.print(escape(printable_line(sentence)))
 
@@ -56,14 +56,14 @@ class Teller(AbstractContextManager["Teller"]):
             self._bar.stop()
             self._bar = None
 
-    def tell_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
+    def report_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
         """One line per epoch: losses, Dice per class, speed, time left."""
         scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
-        if settling := row.get("batch_statistics_dice"):
-            shown = " ".join(_number(value) for value in settling.values())
+        if warming_up := row.get("batch_statistics_dice"):
+            shown = " ".join(_number(value) for value in warming_up.values())
             scores += _(" (batch statistics: {scores})").format(scores=shown)
         left = timing["seconds_left"]
-        self.say(
+        self.report(
             _(
                 "epoch {epoch}/{epochs}  loss {train}  val {val}  Dice {scores}  {rate:.0f} img/s  {left} left{star}"
             ).format(

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from ubend.core.errors import Contradiction, SettingError, reason, unfit, unfit_key
+from ubend.core.errors import Contradiction, SettingError, reason, validation_key, validation_reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _
 
@@ -27,7 +27,7 @@ Recipe = Literal["modern", "tutorial", "paper"]
 Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
-Growth = Literal["transposed", "nearest", "bilinear", "unpool"]
+Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
@@ -108,7 +108,7 @@ class ModelSettings(_Section):
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int | None = Field(None, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
-    growth: Growth = "transposed"  # how the decoder doubles the resolution
+    growth: Upsampling = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
     encoder: str | None = None  # its name in timm; none: the U-Net's own
     pretrained: bool | None = None  # begin with its ImageNet weights, of its pip package, or downloaded if need be
@@ -425,8 +425,8 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            why = unfit(problem)
+            cause = validation_reason(problem)
             if problem["loc"]:
-                why = _("{reason} (is {value!r})").format(reason=why, value=problem["input"])
-            lines.append(f"{key}: {why}")
-        raise SettingError("; ".join(lines), key=unfit_key(error.errors()[0])) from error
+                cause = _("{reason} (is {value!r})").format(reason=cause, value=problem["input"])
+            lines.append(f"{key}: {cause}")
+        raise SettingError("; ".join(lines), key=validation_key(error.errors()[0])) from error

@@ -1,7 +1,7 @@
 """One paired warp and colour change for a whole batch, on the device.
 
-What is drawn is numpy, small, and a pure function of (seed, purpose, position): `draw_warps`,
-`draw_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Picture and mask
+What is drawn is numpy, small, and a pure function of (seed, purpose, position): `sample_warps`,
+`sample_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Picture and mask
 are sampled once, through the same coordinates (bilinear / nearest).
 
 N pictures, C channels, H x W pixels out, G x G points of the elastic field.
@@ -25,7 +25,7 @@ from ubend.labels.class_table import IGNORED
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default
 _SHOWN_WITHIN = 0.5  # of the window: where the pixel that it must show is put,
-_SHOWN_AT_MOST = 0.75  # and how far out at the picture's border; beyond is left to the elastic field
+_SHOWN_AT_MAX = 0.75  # and how far out at the picture's border; beyond is left to the elastic field
 _NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
 
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
@@ -35,7 +35,7 @@ Values = TypeVar("Values", NDArray[np.float32], Tensor)
 
 
 @dataclass(frozen=True)
-class _Draws(Generic[Values]):
+class _WarpParams(Generic[Values]):
     """What is done to each image of a batch; arrays or tensors of length N, float32.
 
     Attributes:
@@ -60,26 +60,26 @@ class _Draws(Generic[Values]):
     noise: Values
     noise_yx: Values
 
-    def pack(self: "_Draws[NDArray[np.float32]]") -> NDArray[np.float32]:
+    def pack(self: "_WarpParams[NDArray[np.float32]]") -> NDArray[np.float32]:
         """(N, K) all of it in one array, so that it travels to the device in one copy."""
         return np.concatenate([getattr(self, f.name).reshape(len(self.affine), -1) for f in fields(self)], axis=1)
 
     @staticmethod
-    def unpack(packed: Tensor, channels: int) -> "_Draws[Tensor]":
+    def unpack(packed: Tensor, channels: int) -> "_WarpParams[Tensor]":
         g, n = ELASTIC_POINTS, packed.shape[0]
         shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
         parts = torch.split(packed, [int(np.prod(shape)) for shape in shapes], dim=1)
-        return _Draws(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+        return _WarpParams(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
 
 
-Draws = _Draws[NDArray[np.float32]]
-DeviceDraws = _Draws[Tensor]
+WarpParams = _WarpParams[NDArray[np.float32]]
+DeviceWarpParams = _WarpParams[Tensor]
 
 
-def identity_draws(count: int, channels: int) -> Draws:
+def identity_params(count: int, channels: int) -> WarpParams:
     """Draws that leave pictures as they are."""
     one, zero = np.ones(count, np.float32), np.zeros(count, np.float32)
-    return Draws(
+    return WarpParams(
         affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
         offset_yx=np.zeros((count, 2), np.float32),
         elastic=np.zeros((count, 2, ELASTIC_POINTS, ELASTIC_POINTS), np.float32),
@@ -94,7 +94,7 @@ def identity_draws(count: int, channels: int) -> Draws:
     )
 
 
-def draw_warps(
+def sample_warps(
     settings: AugmentPlan,
     seed: int,
     positions: NDArray[np.int64],
@@ -102,7 +102,7 @@ def draw_warps(
     canvas_hw: tuple[int, int],
     channels: int,
     shown: NDArray[np.float64] | None = None,
-) -> Draws:
+) -> WarpParams:
     """The modern augmentation: drawn anew for each position of the endless order.
 
     Args:
@@ -141,7 +141,7 @@ def draw_warps(
     grid *= (u[:, 7] < settings.elastic_share)[:, None, None, None]
 
     gain = 2.0 * draw_uniform(seed, "gain", positions, channels) - 1.0
-    return Draws(
+    return WarpParams(
         affine=affine.astype(np.float32),
         offset_yx=offset.astype(np.float32),
         elastic=grid.astype(np.float32),
@@ -168,24 +168,24 @@ def _offset_to_show(
     The centre keeps to where the centres of all windows lie (`room`), unless that would push the pixel out.
     """
     pixel = shown[:, :2] - (shapes_hw - 1) / 2
-    place = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
-    centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, place), -room, room)
-    place = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
-    reach = _SHOWN_AT_MOST * canvas_hw / 2
-    return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(place, -reach, reach)))
+    position = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
+    centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -room, room)
+    position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
+    reach = _SHOWN_AT_MAX * canvas_hw / 2
+    return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))
 
 
 FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips
 
 
-def draw_frozen(
+def sample_frozen(
     settings: AugmentPlan,
     seed: int,
-    pictures: NDArray[np.int64],
+    images: NDArray[np.int64],
     copies: NDArray[np.int64],
     shapes_hw: tuple[NDArray[np.int64], NDArray[np.int64]],
     channels: int,
-) -> Draws:
+) -> WarpParams:
     """The tutorial's copies: a function of (seed, picture, copy), so the same in every epoch.
 
     "Elastic" is the tutorial's word for what its code does: three anchors around the centre, each
@@ -198,12 +198,12 @@ def draw_frozen(
         shapes_hw: (N, 2) stored and (N, 2) native sizes: the shift is in native px.
     """
     stored, native = shapes_hw
-    n = len(pictures)
-    draws = identity_draws(n, channels)
+    n = len(images)
+    params = identity_params(n, channels)
     third = native.min(axis=1) / 3.0
     # no more than half the anchors' distance from the centre, or tiny pictures would turn inside out
     shift_px = np.minimum(settings.anchor_shift_px, third / 2)[:, None, None]
-    moved = (2.0 * draw_uniform(seed, "anchors", pictures, 6) - 1.0).reshape(n, 3, 2) * shift_px
+    moved = (2.0 * draw_uniform(seed, "anchors", images, 6) - 1.0).reshape(n, 3, 2) * shift_px
     anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
     # The map takes anchors to moved anchors; sampling needs its inverse: output px -> source px.
     ones = np.ones((n, 3, 1))
@@ -221,9 +221,9 @@ def draw_frozen(
         ],
         -1,
     )
-    draws.affine[:] = affine * flips[:, None, :]
-    draws.offset_yx[:] = np.where(elastic[:, None], shift, 0.0)
-    return draws
+    params.affine[:] = affine * flips[:, None, :]
+    params.offset_yx[:] = np.where(elastic[:, None], shift, 0.0)
+    return params
 
 
 def augment(
@@ -231,7 +231,7 @@ def augment(
     masks: Tensor,
     items: Tensor,
     numbers: Tensor,
-    window_hw: tuple[int, int],
+    crop_hw: tuple[int, int],
     value_range: tuple[Tensor, Tensor],
     noise: Tensor | None,
     ignore_outside: bool,
@@ -242,7 +242,7 @@ def augment(
     Args:
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, which of them.
-        numbers: (N, K) float32, `Draws.pack`, the (h, w) of the image, and one number more, which is not read.
+        numbers: (N, K) float32, `WarpParams.pack`, the (h, w) of the image, and one number more, which is not read.
         window_hw: (H, W) px of the output.
         value_range: (low, high), each (1, C, 1, 1).
         noise: (C, S, S), from `noise_field`; None: colours stay as they are.
@@ -251,11 +251,11 @@ def augment(
     Returns:
         (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
     """
-    draws = DeviceDraws.unpack(numbers[:, :-3], images.shape[3])
+    params = DeviceWarpParams.unpack(numbers[:, :-3], images.shape[3])
     chosen = images[items].permute(0, 3, 1, 2), masks[items]
-    warped, target = warp(*chosen, numbers[:, -3:-1], draws, window_hw, ignore_outside, points)
+    warped, target = warp(*chosen, numbers[:, -3:-1], params, crop_hw, ignore_outside, points)
     if noise is not None:
-        warped = change_colors(warped, draws, *value_range, noise)
+        warped = change_colors(warped, params, *value_range, noise)
     return warped.contiguous(memory_format=torch.channels_last), target
 
 
@@ -263,7 +263,7 @@ def warp(
     image: Tensor,
     mask: Tensor,
     shapes_hw: Tensor,
-    draws: DeviceDraws,
+    params: DeviceWarpParams,
     canvas_hw: tuple[int, int],
     ignore_outside: bool,
     points: int = ELASTIC_POINTS,
@@ -284,9 +284,9 @@ def warp(
     y = torch.arange(height, device=image.device, dtype=torch.float32) - (height - 1) / 2
     x = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
     basis_y, basis_x = (elastic_basis(side, image.device, points) for side in canvas_hw)
-    source = torch.matmul(torch.matmul(basis_y, draws.elastic), basis_x.T)  # (N, 2, H, W) px
-    a = draws.affine[:, :, :, None, None]
-    centre = (shapes_hw - 1) / 2 + draws.offset_yx
+    source = torch.matmul(torch.matmul(basis_y, params.elastic), basis_x.T)  # (N, 2, H, W) px
+    a = params.affine[:, :, :, None, None]
+    centre = (shapes_hw - 1) / 2 + params.offset_yx
     source = source + a[:, :, 0] * y[:, None] + a[:, :, 1] * x + centre[:, :, None, None]
 
     size = shapes_hw[:, :, None, None]
@@ -304,7 +304,7 @@ def warp(
     return out, target
 
 
-def change_colors(image: Tensor, draws: DeviceDraws, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
+def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
     """Gamma, brightness, contrast, channel gain, saturation, blur, noise; clipped to the value range.
 
     Args:
@@ -319,21 +319,21 @@ def change_colors(image: Tensor, draws: DeviceDraws, low: Tensor, high: Tensor, 
     def each(values: Tensor) -> Tensor:
         return values[:, None, None, None]
 
-    x = x ** each(draws.gamma)
-    factor = draws.contrast[:, None] * draws.gain  # contrast turns about mid-range
-    x = x * factor[:, :, None, None] + (each(draws.brightness) + 0.5 - 0.5 * each(draws.contrast))
+    x = x ** each(params.gamma)
+    factor = params.contrast[:, None] * params.gain  # contrast turns about mid-range
+    x = x * factor[:, :, None, None] + (each(params.brightness) + 0.5 - 0.5 * each(params.contrast))
     if image.shape[1] == 3:
         grey = x.mean(dim=1, keepdim=True)
-        x = grey + each(draws.saturation) * (x - grey)
+        x = grey + each(params.saturation) * (x - grey)
 
     def add_noise(some: Tensor, which: Tensor | slice) -> Tensor:
-        sides = zip(draws.noise_yx[which].long().unbind(1), x.shape[-2:], noise.shape[-2:], strict=True)
+        sides = zip(params.noise_yx[which].long().unbind(1), x.shape[-2:], noise.shape[-2:], strict=True)
         rows, columns = ((first[:, None] + torch.arange(s, device=x.device)) % wrap for first, s, wrap in sides)
         windows = noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
-        return some + each(draws.noise[which]) * windows
+        return some + each(params.noise[which]) * windows
 
-    x = _change_some(x, draws.blur_px, lambda some, which: _blur(some, draws.blur_px[which]))
-    x = _change_some(x, draws.noise, add_noise)
+    x = _change_some(x, params.blur_px, lambda some, which: _blur(some, params.blur_px[which]))
+    x = _change_some(x, params.noise, add_noise)
     return x.clamp(0, 1) * (high - low) + low
 
 

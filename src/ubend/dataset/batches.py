@@ -22,18 +22,18 @@ from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import (
     FROZEN_COPIES,
     Augment,
-    DeviceDraws,
+    DeviceWarpParams,
     augment,
-    draw_frozen,
-    draw_warps,
     noise_field,
+    sample_frozen,
+    sample_warps,
     warp,
 )
-from ubend.dataset.crops import Crops
 from ubend.dataset.foreground import Foreground
+from ubend.dataset.regions import Regions
 from ubend.dataset.sources import Source
 
-_AHEAD = 3  # batches read ahead of the device when the pictures do not fit on it
+_PREFETCH = 3  # batches read ahead of the device when the pictures do not fit on it
 
 
 @dataclass(frozen=True)
@@ -79,39 +79,39 @@ class TrainingBatches:
 
     def __init__(
         self,
-        pictures: Source,
+        source: Source,
         settings: AugmentPlan,
         seed: int,
         batch: int,
-        window_hw: tuple[int, int],
+        crop_hw: tuple[int, int],
         value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
         foreground: Foreground | None = None,
-        part: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
         pixel_weights: NDArray[np.float16] | None = None,
         augment: Augment = augment,
     ) -> None:
-        self.pictures, self.settings, self.seed = pictures, settings, seed
-        self.batch, self._whole = batch // part[1], batch
-        self._offset = part[0] * self.batch
-        self.window_hw, self._foreground = window_hw, foreground
+        self.source, self.settings, self.seed = source, settings, seed
+        self.batch, self._whole = batch // shard[1], batch
+        self._offset = shard[0] * self.batch
+        self.crop_hw, self._foreground = crop_hw, foreground
         self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
-        self._ends = np.cumsum(pictures.shown * self.copies)
+        self._ends = np.cumsum(source.shown * self.copies)
         self.items = int(self._ends[-1])  # what one epoch shows
-        device = pictures.device
-        channels = pictures.store.channels
+        device = source.device
+        channels = source.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
         self._range = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
-        self._ahead: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
-        self._drawn: dict[int, tuple[NDArray[np.float32], Crops]] = {}  # of steps that are being read
+        self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+        self._drawn: dict[int, tuple[NDArray[np.float32], Regions]] = {}  # of steps that are being read
         self.waited_s = 0.0
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        numbers = send(torch.from_numpy(self.numbers(step)), self.pictures.device)
-        batch = self.render(numbers, None if self.pictures.resident else self.fetch(step))
+        numbers = send(torch.from_numpy(self.numbers(step)), self.source.device)
+        batch = self.render(numbers, None if self.source.resident else self.fetch(step))
         return (
             batch
             if self._pixel_weights is None
@@ -123,15 +123,15 @@ class TrainingBatches:
         chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
-        draws = DeviceDraws.unpack(numbers[:, :-3], self.pictures.store.channels)
+        params = DeviceWarpParams.unpack(numbers[:, :-3], self.source.store.channels)
         unlabelled = torch.zeros(chosen.shape, dtype=torch.uint8, device=numbers.device)
         points = self.settings.elastic_grid
-        return warp(chosen[:, None], unlabelled, numbers[:, -3:-1], draws, self.window_hw, False, points)[0][:, 0]
+        return warp(chosen[:, None], unlabelled, numbers[:, -3:-1], params, self.crop_hw, False, points)[0][:, 0]
 
     def numbers(self, step: int) -> NDArray[np.float32]:
         """(B, K) all that is drawn for a step, for `render`: it travels to the device in one copy.
 
-        A row is `Draws.pack`, the (h, w) of the picture as stored, and its number as the bits of an int32.
+        A row is `WarpParams.pack`, the (h, w) of the picture as stored, and its number as the bits of an int32.
         """
         return self._draw(step)[0]
 
@@ -143,7 +143,7 @@ class TrainingBatches:
             fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
         """
         settings = self.settings
-        images, masks = (self.pictures.images, self.pictures.masks) if fetched is None else fetched
+        images, masks = (self.source.images, self.source.masks) if fetched is None else fetched
         # of the pictures at hand
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
@@ -152,27 +152,29 @@ class TrainingBatches:
         colors = settings.kind == "warp"
         ignore = colors and settings.out_of_frame == "ignored"
         noise, points = self._noise if colors else None, settings.elastic_grid
-        return Batch(*self._augment(images, masks, items, numbers, self.window_hw, self._range, noise, ignore, points))
+        return Batch(*self._augment(images, masks, items, numbers, self.crop_hw, self._range, noise, ignore, points))
 
-    def _draw(self, step: int) -> tuple[NDArray[np.float32], Crops]:
+    def _draw(self, step: int) -> tuple[NDArray[np.float32], Regions]:
         """What `numbers` gives for a step, and what is read for it."""
         if step not in self._drawn:
             items, positions, numbers = self._items(step)
-            crops, channels, rows = self.pictures.crops(numbers), self.pictures.store.channels, []
+            regions, channels, rows = self.source.regions(numbers), self.source.store.channels, []
             if self.settings.kind == "frozen":
-                native = self.pictures.store.native_hw[crops.numbers]
-                shapes = crops.size_hw, native
-                draws = draw_frozen(self.settings, self.seed, numbers, items % self.copies, shapes, channels)
-                rows.append(draws.pack())
+                native = self.source.store.native_hw[regions.numbers]
+                shapes = regions.size_hw, native
+                params = sample_frozen(self.settings, self.seed, numbers, items % self.copies, shapes, channels)
+                rows.append(params.pack())
             elif self.settings.kind == "warp":
                 shown = self._foreground.draw(numbers, positions) if self._foreground else None
-                draws = draw_warps(self.settings, self.seed, positions, crops.size_hw, self.window_hw, channels, shown)
-                draws, crops = self.pictures.narrow(draws, crops, self.window_hw, self.settings.elastic_grid)
-                rows.append(draws.pack())
-            rows += [crops.size_hw.astype(np.float32), numbers.astype(np.int32).view(np.float32)[:, None]]
-            while len(self._drawn) > _AHEAD:
+                params = sample_warps(
+                    self.settings, self.seed, positions, regions.size_hw, self.crop_hw, channels, shown
+                )
+                params, regions = self.source.narrow(params, regions, self.crop_hw, self.settings.elastic_grid)
+                rows.append(params.pack())
+            rows += [regions.size_hw.astype(np.float32), numbers.astype(np.int32).view(np.float32)[:, None]]
+            while len(self._drawn) > _PREFETCH:
                 del self._drawn[next(iter(self._drawn))]
-            self._drawn[step] = np.concatenate(rows, axis=1), crops
+            self._drawn[step] = np.concatenate(rows, axis=1), regions
         return self._drawn[step]
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -184,17 +186,17 @@ class TrainingBatches:
     def wait_for_reading(self) -> None:
         """Until what is being read is there, and nothing more is read: while a step is captured, no other thread may
         ask for memory."""
-        for _step, reading in self._ahead:
+        for _step, reading in self._prefetched:
             reading.exception()
 
     def fetch(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) and (B, H, W): a step's pictures, brought to the device; the next ones are being read."""
-        if not self._ahead or self._ahead[0][0] != step:
-            self._ahead.clear()  # a jump: after a resume, or when somebody looks at an old batch
-        while len(self._ahead) < _AHEAD:
-            following = self._ahead[-1][0] + 1 if self._ahead else step
-            self._ahead.append((following, self.pictures.take_ahead(self._draw(following)[1])))
-        began = time.monotonic()
-        fetched = self._ahead.popleft()[1].result()
-        self.waited_s += time.monotonic() - began
+        if not self._prefetched or self._prefetched[0][0] != step:
+            self._prefetched.clear()  # a jump: after a resume, or when somebody looks at an old batch
+        while len(self._prefetched) < _PREFETCH:
+            following = self._prefetched[-1][0] + 1 if self._prefetched else step
+            self._prefetched.append((following, self.source.prefetch(self._draw(following)[1])))
+        started = time.monotonic()
+        fetched = self._prefetched.popleft()[1].result()
+        self.waited_s += time.monotonic() - started
         return fetched

@@ -31,7 +31,7 @@ _NEGLIGIBLE = 1e-3  # less weight than this is 0
 _THREADS = 4
 
 
-def weigh_borders(
+def border_weights(
     ids: NDArray[np.integer], ground: NDArray[np.bool_], w0: float, sigma_px: float
 ) -> NDArray[np.float32]:
     """The second term of the weight map.
@@ -64,7 +64,7 @@ def weigh_borders(
     return weighed
 
 
-def weigh_pictures(data: Dataset, pictures: Source, settings: TrainPlan) -> NDArray[np.float16] | None:
+def border_weights_of(data: Dataset, images: Source, settings: TrainPlan) -> NDArray[np.float16] | None:
     """The border weights of training pictures, at the size at which they are learnt; None where none are asked for.
 
     Objects are those of the true ids beside the pictures (`find_ids`), else those of the masks, told apart as
@@ -77,12 +77,12 @@ def weigh_pictures(data: Dataset, pictures: Source, settings: TrainPlan) -> NDAr
     """
     if not settings.border_weight:
         return None
-    names, numbers = data.labels.names, pictures.numbers.tolist()
+    names, numbers = data.labels.names, images.numbers.tolist()
     paths = [data.folder.pairs[number].image for number in numbers]
     sizes = [(int(height), int(width)) for height, width in data.store.native_hw[numbers]]
     folder, kinds = find_ids(data), object_classes(names)
     files = None if folder is None else find_truth(folder, dict(zip(paths, sizes, strict=True)), names)
-    weights = np.zeros((len(numbers), *pictures.canvas_hw), np.float16)
+    weights = np.zeros((len(numbers), *images.canvas_hw), np.float16)
 
     def weigh(item: int) -> None:
         mask = data.store.mask(numbers[item])
@@ -93,7 +93,7 @@ def weigh_pictures(data: Dataset, pictures: Source, settings: TrainPlan) -> NDAr
         )
         ground = ~np.isin(mask, [*kinds, IGNORED])
         height, width = mask.shape
-        weights[item, :height, :width] = weigh_borders(
+        weights[item, :height, :width] = border_weights(
             found.ids[rows[:, None], columns], ground, settings.border_weight, settings.border_sigma_px
         )
 

@@ -20,32 +20,32 @@ from ubend.core.errors import DataError, PairError, Problem, SettingError, Train
 from ubend.core.files import csv_cell, csv_text, resolve_many
 from ubend.core.i18n import _
 from ubend.core.plan import Facts, ImageFormat, Width
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
 from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
-    Survey,
+    LabelScan,
     agree_channels,
-    count_values,
     damaged_cache,
     find_damage,
     read_headers,
-    survey_masks,
-    unknown_codes_problem,
+    scan_masks,
+    scan_masks_uncached,
+    unknown_values_problem,
 )
 from ubend.dataset.splits import find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
-from ubend.io.file_cache import KnownFiles
+from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
-from ubend.labels.classes import Told, find_classes, find_strangers
-from ubend.labels.label_values import code_words
-from ubend.labels.mask_files import FileMask, mask_to_text, read_codes
+from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
+from ubend.labels.label_values import format_values
+from ubend.labels.mask_files import FileMask, mask_to_text, read_label_values
 from ubend.labels.match_classes import drop_absent, match_classes, match_palettes
 from ubend.labels.value_table import parse_table
-from ubend.layouts.folder import Asked, read_folder, read_pairs
-from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
+from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
@@ -53,7 +53,7 @@ _Found = TypeVar("_Found")
 _PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
-_STATISTICS_PICTURES = 1000  # of the training part, evenly taken; more do not move the third digit
+_STATISTICS_IMAGES = 1000  # of the training part, evenly taken; more do not move the third digit
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,24 @@ class Dataset:
     folder: Folder
     store: Store
     labels: LabelMap
-    parts: tuple[Part, ...]
+    splits: tuple[SplitName, ...]
     widths: Mapping[str, Width]
     images: ImageFormat
     sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
 
-    def numbers(self, part: Part) -> NDArray[np.int64]:
+    def numbers(self, split: SplitName) -> NDArray[np.int64]:
         """The pictures of a part, by their number in the store."""
-        return np.array([i for i, mine in enumerate(self.parts) if mine == part], np.int64)
+        return np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
 
-    def pairs(self, part: Part) -> list[Pair]:
-        return [pair for pair, mine in zip(self.folder.pairs, self.parts, strict=True) if mine == part]
+    def pairs(self, split: SplitName) -> list[Pair]:
+        return [pair for pair, assigned in zip(self.folder.pairs, self.splits, strict=True) if assigned == split]
 
     @property
-    def score_part(self) -> Part:
+    def scored_split(self) -> SplitName:
         """The part that scores are made on: test, or validation where there is no test."""
-        return "test" if "test" in self.parts else "val"
+        return "test" if "test" in self.splits else "val"
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part, but for
@@ -169,17 +169,17 @@ class Dataset:
     def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
         """(number, (P, C) pixels that were seen) of images: of so many, large ones in pieces, of which many are evenly
         thinned out; P may be 0."""
-        numbers = _evenly(numbers, _STATISTICS_PICTURES)
+        numbers = _evenly(numbers, _STATISTICS_IMAGES)
         pieces = [
             (int(number), start, min(start + _PIECE_PIXELS, pixels))
             for number, pixels in zip(numbers, self.store.shapes_hw[numbers].prod(axis=1).tolist(), strict=True)
             for start in range(0, pixels, _PIECE_PIXELS)
         ]
-        for place in _evenly(np.arange(len(pieces)), _STATISTICS_PICTURES):
-            number, start, stop = pieces[place]
-            pixels, unseen = self.store.image(number).reshape(-1, self.store.channels), self.store.unseen(number)
+        for index in _evenly(np.arange(len(pieces)), _STATISTICS_IMAGES):
+            number, start, stop = pieces[index]
+            pixels, invalid = self.store.image(number).reshape(-1, self.store.channels), self.store.invalid(number)
             piece = pixels[start:stop]
-            yield number, piece if unseen is None else piece[~unseen.reshape(-1)[start:stop]]
+            yield number, piece if invalid is None else piece[~invalid.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
@@ -219,7 +219,7 @@ class Dataset:
         than sideways: photographs of the upright world do, microscope pictures do not."""
         background = background_class(self.labels.names)
         offsets = []
-        for number in _evenly(self.numbers("train"), _STATISTICS_PICTURES):
+        for number in _evenly(self.numbers("train"), _STATISTICS_IMAGES):
             index = self.store.mask(int(number))
             thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # places need not be known to the pixel
             index = index[::thin, ::thin]
@@ -240,25 +240,25 @@ class Dataset:
         """The data list as CSV: name, files, part, group, hashes."""
         resolve = resolve_many()  # so that the run can be scored from anywhere
         rows = [DATA_COLUMNS]
-        for pair, part, hashes in zip(self.folder.pairs, self.parts, self.store.hashes, strict=True):
+        for pair, split, hashes in zip(self.folder.pairs, self.splits, self.store.hashes, strict=True):
             image, mask = resolve(pair.image), mask_to_text(pair.mask, resolve)
-            rows.append((pair.name, image, mask, part, pair.group or "", hashes[0], hashes[1]))
+            rows.append((pair.name, image, mask, split, pair.group or "", hashes[0], hashes[1]))
         return csv_text(rows)
 
     def skipped_table(self) -> str:
         """The pairs that were left out, as CSV: name, problem."""
-        rows = [*self.folder.skipped, *((pair.name, problem) for pair, why in self.skipped for problem in why)]
+        rows = [*self.folder.skipped, *((pair.name, problem) for pair, cause in self.skipped for problem in cause)]
         return csv_text([SKIPPED_COLUMNS, *rows])
 
     def split_table(self) -> str:
         """The split as `--split` takes it back: file, split, group; a pair that was left out is named too."""
         pairs = [
-            *zip(self.folder.pairs, self.parts, strict=True),
-            *((p, p.part or "train") for p, _why in self.skipped),
+            *zip(self.folder.pairs, self.splits, strict=True),
+            *((p, p.split or "train") for p, _why in self.skipped),
         ]
-        return csv_text([SPLIT_COLUMNS, *((pair.name, part, pair.group or "") for pair, part in pairs)])
+        return csv_text([SPLIT_COLUMNS, *((pair.name, split, pair.group or "") for pair, split in pairs)])
 
-    def with_parts_of(self, table: str) -> "Dataset":
+    def with_splits_of(self, table: str) -> "Dataset":
         """The same data with the split of a saved data list.
 
         Raises:
@@ -277,7 +277,7 @@ class Dataset:
                 ),
                 path=self.folder.root,
             )
-        return replace(self, parts=tuple(cast(Part, row["split"]) for row in rows))
+        return replace(self, splits=tuple(cast(SplitName, row["split"]) for row in rows))
 
 
 def find_folder(settings: Settings) -> Folder:
@@ -291,26 +291,28 @@ def find_folder(settings: Settings) -> Folder:
     def find(pairs: Sequence[Pair]) -> list[str]:
         return [problem for problems in find_damage(pairs, data.channels).values() for problem in problems]
 
-    asked = Asked(Path(data.split) if data.split else None, data.skip_bad, find)
+    options = ReadOptions(Path(data.split) if data.split else None, data.skip_bad, find)
     if data.images is not None and data.masks is not None and data.folder is None:
-        return read_pairs(data.images, data.masks, asked)
+        return read_pairs(data.images, data.masks, options)
     if data.images is not None or data.masks is not None:
         raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
     if data.folder is None:
         raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"), key="data.folder")
-    return read_folder(Path(data.folder), asked)
+    return read_folder(Path(data.folder), options)
 
 
-def open_dataset(settings: Settings, device: str, cache: Path, teller: Teller) -> Dataset:
+def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporter) -> Dataset:
     """Understand a folder; everything wrong with it is told at once, before anything is trained.
 
     With `data.skip_bad`, pairs that cannot be used are left out and recorded.
 
     Raises:
-        DataError: see `read_folder`, `survey_masks`, `find_classes`, `open_store`, `split_pairs`.
+        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`.
         OutputError: the cache cannot be written, or there is not enough room.
     """
-    return read_usable(settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, teller, skipped))
+    return read_usable(
+        settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, reporter, skipped)
+    )
 
 
 def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
@@ -342,7 +344,7 @@ def _open_folder(
     settings: Settings,
     device: str,
     cache: Path,
-    teller: Teller,
+    reporter: Reporter,
     skipped: Sequence[tuple[Pair, list[str]]],
 ) -> Dataset:
     """The data set of these pairs.
@@ -351,21 +353,23 @@ def _open_folder(
         PairError: pairs that cannot be used.
     """
     pairs = folder.pairs
-    found = survey_folder(folder, settings, cache, teller)
+    found = scan_folder(folder, settings, cache, reporter)
     labels, remarks = found.labels, found.remarks
-    widths = find_widths(pairs, found.shapes_hw, labels, [mask for _image, mask in found.hashes], cache, teller.say)
+    widths = find_widths(
+        pairs, found.shapes_hw, labels, [mask for _image, mask in found.hashes], cache, reporter.report
+    )
     native_hw = np.array(found.shapes_hw, np.int64)
     images = choose_format(settings, native_hw, found.channels, labels.classes, widths, device)
     sizing = Sizing(images.size, images.resize != "squash", images.channels)
-    teller.begin(_("reading pictures"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, teller.count, teller.say)
-    teller.end()
+    reporter.begin(_("reading pictures"), len(pairs))
+    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, reporter.count, reporter.report)
+    reporter.end()
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
         line = _("{path}: no pixel of this mask has a class")
         paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
-    if count := int(store.has_unseen.sum()):
+    if count := int(store.has_invalid.sum()):
         line = _(
             "{count} of {all} images have pixels that were not seen (nodata, alpha 0, NaN or a mask in the file); they "
             "are neither learnt nor scored"
@@ -373,7 +377,7 @@ def _open_folder(
         remarks.append(line.format(count=count, all=len(pairs)))
     split = split_pairs(
         [pair.name for pair in pairs],
-        [pair.part for pair in pairs],
+        [pair.split for pair in pairs],
         [pair.group for pair in pairs],
         find_near_duplicates(store.thumbnails),
         settings.train.seed,
@@ -383,13 +387,15 @@ def _open_folder(
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
-    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.parts)]
-    return Dataset(folder, store, labels, split.parts, widths, images, sizing, remarks, tuple(skipped))
+    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
+    return Dataset(folder, store, labels, split.splits, widths, images, sizing, remarks, tuple(skipped))
 
 
-def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], parts: Sequence[Part]) -> list[str]:
+def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
     """Lines on classes that no training image holds, or no other image does; `pixels` (N, 256) of each image."""
-    where = [{part for part, count in zip(parts, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()]
+    where = [
+        {split for split, count in zip(splits, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()
+    ]
     untrained = [name for name, found in zip(names, where, strict=True) if found and "train" not in found]
     unscored = [name for name, found in zip(names, where, strict=True) if found == {"train"}]
     lines = (
@@ -400,7 +406,7 @@ def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], parts: Se
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class FolderScan:
     """What headers and masks of a folder tell, before pictures are decoded.
 
     Attributes:
@@ -418,7 +424,7 @@ class Surveyed:
     remarks: list[str]
 
 
-def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Teller) -> Surveyed:
+def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Reporter) -> FolderScan:
     """Headers, masks and class table of a folder's pairs.
 
     Raises:
@@ -426,33 +432,33 @@ def survey_folder(folder: Folder, settings: Settings, cache: Path, teller: Telle
         DataError: the masks do not tell the classes.
     """
     pairs = folder.pairs
-    known = KnownFiles(cache, folder.root, settings.data.channels)
-    if known.damaged:
-        teller.say(damaged_cache(known.damaged))
-    headers = read_headers(pairs, settings.data.channels, known)
+    file_cache = FileCache(cache, folder.root, settings.data.channels)
+    if file_cache.damaged:
+        reporter.report(damaged_cache(file_cache.damaged))
+    headers = read_headers(pairs, settings.data.channels, file_cache)
     channels, notes = agree_channels(headers, pairs, settings.data.channels)
     shapes = [header.size_hw for header in headers]
-    hashes = hash_pairs(pairs, known)
-    known.save()
-    teller.begin(_("reading masks"), len(pairs))
-    survey = survey_masks(pairs, shapes, [mask for _image, mask in hashes], cache, teller.count, teller.say)
-    teller.end()
-    labels, remarks = _find_classes(folder, settings, survey)
-    strange = find_strangers(survey, labels)
-    if strange:
-        raise PairError({pairs[i].name: [unknown_codes_problem(pairs[i], strange[i], labels)] for i in strange})
-    return Surveyed(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
+    hashes = hash_pairs(pairs, file_cache)
+    file_cache.save()
+    reporter.begin(_("reading masks"), len(pairs))
+    label_scan = scan_masks(pairs, shapes, [mask for _image, mask in hashes], cache, reporter.count, reporter.report)
+    reporter.end()
+    labels, remarks = _find_classes(folder, settings, label_scan)
+    unknown = find_unknown_values(label_scan, labels)
+    if unknown:
+        raise PairError({pairs[i].name: [unknown_values_problem(pairs[i], unknown[i], labels)] for i in unknown})
+    return FolderScan(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
 
 
-def _find_classes(folder: Folder, settings: Settings, survey: Survey) -> tuple[LabelMap, list[str]]:
-    told = Told(
+def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> tuple[LabelMap, list[str]]:
+    hints = LabelHints(
         settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
     )
     try:
-        return find_classes(survey, told)
+        return find_classes(label_scan, hints)
     except DataError as error:
         raise DataError(
-            f"{error}{_oddest_masks(folder.pairs, survey)}", path=error.path or folder.root, key=error.key
+            f"{error}{_oddest_masks(folder.pairs, label_scan)}", path=error.path or folder.root, key=error.key
         ) from error
 
 
@@ -477,19 +483,19 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
     named = settings.data.classes is not None or folder.classes is not None
     pairs = folder.pairs if named else chosen
     try:
-        plain = not named and read_codes(chosen[0].mask, (1, 1)).palette is None
+        plain = not named and read_label_values(chosen[0].mask, (1, 1)).palette is None
     except DataError as error:
         raise PairError({chosen[0].name: error.problems}) from error
     if plain and model.classes == 2:
         return model
-    survey = count_values(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
+    label_scan = scan_masks_uncached(pairs, [header.size_hw for header in read_headers(pairs, settings.data.channels)])
     if not named:
-        return drop_absent(survey, model if plain else match_palettes(survey, model))
-    labels, _remarks = _find_classes(folder, settings, survey)
+        return drop_absent(label_scan, model if plain else match_palettes(label_scan, model))
+    labels, _remarks = _find_classes(folder, settings, label_scan)
     names = {pair.name for pair in chosen}
     wanted = np.array([pair.name in names for pair in folder.pairs])
-    codes = survey.entries(labels.kind)[wanted[survey.mask_of]]
-    occurring = set(labels.classify(np.unique(codes))[0].tolist()) - {IGNORED}
+    values = label_scan.entries(labels.kind)[wanted[label_scan.mask_of]]
+    occurring = set(labels.classify(np.unique(values))[0].tolist()) - {IGNORED}
     numbered = all(isinstance(pair.mask, FileMask) for pair in folder.pairs)
     try:
         return match_classes(labels, model, occurring, numbered=numbered)
@@ -497,20 +503,20 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         raise DataError(str(error), path=folder.root, key=error.key) from error
 
 
-def _oddest_masks(pairs: Sequence[Pair], survey: Survey) -> str:
+def _oddest_masks(pairs: Sequence[Pair], label_scan: LabelScan) -> str:
     """What to add to a message: the masks that hold codes which few others hold; the trouble is likely to be there."""
-    entries = survey.entries(survey.kind())
-    _codes, which, masks = np.unique(entries, return_inverse=True, return_counts=True)
-    rarity = np.minimum.reduceat(masks[which], survey.starts[:-1].clip(max=max(0, len(entries) - 1)))
-    worst = [int(i) for i in np.argsort(rarity, kind="stable")[:3] if rarity[i] < len(survey) / 2]
+    entries = label_scan.entries(label_scan.kind())
+    _codes, inverse, masks = np.unique(entries, return_inverse=True, return_counts=True)
+    rarity = np.minimum.reduceat(masks[inverse], label_scan.starts[:-1].clip(max=max(0, len(entries) - 1)))
+    worst = [int(i) for i in np.argsort(rarity, kind="stable")[:3] if rarity[i] < len(label_scan) / 2]
     if not worst:
         return ""
-    rare = {i: entries[survey.mask_of == i][masks[which[survey.mask_of == i]] == rarity[i]] for i in worst}
-    named = [f"{pairs[i].mask.path}: {code_words(rare[i].tolist(), survey.kind())}" for i in worst]
+    rare = {i: entries[label_scan.mask_of == i][masks[inverse[label_scan.mask_of == i]] == rarity[i]] for i in worst}
+    named = [f"{pairs[i].mask.path}: {format_values(rare[i].tolist(), label_scan.kind())}" for i in worst]
     return _(" (rare codes: {masks})").format(masks=", ".join(named))
 
 
-def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    if len(numbers) <= most:
+def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
+    if len(numbers) <= maximum:
         return numbers
-    return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
+    return numbers[np.linspace(0, len(numbers) - 1, maximum).astype(np.int64)]

@@ -23,12 +23,12 @@ from typing import IO, Any
 
 from ubend._version import __version__
 from ubend.core.errors import DataError
-from ubend.core.files import telling_writes, write_json
+from ubend.core.files import explain_write_errors, write_json
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 
 _CHUNK_BYTES = 2**18
-_LEAST_BYTES_S = 128  # slower than this for as long as a stall lasts is a stall
+_MIN_BYTES_S = 128  # slower than this for as long as a stall lasts is a stall
 _LONGEST_PAUSE_S = 30.0
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP answers that may be another one soon
 _MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
@@ -112,7 +112,7 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def download(remote: Remote, target: Path, teller: Teller) -> None:
+def download(remote: Remote, target: Path, reporter: Reporter) -> None:
     """Bring a file to `target`; what came of it before is used, and kept when this ends early.
 
     Raises:
@@ -123,15 +123,15 @@ def download(remote: Remote, target: Path, teller: Teller) -> None:
     problems = []
     for url in remote.urls:
         try:
-            _download_from(url, remote, part, teller)
-            with telling_writes(target):
+            _download_from(url, remote, part, reporter)
+            with explain_write_errors(target):
                 part.path.replace(target)
             part.note.unlink(missing_ok=True)
             return
         except _RefusedError as refusal:
             problems.append(f"{url}: {refusal}")
         finally:
-            teller.end()
+            reporter.end()
     raise DataError(
         _(
             "cannot download {name}: {problems}; try again (it goes on where it stopped), or bring the file by other "
@@ -154,14 +154,14 @@ def check_file(path: Path, remote: Remote) -> str | None:
     return _("its MD5 is {found}, but {published} was published").format(found=digest.hexdigest(), published=remote.md5)
 
 
-def _download_from(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
+def _download_from(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
     """Fill the part from one address, over as many connections as that takes."""
     failures, furthest = 0, part.size()
     while True:
         resumed = part.size() > 0
         try:
             if not resumed or part.size() != part.origin().get("total"):  # else it was killed before the check
-                _connect(url, remote, part, teller)
+                _connect(url, remote, part, reporter)
             if (wrong := check_file(part.path, remote)) is None:
                 return
             part.drop()
@@ -174,7 +174,7 @@ def _download_from(url: str, remote: Remote, part: _Part, teller: Teller) -> Non
             time.sleep(min(_LONGEST_PAUSE_S, PATIENCE.pause_s * 2**failures))
 
 
-def _connect(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
+def _connect(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
     """One connection; returns when the server has given all of the file."""
     origin, have = part.origin(), part.size()
     validator = origin.get("validator") if origin.get("url") == url else None
@@ -184,13 +184,13 @@ def _connect(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
     headers = {"User-Agent": f"ubend/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", **({"If-Range": validator} if validator else {})}
-    with _telling_failures(part):
+    with _explain_failures(part):
         request = urllib.request.Request(url, headers=headers)
-        answer = urllib.request.build_opener(_SafeRedirects).open(request, timeout=PATIENCE.stall_s)
-    with answer:
-        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=PATIENCE.stall_s)
+    with response:
+        if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise _RefusedError(_("a web page came instead of the file"))
-        start, total, now = *_position(answer), _validator(answer.headers)
+        start, total, now = *_position(response), _validator(response.headers)
         if start is not None and (
             start != have or origin.get("total") not in (None, total) or (validator and now and validator != now)
         ):
@@ -198,41 +198,41 @@ def _connect(url: str, remote: Remote, part: _Part, teller: Teller) -> None:
             raise _BrokenError(_("the file on the server has changed since its first part was downloaded"))
         if remote.md5 is not None and total not in (None, remote.size):
             raise _RefusedError(_wrong_size(total or 0, remote))
-        with telling_writes(part.path):
+        with explain_write_errors(part.path):
             write_json(part.note, {"url": url, "validator": now, "total": total})
-        _receive(answer, part, start or 0, total, remote, teller)
+        _receive(response, part, start or 0, total, remote, reporter)
 
 
-def _position(answer: Any) -> tuple[int | None, int | None]:
+def _position(response: Any) -> tuple[int | None, int | None]:
     """(first byte of an answer that goes on with a file, None when it begins anew; bytes of the whole, if told)."""
-    if answer.status == 200:
-        length = answer.headers.get("Content-Length", "")
+    if response.status == 200:
+        length = response.headers.get("Content-Length", "")
         return None, int(length) if length.isdecimal() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-    if answer.status != 206 or found is None:
-        raise _RefusedError(_("HTTP {code} instead of the file").format(code=answer.status))
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    if response.status != 206 or found is None:
+        raise _RefusedError(_("HTTP {code} instead of the file").format(code=response.status))
     return int(found[1]), int(found[2])
 
 
-def _receive(answer: Any, part: _Part, have: int, total: int | None, remote: Remote, teller: Teller) -> None:
+def _receive(response: Any, part: _Part, have: int, total: int | None, remote: Remote, reporter: Reporter) -> None:
     """The bytes of an answer, added to the first `have` bytes of the part."""
-    most = 2 * remote.size
-    teller.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
-    with telling_writes(part.path), part.path.open("r+b" if have else "wb") as file:
+    maximum = 2 * remote.size
+    reporter.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
+    with explain_write_errors(part.path), part.path.open("r+b" if have else "wb") as file:
         file.seek(have)
         since, came = time.monotonic(), 0
         while total is None or have < total:
-            if max(have, total or 0) > most:
+            if max(have, total or 0) > maximum:
                 raise _RefusedError(_wrong_size(max(have, total or 0), remote))
-            with _telling_failures(part):
-                data = answer.read1(_CHUNK_BYTES if total is None else min(_CHUNK_BYTES, total - have))
+            with _explain_failures(part):
+                data = response.read1(_CHUNK_BYTES if total is None else min(_CHUNK_BYTES, total - have))
             if not data:
                 break
             file.write(data)
             have, came = have + len(data), came + len(data)
-            teller.count(_mib(have))
+            reporter.count(_mib(have))
             if time.monotonic() - since > PATIENCE.stall_s:
-                if came < _LEAST_BYTES_S * PATIENCE.stall_s:
+                if came < _MIN_BYTES_S * PATIENCE.stall_s:
                     raise _BrokenError(_stalled())
                 since, came = time.monotonic(), 0
     if total is not None and have < total:
@@ -246,7 +246,7 @@ def _validator(headers: Message) -> str | None:
 
 
 @contextmanager
-def _telling_failures(part: _Part) -> Iterator[None]:
+def _explain_failures(part: _Part) -> Iterator[None]:
     """Errors of the network as one of ours."""
     try:
         yield

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FAR = 100  # times the range of all other values: the gap before a value that is no measurement (docs/decisions.md)
-_MOST_SHARE = 0.5  # of the pixels: what more of them hold is no exception
-_LEAST_BINS = 8  # other values; of fewer, as in drawn images, the range says nothing
+_MAX_SHARE = 0.5  # of the pixels: what more of them hold is no exception
+_MIN_BINS = 8  # other values; of fewer, as in drawn images, the range says nothing
 _BINS = 2**16  # the upper half of a float32: sign, exponent and 7 bits of the fraction
 _SHOWN_VALUES = 3
 _RESOLUTION = 1 / 128  # of a bin, relative to its value
@@ -64,10 +64,10 @@ def _bounds(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[flo
 
 def _count_far(values: NDArray[np.float64], counts: NDArray[np.int64]) -> int:
     """How many of the greatest of (K,) ascending values lie far above all others."""
-    if len(values) <= _LEAST_BINS:
+    if len(values) <= _MIN_BINS:
         return 0
     spread = values[:-1] - values[0] + _RESOLUTION * np.maximum(np.abs(values[:-1]), abs(values[:1]))
     share = np.cumsum(counts[::-1])[::-1][1:] / max(1, counts.sum())
-    far = (np.diff(values) > _FAR * spread) & (share <= _MOST_SHARE)
-    far[: _LEAST_BINS - 1] = False
+    far = (np.diff(values) > _FAR * spread) & (share <= _MAX_SHARE)
+    far[: _MIN_BINS - 1] = False
     return int(len(values) - 1 - np.flatnonzero(far)[0]) if far.any() else 0

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ubend.core.counter_rng import draw_uniform
 
-_MOST_CANDIDATES = 256  # pixels kept of each class of each picture
-_MOST_BYTES = 2**26  # of all candidates together
+_MAX_CANDIDATES = 256  # pixels kept of each class of each picture
+_MAX_BYTES = 2**26  # of all candidates together
 _PART_PIXELS = 2**22  # of a mask that is looked through at once
 
 
@@ -35,7 +35,7 @@ class Foreground:
         self, mask: Callable[[int], NDArray[np.uint8]], items: int, classes: tuple[int, ...], share: float, seed: int
     ) -> None:
         self._mask, self._classes, self.share, self._seed = mask, classes, share, seed
-        self._count = int(np.clip(_MOST_BYTES // (8 * max(1, items * len(classes))), 1, _MOST_CANDIDATES))
+        self._count = int(np.clip(_MAX_BYTES // (8 * max(1, items * len(classes))), 1, _MAX_CANDIDATES))
         self._known: dict[int, list[NDArray[np.int32]]] = {}
 
     def draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -67,13 +67,13 @@ class Foreground:
                 if total > self._count:
                     chosen = draw_uniform(self._seed, "candidates", np.array([item]), self._count, number)[0]
                     ranks = (chosen * total).astype(np.int64)
-                places, before = np.empty(len(ranks), np.int64), 0
+                positions, before = np.empty(len(ranks), np.int64), 0
                 for row, part, count in zip(range(0, len(mask), step), parts, counts, strict=True):
                     here = (ranks >= before) & (ranks < before + count)
                     if here.any():
-                        places[here] = row * mask.shape[1] + np.flatnonzero(part == number)[ranks[here] - before]
+                        positions[here] = row * mask.shape[1] + np.flatnonzero(part == number)[ranks[here] - before]
                     before += count
-                if len(places):
-                    found.append(np.stack(np.divmod(places, mask.shape[1]), axis=1).astype(np.int32))
+                if len(positions):
+                    found.append(np.stack(np.divmod(positions, mask.shape[1]), axis=1).astype(np.int32))
             self._known[item] = found
         return self._known[item]

@@ -14,9 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ubend.core.errors import DataError, OutputError
-from ubend.core.files import Need, default_cache, refuse_full, write_json
+from ubend.core.files import DiskRequirement, check_disk_space, default_cache, write_json
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.download import Remote, check_file, download
 from ubend.dataset.unpack import unpack
 
@@ -93,7 +93,7 @@ _RECORD = ".files.json"  # of an unpacked set: size, time of its last change (ns
 _UNPACKED = 1.2  # bytes of the unpacked pictures for each that is downloaded, at most
 
 
-def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Teller) -> Path:
+def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: Reporter) -> Path:
     """The folder that is meant: an existing one, or that of a named data set, which is downloaded if need be.
 
     Args:
@@ -107,8 +107,10 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, teller: Te
     folder, name = Path(name_or_folder), str(name_or_folder)
     wanted = named_set(name, root)
     if wanted is not None:
-        place = (default_cache() / "datasets" if root is None else Path(root)) / name
-        return _find_copy(wanted, place, name, root is None) or _bring(name, wanted, place, root is None, teller)
+        target = (default_cache() / "datasets" if root is None else Path(root)) / name
+        return _find_copy(wanted, target, name, root is None) or _download_set(
+            name, wanted, target, root is None, reporter
+        )
     if root is not None:
         raise DataError(
             _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
@@ -133,8 +135,8 @@ def named_set(name_or_folder: str | Path, root: str | Path | None) -> NamedSet |
 
 def list_datasets(cache: Path) -> list[tuple[Path, int]]:
     """The named sets in a cache, whole or in part, with their sizes in bytes."""
-    places = [path for name in NAMED_SETS if (path := cache / "datasets" / name).is_dir()]
-    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in places]
+    candidates = [path for name in NAMED_SETS if (path := cache / "datasets" / name).is_dir()]
+    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in candidates]
 
 
 def clear_datasets(cache: Path) -> int:
@@ -146,14 +148,14 @@ def clear_datasets(cache: Path) -> int:
     return freed
 
 
-def _find_copy(wanted: NamedSet, place: Path, name: str, in_cache: bool) -> Path | None:
+def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Path | None:
     """Where the set lies unpacked: where we put it, or in any of the usual places beside and above. In the cache, what
     we put there is not found where it is damaged.
 
     Raises:
         DataError: there is a part of it.
     """
-    tops = [place / wanted.folder, place, place.parent / wanted.folder, place.parent]
+    tops = [target / wanted.folder, target, target.parent / wanted.folder, target.parent]
     folders = [inner for top in tops for inner in (top / wanted.top, top)]
     found = next((folder for folder in folders if all((folder / part).is_dir() for part in wanted.contents)), None)
     if found and in_cache and found.is_relative_to(tops[0]):
@@ -206,91 +208,92 @@ def _check_sum(path: Path) -> int:
     return zlib.crc32(path.read_bytes())
 
 
-def _bring(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Teller) -> Path:
+def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> Path:
     """Download what is not at hand, unpack it, and give it its place when it is whole."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / ".lock")
+        target.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target / ".lock")
         try:
-            held = lock.acquire(timeout=0)
+            acquired = lock.acquire(timeout=0)
         except Timeout:
-            teller.say(_("waiting for another process that is downloading {name}").format(name=name))
-            held = lock.acquire()
-        with held:
-            if found := _find_copy(wanted, place, name, in_cache):  # by the other one
+            reporter.report(_("waiting for another process that is downloading {name}").format(name=name))
+            acquired = lock.acquire()
+        with acquired:
+            if found := _find_copy(wanted, target, name, in_cache):  # by the other one
                 return found
-            if in_cache and (place / wanted.folder).exists():
+            if in_cache and (target / wanted.folder).exists():
                 line = _("note: {name} in the cache was damaged and is downloaded again ({path})")
-                teller.say(line.format(name=name, path=place / wanted.folder))
-            archives = _gather(name, wanted, place, in_cache, teller)
+                reporter.report(line.format(name=name, path=target / wanted.folder))
+            archives = _collect_archives(name, wanted, target, in_cache, reporter)
             try:
-                _unpack_all(wanted, archives, place, in_cache, teller)
+                _unpack_all(wanted, archives, target, in_cache, reporter)
             except DataError:  # useless, and the next time begins anew
-                _drop_own(archives, place, in_cache)
+                _delete_own(archives, target, in_cache)
                 raise
-            _drop_own(archives, place, in_cache)
+            _delete_own(archives, target, in_cache)
     except OSError as error:
         raise OutputError(
             _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
-                path=place, reason=error.strerror or error
+                path=target, reason=error.strerror or error
             ),
-            path=place,
+            path=target,
         ) from error
-    found = _find_copy(wanted, place, name, in_cache)
+    found = _find_copy(wanted, target, name, in_cache)
     assert found is not None  # it was whole when it got its place
     return found
 
 
-def _drop_own(archives: list[Path], place: Path, in_cache: bool) -> None:
+def _delete_own(archives: list[Path], target: Path, in_cache: bool) -> None:
     """In the cache archives only take room; under --root they may be somebody's."""
     for archive in archives:
-        if in_cache and archive.parent == place:
+        if in_cache and archive.parent == target:
             archive.unlink(missing_ok=True)
 
 
-def _gather(name: str, wanted: NamedSet, place: Path, in_cache: bool, teller: Teller) -> list[Path]:
+def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> list[Path]:
     """The archives of a set: those at hand, checked, and the others downloaded."""
     archives, absent = [], []
     for file in wanted.files:
-        places = (place, place.parent, place.parent / wanted.folder)
-        at_hand = next((path for folder in places if (path := folder / file.name).is_file()), None)
-        if at_hand is not None and (wrong := check_file(at_hand, file)):
-            if not in_cache or at_hand.parent != place:
+        candidates = (target, target.parent, target.parent / wanted.folder)
+        local_file = next((path for folder in candidates if (path := folder / file.name).is_file()), None)
+        if local_file is not None and (wrong := check_file(local_file, file)):
+            if not in_cache or local_file.parent != target:
                 raise DataError(
-                    _("{path}: {reason}; delete it, or get it anew").format(path=at_hand, reason=wrong), path=at_hand
+                    _("{path}: {reason}; delete it, or get it anew").format(path=local_file, reason=wrong),
+                    path=local_file,
                 )
             line = _("note: {path} was damaged and is downloaded again ({reason})")
-            teller.say(line.format(path=at_hand, reason=wrong))
-            at_hand = None
-        archives.append(at_hand or place / file.name)
-        if at_hand is None:
+            reporter.report(line.format(path=local_file, reason=wrong))
+            local_file = None
+        archives.append(local_file or target / file.name)
+        if local_file is None:
             absent.append(file)
     size = sum(file.size for file in absent)
     unpacked = round(_UNPACKED * sum(file.size for file in wanted.files))
-    refuse_full([Need(place, size + unpacked, _("choose another place by --root DIR"))])
+    check_disk_space([DiskRequirement(target, size + unpacked, _("choose another place by --root DIR"))])
     if absent:
-        teller.say(
-            _("{name}: {title}, {size:.0f} MiB to download to {place}").format(
-                name=name, title=wanted.title, size=size / 2**20, place=place
+        reporter.report(
+            _("{name}: {title}, {size:.0f} MiB to download to {target}").format(
+                name=name, title=wanted.title, size=size / 2**20, target=target
             )
         )
-        teller.say(_("its terms: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))
+        reporter.report(_("its terms: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))
     for file in absent:
-        download(file, place / file.name, teller)
+        download(file, target / file.name, reporter)
     return archives
 
 
-def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, in_cache: bool, teller: Teller) -> None:
+def _unpack_all(wanted: NamedSet, archives: list[Path], target: Path, in_cache: bool, reporter: Reporter) -> None:
     """Unpack into a hidden folder, look whether all is there, and only then give it its name."""
-    hidden = place / ".unpacking"
+    hidden = target / ".unpacking"
     shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
     try:
         hidden.mkdir()
         for archive in archives:
             size = archive.stat().st_size
-            teller.begin(_("unpacking {name} (MiB)").format(name=archive.name), round(size / 2**20))
-            unpack(archive, hidden, lambda done: teller.count(round(done / 2**20)))
-            teller.end()
+            reporter.begin(_("unpacking {name} (MiB)").format(name=archive.name), round(size / 2**20))
+            unpack(archive, hidden, lambda done: reporter.count(round(done / 2**20)))
+            reporter.end()
         inner = hidden / wanted.top
         if missing := _missing(wanted, inner if inner.is_dir() else hidden):
             raise DataError(
@@ -302,8 +305,8 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], place: Path, in_cache: b
             )
         if in_cache:  # what is there is damaged
             _record(hidden)
-            shutil.rmtree(place / wanted.folder, ignore_errors=True)
-        hidden.rename(place / wanted.folder)
+            shutil.rmtree(target / wanted.folder, ignore_errors=True)
+        hidden.rename(target / wanted.folder)
     finally:
-        teller.end()
+        reporter.end()
         shutil.rmtree(hidden, ignore_errors=True)

@@ -53,7 +53,7 @@ def find_widths(
     labels: LabelMap,
     digests: Sequence[str],
     cache: Path,
-    tell: Callable[[str], None] = lambda sentence: None,
+    log: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Width]:
     """Class name -> width of its objects, of a sample of the images that may be trained on; without the background
     (the commonest class, where none is called that), and without classes that the sample does not show. From the cache
@@ -64,8 +64,8 @@ def find_widths(
         digests: of each mask's content.
         cache, tell: see `cached_arrays`.
     """
-    numbers = [number for number, pair in enumerate(pairs) if pair.part in (None, "train")] or range(len(pairs))
-    sample = sorted({numbers[place] for place in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})
+    numbers = [number for number, pair in enumerate(pairs) if pair.split in (None, "train")] or range(len(pairs))
+    sample = sorted({numbers[index] for index in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})
     chosen = [(pairs[number], shapes_hw[number]) for number in sample]
     contents = [_VERSION, labels, [(digests[number], shapes_hw[number]) for number in sample]]
 
@@ -74,7 +74,7 @@ def find_widths(
         folder = common_folder(path for pair, _shape in chosen for path in (pair.image, *pair.mask.files))
         return {"folder": folder, "classes": list(widths), "widths": np.array(list(widths.values())).reshape(-1, 2)}
 
-    found = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, tell)
+    found = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, log)
     return {str(name): Width(*map(float, own)) for name, own in zip(found["classes"], found["widths"], strict=True)}
 
 

@@ -12,14 +12,14 @@ from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.dataset.augment import Augment, augment
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.border_weights import weigh_pictures
+from ubend.dataset.border_weights import border_weights_of
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import Source, open_sources
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainData:
     """The images of a training, on the device if they fit.
 
     Attributes:
@@ -37,7 +37,7 @@ def prepare(
     device: torch.device,
     process: tuple[int, int] = (0, 1),
     augment: Augment = augment,
-) -> Prepared:
+) -> TrainData:
     """Open the training and the validation split.
 
     Args:
@@ -47,8 +47,8 @@ def prepare(
         SettingError: a batch does not fit in the memory of this computer.
     """
     _refuse_large_batch(plan, data, device)
-    window_hw = window_size(data.store.shapes_hw[data.numbers("train")], plan)
-    training, validation = open_sources(data, plan, device, window_hw)
+    crop_hw = crop_size(data.store.shapes_hw[data.numbers("train")], plan)
+    training, validation = open_sources(data, plan, device, crop_hw)
     share, seed, foreground = plan.data.foreground_share, plan.train.seed, None
     if share:
         foreground = Foreground(training.mask, len(training), data.foreground_classes(), share, seed)
@@ -57,14 +57,14 @@ def prepare(
         plan.augment,
         seed,
         plan.train.batch,
-        window_hw,
+        crop_hw,
         data.value_range(),
         foreground,
         process,
-        weigh_pictures(data, training, plan.train),
+        border_weights_of(data, training, plan.train),
         augment,
     )
-    return Prepared(batches, validation)
+    return TrainData(batches, validation)
 
 
 def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None:
@@ -95,7 +95,7 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
         )
 
 
-def window_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
+def crop_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
     """(H, W) of a training image: the median of the images' sizes, or `data.window` if less.
 
     Args:

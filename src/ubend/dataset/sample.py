@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ubend.core.errors import SettingError
-from ubend.core.files import refuse_taken, write_file, write_text
+from ubend.core.files import refuse_existing_results, write_file, write_text
 from ubend.core.i18n import _
 from ubend.labels.class_table import default_colors
 
@@ -52,14 +52,14 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
         raise SettingError(_("count is {count}; draw at least 1 picture").format(count=count), key="--count")
     if size_px < SMALLEST_PX:
         raise SettingError(
-            _("size is {size} px; a picture needs at least {least} px to hold cells").format(
-                size=size_px, least=SMALLEST_PX
+            _("size is {size} px; a picture needs at least {minimum} px to hold cells").format(
+                size=size_px, minimum=SMALLEST_PX
             ),
             key="--size",
         )
     if not 0 <= seed < 2**64:
         raise SettingError(_("seed is {seed}; give a whole number from 0 to 2^64 - 1").format(seed=seed), key="--seed")
-    refuse_taken(folder)
+    refuse_existing_results(folder)
     palette = [channel for color in default_colors(len(SAMPLE_CLASSES)) for channel in color]
     digits = max(3, len(str(count - 1)))
     for number in range(count):
@@ -73,7 +73,7 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in SAMPLE_CLASSES))
 
 
-def draw_picture(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def draw_image(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One picture and its mask: a pure function of (seed, number, size_px).
 
     The draws are the same on every platform; a pixel may differ by 1 where exp or cos round differently.
@@ -88,7 +88,7 @@ def draw_picture(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np
 
 
 def draw_ids(seed: int, number: int, size_px: int = 256) -> NDArray[np.uint16]:
-    """(H, W) uint16: the cell that each pixel of `draw_picture` belongs to, 1, 2, ..., or 0.
+    """(H, W) uint16: the cell that each pixel of `draw_image` belongs to, 1, 2, ..., or 0.
 
     Whole cells, to their outlines: the contour lies two of its three pixels in a cell and one outside.
     """
@@ -314,7 +314,7 @@ def _debris(random: np.random.Generator, size_px: int) -> Field:
     """Field 0..1: specks, crumbs and now and then a fibre, on cells and beside them."""
     field = np.zeros((size_px, size_px))
     line = np.arange(size_px)
-    for _crumb in range(random.poisson(5 * (size_px / 256) ** 2)):
+    for _fragment in range(random.poisson(5 * (size_px / 256) ** 2)):
         y, x = random.uniform(0, size_px, 2)
         for _lump in range(random.integers(1, 5)):
             spread = 2 * random.uniform(0.7, 2.0) ** 2
@@ -356,6 +356,6 @@ def _noise(random: np.random.Generator, size_px: int, grain_px: float) -> Field:
     return np.asarray(weight @ random.standard_normal((knots, knots)) @ weight.T) / (151 / 315)
 
 
-def _write_png(path: Path, picture: Image.Image) -> None:
+def _write_png(path: Path, image: Image.Image) -> None:
     # level 3: a third faster than the default level for 6 % more bytes, noise being what it is (measured)
-    write_file(path, lambda temporary: picture.save(temporary, "PNG", compress_level=3, bits=8))
+    write_file(path, lambda temporary: image.save(temporary, "PNG", compress_level=3, bits=8))

@@ -18,31 +18,33 @@ from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import read_header
-from ubend.io.file_cache import KnownFiles
+from ubend.io.file_cache import FileCache
 from ubend.io.images import read_image
-from ubend.io.raster import MOST_CHANNELS, Header
+from ubend.io.raster import MAX_CHANNELS, Header
 from ubend.labels.class_table import LabelMap
-from ubend.labels.label_values import Survey as Survey
-from ubend.labels.label_values import code_words, count_codes, pack_colors
-from ubend.labels.mask_files import DrawnMask, read_codes
+from ubend.labels.label_values import LabelScan as LabelScan
+from ubend.labels.label_values import count_label_values, format_values, pack_colors
+from ubend.labels.mask_files import DrawnMask, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
 
 
-def read_headers(pairs: Sequence[Pair], channels: int | None = None, known: KnownFiles | None = None) -> list[Header]:
-    """The header of each picture; `channels` as the user says, `known` from earlier.
+def read_headers(
+    pairs: Sequence[Pair], channels: int | None = None, file_cache: FileCache | None = None
+) -> list[Header]:
+    """The header of each picture; `channels` as the user says, `file_cache` from earlier.
 
     Raises:
         PairError: headers that cannot be read.
     """
-    known = known or KnownFiles()
+    file_cache = file_cache or FileCache()
     headers: list[Header] = []
     bad: dict[str, list[str]] = {}
     for pair in pairs:
         try:
-            file = known.look(pair.image)
+            file = file_cache.look(pair.image)
             file.header = file.header or read_header(pair.image, channels)
             headers.append(file.header)
         except DataError as error:
@@ -96,15 +98,17 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
 
 def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     kinds = Counter(header.channels for header in headers)
-    most = kinds.most_common(1)[0][0]
-    if len(kinds) == 1 and most <= MOST_CHANNELS:
-        return most
+    maximum = kinds.most_common(1)[0][0]
+    if len(kinds) == 1 and maximum <= MAX_CHANNELS:
+        return maximum
     if len(kinds) == 1:
-        line = _("the pictures have {count} channels; at most {most} can be learnt, so keep the most informative ones")
-        raise DataError(line.format(count=most, most=MOST_CHANNELS), key="data.channels")
+        line = _(
+            "the pictures have {count} channels; at most {maximum} can be learnt, so keep the most informative ones"
+        )
+        raise DataError(line.format(count=maximum, maximum=MAX_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
         return 3
-    cure = _("--channels {most} --skip-bad goes on with those that have {most}").format(most=most)
+    cure = _("--channels {maximum} --skip-bad goes on with those that have {maximum}").format(maximum=maximum)
     table = _table([header.channels for header in headers], names)
     raise DataError(
         _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
@@ -113,7 +117,7 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
 
 def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
     """`12 grey (a, b, c, ...), 3 in colour (d, e, f)`, the commonest kind first."""
-    words = {
+    kind_names = {
         1: _("grey"),
         3: _("in colour"),
         "uint8": _("of 8 bit"),
@@ -122,10 +126,10 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
     }
     parts = []
     for kind, count in Counter(kinds).most_common():
-        some: list[str] = [names[i] for i, mine in enumerate(kinds) if mine == kind]
+        some: list[str] = [names[i] for i, own in enumerate(kinds) if own == kind]
         examples = ", ".join([*some[:_NAMED], "..."] if count > _NAMED else some)
-        word = words.get(kind) or _("with {channels} channels").format(channels=kind)
-        parts.append(_("{count} {kind} ({examples})").format(count=count, kind=word, examples=examples))
+        kind_name = kind_names.get(kind) or _("with {channels} channels").format(channels=kind)
+        parts.append(_("{count} {kind} ({examples})").format(count=count, kind=kind_name, examples=examples))
     return ", ".join(parts)
 
 
@@ -141,19 +145,19 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
 
-SURVEY_VERSION = 3
-SURVEY_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
-_MOST_CODES = 4096  # of one mask that are kept, the commonest; a photograph holds more
+LABEL_SCAN_VERSION = 3
+LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
+_MAX_VALUES = 4096  # of one mask that are kept, the commonest; a photograph holds more
 
 
-def survey_masks(
+def scan_masks(
     pairs: Sequence[Pair],
     sizes_hw: Sequence[tuple[int, int]],
     digests: Sequence[str],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda sentence: None,
-) -> Survey:
+    log: Callable[[str], None] = lambda sentence: None,
+) -> LabelScan:
     """What the masks hold; from the cache if they were surveyed before.
 
     Args:
@@ -167,15 +171,15 @@ def survey_masks(
         PairError: masks that cannot be read, or are not of the size of their pictures; all at once.
         OutputError: the cache cannot be written.
     """
-    contents = [SURVEY_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
+    contents = [LABEL_SCAN_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
     folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
-    names = list(Survey.__dataclass_fields__)
+    names = list(LabelScan.__dataclass_fields__)
 
     def make() -> dict[str, Any]:
-        return {"folder": folder, **vars(count_values(pairs, sizes_hw, report))}
+        return {"folder": folder, **vars(scan_masks_uncached(pairs, sizes_hw, report))}
 
-    arrays = cached_arrays(cache, contents, SURVEY_SUFFIX, names, make, tell)
-    return Survey(**{name: arrays[name] for name in names})
+    arrays = cached_arrays(cache, contents, LABEL_SCAN_SUFFIX, names, make, log)
+    return LabelScan(**{name: arrays[name] for name in names})
 
 
 def cached_arrays(
@@ -184,7 +188,7 @@ def cached_arrays(
     suffix: str,
     names: Sequence[str],
     make: Callable[[], Mapping[str, Any]],
-    tell: Callable[[str], None] = lambda sentence: None,
+    log: Callable[[str], None] = lambda sentence: None,
 ) -> Mapping[str, Any]:
     """Arrays by name from a file in the cache, or made and written there.
 
@@ -204,7 +208,7 @@ def cached_arrays(
     except FileNotFoundError:
         pass
     except Exception:  # zip files and NumPy's arrays raise many kinds where they are damaged
-        tell(damaged_cache(path))
+        log(damaged_cache(path))
     arrays = make()
 
     def save(temporary: Path) -> None:
@@ -235,18 +239,18 @@ def cache_error(cache: Path, error: Exception) -> OutputError:
     )
 
 
-def count_values(
+def scan_masks_uncached(
     pairs: Sequence[Pair],
     sizes_hw: Sequence[tuple[int, int]],
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Survey:
-    """`survey_masks` without a cache."""
+) -> LabelScan:
+    """`scan_masks` without a cache."""
     bad: dict[str, list[str]] = {}
     found: list[tuple[Any, ...]] = []
 
     def look(number: int) -> tuple[Any, ...] | DataError:
         try:
-            return _look(pairs[number], sizes_hw[number])
+            return _inspect(pairs[number], sizes_hw[number])
         except DataError as error:
             return error
 
@@ -261,32 +265,32 @@ def count_values(
         raise PairError(bad)
     columns = list(zip(*found, strict=True))
     colored, with_palette, lossy = (np.array(some, np.bool_) for some in columns[:3])
-    codes, pixels, shown = map(np.concatenate, columns[3:6])
+    values, pixels, shown = map(np.concatenate, columns[3:6])
     covered = [(mask, *pair, count) for mask, some in enumerate(columns[6]) for pair, count in some.items()]
     starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
     table = np.array(covered, np.int64).reshape(-1, 4)
-    return Survey(colored, with_palette, lossy, starts, codes, pixels, shown, table)
+    return LabelScan(colored, with_palette, lossy, starts, values, pixels, shown, table)
 
 
-def _look(
+def _inspect(
     pair: Pair, size_hw: tuple[int, int]
 ) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], Mapping[tuple[int, int], int]]:
-    """Of a mask what `Survey` keeps: colored, with_palette, lossy, codes, pixels, shown, covered."""
-    codes = read_codes(pair.mask, size_hw)
-    if codes.values.shape != tuple(size_hw):
-        raise DataError(mask_size_problem(pair, codes.values.shape, size_hw))
-    present, pixels = count_codes(codes.values)
-    if len(present) > _MOST_CODES:
-        common = np.sort(np.argsort(-pixels, kind="stable")[:_MOST_CODES])
+    """Of a mask what `LabelScan` keeps: colored, with_palette, lossy, codes, pixels, shown, covered."""
+    mask_values = read_label_values(pair.mask, size_hw)
+    if mask_values.values.shape != tuple(size_hw):
+        raise DataError(mask_size_problem(pair, mask_values.values.shape, size_hw))
+    present, pixels = count_label_values(mask_values.values)
+    if len(present) > _MAX_VALUES:
+        common = np.sort(np.argsort(-pixels, kind="stable")[:_MAX_VALUES])
         present, pixels = present[common], pixels[common]
-    if codes.kind == "color":
+    if mask_values.kind == "color":
         shown = present
-    elif codes.palette is not None:
-        shown = pack_colors(codes.palette[present])
+    elif mask_values.palette is not None:
+        shown = pack_colors(mask_values.palette[present])
     else:
         shown = np.where(present > 255, -1, present * 0x010101)
-    facts = codes.kind == "color", codes.palette is not None, codes.lossy
-    return *facts, present, pixels, shown.astype(np.int32), codes.covered
+    facts = mask_values.kind == "color", mask_values.palette is not None, mask_values.lossy
+    return *facts, present, pixels, shown.astype(np.int32), mask_values.covered
 
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
@@ -311,9 +315,9 @@ def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int,
     return Problem(line, pair.mask.path, "size")
 
 
-def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap) -> str:
+def unknown_values_problem(pair: Pair, values: NDArray[np.int32], labels: LabelMap) -> str:
     """The line for a mask that holds codes beyond the class table; -1: of another kind than the table's."""
-    if -1 in codes:
+    if -1 in values:
         other = (
             _("{mask}: the mask is coloured, but the classes are values: {known}; name its colours with --values")
             if labels.kind == "value"
@@ -321,8 +325,8 @@ def unknown_codes_problem(pair: Pair, codes: NDArray[np.int32], labels: LabelMap
         )
         return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
     line = _(
-        "{mask}: holds {codes}, beyond the classes {known}; mend the mask, or say what they are with --values"
-    ).format(mask=pair.mask.path, codes=code_words(codes.tolist(), labels.kind, 8), known=labels.describe())
+        "{mask}: holds {values}, beyond the classes {known}; mend the mask, or say what they are with --values"
+    ).format(mask=pair.mask.path, values=format_values(values.tolist(), labels.kind, 8), known=labels.describe())
     return Problem(line, pair.mask.path, "data.values")
 
 
@@ -349,9 +353,9 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
             if isinstance(pair.mask, DrawnMask):
                 return problems  # it is drawn in the size of the picture
         try:
-            codes = read_codes(pair.mask, shape or (1, 1))
-            if shape is not None and codes.values.shape != shape:
-                problems.append(mask_size_problem(pair, codes.values.shape, shape))
+            mask_values = read_label_values(pair.mask, shape or (1, 1))
+            if shape is not None and mask_values.values.shape != shape:
+                problems.append(mask_size_problem(pair, mask_values.values.shape, shape))
         except DataError as error:
             problems += error.problems
         return problems

@@ -22,9 +22,9 @@ from torch import Tensor
 from ubend.core.device import free_bytes, send
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan, Plan
-from ubend.dataset.augment import Draws
-from ubend.dataset.crops import Crops, crop_canvas, device_dtype, find_crops, read_crops
+from ubend.dataset.augment import WarpParams
 from ubend.dataset.dataset import Dataset
+from ubend.dataset.regions import Regions, device_dtype, find_regions, read_regions, region_canvas
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 
@@ -32,7 +32,7 @@ _SLICE_BYTES = 64 * 2**20  # of images brought to the device at once
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that images may take
 _VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-_CPU_WINDOW_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
+_CPU_CROP_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
 
 
 class Source:
@@ -85,21 +85,23 @@ class Source:
         (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
         return self.store.mask(int(self.numbers[item]))[top : top + h, left : left + w]
 
-    def crops(self, items: NDArray[np.int64] | slice) -> Crops:
+    def regions(self, items: NDArray[np.int64] | slice) -> Regions:
         """What these items show."""
-        return Crops(self.numbers[items], self.corner_yx[items], self.shapes_hw[items])
+        return Regions(self.numbers[items], self.corner_yx[items], self.shapes_hw[items])
 
-    def narrow(self, draws: Draws, crops: Crops, window_hw: tuple[int, int], points: int) -> tuple[Draws, Crops]:
+    def narrow(
+        self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
+    ) -> tuple[WarpParams, Regions]:
         """What the warps of windows look at of items, where only that is read; else the arguments as they are.
 
         Args:
             draws: on the items as wholes.
-            crops: the items, from `crops`.
+            crops: the items, from `regions`.
             points: a side of the elastic field, see `elastic_basis`.
         Returns:
             The draws on the crops, and these.
         """
-        return draws, crops
+        return params, regions
 
     def note(self) -> str | None:
         """A sentence for the user about what is left out; None: nothing is."""
@@ -115,20 +117,20 @@ class Source:
             where = send(torch.from_numpy(items), self.device)
             pixels, index = self.images[where], self.masks[where]
         else:
-            crops = self.crops(items)
-            pixels, index = self.read(replace(crops, size_hw=np.minimum(crops.size_hw, self.canvas_hw)))
+            regions = self.regions(items)
+            pixels, index = self.read(replace(regions, size_hw=np.minimum(regions.size_hw, self.canvas_hw)))
         return pixels.permute(0, 3, 1, 2), index
 
-    def read(self, crops: Crops) -> tuple[Tensor, Tensor]:
+    def read(self, regions: Regions) -> tuple[Tensor, Tensor]:
         """(N, H, W, C) images and (N, H, W) class indices of `canvas_hw`, on the device."""
-        return read_crops(self.store, crops, self.canvas_hw, self.device)
+        return read_regions(self.store, regions, self.canvas_hw, self.device)
 
-    def take_ahead(self, crops: Crops) -> "Future[tuple[Tensor, Tensor]]":
+    def prefetch(self, regions: Regions) -> "Future[tuple[Tensor, Tensor]]":
         """The same, by a reading thread."""
-        return self._reader.submit(self.read, crops)
+        return self._reader.submit(self.read, regions)
 
 
-class Pictures(Source):
+class WholeImages(Source):
     """Whole images, resident on the device when they fit (`room_bytes`), else read from the memory-mapped store.
 
     Args:
@@ -148,10 +150,10 @@ class Pictures(Source):
             count = max(1, _SLICE_BYTES // self.fetched_bytes)
             for start in range(0, len(self), count):
                 part = slice(start, start + count)
-                self.images[part], self.masks[part] = self.read(self.crops(part))
+                self.images[part], self.masks[part] = self.read(self.regions(part))
 
 
-class Patches(Source):
+class RandomCrops(Source):
     """The images of a training part, at their own size; crops of them are read, never all of them.
 
     Args:
@@ -168,21 +170,23 @@ class Patches(Source):
         store: Store,
         numbers: NDArray[np.int64],
         device: torch.device,
-        windows: int,
-        window_hw: tuple[int, int],
+        crops: int,
+        crop_hw: tuple[int, int],
         settings: AugmentPlan,
     ) -> None:
         super().__init__(store, numbers, device)
-        self.shown = share_windows(self.shapes_hw.prod(axis=1), windows)
-        self.canvas_hw = crop_canvas(window_hw, settings, self.shapes_hw.max(axis=0))
+        self.shown = share_crops(self.shapes_hw.prod(axis=1), crops)
+        self.canvas_hw = region_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
-    def narrow(self, draws: Draws, crops: Crops, window_hw: tuple[int, int], points: int) -> tuple[Draws, Crops]:
+    def narrow(
+        self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
+    ) -> tuple[WarpParams, Regions]:
         """The crop that each warp looks at."""
-        moved, *box = find_crops(draws, crops.size_hw, window_hw, self.canvas_hw, points)
-        return moved, Crops(crops.numbers, *box)
+        moved, *box = find_regions(params, regions.size_hw, crop_hw, self.canvas_hw, points)
+        return moved, Regions(regions.numbers, *box)
 
 
-class Windows(Source):
+class FixedCrops(Source):
     """Fixed windows that cover images; each pixel is scored in one of them.
 
     Args:
@@ -194,26 +198,26 @@ class Windows(Source):
     """
 
     def __init__(
-        self, store: Store, numbers: NDArray[np.int64], device: torch.device, window_hw: tuple[int, int], most: int
+        self, store: Store, numbers: NDArray[np.int64], device: torch.device, crop_hw: tuple[int, int], maximum: int
     ) -> None:
         super().__init__(store, numbers, device)
-        self.validation_pixels = _CPU_WINDOW_PIXELS if device.type == "cpu" else _VALIDATION_PIXELS
+        self.validation_pixels = _CPU_CROP_PIXELS if device.type == "cpu" else _VALIDATION_PIXELS
         shapes = self.shapes_hw
-        counts = np.ceil(shapes / np.array(window_hw)).astype(np.int64)
+        counts = np.ceil(shapes / np.array(crop_hw)).astype(np.int64)
         ends = np.cumsum(counts.prod(axis=1))
         self.cover = int(ends[-1])
         chosen = np.arange(self.cover)
-        if self.cover > most:  # the middle ones of so many equal stretches
-            chosen = ((np.arange(most) + 0.5) * self.cover / most).astype(np.int64)
+        if self.cover > maximum:  # the middle ones of so many equal stretches
+            chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
         self.sources = np.searchsorted(ends, chosen, side="right").astype(np.int64)
         self.numbers, self.shown = numbers[self.sources], np.ones_like(chosen)
         inside = chosen - (ends - counts.prod(axis=1))[self.sources]
-        places = np.stack(np.divmod(inside, counts[self.sources, 1]), axis=1)
+        positions = np.stack(np.divmod(inside, counts[self.sources, 1]), axis=1)
         shapes, counts = shapes[self.sources], counts[self.sources]
-        self.shapes_hw = np.minimum(shapes, np.array(window_hw))
+        self.shapes_hw = np.minimum(shapes, np.array(crop_hw))
         room, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
-        self.corner_yx = room * places // gaps  # spread evenly, so neighbours overlap
-        before = np.where(places > 0, room * (places - 1) // gaps + self.shapes_hw, 0)
+        self.corner_yx = room * positions // gaps  # spread evenly, so neighbours overlap
+        before = np.where(positions > 0, room * (positions - 1) // gaps + self.shapes_hw, 0)
         self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns that were scored before
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
 
@@ -233,12 +237,12 @@ class Windows(Source):
         return pixels, index
 
 
-def share_windows(areas: NDArray[np.int64], windows: int) -> NDArray[np.int64]:
+def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:
     """So many windows among pictures of these areas: in proportion, each at least one; the sum may differ a little."""
-    return np.asarray(np.maximum(1, np.rint(windows * (areas / areas.sum()))).astype(np.int64))
+    return np.asarray(np.maximum(1, np.rint(crops * (areas / areas.sum()))).astype(np.int64))
 
 
-def open_sources(data: Dataset, plan: Plan, device: torch.device, window_hw: tuple[int, int]) -> tuple[Source, Source]:
+def open_sources(data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]) -> tuple[Source, Source]:
     """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
 
     Images that keep their own size stay in the store, and windows of them are read.
@@ -248,12 +252,12 @@ def open_sources(data: Dataset, plan: Plan, device: torch.device, window_hw: tup
     """
     numbers, others = data.numbers("train"), data.numbers("val")
     if plan.data.resize == "native":
-        windows = plan.data.epoch_windows or len(numbers)
-        training = Patches(data.store, numbers, device, windows, window_hw, plan.augment)
+        crops = plan.data.epoch_windows or len(numbers)
+        training = RandomCrops(data.store, numbers, device, crops, crop_hw, plan.augment)
         # twice as large: pixels at its border lack surroundings, and count half as often
-        most = max(len(others), round(_VALIDATION_SHARE * windows / 4))
-        return training, Windows(data.store, others, device, (2 * window_hw[0], 2 * window_hw[1]), most)
+        maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
+        return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
     # on the CPU the memory-mapped store is as good
     room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-    whole = Pictures(data.store, numbers, device, room)
-    return whole, Pictures(data.store, others, device, room - (whole.bytes if whole.resident else 0))
+    whole = WholeImages(data.store, numbers, device, room)
+    return whole, WholeImages(data.store, others, device, room - (whole.bytes if whole.resident else 0))

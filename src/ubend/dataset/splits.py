@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.layouts.pairs import Part
+from ubend.layouts.pairs import SplitName
 
 # Measured on 32 px thumbnails (grey, box filter) of two data sets, the pairs looked at by eye. Kvasir-SEG
 # (1,000): copies and neighbouring frames have .9999, .9999, .9999, .993, .966; below come different polyps
@@ -27,7 +27,7 @@ THRESHOLD = 0.96
 OWN_THRESHOLD = 0.94
 _SAME = 0.9998  # beyond this they are copies, whatever the mean; pictures that light alone makes alike have .999
 
-_LEAST_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
+_MIN_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
 _FEW = 2**13  # pairs whose rows may be picked, 32 MiB each
 _BLOCK_CELLS = 2**22  # correlations held at a time: 16 MiB
 _COARSE = 8  # side in cells of what is looked at first; of the pets it leaves 12 pairs of 4 million
@@ -35,7 +35,7 @@ _ROUNDING = 1e-4  # of a sum of 1024 products in float32, amply
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitResult:
     """The part of each pair.
 
     Attributes:
@@ -43,7 +43,7 @@ class Split:
         remarks: what the user should know about this split, one sentence each.
     """
 
-    parts: tuple[Part, ...]
+    splits: tuple[SplitName, ...]
     remarks: tuple[str, ...]
 
 
@@ -68,7 +68,7 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
 
     grey = flat.astype(np.float32)
     grey -= grey.mean(axis=1, keepdims=True)
-    lively = np.flatnonzero(grey.std(axis=1) >= _LEAST_CONTRAST)
+    lively = np.flatnonzero(grey.std(axis=1) >= _MIN_CONTRAST)
     unit = grey[lively]
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
     own = unit - unit.sum(axis=0) / max(1, len(unit))
@@ -76,13 +76,13 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     coarse = _coarsen(unit.reshape(-1, *thumbnails.shape[1:]))
     step = max(16, _BLOCK_CELLS // count)
     for start in range(0, len(lively), step):
-        part = slice(start, start + step)  # against all from there: the upper triangle is enough
-        likely = np.flatnonzero(coarse[part] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
+        rows = slice(start, start + step)  # against all from there: the upper triangle is enough
+        likely = np.flatnonzero(coarse[rows] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
         left, right = np.divmod(likely, len(lively) - start)
-        found = _multiply(unit[part], unit[start:], left, right)
+        found = _multiply(unit[rows], unit[start:], left, right)
         alike = found >= THRESHOLD
         left, right, found = left[alike], right[alike], found[alike]
-        near = (_multiply(own[part], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
+        near = (_multiply(own[rows], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
         left, right = left[near], right[near]
         # Joined after each block, so that a folder of one picture's copies does not hold N^2 links.
         groups = _join(groups, lively[start + left], lively[start + right])
@@ -115,13 +115,13 @@ def _multiply(
 
 def split_pairs(
     names: Sequence[str],
-    given: Sequence[Part | None],
+    given: Sequence[SplitName | None],
     groups: Sequence[str | None],
     duplicates: NDArray[np.int64],
     seed: int,
     val_share: float,
     test_share: float,
-) -> Split:
+) -> SplitResult:
     """The part of each pair; what is missing from a given split is cut out of its train part.
 
     The result for a name depends on names, groups, near-duplicates and seed, never on the order of the
@@ -150,11 +150,11 @@ def split_pairs(
         )
     order = sorted(range(len(names)), key=lambda i: names[i])
     units = _join_groups(groups, duplicates)
-    present = _given_parts(names, given)
+    present = _given_splits(names, given)
 
-    parts: list[Part] = [part or "train" for part in given]
+    splits: list[SplitName] = [split or "train" for split in given]
     remarks = []
-    cut: dict[Part, float] = {}
+    cut: dict[SplitName, float] = {}
     if "test" not in present and "val" not in present:
         cut = {"test": test_share, "val": val_share}
         if present:
@@ -170,7 +170,7 @@ def split_pairs(
             )
         )
     if cut:
-        source = [i for i in order if parts[i] == "train"]
+        source = [i for i in order if splits[i] == "train"]
         own = duplicates.max(initial=0) + 1 + np.arange(len(names))
         alone = np.where([group is None for group in groups], duplicates, own)
         apart = _join_groups(groups, alone)
@@ -182,8 +182,8 @@ def split_pairs(
                     "be left to split; scores may be optimistic"
                 )
             )
-        for i, part in _cut_parts(source, names, units, seed, cut).items():
-            parts[i] = part
+        for i, split in _cut_splits(source, names, units, seed, cut).items():
+            splits[i] = split
         sizes = Counter(int(duplicates[i]) for i in source).values()
         if kept := [size for size in sizes if size > 1]:
             remarks.append(
@@ -200,15 +200,15 @@ def split_pairs(
             "the given split leaks: pictures of one group lie in more than one part (groups: {count}), for "
             "example {example}; kept as given, so scores may be optimistic"
         )
-        remarks += _remark_straddling(order, names, parts, duplicates.tolist(), copies_cut)
-        remarks += _remark_straddling(order, names, parts, groups, groups_cut)
-    return Split(tuple(parts), tuple(remarks))
+        remarks += _remark_straddling(order, names, splits, duplicates.tolist(), copies_cut)
+        remarks += _remark_straddling(order, names, splits, groups, groups_cut)
+    return SplitResult(tuple(splits), tuple(remarks))
 
 
-def _given_parts(names: Sequence[str], given: Sequence[Part | None]) -> set[Part]:
+def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:
     """The parts of the given split; empty when none is given."""
-    present = {part for part in given if part is not None}
-    without = sorted(name for name, part in zip(names, given, strict=True) if part is None)
+    present = {split for split in given if split is not None}
+    without = sorted(name for name, split in zip(names, given, strict=True) if split is None)
     if present and without:
         raise DataError(
             _(
@@ -219,15 +219,17 @@ def _given_parts(names: Sequence[str], given: Sequence[Part | None]) -> set[Part
         )
     if present and "train" not in present:
         raise DataError(
-            _("the given split has only {parts}; training needs a train part").format(parts=", ".join(sorted(present))),
+            _("the given split has only {splits}; training needs a train part").format(
+                splits=", ".join(sorted(present))
+            ),
             key="data.split",
         )
     return present
 
 
-def _cut_parts(
-    source: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[Part, float]
-) -> dict[int, Part]:
+def _cut_splits(
+    source: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[SplitName, float]
+) -> dict[int, SplitName]:
     """Pair -> part, for the pairs of `source` (sorted by name) that leave train; whole units only."""
     members: dict[int, list[int]] = {}
     for i in source:
@@ -236,19 +238,19 @@ def _cut_parts(
         raise DataError(
             _(
                 "only {units} independent pictures or groups ({count} pictures; near-identical ones count "
-                "once), but a split into {parts} needs {needed} or more; add pictures, or give a split file (CSV)"
+                "once), but a split into {splits} needs {needed} or more; add pictures, or give a split file (CSV)"
             ).format(
                 units=len(members),
                 count=len(source),
-                parts=", ".join(["train", *reversed(shares)]),
+                splits=", ".join(["train", *reversed(shares)]),
                 needed=len(shares) + 1,
             ),
             key="data.split",
         )
     waiting = sorted(members.values(), key=lambda unit: _draw(seed, names[unit[0]]))
-    out: dict[int, Part] = {}
-    for place, (part, share) in enumerate(shares.items()):
-        needed = len(shares) - place  # units that must remain for the parts after this one
+    out: dict[int, SplitName] = {}
+    for index, (split, share) in enumerate(shares.items()):
+        needed = len(shares) - index  # units that must remain for the parts after this one
         target = share * len(source)
         taken: list[list[int]] = []
         left: list[list[int]] = []
@@ -263,7 +265,7 @@ def _cut_parts(
         if not taken:  # all units are bigger than twice the target
             taken = [left.pop(min(range(len(left)), key=lambda k: len(left[k])))]
         waiting = left
-        out.update({i: part for unit in taken for i in unit})
+        out.update({i: split for unit in taken for i in unit})
     return out
 
 
@@ -286,9 +288,9 @@ def _join(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.
     found, left, right = np.arange(len(groups)), groups[left], groups[right]  # each group's least known companion
     while (apart := found[left] != found[right]).any():
         left, right = left[apart], right[apart]
-        least = np.minimum(found[left], found[right])
-        np.minimum.at(found, found[left], least)
-        np.minimum.at(found, found[right], least)
+        minimum = np.minimum(found[left], found[right])
+        np.minimum.at(found, found[left], minimum)
+        np.minimum.at(found, found[right], minimum)
         while (found[found] != found).any():  # in long chains, by doubling steps
             found = found[found]
     return found[groups]
@@ -302,7 +304,7 @@ def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _remark_straddling(
-    order: list[int], names: Sequence[str], parts: Sequence[Part], labels: Sequence[int | str | None], remark: str
+    order: list[int], names: Sequence[str], splits: Sequence[SplitName], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
     """The remark, when images of one label lie in more than one part: on how many labels, and two images of one."""
     first: dict[int | str | None, int] = {}
@@ -310,9 +312,9 @@ def _remark_straddling(
     example = ""
     for i in order:
         j = first.setdefault(labels[i], i)
-        if labels[i] is not None and parts[i] != parts[j]:
+        if labels[i] is not None and splits[i] != splits[j]:
             cut.add(labels[i])
-            example = example or _("{one} ({part}) and {other} ({other_part})").format(
-                one=names[j], part=parts[j], other=names[i], other_part=parts[i]
+            example = example or _("{one} ({split}) and {other} ({other_split})").format(
+                one=names[j], split=splits[j], other=names[i], other_split=splits[i]
             )
     return [remark.format(count=len(cut), example=example)] if cut else []

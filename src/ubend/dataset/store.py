@@ -31,18 +31,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, PairError, Problem, reason
-from ubend.core.files import Need, refuse_full, regular_file
+from ubend.core.files import DiskRequirement, check_disk_space, regular_file
 from ubend.core.i18n import _
 from ubend.dataset.scan import (
-    SURVEY_SUFFIX,
+    LABEL_SCAN_SUFFIX,
     WIDTHS_SUFFIX,
     cache_error,
     mask_size_problem,
     threads,
-    unknown_codes_problem,
+    unknown_values_problem,
 )
 from ubend.io.decode import read_header
-from ubend.io.file_cache import KNOWN_SUFFIX, KnownFiles
+from ubend.io.file_cache import FILE_CACHE_SUFFIX, FileCache
 from ubend.io.images import (
     Sizing,
     hash_pixels,
@@ -51,21 +51,23 @@ from ubend.io.images import (
     resize_arrays,
     resize_mask,
 )
-from ubend.io.row_windows import read_to_place
+from ubend.io.row_windows import read_into_array
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
-from ubend.labels.mask_files import DrawnMask, hash_masks, read_codes
+from ubend.labels.mask_files import DrawnMask, hash_masks, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 
 STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
-_UNSEEN = "unseen.bin"
+_INVALID = "unseen.bin"
 _PIECE_BYTES = 2**24  # of a file, whose check sum one thread makes
 _LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be
-_PART_VALUES, _PART_PICTURES = 2**24, 32  # of pictures that one thread decodes, to resize them together
+_PART_VALUES, _PART_IMAGES = 2**24, 32  # of pictures that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
 _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
-_SUFFIX = re.compile(f"({'|'.join(map(re.escape, (SURVEY_SUFFIX, WIDTHS_SUFFIX, KNOWN_SUFFIX, _OLD_SUFFIX)))})$")
+_SUFFIX = re.compile(
+    f"({'|'.join(map(re.escape, (LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX, FILE_CACHE_SUFFIX, _OLD_SUFFIX)))})$"
+)
 
 
 class DamagedStoreError(Exception):
@@ -99,13 +101,13 @@ class Store:
             self.native_hw: NDArray[np.int64] = index["native_hw"]
             self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
-            self.has_unseen: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with pixels that were not seen
+            self.has_invalid: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with pixels that were not seen
             self.pixel_hashes: NDArray[np.uint64] = index["pixel_hashes"]  # (N,) `hash_pixels` at native size
         pixels = int(self.offsets[-1])
         self.images = np.memmap(folder / _IMAGES, self.dtype, "r", shape=(pixels, self.channels))
         self.masks = np.memmap(folder / _MASKS, np.uint8, "r", shape=(pixels,))
-        if self.has_unseen.any():
-            self._unseen = np.memmap(folder / _UNSEEN, np.bool_, "r", shape=(pixels,))
+        if self.has_invalid.any():
+            self._invalid = np.memmap(folder / _INVALID, np.bool_, "r", shape=(pixels,))
 
     def __len__(self) -> int:
         return len(self.shapes_hw)
@@ -120,14 +122,14 @@ class Store:
         here = slice(self.offsets[number], self.offsets[number + 1])
         return self.masks[here].reshape(*self.shapes_hw[number])
 
-    def unseen(self, number: int) -> NDArray[np.bool_] | None:
+    def invalid(self, number: int) -> NDArray[np.bool_] | None:
         """(h, w) where an image was not seen, at the stored size; None: all of it was."""
-        if not self.has_unseen[number]:
+        if not self.has_invalid[number]:
             return None
         here = slice(self.offsets[number], self.offsets[number + 1])
-        return self._unseen[here].reshape(*self.shapes_hw[number])
+        return self._invalid[here].reshape(*self.shapes_hw[number])
 
-    def lay(
+    def paint(
         self,
         number: int,
         image: NDArray[Any],
@@ -166,15 +168,15 @@ def describe_kept(path: Path) -> tuple[str, str]:
     The folder is "" where it is not known: made by an earlier version, damaged, or half built.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        if path.name.endswith((SURVEY_SUFFIX, WIDTHS_SUFFIX)):
-            what = _("values of masks") if path.name.endswith(SURVEY_SUFFIX) else _("widths of objects")
+        if path.name.endswith((LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX)):
+            what = _("values of masks") if path.name.endswith(LABEL_SCAN_SUFFIX) else _("widths of objects")
             with np.load(path) as arrays:
                 return what, str(arrays["folder"]) if "folder" in arrays else ""
-        if path.name.endswith(KNOWN_SUFFIX):
+        if path.name.endswith(FILE_CACHE_SUFFIX):
             return _("list of files"), common_folder(json.loads(path.read_text(encoding="utf-8").partition("\n")[2]))
         facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
-        words = _("images of {size} px") if facts["size_px"] else _("images at their own size")
-        return words.format(size=facts["size_px"]), str(facts.get("folder", ""))
+        text = _("images of {size} px") if facts["size_px"] else _("images at their own size")
+        return text.format(size=facts["size_px"]), str(facts.get("folder", ""))
     return _("unknown"), ""
 
 
@@ -202,7 +204,7 @@ def open_store(
     hashes: list[list[str]],
     cache: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda sentence: None,
+    log: Callable[[str], None] = lambda sentence: None,
 ) -> Store:
     """The store of these pairs; built first if it is not in the cache.
 
@@ -229,7 +231,7 @@ def open_store(
         try:
             return Store(final)
         except DamagedStoreError:
-            tell(_("note: decoded pictures in the cache were damaged and are made again ({path})").format(path=final))
+            log(_("note: decoded pictures in the cache were damaged and are made again ({path})").format(path=final))
             (final / _FACTS).unlink(missing_ok=True)  # without it, what is left is no store
     if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
@@ -238,7 +240,7 @@ def open_store(
         stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
         pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
         size = sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
-        refuse_full([Need(cache, size, cure)])
+        check_disk_space([DiskRequirement(cache, size, cure)])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
@@ -251,17 +253,17 @@ def open_store(
     return Store(final)
 
 
-def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents; `known` from earlier.
+def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> list[list[str]]:
+    """Digests of each pair's picture and mask, by their contents; `file_cache` from earlier.
 
     Raises:
         PairError: files that cannot be read.
     """
 
-    known = known or KnownFiles()
+    file_cache = file_cache or FileCache()
     paths = [pair.image for pair in pairs]
     paths += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
-    files = {path: known.look(path) for path in paths}
+    files = {path: file_cache.look(path) for path in paths}
     unreadable: dict[Path, str] = {}
 
     def digest(path: Path) -> None:
@@ -274,7 +276,7 @@ def hash_pairs(pairs: Sequence[Pair], known: KnownFiles | None = None) -> list[l
         list(pool.map(digest, [path for path, file in files.items() if file.digest is None]))
     if unreadable:
         files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
-        bad = {name: [unreadable[path] for path in mine if path in unreadable] for name, mine in files_of.items()}
+        bad = {name: [unreadable[path] for path in own if path in unreadable] for name, own in files_of.items()}
         raise PairError({name: problems for name, problems in bad.items() if problems})
     digest_of = {path: file.digest or "" for path, file in files.items()}
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
@@ -298,50 +300,50 @@ def _build(
         images = _reserve(temporary / _IMAGES, dtype, (int(offsets[-1]), sizing.channels))
         masks = _reserve(temporary / _MASKS, np.dtype(np.uint8), (int(offsets[-1]),))
         class_pixels = np.zeros((len(pairs), 256), np.int64)
-        has_unseen, unseen_at, opening = np.zeros(len(pairs), np.bool_), list[NDArray[np.bool_]](), Lock()
+        has_invalid, invalid_at, opening = np.zeros(len(pairs), np.bool_), list[NDArray[np.bool_]](), Lock()
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
         pixel_hashes = np.zeros(len(pairs), np.uint64)
 
-        def keep_unseen(number: int, unseen: NDArray[np.bool_]) -> None:
+        def keep_invalid(number: int, invalid: NDArray[np.bool_]) -> None:
             with opening:
-                if not unseen_at:
-                    unseen_at.append(_reserve(temporary / _UNSEEN, np.dtype(np.bool_), masks.shape))
-            has_unseen[number] = True
-            unseen_at[0][offsets[number] : offsets[number + 1]] = resize_mask(unseen, stored_hw[number]).reshape(-1)
+                if not invalid_at:
+                    invalid_at.append(_reserve(temporary / _INVALID, np.dtype(np.bool_), masks.shape))
+            has_invalid[number] = True
+            invalid_at[0][offsets[number] : offsets[number + 1]] = resize_mask(invalid, stored_hw[number]).reshape(-1)
 
         def fill(part: list[int]) -> dict[int, list[str]]:
             """Read, resize and lay down pairs of one native size, in one thread: handing images to another
             costs as much as the work. Returns what is wrong with which."""
             native_hw, size_hw = shapes_hw[part[0]], stored_hw[part[0]]
-            places = [images[offsets[n] : offsets[n + 1]].reshape(*size_hw, sizing.channels) for n in part]
+            outs = [images[offsets[n] : offsets[n + 1]].reshape(*size_hw, sizing.channels) for n in part]
             bad: dict[int, list[str]] = {}
-            unseen: dict[int, NDArray[np.bool_]] = {}
+            invalid: dict[int, NDArray[np.bool_]] = {}
             if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:  # by rows where the file can be read so
                 down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
-                for number, place in zip(part, places, strict=True):
+                for number, out in zip(part, outs, strict=True):
                     try:
-                        if (found := read_to_place(pairs[number].image, place)) is not None:
-                            unseen[number] = found
+                        if (found := read_into_array(pairs[number].image, out)) is not None:
+                            invalid[number] = found
                     except DataError as error:
                         bad[number] = error.problems
-                    thumbnails[number] = _thumbnails(np.ascontiguousarray(place[None, ::down, ::across]))[0]
-                    pixel_hashes[number] = hash_pixels(place)
+                    thumbnails[number] = _thumbnails(np.ascontiguousarray(out[None, ::down, ::across]))[0]
+                    pixel_hashes[number] = hash_pixels(out)
             else:
                 paths = [pairs[number].image for number in part]
                 small, problems, hidden, pixel_hashes[part] = read_resized(
                     paths, sizing.channels, native_hw, size_hw, dtype
                 )
                 bad = {part[slot]: lines for slot, lines in problems.items()}
-                unseen = {part[slot]: where for slot, where in hidden.items()}
+                invalid = {part[slot]: where for slot, where in hidden.items()}
                 thumbnails[part] = _thumbnails(small)
-                for pixels, place in zip(small, places, strict=True):
-                    place[:] = pixels
+                for pixels, out in zip(small, outs, strict=True):
+                    out[:] = pixels
             for number in (one for one in part if one not in bad):
                 try:
                     mask = read_class_map(pairs[number], native_hw, labels)
-                    if number in unseen:
-                        mask = hide_unseen(mask, unseen[number], pairs[number])
-                        keep_unseen(number, unseen[number])
+                    if number in invalid:
+                        mask = ignore_invalid(mask, invalid[number], pairs[number])
+                        keep_invalid(number, invalid[number])
                     masks[offsets[number] : offsets[number + 1]] = resize_mask(mask.classes, size_hw).reshape(-1)
                     class_pixels[number] = mask.pixels
                 except DataError as error:
@@ -360,7 +362,7 @@ def _build(
             raise PairError({pairs[number].name: bad[number] for number in sorted(bad)})
         images.flush()
         masks.flush()
-        for array in unseen_at:
+        for array in invalid_at:
             array.flush()  # type: ignore[attr-defined]
         np.savez(
             temporary / _INDEX,
@@ -369,7 +371,7 @@ def _build(
             native_hw=np.array(shapes_hw, np.int64),
             class_pixels=class_pixels,
             thumbnails=thumbnails,
-            has_unseen=has_unseen,
+            has_unseen=has_invalid,
             pixel_hashes=pixel_hashes,
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
@@ -386,13 +388,13 @@ def _build(
 
 def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int]]:
     """The pictures in parts of one size: few enough for memory and for all threads, many enough to be quick."""
-    most = max(1, min(_PART_PICTURES, len(shapes_hw) // (4 * threads())))
+    maximum = max(1, min(_PART_IMAGES, len(shapes_hw) // (4 * threads())))
     alike: dict[tuple[int, int], list[int]] = {}
     for number, (h, w) in enumerate(shapes_hw):
         alike.setdefault((h, w), []).append(number)
     parts = []
     for (h, w), numbers in alike.items():
-        count = max(1, min(most, _PART_VALUES // max(1, h * w * channels)))
+        count = max(1, min(maximum, _PART_VALUES // max(1, h * w * channels)))
         parts += [numbers[start : start + count] for start in range(0, len(numbers), count)]
     return parts
 
@@ -413,21 +415,21 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     Raises:
         DataError: unreadable, not of its picture's size, or it holds codes that have no class.
     """
-    codes = read_codes(pair.mask, image_hw)
-    if codes.values.shape != tuple(image_hw):
-        raise DataError(mask_size_problem(pair, codes.values.shape, image_hw))
+    mask_values = read_label_values(pair.mask, image_hw)
+    if mask_values.values.shape != tuple(image_hw):
+        raise DataError(mask_size_problem(pair, mask_values.values.shape, image_hw))
     try:
-        found = labels.translate(codes)
+        found = labels.translate(mask_values)
     except DataError as error:
         raise DataError(
             _("{path}: {reason}").format(path=pair.mask.path, reason=error), path=pair.mask.path, key=error.key
         ) from error
-    if len(found.strangers):
-        raise DataError(unknown_codes_problem(pair, found.strangers, labels))
+    if len(found.unknown_values):
+        raise DataError(unknown_values_problem(pair, found.unknown_values, labels))
     return found
 
 
-def hide_unseen(mask: ClassMap, unseen: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
+def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
     """The mask with IGNORED where the image was not seen.
 
     Args:
@@ -436,14 +438,14 @@ def hide_unseen(mask: ClassMap, unseen: NDArray[np.bool_] | None, pair: Pair) ->
     Raises:
         DataError: none of the pixels that have a class was seen.
     """
-    if unseen is None:
+    if invalid is None:
         return mask
-    classes = np.where(unseen, np.uint8(IGNORED), mask.classes)
+    classes = np.where(invalid, np.uint8(IGNORED), mask.classes)
     pixels = np.bincount(classes.reshape(-1), minlength=256)
     if pixels[:IGNORED].sum() == 0 < mask.pixels[:IGNORED].sum():
         line = _("{path}: none of the pixels that have a class was seen (nodata, alpha 0 or NaN); leave the image out")
         raise DataError(line.format(path=pair.image), path=pair.image, key="unseen")
-    return ClassMap(classes, mask.strangers, pixels)
+    return ClassMap(classes, mask.unknown_values, pixels)
 
 
 def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
@@ -468,7 +470,7 @@ def _is_as_written(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    return [_IMAGES, _MASKS, _INDEX, *([_UNSEEN] if (folder / _UNSEEN).exists() else [])]
+    return [_IMAGES, _MASKS, _INDEX, *([_INVALID] if (folder / _INVALID).exists() else [])]
 
 
 def _read_times(folder: Path) -> dict[str, list[int]]:

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import IO
 
 from ubend.core.errors import DataError
-from ubend.core.files import telling_writes
+from ubend.core.files import explain_write_errors
 from ubend.core.i18n import _
 
 _COPIED_BYTES = 2**20
 _FREE_BYTES = 2**24  # an archive may unpack to so much, whatever its own size
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others zipfile unpacks whole blocks at once
-_MOST_TAR_NAME = 2**20  # bytes of a header that extends the next one, which tarfile reads at once
+_MAX_TAR_NAME = 2**20  # bytes of a header that extends the next one, which tarfile reads at once
 _NAME = re.compile(r'[^\x00-\x1f\x7f\\:*?"<>|]+')  # no other characters are in a file's name on every system
 
 
@@ -66,14 +66,14 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
     """
     limits, seen = limits or Limits(), dict[str, tuple[str, bool]]()
     try:
-        with _telling_damage(), archive.open("rb") as packed:
-            most = min(limits.size, max(_FREE_BYTES, limits.ratio * archive.stat().st_size))
-            entries = _zip_entries(packed, most) if archive.suffix == ".zip" else _tar_entries(packed, most)
+        with _explain_damage(), archive.open("rb") as packed:
+            maximum = min(limits.size, max(_FREE_BYTES, limits.ratio * archive.stat().st_size))
+            entries = _zip_entries(packed, maximum) if archive.suffix == ".zip" else _tar_entries(packed, maximum)
             for number, (name, source) in enumerate(entries, 1):
                 if number > limits.entries:
                     raise _UnsafeError(_("it holds more than {count} entries").format(count=limits.entries), "entries")
                 target = folder.joinpath(*_safe_parts(name, source is not None, seen))
-                with telling_writes(target):
+                with explain_write_errors(target):
                     (target.parent if source else target).mkdir(parents=True, exist_ok=True)
                     if source:
                         with target.open("xb") as file:
@@ -114,11 +114,11 @@ def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> 
     return parts
 
 
-def _zip_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _zip_entries(packed: IO[bytes], maximum: int) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Names and contents, None of a folder; zipfile gives no more of a file than its entry says, so that counts."""
     with zipfile.ZipFile(packed) as archive:
-        if sum(info.file_size for info in archive.infolist()) > most:
-            raise _too_much(most)
+        if sum(info.file_size for info in archive.infolist()) > maximum:
+            raise _too_much(maximum)
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -131,9 +131,9 @@ def _zip_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] 
             yield info.filename, None if info.is_dir() else archive.open(info)
 
 
-def _tar_entries(packed: IO[bytes], most: int) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _tar_entries(packed: IO[bytes], maximum: int) -> Iterator[tuple[str, IO[bytes] | None]]:
     """The same, read as a stream; all of it counts, since headers can be blown up too."""
-    with _Counted(packed, most) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+    with _LimitedStream(packed, maximum) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _no_file(member.name)
@@ -148,8 +148,8 @@ class _Member(tarfile.TarInfo):
     @property  # and not checked in `frombuf`, which newer Pythons no longer call
     def size(self) -> int:
         extends = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
-        if self.type in (*extends, tarfile.SOLARIS_XHDTYPE) and self._size > _MOST_TAR_NAME:
-            raise _too_much(_MOST_TAR_NAME)
+        if self.type in (*extends, tarfile.SOLARIS_XHDTYPE) and self._size > _MAX_TAR_NAME:
+            raise _too_much(_MAX_TAR_NAME)
         return self._size
 
     @size.setter
@@ -157,12 +157,12 @@ class _Member(tarfile.TarInfo):
         self._size = size
 
 
-class _Counted(GzipFile):
-    """A stream that ends the unpacking when it has given more than `most` bytes."""
+class _LimitedStream(GzipFile):
+    """A stream that ends the unpacking when it has given more than `maximum` bytes."""
 
-    def __init__(self, packed: IO[bytes], most: int) -> None:
+    def __init__(self, packed: IO[bytes], maximum: int) -> None:
         super().__init__(fileobj=packed, mode="rb")
-        self._most, self._given = most, 0
+        self._most, self._given = maximum, 0
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
@@ -173,12 +173,12 @@ class _Counted(GzipFile):
 
 
 def _read(source: IO[bytes]) -> bytes:
-    with _telling_damage():
+    with _explain_damage():
         return source.read(_COPIED_BYTES)
 
 
 @contextmanager
-def _telling_damage() -> Iterator[None]:
+def _explain_damage() -> Iterator[None]:
     """What the libraries say of a damaged archive, as one of ours."""
     try:
         yield
@@ -201,5 +201,5 @@ def _no_file(name: str) -> _UnsafeError:
     return _UnsafeError(_("{name} is a link or a device, not a file").format(name=repr(name)), "kind")
 
 
-def _too_much(most: int) -> _UnsafeError:
-    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=most / 2**20), "size")
+def _too_much(maximum: int) -> _UnsafeError:
+    return _UnsafeError(_("it unpacks to more than {size:.0f} MiB").format(size=maximum / 2**20), "size")

@@ -47,7 +47,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         (_("training"), _numbers(row.get("train_loss") for row in history), "#0072b2"),
         (_("validation"), _numbers(row.get("val_loss") for row in history), "#d55e00"),
     ]
-    dices, settling = (
+    dices, warming_up = (
         [
             (name, _numbers((row.get(key) or {}).get(name) for row in history), f"#{r:02x}{g:02x}{b:02x}")
             for name, (r, g, b) in zip(class_names, class_colors(class_names), strict=True)
@@ -74,7 +74,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
                 line.set_gid(name)
         if lines is dices:
             axis.set_ylim(-0.02, 1.02)
-            for number, (_name, values, color) in enumerate(one for one in settling if len(_known(one[1])) > 1):
+            for number, (_name, values, color) in enumerate(one for one in warming_up if len(_known(one[1])) > 1):
                 (dotted,) = axis.plot(epochs, values, color=color, linewidth=1.2, linestyle=":", marker="")
                 dotted.set_gid("" if number else _("with batch statistics"))
         else:
@@ -95,15 +95,15 @@ class LiveCurves:
 
     def __init__(self, class_names: Sequence[str], path: Path) -> None:
         self._class_names, self._path = class_names, path
-        self._ended, self._took_s = -math.inf, 0.0
+        self._ended, self._elapsed_s = -math.inf, 0.0
 
     def draw(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw them, unless it is too soon; arguments and errors as of `draw_curves`."""
-        began = time.monotonic()
-        if began - self._ended >= _SHARE * self._took_s:
+        started = time.monotonic()
+        if started - self._ended >= _SHARE * self._elapsed_s:
             draw_curves(history, self._class_names, self._path)
             self._ended = time.monotonic()
-            self._took_s = self._ended - began
+            self._elapsed_s = self._ended - started
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

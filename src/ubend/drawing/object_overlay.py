@@ -10,9 +10,9 @@ from scipy import ndimage
 from ubend.drawing.panels import Font, load_font
 
 _LEGIBLE_PX = 40  # side of a typical object in the overlay, so that its number fits into it
-_LEAST_SIDE_PX = 768  # longer side of the overlay that is sought for small images
-_MOST_SCALE = 4
-_MOST_SIDE_PX = 2048  # enlarged up to this longer side
+_MIN_SIDE_PX = 768  # longer side of the overlay that is sought for small images
+_MAX_SCALE = 4
+_MAX_SIDE_PX = 2048  # enlarged up to this longer side
 _TEXT_SHARE, _TEXT_PX = 0.3, (11, 32)  # height of numbers: share of a typical object's side; least and greatest
 _LINE_SHARE, _IMAGE_SHARE = 20, 400  # px of a typical object's side, and of the longer side, per px of outline
 _GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour
@@ -36,8 +36,8 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
     """
     areas = np.bincount(ids.reshape(-1))[1:]
     side, longer = float(np.sqrt(np.median(areas))) if len(areas) else float(_LEGIBLE_PX), max(ids.shape)
-    wanted = max(round(_LEGIBLE_PX / side), round(_LEAST_SIDE_PX / longer))
-    scale = max(1, min(wanted, _MOST_SCALE, _MOST_SIDE_PX // longer))
+    wanted = max(round(_LEGIBLE_PX / side), round(_MIN_SIDE_PX / longer))
+    scale = max(1, min(wanted, _MAX_SCALE, _MAX_SIDE_PX // longer))
     page = Image.fromarray(image).resize((ids.shape[1] * scale, ids.shape[0] * scale), Image.Resampling.BICUBIC)
     large = ids.repeat(scale, axis=0).repeat(scale, axis=1)
     width = max(1, min(round(side * scale / _LINE_SHARE), round(longer * scale / _IMAGE_SHARE)))
@@ -50,7 +50,7 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
 
 
 def write_inside(
-    draw: ImageDraw.ImageDraw, there: NDArray[np.bool_], offset: tuple[int, int], text: str, font: Font
+    draw: ImageDraw.ImageDraw, region: NDArray[np.bool_], offset: tuple[int, int], text: str, font: Font
 ) -> None:
     """Write text where a region is widest, moved into the page.
 
@@ -58,7 +58,7 @@ def write_inside(
         there: (H, W) the region.
         offset: row and column of its first pixel in the page.
     """
-    y, x, _depth = _find_widest(there)
+    y, x, _depth = _find_widest(region)
     _write(draw, y + offset[0], x + offset[1], text, font)
 
 
@@ -78,7 +78,7 @@ def _draw_outlines(image: NDArray[np.uint8], ids: NDArray[np.uint32], count: int
 
 def _write_number(
     draw: ImageDraw.ImageDraw,
-    there: NDArray[np.bool_],
+    region: NDArray[np.bool_],
     box: tuple[slice, slice],
     text: str,
     font: Font,
@@ -86,14 +86,14 @@ def _write_number(
 ) -> None:
     """Inside the object if it fits, else at the first free side, else inside all the same; marks its place as taken."""
     half_w, half_h = _half_size(text, font)
-    y, x, depth = _find_widest(there)
+    y, x, depth = _find_widest(region)
     y, x = y + box[0].start, x + box[1].start
-    places = [(y, x)]
+    positions = [(y, x)]
     if depth < np.hypot(half_w, half_h):
         left, right, top, bottom = box[1].start - half_w, box[1].stop + half_w, box[0].start, box[0].stop
-        places = [(y, right), (y, left), (bottom + half_h, x), (top - half_h, x), *places]
-    for place in places:
-        y, x = _move_inside(place, (half_w, half_h), (taken.shape[1], taken.shape[0]))
+        positions = [(y, right), (y, left), (bottom + half_h, x), (top - half_h, x), *positions]
+    for position in positions:
+        y, x = _move_inside(position, (half_w, half_h), (taken.shape[1], taken.shape[0]))
         covered = np.s_[int(y - half_h) : int(y + half_h) + 1, int(x - half_w) : int(x + half_w) + 1]
         if not taken[covered].any():
             break
@@ -108,10 +108,10 @@ def _half_size(text: str, font: Font) -> tuple[float, float]:
 
 
 def _move_inside(
-    place: tuple[float, float], half_wh: tuple[float, float], size_wh: tuple[int, int]
+    position: tuple[float, float], half_wh: tuple[float, float], size_wh: tuple[int, int]
 ) -> tuple[float, float]:
     """Row and column of a text's middle, moved so that the text lies in a page of that size, as far as it fits."""
-    (y, x), (half_w, half_h), (width, height) = place, half_wh, size_wh
+    (y, x), (half_w, half_h), (width, height) = position, half_wh, size_wh
     return max(half_h, min(y, height - half_h)), max(half_w, min(x, width - half_w))
 
 
@@ -121,9 +121,9 @@ def _write(draw: ImageDraw.ImageDraw, y: float, x: float, text: str, font: Font)
     draw.text((x, y), text, fill=_WHITE, font=font, anchor="mm", stroke_width=1, stroke_fill=_BLACK)
 
 
-def _find_widest(there: NDArray[np.bool_]) -> tuple[float, float, float]:
+def _find_widest(region: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Row, column and distance to the border of the pixel that is farthest from the border."""
-    step = max(1, max(there.shape) // _SAMPLE_PX)
-    depth = ndimage.distance_transform_edt(np.pad(there[::step, ::step], 1))
+    step = max(1, max(region.shape) // _SAMPLE_PX)
+    depth = ndimage.distance_transform_edt(np.pad(region[::step, ::step], 1))
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return (float(y) - 1) * step, (float(x) - 1) * step, float(depth[y, x]) * step

@@ -62,7 +62,7 @@ def draw_grid(
     text_px = min(20, max(11, cell_px // 13))
     font, gap, line = load_font(text_px), max(6, cell_px // 24), round(text_px * 1.5)
 
-    cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
+    cells = [[_fit(image, cell_px) for image in row] for row in rows]
     heading_px = [min(math.ceil(font.getlength(_clean(text))), cell_px) for text in headings] or [0] * columns
     widths = [max(heading_px[n], *(row[n].width for row in cells if n < len(row))) for n in range(columns)]
     heights = [max((cell.height for cell in row), default=0) for row in cells]
@@ -105,16 +105,16 @@ def draw_grid(
     return page
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
+def save_png(image: Image.Image, path: Path) -> None:
     """Write the picture as PNG, whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    write_file(path, lambda temporary: picture.save(temporary, format="PNG", compress_level=_LEVEL))
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", compress_level=_LEVEL))
 
 
-def show_picture(picture: Path | Image.Image) -> None:
+def show_image(image: Path | Image.Image) -> None:
     """Show a picture where its reader is: in the notebook, else in a window, else say where the file is.
 
     Without a notebook and a display (a server, a container) a picture that is no file yet is saved to the
@@ -124,29 +124,29 @@ def show_picture(picture: Path | Image.Image) -> None:
     if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:  # not IPython's terminal
         from IPython.display import display  # not one of our dependencies; here it is already running
 
-        display(_load(picture))
+        display(_load(image))
         return
     desktop = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if desktop and ImageShow.show(_load(picture)):
+    if desktop and ImageShow.show(_load(image)):
         return
-    if isinstance(picture, Image.Image):
+    if isinstance(image, Image.Image):
         handle, name = tempfile.mkstemp(prefix="ubend-", suffix=".png")
         os.close(handle)
-        save_png(picture, Path(name))
-        picture = Path(name)
+        save_png(image, Path(name))
+        image = Path(name)
     # a warning, because a plain Python session shows nothing below it
-    _logger.warning(_("no display here; the picture is in {path}").format(path=picture))
+    _logger.warning(_("no display here; the picture is in {path}").format(path=image))
 
 
-def _load(picture: Path | Image.Image) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else Image.open(picture).copy()
+def _load(image: Path | Image.Image) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.open(image).copy()
 
 
-def _fit(picture: NDArray[np.uint8], cell_px: int) -> Image.Image:
+def _fit(pixels: NDArray[np.uint8], cell_px: int) -> Image.Image:
     """Scaled so that the longer side is `cell_px`; enlarged pixels stay square and sharp."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
-        raise ValueError(f"a cell is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
-    image = Image.fromarray(picture)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
+        raise ValueError(f"a cell is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    image = Image.fromarray(pixels)
     scale = cell_px / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if scale > 1:

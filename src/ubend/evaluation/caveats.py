@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from ubend.core.i18n import _
 from ubend.io.images import fit_channels, hash_pixels
-from ubend.layouts.pairs import SPLITS, Part
+from ubend.layouts.pairs import SPLITS, SplitName
 from ubend.models.model_file import Bundle, unpack_hashes
 
 _FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
 _NAMED = 3  # examples
 
 
-class KnownImages:
+class SplitLookup:
     """The images that models were trained, validated and tested on, recognised by their decoded pixels.
 
     Attributes:
@@ -24,7 +24,7 @@ class KnownImages:
     def __init__(self, bundles: Sequence[Bundle]) -> None:
         self.complete = all(bundle.image_hashes is not None for bundle in bundles)
         self._models = [
-            (bundle.sizing.channels, {part: {*unpack_hashes(text)} for part, text in bundle.image_hashes.items()})
+            (bundle.sizing.channels, {split: {*unpack_hashes(text)} for split, text in bundle.image_hashes.items()})
             for bundle in bundles
             if bundle.image_hashes is not None
         ]
@@ -32,21 +32,21 @@ class KnownImages:
     def __bool__(self) -> bool:
         return bool(self._models)
 
-    def find_split(self, pixels: NDArray[Any]) -> Part | None:
+    def find_split(self, pixels: NDArray[Any]) -> SplitName | None:
         """The split that an image was in; None: in none. Of several models the one that saw most of it counts.
 
         Args:
             pixels: (H, W, C) as `read_image` gives it, with the models' channels.
         """
-        found: set[Part] = set()
+        found: set[SplitName] = set()
         for channels, splits in self._models:
             if (fitted := fit_channels(pixels, channels)) is not None:
                 number = hash_pixels(fitted)
-                found |= {part for part, hashes in splits.items() if number in hashes}
-        return next((part for part in SPLITS if part in found), None)
+                found |= {split for split, hashes in splits.items() if number in hashes}
+        return next((split for split in SPLITS if split in found), None)
 
 
-def describe_seen(known: KnownImages, left_out: Sequence[str], validation: int) -> list[str]:
+def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation: int) -> list[str]:
     """What to say about the images that were scored, one line each.
 
     Args:
@@ -55,7 +55,7 @@ def describe_seen(known: KnownImages, left_out: Sequence[str], validation: int) 
         validation: number of scored images that are validation images.
     """
     lines = []
-    if not known.complete:
+    if not split_lookup.complete:
         lines.append(
             _(
                 "note: the model file does not name its training images (it is from an earlier version), so whether "
@@ -76,7 +76,7 @@ def describe_validation(count: int) -> list[str]:
     return [line.format(count=count)] if count else []
 
 
-def describe_few(count: int, split: Part | None) -> list[str]:
+def describe_few(count: int, split: SplitName | None) -> list[str]:
     """A line when so few images are scored that their scores say little, else none.
 
     Args:

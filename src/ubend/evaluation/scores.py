@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.device import send, tell_out_of_memory
+from ubend.core.device import explain_out_of_memory, send
 from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
-from ubend.dataset.store import hide_unseen, read_class_map
-from ubend.inference.accepts import too_large
+from ubend.dataset.store import ignore_invalid, read_class_map
+from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.prefetch import map_ahead
+from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import Source
 from ubend.io.images import resize_mask
 from ubend.io.raster import Header
@@ -38,7 +38,7 @@ from ubend.training.losses import sum_cross_entropy
 _CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
 
 
-class Answering(Protocol):
+class ScoredPredictor(Protocol):
     """What can be scored: a `Predictor`, or a `Baseline`, which answers in the same way."""
 
     @property
@@ -55,7 +55,7 @@ class Answering(Protocol):
         """Logits of each image, in any order."""
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """An image that is decoded already, as `prepare` would give it, and its (H, W) class indices.
 
     `truth` None: they are read from the mask's file.
@@ -66,10 +66,10 @@ class Decoded(NamedTuple):
 
 
 def evaluate_pairs(
-    predictor: Answering,
+    predictor: ScoredPredictor,
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
-    decoded: Callable[[int], Decoded] | None = None,
+    decoded: Callable[[int], DecodedImage] | None = None,
     *,
     skip_bad: bool = False,
     select: Callable[[list[int]], list[int]] = lambda read: read,
@@ -110,9 +110,9 @@ def evaluate_pairs(
                 yield image
 
     for logits in predictor.run(sources()):
-        numbers = [read[place] for place in logits.numbers]
+        numbers = [read[index] for index in logits.numbers]
         truth = np.stack([truths[number][logits.rows] for number in numbers])
-        with tell_out_of_memory(too_large(logits.native_hw)):
+        with explain_out_of_memory(too_large(logits.native_hw)):
             counted = native.add(numbers, logits.native(), truth)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] == (h, w):
@@ -136,13 +136,13 @@ def evaluate_pairs(
     scores = {
         "native": _summary(confusions, losses, known),
         "model_size": _summary(*at_model_size, known),
-        "per_picture": _per_picture(confusions, pairs, known),
+        "per_picture": _per_image(confusions, pairs, known),
     }
     return scores | ({"skipped": bad} if bad else {})
 
 
 def _read(
-    predictor: Answering, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], Decoded] | None
+    predictor: ScoredPredictor, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], DecodedImage] | None
 ) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError | None]:
     """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs; None: not scored.
 
@@ -157,7 +157,7 @@ def _read(
             except DataError as error:
                 return error
 
-        return map_ahead(take, range(len(pairs)))
+        return prefetch(take, range(len(pairs)))
 
     def inspect(pair: Pair) -> tuple[Pair, Header | DataError]:
         try:
@@ -179,7 +179,7 @@ def _read(
         header = inspected[1]
         return 0 if isinstance(header, DataError) else header.bytes(header.channels)
 
-    return map_ahead(read, map_ahead(inspect, pairs), weigh)
+    return prefetch(read, prefetch(inspect, pairs), weigh)
 
 
 class _Counts:
@@ -220,14 +220,14 @@ class _Counts:
 
 def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:
     """(H, W) class index of an image's mask, as it is; IGNORED where the mask says so or the image was not seen."""
-    truth = hide_unseen(read_class_map(pair, image.native_hw, labels), image.unseen, pair).classes
+    truth = ignore_invalid(read_class_map(pair, image.native_hw, labels), image.invalid, pair).classes
     if (truth == IGNORED).all():
         raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path), path=pair.mask.path)
     return truth
 
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
-    scores = summarise_overlap(confusions, labels.names, background_class(labels.names), labels.unheld).to_json()
+    scores = summarise_overlap(confusions, labels.names, background_class(labels.names), labels.unmapped).to_json()
     pixels = confusions.sum(axis=0)
 
     def shares(counts: NDArray[np.int64]) -> dict[str, float]:
@@ -241,9 +241,9 @@ def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels:
     }
 
 
-def _per_picture(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
+def _per_image(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
     def named(row: NDArray[np.float64]) -> dict[str, float | None]:
-        scored = (np.nan if n in labels.unheld else v for n, v in enumerate(row.tolist()))
+        scored = (np.nan if n in labels.unmapped else v for n, v in enumerate(row.tolist()))
         return {n: None if np.isnan(v) else round(float(v), 6) for n, v in zip(labels.names, scored, strict=True)}
 
     dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)

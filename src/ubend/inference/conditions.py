@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.inference.accepts import refuse_other_kind
 from ubend.inference.ensemble import Ensemble, Member, load
-from ubend.inference.postprocess import Refinement, parse_areas, parse_thresholds, refine
+from ubend.inference.input_checks import refuse_other_kind
+from ubend.inference.postprocess import PostprocessOptions, parse_areas, parse_thresholds, postprocess
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor, fetch
 from ubend.inference.tiling import Source
@@ -44,7 +44,7 @@ class Conditions:
     overlap: float = 0.25
 
 
-class Answer(NamedTuple):
+class MaskResult(NamedTuple):
     """(H, W) class index of an image, IGNORED where it was not seen, and (C, H, W) probabilities if requested."""
 
     mask: NDArray[np.uint8]
@@ -56,7 +56,7 @@ class Answer(NamedTuple):
         return self.mask.nbytes + (0 if self.prob is None else self.prob.nbytes)
 
 
-class Masks:
+class MaskPredictor:
     """Model(s) and post-processing; predicts images, video frames, scan slices.
 
     Args:
@@ -72,16 +72,16 @@ class Masks:
     """
 
     def __init__(
-        self, answering: Predictor | Ensemble, wanted: Refinement, paths: Sequence[Path], tiles_asked: bool
+        self, base: Predictor | Ensemble, wanted: PostprocessOptions, paths: Sequence[Path], tiles_requested: bool
     ) -> None:
-        self._answering, self.wanted, self.paths, self.tiles_asked = answering, wanted, paths, tiles_asked
-        self.members = answering.members if isinstance(answering, Ensemble) else [Member(answering)]
+        self._base, self.wanted, self.paths, self.tiles_requested = base, wanted, paths, tiles_requested
+        self.members = base.members if isinstance(base, Ensemble) else [Member(base)]
         self.predictor = self.members[0].predictor
         self.labels, self.bundle = self.predictor.labels, self.predictor.bundle
         each = [member.predictor.bundle.sizing.channels for member in self.members]
         self.channels, self.takes_color = max(each), {*each} <= {1, 3}
         by_parts = wanted.min_area or wanted.fill_holes
-        self.by_rows = self.predictor.tiling is not None and answering is self.predictor and not by_parts
+        self.by_rows = self.predictor.tiling is not None and base is self.predictor and not by_parts
 
     def refuse_other_kind(self, path: Path, header: Header) -> None:
         """Raise DataError if the image has other channels or another depth than one of the models takes."""
@@ -90,7 +90,7 @@ class Masks:
 
     def predict(
         self, images: Iterable[tuple[_Key, NDArray[Any] | LoadedImage]], *, with_prob: bool = False
-    ) -> Iterator[tuple[_Key, Answer]]:
+    ) -> Iterator[tuple[_Key, MaskResult]]:
         """(key, answer) of each (key, image), with post-processing; faster without probabilities."""
         keys: dict[int, _Key] = {}
 
@@ -99,15 +99,15 @@ class Masks:
                 keys[number] = key
                 yield image
 
-        if isinstance(self._answering, Predictor) and not self.wanted and not with_prob:
-            for number, mask in self._answering.predict_masks(given()):
-                yield keys.pop(number), Answer(mask)
+        if isinstance(self._base, Predictor) and not self.wanted and not with_prob:
+            for number, mask in self._base.predict_masks(given()):
+                yield keys.pop(number), MaskResult(mask)
             return
-        for number, found in self._answering.predict(given()):
-            mask = refine(found.prob, self.wanted, found.mask == IGNORED) if self.wanted else found.mask
-            yield keys.pop(number), Answer(mask, found.prob if with_prob else None)
+        for number, found in self._base.predict(given()):
+            mask = postprocess(found.prob, self.wanted, found.mask == IGNORED) if self.wanted else found.mask
+            yield keys.pop(number), MaskResult(mask, found.prob if with_prob else None)
 
-    def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, Answer]]:
+    def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
         """(row range, answer) of an image, from top to bottom; only if `by_rows`."""
 
         def make(logits: Tensor) -> list[Tensor]:
@@ -115,18 +115,18 @@ class Masks:
             return [*mask, logits[0].softmax(dim=0)] if self.wanted or with_prob else mask
 
         for part, made in fetch(self.predictor.run([source]), make):
-            mask = refine(made[0], self.wanted) if self.wanted else made[0]
-            yield part.rows, Answer(mask, made[-1] if with_prob else None)
+            mask = postprocess(made[0], self.wanted) if self.wanted else made[0]
+            yield part.rows, MaskResult(mask, made[-1] if with_prob else None)
 
 
-def load_masks(model: Path | str, device: str | None, conditions: Conditions) -> Masks:
+def load_mask_predictor(model: Path | str, device: str | None, conditions: Conditions) -> MaskPredictor:
     """Load the models; arguments and errors: see `ensemble.load`, `parse_thresholds` and `parse_areas`."""
     models = [model, *conditions.models]
-    answering = load(models, device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
-    names = answering.labels.names
-    wanted = Refinement(
+    base = load(models, device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
+    names = base.labels.names
+    wanted = PostprocessOptions(
         parse_thresholds(conditions.threshold, names),
         parse_areas("--min-area", conditions.min_area, names),
         parse_areas("--fill-holes", conditions.fill_holes, names),
     )
-    return Masks(answering, wanted, [Path(path) for path in models], conditions.tiles is not None)
+    return MaskPredictor(base, wanted, [Path(path) for path in models], conditions.tiles is not None)

@@ -7,12 +7,12 @@ from typing import Any
 from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.core.plan import Choice
-from ubend.inference.conditions import Masks
+from ubend.inference.conditions import MaskPredictor
 from ubend.inference.predictor import Predictor
 from ubend.models.model_file import SAME_SCALE
 
 
-def describe_masks(masks: Masks) -> dict[str, Any]:
+def describe_masks(masks: MaskPredictor) -> dict[str, Any]:
     """What makes the masks, fit for JSON: equal where they would be equal."""
     members = []
     for path, (predictor, views) in zip(masks.paths, masks.members, strict=True):
@@ -24,28 +24,28 @@ def describe_masks(masks: Masks) -> dict[str, Any]:
     names = masks.labels.names
     facts: dict[str, Any] = {"models": members}
     for key in ("thresholds", "min_area", "fill_holes"):
-        asked = getattr(masks.wanted, key)
-        facts[key] = {names[index]: "all" if value == math.inf else value for index, value in asked.items()}
+        requested = getattr(masks.wanted, key)
+        facts[key] = {names[index]: "all" if value == math.inf else value for index, value in requested.items()}
     return facts
 
 
-def describe_tiling(masks: Masks) -> list[str]:
+def describe_tiling(masks: MaskPredictor) -> list[str]:
     """How images are cut, and why; a warning where a model has not seen them so."""
-    said = [_describe_one(member.predictor, masks.tiles_asked) for member in masks.members]
-    if all(lines == said[0] for lines in said):
-        return said[0]
-    named = zip(masks.paths, said, strict=True)
+    lines_given = [_describe_one(member.predictor, masks.tiles_requested) for member in masks.members]
+    if all(lines == lines_given[0] for lines in lines_given):
+        return lines_given[0]
+    named = zip(masks.paths, lines_given, strict=True)
     return [_("{model}: {line}").format(model=path, line=line) for path, lines in named for line in lines]
 
 
-def _describe_one(predictor: Predictor, asked: bool) -> list[str]:
+def _describe_one(predictor: Predictor, requested: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
-    if not asked:
+    if not requested:
         reason = _("pictures are taken whole and resized to {size} px, as in training")
         if tiling is not None:
             reason = _("trained on windows of {window} px of pictures at their own scale")
-        told = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
-        choice = Choice("--tiles", tiling.tile_px if tiling else 0, told)
+        text = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
+        choice = Choice("--tiles", tiling.tile_px if tiling else 0, text)
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [

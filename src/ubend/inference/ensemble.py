@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import read_config
-from ubend.inference.accepts import Image, given_image, take_pixels
+from ubend.inference.input_checks import Image, given_image, take_pixels
 from ubend.inference.prediction import Prediction
 from ubend.inference.predictor import Predictor
 from ubend.inference.predictor import load as load_one
@@ -86,8 +86,8 @@ class Ensemble:
                 total = part if total is None else np.add(total, part, out=total)
         assert total is not None
         mask = total.argmax(axis=0).astype(np.uint8)
-        if loaded.unseen is not None:
-            mask[loaded.unseen], total[:, loaded.unseen] = IGNORED, 0
+        if loaded.invalid is not None:
+            mask[loaded.invalid], total[:, loaded.invalid] = IGNORED, 0
         return Prediction(mask, np.ascontiguousarray(total), self.labels)
 
     def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
@@ -168,4 +168,4 @@ def _read(image: Image, predictor: Predictor) -> LoadedImage:
     pixels = loaded.pixels
     fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
     # what does not fit is refused by the predictor, in its words
-    return loaded if fitted is None else LoadedImage(fitted, loaded.unseen)
+    return loaded if fitted is None else LoadedImage(fitted, loaded.invalid)

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.extreme_values import find_normal_range, name_values
-from ubend.io.row_windows import TiffWindows
+from ubend.io.row_windows import TiffRowReader
 from ubend.layouts.problems import enumerate_names
 from ubend.models.model_file import Bundle
 
@@ -43,7 +43,7 @@ class ExtremeValues:
         if self._is_possible and pixels.shape[2] == len(self._mean) and len(values := self._find(pixels)):
             self._found[path] = values
 
-    def watch(self, windows: TiffWindows) -> Callable[[int, int], NDArray[np.generic]]:
+    def watch(self, windows: TiffRowReader) -> Callable[[int, int], NDArray[np.generic]]:
         """The file's `read`, whose rows are looked at."""
 
         def read(top: int, bottom: int) -> NDArray[np.generic]:
@@ -53,10 +53,10 @@ class ExtremeValues:
 
         return read
 
-    def tell(self, teller: Teller) -> None:
+    def tell(self, reporter: Reporter) -> None:
         """Say what `describe` gives."""
         for line in self.describe():
-            teller.say(line)
+            reporter.report(line)
 
     def describe(self) -> list[str]:
         """A line when images hold such values, with what to do; else none."""
@@ -89,5 +89,5 @@ class ExtremeValues:
         low, high = find_normal_range(pieces(), len(self._mean))
         is_extreme = (pixels < low) | (pixels > high)
         values: NDArray[np.generic] = pixels[is_extreme]
-        most = 2 * int(is_extreme.any(axis=1).sum()) > len(pixels)
-        return values[:0] if most and len(np.unique(values)) > 1 else values
+        maximum = 2 * int(is_extreme.any(axis=1).sum()) > len(pixels)
+        return values[:0] if maximum and len(np.unique(values)) > 1 else values

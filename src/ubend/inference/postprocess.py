@@ -21,7 +21,7 @@ _CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
 
 
 @dataclass(frozen=True)
-class Refinement:
+class PostprocessOptions:
     """What is asked of a mask; nothing asked: each pixel has its most probable class.
 
     Attributes:
@@ -38,7 +38,9 @@ class Refinement:
         return bool(self.thresholds or self.min_area or self.fill_holes)
 
 
-def refine(prob: NDArray[np.float32], wanted: Refinement, unseen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+def postprocess(
+    prob: NDArray[np.float32], wanted: PostprocessOptions, invalid: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
     """A mask of probabilities: thresholds first, then holes are filled, then small parts go.
 
     Args:
@@ -48,12 +50,12 @@ def refine(prob: NDArray[np.float32], wanted: Refinement, unseen: NDArray[np.boo
         (H, W) uint8 class index; IGNORED where the image was not seen.
     """
     mask = apply_thresholds(prob, wanted.thresholds)
-    if unseen is not None:
-        mask[unseen] = IGNORED
+    if invalid is not None:
+        mask[invalid] = IGNORED
     if wanted.fill_holes:
         fill_holes(mask, wanted.fill_holes)
     if wanted.min_area:
-        drop_small_parts(mask, wanted.min_area)
+        drop_small_regions(mask, wanted.min_area)
     return mask
 
 
@@ -102,7 +104,7 @@ def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
         mask[filled[holes]] = index
 
 
-def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
+def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
     """Give, in place, each part of a class that is smaller than its limit to the class that it has the longest border
     with; of equal ones to the first in the class table.
 
@@ -114,10 +116,10 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
         limits: class index -> least area of a part that stays, px.
     """
     while True:
-        parts, classes = _label_parts(mask)
+        parts, classes = _label_regions(mask)
         areas = np.bincount(parts.reshape(-1), minlength=len(classes))
-        least = np.array([limits.get(index, 0) for index in range(int(classes.max()) + 1)])
-        small = areas < least[classes]
+        minimum = np.array([limits.get(index, 0) for index in range(int(classes.max()) + 1)])
+        small = areas < minimum[classes]
         if len(classes) == 1 or not small.any():
             return
         inner, outer = _find_borders(parts, small)
@@ -130,23 +132,23 @@ def drop_small_parts(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> No
         rank = np.argsort(np.argsort(areas, kind="stable"))
         waits = inner[small[outer] & (rank[outer] < rank[inner])]
         goes = small & (np.bincount(waits, minlength=len(areas)) == 0)
-        going, place = np.flatnonzero(goes), np.cumsum(goes) - 1
+        going, new_index = np.flatnonzero(goes), np.cumsum(goes) - 1
         inner, outer = inner[goes[inner]], outer[goes[inner]]
-        most = len(least)
-        borders = np.bincount(place[inner] * most + classes[outer], minlength=len(going) * most)
+        maximum = len(minimum)
+        borders = np.bincount(new_index[inner] * maximum + classes[outer], minlength=len(going) * maximum)
         becomes = classes.copy()
-        becomes[going] = borders.reshape(len(going), most).argmax(axis=1)
+        becomes[going] = borders.reshape(len(going), maximum).argmax(axis=1)
         mask[:] = becomes[parts]
 
 
-def _label_parts(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """(H, W) number of the part that each pixel belongs to, from 0, and (parts,) the class of each part."""
     parts = np.zeros(mask.shape, np.int32)
     classes: list[int] = []
     for index in np.unique(mask):
-        there = mask == index
-        found, count = ndimage.label(there, _CORNERS)
-        parts[there] = found[there] + (len(classes) - 1)
+        region = mask == index
+        found, count = ndimage.label(region, _CORNERS)
+        parts[region] = found[region] + (len(classes) - 1)
         classes += [int(index)] * count
     return parts, np.array(classes, np.uint8)
 
@@ -155,9 +157,9 @@ def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[N
     """Every edge between a pixel of a small part and one of another part, as the numbers of the two parts."""
     pairs = []
     for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
-        for here, there in ((one, other), (other, one)):
-            edge = (here != there) & small[here]
-            pairs.append((here[edge], there[edge]))
+        for here, region in ((one, other), (other, one)):
+            edge = (here != region) & small[here]
+            pairs.append((here[edge], region[edge]))
     inner, outer = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return inner, outer
 

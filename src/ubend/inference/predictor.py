@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.accel.accelerate import accelerate_inference
-from ubend.core.device import attempt, fastest_precision, pick_device, send, tell_out_of_memory
+from ubend.core.device import attempt, explain_out_of_memory, fastest_precision, pick_device, send
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.inference.accepts import Image, inspect_file, take_pixels, too_large
+from ubend.inference.input_checks import Image, inspect_file, take_pixels, too_large
 from ubend.inference.prediction import Prediction, class_index
-from ubend.inference.prefetch import map_ahead
+from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import (
     Blender,
     Source,
@@ -142,18 +142,18 @@ class Predictor:
 
     def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each image, in completion order."""
-        for number, prob, unseen in self._answer(images, lambda native: native.softmax(dim=1), 0):
+        for number, prob, invalid in self._results(images, lambda native: native.softmax(dim=1), 0):
             mask = prob.argmax(axis=0).astype(np.uint8)
-            if unseen is not None:
-                mask[unseen] = IGNORED
+            if invalid is not None:
+                mask[invalid] = IGNORED
             yield number, Prediction(mask, prob, self.labels)
 
     def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(number, (H, W) class index) of each image, see `predict`; without probabilities in main memory."""
-        for number, mask, _unseen in self._answer(images, lambda native: class_index(native.movedim(1, 0)), IGNORED):
+        for number, mask, _invalid in self._results(images, lambda native: class_index(native.movedim(1, 0)), IGNORED):
             yield number, mask
 
-    def _answer(
+    def _results(
         self, images: Iterable[Image], make: Callable[[Tensor], Tensor], blank: int
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
         """(number, (..., H, W) result of `make`, (H, W) where nothing was seen) of each image.
@@ -162,25 +162,25 @@ class Predictor:
             make: is given (n, C, rows, W) logits.
             blank: the result where nothing was seen.
         """
-        begun: dict[int, NDArray[Any]] = {}
-        unseen: dict[int, NDArray[np.bool_]] = {}
+        started: dict[int, NDArray[Any]] = {}
+        invalid: dict[int, NDArray[np.bool_]] = {}
 
         def sources() -> Iterator[Source]:
-            for number, source in enumerate(map_ahead(self.prepare, images, _bytes_given)):
-                if source.unseen is not None:
-                    unseen[number] = source.unseen
+            for number, source in enumerate(prefetch(self.prepare, images, _bytes_given)):
+                if source.invalid is not None:
+                    invalid[number] = source.invalid
                 yield source
 
         for part, (made,) in fetch(self.run(sources()), lambda native: [make(native)]):
             for number, rows in zip(part.numbers, made, strict=True):
-                if number not in begun:
-                    begun[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
-                begun[number][..., part.rows, :] = rows
+                if number not in started:
+                    started[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
+                started[number][..., part.rows, :] = rows
                 if part.is_last:
-                    answer, where = begun.pop(number), unseen.pop(number, None)
+                    result, where = started.pop(number), invalid.pop(number, None)
                     if where is not None:
-                        answer[..., where] = blank
-                    yield number, answer, where
+                        result[..., where] = blank
+                    yield number, result, where
 
     def prepare(self, image: Image, header: Header | None = None) -> Source:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
@@ -191,9 +191,9 @@ class Predictor:
         Raises:
             DataError: see `__call__`.
         """
-        return self.bring_to_size(take_pixels(image, self.bundle, header), _bytes_given(image))
+        return self.resize_input(take_pixels(image, self.bundle, header), _bytes_given(image))
 
-    def bring_to_size(self, image: LoadedImage, held_bytes: int = 0) -> Source:
+    def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> Source:
         """The input of `run`, as `prepare` gives it.
 
         Args:
@@ -203,9 +203,9 @@ class Predictor:
         pixels, sizing = image.pixels, self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
         if self.tiling is not None:
-            return Source.of_pixels(pixels, native_hw, unseen=image.unseen)
+            return Source.of_pixels(pixels, native_hw, invalid=image.invalid)
         small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
-        return Source.of_pixels(small, native_hw, small.nbytes + held_bytes, image.unseen)
+        return Source.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
 
     def inspect(self, path: Path) -> Header:
         """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
@@ -240,8 +240,8 @@ class Predictor:
                 if self._is_full(len(group), math.prod(size)):
                     held_bytes -= sum(tile.held_bytes for tile in group)
                     yield waiting.pop(size)
-            most = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
-            if held_bytes >= most:  # no batch is full: flush the largest
+            maximum = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
+            if held_bytes >= maximum:  # no batch is full: flush the largest
                 group = waiting.pop(max(waiting, key=lambda one: len(waiting[one]) * math.prod(one)))
                 held_bytes -= sum(tile.held_bytes for tile in group)
                 yield group
@@ -251,7 +251,7 @@ class Predictor:
         rows = plan_rows(sources, self._plan)
         if self.tiling is None:  # already read and resized
             return map(read_row, rows)
-        return map_ahead(read_row, rows, lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * self._pixel_bytes)
+        return prefetch(read_row, rows, lambda row: row.plan.input_hw[0] * row.source.size_hw[1] * self._pixel_bytes)
 
     def _plan(self, size_hw: tuple[int, int]) -> TilePlan:
         return self.tiling.plan(size_hw) if self.tiling else plan_whole(size_hw, self.model.padded_hw(size_hw))
@@ -295,8 +295,8 @@ class Predictor:
     def _out_of_memory(self, tile: _Tile) -> SettingError:
         if self.tiling is None:
             return SettingError(too_large(tile.row.source.native_hw), key="device")
-        said = _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu")
-        return SettingError(said.format(size=max(tile.row.plan.input_hw)), key="--tiles")
+        message = _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu")
+        return SettingError(message.format(size=max(tile.row.plan.input_hw)), key="--tiles")
 
     def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, Blender]) -> Iterator[Logits]:
         """Yield rows completed by these tiles; whole images are cropped to their size, those of equal size are grouped.
@@ -318,8 +318,8 @@ class Predictor:
                     del blenders[row.image]
                 yield part
         for ((h, w), native_hw), slots in alike.items():
-            most = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
-            for some in (slots[start : start + most] for start in range(0, len(slots), most)):
+            maximum = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
+            for some in (slots[start : start + maximum] for start in range(0, len(slots), maximum)):
                 adjacent = some[-1] - some[0] + 1 == len(some)
                 values = logits[some[0] : some[-1] + 1] if adjacent else logits[some]
                 numbers = [tiles[slot].row.image for slot in some]
@@ -342,29 +342,29 @@ def fetch(
 
     def copy(made: Tensor) -> Tensor:
         free = pinned.setdefault((made.shape, made.dtype), [])
-        place = free.pop() if free else torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
-        return place.copy_(made, non_blocking=True)
+        buffer = free.pop() if free else torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+        return buffer.copy_(made, non_blocking=True)
 
     def wait() -> tuple[Logits, list[NDArray[Any]]]:
-        logits, places, done = waiting.popleft()
+        logits, buffers, done = waiting.popleft()
         done.synchronize()
-        *arrays, finite = [place.numpy().copy() for place in places]
-        for place in places:
-            pinned[place.shape, place.dtype].append(place)
+        *arrays, finite = [buffer.numpy().copy() for buffer in buffers]
+        for buffer in buffers:
+            pinned[buffer.shape, buffer.dtype].append(buffer)
         _refuse_not_finite(bool(finite))
         return logits, arrays
 
     for logits in results:
-        with tell_out_of_memory(too_large(logits.native_hw)):
+        with explain_out_of_memory(too_large(logits.native_hw)):
             made = [*make(logits.native()), logits.values.isfinite().all()]
         if logits.values.device.type != "cuda":
             _refuse_not_finite(bool(made.pop()))
             yield logits, [one.cpu().numpy() for one in made]
             continue
-        places = [copy(one) for one in made]
+        buffers = [copy(one) for one in made]
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(logits.values.device))
-        waiting.append((logits, places, done))
+        waiting.append((logits, buffers, done))
         if len(waiting) > 1:
             yield wait()
     while waiting:
@@ -394,7 +394,7 @@ def load(path: Path | str, device: str | None = None, *, tiles: int | None = Non
         ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
         SettingError: no such device, invalid tiles or overlap, or no memory for the model.
     """
-    with tell_out_of_memory(_("no memory is left for the model; try --device cpu")):
+    with explain_out_of_memory(_("no memory is left for the model; try --device cpu")):
         return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
 
 

@@ -41,7 +41,7 @@ class Source:
     size_hw: tuple[int, int]
     native_hw: tuple[int, int]
     held_bytes: int = 0
-    unseen: NDArray[np.bool_] | None = None
+    invalid: NDArray[np.bool_] | None = None
 
     @classmethod
     def of_pixels(
@@ -49,11 +49,11 @@ class Source:
         pixels: NDArray[Any],
         native_hw: tuple[int, int],
         held_bytes: int = 0,
-        unseen: NDArray[np.bool_] | None = None,
+        invalid: NDArray[np.bool_] | None = None,
     ) -> "Source":
         """A source of (h, w, channels) pixels in memory."""
         size_hw = pixels.shape[0], pixels.shape[1]
-        return cls(lambda top, bottom: pixels[top:bottom], size_hw, native_hw, held_bytes, unseen)
+        return cls(lambda top, bottom: pixels[top:bottom], size_hw, native_hw, held_bytes, invalid)
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Axis:
         return self._inside(self.starts[0], self.starts[-1])
 
     def _inside(self, first: int, last: int) -> NDArray[np.int64]:
-        places = np.arange(first - self.margin, last + self.tile + self.margin)
+        positions = np.arange(first - self.margin, last + self.tile + self.margin)
         if not self.margin:
-            return places.clip(0, self.side - 1)
+            return positions.clip(0, self.side - 1)
         there_and_back = max(1, 2 * (self.side - 1))
-        places %= there_and_back
-        return np.minimum(places, there_and_back - places).clip(0, self.side - 1)
+        positions %= there_and_back
+        return np.minimum(positions, there_and_back - positions).clip(0, self.side - 1)
 
     def finished(self, number: int) -> slice:
         """Pixels completed by this tile: no later tile covers them."""
@@ -153,17 +153,17 @@ class Tiling:
 
     def _plan_axis(self, side: int) -> Axis:
         multiple, edge = self.multiple, self.edge
-        most = max(multiple, _round_up(self.tile_px - edge, multiple))
+        maximum = max(multiple, _round_up(self.tile_px - edge, multiple))
         padded = _round_up(max(0, side - edge), multiple)
-        tile = min(padded, most) + edge
+        tile = min(padded, maximum) + edge
         room = (padded + edge - tile) // multiple
         step = max(1, math.floor((1 - (0 if self.margin else self.overlap)) * tile / multiple))
         gaps = math.ceil(room / step)
         if self.margin:
-            places = [min(step * number, room) for number in range(gaps + 1)]
+            positions = [min(step * number, room) for number in range(gaps + 1)]
         else:  # spread evenly, so that all overlaps are about equal
-            places = [room * number // max(1, gaps) for number in range(gaps + 1)]
-        starts = tuple(multiple * place for place in places)
+            positions = [room * number // max(1, gaps) for number in range(gaps + 1)]
+        starts = tuple(multiple * place for place in positions)
         return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
 

@@ -23,7 +23,7 @@ from ubend.core.errors import DataError, missing_package
 from ubend.core.errors import reason as system_reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
-from ubend.io.raster import MOST_PIXELS, Header, Raster, turn_upright
+from ubend.io.raster import MAX_PIXELS, Header, Raster, turn_upright
 from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # the tag of EXIF
@@ -35,7 +35,7 @@ _JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)  # Huffman, quantisation, restarts
 _JPEG_SCAN = 0xDA
 
 
-def read_raster(path: Path, channels: int | None = None, place: NDArray[Any] | None = None) -> Raster:
+def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> Raster:
     """A file's pixels, upright, otherwise as stored.
 
     Args:
@@ -45,14 +45,14 @@ def read_raster(path: Path, channels: int | None = None, place: NDArray[Any] | N
     Raises:
         DataError: missing, empty, damaged, no picture, or several.
     """
-    with explained(path):
+    with explain_decode_errors(path):
         with path.open("rb", buffering=0) as file_on_disk:
             data = file_on_disk.read()
         if is_tiff(data):
             return read_tiff(data, path, channels)
         if (plain := _find_plain_jpeg(data)) is not None:
-            fits = place is not None and place.dtype == np.uint8 and place.shape == plain[0]
-            return Raster(_decode_jpeg(data, plain[1], place if fits else None), lossy=True)
+            fits = out is not None and out.dtype == np.uint8 and out.shape == plain[0]
+            return Raster(_decode_jpeg(data, plain[1], out if fits else None), lossy=True)
         stream = io.BytesIO(data)
         with Image.open(stream) as file:
             _refuse_frames(file, path)
@@ -78,7 +78,7 @@ def read_raster(path: Path, channels: int | None = None, place: NDArray[Any] | N
 
 def read_header(path: Path, channels: int | None = None) -> Header:
     """What `read_image` would give, told from the file's header alone; arguments and errors as there."""
-    with explained(path), path.open("rb") as stream:
+    with explain_decode_errors(path), path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)
         if is_tiff(head):
@@ -171,25 +171,25 @@ def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    shape, place = None, 2
-    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+    shape, out = None, 2
+    while data[out : out + 1] == b"\xff" and out + 4 <= len(data):
+        marker, length = data[out + 1], int.from_bytes(data[out + 2 : out + 4], "big")
         if marker == _JPEG_SCAN:
-            return None if shape is None else (shape, place)
-        if marker in _JPEG_FRAMES and shape is None and length in (11, 17) and place + 10 <= len(data):
-            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (place + 5, place + 7))
-            depth, count = data[place + 4], data[place + 9]
-            most = Image.MAX_IMAGE_PIXELS or height * width
-            if depth != 8 or length != 8 + 3 * count or not 0 < height * width <= most:
+            return None if shape is None else (shape, out)
+        if marker in _JPEG_FRAMES and shape is None and length in (11, 17) and out + 10 <= len(data):
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (out + 5, out + 7))
+            depth, count = data[out + 4], data[out + 9]
+            maximum = Image.MAX_IMAGE_PIXELS or height * width
+            if depth != 8 or length != 8 + 3 * count or not 0 < height * width <= maximum:
                 return None
             shape = height, width, count
         elif marker not in _JPEG_TABLES:
             return None
-        place += 2 + length
+        out += 2 + length
     return None
 
 
-def _decode_jpeg(data: bytes, start: int, place: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) -> NDArray[Any]:
     """(H, W) or (H, W, C) uint8. The decoder paints grey what is missing, so the end is looked for.
 
     Args:
@@ -201,11 +201,11 @@ def _decode_jpeg(data: bytes, start: int, place: NDArray[np.uint8] | None = None
 
     if not data.endswith(b"\xff\xd9") and data.find(b"\xff\xd9", start) < 0:
         raise ValueError(_("the end is missing"))
-    if place is None:
+    if out is None:
         pixels = np.asarray(imagecodecs.jpeg8_decode(data))
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
-    imagecodecs.jpeg8_decode(data, out=place[:, :, 0] if place.shape[2] == 1 else place)
-    return place
+    imagecodecs.jpeg8_decode(data, out=out[:, :, 0] if out.shape[2] == 1 else out)
+    return out
 
 
 def _convert(file: Image.Image, alpha: bool) -> Image.Image:
@@ -234,12 +234,12 @@ def _describe_size(error: Image.DecompressionBombError) -> str:
     found = re.match(r"Image size \((\d+) pixels\)", str(error))
     if found is None:
         return str(error)
-    line = _("{pixels:.0f} megapixels; at most {most:.0f} megapixels")
-    return line.format(pixels=int(found[1]) / 1e6, most=MOST_PIXELS / 1e6)
+    line = _("{pixels:.0f} megapixels; at most {maximum:.0f} megapixels")
+    return line.format(pixels=int(found[1]) / 1e6, maximum=MAX_PIXELS / 1e6)
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_decode_errors(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one line that names the file.
 
     Raises:

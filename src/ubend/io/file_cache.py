@@ -16,7 +16,7 @@ from ubend.core.errors import OutputError
 from ubend.core.files import write_text
 from ubend.io.raster import Header
 
-KNOWN_SUFFIX = ".files.json"
+FILE_CACHE_SUFFIX = ".files.json"
 _VERSION = 2  # grows when a header would be read otherwise
 # A file may change again in the moment in which it is read and keep its times, as long as its system's clock has
 # not ticked: 2 s on FAT, less elsewhere. So what is younger than that when it is read is not remembered.
@@ -24,7 +24,7 @@ _TICK_NS = 2 * 10**9
 
 
 @dataclass
-class KnownFile:
+class CachedFile:
     """One file.
 
     Attributes:
@@ -41,7 +41,7 @@ class KnownFile:
     looked_ns: int = 0
 
 
-class KnownFiles:
+class FileCache:
     """The files of a folder, by path. Two runs may use one folder's at once: the last one's is kept, whole.
 
     Args:
@@ -53,24 +53,24 @@ class KnownFiles:
     """
 
     def __init__(self, cache: Path | None = None, root: Path = Path(), channels: int | None = None) -> None:
-        self._files: dict[str, KnownFile] = {}
+        self._files: dict[str, CachedFile] = {}
         self._used: set[str] = set()
-        self._place: Path | None = None
+        self._file: Path | None = None
         self._kept = ""
         self.damaged: Path | None = None
         if cache is not None:
             key = json.dumps([_VERSION, str(root.absolute()), channels])
             name = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-            self._place = cache / f"{name}{KNOWN_SUFFIX}"
+            self._file = cache / f"{name}{FILE_CACHE_SUFFIX}"
             try:
-                self._kept = self._place.read_text(encoding="utf-8", errors="replace")
+                self._kept = self._file.read_text(encoding="utf-8", errors="replace")
             except OSError:  # there is none yet
                 return
             digest, _newline, text = self._kept.partition("\n")
             if digest == _digest(text):
                 rows = json.loads(text).items()
                 self._files = {  # a time of looking by which they were sure, as all are that were remembered
-                    name: KnownFile(
+                    name: CachedFile(
                         (size, mtime, ctime, inode),
                         digest,
                         header and Header(*header),
@@ -79,20 +79,20 @@ class KnownFiles:
                     for name, (size, mtime, ctime, inode, digest, header) in rows
                 }
             else:
-                self.damaged = self._place
+                self.damaged = self._file
 
-    def look(self, path: Path) -> KnownFile:
+    def look(self, path: Path) -> CachedFile:
         """What is known of a file as it is now; what is found out about it may be filled in."""
         name = os.path.abspath(path)
         looked_ns = time.time_ns()
         try:
             stat = os.stat(name)
         except OSError:
-            return KnownFile(None)
+            return CachedFile(None)
         stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         found = self._files.get(name)
         if found is None or found.stamp != stamp:
-            found = self._files[name] = KnownFile(stamp, looked_ns=looked_ns)
+            found = self._files[name] = CachedFile(stamp, looked_ns=looked_ns)
         self._used.add(name)
         return found
 
@@ -106,9 +106,9 @@ class KnownFiles:
         }
         text = json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
         text = f"{_digest(text)}\n{text}"
-        if self._place is not None and text != self._kept:
+        if self._file is not None and text != self._kept:
             with contextlib.suppress(OutputError):
-                write_text(self._place, text)
+                write_text(self._file, text)
 
 
 def _digest(text: str) -> str:

@@ -19,8 +19,8 @@ from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.io.decode import read_raster, without_warnings
-from ubend.io.raster import MOST_CHANNELS, Raster, depth_name
-from ubend.io.tiff import join_unseen
+from ubend.io.raster import MAX_CHANNELS, Raster, depth_name
+from ubend.io.tiff import union_invalid
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +40,15 @@ class LoadedImage:
     """
 
     pixels: NDArray[Any]
-    unseen: NDArray[np.bool_] | None = None
+    invalid: NDArray[np.bool_] | None = None
 
 
-def load_image(path: Path, channels: int | None = None, place: NDArray[Any] | None = None) -> LoadedImage:
+def load_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> LoadedImage:
     """An image and where it was seen; arguments and errors as of `read_image`."""
-    return _finish(read_raster(path, channels, place), channels, path)
+    return _finish(read_raster(path, channels, out), channels, path)
 
 
-def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | None = None) -> NDArray[Any]:
+def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """A picture, upright (EXIF orientation applied).
 
     Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue. Pixels that were not seen (see
@@ -65,7 +65,7 @@ def read_image(path: Path, channels: int | None = None, place: NDArray[Any] | No
     Raises:
         DataError: missing, empty, truncated, no picture, other channels, or infinite values.
     """
-    return load_image(path, channels, place).pixels
+    return load_image(path, channels, out).pixels
 
 
 def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedImage]:
@@ -83,7 +83,7 @@ def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedI
 
 
 def _finish(raster: Raster, channels: int | None, path: Path) -> LoadedImage:
-    return fill_unseen(finish_pixels(raster.colors(), raster.alpha, channels, path, raster.unseen))
+    return fill_invalid(finish_pixels(raster.colors(), raster.alpha, channels, path, raster.invalid))
 
 
 def hash_pixels(pixels: NDArray[Any]) -> int:
@@ -97,17 +97,17 @@ def hash_pixels(pixels: NDArray[Any]) -> int:
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def fill_unseen(image: LoadedImage) -> LoadedImage:
+def fill_invalid(image: LoadedImage) -> LoadedImage:
     """The image with the mean of its seen pixels where it was not seen; the same one where all was seen."""
-    if image.unseen is None:
+    if image.invalid is None:
         return image
-    pixels, unseen = image.pixels.copy(), image.unseen
+    pixels, invalid = image.pixels.copy(), image.invalid
     size_hw = pixels.shape[0], pixels.shape[1]
-    pixels[unseen] = mean_seen(lambda top, bottom: LoadedImage(pixels[top:bottom], unseen[top:bottom]), size_hw)
-    return LoadedImage(pixels, unseen)
+    pixels[invalid] = mean_valid(lambda top, bottom: LoadedImage(pixels[top:bottom], invalid[top:bottom]), size_hw)
+    return LoadedImage(pixels, invalid)
 
 
-def mean_seen(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]) -> NDArray[Any]:
+def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]) -> NDArray[Any]:
     """(C,) mean of the pixels that were seen, in the image's dtype; 0 where none was.
 
     Args:
@@ -119,7 +119,7 @@ def mean_seen(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int])
     step = max(1, _BLOCK_PIXELS // size_hw[1])
     for top in range(0, size_hw[0], step):
         rows = read(top, min(top + step, size_hw[0]))
-        seen = rows.pixels.reshape(-1, rows.pixels.shape[2]) if rows.unseen is None else rows.pixels[~rows.unseen]
+        seen = rows.pixels.reshape(-1, rows.pixels.shape[2]) if rows.invalid is None else rows.pixels[~rows.invalid]
         count += len(seen)
         total = total + seen.sum(axis=0, dtype=np.float64)
     mean = total / max(1, count)
@@ -127,7 +127,7 @@ def mean_seen(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int])
 
 
 def finish_pixels(
-    image: NDArray[Any], alpha: bool, channels: int | None, path: Path, unseen: NDArray[np.bool_] | None = None
+    image: NDArray[Any], alpha: bool, channels: int | None, path: Path, invalid: NDArray[np.bool_] | None = None
 ) -> LoadedImage:
     """(H, W, channels in the file) -> as `load_image` gives it, but pixels that were not seen keep their values.
 
@@ -137,7 +137,7 @@ def finish_pixels(
         unseen: (H, W) where nothing was seen as the file says, beside alpha and NaN.
     """
     if alpha and image.shape[2] != channels:
-        image, unseen = image[:, :, :-1], join_unseen(unseen, image[:, :, -1] == 0)
+        image, invalid = image[:, :, :-1], union_invalid(invalid, image[:, :, -1] == 0)
     fitted = fit_channels(image, image.shape[2] if channels is None else channels)
     if fitted is None:
         line = _("{path}: has {found} channels, but {channels} are asked for")
@@ -146,11 +146,11 @@ def finish_pixels(
         image = fitted.astype(depth_name(image.dtype), copy=False)
     if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
         nan = np.isnan(image).any(axis=2)
-        unseen = nan if unseen is None else unseen | nan
-        if bad := int(np.count_nonzero(~finite[~unseen])):
+        invalid = nan if invalid is None else invalid | nan
+        if bad := int(np.count_nonzero(~finite[~invalid])):
             line = _("{path}: holds {count} infinite values; replace them, or state them as its nodata value")
             raise DataError(line.format(path=path, count=bad), path=path, key="value")
-    return LoadedImage(np.ascontiguousarray(image), None if unseen is None or not unseen.any() else unseen)
+    return LoadedImage(np.ascontiguousarray(image), None if invalid is None or not invalid.any() else invalid)
 
 
 def read_resized(
@@ -171,36 +171,36 @@ def read_resized(
     """
     native = np.empty((len(paths), *native_hw, channels), dtype)  # clearing it first takes a twentieth of the time
     bad: dict[int, list[str]] = {}
-    unseen: dict[int, NDArray[np.bool_]] = {}
+    invalid: dict[int, NDArray[np.bool_]] = {}
     with without_warnings():  # once for all of them
-        for number, (path, place) in enumerate(zip(paths, native, strict=True)):
+        for number, (path, out) in enumerate(zip(paths, native, strict=True)):
             try:
-                found = read_into(place, path)
+                found = read_into(out, path)
             except DataError as error:
-                place[:] = 0
+                out[:] = 0
                 bad[number] = error.problems
                 continue
             if found is not None:
-                unseen[number] = found
-    return resize_arrays(native, size_hw), bad, unseen, [hash_pixels(image) for image in native]
+                invalid[number] = found
+    return resize_arrays(native, size_hw), bad, invalid, [hash_pixels(image) for image in native]
 
 
-def read_into(place: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
+def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
     """Read an image into an array of its shape and dtype; returns where it was not seen, see `LoadedImage`.
 
     Raises:
         DataError: unreadable, or not of the place's shape and dtype.
     """
-    loaded = load_image(path, place.shape[2], place)
+    loaded = load_image(path, out.shape[2], out)
     image = loaded.pixels
-    if image.dtype != place.dtype:
-        raise DataError([depth_problem(path, image.dtype, place.dtype)], path=path)
-    if image.shape != place.shape:
+    if image.dtype != out.dtype:
+        raise DataError([depth_problem(path, image.dtype, out.dtype)], path=path)
+    if image.shape != out.shape:
         line = _("{path}: was changed while it was read; start again")
         raise DataError([Problem(line.format(path=path), path)], path=path)
-    if not np.may_share_memory(image, place):
-        place[:] = image
-    return loaded.unseen
+    if not np.may_share_memory(image, out):
+        out[:] = image
+    return loaded.invalid
 
 
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
@@ -233,11 +233,11 @@ def write_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int,
         index: (H, W) uint8 class index; what is no class is drawn grey.
         colors: (red, green, blue) of each class.
     """
-    picture = Image.fromarray(index)
+    image = Image.fromarray(index)
     palette = np.full((256, 3), 128, dtype=np.uint8)
     palette[: len(colors)] = colors
-    picture.putpalette(palette.tobytes())
-    write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+    image.putpalette(palette.tobytes())
+    write_file(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tensor":
@@ -307,7 +307,7 @@ class Sizing:
 
     size_px: Annotated[int, Interval(ge=8, le=8192)] | None
     keep_aspect: bool
-    channels: Annotated[int, Interval(ge=1, le=MOST_CHANNELS)]
+    channels: Annotated[int, Interval(ge=1, le=MAX_CHANNELS)]
 
 
 def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:

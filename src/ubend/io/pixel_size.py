@@ -25,7 +25,7 @@ import numpy as np
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.io.decode import explained
+from ubend.io.decode import explain_decode_errors
 from ubend.io.row_windows import GEO_TAGS, may_be_tiff
 from ubend.io.tiff import open_tiff
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3,
        "cm": 1e4, "m": 1e6, "inch": 25400.0, "inches": 25400.0, "in": 25400.0}  # fmt: skip
-_LEAST_UM, _MOST_UM = 1e-6, 1e12  # of --pixel-size: smaller than an atom, larger than the earth
+_MIN_UM, _MAX_UM = 1e-6, 1e12  # of --pixel-size: smaller than an atom, larger than the earth
 _DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
-_KNOW_NOTHING = (72.0, 96.0)  # px per inch that programs write when they know nothing
+_PLACEHOLDER_DPI = (72.0, 96.0)  # px per inch that programs write when they know nothing
 _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
 _PROJECTED, _METRE = 1, 9001  # of GeoTIFF: GTModelTypeGeoKey, ProjLinearUnitsGeoKey
 _USER_DEFINED = 32767  # of GeoTIFF: the CRS has no number
@@ -66,7 +66,7 @@ class PixelSize:
 
 
 @dataclass(frozen=True)
-class MapPlace:
+class GeoTransform:
     """Where a picture lies: pixel borders to coordinates.
 
     Attributes:
@@ -80,7 +80,7 @@ class MapPlace:
 
 
 @dataclass(frozen=True)
-class Scale:
+class SpatialInfo:
     """What a file tells of sizes and places.
 
     Attributes:
@@ -90,7 +90,7 @@ class Scale:
     """
 
     pixel: PixelSize | None = None
-    place: MapPlace | None = None
+    transform: GeoTransform | None = None
     tags: tuple[Any, ...] = ()
 
 
@@ -100,12 +100,12 @@ def parse_pixel_size(text: str) -> PixelSize:
     Raises:
         SettingError: no positive number, or no known unit of length.
     """
-    said = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", text)
+    matched = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", text)
     try:
-        side_um = float(said[1]) * _UM[said[2]] if said else 0.0
+        side_um = float(matched[1]) * _UM[matched[2]] if matched else 0.0
     except (KeyError, ValueError):
         side_um = 0.0
-    if said is None or not _LEAST_UM <= side_um <= _MOST_UM:
+    if matched is None or not _MIN_UM <= side_um <= _MAX_UM:
         raise SettingError(
             _(
                 "--pixel-size {text}: give the side of a pixel as a positive number with a unit (nm, um, mm, cm, m),"
@@ -113,27 +113,29 @@ def parse_pixel_size(text: str) -> PixelSize:
             ).format(text=text),
             key="--pixel-size",
         )
-    return PixelSize(side_um / 1e6, side_um / 1e6, "m") if said[2] in ("cm", "m") else PixelSize(side_um, side_um, "um")
+    return (
+        PixelSize(side_um / 1e6, side_um / 1e6, "m") if matched[2] in ("cm", "m") else PixelSize(side_um, side_um, "um")
+    )
 
 
-def read_scale(path: Path) -> Scale:
+def read_spatial_info(path: Path) -> SpatialInfo:
     """What a picture's file tells.
 
     Raises:
         DataError: a TIFF that is damaged.
     """
     if not may_be_tiff(path):
-        return Scale()
-    with explained(path), path.open("rb") as stream, open_tiff(stream, path) as tiff:
+        return SpatialInfo()
+    with explain_decode_errors(path), path.open("rb") as stream, open_tiff(stream, path) as tiff:
         page = tiff.pages.first
         upright = page.tags.valueof(_ORIENTATION, 1)
-        if upright == 1 and (place := _read_place(page)):
+        if upright == 1 and (transform := _read_geo_transform(page)):
             tags = tuple((t.code, int(t.dtype), t.count, t.value, True) for t in page.tags if t.code in GEO_TAGS)
-            return Scale(_measure_map(page, place), place, tags)
+            return SpatialInfo(_measure_map(page, transform), transform, tags)
         pixel = _read_ome(tiff) or _read_density(tiff, page)
         if pixel is not None and upright >= 5:  # rows of the file are columns of the picture
             pixel = PixelSize(pixel.width, pixel.height, pixel.unit)
-        return Scale(pixel)
+        return SpatialInfo(pixel)
 
 
 def _size(height: float, width: float) -> PixelSize | None:
@@ -146,11 +148,11 @@ def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
     if not tiff.is_ome:
         return None
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first picture; we read no other
-    said = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
-    told = {name: html.unescape(double or single) for name, double, single in said}  # &#181;m is µm
+    matched = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
+    attributes = {name: html.unescape(double or single) for name, double, single in matched}  # &#181;m is µm
     try:
         sides = [
-            float(told[f"PhysicalSize{axis}"]) * _UM.get(told.get(f"PhysicalSize{axis}Unit", "µm"), np.nan)
+            float(attributes[f"PhysicalSize{axis}"]) * _UM.get(attributes.get(f"PhysicalSize{axis}Unit", "µm"), np.nan)
             for axis in "YX"
         ]
     except (KeyError, ValueError):
@@ -168,13 +170,13 @@ def _read_density(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> Pixel
         ratios = (page.tags.valueof(code, (0, 1)) for code in (283, 282))
         densities = [above / below / um if below else 0.0 for above, below in ratios]
         per_inch = [density * 25400 for density in densities]
-        blank = any(abs(dpi - known) < 0.5 for dpi in per_inch for known in _KNOW_NOTHING)
+        blank = any(abs(dpi - known) < 0.5 for dpi in per_inch for known in _PLACEHOLDER_DPI)
         if not blank and min(per_inch) > 1:
             return _size(1 / densities[0], 1 / densities[1])
     return None
 
 
-def _read_place(page: "tifffile.TiffPage") -> MapPlace | None:
+def _read_geo_transform(page: "tifffile.TiffPage") -> GeoTransform | None:
     scale, tie, matrix = (page.tags.valueof(code) for code in (33550, 33922, 34264))
     if matrix is not None and len(matrix) == 16:
         a, b, c, d, e, f = (float(matrix[i]) for i in (0, 1, 3, 4, 5, 7))
@@ -189,16 +191,16 @@ def _read_place(page: "tifffile.TiffPage") -> MapPlace | None:
     if not np.isfinite([a, b, c, d, e, f]).all() or a * e == b * d:
         return None
     epsg = int(keys.get("ProjectedCSTypeGeoKey") or keys.get("GeographicTypeGeoKey") or 0)
-    return MapPlace((a, b, float(c), d, e, float(f)), epsg if 0 < epsg < _USER_DEFINED else None)
+    return GeoTransform((a, b, float(c), d, e, float(f)), epsg if 0 < epsg < _USER_DEFINED else None)
 
 
-def _measure_map(page: "tifffile.TiffPage", place: MapPlace) -> PixelSize | None:
+def _measure_map(page: "tifffile.TiffPage", transform: GeoTransform) -> PixelSize | None:
     """Metres, where the map's are true ones, within its projection's."""
     keys = page.geotiff_tags or {}
-    if keys.get("GTModelTypeGeoKey") != _PROJECTED or place.epsg in _WEB_MERCATOR:
+    if keys.get("GTModelTypeGeoKey") != _PROJECTED or transform.epsg in _WEB_MERCATOR:
         return None
     unit = keys.get("ProjLinearUnitsGeoKey")
-    if unit != _METRE and not (unit is None and any(place.epsg in zones for zones in _UTM)):
+    if unit != _METRE and not (unit is None and any(transform.epsg in zones for zones in _UTM)):
         return None
-    a, b, _c, d, e, _f = place.matrix
+    a, b, _c, d, e, _f = transform.matrix
     return PixelSize(float(np.hypot(b, e)), float(np.hypot(a, d)), "m")

@@ -46,7 +46,7 @@ def write_probabilities(
         size_hw: (H, W), px.
         strips: (C, h, W) probabilities 0..1 each, together H rows.
         names: of the classes.
-        georeference: of `TiffWindows`; for TIFFs.
+        georeference: of `TiffRowReader`; for TIFFs.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
@@ -80,7 +80,9 @@ def _write_tiff(
     import tifffile
 
     white = int(np.iinfo(dtype).max)
-    said = json.dumps({"classes": list(names), "value": f"probability = value / {white}"})  # ASCII, as TIFF wants it
+    description = json.dumps(
+        {"classes": list(names), "value": f"probability = value / {white}"}
+    )  # ASCII, as TIFF wants it
     bands = "".join(
         f'<Item name="DESCRIPTION" sample="{band}" role="description">{escape(name)}</Item>'
         f'<Item name="SCALE" sample="{band}" role="scale">{1 / white!r}</Item>'
@@ -98,7 +100,7 @@ def _write_tiff(
         predictor=True,
         photometric="minisblack",
         planarconfig="contig",
-        description=said,
+        description=description,
         extratags=[*georeference, (_GDAL_METADATA, 2, len(metadata), metadata, True)],
         metadata=None,
         software=False,

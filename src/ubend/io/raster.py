@@ -9,9 +9,9 @@ from PIL import Image
 
 from ubend.core.i18n import _
 
-MOST_CHANNELS = 16  # of a picture that a network is made for
-MOST_PIXELS = 178_956_970  # of an image that is decoded as a whole: where Pillow refuses, 2 * Image.MAX_IMAGE_PIXELS
-MOST_BYTES = 16 * MOST_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
+MAX_CHANNELS = 16  # of a picture that a network is made for
+MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: where Pillow refuses, 2 * Image.MAX_IMAGE_PIXELS
+MAX_BYTES = 16 * MAX_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Raster:
     alpha: bool = False
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
-    unseen: NDArray[np.bool_] | None = None
+    invalid: NDArray[np.bool_] | None = None
 
     def colors(self) -> NDArray[Any]:
         """(H, W, C), a palette applied; the last channel is alpha if there is one."""
@@ -89,14 +89,14 @@ def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
         size_hw: (height, width), px.
         size_bytes: of the decoded values.
     Raises:
-        DecompressionBombError: as Pillow does; `explained` makes a DataError of it.
+        DecompressionBombError: as Pillow does; `explain_decode_errors` makes a DataError of it.
     """
     pixels = size_hw[0] * size_hw[1]
-    if pixels > MOST_PIXELS or size_bytes > MOST_BYTES:
-        line = _("{pixels:.0f} megapixels, {size:.1f} GiB; at most {most:.0f} megapixels and {most_size:.1f} GiB")
+    if pixels > MAX_PIXELS or size_bytes > MAX_BYTES:
+        line = _("{pixels:.0f} megapixels, {size:.1f} GiB; at most {maximum:.0f} megapixels and {most_size:.1f} GiB")
         raise Image.DecompressionBombError(
             line.format(
-                pixels=pixels / 1e6, size=size_bytes / 2**30, most=MOST_PIXELS / 1e6, most_size=MOST_BYTES / 2**30
+                pixels=pixels / 1e6, size=size_bytes / 2**30, maximum=MAX_PIXELS / 1e6, most_size=MAX_BYTES / 2**30
             )
         )
 

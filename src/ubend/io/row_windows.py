@@ -17,29 +17,29 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
-from ubend.io.decode import explained
-from ubend.io.images import LoadedImage, depth_problem, finish_pixels, mean_seen, read_into
+from ubend.io.decode import explain_decode_errors
+from ubend.io.images import LoadedImage, depth_problem, finish_pixels, mean_valid, read_into
 from ubend.io.tiff import (
     NODATA,
     find_mask,
     find_nodata,
     is_tiff,
-    join_unseen,
     make_plan,
     match_nodata,
     open_tiff,
     stretch,
+    union_invalid,
 )
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
-_UNSEEN = 255  # that value in masks; no class has it
-_MOST_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
+_INVALID = 255  # that value in masks; no class has it
+_MAX_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
-_PLACED_PIXELS = 2**22  # of rows that are read at once
+_ROWS_PIXELS = 2**22  # of rows that are read at once
 
 
-class TiffWindows(AbstractContextManager["TiffWindows"]):
+class TiffRowReader(AbstractContextManager["TiffRowReader"]):
     """A TIFF of one picture, read by rows. Use it as a context manager.
 
     Attributes:
@@ -57,7 +57,7 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         self.path = path
         self._channels = channels
         self._lock = Lock()
-        with explained(path), ExitStack() as files:
+        with explain_decode_errors(path), ExitStack() as files:
             self._stream = files.enter_context(path.open("rb"))
             tiff = files.enter_context(open_tiff(self._stream, path))
             self._plan = make_plan(tiff, path, channels)
@@ -68,7 +68,7 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
         self._nodata, self._filling = find_nodata(self._page), Lock()
         drops_alpha = self._plan.alpha and self._plan.stored != channels
-        self.has_unseen = self._nodata is not None or self._seen is not None or drops_alpha
+        self.has_invalid = self._nodata is not None or self._seen is not None or drops_alpha
         self._fill: NDArray[Any] | None = None
         self._mapped: NDArray[Any] | None = None
         if self._plan.alone and self._page.is_memmappable:
@@ -83,7 +83,7 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         """Whether rows can be had without the whole, and mean what they hold: one page, upright, no palette, no
         inks."""
         chunk = math.prod(self._page.chunks) * np.dtype(self._page.dtype).itemsize
-        small = self._mapped is not None or chunk <= _MOST_CHUNK_BYTES
+        small = self._mapped is not None or chunk <= _MAX_CHUNK_BYTES
         return self._plan.alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
@@ -93,30 +93,30 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
             DataError: damaged, or numbers that are not finite.
         """
         rows = self.load(top, bottom)
-        if rows.unseen is None:
+        if rows.invalid is None:
             return rows.pixels
         pixels = rows.pixels.copy()
-        pixels[rows.unseen] = self._mean()
+        pixels[rows.invalid] = self._mean()
         return pixels
 
     def load(self, top: int, bottom: int) -> LoadedImage:
         """These rows, and where they were not seen; there they keep the values of the file. Errors as of `read`."""
-        pixels, unseen = self.read_stored(top, bottom), None
+        pixels, invalid = self.read_stored(top, bottom), None
         if self._nodata is not None:
-            unseen = match_nodata(pixels, self._nodata, self._plan.alpha)
+            invalid = match_nodata(pixels, self._nodata, self._plan.alpha)
         if self._seen is not None:
             seen = np.zeros((*pixels.shape[:2], 1), self._seen.dtype)
             self._read_rows(self._seen, "YX", top, seen)
-            unseen = join_unseen(unseen, seen[:, :, 0] == 0)
+            invalid = union_invalid(invalid, seen[:, :, 0] == 0)
         if pixels.dtype.kind in "bu":
             pixels = stretch(pixels, self._page)
-        return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, unseen)
+        return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, invalid)
 
     def _mean(self) -> NDArray[Any]:
         """(C,) what stands for pixels that were not seen, from one pass over the file."""
         with self._filling:
             if self._fill is None:
-                self._fill = mean_seen(self.load, self.size_hw)
+                self._fill = mean_valid(self.load, self.size_hw)
             return self._fill
 
     def read_stored(self, top: int, bottom: int) -> NDArray[Any]:
@@ -130,17 +130,17 @@ class TiffWindows(AbstractContextManager["TiffWindows"]):
         self._read_rows(self._page, axes, top, out)
         return out
 
-    def unseen(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
+    def invalid(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
         """(bottom - top, W): where these rows were not seen, see `LoadedImage`; None: all of them were."""
-        may_be = self.has_unseen or np.dtype(self._page.dtype).kind == "f"
-        return self.load(top, bottom).unseen if may_be else None
+        may_be = self.has_invalid or np.dtype(self._page.dtype).kind == "f"
+        return self.load(top, bottom).invalid if may_be else None
 
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
         grid, high = page.chunked, _chunk_height(page)
         numbers = np.arange(math.prod(grid)).reshape(grid)
         wanted = range(top // high, -(-(top + len(out)) // high))
-        with explained(self.path):
+        with explain_decode_errors(self.path):
             for number in numbers.take(wanted, page.axes.index("Y")).ravel().tolist():
                 self._decode(page, axes, number, top, out)
 
@@ -174,7 +174,7 @@ def _chunk_height(page: Any) -> int:
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
 
-def read_to_place(path: Path, place: NDArray[Any]) -> NDArray[np.bool_] | None:
+def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Read a picture into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
 
     Returns:
@@ -184,29 +184,29 @@ def read_to_place(path: Path, place: NDArray[Any]) -> NDArray[np.bool_] | None:
         DataError: unreadable, or not of the place's shape and dtype.
     """
     if may_be_tiff(path):
-        with TiffWindows(path, place.shape[2]) as windows:
-            if windows.is_readable and windows.size_hw == place.shape[:2]:
-                return _read_rows_to_place(windows, place)
-    return read_into(place, path)
+        with TiffRowReader(path, out.shape[2]) as reader:
+            if reader.is_readable and reader.size_hw == out.shape[:2]:
+                return _read_rows_into_array(reader, out)
+    return read_into(out, path)
 
 
-def _read_rows_to_place(windows: TiffWindows, place: NDArray[Any]) -> NDArray[np.bool_] | None:
-    step = max(1, _PLACED_PIXELS // place.shape[1])
-    unseen: NDArray[np.bool_] | None = None
-    for top in range(0, len(place), step):
-        rows = windows.load(top, min(top + step, len(place)))
-        if rows.pixels.dtype != place.dtype:
-            raise DataError(depth_problem(windows.path, rows.pixels.dtype, place.dtype))
-        place[top : top + step] = rows.pixels
-        if rows.unseen is not None:
-            unseen = np.zeros(place.shape[:2], bool) if unseen is None else unseen
-            unseen[top : top + step] = rows.unseen
-    if unseen is not None:
-        known = unseen
-        mean = mean_seen(lambda top, bottom: LoadedImage(place[top:bottom], known[top:bottom]), windows.size_hw)
-        for top in range(0, len(place), step):
-            place[top : top + step][unseen[top : top + step]] = mean
-    return unseen
+def _read_rows_into_array(reader: TiffRowReader, out: NDArray[Any]) -> NDArray[np.bool_] | None:
+    step = max(1, _ROWS_PIXELS // out.shape[1])
+    invalid: NDArray[np.bool_] | None = None
+    for top in range(0, len(out), step):
+        rows = reader.load(top, min(top + step, len(out)))
+        if rows.pixels.dtype != out.dtype:
+            raise DataError(depth_problem(reader.path, rows.pixels.dtype, out.dtype))
+        out[top : top + step] = rows.pixels
+        if rows.invalid is not None:
+            invalid = np.zeros(out.shape[:2], bool) if invalid is None else invalid
+            invalid[top : top + step] = rows.invalid
+    if invalid is not None:
+        known = invalid
+        mean = mean_valid(lambda top, bottom: LoadedImage(out[top:bottom], known[top:bottom]), reader.size_hw)
+        for top in range(0, len(out), step):
+            out[top : top + step][invalid[top : top + step]] = mean
+    return invalid
 
 
 def may_be_tiff(path: Path) -> bool:
@@ -225,7 +225,7 @@ def write_tiff_mask(
     colors: Sequence[tuple[int, int, int]],
     georeference: list[Any],
     *,
-    has_unseen: bool = False,
+    has_invalid: bool = False,
 ) -> None:
     """Write class indices as a palette TIFF in compressed tiles, whole or not at all, while they come.
 
@@ -233,7 +233,7 @@ def write_tiff_mask(
         size_hw: (H, W), px.
         strips: (h, W) class index each, or 255, together H rows.
         colors: (red, green, blue) of each class.
-        georeference: of `TiffWindows`.
+        georeference: of `TiffRowReader`.
         has_unseen: 255 stands for pixels that were not seen; GDAL is told so.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
@@ -242,7 +242,7 @@ def write_tiff_mask(
 
     palette = np.full((3, 256), 128 * 257, np.uint16)
     palette[:, : len(colors)] = np.array(colors, np.uint16).T * 257
-    unseen = [(NODATA, 2, len(str(_UNSEEN)) + 1, str(_UNSEEN), True)] if has_unseen else []
+    invalid = [(NODATA, 2, len(str(_INVALID)) + 1, str(_INVALID), True)] if has_invalid else []
 
     def write(temporary: Path) -> None:
         tifffile.imwrite(
@@ -254,7 +254,7 @@ def write_tiff_mask(
             compression="zlib",
             photometric="palette",
             colormap=palette,
-            extratags=[*georeference, *unseen],
+            extratags=[*georeference, *invalid],
             metadata=None,
             software=False,
         )
@@ -264,7 +264,7 @@ def write_tiff_mask(
 
 def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any]]:
     """(h, W) or (h, W, C) strips -> square tiles from left to right and from top to bottom, filled up at the border."""
-    held: list[NDArray[Any]] = []
+    pending: list[NDArray[Any]] = []
 
     def cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
         height, width = rows.shape[:2]
@@ -274,10 +274,10 @@ def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any
                 yield np.ascontiguousarray(filled[top : top + side, left : left + side])
 
     for strip in strips:
-        held.append(strip)
-        rows = np.concatenate(held)
+        pending.append(strip)
+        rows = np.concatenate(pending)
         whole = len(rows) - len(rows) % side
         yield from cut(rows[:whole])
-        held = [rows[whole:]]
-    if held and len(held[0]):
-        yield from cut(held[0])
+        pending = [rows[whole:]]
+    if pending and len(pending[0]):
+        yield from cut(pending[0])

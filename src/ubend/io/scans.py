@@ -30,8 +30,8 @@ from ubend.io.decode import without_warnings
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
 _SPACING_TOLERANCE = 0.005  # between sform and pixdim; some programs round one of them
-_MOST_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
-_MOST_DEFLATED = 1100  # bytes for each byte of a gzip file: deflate cannot hold more
+_MAX_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
+_MAX_DEFLATED = 1100  # bytes for each byte of a gzip file: deflate cannot hold more
 _SHIFT_TOLERANCE = 0.1  # of the distance between slices
 _DICOM_MAGIC = b"DICM"  # after 128 bytes of anything
 
@@ -99,7 +99,7 @@ class Scan(ABC):
 
     def target(self, out: Path) -> Path:
         """Where its mask goes below `out`: of the scan's own format."""
-        return place_mask(self.path, out)
+        return mask_path(self.path, out)
 
     @abstractmethod
     def write_mask(self, mask: NDArray[np.uint8], path: Path) -> None:
@@ -119,7 +119,7 @@ def is_scan(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
 
 
-def place_mask(path: Path, out: Path) -> Path:
+def mask_path(path: Path, out: Path) -> Path:
     """Where the mask of a scan goes below `out`; the scan need not be read."""
     return out / f"{_name(path)}_mask{'.nii.gz' if _is_nifti(path) else ''}"
 
@@ -144,9 +144,9 @@ def read_scan(path: Path) -> Scan:
     except ImportError as error:
         raise missing_package(error) from error
     except Exception as error:  # the libraries raise whatever comes of a damaged file
-        said = " ".join(reason(error).split())
+        detail = " ".join(reason(error).split())
         raise DataError(
-            _("{path}: not a readable scan ({reason})").format(path=path, reason=said), path=path
+            _("{path}: not a readable scan ({reason})").format(path=path, reason=detail), path=path
         ) from error
 
 
@@ -290,19 +290,19 @@ def _read_nifti(path: Path) -> NiftiScan:
         raise DataError(line.format(path=path, shape=image.shape), path=path, key="shape")
     _refuse_large(path, image.shape)
     stored, size = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
-    if stored > size * (_MOST_DEFLATED if path.name.lower().endswith(".gz") else 1):
+    if stored > size * (_MAX_DEFLATED if path.name.lower().endswith(".gz") else 1):
         line = _("{path}: damaged or truncated ({reason})")
-        said = _("{size} bytes, but its voxels are {stored}").format(size=size, stored=stored)
-        raise DataError(line.format(path=path, reason=said), path=path)
+        detail = _("{size} bytes, but its voxels are {stored}").format(size=size, stored=stored)
+        raise DataError(line.format(path=path, reason=detail), path=path)
     return NiftiScan(path, image)
 
 
 def _refuse_large(path: Path, shape: Sequence[int]) -> None:
     """Fail before memory is taken for more voxels than scans have: small files can hold huge empty scans."""
-    if math.prod(map(int, shape)) > _MOST_VOXELS:
-        line = _("{path}: a scan of {shape} voxels; at most {most} are read, so cut it to what matters")
-        said = " x ".join(map(str, shape))
-        raise DataError(line.format(path=path, shape=said, most=_MOST_VOXELS), path=path, key="shape")
+    if math.prod(map(int, shape)) > _MAX_VOXELS:
+        line = _("{path}: a scan of {shape} voxels; at most {maximum} are read, so cut it to what matters")
+        detail = " x ".join(map(str, shape))
+        raise DataError(line.format(path=path, shape=detail, maximum=_MAX_VOXELS), path=path, key="shape")
 
 
 # ------------------------------------------------------------------------------------------------------- DICOM
@@ -334,10 +334,10 @@ def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
     try:
         return np.asarray(file.pixel_array)
     except (ValueError, AttributeError, IndexError, RuntimeError) as error:
-        said = " ".join(reason(error).split())
+        detail = " ".join(reason(error).split())
         line = _("{path}: the slice {name} cannot be read ({reason})")
         name = Path(str(file.filename)).name
-        raise DataError(line.format(path=path, name=name, reason=said), path=path, key="slices") from error
+        raise DataError(line.format(path=path, name=name, reason=detail), path=path, key="slices") from error
 
 
 _PLACE_TAGS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers in each
@@ -384,7 +384,7 @@ def _read_dicom(path: Path) -> DicomSeries:
     files = _read_slices(path) if path.is_dir() else [file for file in [pydicom.dcmread(path)] if "PixelData" in file]
     _refuse_no_stack(path, files)
     _refuse_large(path, (len(files), files[0].Rows, files[0].Columns))
-    return DicomSeries(path, sorted(files, key=_place))
+    return DicomSeries(path, sorted(files, key=_slice_position))
 
 
 def _read_slices(folder: Path) -> list[Any]:
@@ -444,7 +444,7 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
         problem = _("slices of different sizes, pixel spacings or directions")
     elif not _is_orthonormal(files[0]):
         problem = _("ImageOrientationPatient must be two perpendicular directions of length 1")
-    elif len({round(_place(file), 3) for file in files}) < len(files):
+    elif len({round(_slice_position(file), 3) for file in files}) < len(files):
         problem = _("several slices at one place")
     if problem:
         raise DataError(_("{path}: {problem}").format(path=path, problem=problem), path=path)
@@ -467,7 +467,7 @@ def _is_orthonormal(file: Any) -> bool:
     return bool(np.abs(directions @ directions.T - np.eye(2)).max() < 0.01)
 
 
-def _place(file: Any) -> float:
+def _slice_position(file: Any) -> float:
     """How far along their common normal a slice lies, mm."""
     along_row, along_column = np.reshape(np.array(file.ImageOrientationPatient, np.float64), (2, 3))
     return float(np.cross(along_row, along_column) @ np.array(file.ImagePositionPatient, np.float64))
@@ -487,18 +487,18 @@ def _dicom_affine(files: list[Any], spacing_mm: tuple[float, float, float]) -> N
 def _slice_spacing(path: Path, files: list[Any]) -> float:
     if len(files) == 1:
         return float(files[0].get("SliceThickness") or 1.0)
-    steps = np.diff([_place(file) for file in files])
+    steps = np.diff([_slice_position(file) for file in files])
     if steps.max() > 1.1 * steps.min():
         raise DataError(
-            _("{path}: the slices lie {least:g} to {most:g} mm apart; is one missing?").format(
-                path=path, least=round(float(steps.min()), 3), most=round(float(steps.max()), 3)
+            _("{path}: the slices lie {minimum:g} to {maximum:g} mm apart; is one missing?").format(
+                path=path, minimum=round(float(steps.min()), 3), maximum=round(float(steps.max()), 3)
             ),
             path=path,
             key="spacing",
         )
-    places = np.array([file.ImagePositionPatient for file in files], np.float64)
-    line = places[0] + np.linspace(0, 1, len(files))[:, None] * (places[-1] - places[0])
-    if np.linalg.norm(places - line, axis=1).max() > max(_SHIFT_TOLERANCE * steps.min(), 0.05):
+    positions = np.array([file.ImagePositionPatient for file in files], np.float64)
+    line = positions[0] + np.linspace(0, 1, len(files))[:, None] * (positions[-1] - positions[0])
+    if np.linalg.norm(positions - line, axis=1).max() > max(_SHIFT_TOLERANCE * steps.min(), 0.05):
         raise DataError(
             _("{path}: the slices do not lie on one straight line; give each stack a folder of its own").format(
                 path=path
@@ -533,7 +533,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Window:
+class IntensityWindow:
     """What becomes 0..255, and what is beyond.
 
     Attributes:
@@ -551,14 +551,14 @@ class Window:
         return seen
 
 
-def parse_window(text: str) -> Window:
+def parse_intensity_window(text: str) -> IntensityWindow:
     """`lung`, or `CENTER,WIDTH` in the units of the values: `40,400`.
 
     Raises:
         SettingError: neither.
     """
     if text in PRESETS:
-        return Window(*PRESETS[text])
+        return IntensityWindow(*PRESETS[text])
     try:
         center, width = (float(part) for part in text.split(","))
     except ValueError:
@@ -572,4 +572,4 @@ def parse_window(text: str) -> Window:
         ) from None
     if not (np.isfinite(center) and np.isfinite(width) and width > 0):
         raise SettingError(_("--window {text}: the width must be greater than 0").format(text=text), key="--window")
-    return Window(center, width)
+    return IntensityWindow(center, width)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.io.raster import MOST_CHANNELS, Header, Raster, depth_name, refuse_large, turn_upright
+from ubend.io.raster import MAX_CHANNELS, Header, Raster, depth_name, refuse_large, turn_upright
 
 if TYPE_CHECKING:
     import tifffile
@@ -112,13 +112,13 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
             raise _damaged(path, _("its header contradicts itself"))
         pixels = pixels[:, :, None] if plan.axes == "YX" else pixels
         pixels = np.moveaxis(pixels, 0, 2) if plan.axes == "CYX" else pixels
-        unseen = None
+        invalid = None
         if (nodata := find_nodata(plan.page)) is not None:
-            unseen = match_nodata(pixels, nodata, plan.alpha)
+            invalid = match_nodata(pixels, nodata, plan.alpha)
         if len(tiff.pages) > 1 and (mask := find_mask(tiff, plan.stored_hw)) is not None:
-            unseen = join_unseen(unseen, mask.asarray(maxworkers=1) == 0)
-        if unseen is not None:
-            unseen = turn_upright(unseen, plan.orientation)
+            invalid = union_invalid(invalid, mask.asarray(maxworkers=1) == 0)
+        if invalid is not None:
+            invalid = turn_upright(invalid, plan.orientation)
         palette, alpha = None, plan.alpha
         if plan.page.photometric == _PALETTE:
             palette = np.full((256, 4), (0, 0, 0, 255), np.uint8)
@@ -129,7 +129,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
         elif pixels.dtype.kind in "bu":
             pixels = stretch(pixels, plan.page)
     lossy = plan.page.compression in _JPEG_COMPRESSIONS
-    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, lossy, unseen)
+    return Raster(turn_upright(pixels, plan.orientation), alpha, palette, lossy, invalid)
 
 
 def find_nodata(page: "tifffile.TiffPage") -> float | None:
@@ -159,7 +159,7 @@ def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np
     return np.asarray(same.any(axis=2) if one_is_enough else same.all(axis=2))
 
 
-def join_unseen(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+def union_invalid(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     """Pixels that were not seen, as two sources say."""
     return other if one is None else one if other is None else one | other
 
@@ -242,7 +242,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
     if axes in _UNNAMED:
         bands = min(shape[0], shape[2])
         cure = _("save each as a file of its own")
-        if bands <= MOST_CHANNELS:
+        if bands <= MAX_CHANNELS:
             cure = _("{cure}, or say --channels {bands} if they are the channels of one").format(cure=cure, bands=bands)
         raise DataError(
             _("{path}: a stack of {count} pictures of {size} px; {cure}").format(

@@ -56,8 +56,8 @@ def open_video(path: Path) -> Video:
         regular_file(path)
     except OSError as error:
         raise _no_video(path, reason(error)) from error
-    words = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
-    found = subprocess.run([*words, _url(path)], capture_output=True, text=True, check=False)
+    args = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
+    found = subprocess.run([*args, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])
     if found.returncode or not streams:
         raise _no_video(path, found.stderr or _("there is no video in it, perhaps only sound"))
@@ -90,23 +90,23 @@ class VideoReader:
         video, ticks, position = self.video, -1, 0
         # the filter writes the time of a frame to a file before the frame reaches the pipe
         filters = f"settb=1/{_TICKS},metadata=add:key=a:value=b,metadata=print:file=times:direct=1"
-        words = ["-nostdin", "-i", _url(video.path.absolute()), "-map", "0:v:0", "-fps_mode", "passthrough"]
+        args = ["-nostdin", "-i", _url(video.path.absolute()), "-map", "0:v:0", "-fps_mode", "passthrough"]
         # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
         # ffmpeg would make 16
-        words += ["-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+        args += ["-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
 
-        def end(said: str, failed: bool) -> None:
+        def end(stderr: str, failed: bool) -> None:
             if ticks < 0:
-                raise _no_video(video.path, said if failed else _("there is no frame in it"))
-            if said or failed:
-                self.damage = _shorten(said)
+                raise _no_video(video.path, stderr if failed else _("there is no frame in it"))
+            if stderr or failed:
+                self.damage = _shorten(stderr)
             elif video.stated is not None and position < video.stated - _LATE_FRAMES:
                 self.damage = _("its header states {count} frames").format(count=video.stated)
 
         with (
             tempfile.TemporaryDirectory() as folder,
             (Path(folder) / "times").open("w+b") as times,
-            _ffmpeg(words, "stdout", end, folder) as pipe,
+            _ffmpeg(args, "stdout", end, folder) as pipe,
         ):
             while (frame := _read_ppm(pipe)) is not None:
                 found = _read_ticks(times)
@@ -117,7 +117,7 @@ class VideoReader:
 
 @contextmanager
 def _ffmpeg(
-    words: Sequence[str], pipe: Literal["stdin", "stdout"], end: Callable[[str, bool], None], folder: str | None = None
+    args: Sequence[str], pipe: Literal["stdin", "stdout"], end: Callable[[str, bool], None], folder: str | None = None
 ) -> Iterator[IO[bytes]]:
     """A pipe from or to ffmpeg, which is killed when the context is left by an error; else `end` is called with the
     errors that ffmpeg reported, and whether it failed.
@@ -126,9 +126,9 @@ def _ffmpeg(
         folder: the working directory of ffmpeg; None: ours.
     """
     stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
-    words = ["ffmpeg", "-v", "error", *words]
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=said, cwd=folder) as process:
+    args = ["ffmpeg", "-v", "error", *args]
+    with tempfile.TemporaryFile() as stderr:
+        with subprocess.Popen(args, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder) as process:
             try:
                 yield getattr(process, pipe)
             except BrokenPipeError:
@@ -136,8 +136,8 @@ def _ffmpeg(
             except BaseException:
                 process.kill()
                 raise
-        said.seek(0)
-        end(said.read().decode(errors="replace"), process.returncode != 0)
+        stderr.seek(0)
+        end(stderr.read().decode(errors="replace"), process.returncode != 0)
 
 
 class Writer:
@@ -171,22 +171,22 @@ def written_video(
     Raises:
         OutputError: ffmpeg cannot write it; its words.
     """
-    words = ["-y", "-itsoffset", f"{start:.6f}", "-f", "ivf", "-c:v", "pgm" if exact else "ppm", "-i", "pipe:0"]
+    args = ["-y", "-itsoffset", f"{start:.6f}", "-f", "ivf", "-c:v", "pgm" if exact else "ppm", "-i", "pipe:0"]
     if exact:
-        words += ["-c:v", "ffv1", "-pix_fmt", "gray"]
+        args += ["-c:v", "ffv1", "-pix_fmt", "gray"]
     else:  # even sides, as players want them
-        words += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
-        words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
+        args += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
+        args += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
         # no other frame ends the last one
-        words += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration={float(1 / like.rate)}/TB"]
-    words += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # the times as they are given
+        args += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration={float(1 / like.rate)}/TB"]
+    args += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # the times as they are given
 
-    def end(said: str, failed: bool) -> None:
+    def end(stderr: str, failed: bool) -> None:
         if failed:
             line = _("{path}: ffmpeg cannot write it ({reason})")
-            raise OutputError(line.format(path=path, reason=_shorten(said)), path=path)
+            raise OutputError(line.format(path=path, reason=_shorten(stderr)), path=path)
 
-    with _ffmpeg([*words, _url(path)], "stdin", end) as pipe:
+    with _ffmpeg([*args, _url(path)], "stdin", end) as pipe:
         yield Writer(pipe, size_hw)
 
 
@@ -226,11 +226,11 @@ def _url(path: Path) -> str:
     return f"file:{path}"
 
 
-def _no_video(path: Path, said: str) -> DataError:
-    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=_shorten(said)), path=path)
+def _no_video(path: Path, stderr: str) -> DataError:
+    return DataError(_("{path}: not a readable video ({reason})").format(path=path, reason=_shorten(stderr)), path=path)
 
 
-def _shorten(said: str) -> str:
+def _shorten(stderr: str) -> str:
     """The last lines of ffmpeg, without the addresses of its objects."""
-    lines = dict.fromkeys(re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", line).strip() for line in said.splitlines())
+    lines = dict.fromkeys(re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", line).strip() for line in stderr.splitlines())
     return "; ".join(line[-_LINE:] for line in [line for line in lines if line][-_LINES:])

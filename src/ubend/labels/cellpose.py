@@ -41,7 +41,7 @@ class _Reader(pickle._Unpickler):  # the one in Python, whose memo cannot be blo
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
+        opcode: pickle._Unpickler.dispatch[opcode] for opcode in (getattr(pickle, name)[0] for name in _OPCODES.split())
     }
 
     def find_class(self, module: str, name: str) -> type[_Record]:

@@ -17,11 +17,18 @@ from PIL import ImageColor
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.labels.label_values import CodeKind, Codes, code_words, count_codes, replace_codes, unpack_color
+from ubend.labels.label_values import (
+    LabelArray,
+    ValueKind,
+    count_label_values,
+    format_values,
+    replace_values,
+    unpack_color,
+)
 
 _SHOWN = 64  # names or label values of a list in a message
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
-MOST_CLASSES = 254  # that a table can hold: a class index is one byte
+MAX_CLASSES = 254  # that a table can hold: a class index is one byte
 NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay whole
 
 # Colours of the class table when a folder brings none: background black, then well-separated hues.
@@ -44,7 +51,7 @@ ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
 NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
 ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
 
-_Code = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
+_Value = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
 _Byte = Annotated[int, Interval(ge=0, le=255)]
 
 
@@ -58,7 +65,7 @@ class ClassMap(NamedTuple):
     """
 
     classes: NDArray[np.uint8]
-    strangers: NDArray[np.int32]
+    unknown_values: NDArray[np.int32]
     pixels: NDArray[np.int64]
 
 
@@ -81,10 +88,10 @@ class LabelMap:
     """
 
     names: tuple[str, ...]
-    kind: CodeKind
-    codes: tuple[tuple[_Code, ...], ...]
+    kind: ValueKind
+    codes: tuple[tuple[_Value, ...], ...]
     colors: tuple[tuple[_Byte, _Byte, _Byte], ...]
-    ignored: tuple[_Code, ...] = ()
+    ignored: tuple[_Value, ...] = ()
     reach: Annotated[int, Interval(ge=0, le=ANY_DISTANCE)] = 0
     others: _Byte | None = None
 
@@ -99,40 +106,40 @@ class LabelMap:
         return len(self.names)
 
     @property
-    def unheld(self) -> tuple[int, ...]:
+    def unmapped(self) -> tuple[int, ...]:
         """The classes that no label value stands for: no mask can hold them."""
-        return tuple(number for number, codes in enumerate(self.codes) if not codes and number != self.others)
+        return tuple(number for number, values in enumerate(self.codes) if not values and number != self.others)
 
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """All known codes, ascending, and their class index."""
-        index = {code: number for number, codes in enumerate(self.codes) for code in codes}
+        index = {value: number for number, values in enumerate(self.codes) for value in values}
         index |= dict.fromkeys(self.ignored, IGNORED)
-        codes = np.array(sorted(index), np.int32)
-        return codes, np.array([index[int(code)] for code in codes], np.uint8)
+        values = np.array(sorted(index), np.int32)
+        return values, np.array([index[int(value)] for value in values], np.uint8)
 
-    def classify(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def classify(self, values: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """(K,) codes -> (K,) class index or IGNORED, and (K,) whether the table knows the code, or a near one."""
         known, index = self._known
-        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
-        exact = known[place] == codes
-        out = np.where(exact, index[place], IGNORED if self.others is None else self.others).astype(np.uint8)
+        position = np.searchsorted(known, values).clip(max=len(known) - 1)
+        exact = known[position] == values
+        out = np.where(exact, index[position], IGNORED if self.others is None else self.others).astype(np.uint8)
         found = exact | (self.others is not None)
         if self.reach and not exact.all():
-            strange = np.flatnonzero(~exact)
-            nearest, near = self._nearest(codes[strange])
-            out[strange[near]], found[strange[near]] = index[nearest[near]], True
+            unknown = np.flatnonzero(~exact)
+            nearest, near = self._nearest(values[unknown])
+            out[unknown[near]], found[unknown[near]] = index[nearest[near]], True
         return out, found
 
-    def _nearest(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _nearest(self, values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """For each code the place of the nearest known one, and whether it counts as found by `reach`."""
         known, index = self._known
-        nearest, near = np.zeros(len(codes), np.int64), np.zeros(len(codes), np.bool_)
+        nearest, near = np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
         points = self._points(known)
         step = max(1, 2**20 // len(known))  # bounded memory
-        for start in range(0, len(codes), step):
+        for start in range(0, len(values), step):
             some = slice(start, start + step)
-            distance = np.linalg.norm(self._points(codes[some])[:, None] - points[None], axis=2)
+            distance = np.linalg.norm(self._points(values[some])[:, None] - points[None], axis=2)
             first = distance.argmin(axis=1)
             shortest = distance[np.arange(len(first)), first]
             elsewhere = np.where(index[None] == index[first][:, None], np.inf, distance).min(axis=1)
@@ -140,22 +147,22 @@ class LabelMap:
             near[some] = (shortest <= self.reach) & ((2 * shortest < elsewhere) | (self.reach >= ANY_DISTANCE))
         return nearest, near
 
-    def _points(self, codes: NDArray[np.int32]) -> NDArray[np.float64]:
+    def _points(self, values: NDArray[np.int32]) -> NDArray[np.float64]:
         if self.kind == "value":
-            return codes[:, None].astype(np.float64)
-        return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
+            return values[:, None].astype(np.float64)
+        return np.stack(unpack_color(values), axis=-1).astype(np.float64)
 
-    def translate(self, codes: Codes) -> "ClassMap":
+    def translate(self, mask_values: LabelArray) -> "ClassMap":
         """What a mask's codes mean.
 
         Raises:
             DataError: masks of colours hold a value that is no colour, or the other way round.
         """
-        codes = codes.of_kind(self.kind)
-        present, counts = count_codes(codes.values)
+        mask_values = mask_values.of_kind(self.kind)
+        present, counts = count_label_values(mask_values.values)
         index, found = self.classify(present)
         pixels = np.bincount(index, counts, 256).astype(np.int64)
-        return ClassMap(replace_codes(codes.values, present, index), present[~found], pixels)
+        return ClassMap(replace_values(mask_values.values, present, index), present[~found], pixels)
 
     def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
         """The same codes for the class table of a model; classes are matched by name.
@@ -171,16 +178,16 @@ class LabelMap:
                 ),
                 key="data.values",
             )
-        codes = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
+        values = tuple(self.codes[self.names.index(name)] if name in self.names else () for name in names)
         others = self.others if self.others in (None, IGNORED) else names.index(self.names[self.others])
-        return LabelMap(names, self.kind, codes, colors, self.ignored, self.reach, others)
+        return LabelMap(names, self.kind, values, colors, self.ignored, self.reach, others)
 
     def describe(self) -> str:
         """One line: `0 -> background, 255 -> polyp`."""
-        words = [code_words(codes, self.kind) for codes in self.codes]
+        texts = [format_values(values, self.kind) for values in self.codes]
         if self.others is not None and self.others < self.classes:
-            words[self.others] = ", ".join(filter(None, [words[self.others], _("all others")]))
-        return ", ".join(f"{these or '-'} -> {name}" for these, name in zip(words, self.names, strict=True))
+            texts[self.others] = ", ".join(filter(None, [texts[self.others], _("all others")]))
+        return ", ".join(f"{these or '-'} -> {name}" for these, name in zip(texts, self.names, strict=True))
 
 
 def background_class(names: Sequence[str]) -> int | None:
@@ -205,19 +212,19 @@ def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def draw_colors(
-    names: Sequence[str], table: Sequence[Sequence[int]], kind: CodeKind
+    names: Sequence[str], table: Sequence[Sequence[int]], kind: ValueKind
 ) -> tuple[tuple[int, int, int], ...]:
     """The masks' own colours, or those that the names bring."""
     plain = class_colors(names)
     if kind == "value":
         return plain
-    return tuple(unpack_color(codes[0]) if codes else color for codes, color in zip(table, plain, strict=True))
+    return tuple(unpack_color(values[0]) if values else color for values, color in zip(table, plain, strict=True))
 
 
 def make_label_map(
-    codes: Sequence[int],
+    values: Sequence[int],
     names: Sequence[str] | None = None,
-    kind: CodeKind = "value",
+    kind: ValueKind = "value",
     *,
     ignored: tuple[int, ...] = (),
     reach: int = 0,
@@ -229,43 +236,45 @@ def make_label_map(
     Raises:
         DataError: too many classes; too many or too few names, one twice, or a reserved one.
     """
-    names = tuple(_made_up(codes, kind) if names is None else names)
+    names = tuple(_generate_names(values, kind) if names is None else names)
     _refuse_unfit(names)
     if taken := [name for name in names if name in RESERVED_NAMES]:
         line = _("a class cannot be called {names}: the word means something else here; rename it")
         raise DataError(line.format(names=", ".join(taken)), key="data.classes")
-    if len(codes) > MOST_CLASSES:
-        line = _("the masks hold {count} classes; at most {most} can be learnt")
-        raise DataError(line.format(count=len(codes), most=MOST_CLASSES), key="data.classes")
-    if len(names) != len(codes):
+    if len(values) > MAX_CLASSES:
+        line = _("the masks hold {count} classes; at most {maximum} can be learnt")
+        raise DataError(line.format(count=len(values), maximum=MAX_CLASSES), key="data.classes")
+    if len(names) != len(values):
         raise DataError(
             _(
                 "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
                 "give one name per value with --classes"
-            ).format(found=len(codes), values=code_words(codes, kind, _SHOWN), given=len(names), names=_join(names)),
+            ).format(
+                found=len(values), values=format_values(values, kind, _SHOWN), given=len(names), names=_join(names)
+            ),
             key="data.classes",
         )
-    table = tuple((int(code),) for code in codes)
+    table = tuple((int(value),) for value in values)
     return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
 
 
 def _refuse_unfit(names: Sequence[str]) -> None:
     """Fail on names that would not stay one short line; before they are shown in any other message."""
-    if unfit := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
+    if validation_reason := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
         line = _("the class name {name!r} must have 1 to 200 characters on one line")
-        raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
+        raise DataError(line.format(name=validation_reason[0][:50]), key="data.classes")
 
 
 def _join(names: Sequence[str]) -> str:
     return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
 
 
-def _made_up(codes: Sequence[int], kind: CodeKind) -> list[str]:
+def _generate_names(values: Sequence[int], kind: ValueKind) -> list[str]:
     if kind == "color":
-        plain = [name_color(unpack_color(int(code))).replace("black", "background") for code in codes]
-        return [n if plain.count(n) == 1 else f"#{int(code):06x}" for n, code in zip(plain, codes, strict=True)]
-    names = ["background", *(f"class {i}" for i in range(1, len(codes)))]
-    return ["background", "foreground"] if len(codes) == 2 else names
+        plain = [name_color(unpack_color(int(value))).replace("black", "background") for value in values]
+        return [n if plain.count(n) == 1 else f"#{int(value):06x}" for n, value in zip(plain, values, strict=True)]
+    names = ["background", *(f"class {i}" for i in range(1, len(values)))]
+    return ["background", "foreground"] if len(values) == 2 else names
 
 
 def name_color(color: tuple[int, int, int]) -> str:

@@ -23,10 +23,10 @@ from ubend.labels.class_table import (
     background_class,
     make_label_map,
 )
-from ubend.labels.label_values import LISTED, Survey, Tally, code_words, unpack_color, value_table
+from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, unpack_color, value_table
 from ubend.labels.value_table import parse_table, write_table
 
-MOST_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
+MAX_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
 MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
 MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
 _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
@@ -38,7 +38,7 @@ _UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise
 _BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
 _STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
 _SLIP_SHARE = 1e-4  # of all pixels: a class that nobody named and fewer pixels hold may be a slip
-_MOST_POINTS = 20_000  # colours, the commonest, among which classes are looked for
+_MAX_POINTS = 20_000  # colours, the commonest, among which classes are looked for
 
 
 def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
@@ -47,11 +47,11 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
     Raises:
         DataError: the colours do not tell the classes.
     """
-    if not lossy and len(tally.codes) <= MOST_FOUND and not _mostly_blends(tally):
+    if not lossy and len(tally.codes) <= MAX_FOUND and not _mostly_blends(tally):
         return _without_strays(tally), False
-    codes = _main_colors(tally[np.sort(np.argsort(-tally.pixels, kind="stable")[:_MOST_POINTS])])
-    _refuse_unexplained(tally, codes)
-    return codes, True
+    values = _main_colors(tally[np.sort(np.argsort(-tally.pixels, kind="stable")[:_MAX_POINTS])])
+    _refuse_unexplained(tally, values)
+    return values, True
 
 
 def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
@@ -94,15 +94,15 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
         if near >= MAIN_SHARE * total and peak and all(abs(value - other) >= MAIN_DISTANCE for other in main):
             main.append(value)
     main = sorted(main)
-    explained = sum(around(value, MAIN_DISTANCE // 2) for value in main)
-    if len(main) > 2 and explained < (1 - _BLENDS_SHARE) * total:
+    explain_decode_errors = sum(around(value, MAIN_DISTANCE // 2) for value in main)
+    if len(main) > 2 and explain_decode_errors < (1 - _BLENDS_SHARE) * total:
         raise DataError(
             _(
                 "these JPEG masks do not tell their classes: {table} are common, but {share:.1%} of the pixels hold "
                 'other values; name them: --values "{cure},*=nearest"'
             ).format(
                 table=value_table(tally, "value"),
-                share=1 - explained / total,
+                share=1 - explain_decode_errors / total,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
             ),
             key="data.values",
@@ -132,9 +132,9 @@ def _levels_between(pixels: NDArray[np.int64]) -> list[int]:
     return sorted(levels) if levels and around[levels].sum() >= _PEAK_SHARE * between.sum() else []
 
 
-def _points(codes: NDArray[np.int32]) -> NDArray[np.float64]:
+def _points(values: NDArray[np.int32]) -> NDArray[np.float64]:
     """(K,) colour codes -> (K, 3)."""
-    return np.stack(unpack_color(codes), axis=-1).astype(np.float64)
+    return np.stack(unpack_color(values), axis=-1).astype(np.float64)
 
 
 def _without_strays(tally: Tally) -> list[int]:
@@ -155,9 +155,9 @@ def _without_strays(tally: Tally) -> list[int]:
                     "the masks hold colours that are nearly alike: {pair} among {table}; if each is a class, name all: "
                     '--values "{cure}", else give both of them one name'
                 ).format(
-                    pair=code_words(pair, "color"),
+                    pair=format_values(pair, "color"),
                     table=value_table(tally, "color"),
-                    cure=",".join(f"#{code:06x}=name{i}" for i, code in enumerate(tally.codes[:LISTED].tolist(), 1)),
+                    cure=",".join(f"#{value:06x}=name{i}" for i, value in enumerate(tally.codes[:LISTED].tolist(), 1)),
                 ),
                 key="data.values",
             )
@@ -176,7 +176,7 @@ def _main_colors(tally: Tally) -> list[int]:
     total = int(tally.pixels.sum())
     points = _points(tally.codes)
     left, main = tally.pixels.copy(), list[int]()
-    while left.any() and len(main) <= MOST_FOUND:
+    while left.any() and len(main) <= MAX_FOUND:
         top = int(left.argmax())
         distance = np.linalg.norm(points - points[top], axis=1)
         around, peak = (int(tally.pixels[distance <= d].sum()) for d in (MAIN_DISTANCE, _PEAK_DISTANCE))
@@ -190,19 +190,19 @@ def _main_colors(tally: Tally) -> list[int]:
 
 def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDArray[np.bool_]:
     """(K,) whether each of (K, 3) colours lies at most `reach` from the line between two of the ends, or from one."""
-    corners = [_points(np.array(code, np.int32)) for code in ends]
+    corners = [_points(np.array(value, np.int32)) for value in ends]
     found = np.zeros(len(points), np.bool_)
     for number, end in enumerate(corners):
         for other in corners[number:]:
             along, left = other - end, np.flatnonzero(~found)
-            place = ((points[left] - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
-            found[left] = np.linalg.norm(points[left] - end - place[:, None] * along, axis=1) <= reach
+            fraction = ((points[left] - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
+            found[left] = np.linalg.norm(points[left] - end - fraction[:, None] * along, axis=1) <= reach
     return found
 
 
-def _near(points: NDArray[np.float64], codes: list[int], reach: float) -> NDArray[np.bool_]:
+def _near(points: NDArray[np.float64], values: list[int], reach: float) -> NDArray[np.bool_]:
     """(K,) whether each of (K, 3) colours lies at most `reach` from one of the codes."""
-    near = [np.linalg.norm(points - _points(np.array(code, np.int32)), axis=1) <= reach for code in codes]
+    near = [np.linalg.norm(points - _points(np.array(value, np.int32)), axis=1) <= reach for value in values]
     return np.any(near, axis=0) if near else np.zeros(len(points), np.bool_)
 
 
@@ -211,26 +211,26 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
 
     So is a class that lies between two others: JPEG makes the like of two.
     """
-    bins, which = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)  # in steps of 4: photographs hold millions
-    points, pixels = _points(bins) + 2, np.bincount(which, tally.pixels, len(bins))
+    bins, inverse = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)  # in steps of 4: photographs hold millions
+    points, pixels = _points(bins) + 2, np.bincount(inverse, tally.pixels, len(bins))
     total = float(pixels.sum())
     doubtful = []
-    for code in main:
-        others, own = [other for other in main if other != code], _near(points, [code], MAIN_DISTANCE)
+    for value in main:
+        others, own = [other for other in main if other != value], _near(points, [value], MAIN_DISTANCE)
         if (
-            _between(_points(np.array([code])), others, _BLEND_DISTANCE)[0]
+            _between(_points(np.array([value])), others, _BLEND_DISTANCE)[0]
             and pixels[own].sum() < _BLENDS_SHARE * total
         ):
-            doubtful.append(code)
-    main = [code for code in main if code not in doubtful]
-    explained = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
-    if len(main) >= 2 and pixels[~explained].sum() <= _UNEXPLAINED_SHARE * total:
-        explained = _near(points, main, _BLEND_DISTANCE)
-        if pixels[~explained].sum() <= _BLENDS_SHARE * total:
+            doubtful.append(value)
+    main = [value for value in main if value not in doubtful]
+    explain_decode_errors = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
+    if len(main) >= 2 and pixels[~explain_decode_errors].sum() <= _UNEXPLAINED_SHARE * total:
+        explain_decode_errors = _near(points, main, _BLEND_DISTANCE)
+        if pixels[~explain_decode_errors].sum() <= _BLENDS_SHARE * total:
             return
-    explained = explained[which]
-    share = tally.pixels[~explained].sum() / total
-    rest = tally[~explained]
+    explain_decode_errors = explain_decode_errors[inverse]
+    share = tally.pixels[~explain_decode_errors].sum() / total
+    rest = tally[~explain_decode_errors]
     if not main:
         raise DataError(
             _(
@@ -240,7 +240,7 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             key="data.values",
         )
     names = make_label_map(main, None, "color").names if main else ()
-    known = [f"#{code:06x}={name}" for code, name in zip(main, names, strict=True)]
+    known = [f"#{value:06x}={name}" for value, name in zip(main, names, strict=True)]
     extra = [int(rest.codes[rest.pixels.argmax()])] if len(rest.codes) and len(main) < LISTED else []
     raise DataError(
         _(
@@ -249,10 +249,10 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
             "or are these photographs, no masks?"
         ).format(
             count=len(tally.codes),
-            known=code_words(main, "color", LISTED),
+            known=format_values(main, "color", LISTED),
             share=share,
             table=value_table(rest, "color", int(total)),
-            cure=",".join([*known, *(f"#{code:06x}=name" for code in extra)]),
+            cure=",".join([*known, *(f"#{value:06x}=name" for value in extra)]),
         ),
         key="data.values",
     )
@@ -263,7 +263,7 @@ _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a se
 
 
 @dataclass(frozen=True)
-class Told:
+class LabelHints:
     """What the user or the folder says of the classes; None where nothing is said.
 
     Attributes:
@@ -281,7 +281,7 @@ class Told:
     ignored: tuple[int, ...] = ()
 
 
-def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
+def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, list[str]]:
     """What the codes of a data set mean, and remarks for the user.
 
     Raises:
@@ -289,52 +289,52 @@ def find_classes(survey: Survey, told: Told) -> tuple[LabelMap, list[str]]:
         SettingError: `--values` cannot be read.
     """
     remarks: list[str]
-    if told.table is not None:
-        labels, remarks = _allow_noise(parse_table(told.table), survey), []
-    elif told.colors is not None and told.names is not None and _shows(survey, told.colors):
-        labels, remarks = _by_color_table(told.names, told.colors, bool(survey.lossy.any())), []
-    elif told.values is not None:
-        reach = ANY_DISTANCE if survey.lossy.any() else 0
-        labels, remarks = make_label_map(told.values, told.names, ignored=told.ignored, reach=reach), []
-    elif told.colors is not None and survey.kind() == "value":  # masks hold the numbers of the table's lines
-        reach = ANY_DISTANCE if survey.lossy.any() else 0
-        ignored = (255,) if 255 in survey.codes and len(told.colors) <= 255 else ()
-        codes = range(len(told.colors))
-        labels = make_label_map(codes, told.names, ignored=ignored, reach=reach, colors=told.colors)
+    if hints.table is not None:
+        labels, remarks = _allow_noise(parse_table(hints.table), label_scan), []
+    elif hints.colors is not None and hints.names is not None and _shows(label_scan, hints.colors):
+        labels, remarks = _by_color_table(hints.names, hints.colors, bool(label_scan.lossy.any())), []
+    elif hints.values is not None:
+        reach = ANY_DISTANCE if label_scan.lossy.any() else 0
+        labels, remarks = make_label_map(hints.values, hints.names, ignored=hints.ignored, reach=reach), []
+    elif hints.colors is not None and label_scan.kind() == "value":  # masks hold the numbers of the table's lines
+        reach = ANY_DISTANCE if label_scan.lossy.any() else 0
+        ignored = (255,) if 255 in label_scan.codes and len(hints.colors) <= 255 else ()
+        values = range(len(hints.colors))
+        labels = make_label_map(values, hints.names, ignored=ignored, reach=reach, colors=hints.colors)
         remarks = [_remark_255()] if ignored else []
-    elif survey.kind() == "value":
-        labels, remarks = _find_values(survey, told.names)
+    elif label_scan.kind() == "value":
+        labels, remarks = _find_values(label_scan, hints.names)
     else:
-        labels, remarks = _find_colors(survey, told.names)
-    if told.table is None and told.colors is None:
-        labels = _with_palette(survey, labels)
+        labels, remarks = _find_colors(label_scan, hints.names)
+    if hints.table is None and hints.colors is None:
+        labels = _with_palette(label_scan, labels)
     if labels.classes < 2:
         raise DataError(
             _(
                 "all masks are empty: they hold the single value {value}; segmentation needs at least two "
                 "classes, so check that these are the right masks"
-            ).format(value=code_words(labels.codes[0], labels.kind) if labels.codes else "-"),
+            ).format(value=format_values(labels.codes[0], labels.kind) if labels.codes else "-"),
             key="data.masks",
         )
-    if told.table is None:
-        _refuse_other_lossless(survey, labels)
-    stray = _describe_stray(survey, labels) if told.table is None and told.names is None else []
-    more = (*stray, *_describe_alike(labels), *_describe_covered(survey, labels), *_snapped(survey, labels))
-    return labels, [*_describe_absent(survey, labels), *remarks, *more]
+    if hints.table is None:
+        _refuse_other_lossless(label_scan, labels)
+    stray = _describe_stray(label_scan, labels) if hints.table is None and hints.names is None else []
+    more = (*stray, *_describe_alike(labels), *_describe_covered(label_scan, labels), *_snapped(label_scan, labels))
+    return labels, [*_describe_absent(label_scan, labels), *remarks, *more]
 
 
-def _describe_absent(survey: Survey, labels: LabelMap) -> list[str]:
+def _describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A line on classes that no mask holds."""
-    index, _found = labels.classify(survey.tally(labels.kind).codes)
+    index, _found = labels.classify(label_scan.tally(labels.kind).codes)
     absent = [name for number, name in enumerate(labels.names) if number not in set(index.tolist())]
     line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
 
 
-def _describe_stray(survey: Survey, labels: LabelMap) -> list[str]:
+def _describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A line on classes that nobody named and that so few pixels hold that they may be slips."""
-    tally = survey.tally(labels.kind)
+    tally = label_scan.tally(labels.kind)
     share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
     stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
     if not stray or labels.classes - len(stray) < 2:  # of two classes the rarer one may be small
@@ -342,15 +342,15 @@ def _describe_stray(survey: Survey, labels: LabelMap) -> list[str]:
     cure = replace(
         labels,
         names=tuple(name for number, name in enumerate(labels.names) if number not in stray),
-        codes=tuple(codes for number, codes in enumerate(labels.codes) if number not in stray),
-        ignored=(*labels.ignored, *(code for number in stray for code in labels.codes[number])),
+        codes=tuple(values for number, values in enumerate(labels.codes) if number not in stray),
+        ignored=(*labels.ignored, *(value for number in stray for value in labels.codes[number])),
     )
     line = _(
         "classes that hardly any pixel holds ({names}): if these are slips of the mouse or the program, correct the "
         'masks, or leave the pixels out: --values "{cure}"'
     )
-    told = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
-    return [line.format(names=", ".join(told), cure=",".join(write_table(cure)))]
+    texts = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
+    return [line.format(names=", ".join(texts), cure=",".join(write_table(cure)))]
 
 
 def _describe_alike(labels: LabelMap) -> list[str]:
@@ -361,32 +361,32 @@ def _describe_alike(labels: LabelMap) -> list[str]:
     joined = replace(labels, names=tuple(map(str, range(labels.classes))))  # whose names differ
     table = [text.partition("=") for text in write_table(joined)]
     cure = ",".join(
-        f"{codes}={first[plain[int(name)]] if name.isdecimal() else name}" for codes, _equals, name in table
+        f"{values}={first[plain[int(name)]] if name.isdecimal() else name}" for values, _equals, name in table
     )
     line = _('classes that differ only by case or spaces ({names}) are kept apart; to join them: --values "{cure}"')
     return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
 
 
-def _describe_covered(survey: Survey, labels: LabelMap) -> list[str]:
+def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A line on classes whose regions lie on each other.
 
     Raises:
         DataError: nothing of a class is left.
     """
-    if labels.kind == "color" or not len(survey.covered):
+    if labels.kind == "color" or not len(label_scan.covered):
         return []
-    below, above = (labels.classify(survey.covered[:, column].astype(np.int32))[0] for column in (1, 2))
-    tally = survey.tally("value")
+    below, above = (labels.classify(label_scan.covered[:, column].astype(np.int32))[0] for column in (1, 2))
+    tally = label_scan.tally("value")
     left = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)
-    told, lost = list[str](), dict[str, list[str]]()
+    texts, lost = list[str](), dict[str, list[str]]()
     for one, other in sorted({*zip(below.tolist(), above.tolist(), strict=True)}):
         if one == other or IGNORED in (one, other):
             continue
-        here = survey.covered[(below == one) & (above == other)]
+        here = label_scan.covered[(below == one) & (above == other)]
         name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
-        whole = left[one] + survey.covered[(below == one) & (above != one), 3].sum()
+        whole = left[one] + label_scan.covered[(below == one) & (above != one), 3].sum()
         line = _("{upper} on {name} in {count} pictures, {share:.1%} of its pixels")
-        told.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
+        texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
         if not left[one]:
             lost.setdefault(name, []).append(upper)
     if lost:
@@ -402,32 +402,32 @@ def _describe_covered(survey: Survey, labels: LabelMap) -> list[str]:
         "regions of several classes overlap ({found}); in each picture a smaller mask lies on a larger one, and a "
         "later annotation on an earlier one (COCO: the smaller on the larger)"
     )
-    return [line.format(found="; ".join(told[:LISTED] + ["..."] * (len(told) > LISTED)))] if told else []
+    return [line.format(found="; ".join(texts[:LISTED] + ["..."] * (len(texts) > LISTED)))] if texts else []
 
 
-def _with_palette(survey: Survey, labels: LabelMap) -> LabelMap:
+def _with_palette(label_scan: LabelScan, labels: LabelMap) -> LabelMap:
     """Classes of palette indices are drawn in the palette's colours, unless it is grey or gives one colour twice."""
-    shown = dict(zip(survey.codes.tolist(), survey.shown.tolist(), strict=True))
-    colors = [shown[codes[0]] for codes in labels.codes if codes[0] in shown] if labels.kind == "value" else []
-    plain = len(colors) < labels.classes or len(set(colors)) < len(colors) or not survey.with_palette.all()
+    shown = dict(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))
+    colors = [shown[values[0]] for values in labels.codes if values[0] in shown] if labels.kind == "value" else []
+    plain = len(colors) < labels.classes or len(set(colors)) < len(colors) or not label_scan.with_palette.all()
     if plain or all(r == g == b for r, g, b in map(unpack_color, colors)):
         return labels
     return replace(labels, colors=tuple(map(unpack_color, colors)))
 
 
-def _shows(survey: Survey, colors: Sequence[tuple[int, int, int]]) -> bool:
+def _shows(label_scan: LabelScan, colors: Sequence[tuple[int, int, int]]) -> bool:
     """Are the masks painted in the colours of a table? Grey ids and palettes of other colours are not."""
-    if survey.kind() == "color":
+    if label_scan.kind() == "color":
         return True
     known = [r << 16 | g << 8 | b for r, g, b in colors]
-    return bool(np.isin(survey.shown, known).all())
+    return bool(np.isin(label_scan.shown, known).all())
 
 
 def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
-    codes = [r << 16 | g << 8 | b for r, g, b in colors]
-    if len(set(codes)) < len(codes):
+    values = [r << 16 | g << 8 | b for r, g, b in colors]
+    if len(set(values)) < len(values):
         raise DataError(_("the class table of the folder gives one colour to two classes; mend it"), key="class table")
-    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH, colors=colors)
+    labels = make_label_map(values, names, "color", reach=ROUNDING_REACH, colors=colors)
     return _with_noise(labels) if lossy else labels
 
 
@@ -442,16 +442,16 @@ def _with_noise(labels: LabelMap) -> LabelMap:
     return replace(labels, reach=NOISE_REACH, others=IGNORED)
 
 
-def _allow_noise(labels: LabelMap, survey: Survey) -> LabelMap:
+def _allow_noise(labels: LabelMap, label_scan: LabelScan) -> LabelMap:
     """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
-    told = labels.reach > ROUNDING_REACH or labels.others is not None
-    return labels if told or not survey.lossy.any() else _with_noise(labels)
+    explicit = labels.reach > ROUNDING_REACH or labels.others is not None
+    return labels if explicit or not label_scan.lossy.any() else _with_noise(labels)
 
 
-def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
+def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
     """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
-    tally = survey.tally("value")
-    if survey.lossy.any():
+    tally = label_scan.tally("value")
+    if label_scan.lossy.any():
         classes = None if names is None else len(names)
         return make_label_map(find_main_values(tally, classes), names, reach=ANY_DISTANCE), []
     values = tally.codes.tolist()
@@ -459,7 +459,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
         return make_label_map(values, names), []
     if names is not None and len(names) > len(values) and (numbered := _number_names(names, values)):
         return numbered
-    if len(values) > MOST_FOUND or _count_objects(survey, values):
+    if len(values) > MAX_FOUND or _count_objects(label_scan, values):
         raise DataError(
             _(
                 "the masks hold {count} different values ({table}): numbered objects (--values "
@@ -473,7 +473,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
             key="data.values",
         )
     if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
-        _refuse_mixed(survey, tally)
+        _refuse_mixed(label_scan, tally)
         return make_label_map(values[:-1], names, ignored=(255,)), [_remark_255()]
     if names is None and not _is_even(values):
         raise DataError(
@@ -484,7 +484,7 @@ def _find_values(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap,
                 count=len(values),
                 table=value_table(tally, "value"),
                 cure=",".join(
-                    f"{value}=ignored" if value == 255 and 1 < values[-2] <= MOST_FOUND else f"{value}=name{number}"
+                    f"{value}=ignored" if value == 255 and 1 < values[-2] <= MAX_FOUND else f"{value}=name{number}"
                     for number, value in enumerate(values[:LISTED], 1)
                 ),
             ),
@@ -507,20 +507,22 @@ def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, li
     return labels, [_remark_255()] if white else []
 
 
-def _refuse_mixed(survey: Survey, tally: Tally) -> None:
+def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
     """Fail when some masks hold classes, and others 0 and 255: then 255 may be a class, not pixels to be ignored."""
     first = int(tally.codes[0])
-    classed = set(survey.mask_of[(survey.codes > first) & (survey.codes < 255)].tolist())
-    whites = set(survey.mask_of[survey.codes == 255].tolist())
+    classed = set(label_scan.mask_of[(label_scan.codes > first) & (label_scan.codes < 255)].tolist())
+    whites = set(label_scan.mask_of[label_scan.codes == 255].tolist())
     if not classed & whites:
-        named = [f"{code}=class {i}" if i else f"{code}=background" for i, code in enumerate(tally.codes[:-1].tolist())]
+        named = [
+            f"{value}=class {i}" if i else f"{value}=background" for i, value in enumerate(tally.codes[:-1].tolist())
+        ]
         raise DataError(
             _(
-                "{classed} masks hold {codes}, {whites} hold 255, no mask holds both: is 255 a class (--values "
+                "{classed} masks hold {values}, {whites} hold 255, no mask holds both: is 255 a class (--values "
                 '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
             ).format(
                 classed=len(classed),
-                codes=code_words(tally.codes[1:-1].tolist(), "value"),
+                values=format_values(tally.codes[1:-1].tolist(), "value"),
                 whites=len(whites),
                 table=",".join(named),
             ),
@@ -528,36 +530,37 @@ def _refuse_mixed(survey: Survey, tally: Tally) -> None:
         )
 
 
-def _count_objects(survey: Survey, values: list[int]) -> bool:
+def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
     """Do the values count objects up in each mask (1, 2, ..., k), with another k in each?"""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
-    objects = [some[some > 0].tolist() for some in np.split(survey.codes, survey.starts[1:-1])]
-    return all(_is_run([0, *mine]) for mine in objects) and len({len(mine) for mine in objects}) > 2
+    objects = [some[some > 0].tolist() for some in np.split(label_scan.codes, label_scan.starts[1:-1])]
+    return all(_is_run([0, *own]) for own in objects) and len({len(own) for own in objects}) > 2
 
 
-def _find_colors(survey: Survey, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
+def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
     """Masks of colours: each a class, when they are few; else the main ones, with noise or blends around them."""
-    tally = survey.tally("color")
+    tally = label_scan.tally("color")
     if -1 in tally.codes:
         raise DataError(
             _(
                 "{colored} masks are coloured, {deep} others hold values above 255, which are no colours; "
                 "save all alike"
             ).format(
-                colored=int(survey.colored.sum()), deep=len(np.unique(survey.mask_of[survey.entries("color") == -1]))
+                colored=int(label_scan.colored.sum()),
+                deep=len(np.unique(label_scan.mask_of[label_scan.entries("color") == -1])),
             ),
             key="color",
         )
     remarks = []
-    if not survey.colored.any():
+    if not label_scan.colored.any():
         remarks.append(
             _("the palettes of the masks differ, so their colours are read, not their indices")
-            if survey.palettes_problem() == "differ"
+            if label_scan.palettes_problem() == "differ"
             else _("the palettes of the masks run from light to dark, so their greys are read, not their indices")
         )
-    codes, noisy = find_main_colors(tally, bool(survey.lossy.any()))
-    labels = make_label_map(codes, names, "color", reach=ROUNDING_REACH)
+    values, noisy = find_main_colors(tally, bool(label_scan.lossy.any()))
+    labels = make_label_map(values, names, "color", reach=ROUNDING_REACH)
     labels = _with_noise(labels) if noisy else labels
     if names is None:
         remarks.append(
@@ -579,29 +582,29 @@ def _is_even(values: list[int]) -> bool:
     return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
 
 
-def _refuse_other_lossless(survey: Survey, labels: LabelMap) -> None:
+def _refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
     """Fail when JPEG masks settled the classes, but masks beside them hold other codes, saved exactly: no noise."""
-    if not survey.lossy.any():
+    if not label_scan.lossy.any():
         return
-    entries, count = survey.entries(labels.kind), np.diff(survey.starts)
-    exact = ~survey.lossy[survey.mask_of] & (count[survey.mask_of] <= _FEW_CLASSES)
-    codes = np.unique(entries[exact | (survey.codes > 255) & ~survey.colored[survey.mask_of]])
-    _index, known = replace(labels, reach=ROUNDING_REACH if labels.kind == "color" else 0, others=None).classify(codes)
+    entries, count = label_scan.entries(labels.kind), np.diff(label_scan.starts)
+    exact = ~label_scan.lossy[label_scan.mask_of] & (count[label_scan.mask_of] <= _FEW_CLASSES)
+    values = np.unique(entries[exact | (label_scan.codes > 255) & ~label_scan.colored[label_scan.mask_of]])
+    _index, known = replace(labels, reach=ROUNDING_REACH if labels.kind == "color" else 0, others=None).classify(values)
     if not known.all():
         raise DataError(
             _(
                 "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
                 "coded differently? Say what each code means with --values, or keep masks of one kind"
-            ).format(known=labels.describe(), others=code_words(codes[~known].tolist(), labels.kind, LISTED)),
+            ).format(known=labels.describe(), others=format_values(values[~known].tolist(), labels.kind, LISTED)),
             key="data.values",
         )
 
 
-def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
+def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """What became of codes that are none of the classes'; an error when they are too many to be noise."""
-    tally, remarks = survey.tally(labels.kind), list[str]()
+    tally, remarks = label_scan.tally(labels.kind), list[str]()
     index, found = labels.classify(tally.codes)
-    found &= ~np.isin(tally.codes, [code for codes in (*labels.codes, labels.ignored) for code in codes])
+    found &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
     moved, lost = found & (index != IGNORED), found & (index == IGNORED)
     total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
@@ -634,12 +637,12 @@ def _snapped(survey: Survey, labels: LabelMap) -> list[str]:
     return remarks
 
 
-def find_strangers(survey: Survey, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
+def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
     """Number of a mask -> its codes that the class table does not know (-1: of another kind)."""
-    entries = survey.entries(labels.kind)
-    unique, which = np.unique(entries, return_inverse=True)
+    entries = label_scan.entries(labels.kind)
+    unique, inverse = np.unique(entries, return_inverse=True)
     _index, found = labels.classify(unique.astype(np.int32))
-    strange = ~found[which]
-    mine = survey.mask_of[strange]
-    numbers, first = np.unique(mine, return_index=True)
-    return dict(zip(numbers.tolist(), np.split(entries[strange], first[1:]), strict=True)) if len(numbers) else {}
+    unknown = ~found[inverse]
+    own = label_scan.mask_of[unknown]
+    numbers, first = np.unique(own, return_index=True)
+    return dict(zip(numbers.tolist(), np.split(entries[unknown], first[1:]), strict=True)) if len(numbers) else {}

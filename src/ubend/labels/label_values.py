@@ -15,15 +15,15 @@ from PIL import Image
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 
-CodeKind = Literal["value", "color"]
+ValueKind = Literal["value", "color"]
 
-_Code = TypeVar("_Code", int, NDArray[np.int32])
+_Value = TypeVar("_Value", int, NDArray[np.int32])
 _GREY = 0x010101  # times a grey value: its colour code
 LISTED = 12  # codes shown in messages
 
 
 @dataclass(frozen=True)
-class Codes:
+class LabelArray:
     """What a mask says of each pixel.
 
     Attributes:
@@ -36,12 +36,12 @@ class Codes:
     """
 
     values: NDArray[Any]
-    kind: CodeKind
+    kind: ValueKind
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
     covered: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
-    def of_kind(self, kind: CodeKind) -> "Codes":
+    def of_kind(self, kind: ValueKind) -> "LabelArray":
         """The same as colours: grey values by their grey, palette indices by the palette.
 
         Raises:
@@ -52,13 +52,13 @@ class Codes:
         if kind == "value":
             raise DataError(_("the mask is coloured, among masks of values; save it like the others"), key="color")
         if self.palette is not None:
-            return Codes(pack_colors(self.palette)[self.values], "color", None, self.lossy)
+            return LabelArray(pack_colors(self.palette)[self.values], "color", None, self.lossy)
         if self.values.size and int(self.values.max()) > 255:
             raise DataError(
                 _("holds the value {value} among masks of colours; give it a colour").format(value=self.values.max()),
                 key="color",
             )
-        return Codes(self.values.astype(np.int32) * _GREY, "color", None, self.lossy)
+        return LabelArray(self.values.astype(np.int32) * _GREY, "color", None, self.lossy)
 
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -69,12 +69,12 @@ def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     return bytes_of.view("<i4")[..., 0].astype(np.int32, copy=False)
 
 
-def unpack_color(code: _Code) -> tuple[_Code, _Code, _Code]:
+def unpack_color(value: _Value) -> tuple[_Value, _Value, _Value]:
     """0xRRGGBB -> (red, green, blue), of a number or of an array of them."""
-    return code >> 16, code >> 8 & 255, code & 255
+    return value >> 16, value >> 8 & 255, value & 255
 
 
-def count_codes(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The distinct codes of a mask, ascending, and how many pixels hold each.
 
     Masks are runs of one code along their rows, so runs are sorted, not pixels.
@@ -84,20 +84,22 @@ def count_codes(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int
         present = np.flatnonzero(counts)
         return present.astype(np.int32), counts[present]
     starts, lengths = _runs(values)
-    codes, which = np.unique(values.reshape(-1)[starts], return_inverse=True)
-    return codes.astype(np.int32), np.bincount(which, lengths, len(codes)).astype(np.int64)
+    found, inverse = np.unique(values.reshape(-1)[starts], return_inverse=True)
+    return found.astype(np.int32), np.bincount(inverse, lengths, len(found)).astype(np.int64)
 
 
-def replace_codes(values: NDArray[Any], codes: NDArray[np.int32], replacements: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) with every code of `codes` (ascending, all that occur) replaced by its replacement."""
+def replace_values(
+    values: NDArray[Any], old_values: NDArray[np.int32], replacements: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """(H, W) with every code of `old_values` (ascending, all that occur) replaced by its replacement."""
     if values.dtype == np.uint8:
         table = np.zeros(256, np.uint8)
-        table[codes] = replacements
+        table[old_values] = replacements
         replaced: NDArray[np.uint8] = table.take(values)  # faster than table[values]
         return replaced
     starts, lengths = _runs(values)
-    which = np.searchsorted(codes, values.reshape(-1)[starts])
-    out: NDArray[np.uint8] = np.repeat(replacements[which], lengths).reshape(values.shape)
+    inverse = np.searchsorted(old_values, values.reshape(-1)[starts])
+    out: NDArray[np.uint8] = np.repeat(replacements[inverse], lengths).reshape(values.shape)
     return out
 
 
@@ -110,14 +112,14 @@ def _runs(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return starts, np.diff(np.append(starts, flat.size))
 
 
-def code_words(codes: Sequence[int], kind: CodeKind, most: int = 4) -> str:
+def format_values(values: Sequence[int], kind: ValueKind, maximum: int = 4) -> str:
     """Codes as people write them, by comma; of a long list the first few."""
-    words = [f"#{code:06x}" if kind == "color" else str(code) for code in codes[:most]]
-    return ", ".join([*words, "..."] if len(codes) > most else words)
+    texts = [f"#{value:06x}" if kind == "color" else str(value) for value in values[:maximum]]
+    return ", ".join([*texts, "..."] if len(values) > maximum else texts)
 
 
 @dataclass(frozen=True)
-class Survey:
+class LabelScan:
     """What the masks of a data set hold. Axis letters: N masks, M entries (mask, code), mask by mask.
 
     Attributes:
@@ -159,21 +161,21 @@ class Survey:
         shown = both & 0xFFFFFF
         return "invert" if (shown % _GREY == 0).all() and (np.diff(shown) < 0).any() else None
 
-    def kind(self) -> CodeKind:
+    def kind(self) -> ValueKind:
         """Colours if any mask is coloured, or if the palettes need it; else values."""
         return "color" if self.colored.any() or self.palettes_problem() else "value"
 
-    def entries(self, kind: CodeKind) -> NDArray[np.int32]:
+    def entries(self, kind: ValueKind) -> NDArray[np.int32]:
         """(M,) the codes read as values or as colours; -1 where that cannot be."""
         if kind == "color":
             return self.shown
         return np.where(self.colored[self.mask_of], -1, self.codes)
 
-    def tally(self, kind: CodeKind) -> "Tally":
+    def tally(self, kind: ValueKind) -> "Tally":
         """The codes of all masks together."""
         entries = self.entries(kind)
-        codes, which = np.unique(entries, return_inverse=True)
-        return Tally(codes.astype(np.int32), np.bincount(which, self.pixels, len(codes)).astype(np.int64))
+        values, inverse = np.unique(entries, return_inverse=True)
+        return Tally(values.astype(np.int32), np.bincount(inverse, self.pixels, len(values)).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,9 @@ class Tally:
         return Tally(self.codes[some], self.pixels[some])
 
 
-def value_table(tally: Tally, kind: CodeKind, total: int | None = None) -> str:
+def value_table(tally: Tally, kind: ValueKind, total: int | None = None) -> str:
     """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
     whole = total or max(1, int(tally.pixels.sum()))
     common = np.sort(np.argsort(-tally.pixels, kind="stable")[:LISTED])
-    words = [f"{code_words([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
-    return ", ".join([*words, "..."] if len(tally.codes) > LISTED else words)
+    texts = [f"{format_values([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]
+    return ", ".join([*texts, "..."] if len(tally.codes) > LISTED else texts)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.io.decode import explained, read_raster
+from ubend.io.decode import explain_decode_errors, read_raster
 from ubend.io.raster import Raster, refuse_large
 from ubend.labels.cellpose import is_cellpose, read_cellpose
-from ubend.labels.label_values import Codes, count_codes, pack_colors, unpack_color
+from ubend.labels.label_values import LabelArray, count_label_values, pack_colors, unpack_color
 from ubend.labels.shapes import Canvas, Shape, draw_shapes
 
 _EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
@@ -86,7 +86,7 @@ class DrawnMask:
 Mask = FileMask | LayeredMask | DrawnMask
 
 
-def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
+def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
     """What a mask says of each pixel of its picture.
 
     Args:
@@ -115,12 +115,12 @@ def read_codes(mask: Mask, size_hw: tuple[int, int]) -> Codes:
             key="size",
         )
     canvas = draw_shapes(mask.shapes, size_hw)
-    return Codes(canvas.drawn, "value", covered=canvas.covered)
+    return LabelArray(canvas.drawn, "value", covered=canvas.covered)
 
 
-def _read_file(path: Path) -> Codes:
+def _read_file(path: Path) -> LabelArray:
     if path.suffix.lower() == ".npy":
-        with explained(path):
+        with explain_decode_errors(path):
             if is_cellpose(path):
                 pixels = read_cellpose(path)
             else:
@@ -132,7 +132,7 @@ def _read_file(path: Path) -> Codes:
         raster = read_raster(path)
     pixels, lossy = raster.pixels, raster.lossy
     if raster.palette is not None:
-        return Codes(np.ascontiguousarray(pixels[:, :, 0]), "value", raster.palette[:, :3], lossy)
+        return LabelArray(np.ascontiguousarray(pixels[:, :, 0]), "value", raster.palette[:, :3], lossy)
     if raster.alpha:
         pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
         if np.ptp(alpha) and (pixels == pixels[0, 0]).all():  # a cut-out: only the alpha says anything
@@ -142,7 +142,7 @@ def _read_file(path: Path) -> Codes:
     return _whole(path, pixels, lossy)
 
 
-def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
+def _colored(colors: NDArray[np.int32], lossy: bool) -> LabelArray:
     """(H, W) 0xRRGGBB -> grey values when all of it is grey, else colours."""
     if lossy:
         r, g, b = unpack_color(colors)
@@ -152,16 +152,18 @@ def _colored(colors: NDArray[np.int32], lossy: bool) -> Codes:
         # red is green, and green is blue; a few pixels mostly tell
         grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
     if grey:
-        return Codes((colors >> 8 & 255).astype(np.uint8), "value", None, lossy)  # in JPEG green is nearest to the luma
-    return Codes(colors, "color", None, lossy)
+        return LabelArray(
+            (colors >> 8 & 255).astype(np.uint8), "value", None, lossy
+        )  # in JPEG green is nearest to the luma
+    return LabelArray(colors, "color", None, lossy)
 
 
-def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
+def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> LabelArray:
     """(H, W) or (H, W, 1) values of any type -> codes, when they are whole numbers."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 2 and pixels.dtype == np.uint8:
-        return Codes(np.ascontiguousarray(pixels), "value", None, lossy)
+        return LabelArray(np.ascontiguousarray(pixels), "value", None, lossy)
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
         raise DataError(
             _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(
@@ -182,7 +184,7 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> Codes:
             path=path,
             key="value",
         )
-    return Codes(pixels.astype(np.uint8 if high <= 255 else np.uint16), "value")
+    return LabelArray(pixels.astype(np.uint8 if high <= 255 else np.uint16), "value")
 
 
 def _read_layer(path: Path) -> NDArray[np.bool_]:
@@ -191,13 +193,13 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
     Raises:
         DataError: it holds more than one thing beside the ground.
     """
-    codes = _read_file(path)
-    values = np.maximum.reduce(unpack_color(codes.values)) if codes.kind == "color" else codes.values
-    present, counts = count_codes(values)
-    if len(present) <= 2 and not codes.lossy:
+    mask_values = _read_file(path)
+    values = np.maximum.reduce(unpack_color(mask_values.values)) if mask_values.kind == "color" else mask_values.values
+    present, counts = count_label_values(values)
+    if len(present) <= 2 and not mask_values.lossy:
         on: NDArray[np.bool_] = values > 0
         return on
-    top = _WHITE if codes.lossy else int(present[-1])
+    top = _WHITE if mask_values.lossy else int(present[-1])
     between = (present > top // 8) & (present < top - top // 8)
     if counts[between].sum() > _EDGES_SHARE * values.size:
         raise DataError(
@@ -210,7 +212,7 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
     return np.asarray(values > top // 2)
 
 
-def _read_layers(mask: LayeredMask) -> Codes:
+def _read_layers(mask: LayeredMask) -> LabelArray:
     canvas: Canvas | None = None
     regions: list[tuple[bool, int, NDArray[np.bool_], int, int, int]] = []  # (no background, -pixels) of the order
     for layer in mask.layers:
@@ -232,8 +234,8 @@ def _read_layers(mask: LayeredMask) -> Codes:
             regions.append((layer.value != 0, -pixels, box, layer.value, int(rows[0]), int(columns[0])))
     assert canvas is not None
     for *_order, box, value, top, left in sorted(regions, key=lambda region: region[:2]):
-        canvas.lay(box, value, top, left)
-    return Codes(canvas.drawn, "value", covered=canvas.covered)
+        canvas.paint(box, value, top, left)
+    return LabelArray(canvas.drawn, "value", covered=canvas.covered)
 
 
 def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:

@@ -8,9 +8,9 @@ import numpy as np
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
-from ubend.labels.label_values import Survey, code_words
+from ubend.labels.label_values import LabelScan, format_values
 
-_MADE_UP = ("background", "foreground")  # names of two classes that nobody named
+_GENERATED_NAME = ("background", "foreground")  # names of two classes that nobody named
 
 
 def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int], *, numbered: bool) -> LabelMap:
@@ -27,15 +27,15 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
     Raises:
         DataError: a class that the model does not know; `--values` settles it.
     """
-    place = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
-    unknown = {number for number in occurring if place[number] is None}
-    if unknown and labels.classes == model.classes == 2 and _MADE_UP in (labels.names, model.names):
+    target_of = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
+    unknown = {number for number in occurring if target_of[number] is None}
+    if unknown and labels.classes == model.classes == 2 and _GENERATED_NAME in (labels.names, model.names):
         first = background_class(labels.names), background_class(model.names)
         if first[0] is not None and first[1] is not None:
-            place, unknown = {first[0]: first[1], 1 - first[0]: 1 - first[1]}, set()
+            target_of, unknown = {first[0]: first[1], 1 - first[0]: 1 - first[1]}, set()
     if unknown and numbered and labels.kind == model.kind:
-        joined = _joined(labels, model, place, unknown)
-        place, unknown = {**place, **joined}, unknown - joined.keys()
+        joined = _joined(labels, model, target_of, unknown)
+        target_of, unknown = {**target_of, **joined}, unknown - joined.keys()
     if unknown:
         raise DataError(
             _(
@@ -45,25 +45,25 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
                 unknown=", ".join(labels.names[number] for number in sorted(unknown)),
                 known=", ".join(model.names),
                 cure=",".join(
-                    f"{code_words([code], labels.kind)}={_name(place[number], model)}"
-                    for number, codes in enumerate(labels.codes)
-                    for code in codes
+                    f"{format_values([value], labels.kind)}={_name(target_of[number], model)}"
+                    for number, values in enumerate(labels.codes)
+                    for value in values
                 ),
             ),
             key="data.values",
         )
-    codes: list[list[int]] = [[] for _name in model.names]
+    values: list[list[int]] = [[] for _name in model.names]
     ignored = list(labels.ignored)
-    for number, target in place.items():
+    for number, target in target_of.items():
         if target is not None:
-            (ignored if target == IGNORED else codes[target]).extend(labels.codes[number])
-    others = labels.others if labels.others in (None, IGNORED) else place[labels.others]
+            (ignored if target == IGNORED else values[target]).extend(labels.codes[number])
+    others = labels.others if labels.others in (None, IGNORED) else target_of[labels.others]
     return LabelMap(
-        model.names, labels.kind, tuple(map(tuple, codes)), model.colors, tuple(ignored), labels.reach, others
+        model.names, labels.kind, tuple(map(tuple, values)), model.colors, tuple(ignored), labels.reach, others
     )
 
 
-def match_palettes(survey: Survey, model: LabelMap) -> LabelMap:
+def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
     """What palette masks of classes without names hold, in the order of the model's classes.
 
     Where all their colours are the model's, each pixel is the class of its colour; else indices are the model's own.
@@ -71,9 +71,9 @@ def match_palettes(survey: Survey, model: LabelMap) -> LabelMap:
     Raises:
         DataError: the palettes of the masks differ, so their indices tell no class; `--values` settles it.
     """
-    if model.kind == "color" or not survey.with_palette.all():
+    if model.kind == "color" or not label_scan.with_palette.all():
         return model
-    if survey.palettes_problem() == "differ":
+    if label_scan.palettes_problem() == "differ":
         raise DataError(
             _(
                 "the palettes of the masks differ, so one index is several classes, but the model knows its classes by "
@@ -82,30 +82,30 @@ def match_palettes(survey: Survey, model: LabelMap) -> LabelMap:
             key="data.values",
         )
     classes = {r << 16 | g << 8 | b: number for number, (r, g, b) in enumerate(model.colors)}
-    codes: list[list[int]] = [[] for _name in model.names]
-    for code, color in sorted(set(zip(survey.codes.tolist(), survey.shown.tolist(), strict=True))):
-        if code in model.ignored:
+    values: list[list[int]] = [[] for _name in model.names]
+    for value, color in sorted(set(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))):
+        if value in model.ignored:
             continue
         if color not in classes:
             return model
-        codes[classes[color]].append(code)
-    return replace(model, codes=tuple(map(tuple, codes)))
+        values[classes[color]].append(value)
+    return replace(model, codes=tuple(map(tuple, values)))
 
 
-def drop_absent(survey: Survey, model: LabelMap) -> LabelMap:
+def drop_absent(label_scan: LabelScan, model: LabelMap) -> LabelMap:
     """The model's classes, without label values for those that masks whose classes nobody named do not hold.
 
     Masks of fewer than two classes tell nothing: the model's classes are then returned as they are.
     """
-    index, found = model.classify(np.unique(survey.entries(model.kind)))
+    index, found = model.classify(np.unique(label_scan.entries(model.kind)))
     occurring = set(index[found].tolist()) - {IGNORED}
     if len(occurring) < 2:
         return model
     return replace(model, codes=tuple(some if n in occurring else () for n, some in enumerate(model.codes)))
 
 
-def _name(place: int | None, model: LabelMap) -> str:
-    return "ignored" if place in (None, IGNORED) else model.names[place]
+def _name(target: int | None, model: LabelMap) -> str:
+    return "ignored" if target in (None, IGNORED) else model.names[target]
 
 
 def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
@@ -119,7 +119,7 @@ def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
     return background_class(model.names) if background_class(labels.names) == labels.names.index(name) else None
 
 
-def _joined(labels: LabelMap, model: LabelMap, place: dict[int, int | None], unknown: set[int]) -> dict[int, int]:
+def _joined(labels: LabelMap, model: LabelMap, target_of: dict[int, int | None], unknown: set[int]) -> dict[int, int]:
     """The model's class of each unknown one, by its label values; none unless all known names have the model's
     values too, and the model joins several values where the unknown ones go."""
 
@@ -127,9 +127,9 @@ def _joined(labels: LabelMap, model: LabelMap, place: dict[int, int | None], unk
         index, found = model.classify(np.array(labels.codes[number], np.int32))
         return set(index.tolist()) if found.all() else {-1}
 
-    known = [number for number, target in place.items() if target is not None and labels.codes[number]]
-    if not known or any(meant(number) != {place[number]} for number in known):
+    known = [number for number, target in target_of.items() if target is not None and labels.codes[number]]
+    if not known or any(meant(number) != {target_of[number]} for number in known):
         return {}
     targets = {number: meant(number) for number in unknown}
-    several = {number for number, codes in enumerate(model.codes) if len(codes) > 1} | {IGNORED, model.others}
+    several = {number for number, values in enumerate(model.codes) if len(values) > 1} | {IGNORED, model.others}
     return {number: some.pop() for number, some in targets.items() if len(some) == 1 and some <= several}

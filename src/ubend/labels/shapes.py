@@ -42,7 +42,7 @@ class Canvas:
     drawn: NDArray[np.uint8]
     covered: Counter[tuple[int, int]]
 
-    def lay(self, region: NDArray[np.bool_], value: int, top: int = 0, left: int = 0) -> None:
+    def paint(self, region: NDArray[np.bool_], value: int, top: int = 0, left: int = 0) -> None:
         """Set the pixels of a region, (h, w) bool, whose first pixel lies at (top, left)."""
         part = self.drawn[top : top + region.shape[0], left : left + region.shape[1]]
         below = part[region]
@@ -65,7 +65,7 @@ def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
     canvas = Canvas(np.zeros(size_hw, np.uint8), Counter())
     for shape in shapes:
         if shape.rle is not None:
-            canvas.lay(decode_rle(shape.rle), shape.value)
+            canvas.paint(decode_rle(shape.rle), shape.value)
         scale = np.array(size_hw[::-1] if shape.relative else (1, 1), np.float64)
         for polygon in shape.polygons:
             _fill(canvas, np.array(polygon, np.float64).reshape(-1, 2) * scale, shape.value)
@@ -94,7 +94,7 @@ def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
     if width > 0 and height > 0:
         rle = coco_masks().frPyObjects([(points - low).ravel().tolist()], height, width)[0]
         inside = decode_rle({"size": (height, width), "counts": rle["counts"].decode()})
-        canvas.lay(inside, value, low[1], low[0])
+        canvas.paint(inside, value, low[1], low[0])
 
 
 def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
@@ -148,12 +148,12 @@ def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
         if not len(letters) or not last[-1] or letters.min() < 0 or letters.max() > 63:
             raise ValueError("run lengths")
         starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-        place = np.arange(len(letters)) - np.repeat(starts, np.diff(starts, append=len(letters)))
-        if place.max() > 6:  # 35 bits: no picture has as many pixels
+        digit = np.arange(len(letters)) - np.repeat(starts, np.diff(starts, append=len(letters)))
+        if digit.max() > 6:  # 35 bits: no picture has as many pixels
             raise ValueError("run lengths")
-        counts = np.add.reduceat((letters & 31) << 5 * place, starts)
+        counts = np.add.reduceat((letters & 31) << 5 * digit, starts)
         negative = (letters[last] & 16) > 0
-        counts -= negative * (32 << 5 * place[last])
+        counts -= negative * (32 << 5 * digit[last])
         for first in (1, 2):
             counts[first::2] = counts[first::2].cumsum()
     else:

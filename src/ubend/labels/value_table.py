@@ -10,16 +10,16 @@ from ubend.core.i18n import _
 from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
-    MOST_CLASSES,
+    MAX_CLASSES,
     NOISE_REACH,
     RESERVED_NAMES,
     ROUNDING_REACH,
     LabelMap,
     draw_colors,
 )
-from ubend.labels.label_values import CodeKind
+from ubend.labels.label_values import ValueKind
 
-_MOST_VALUE = 65535
+_MAX_VALUE = 65535
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
@@ -32,8 +32,8 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     Raises:
         SettingError: what cannot be read, with an example.
     """
-    codes: dict[str, list[int]] = {}
-    kinds: set[CodeKind] = set()
+    values: dict[str, list[int]] = {}
+    kinds: set[ValueKind] = set()
     rest = None
     for text in texts:
         word, _equals, name = (part.strip() for part in text.partition("="))
@@ -43,7 +43,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
             if word == "*":
                 rest = name
                 continue
-            kind, found = _read_codes(word)
+            kind, found = _parse_values(word)
         except ValueError as error:
             raise SettingError(
                 _(
@@ -53,34 +53,34 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
                 key="data.values",
             ) from error
         kinds.add(kind)
-        codes.setdefault(name, []).extend(found)
-    ignored = tuple(codes.pop("ignored", ()))
+        values.setdefault(name, []).extend(found)
+    ignored = tuple(values.pop("ignored", ()))
     if rest is not None and rest not in RESERVED_NAMES:
-        codes.setdefault(str(rest), [])
-    every = [code for some in [*codes.values(), ignored] for code in some]
-    if len(kinds) != 1 or len(codes) < 2 or len(set(every)) < len(every):
+        values.setdefault(str(rest), [])
+    every = [value for some in [*values.values(), ignored] for value in some]
+    if len(kinds) != 1 or len(values) < 2 or len(set(every)) < len(every):
         raise SettingError(
             _(
                 "--values {text}: name at least two classes, each code once, either all by values or all by colours"
             ).format(text=",".join(texts)),
             key="data.values",
         )
-    if len(codes) > MOST_CLASSES:
+    if len(values) > MAX_CLASSES:
         raise SettingError(
-            _("--values names {count} classes; at most {most} can be learnt").format(
-                count=len(codes), most=MOST_CLASSES
+            _("--values names {count} classes; at most {maximum} can be learnt").format(
+                count=len(values), maximum=MAX_CLASSES
             ),
             key="data.values",
         )
     kind = kinds.pop()
-    names = tuple(codes)
+    names = tuple(values)
     others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
-    table = tuple(tuple(some) for some in codes.values())
+    table = tuple(tuple(some) for some in values.values())
     reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
     return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
 
 
-def _read_codes(word: str) -> tuple[CodeKind, Sequence[int]]:
+def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:
     """The codes of `7`, `1..20`, `#ff0000` or `red`.
 
     Raises:
@@ -88,7 +88,7 @@ def _read_codes(word: str) -> tuple[CodeKind, Sequence[int]]:
     """
     if span := _RANGE.fullmatch(word):
         low, high = int(span[1]), int(span[2] or span[1])
-        if not low <= high <= _MOST_VALUE:
+        if not low <= high <= _MAX_VALUE:
             raise ValueError(word)
         return "value", range(low, high + 1)
     r, g, b = ImageColor.getcolor(word, "RGB")  # type: ignore[misc]
@@ -99,10 +99,10 @@ def write_table(labels: LabelMap) -> tuple[str, ...]:
     """The words of `--values` that `parse_table` makes these labels of (colours to draw with apart)."""
     spans = [
         f"{span}={name}"
-        for codes, name in zip(labels.codes, labels.names, strict=True)
-        for span in _spans(codes, labels)
+        for values, name in zip(labels.codes, labels.names, strict=True)
+        for span in _format_spans(values, labels)
     ]
-    spans += [f"{span}=ignored" for span in _spans(labels.ignored, labels)]
+    spans += [f"{span}=ignored" for span in _format_spans(labels.ignored, labels)]
     if labels.reach >= ANY_DISTANCE:
         spans.append("*=nearest")
     elif labels.others is not None and labels.others != IGNORED:
@@ -112,14 +112,14 @@ def write_table(labels: LabelMap) -> tuple[str, ...]:
     return tuple(spans)
 
 
-def _spans(codes: Sequence[int], labels: LabelMap) -> list[str]:
+def _format_spans(values: Sequence[int], labels: LabelMap) -> list[str]:
     """Codes as words: colours one by one, numbers in a row as `3..7`."""
     if labels.kind == "color":
-        return [f"#{code:06x}" for code in codes]
-    words: list[list[int]] = []
-    for code in codes:
-        if words and code == words[-1][1] + 1:
-            words[-1][1] = code
+        return [f"#{value:06x}" for value in values]
+    spans: list[list[int]] = []
+    for value in values:
+        if spans and value == spans[-1][1] + 1:
+            spans[-1][1] = value
         else:
-            words.append([code, code])
-    return [str(low) if low == high else f"{low}..{high}" for low, high in words]
+            spans.append([value, value])
+    return [str(low) if low == high else f"{low}..{high}" for low, high in spans]

@@ -34,11 +34,11 @@ class ClassTable:
     colors: tuple[tuple[int, int, int], ...] | None = None
 
 
-def read_class_table(places: Iterable[Path], problems: Problems) -> ClassTable | None:
+def read_class_table(folders: Iterable[Path], problems: Problems) -> ClassTable | None:
     """The first class table of some folders; an unusable one is a problem."""
-    for place in dict.fromkeys(places):
+    for folder in dict.fromkeys(folders):
         for name, kind, parse in _KINDS:
-            path = place / name
+            path = folder / name
             if not path.is_file():
                 continue
             text = read_names_text(path, problems)

@@ -18,10 +18,10 @@ from ubend.layouts.collection import (
     holds,
     load_json,
     number_classes,
-    part_of_path,
     polygon_problem,
+    split_of_path,
 )
-from ubend.layouts.pairs import Layout, Part, Reading
+from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
@@ -29,7 +29,7 @@ _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  #
 Id = int | str
 
 
-class _Picture(BaseModel):
+class _Image(BaseModel):
     id: Id
     file_name: str
     width: int | None = Field(None, ge=1)
@@ -57,7 +57,7 @@ class _Annotation(BaseModel):
 
 
 class _File(BaseModel):
-    images: list[_Picture]
+    images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
 
@@ -71,7 +71,7 @@ class _File(BaseModel):
 _FILE = TypeAdapter(_File)
 
 
-def _read(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all COCO files of a folder; in each picture the larger objects are drawn first."""
     collection = Collection(root, problems)
     paths = [path for path in find_jsons(root) if guess_kind(path) == "coco"]
@@ -83,8 +83,8 @@ def _read(root: Path, problems: Problems) -> Reading:
     classes, values = number_classes(_category_names(files.values()), problems)
     empty = 0
     for path, file in files.items():
-        part = part_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
-        empty += _read_file(path, file, values, collection, part)
+        split = split_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
+        empty += _read_file(path, file, values, collection, split)
     if empty:
         sentence = _("pictures of the annotation files without any object, all background: {count}")
         collection.remarks.append(sentence.format(count=empty))
@@ -101,20 +101,20 @@ def _category_names(files: Iterable[_File]) -> list[str]:
     return [name for _id, name in sorted(kept, key=lambda c: (natural_key(str(c[0])), c[1]))]
 
 
-def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, part: Part | None) -> int:
+def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, split: SplitName | None) -> int:
     """Add the pictures of a file; returns how many of them have no object."""
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
     drawn: dict[Id, list[tuple[float, Shape]]] = {}
     damaged = set[Id]()
-    for picture in file.images:
-        if picture.id in drawn:
-            problems.add("annotation entry", f"{name}: images: " + _("two have the id {id}").format(id=picture.id))
-            damaged.add(picture.id)
-        drawn[picture.id] = []
+    for entry in file.images:
+        if entry.id in drawn:
+            problems.add("annotation entry", f"{name}: images: " + _("two have the id {id}").format(id=entry.id))
+            damaged.add(entry.id)
+        drawn[entry.id] = []
     sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
     for annotation in file.annotations:
-        who = f"{name}: {annotation.id if annotation.id is not None else '-'}"
+        location = f"{name}: {annotation.id if annotation.id is not None else '-'}"
         if quoted := [
             key
             for key, stated, known in (
@@ -123,51 +123,51 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
             )
             if stated not in known and str(stated) in map(str, known)
         ]:
-            problems.add("quoted id", f"{who} ({', '.join(quoted)})")
+            problems.add("quoted id", f"{location} ({', '.join(quoted)})")
         elif annotation.category_id not in names:
-            problems.add("unknown category", f"{who} ({annotation.category_id})")
+            problems.add("unknown category", f"{location} ({annotation.category_id})")
         elif annotation.image_id not in drawn:
-            problems.add("unknown picture", f"{who} ({annotation.image_id})")
+            problems.add("unknown image", f"{location} ({annotation.image_id})")
         else:
             value = values.get(names[annotation.category_id], 0)
             size = sizes[annotation.image_id]
-            if (one := _make_shape(annotation, value, size, who, problems)) is not None:
+            if (one := _make_shape(annotation, value, size, location, problems)) is not None:
                 drawn[annotation.image_id].append(one)
                 if one[1].rle is not None and size is None:
                     sizes[annotation.image_id] = one[1].rle["size"]
             else:
                 damaged.add(annotation.image_id)
-    for picture in file.images:
-        if (image := collection.find(picture.file_name, path)) is not None:
-            shapes = sorted(drawn[picture.id], key=lambda pair: -pair[0])
-            mask = DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[picture.id])
-            collection.add(image, mask, part, damaged=picture.id in damaged)
+    for entry in file.images:
+        if (image := collection.find(entry.file_name, path)) is not None:
+            shapes = sorted(drawn[entry.id], key=lambda pair: -pair[0])
+            mask = DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[entry.id])
+            collection.add(image, mask, split, damaged=entry.id in damaged)
     return sum(not shapes for shapes in drawn.values())
 
 
 def _make_shape(
-    annotation: _Annotation, value: int, size_hw: tuple[int, int] | None, who: str, problems: Problems
+    annotation: _Annotation, value: int, size_hw: tuple[int, int] | None, location: str, problems: Problems
 ) -> tuple[float, Shape] | None:
     """(area in px, shape) of an annotation; None when it is no region, a problem then."""
     region = annotation.segmentation
     if not region:
-        problems.add("box only", who)
+        problems.add("box only", location)
         return None
     if isinstance(region, _RunLengths):
         rle = region.model_dump()
         try:
             counts = read_counts(rle)
         except (ValueError, OverflowError):
-            problems.add("run lengths", who)
+            problems.add("run lengths", location)
             return None
         if size_hw is not None and tuple(region.size) != tuple(size_hw):
-            problems.add("run lengths", f"{who} ({region.size[1]}x{region.size[0]}, {size_hw[1]}x{size_hw[0]})")
+            problems.add("run lengths", f"{location} ({region.size[1]}x{region.size[0]}, {size_hw[1]}x{size_hw[0]})")
             return None
         return float(counts[1::2].sum()), Shape(value, rle=rle)
     polygons: tuple[Polygon, ...] = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list))
     polygons = polygons or (tuple(c for c in region if isinstance(c, float)),)  # some exporters write no list of lists
     if kind := next(filter(None, map(polygon_problem, polygons)), None):
-        problems.add(kind, who)
+        problems.add(kind, location)
         return None
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 

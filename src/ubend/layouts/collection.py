@@ -9,13 +9,13 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from ubend.core.errors import reason, unfit
+from ubend.core.errors import reason, validation_reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
-from ubend.labels.class_table import IGNORED, MOST_CLASSES, background_class
+from ubend.labels.class_table import IGNORED, MAX_CLASSES, background_class
 from ubend.labels.mask_files import DrawnMask, Mask
-from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
-from ubend.layouts.pairs import Pair, Part, Reading
+from ubend.layouts.naming import IMAGE_SUFFIXES, SPLIT_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
+from ubend.layouts.pairs import LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 from ubend.layouts.tree import entries, is_empty, subfolders, walk
 
@@ -41,7 +41,7 @@ def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
     yield root
     if depth:
         for name, path in subfolders(root).items():
-            if name in _FOLDER_WORDS or side_of(name) or part_of(name):
+            if name in _FOLDER_WORDS or side_of(name) or split_of(name):
                 yield from annotation_folders(path, depth - 1)
 
 
@@ -111,7 +111,7 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
                 deepest[tuple(one["loc"][:3])] = one
         for place, one in deepest.items():  # spelled `annotations[17].segmentation`
             spelled = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
-            problems.add("annotation entry", f"{problems.shorten(path)}: {spelled}: {unfit(one)}")
+            problems.add("annotation entry", f"{problems.shorten(path)}: {spelled}: {validation_reason(one)}")
     return None
 
 
@@ -121,7 +121,7 @@ def find_damaged(root: Path, problems: Problems) -> None:
         load_json(path, TypeAdapter(object), problems)
 
 
-def part_of(word: str) -> Part | None:
+def split_of(word: str) -> SplitName | None:
     """The part that a folder's name says: `train`, `Valid`, `test2017`."""
     return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[1]
 
@@ -131,11 +131,11 @@ def side_of(word: str) -> Side | None:
     return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[0]
 
 
-def part_of_path(path: Path, root: Path) -> Part | None:
+def split_of_path(path: Path, root: Path) -> SplitName | None:
     """The part that a path below `root` says: a folder's name, else a word of the file's: `instances_train2017`."""
     *folders, _name = path.relative_to(root).parts
-    words = map(PART_WORDS.get, re.findall(r"[a-z]+", path.stem.lower()))
-    return next((part for part in (*map(part_of, reversed(folders)), *words) if part is not None), None)
+    words = map(SPLIT_WORDS.get, re.findall(r"[a-z]+", path.stem.lower()))
+    return next((split for split in (*map(split_of, reversed(folders)), *words) if split is not None), None)
 
 
 def polygon_problem(polygon: Sequence[float]) -> str | None:
@@ -163,7 +163,7 @@ def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str,
             if plain not in classes:
                 classes.append(plain)
             values[name] = classes.index(plain)
-    if len(classes) > MOST_CLASSES + 1:
+    if len(classes) > MAX_CLASSES + 1:
         problems.add("many classes", f"{len(classes) - 1}")
     return tuple(classes), {name: min(value, IGNORED) for name, value in values.items()}
 
@@ -191,7 +191,7 @@ class Collection:
                 self._by_bare.setdefault(_UPLOAD.sub("", name), []).append(file.path)
 
     @property
-    def pictures(self) -> list[Path]:
+    def images(self) -> list[Path]:
         """All pictures of the folder, annotated or not."""
         return [path for paths in self._by_name.values() for path in paths]
 
@@ -208,27 +208,27 @@ class Collection:
         found = self._by_name.get(name) or self._by_name.get(bare) or self._by_bare.get(bare, [])
         if len(found) > 1:
             exact = {source.parent.joinpath(*pieces), self.root.joinpath(*pieces)} & set(found)
-            part = part_of_path(source, self.root)
-            ranks = {path: self._rank(path, pieces, part) for path in exact or found}
+            split = split_of_path(source, self.root)
+            ranks = {path: self._rank(path, pieces, split) for path in exact or found}
             found = [path for path, rank in ranks.items() if rank == max(ranks.values())]
         if len(found) == 1:
             return found[0]
         if found:
             names = ", ".join(self.problems.shorten(path) for path in found)
-            self.problems.add("picture unclear", f"{stated} ({names})")
+            self.problems.add("image unclear", f"{stated} ({names})")
         elif name and not name.endswith(IMAGE_SUFFIXES) and "." in name:
             self.problems.add("foreign", stated)
         else:
-            self.problems.add("picture missing", f"{stated or '-'} ({self.problems.shorten(source)})")
+            self.problems.add("image missing", f"{stated or '-'} ({self.problems.shorten(source)})")
         return None
 
-    def _rank(self, path: Path, pieces: Sequence[str], part: Part | None) -> tuple[int, bool, bool]:
+    def _rank(self, path: Path, pieces: Sequence[str], split: SplitName | None) -> tuple[int, bool, bool]:
         backwards = zip(reversed(path.parts[:-1]), reversed(pieces[:-1]), strict=False)
         agreeing = next((n for n, (a, b) in enumerate(backwards) if a.lower() != b.lower()), len(pieces) - 1)
-        same_part = part is not None and part_of_path(path.parent / "-", self.root) == part
-        return agreeing, same_part, "picture" in map(side_of, path.relative_to(self.root).parts[:-1])
+        same_split = split is not None and split_of_path(path.parent / "-", self.root) == split
+        return agreeing, same_split, "image" in map(side_of, path.relative_to(self.root).parts[:-1])
 
-    def add(self, image: Path, mask: Mask, part: Part | None = None, *, damaged: bool = False) -> None:
+    def add(self, image: Path, mask: Mask, split: SplitName | None = None, *, damaged: bool = False) -> None:
         """A picture with its mask; its part is the one given, else what the folders say of the two files.
 
         Args:
@@ -243,16 +243,16 @@ class Collection:
         if is_empty(image):
             self.problems.add("empty", image)
         for path in (mask.path, image):
-            part = part or part_of_path(path.parent / "-", self.root)
-        self._pairs[image] = Pair(self._name(image), image, mask, part, None)
+            split = split or split_of_path(path.parent / "-", self.root)
+        self._pairs[image] = Pair(self._name(image), image, mask, split, None)
 
     def _name(self, image: Path) -> str:
         """The relative stem, without folders such as `images`, the parts in plain words: `train/0001`."""
         *folders, _file = image.relative_to(self.root).parts
-        kept = [part_of(word) or word for word in folders if part_of(word) or side_of(word) != "picture"]
+        kept = [split_of(word) or word for word in folders if split_of(word) or side_of(word) != "image"]
         return "/".join([*kept, unicodedata.normalize("NFC", image.stem)])
 
-    def reading(self, classes: tuple[str, ...]) -> Reading:
+    def reading(self, classes: tuple[str, ...]) -> LayoutResult:
         """All pairs; pictures that no annotation file names are left out, and said."""
         owners: dict[str, Path] = {}
         for image, pair in self._pairs.items():
@@ -261,7 +261,7 @@ class Collection:
                 both = ", ".join(self.problems.shorten(path) for path in (first, image))
                 self.problems.add("two images", f"{pair.name} ({both})")
         for sentence, paths in (
-            (_("pictures without annotations are left out ({count}): {names}"), {*self.pictures} - {*self._pairs}),
+            (_("pictures without annotations are left out ({count}): {names}"), {*self.images} - {*self._pairs}),
             (_("images with damaged annotations are left out ({count}): {names}"), self._damaged),
         ):
             if paths:
@@ -271,4 +271,4 @@ class Collection:
         pairs = [pair for image, pair in self._pairs.items() if image not in self._damaged]
         drawn = {shape.value for pair in pairs if isinstance(pair.mask, DrawnMask) for shape in pair.mask.shapes}
         ignored = (IGNORED,) if IGNORED in drawn else ()
-        return Reading(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)
+        return LayoutResult(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)

@@ -18,12 +18,12 @@ from ubend.layouts.groups import find_groups
 from ubend.layouts.label_studio import LABEL_STUDIO, LABEL_STUDIO_MASKS
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
-from ubend.layouts.naming import PART_WORDS, folder_meaning
+from ubend.layouts.naming import SPLIT_WORDS, folder_meaning
 from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
-from ubend.layouts.pairs import Folder, Layout, Pair, Reading
+from ubend.layouts.pairs import Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, enumerate_names, natural_key
 from ubend.layouts.split_file import apply_split
-from ubend.layouts.tree import as_found, entries, name_held, skipped_folders, subfolders, walk
+from ubend.layouts.tree import as_found, describe_content, entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 
 # The tree of folders comes after these.
@@ -33,7 +33,7 @@ _DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadOptions:
     """How a folder is to be read, whatever its layout.
 
     Attributes:
@@ -48,7 +48,7 @@ class Asked:
     look: Callable[[list[Pair]], list[str]] | None = None
 
 
-def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
+def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
     """Find the layout of `root` and pair its pictures with their masks.
 
     Args:
@@ -56,25 +56,25 @@ def read_folder(root: Path, asked: Asked = Asked()) -> Folder:
     Raises:
         DataError: all problems at once, worst first.
     """
-    place, layout = _find_layout(root)
+    location, layout = _find_layout(root)
     problems = Problems(root)
-    reading = layout.read(place, problems)
+    reading = layout.read(location, problems)
     if not reading.pairs:
-        find_damaged(place, problems)
+        find_damaged(location, problems)
     if not reading.pairs and not problems:
-        layouts = (f"({i}) {known.words()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
-        line = _("no pictures with masks found in {root}, which holds: {held}; accepted layouts: {layouts}")
-        problems.tell(line.format(root=root, held=name_held(root), layouts="; ".join(layouts)), "nothing")
-    words = reading.layout or layout.words()
-    if place != root:
-        words = _("{layout} in {folder}").format(layout=words, folder=place.relative_to(root).as_posix())
+        layouts = (f"({i}) {known.description()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
+        line = _("no pictures with masks found in {root}, which holds: {content}; accepted layouts: {layouts}")
+        problems.add_line(line.format(root=root, content=describe_content(root), layouts="; ".join(layouts)), "nothing")
+    description = reading.layout or layout.description()
+    if location != root:
+        description = _("{layout} in {folder}").format(layout=description, folder=location.relative_to(root).as_posix())
     # Roboflow puts a class table into each split's folder.
-    splits = (folder for name, folder in subfolders(place).items() if name in PART_WORDS)
-    reading = replace(reading, layout=words, remarks=(*_skipped_folders([root], root), *reading.remarks))
-    return _finish(place, reading, [place, root, *splits], problems, asked)
+    splits = (folder for name, folder in subfolders(location).items() if name in SPLIT_WORDS)
+    reading = replace(reading, layout=description, remarks=(*_skipped_folders([root], root), *reading.remarks))
+    return _finish(location, reading, [location, root, *splits], problems, options)
 
 
-def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
+def read_pairs(images: str, masks: str, options: ReadOptions = ReadOptions()) -> Folder:
     """Pair the pictures of a folder or glob with the masks of another.
 
     Args:
@@ -85,14 +85,14 @@ def read_pairs(images: str, masks: str, asked: Asked = Asked()) -> Folder:
     root = list_root(images, masks)
     problems = Problems(root)
     reading = read_lists(images, masks, problems)
-    places = {fixed_folder(pattern) for pattern in (images, masks)}
-    reading = replace(reading, remarks=(*_skipped_folders(places, root), *reading.remarks))
-    return _finish(root, reading, [root], problems, asked)
+    locations = {fixed_folder(pattern) for pattern in (images, masks)}
+    reading = replace(reading, remarks=(*_skipped_folders(locations, root), *reading.remarks))
+    return _finish(root, reading, [root], problems, options)
 
 
-def _skipped_folders(places: Iterable[Path], root: Path) -> list[str]:
+def _skipped_folders(locations: Iterable[Path], root: Path) -> list[str]:
     """What to say of folders of systems and of results that lie among the data."""
-    kinds = zip(*map(skipped_folders, places), strict=True)
+    kinds = zip(*map(skipped_folders, locations), strict=True)
     lines = (
         _("folders of the system or the storage are skipped ({count}): {names}"),
         _("folders with results of ubend are skipped ({count}): {names}"),
@@ -104,22 +104,24 @@ def _skipped_folders(places: Iterable[Path], root: Path) -> list[str]:
     return remarks
 
 
-def _finish(place: Path, reading: Reading, tables: Iterable[Path], problems: Problems, asked: Asked) -> Folder:
+def _finish(
+    location: Path, reading: LayoutResult, tables: Iterable[Path], problems: Problems, options: ReadOptions
+) -> Folder:
     """The folder of a reading with split file and class table; raises what is wrong."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
-    pairs, grouped = find_groups(pairs, place)
-    if asked.split is not None and pairs:
-        pairs = apply_split(pairs, asked.split, problems)
+    pairs, grouped = find_groups(pairs, location)
+    if options.split is not None and pairs:
+        pairs = apply_split(pairs, options.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
     drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
     if not drawn and (table := read_class_table(tables, problems)):
         kept = values if values and len(values) == len(table.names) else None  # else they are of other classes
         classes, values, colors = table.names, table.values or kept, table.colors or colors
-    skipped = problems.take_skippable() if asked.skip_bad and pairs else ()
-    problems.raise_any(asked.look(pairs) if asked.look and problems else [])
-    said = (grouped if asked.split is None else None, loveda_hint(pairs) if classes is None else None)
-    remarks = (*reading.remarks, *filter(None, said))
-    return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, place, skipped)
+    skipped = problems.take_skippable() if options.skip_bad and pairs else ()
+    problems.raise_any(options.look(pairs) if options.look and problems else [])
+    message = (grouped if options.split is None else None, loveda_hint(pairs) if classes is None else None)
+    remarks = (*reading.remarks, *filter(None, message))
+    return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, location, skipped)
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:
@@ -129,24 +131,27 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
     level = [root]
     for _depth in range(_LEVELS_DOWN + 1):
         # Backwards, so that of several layouts that fit a place the first one stays.
-        found = {place: layout for place in level for layout in reversed(_LAYOUTS) if layout.fits(place)}
+        found = {location: layout for location in level for layout in reversed(_LAYOUTS) if layout.fits(location)}
         if found:
             _refuse_several(root, list(found))
             return found.popitem()
-        level = [below for place in level for below in subfolders(place).values()]
+        level = [below for location in level for below in subfolders(location).values()]
     return _unwrap(root), TREE
 
 
-def _refuse_several(root: Path, places: list[Path]) -> None:
+def _refuse_several(root: Path, locations: list[Path]) -> None:
     """Fail when a folder holds a data set, and another, or pictures beside it."""
-    if places == [root]:
+    if locations == [root]:
         return  # all that lies below is its own
     outside = {found.path.parent for found in walk(root)} - {root}
-    outside = {path for path in outside if not any(path.is_relative_to(place) for place in places)}
+    outside = {path for path in outside if not any(path.is_relative_to(location) for location in locations)}
     beside = {root / path.relative_to(root).parts[0] for path in outside}
-    several = [*places, *(path for path in beside if not any(place.is_relative_to(path) for place in places))]
+    several = [
+        *locations,
+        *(path for path in beside if not any(location.is_relative_to(path) for location in locations)),
+    ]
     if len(several) > 1:
-        names = enumerate_names(sorted(place.relative_to(root).as_posix() for place in several))
+        names = enumerate_names(sorted(location.relative_to(root).as_posix() for location in several))
         raise DataError(
             _("{root} holds several data sets: {names}; give one").format(root=root, names=names),
             path=root,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ubend.core.i18n import _
 from ubend.layouts.naming import folder_meaning
-from ubend.layouts.pairs import Pair, Part
+from ubend.layouts.pairs import Pair, SplitName
 from ubend.layouts.problems import enumerate_names, natural_key
 
-_LEAST_GROUPS = 3  # train, val and test need one each
+_MIN_GROUPS = 3  # train, val and test need one each
 _MANY_GROUPS = 5  # fewer groups cannot be split near the wanted shares
 _CLASS_WORDS = frozenset(("category", "class", "cls", "grade", "label", "level", "species", "stage", "type"))
 _MEMBER_WORDS = frozenset(("aug", "c", "col", "crop", "f", "field", "fov", "frame", "patch", "r", "row", "slice", "t",
@@ -36,27 +36,27 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
     folders = [_plain_folders(pair.image, root) for pair in pairs]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
     folders = [names[shared:] for names in folders]
-    of_folders = [_folder_group(names, pair.part) for names, pair in zip(folders, pairs, strict=True)]
+    of_folders = [_folder_group(names, pair.split) for names, pair in zip(folders, pairs, strict=True)]
     originals = _originals([pair.image.relative_to(root).with_suffix("").as_posix() for pair in pairs])
     names, folders_said = _("{count} names, such as {example}"), _("{count} folders, such as {example}")
-    ways = (
+    candidates = (
         (of_folders, folders_said),
         (_name_groups([path.rpartition("/")[2] for path in originals]), names),
         (originals, names),
     )
-    parts = {pair.part for pair in pairs}
-    is_split = {"train", "val"} <= parts  # then no image changes its split
-    is_cut = not is_split and bool(parts & {None, "train"})
-    least = 0 if not is_cut else 2 if "test" in parts else _LEAST_GROUPS  # that the missing splits can be cut out of
+    splits = {pair.split for pair in pairs}
+    is_split = {"train", "val"} <= splits  # then no image changes its split
+    is_cut = not is_split and bool(splits & {None, "train"})
+    minimum = 0 if not is_cut else 2 if "test" in splits else _MIN_GROUPS  # that the missing splits can be cut out of
     few = None
-    for groups, words in ways:
+    for groups, words in candidates:
         sizes = Counter(group for group in groups if group is not None)
         several = sum(size > 1 for size in sizes.values())
         if not several or 2 * sizes.total() <= len(pairs):
             continue
         example = max(sizes, key=lambda group: sizes[group])
-        cut = {group for group, pair in zip(groups, pairs, strict=True) if group and pair.part in (None, "train")}
-        if len(sizes) >= _LEAST_GROUPS and len(cut) >= least:
+        cut = {group for group, pair in zip(groups, pairs, strict=True) if group and pair.split in (None, "train")}
+        if len(sizes) >= _MIN_GROUPS and len(cut) >= minimum:
             grouped = [
                 pair if pair.group or not group or sizes[group] == 1 else replace(pair, group=group)
                 for pair, group in zip(pairs, groups, strict=True)
@@ -75,7 +75,7 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
         few = few or sorted(sizes, key=natural_key)
     tops = Counter(names[0] for names in folders if names)
     unsure = few or sorted(tops, key=natural_key)
-    if len(unsure) < 2 or (not few and max(tops.values()) == 1) or all(pair.part or pair.group for pair in pairs):
+    if len(unsure) < 2 or (not few and max(tops.values()) == 1) or all(pair.split or pair.group for pair in pairs):
         return list(pairs), None
     if few:
         line = _(
@@ -95,13 +95,13 @@ def _plain_folders(image: Path, root: Path) -> list[str]:
     return [name for name in image.relative_to(root).parts[:-1] if folder_meaning(name) is None]
 
 
-def _folder_group(folders: Sequence[str], part: Part | None) -> str | None:
+def _folder_group(folders: Sequence[str], split: SplitName | None) -> str | None:
     for level, name in enumerate(folders, 1):
         words = re.findall(r"[^\W_]+", name)
         if words and re.search(r"\d", words[-1]):
             group = "/".join(folders[:level])
             # mere numbers may begin anew in each split
-            return f"{part}/{group}" if part and not re.search(r"[^\W\d_]", group) else group
+            return f"{split}/{group}" if split and not re.search(r"[^\W\d_]", group) else group
     return None
 
 
@@ -133,15 +133,15 @@ def _name_group(stem: str) -> tuple[str, set[str]] | None:
     words = list(re.finditer(r"[^\W_]+", stem))
     numbers = [bool(re.search(r"\d$", word.group())) for word in words]
     seen, start = list[str](), 0
-    for place, found in enumerate(words):
+    for position, found in enumerate(words):
         word = found.group()
-        parts = re.fullmatch(r"([^\W\d_]*)(\d+)", word) or re.fullmatch(r"([^\W\d_]*[^\W\d_A-Z])([A-Z])", word)
-        letters, number = parts.groups() if parts else (word, "")
-        stands_after = bool(letters) or (place > 0 and words[place - 1].group().isalpha())
+        matched = re.fullmatch(r"([^\W\d_]*)(\d+)", word) or re.fullmatch(r"([^\W\d_]*[^\W\d_A-Z])([A-Z])", word)
+        letters, number = matched.groups() if matched else (word, "")
+        stands_after = bool(letters) or (position > 0 and words[position - 1].group().isalpha())
         seen += [letters.casefold()] if letters else []
-        others = sum(numbers) - numbers[place]
+        others = sum(numbers) - numbers[position]
         if number and stands_after and others and not _DATE.fullmatch(number):
             if seen[-1] not in _CLASS_WORDS | _MEMBER_WORDS:
                 return stem[start : found.end()], set(seen)
-            start = words[place + 1].start() if place + 1 < len(words) else 0
+            start = words[position + 1].start() if position + 1 < len(words) else 0
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.layouts.naming import PICTURE_SUFFIXES
+from ubend.layouts.naming import KNOWN_IMAGE_SUFFIXES
 from ubend.layouts.tree import expand_pattern
 
 
@@ -26,7 +26,9 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         OSError: it cannot be looked into.
     """
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES and path.name[0] != "."
+    )
 
 
 def refuse_folder(path: Path) -> None:

@@ -12,7 +12,7 @@ from ubend.labels.mask_files import DrawnMask, Layer, LayeredMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
 from ubend.layouts.naming import IMAGE_SUFFIXES, TASK_MASK
-from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.tree import walk
 
@@ -61,7 +61,7 @@ class _Task(BaseModel):
 _FILE = TypeAdapter(list[_Task])
 
 
-def _read(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all tasks of a folder's exports; later regions lie on earlier ones."""
     collection = Collection(root, problems)
     tasks = _read_tasks(root, collection)
@@ -69,9 +69,9 @@ def _read(root: Path, problems: Problems) -> Reading:
     names = {name for regions in drawn_by.values() for region in regions for name in region.value.labels}
     classes, values = number_classes(sorted(names, key=natural_key), problems)
     for path, task, chosen in tasks:
-        who = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
+        location = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
         before = len(problems.names.get("few points", ()))  # the one kind of them that can be skipped
-        shapes = [_make_shape(region, values, who, problems) for region in drawn_by[id(chosen)]]
+        shapes = [_make_shape(region, values, location, problems) for region in drawn_by[id(chosen)]]
         is_damaged = len(problems.names.get("few points", ())) > before
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
             drawn = tuple(shape for shape in shapes if shape is not None)
@@ -112,7 +112,7 @@ def _fits_masks(root: Path) -> bool:
     return exported and any(TASK_MASK.fullmatch(found.stem) for found in walk(root))
 
 
-def _read_masks(root: Path, problems: Problems) -> Reading:
+def _read_masks(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all tasks, whose masks are files, one per label; tasks annotated as empty are all background."""
     collection = Collection(root, problems)
     masks: dict[tuple[str, str], list[tuple[str, Path]]] = {}  # task and annotation -> label and file
@@ -156,8 +156,8 @@ def _labelled_regions(result: list[_Region]) -> list[_Region]:
 def _file_name(data: dict[str, Any]) -> str:
     """The picture's path: `/data/upload/3/NAME`, `/data/local-files/?d=PATH`, `s3://BUCKET/NAME`, quoted or not."""
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
-    pictures = [text for text in texts.values() if re.search(rf"({'|'.join(IMAGE_SUFFIXES)})\b", text.lower())]
-    stated = texts.get("image") or next(iter(pictures), "")
+    images = [text for text in texts.values() if re.search(rf"({'|'.join(IMAGE_SUFFIXES)})\b", text.lower())]
+    stated = texts.get("image") or next(iter(images), "")
     try:
         url = urlsplit(stated)
     except ValueError:
@@ -167,21 +167,21 @@ def _file_name(data: dict[str, Any]) -> str:
     return unquote(url.path) if url.scheme or url.path.startswith("/data/") else unquote(stated)
 
 
-def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Problems) -> Shape | None:
+def _make_shape(region: _Region, values: dict[str, int], location: str, problems: Problems) -> Shape | None:
     """The region as a shape; None when it is none, or cannot be read, a problem then."""
     value, labels = region.value, region.value.labels
     if value.rle is not None or region.type.startswith("brush"):
-        problems.add("brush", who)
+        problems.add("brush", location)
         return None
     box = (value.x, value.y, value.width, value.height)
     if region.type not in _SHAPES:
         if value.points is not None or value.x is not None:  # else no region, but an answer, a remark, ...
-            problems.add("shape kind", f"{who} ({region.type or '-'})")
+            problems.add("shape kind", f"{location} ({region.type or '-'})")
         return None
     if len(labels) != 1:
-        problems.add("one label", f"{who} ({', '.join(labels) or '-'})")
+        problems.add("one label", f"{location} ({', '.join(labels) or '-'})")
     elif value.rotation or region.image_rotation:
-        problems.add("rotated", who)
+        problems.add("rotated", location)
     elif region.type.startswith("polygon") and value.points is not None and len(value.points) >= 3:
         outline = tuple(c / 100 for point in value.points for c in point)
         return Shape(values[labels[0]], (outline,), relative=True)
@@ -190,7 +190,7 @@ def _make_shape(region: _Region, values: dict[str, int], who: str, problems: Pro
         x1, y1 = x0 + width, y0 + height
         return Shape(values[labels[0]], ((x0, y0, x1, y0, x1, y1, x0, y1),), relative=True)
     else:
-        problems.add("few points", who)
+        problems.add("few points", location)
     return None
 
 

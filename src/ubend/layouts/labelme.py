@@ -19,7 +19,7 @@ from ubend.layouts.collection import (
     load_json,
     number_classes,
 )
-from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems, natural_key
 
 _CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
@@ -42,10 +42,10 @@ class _File(BaseModel):
 _FILE = TypeAdapter(_File)
 
 
-def _read(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all LabelMe files of a folder; later shapes lie on earlier ones."""
     collection = Collection(root, problems)
-    stems = {path.stem for path in collection.pictures}
+    stems = {path.stem for path in collection.images}
     # A file that is named as a picture, but is no LabelMe file, is a damaged one.
     paths = [path for path in find_jsons(root) if path.stem in stems or guess_kind(path) == "labelme"]
     loaded = {path: load_json(path, _FILE, problems) for path in paths}
@@ -53,8 +53,8 @@ def _read(root: Path, problems: Problems) -> Reading:
     labels = {shape.label for file in files.values() for shape in file.shapes}
     classes, values = number_classes(sorted(labels, key=natural_key), problems)
     beside: dict[Path, list[Path]] = {}
-    for picture in collection.pictures:
-        beside.setdefault(picture.with_suffix(""), []).append(picture)
+    for candidate in collection.images:
+        beside.setdefault(candidate.with_suffix(""), []).append(candidate)
     for path, file in files.items():
         shapes = []
         for number, shape in enumerate(file.shapes, 1):

@@ -27,14 +27,14 @@ from ubend.layouts.naming import (
     OBJECT_IDS,
     Side,
     folder_meaning,
+    mentions,
     side_of_affix,
-    speaks_of,
     squeeze,
 )
 from ubend.layouts.pairing import Affix, Item, cellpose_line, match, read_matching
-from ubend.layouts.pairs import Layout, Part, Reading
+from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, enumerate_names
-from ubend.layouts.tree import Found, as_found, entries, expand_pattern, name_held, walk
+from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, expand_pattern, walk
 
 _LOOKED_AT = 3  # files of each group
 _FEW_VALUES = 32  # masks hold no more
@@ -50,49 +50,49 @@ class Sides:
         affixes: of pictures and of masks, where they differ by nothing else; None: words tell them apart.
     """
 
-    pictures: list[Item]
+    images: list[Item]
     masks: list[Item]
     affixes: tuple[Affix, Affix] | None = None
 
 
-def tell_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
+def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     """Pictures and masks among files that no folder tells apart; what is unclear goes into the problems."""
-    masks, pictures = _divide(items, lambda item: item.found.suffix == ".npy" or speaks_of(item.stem, "mask"))
-    if pictures and masks:
-        return Sides(pictures, masks)
-    pictures, masks = _divide(items, lambda item: speaks_of(item.stem, "picture"))
-    if pictures and len(pictures) <= len(masks):
-        return Sides(pictures, masks)
+    masks, images = _divide(items, lambda item: item.found.suffix == ".npy" or mentions(item.stem, "mask"))
+    if images and masks:
+        return Sides(images, masks)
+    images, masks = _divide(items, lambda item: mentions(item.stem, "image"))
+    if images and len(images) <= len(masks):
+        return Sides(images, masks)
     groups = _two_groups(items)
     if groups is None:
         if folders := _two_folders(items):
             return folders
         if line := _describe_several(root, items):
-            problems.tell(line, "several sets")
+            problems.add_line(line, "several sets")
             return Sides([], [])
         if path := _find_cvat(root):
             line = _(
                 '{path}: "CVAT for images" is not read; export from CVAT as "COCO 1.0", or as "Segmentation mask 1.1"'
             )
-            problems.tell(line.format(path=path), "CVAT")
+            problems.add_line(line.format(path=path), "CVAT")
             return Sides([], [])
         line = _(
-            "{root} holds {count} pictures but no masks or readable annotations ({held}); to train, put masks of "
+            "{root} holds {count} pictures but no masks or readable annotations ({content}); to train, put masks of "
             "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
             "pictures: ubend predict MODEL {root}"
         )
-        problems.tell(line.format(root=root, count=len(items), held=name_held(root)), "no masks")
+        problems.add_line(line.format(root=root, count=len(items), content=describe_content(root)), "no masks")
         return Sides([], [])
     named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:
         alike = [_look_like_masks(some) for some, _affix in groups]
     else:
-        alike = [named[0] == "mask" or named[1] == "picture", named[1] == "mask" or named[0] == "picture"]
+        alike = [named[0] == "mask" or named[1] == "image", named[1] == "mask" or named[0] == "image"]
     if alike[0] != alike[1]:
         ours, theirs = groups if alike[1] else groups[::-1]
         return Sides(ours[0], theirs[0], (ours[1], theirs[1]))
     first, second = (_pattern(root, some) for some, _affix in groups)
-    problems.tell(
+    problems.add_line(
         _(
             "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
@@ -122,11 +122,13 @@ def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[I
 
 def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
-    stems = {(item.part, item.folders, item.stem) for item in items}
-    ways = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
-    ways += [_group(items, partial(_cut_words, count=count, end=end), end) for count in (1, 2, 3) for end in (0, -1)]
-    ways += [_group(items, partial(_cut_extension, stems=stems, end=end), end) for end in (0, -1)]
-    found = [groups for groups in ways if groups]
+    stems = {(item.split, item.folders, item.stem) for item in items}
+    candidates = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
+    candidates += [
+        _group(items, partial(_cut_words, count=count, end=end), end) for count in (1, 2, 3) for end in (0, -1)
+    ]
+    candidates += [_group(items, partial(_cut_extension, stems=stems, end=end), end) for end in (0, -1)]
+    found = [groups for groups in candidates if groups]
     divisions = {frozenset(frozenset(item.found.path for item in some) for some, _affix in groups) for groups in found}
     return found[0] if len(divisions) == 1 else None
 
@@ -141,10 +143,10 @@ def _two_folders(items: Sequence[Item]) -> Sides | None:
     first, second = groups.values()
     if _look_like_masks(first) == _look_like_masks(second):
         return None
-    pictures, masks = (second, first) if _look_like_masks(first) else (first, second)
-    matching = match(pictures, masks, sure=True)
-    whole = len(matching.claims) == len(pictures) == len(masks) and not matching.orphans
-    return Sides(pictures, masks, (("", ""), ("", ""))) if whole else None
+    images, masks = (second, first) if _look_like_masks(first) else (first, second)
+    matching = match(images, masks, sure=True)
+    whole = len(matching.claims) == len(images) == len(masks) and not matching.orphans
+    return Sides(images, masks, (("", ""), ("", ""))) if whole else None
 
 
 def _describe_several(root: Path, items: Sequence[Item]) -> str:
@@ -154,18 +156,18 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
         kinds[item.found.suffix].append(item)
     if len(kinds) != 2:
         return ""
-    pictures, others = sorted(kinds.values(), key=len)
+    images, others = sorted(kinds.values(), key=len)
     rests: dict[str, list[Item]] = defaultdict(list)
-    for claims in match(pictures, others).claims.values():
+    for claims in match(images, others).claims.values():
         for claim in claims:
             rests[claim.rest].append(claim.mask)
-    if not pictures or len(rests) < 2 or any(len(some) != len(pictures) for some in rests.values()):
+    if not images or len(rests) < 2 or any(len(some) != len(images) for some in rests.values()):
         return ""
     first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
     return _(
         "{root} holds several others of each picture: {names}; say which are the masks: --images '{images}' "
         "--masks '{first}'"
-    ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, pictures), first=first)
+    ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, images), first=first)
 
 
 def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
@@ -181,7 +183,7 @@ def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -
     for between in re.finditer(r"[\W_]+", item.stem):
         cut = between.end() if end == 0 else between.start()
         affix, core = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
-        if (item.part, item.folders, core) in stems and not squeeze(affix).isdigit():
+        if (item.split, item.folders, core) in stems and not squeeze(affix).isdigit():
             return affix, core
     return "", item.stem
 
@@ -198,7 +200,7 @@ def _group(
     for item in items:
         if (words := cut(item)) is None:
             return None
-        groups[words[0]][item.part, item.folders, words[1]] = item
+        groups[words[0]][item.split, item.folders, words[1]] = item
     if len(groups) != 2:
         return None
     (one, first), (two, second) = sorted(groups.items())
@@ -242,67 +244,67 @@ def _pattern(root: Path, items: Sequence[Item]) -> str:
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
 
 
-def _place(found: Found) -> tuple[Side | None, Item]:
+def _classify(found: FoundFile) -> tuple[Side | None, Item]:
     """The side of a file and its part and folders; the folders nearest to it decide."""
     side: Side | None = None
-    part: Part | None = None
+    split: SplitName | None = None
     others: list[str] = []
     for name in reversed(found.folders):
         meaning = folder_meaning(name)
-        if meaning is None or (meaning[0] and side not in (None, meaning[0])) or (meaning[1] and part and side):
+        if meaning is None or (meaning[0] and side not in (None, meaning[0])) or (meaning[1] and split and side):
             others.append(name)
             continue
-        side, part = side or meaning[0], part or meaning[1]
-    return side, Item(found, part, tuple(reversed(others)), found.stem)
+        side, split = side or meaning[0], split or meaning[1]
+    return side, Item(found, split, tuple(reversed(others)), found.stem)
 
 
-def _read_tree(root: Path, problems: Problems) -> Reading:
+def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     """Pictures and masks told apart by folders, or by the names of the files."""
-    sides: dict[Side | None, list[Item]] = {"picture": [], "mask": [], None: []}
+    sides: dict[Side | None, list[Item]] = {"image": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
     beside: list[Item] = []  # Cellpose's files, which lie beside pictures
     for found in walk(root):
-        side, item = _place(found)
-        if side == "picture" and is_cellpose(found.path):
+        side, item = _classify(found)
+        if side == "image" and is_cellpose(found.path):
             beside.append(item)
-        elif found.suffix in (IMAGE_SUFFIXES if side == "picture" else MASK_SUFFIXES):
+        elif found.suffix in (IMAGE_SUFFIXES if side == "image" else MASK_SUFFIXES):
             sides[side].append(item)
         else:
             foreign.append((side, item))
     _refuse_two_words([item for items in sides.values() for item in items], problems)
-    pictures, masks, others = sides["picture"], sides["mask"], sides[None]
+    images, masks, others = sides["image"], sides["mask"], sides[None]
     remarks: list[str] = []
-    if beside and (masks or others or any(speaks_of(item.stem, "mask") for item in pictures)):
+    if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
         remarks = [cellpose_line(len(beside))]
     else:
         masks = masks + beside
     affixes: tuple[Affix, Affix] | None = None
     layout = _("folders of pictures and of masks")
-    by_folders = bool(masks) and bool(pictures or others)
-    if pictures and masks:
+    by_folders = bool(masks) and bool(images or others)
+    if images and masks:
         remarks += _pass_over(root, others, problems)
     elif masks and others:
-        pictures = others
-    elif others and pictures and any(item.found.folders for item in others):
-        _tell_unclear_folders(root, pictures, others, problems)
-        return Reading([])
+        images = others
+    elif others and images and any(item.found.folders for item in others):
+        _report_unclear_folders(root, images, others, problems)
+        return LayoutResult([])
     else:
-        together = [*pictures, *masks, *others]
+        together = [*images, *masks, *others]
         if not together and not foreign:
-            return Reading([])
-        if masks and all(speaks_of(item.stem, "mask") for item in masks):
+            return LayoutResult([])
+        if masks and all(mentions(item.stem, "mask") for item in masks):
             problems.add("no pictures", root)
-            return Reading([])
-        told = tell_sides(root, together, problems) if together else Sides([], [])
-        pictures, masks, affixes = told.pictures, told.masks, told.affixes
+            return LayoutResult([])
+        separated = separate_sides(root, together, problems) if together else Sides([], [])
+        images, masks, affixes = separated.images, separated.masks, separated.affixes
         layout = _("pictures and masks in one folder, told apart by their names")
     for side, item in foreign:
         if side or not by_folders:
             problems.add("foreign", item.found.path)
-    if not pictures or not masks:
-        return Reading([])
-    pictures, masks = _without_wrapper(pictures, masks)
-    reading = read_matching(match(pictures, masks, affixes, sure=affixes is not None), problems)
+    if not images or not masks:
+        return LayoutResult([])
+    images, masks = _without_wrapper(images, masks)
+    reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
@@ -311,12 +313,12 @@ def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
     """The items without the folders that all of them share first: those that an archive was packed in."""
     every = [item.folders for items in sides for item in items]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*every, strict=False)))
-    return [[Item(i.found, i.part, i.folders[shared:], i.stem) for i in items] for items in sides]
+    return [[Item(i.found, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
 
 
 def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
     """`val` and `valid` beside each other are two folders for one part."""
-    words: dict[tuple[Path, Part], dict[str, str]] = {}
+    words: dict[tuple[Path, SplitName], dict[str, str]] = {}
     for folders, path in {(item.found.folders, item.found.path.parent) for item in items}:
         for level, name in enumerate(folders):
             meaning = folder_meaning(name)
@@ -325,7 +327,7 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
                 words.setdefault((above, meaning[1]), {}).setdefault(meaning[2], name)
     for names in words.values():
         if len(names) > 1:
-            problems.add("same part", " + ".join(names[word] for word in sorted(names)))
+            problems.add("same split", " + ".join(names[word] for word in sorted(names)))
 
 
 def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
@@ -338,22 +340,22 @@ def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[s
         elif parent.name.casefold() == OBJECT_IDS:
             loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
-            problems.add("passed over", parent)
+            problems.add("skipped", parent)
     line = _("passed over beside the folders of pictures and masks: {names}")
     return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
-def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
+def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
     """There are folders of pictures, but none of the others is known to hold masks."""
-    paths = ([item.found.path.relative_to(root) for item in items] for items in (pictures, others))
+    paths = ([item.found.path.relative_to(root) for item in items] for items in (images, others))
     ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
-    problems.tell(
+    problems.add_line(
         _(
-            "{root} holds pictures in {pictures}, and in {others}, which may be masks or not; if they are: "
+            "{root} holds pictures in {images}, and in {others}, which may be masks or not; if they are: "
             "--images '{first}' --masks '{second}'"
         ).format(
             root=root,
-            pictures=enumerate_names([f"{name}/" for name in ours]),
+            images=enumerate_names([f"{name}/" for name in ours]),
             others=enumerate_names([f"{name}/" for name in theirs]),
             first=root / ours[0],
             second=root / theirs[0],
@@ -362,36 +364,36 @@ def _tell_unclear_folders(root: Path, pictures: Sequence[Item], others: Sequence
     )
 
 
-def read_lists(images: str, masks: str, problems: Problems) -> Reading:
+def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
     """The pairs of two folders or globs.
 
     Args:
         images, masks: a folder, or a pattern of files such as `scans/*_raw.png`; `**` is any depth.
     """
-    pictures = _expand(images, problems)
-    layers = _expand(masks, problems)
+    image_items = _expand(images, problems)
+    mask_items = _expand(masks, problems)
     for key, text, items, suffixes in (
-        ("data.images", images, pictures, IMAGE_SUFFIXES),
-        ("data.masks", masks, layers, MASK_SUFFIXES),
+        ("data.images", images, image_items, IMAGE_SUFFIXES),
+        ("data.masks", masks, mask_items, MASK_SUFFIXES),
     ):
         if not items:
             line = _("no pictures found at {pattern}; give a folder, or a quoted pattern")
-            problems.tell(line.format(pattern=text), key)
+            problems.add_line(line.format(pattern=text), key)
         for item in items:
             if item.found.suffix not in suffixes:
                 problems.add("foreign", item.found.path)
-    both = {item.found.path for item in pictures} & {item.found.path for item in layers}
+    both = {item.found.path for item in image_items} & {item.found.path for item in mask_items}
     if both:
-        problems.tell(
+        problems.add_line(
             _("{count} files are on both sides ({names}); let --images and --masks name different files").format(
                 count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
             ),
             "both sides",
         )
-    if not pictures or not layers or both:
-        return Reading([])
-    pictures, layers = _without_wrapper(pictures)[0], _without_wrapper(layers)[0]
-    matching = match(pictures, layers, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
+    if not image_items or not mask_items or both:
+        return LayoutResult([])
+    image_items, mask_items = _without_wrapper(image_items)[0], _without_wrapper(mask_items)[0]
+    matching = match(image_items, mask_items, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
     reading = read_matching(matching, problems, sure=True)
     words = _("pictures of {images}, masks of {masks}").format(images=images, masks=masks)
     return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
@@ -416,11 +418,11 @@ def _expand(pattern: str, problems: Problems) -> list[Item]:
     """The files that a folder or a pattern names."""
     root, full = fixed_folder(pattern), Path(pattern).expanduser().absolute()
     if full.is_dir():
-        found: list[Found | None] = [*walk(root)]
+        found: list[FoundFile | None] = [*walk(root)]
     else:
         files = (path for path in expand_pattern(full) if path.is_file())
         found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
-    return [_place(one)[1] for one in found if one]
+    return [_classify(one)[1] for one in found if one]
 
 
 def _pattern_affix(pattern: str) -> Affix:

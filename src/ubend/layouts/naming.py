@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-from ubend.layouts.pairs import Part
+from ubend.layouts.pairs import SplitName
 
-Side = Literal["picture", "mask"]
+Side = Literal["image", "mask"]
 
 # What people call the parts, in folder names and in split files.
-PART_WORDS: dict[str, Part] = {
+SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -27,8 +27,8 @@ def _words(text: str) -> frozenset[str]:
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
 FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
 # Of folders to predict: those that no reader knows fail each with a line.
-PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
-_PICTURE_WORDS = _words(
+KNOWN_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
+_IMAGE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )
 MASK_WORDS = _words(
@@ -36,9 +36,9 @@ MASK_WORDS = _words(
     "segmentationclass segmentationmask segmentationmasks gt gts groundtruth groundtruths y target targets "
     "trimap trimaps cpmasks"
 )
-_SIDES: dict[str, Side] = {**dict.fromkeys(_PICTURE_WORDS, "picture"), **dict.fromkeys(MASK_WORDS, "mask")}
+_SIDES: dict[str, Side] = {**dict.fromkeys(_IMAGE_WORDS, "image"), **dict.fromkeys(MASK_WORDS, "mask")}
 _FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # as the name of a file it says nothing
-_PART_ENDS: dict[str, Part] = {**PART_WORDS, "tr": "train", "ts": "test"}  # imagesTr
+_SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
 OBJECT_WORDS = _words(
@@ -68,7 +68,7 @@ def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], r
 
 
 _PATTERNS: dict[Side, tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]] = {
-    "picture": _pattern(_PICTURE_WORDS),
+    "image": _pattern(_IMAGE_WORDS),
     "mask": _pattern(MASK_WORDS),
 }
 
@@ -79,7 +79,7 @@ def squeeze(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def folder_meaning(name: str) -> tuple[Side | None, Part | None, str] | None:
+def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | None:
     """What a folder's name says: side, part, and the word for the part; None: a name like any other.
 
     `("picture", None, "")` of `Images` and `images_png`, `("mask", "train", "train")` of `train_labels` and of
@@ -90,17 +90,17 @@ def folder_meaning(name: str) -> tuple[Side | None, Part | None, str] | None:
         return None, None, ""
     if bare in _FOLDER_SIDES:
         return _FOLDER_SIDES[bare], None, ""
-    if bare in PART_WORDS:
-        return None, PART_WORDS[bare], bare
+    if bare in SPLIT_WORDS:
+        return None, SPLIT_WORDS[bare], bare
     words, _starts = pieces(name)
-    for word in sorted(_PART_ENDS, key=len, reverse=True):
+    for word in sorted(_SPLIT_ENDS, key=len, reverse=True):
         for rest in (bare.removeprefix(word), bare.removesuffix(word)):
             if rest != bare and rest in _FOLDER_SIDES and (len(rest) > 1 or rest in words):
-                return _FOLDER_SIDES[rest], _PART_ENDS[word], word
+                return _FOLDER_SIDES[rest], _SPLIT_ENDS[word], word
     if len(words) > 1 and words[-1] in _NEUTRAL_FOLDERS:
         return folder_meaning("".join(words[:-1]))
-    if len(words) > 2 and words[-2] in PART_WORDS and words[-1] in _SIDES:
-        return _SIDES[words[-1]], PART_WORDS[words[-2]], words[-2]
+    if len(words) > 2 and words[-2] in SPLIT_WORDS and words[-1] in _SIDES:
+        return _SIDES[words[-1]], SPLIT_WORDS[words[-2]], words[-2]
     return None
 
 
@@ -133,7 +133,7 @@ def bare_stem(stem: str, side: Side) -> str:
     return last
 
 
-def speaks_of(text: str, side: Side) -> bool:
+def mentions(text: str, side: Side) -> bool:
     """Does a word of the side, longer than a letter, stand in the text? `gtFine` holds `gt`."""
     words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", text))
     return any(len(word) > 1 and _SIDES.get(word) == side for word in words)
@@ -144,7 +144,7 @@ def side_of_affix(affix: str) -> Side | None:
     return _SIDES.get(squeeze(affix))
 
 
-def loosened(stem: str) -> str:
+def loose_key(stem: str) -> str:
     """Equal for names that differ by case, spaces, underscores, leading zeros or a suffix within."""
     stem = stem.casefold()
     for suffix in IMAGE_SUFFIXES:

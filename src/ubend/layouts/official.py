@@ -11,10 +11,10 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.mask_files import FileMask
-from ubend.layouts.naming import IMAGE_SUFFIXES, PART_WORDS
-from ubend.layouts.pairs import Layout, Pair, Part, Reading
+from ubend.layouts.naming import IMAGE_SUFFIXES, SPLIT_WORDS
+from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.tree import Found, as_found, entries, is_empty, subfolders, walk
+from ubend.layouts.tree import FoundFile, as_found, entries, is_empty, subfolders, walk
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
 _VOC_NAMES = (
@@ -34,46 +34,46 @@ _CITY_CLASSES = {
     28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
 _CITY_IDS = 34
-_CITY_PICTURE = "_leftImg8bit"
+_CITY_IMAGE = "_leftImg8bit"
 _CITY_MASKS = ("_gtFine_labelIds", "_gtFine_labelTrainIds")  # the second as training recipes convert the first
 # Label values of LoveDA (github.com/Junjue-Wang/LoveDA).
 _LOVEDA = "0=ignored,1=background,2=building,3=road,4=water,5=barren,6=forest,7=agriculture"
 _Key = TypeVar("_Key", str, tuple[str, ...])
 
 
-def _read_pets(root: Path, problems: Problems) -> Reading:
+def _read_pets(root: Path, problems: Problems) -> LayoutResult:
     """The official lists decide which pairs there are."""
     annotations = root / "annotations"
-    listed: dict[str, Part | None] = {}
-    lists: tuple[tuple[str, Part], ...] = (("trainval.txt", "train"), ("test.txt", "test"))
-    for file, part in lists:
+    listed: dict[str, SplitName | None] = {}
+    lists: tuple[tuple[str, SplitName], ...] = (("trainval.txt", "train"), ("test.txt", "test"))
+    for file, split in lists:
         names = [line.split()[0] for line in _list_lines(annotations / file, problems)]  # of `Abyssinian_1 1 1 1`
-        _note(names, part, listed, problems)
+        _note(names, split, listed, problems)
     pairs = _pair_listed(listed, _index(root / "images"), _index(annotations / "trimaps"), problems)
-    return Reading(pairs, ("pet", "background", "contour"), (1, 2, 3))
+    return LayoutResult(pairs, ("pet", "background", "contour"), (1, 2, 3))
 
 
-def _read_voc(root: Path, problems: Problems) -> Reading:
+def _read_voc(root: Path, problems: Problems) -> LayoutResult:
     """The lists of `ImageSets/Segmentation` decide, where there are any; else there is a pair for each mask."""
     folders = subfolders(root)
     images, masks = _index(folders["jpegimages"]), _index(folders["segmentationclass"])
     within = subfolders(folders["imagesets"]).get("segmentation") if "imagesets" in folders else None
     lists = [Path(e.path) for e in entries(within) if e.name.casefold().endswith(".txt")] if within else []
-    by_part = [path for path in lists if path.stem.casefold() in PART_WORDS]
-    listed: dict[str, Part | None] = {}
+    by_split = [path for path in lists if path.stem.casefold() in SPLIT_WORDS]
+    listed: dict[str, SplitName | None] = {}
     remarks = []
-    for path in by_part or lists:
+    for path in by_split or lists:
         names = _list_lines(path, problems)
         if names and not masks.keys() & set(names):  # the challenge keeps the masks of its test part
             remarks.append(_("{file}: none of its pictures has a mask; passed over").format(file=path.name))
         else:
-            _note(names, PART_WORDS.get(path.stem.casefold()), listed, problems)
+            _note(names, SPLIT_WORDS.get(path.stem.casefold()), listed, problems)
     if not lists:
         listed = dict.fromkeys(masks)
     pairs = _pair_listed(listed, images, masks, problems)
     if pairs and (extra := len(images.keys() - listed.keys())):
         remarks.append(_("{count} pictures in no list and without a mask are passed over").format(count=extra))
-    reading = Reading(pairs, remarks=tuple(remarks))
+    reading = LayoutResult(pairs, remarks=tuple(remarks))
     named = pairs and all(_VOC_STEM.fullmatch(pair.name) for pair in pairs)
     if named and all(_has_voc_palette(pair.mask.path) for pair in pairs[:4]):
         return replace(reading, classes=_VOC_CLASSES, values=tuple(range(len(_VOC_CLASSES))), ignored=(_VOID,))
@@ -89,9 +89,11 @@ def _list_lines(path: Path, problems: Problems) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _note(names: Iterable[str], part: Part | None, listed: dict[str, Part | None], problems: Problems) -> None:
+def _note(
+    names: Iterable[str], split: SplitName | None, listed: dict[str, SplitName | None], problems: Problems
+) -> None:
     for name in names:
-        if listed.setdefault(name, part) != part:
+        if listed.setdefault(name, split) != split:
             problems.add("both lists", name)
 
 
@@ -107,7 +109,7 @@ def _index(folder: Path, above: str = "") -> dict[str, list[Path]]:
 
 
 def _pair_listed(
-    listed: dict[str, Part | None], images: dict[str, list[Path]], masks: dict[str, list[Path]], problems: Problems
+    listed: dict[str, SplitName | None], images: dict[str, list[Path]], masks: dict[str, list[Path]], problems: Problems
 ) -> list[Pair]:
     """The pairs on the lists."""
     pairs = []
@@ -140,33 +142,33 @@ def _voc_color(index: int) -> tuple[int, ...]:
     return tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
 
 
-def _drive_parts(root: Path) -> dict[str, Path]:
+def _drive_splits(root: Path) -> dict[str, Path]:
     """Word for the part -> its folder; "": the root itself."""
-    below = {word: folder for word, folder in subfolders(root).items() if word in PART_WORDS}
+    below = {word: folder for word, folder in subfolders(root).items() if word in SPLIT_WORDS}
     return {word: folder for word, folder in {"": root, **below}.items() if "images" in subfolders(folder)}
 
 
-def _read_drive(root: Path, problems: Problems) -> Reading:
+def _read_drive(root: Path, problems: Problems) -> LayoutResult:
     """`21_training.tif` and `21_manual1.gif` belong together by their number.
 
     `mask/` is the camera's field of view, `2nd_manual/` another observer.
     """
     pairs: list[Pair] = []
     remarks = [_("masks are those of 1st_manual/; mask/ (the field of view) and 2nd_manual/ are passed over")]
-    for word, folder in _drive_parts(root).items():
+    for word, folder in _drive_splits(root).items():
         below = subfolders(folder)
         if _MANUAL in below:
             images, masks = (_numbered(below[name], problems) for name in ("images", _MANUAL))
             for _number, image, mask in _in_both(images, masks, problems):
-                pairs.append(Pair(image.stem, image.path, FileMask(mask.path), PART_WORDS.get(word), None))
+                pairs.append(Pair(image.stem, image.path, FileMask(mask.path), SPLIT_WORDS.get(word), None))
         else:
             remarks.append(_("{folder}/ has no 1st_manual/; passed over").format(folder=folder.name))
-    return Reading(pairs, ("background", "vessel"), remarks=tuple(remarks))
+    return LayoutResult(pairs, ("background", "vessel"), remarks=tuple(remarks))
 
 
-def _numbered(folder: Path, problems: Problems) -> dict[str, Found]:
+def _numbered(folder: Path, problems: Problems) -> dict[str, FoundFile]:
     """First word of the name -> file."""
-    files: dict[str, Found] = {}
+    files: dict[str, FoundFile] = {}
     for found in walk(folder):
         if files.setdefault(found.stem.split("_")[0], found) is not found:
             problems.add("two images", found.path)
@@ -174,8 +176,8 @@ def _numbered(folder: Path, problems: Problems) -> dict[str, Found]:
 
 
 def _in_both(
-    images: Mapping[_Key, Found], masks: Mapping[_Key, Found], problems: Problems
-) -> list[tuple[_Key, Found, Found]]:
+    images: Mapping[_Key, FoundFile], masks: Mapping[_Key, FoundFile], problems: Problems
+) -> list[tuple[_Key, FoundFile, FoundFile]]:
     """(key, image, mask) where there are both; where there is one, that is a problem."""
     for key in images.keys() - masks.keys():
         problems.add("no mask", images[key].path)
@@ -184,12 +186,12 @@ def _in_both(
     return [(key, images[key], mask) for key, mask in masks.items() if key in images]
 
 
-def _read_cities(root: Path, problems: Problems) -> Reading:
+def _read_cities(root: Path, problems: Problems) -> LayoutResult:
     """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test part are empty.
 
     Where there are no `labelIds` at all, `labelTrainIds` are read: the scored classes from 0 on, 255 for the others.
     """
-    folders, every = subfolders(root), list[dict[tuple[str, ...], Found]]()
+    folders, every = subfolders(root), list[dict[tuple[str, ...], FoundFile]]()
     stems = [found.stem for found in walk(folders["gtfine"])]
     mask_end = next((end for end in _CITY_MASKS if any(stem.endswith(end) for stem in stems)), None)
     if mask_end is None:
@@ -197,14 +199,14 @@ def _read_cities(root: Path, problems: Problems) -> Reading:
             "{folder} holds neither NAME{ids}.png nor NAME{train_ids}.png, which hold the classes; add one of them"
         )
         place, ends = folders["gtfine"], _CITY_MASKS
-        problems.tell(line.format(folder=place, ids=ends[0], train_ids=ends[1]), "no masks")
-        return Reading([])
-    for folder, end in (("leftimg8bit", _CITY_PICTURE), ("gtfine", mask_end)):
+        problems.add_line(line.format(folder=place, ids=ends[0], train_ids=ends[1]), "no masks")
+        return LayoutResult([])
+    for folder, end in (("leftimg8bit", _CITY_IMAGE), ("gtfine", mask_end)):
         files = [found for found in walk(folders[folder]) if found.stem.endswith(end)]
         every.append({(*found.folders, found.stem.removesuffix(end)): found for found in files})
-    images, masks = ({key: some[key] for key in some if _city_part(key) != "test"} for some in every)
+    images, masks = ({key: some[key] for key in some if _city_split(key) != "test"} for some in every)
     pairs = [
-        Pair("/".join(key), image.path, FileMask(mask.path), _city_part(key), None)
+        Pair("/".join(key), image.path, FileMask(mask.path), _city_split(key), None)
         for key, image, mask in _in_both(images, masks, problems)
     ]
     remarks = []
@@ -215,11 +217,11 @@ def _read_cities(root: Path, problems: Problems) -> Reading:
     ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)
     if mask_end != _CITY_MASKS[0]:
         values, ignored = tuple(range(len(names))), (_VOID,)
-    return Reading(pairs, names, values, ignored=ignored, remarks=tuple(remarks))
+    return LayoutResult(pairs, names, values, ignored=ignored, remarks=tuple(remarks))
 
 
-def _city_part(key: tuple[str, ...]) -> Part | None:
-    return PART_WORDS.get(key[0].casefold())
+def _city_split(key: tuple[str, ...]) -> SplitName | None:
+    return SPLIT_WORDS.get(key[0].casefold())
 
 
 def loveda_hint(pairs: Sequence[Pair]) -> str | None:
@@ -243,7 +245,7 @@ VOC = Layout(
 )
 DRIVE = Layout(
     lambda: _("DRIVE: images/ and 1st_manual/, in training/ and test/"),
-    lambda root: any(_MANUAL in subfolders(folder) for folder in _drive_parts(root).values()),
+    lambda root: any(_MANUAL in subfolders(folder) for folder in _drive_splits(root).values()),
     _read_drive,
 )
 CITYSCAPES = Layout(

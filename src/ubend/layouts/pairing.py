@@ -21,16 +21,16 @@ from ubend.layouts.naming import (
     TASK_MASK,
     bare_stem,
     bare_stems,
-    loosened,
+    loose_key,
+    mentions,
     pieces,
     side_of_affix,
-    speaks_of,
 )
-from ubend.layouts.pairs import Pair, Part, Reading
+from ubend.layouts.pairs import LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.tree import Found, is_empty
+from ubend.layouts.tree import FoundFile, is_empty
 
-_Key = tuple[Part | None, tuple[str, ...]]
+_Key = tuple[SplitName | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name
 _BARE: Affix = ("", "")
 _FIRST_CHANNEL = "0000"  # nnU-Net's pictures of one channel are all called so: `case_12_0000.png`
@@ -47,14 +47,14 @@ class Item:
         stem: by which it is matched.
     """
 
-    found: Found
-    part: Part | None
+    found: FoundFile
+    split: SplitName | None
     folders: tuple[str, ...]
     stem: str
 
     @property
     def name(self) -> str:
-        return "/".join([*([self.part] if self.part else []), *self.folders, self.found.stem])
+        return "/".join([*([self.split] if self.split else []), *self.folders, self.found.stem])
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class Matching:
         twins: numbers of the pictures that have another's name, and that one's.
     """
 
-    pictures: list[Item]
+    images: list[Item]
     claims: dict[int, list[Claim]] = field(default_factory=dict)
     orphans: list[Item] = field(default_factory=list)
     twins: list[tuple[int, int]] = field(default_factory=list)
 
 
 def match(
-    pictures: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None = None, *, sure: bool = False
+    images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None = None, *, sure: bool = False
 ) -> Matching:
     """Find the masks of each picture.
 
@@ -100,31 +100,31 @@ def match(
         affixes: of pictures and masks, where they are known.
         sure: the user says that these belong together: any affix that makes them match is right.
     """
-    matching = _match(pictures, masks, affixes, sure, loose=False)
+    matching = _match(images, masks, affixes, sure, loose=False)
     if not matching.claims and any(item.folders for item in masks):
-        loose = _match(pictures, masks, affixes, sure, loose=True)
+        loose = _match(images, masks, affixes, sure, loose=True)
         if not (loose.orphans or loose.twins) and all(len(some) == 1 for some in loose.claims.values()):
             return loose
     return matching
 
 
 def _match(
-    pictures: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None, sure: bool, *, loose: bool
+    images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None, sure: bool, *, loose: bool
 ) -> Matching:
     """As `match`; `loose`: whatever the folders are called (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
-    fold = _folding(pictures, masks)
-    plain_parts = not any(item.part for item in pictures) or not any(item.part for item in masks)
-    distinct = len({fold(item.stem) for item in pictures}) == len(pictures)
+    fold = _folding(images, masks)
+    ignore_splits = not any(item.split for item in images) or not any(item.split for item in masks)
+    distinct = len({fold(item.stem) for item in images}) == len(images)
     flat = loose or (not any(i.folders for i in masks) and distinct)
 
     def normal(item: Item) -> Item:
         folders = () if flat else tuple(map(fold, item.folders))
-        return replace(item, part=None if plain_parts else item.part, folders=folders, stem=fold(item.stem))
+        return replace(item, split=None if ignore_splits else item.split, folders=folders, stem=fold(item.stem))
 
-    normal_pictures, normal_masks = [normal(p) for p in pictures], [normal(m) for m in masks]
-    before, after = _common_affixes(normal_pictures, normal_masks, affixes, fold, sure)
-    index = _Index([replace(picture, stem=_cut(picture.stem, before)) for picture in normal_pictures])
-    matching = Matching(list(pictures), {}, [], index.twins)
+    normal_images, normal_masks = [normal(p) for p in images], [normal(m) for m in masks]
+    before, after = _common_affixes(normal_images, normal_masks, affixes, fold, sure)
+    index = _Index([replace(image, stem=_cut(image.stem, before)) for image in normal_images])
+    matching = Matching(list(images), {}, [], index.twins)
     rivals: dict[int, set[int]] = {}
     for original, normal_mask in zip(masks, normal_masks, strict=True):
         mask = replace(normal_mask, stem=_cut(normal_mask.stem, after))
@@ -140,11 +140,11 @@ def _match(
     return matching
 
 
-def _folding(pictures: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], str]:
+def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], str]:
     """Case does not matter, unless some names differ by nothing else."""
-    for items in (pictures, masks):
-        exact = {(item.part, item.folders, item.stem) for item in items}
-        if len({(part, "/".join(folders).casefold(), stem.casefold()) for part, folders, stem in exact}) < len(exact):
+    for items in (images, masks):
+        exact = {(item.split, item.folders, item.stem) for item in items}
+        if len({(split, "/".join(folders).casefold(), stem.casefold()) for split, folders, stem in exact}) < len(exact):
             return str
     return str.casefold
 
@@ -152,18 +152,18 @@ def _folding(pictures: Sequence[Item], masks: Sequence[Item]) -> Callable[[str],
 class _Index:
     """The pictures by their names."""
 
-    def __init__(self, pictures: Sequence[Item]) -> None:
+    def __init__(self, images: Sequence[Item]) -> None:
         self.exact: dict[_Key, dict[str, int]] = {}
         self.bare: dict[_Key, dict[str, int | None]] = {}  # None: several
         self.twins: list[tuple[int, int]] = []
-        for number, picture in enumerate(pictures):
-            key = (picture.part, picture.folders)
+        for number, image in enumerate(images):
+            key = (image.split, image.folders)
             names = self.exact.setdefault(key, {})
-            if picture.stem in names:
-                self.twins.append((number, names[picture.stem]))
+            if image.stem in names:
+                self.twins.append((number, names[image.stem]))
                 continue
-            names[picture.stem] = number
-            bare, short = self.bare.setdefault(key, {}), bare_stem(picture.stem, "picture")
+            names[image.stem] = number
+            bare, short = self.bare.setdefault(key, {}), bare_stem(image.stem, "image")
             bare[short] = None if short in bare else number
         for key, bare in self.bare.items():
             if len(self.exact[key]) > 1:
@@ -171,13 +171,13 @@ class _Index:
 
     def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
         """Number of the picture that a mask belongs to, rest, folder, own; None: of no picture, or of several."""
-        key = (mask.part, mask.folders)
+        key = (mask.split, mask.folders)
         if (number := self._named(key, mask.stem)) is not None:
             return number, "", "", False
         if mask.folders:
             alone = [*self.exact.get(key, {}).items()]
-            above = self.exact.get((mask.part, mask.folders[:-1]), {})
-            if len(alone) == 1 and (alone[0][0] == mask.folders[-1] or not bare_stem(alone[0][0], "picture")):
+            above = self.exact.get((mask.split, mask.folders[:-1]), {})
+            if len(alone) == 1 and (alone[0][0] == mask.folders[-1] or not bare_stem(alone[0][0], "image")):
                 return alone[0][1], mask.stem, "", True
             if mask.folders[-1] in above:
                 return above[mask.folders[-1]], mask.stem, "", True
@@ -185,7 +185,7 @@ class _Index:
             return *found, "", False
         claims = []
         for level, folder in enumerate(mask.folders):
-            without = (mask.part, mask.folders[:level] + mask.folders[level + 1 :])
+            without = (mask.split, mask.folders[:level] + mask.folders[level + 1 :])
             if (number := self._named(without, mask.stem)) is not None:
                 claims.append((number, "", folder, False))
             elif found := self._extended(without, mask.stem):
@@ -194,7 +194,7 @@ class _Index:
 
     def rivals(self, mask: Item, number: int) -> set[int]:
         """The other pictures whose name is that of a mask but for words around it."""
-        names = self.exact.get((mask.part, mask.folders), {})
+        names = self.exact.get((mask.split, mask.folders), {})
         return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {number}
 
     def _named(self, key: _Key, stem: str) -> int | None:
@@ -233,48 +233,48 @@ def _cut(stem: str, affix: Affix) -> str:
 
 
 def _common_affixes(
-    pictures: Sequence[Item],
+    images: Sequence[Item],
     masks: Sequence[Item],
-    told: tuple[Affix, Affix] | None,
+    given_affixes: tuple[Affix, Affix] | None,
     fold: Callable[[str], str],
     sure: bool,
 ) -> tuple[Affix, Affix]:
     """The affixes of all pictures and of all masks that make most of their names equal."""
     nothing = (_BARE, _BARE)
-    most = _count_common(pictures, masks, nothing)
-    if most == len(pictures) == len(masks):
+    maximum = _count_common(images, masks, nothing)
+    if maximum == len(images) == len(masks):
         return nothing
-    ours, theirs = _common_ends(pictures), _common_ends(masks)
+    ours, theirs = _common_ends(images), _common_ends(masks)
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
     needs_all = {(_BARE, theirs): False, (ours, _BARE): False}  # affixes -> only if they make all names equal
-    spoken = any(speaks_of(text, "picture") or side_of_affix(text) == "picture" for text in ours)
-    if sure or spoken or any(speaks_of(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
+    spoken = any(mentions(text, "image") or side_of_affix(text) == "image" for text in ours)
+    if sure or spoken or any(mentions(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         needs_all[ours, theirs] = False
     elif not ours[0] and not theirs[0]:  # `1_sat` and `1_lulc`, but not `cat_1` and `dog_1`
         needs_all[ours, theirs] = True
-    if told:
-        (a, b), (c, d) = told
+    if given_affixes:
+        (a, b), (c, d) = given_affixes
         needs_all[(fold(a), fold(b)), (fold(c), fold(d))] = False
     best = nothing
-    for candidate, need in needs_all.items():
-        count = _count_common(pictures, masks, candidate)
-        enough = count == len(pictures) == len(masks) or (not need and 2 * count >= max(len(pictures), len(masks)))
-        if count > most and enough:
-            best, most = candidate, count
+    for candidate, requirement in needs_all.items():
+        count = _count_common(images, masks, candidate)
+        enough = count == len(images) == len(masks) or (not requirement and 2 * count >= max(len(images), len(masks)))
+        if count > maximum and enough:
+            best, maximum = candidate, count
     return best
 
 
 def _beyond(affix: Affix, other: Affix) -> Affix:
     """An affix without the ends that the other shares: `cell_1` and `cell_1_raw` differ by `_raw` alone."""
-    before, after = ("" if mine == theirs else mine for mine, theirs in zip(affix, other, strict=True))
+    before, after = ("" if own == theirs else own for own, theirs in zip(affix, other, strict=True))
     return before, after
 
 
-def _count_common(pictures: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix]) -> int:
+def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix]) -> int:
     """How many names both sides have without the affixes; 0 when a side has one of them twice."""
     names = []
-    for items, affix in zip((pictures, masks), affixes, strict=True):
-        names.append({(item.part, item.folders, _cut(item.stem, affix)) for item in items})
+    for items, affix in zip((images, masks), affixes, strict=True):
+        names.append({(item.split, item.folders, _cut(item.stem, affix)) for item in items})
         if len(names[-1]) < len(items) and affixes != (_BARE, _BARE):
             return 0
     return len(names[0] & names[1])
@@ -321,21 +321,21 @@ class _Label:
     number: str
 
 
-def read_matching(matching: Matching, problems: Problems, *, sure: bool = False) -> Reading:
+def read_matching(matching: Matching, problems: Problems, *, sure: bool = False) -> LayoutResult:
     """The pairs of a matching; what is unclear goes into the problems.
 
     Args:
         sure: the user says that these belong together: a rest that not all masks have does not matter.
     """
     claims, remarks = _without_overlays(matching.claims)
-    claims, said = _without_cellpose(claims)
-    remarks += said
+    claims, message = _without_cellpose(claims)
+    remarks += message
     labels = {number: [_label(claim) for claim in some] for number, some in claims.items()}
     orphans = list(matching.orphans)
     if all(len(some) == 1 for some in claims.values()):
-        for number in set() if sure else _strangers(claims):
+        for number in set() if sure else _find_odd_masks(claims):
             orphans.append(claims.pop(number)[0].mask)
-        reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
+        reading = LayoutResult(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     elif words := _class_words(labels):
         reading = _by_class(matching, claims, labels, words)
     elif words := _class_words(wide := {n: [_label(claim, wide=True) for claim in some] for n, some in claims.items()}):
@@ -343,31 +343,31 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     elif _are_objects(claims, labels):
         layers = {n: [Layer(path, 1) for path in sorted(claim.mask.found.path for claim in claims[n])] for n in claims}
         count = sum(map(len, claims.values()))
-        told = _("several masks for one picture, one per object ({count} in all)").format(count=count)
+        layout = _("several masks for one picture, one per object ({count} in all)").format(count=count)
         pairs = _pairs(matching, {number: LayeredMask(tuple(some)) for number, some in layers.items()})
-        reading = Reading(pairs, ("background", "foreground"), (0, 1), layout=told)
+        reading = LayoutResult(pairs, ("background", "foreground"), (0, 1), layout=layout)
     else:
         for number, some in claims.items():
             if len(some) > 1:
                 names = sorted((problems.shorten(claim.mask.found.path) for claim in some), key=natural_key)
-                problems.add("two masks", f"{matching.pictures[number].name} ({', '.join(names)})")
-        reading = Reading(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
+                problems.add("two masks", f"{matching.images[number].name} ({', '.join(names)})")
+        reading = LayoutResult(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
     for number, first in matching.twins:
-        names = [matching.pictures[i].found.path.name for i in (first, number)]
-        problems.add("two images", f"{matching.pictures[first].name} ({', '.join(names)})")
-    beside, said = _companions(matching, claims)
-    remarks += said
-    _tell_orphans(matching, claims, orphans, beside, problems)
+        names = [matching.images[i].found.path.name for i in (first, number)]
+        problems.add("two images", f"{matching.images[first].name} ({', '.join(names)})")
+    beside, message = _companions(matching, claims)
+    remarks += message
+    _report_orphans(matching, claims, orphans, beside, problems)
     for number, some in claims.items():
-        for path in (matching.pictures[number].found.path, *(claim.mask.found.path for claim in some)):
+        for path in (matching.images[number].found.path, *(claim.mask.found.path for claim in some)):
             if is_empty(path):
                 problems.add("empty", path)
     return replace(reading, remarks=(*remarks, *reading.remarks))
 
 
 def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
-    items = ((matching.pictures[number], matching.claims[number][0].mask, mask) for number, mask in masks.items())
-    return [Pair(item.name, item.found.path, mask, item.part or first.part, None) for item, first, mask in items]
+    items = ((matching.images[number], matching.claims[number][0].mask, mask) for number, mask in masks.items())
+    return [Pair(item.name, item.found.path, mask, item.split or first.split, None) for item, first, mask in items]
 
 
 def _label(claim: Claim, *, wide: bool = False) -> _Label:
@@ -410,7 +410,7 @@ def cellpose_line(count: int) -> str:
     return _("_seg.npy files of Cellpose beside other masks are skipped ({count})").format(count=count)
 
 
-def _strangers(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
+def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
     """Numbers of pictures whose mask has a rest that is not the others'; it may be another picture's."""
     rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
     if len(set(rests.values())) < 2:
@@ -446,7 +446,7 @@ def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Seq
         return True
     if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
         return all(
-            speaks_of(claim.mask.stem, "mask") and claim.mask.stem.endswith(label.number)
+            mentions(claim.mask.stem, "mask") and claim.mask.stem.endswith(label.number)
             for number, some in claims.items()
             for claim, label in zip(some, labels[number], strict=True)
         )
@@ -460,7 +460,7 @@ def _by_class(
     claims: Mapping[int, Sequence[Claim]],
     labels: Mapping[int, Sequence[_Label]],
     words: Sequence[str],
-) -> Reading:
+) -> LayoutResult:
     names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
     value = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
@@ -469,8 +469,8 @@ def _by_class(
         layers = sorted(zip((value[label.word] for label in labels[number]), files, strict=True))
         masks[number] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
     names = [_as_written(name, claims) for name in names]
-    told = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
-    return Reading(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=told)
+    layout = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
+    return LayoutResult(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=layout)
 
 
 def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
@@ -490,21 +490,21 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     pictures with a mask have one.
     """
     twins = {number for number, _first in matching.twins}
-    lonely = [number for number in range(len(matching.pictures)) if number not in claims and number not in twins]
-    owners = {(item.part, item.folders, item.stem) for item in (matching.pictures[number] for number in claims)}
+    lonely = [number for number in range(len(matching.images)) if number not in claims and number not in twins]
+    owners = {(item.split, item.folders, item.stem) for item in (matching.images[number] for number in claims)}
     words: set[str] = set()
-    for item in (matching.pictures[number] for number in lonely):
+    for item in (matching.images[number] for number in lonely):
         cuts = (found.start() for found in re.finditer(r"[\W_]+", item.stem))
-        words.add(next((item.stem[cut:] for cut in cuts if (item.part, item.folders, item.stem[:cut]) in owners), ""))
+        words.add(next((item.stem[cut:] for cut in cuts if (item.split, item.folders, item.stem[:cut]) in owners), ""))
     word = words.pop() if len(words) == 1 else ""
     if len(lonely) < 2 or 2 * len(lonely) < len(claims) or not re.search(r"[^\W\d_]", word):
         return set(), []
-    suffix = matching.pictures[lonely[0]].found.path.suffix
+    suffix = matching.images[lonely[0]].found.path.suffix
     line = _("pictures beside others of the same name, without masks, are skipped ({count}): NAME{word}")
     return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
 
 
-def _tell_orphans(
+def _report_orphans(
     matching: Matching,
     claims: Mapping[int, Sequence[Claim]],
     orphans: Sequence[Item],
@@ -513,12 +513,12 @@ def _tell_orphans(
 ) -> None:
     """Pictures without masks and masks without pictures, with those that nearly have their name."""
     settled = {number for number, _first in matching.twins} | claims.keys() | beside
-    lonely = [picture for number, picture in enumerate(matching.pictures) if number not in settled]
-    parts = {matching.pictures[number].part for number in claims}
-    pictures, masks = _by_loose_name(lonely), _by_loose_name(orphans)
+    lonely = [image for number, image in enumerate(matching.images) if number not in settled]
+    splits = {matching.images[number].split for number in claims}
+    images, masks = _by_loose_name(lonely), _by_loose_name(orphans)
     for item in lonely:
         near = _near(item, masks, problems)
-        if claims and item.part and item.part not in parts and not near:
+        if claims and item.split and item.split not in splits and not near:
             problems.add("part without masks", item.found.path.parent)
         else:
             problems.add("no mask", problems.shorten(item.found.path) + near)
@@ -526,17 +526,17 @@ def _tell_orphans(
         if TASK_MASK.fullmatch(item.found.stem):
             problems.add("task masks", item.found.path)
             continue
-        problems.add("no image", problems.shorten(item.found.path) + _near(item, pictures, problems))
+        problems.add("no image", problems.shorten(item.found.path) + _near(item, images, problems))
 
 
 def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
     index: dict[str, list[Item]] = {}
     for item in items:
-        index.setdefault(loosened(item.stem), []).append(item)
+        index.setdefault(loose_key(item.stem), []).append(item)
     return index
 
 
 def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
     """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
-    near = [problems.shorten(other.found.path) for other in others.get(loosened(item.stem), ())]
+    near = [problems.shorten(other.found.path) for other in others.get(loose_key(item.stem), ())]
     return _(" (did you mean {name}?)").format(name=near[0]) if len(near) == 1 else ""

@@ -9,8 +9,8 @@ from typing import Literal
 from ubend.labels.mask_files import Mask
 from ubend.layouts.problems import Problems
 
-Part = Literal["train", "val", "test"]
-SPLITS: tuple[Part, ...] = ("train", "val", "test")
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pair:
     name: str
     image: Path
     mask: Mask
-    part: Part | None
+    split: SplitName | None
     group: str | None
 
 
@@ -41,7 +41,7 @@ def common_folder(paths: Iterable[Path | str]) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayoutResult:
     """What the reader of a layout found.
 
     Attributes:
@@ -51,7 +51,7 @@ class Reading:
         colors: the colour of each class; when given, masks are coded by colour, not by value.
         remarks: what the user should know.
         ignored: mask values whose pixels are not scored.
-        layout: the layout in words that tell more than `Layout.words`; "" when there is no more to tell.
+        layout: the layout in words that tell more than `Layout.description`; "" when there is no more to tell.
     """
 
     pairs: Sequence[Pair]
@@ -73,13 +73,13 @@ class Layout:
         read: the folder's pairs; what is wrong goes into the problems.
     """
 
-    words: Callable[[], str]
+    description: Callable[[], str]
     fits: Callable[[Path], bool]
-    read: Callable[[Path, Problems], Reading]
+    read: Callable[[Path, Problems], LayoutResult]
 
 
 @dataclass(frozen=True)
-class Folder(Reading):
+class Folder(LayoutResult):
     """A data set on disk: a reading with at least one pair, in the natural order of the names (`2` before `10`).
 
     Attributes:

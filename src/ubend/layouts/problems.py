@@ -11,7 +11,7 @@ from ubend.core.i18n import _
 _SHOWN = 10  # names shown of a long list
 # What `--skip-bad` goes on without: what is left is read as if these files were not there.
 _SKIPPABLE = frozenset(
-    ("no mask", "part without masks", "no image", "empty", "foreign", "picture missing", "annotation entry",
+    ("no mask", "part without masks", "no image", "empty", "foreign", "image missing", "annotation entry",
      "few points", "odd coordinates", "run lengths", "not normalised", "split unknown")
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Problems:
         """A name with a problem of a kind of `_sentences`."""
         self.names.setdefault(kind, []).append(name if isinstance(name, str) else self.shorten(name))
 
-    def tell(self, line: str, key: str) -> None:
+    def add_line(self, line: str, key: str) -> None:
         """A problem that no kind is made for; such lines are told first. `key` is for the error."""
         if line not in self.lines:
             self.lines.append(Problem(line, self.root, key))
@@ -94,7 +94,7 @@ def _sentences() -> dict[str, str]:
             "parts without any mask ({count}): {names}; every part needs its own; add masks, or leave "
             "these parts out with --skip-bad"
         ),
-        "same part": _("two folders for one part: {names}; keep one of them"),
+        "same split": _("two folders for one part: {names}; keep one of them"),
         "no mask": _(
             "pictures without a mask ({count}): {names}; a mask has its picture's name, perhaps with a word such "
             "as _mask, _gt or _label before or after it; add the mask or take the picture away"
@@ -116,8 +116,8 @@ def _sentences() -> dict[str, str]:
             "polygons or masks (segmentation), or take them away"
         ),
         "many classes": _("{names} classes beside the background, but a mask holds at most 254; join some"),
-        "picture missing": _("annotated pictures that are not in the folder ({count}): {names}; copy them into it"),
-        "picture unclear": _("annotated pictures of which there are several ({count}): {names}; keep one each"),
+        "image missing": _("annotated pictures that are not in the folder ({count}): {names}; copy them into it"),
+        "image unclear": _("annotated pictures of which there are several ({count}): {names}; keep one each"),
         "annotated twice": _("pictures annotated twice ({count}): {names}; keep one annotation of each"),
         "unknown category": _(
             "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
@@ -126,7 +126,7 @@ def _sentences() -> dict[str, str]:
             'annotations whose ids are text ("7") where the list of images or categories has numbers (7), or the '
             "reverse ({count}): {names}; write the ids alike"
         ),
-        "unknown picture": _("annotations of an unknown picture ({count}): {names}; export again"),
+        "unknown image": _("annotations of an unknown picture ({count}): {names}; export again"),
         "shape kind": _(
             "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"
         ),
@@ -150,7 +150,7 @@ def _sentences() -> dict[str, str]:
         "two images": _("several pictures of one name ({count}): {names}; keep one each, or rename"),
         "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
         "foreign": _("pictures of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
-        "passed over": _(
+        "skipped": _(
             "folders with pictures that are neither with the pictures nor with the masks ({count}): {names}; move "
             "them away, or name both sides with --images and --masks"
         ),

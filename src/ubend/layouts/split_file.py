@@ -8,8 +8,8 @@ from pathlib import Path
 from ubend.core.errors import reason
 from ubend.core.files import csv_cell, read_text
 from ubend.core.i18n import _
-from ubend.layouts.naming import PART_WORDS
-from ubend.layouts.pairs import Pair, Part
+from ubend.layouts.naming import SPLIT_WORDS
+from ubend.layouts.pairs import Pair, SplitName
 from ubend.layouts.problems import Problems
 
 SPLIT_COLUMNS = ("file", "split", "group")
@@ -36,12 +36,12 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
     for number, pair in enumerate(pairs):
         for spelling in _spellings(pair, problems.root):
             known.setdefault(spelling, set()).add(number)
-    given: dict[int, tuple[Part | None, str | None]] = {}
+    given: dict[int, tuple[SplitName | None, str | None]] = {}
     for cells in filter(any, rows[1:]):
         row = dict(zip(header, (csv_cell(cell.strip()) for cell in cells), strict=False))
         name = unicodedata.normalize("NFC", row.get("file", "")).replace("\\", "/").removeprefix("./")
         word, fitting = row.get("split", ""), known.get(name, set())
-        value = (PART_WORDS.get(word.lower()), row.get("group") or None)
+        value = (SPLIT_WORDS.get(word.lower()), row.get("group") or None)
         if value[0] is None and has_split:
             problems.add("split word", f"{name}: {word or '-'}")
         if len(fitting) != 1:
@@ -53,7 +53,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         if number not in given:
             problems.add("split missing", pair.name)
     return [
-        replace(p, part=given[i][0] if has_split else p.part, group=given[i][1] if has_group else p.group)
+        replace(p, split=given[i][0] if has_split else p.split, group=given[i][1] if has_group else p.group)
         if i in given
         else p
         for i, p in enumerate(pairs)

@@ -27,7 +27,7 @@ _DATA_FILES = {"data.toml", "split.csv", "samples.png", "skipped.csv"}  # all th
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file that may be a picture or a mask.
 
     Attributes:
@@ -115,20 +115,20 @@ def subfolders(folder: Path) -> dict[str, Path]:
     return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
 
 
-def name_held(folder: Path) -> str:
+def describe_content(folder: Path) -> str:
     """What lies in a folder, in words: `images/, notes.txt`; folders and what is no picture first."""
     found = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
     return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
 
 
-def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[Found]:
+def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[FoundFile]:
     """All files below a folder that have the suffix of a picture or a mask, read or not, sorted.
 
     Args:
         names: of the folders between the root and this one.
         above: device and inode of the folders above; a link to one of them is not followed.
     """
-    identity, files = folder.stat(), list[Found]()
+    identity, files = folder.stat(), list[FoundFile]()
     here = (identity.st_dev, identity.st_ino)
     for entry in entries(folder) if here not in above else ():
         if entry.is_dir():
@@ -138,13 +138,13 @@ def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, 
     return files
 
 
-def as_found(path: Path, folders: tuple[str, ...]) -> Found | None:
+def as_found(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
     """The file, when it has the suffix of a picture or a mask."""
     stem, suffix = os.path.splitext(path.name)
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else suffix.lower()
     if suffix not in MASK_SUFFIXES and suffix not in FOREIGN_SUFFIXES:
         return None
-    return Found(path, folders, _composed(stem), suffix)
+    return FoundFile(path, folders, _composed(stem), suffix)
 
 
 def is_empty(path: Path) -> bool:

@@ -11,21 +11,21 @@ from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.class_files import read_names_text
-from ubend.layouts.collection import Collection, has_masks, number_classes, part_of, polygon_problem, side_of
+from ubend.layouts.collection import Collection, has_masks, number_classes, polygon_problem, side_of, split_of
 from ubend.layouts.naming import IMAGE_SUFFIXES
-from ubend.layouts.pairs import Layout, Reading
+from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems
 from ubend.layouts.tree import entries, is_system, subfolders
 
 _BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
-_MOST_DIGITS = 9  # of a class number
-_MOST_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
+_MAX_DIGITS = 9  # of a class number
+_MAX_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
 
 
 def _fits(root: Path) -> bool:
     """Folders of text files called `labels` beside folders of pictures."""
-    for _pictures, labels in _folders(root):
-        files = [entry.name for place in [labels, *subfolders(labels).values()] for entry in entries(place)]
+    for _images, labels in _folders(root):
+        files = [entry.name for folder in [labels, *subfolders(labels).values()] for entry in entries(folder)]
         suffixes = {Path(name).suffix.lower() for name in files}
         if ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES):
             return not has_masks(root)
@@ -34,43 +34,43 @@ def _fits(root: Path) -> bool:
 
 def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
     """(pictures, labels) in the root, and in its parts."""
-    for place in [root, *(path for name, path in subfolders(root).items() if part_of(name))]:
-        below = subfolders(place)
-        images = [path for name, path in below.items() if side_of(name) == "picture"]
+    for folder in [root, *(path for name, path in subfolders(root).items() if split_of(name))]:
+        below = subfolders(folder)
+        images = [path for name, path in below.items() if side_of(name) == "image"]
         if images and "labels" in below:
             yield images[0], below["labels"]
 
 
-def _read(root: Path, problems: Problems) -> Reading:
+def _read(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all pictures; those without a text file are all background. Later lines lie on earlier ones."""
     collection = Collection(root, problems)
     names = _read_names(root, problems)
     texts: dict[Path, list[tuple[str, int, tuple[float, ...]] | None]] = {}
-    pictures: dict[Path, Path] = {}  # picture -> where its text file should be
+    text_files: dict[Path, Path] = {}  # picture -> where its text file should be
     for images, labels in _folders(root):
-        inside = (path for path in collection.pictures if path.is_relative_to(images))
-        pictures |= {path: labels / path.relative_to(images).with_suffix(".txt") for path in inside}
+        inside = (path for path in collection.images if path.is_relative_to(images))
+        text_files |= {path: labels / path.relative_to(images).with_suffix(".txt") for path in inside}
         for path in sorted(labels.rglob("*.txt")):
             below = path.relative_to(labels).parts
             if path.name != "classes.txt" and not any(name[0] == "." or is_system(name) for name in below):
                 texts[path] = _read_lines(path, problems)
-    for path in texts.keys() - set(pictures.values()):
+    for path in texts.keys() - set(text_files.values()):
         problems.add("no image", path)
     used = {line[1] for lines in texts.values() for line in lines if line}
     if names is None:
         names = {number: f"class {number}" for number in sorted(used)}
         collection.remarks.append(_("no names of classes in data.yaml; classes are called by their numbers"))
     classes, values = number_classes((names[number] for number in sorted(names)), problems)
-    for image, path in pictures.items():
+    for image, path in text_files.items():
         shapes = []
         lines = texts.get(path, [])
-        for who, number, polygon in filter(None, lines):
+        for location, number, polygon in filter(None, lines):
             if number not in names:
-                problems.add("unknown category", f"{who} ({number})")
+                problems.add("unknown category", f"{location} ({number})")
             else:
                 shapes.append(Shape(values[names[number]], (polygon,), relative=True))
         collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
-    if without := len(pictures.keys()) - len(set(pictures.values()) & texts.keys()):
+    if without := len(text_files.keys()) - len(set(text_files.values()) & texts.keys()):
         sentence = _("pictures without a text file, all background: {count}")
         collection.remarks.append(sentence.format(count=without))
     return collection.reading(classes)
@@ -86,7 +86,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
         problems.add("annotation file", f"{name} ({reason(error)})")
         return []
     for count, line in enumerate(lines, 1):
-        who, words = _("{file}, line {number}").format(file=name, number=count), line.split()
+        location, words = _("{file}, line {number}").format(file=name, number=count), line.split()
         try:
             polygon = tuple(map(float, words[1:]))
         except ValueError:
@@ -94,16 +94,16 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
         if not words:
             continue
         read: tuple[str, int, tuple[float, ...]] | None = None
-        if not words[0].isdecimal() or len(words[0]) > _MOST_DIGITS or not all(map(math.isfinite, polygon)):
-            problems.add("annotation entry", f"{who}: " + _("not a class number and coordinates"))
+        if not words[0].isdecimal() or len(words[0]) > _MAX_DIGITS or not all(map(math.isfinite, polygon)):
+            problems.add("annotation entry", f"{location}: " + _("not a class number and coordinates"))
         elif len(polygon) == 4:
-            problems.add("box only", who)
+            problems.add("box only", location)
         elif kind := polygon_problem(polygon):
-            problems.add(kind, who)
+            problems.add(kind, location)
         elif min(polygon) < -_BEYOND or max(polygon) > 1 + _BEYOND:
-            problems.add("not normalised", who)
+            problems.add("not normalised", location)
         else:
-            read = (who, int(words[0]), polygon)
+            read = (location, int(words[0]), polygon)
         found.append(read)
     return found
 
@@ -138,8 +138,8 @@ def parse_names(text: str) -> dict[int, str]:
         raise missing_package(error) from error
     if "names" not in text:
         return {}
-    if len(text) > _MOST_YAML:
-        raise ValueError(_("longer than {most} characters").format(most=_MOST_YAML))
+    if len(text) > _MAX_YAML:
+        raise ValueError(_("longer than {maximum} characters").format(maximum=_MAX_YAML))
     try:
         content = yaml.load(text, yaml.BaseLoader)  # no tags, no objects; `no` and `1.0` stay text
     except (yaml.YAMLError, RecursionError) as error:

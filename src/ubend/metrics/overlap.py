@@ -75,13 +75,13 @@ def _count_by_bins(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
     """(N, C, C) int64 through one `bincount`; on a GPU that would wait for the device."""
     import torch
 
-    pictures, cells = pred.shape[0], classes * classes
+    images, cells = pred.shape[0], classes * classes
     p, t = pred.flatten(1).long(), target.flatten(1).long()
     counted = (p >= 0) & (p < classes) & (t >= 0) & (t < classes)
     bins = torch.where(counted, t * classes + p, cells)  # the last bin of a picture is not a cell: picking is slow
-    bins += torch.arange(pictures)[:, None] * (cells + 1)
-    counts = torch.bincount(bins.flatten(), minlength=pictures * (cells + 1)).view(pictures, cells + 1)
-    return counts[:, :cells].reshape(pictures, classes, classes)
+    bins += torch.arange(images)[:, None] * (cells + 1)
+    counts = torch.bincount(bins.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
+    return counts[:, :cells].reshape(images, classes, classes)
 
 
 def _count_by_comparison(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
@@ -175,7 +175,7 @@ class OverlapScores:
     """
 
     names: tuple[str, ...]
-    pictures: int
+    images: int
     defined: tuple[int, ...]
     dice_per_image: ClassScores
     dice_pooled: ClassScores
@@ -199,13 +199,13 @@ class OverlapScores:
             "dice": {"per_image": plain(self.dice_per_image), "pooled": plain(self.dice_pooled)},
             "iou": {"per_image": plain(self.iou_per_image), "pooled": plain(self.iou_pooled)},
             "pixel_accuracy": _none_for_nan(self.pixel_accuracy),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "defined": dict(zip(keys, self.defined, strict=True)),
         }
 
 
 def summarise_overlap(
-    confusions: NDArray[np.int64], names: Sequence[str], background: int | None, unheld: Sequence[int] = ()
+    confusions: NDArray[np.int64], names: Sequence[str], background: int | None, unmapped: Sequence[int] = ()
 ) -> OverlapScores:
     """The scores of a set of pictures from the confusion counts of each.
 
@@ -227,7 +227,7 @@ def summarise_overlap(
     foreground = np.arange(len(names)) != (-1 if background is None else background)
 
     def scores(classes: NDArray[np.float64]) -> ClassScores:
-        classes = np.where(np.isin(np.arange(len(names)), unheld), np.nan, classes)
+        classes = np.where(np.isin(np.arange(len(names)), unmapped), np.nan, classes)
         means = float(_mean_defined(classes)), float(_mean_defined(classes[foreground]))
         return ClassScores(tuple(classes.tolist()), *means)
 
@@ -235,8 +235,8 @@ def summarise_overlap(
     dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)  # (N, C)
     return OverlapScores(
         names=tuple(names),
-        pictures=len(confusions),
-        defined=tuple(0 if n in unheld else count for n, count in enumerate(np.isfinite(dice).sum(axis=0).tolist())),
+        images=len(confusions),
+        defined=tuple(0 if n in unmapped else count for n, count in enumerate(np.isfinite(dice).sum(axis=0).tolist())),
         dice_per_image=scores(_mean_defined(dice)),
         dice_pooled=scores(dice_from_confusion(total)),
         iou_per_image=scores(_mean_defined(iou)),

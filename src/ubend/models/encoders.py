@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ubend.core.errors import MissingPackageError, SettingError, missing_package
 from ubend.core.i18n import _
-from ubend.core.settings import NO_ENCODER, Growth, ModelSettings
+from ubend.core.settings import NO_ENCODER, ModelSettings, Upsampling
 from ubend.models import efficientnet_lite
 from ubend.models.efficientnet_lite import EfficientNetLite
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
@@ -62,7 +62,7 @@ class EncodedUNet(SegmentationNet):
         width: int = 16,
         depth: int | None = None,
         skips: Sequence[bool] | None = None,
-        growth: Growth = "transposed",
+        growth: Upsampling = "transposed",
         *,
         pretrained: bool | Path = False,
         mean: Sequence[float] | None = None,

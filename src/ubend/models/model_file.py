@@ -24,29 +24,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, unfit, unfit_key
+from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, validation_key, validation_reason
 from ubend.core.files import model_path, named_in_utf8, regular_file, write_file
 from ubend.core.i18n import _
-from ubend.core.settings import Growth, NetworkKind, Orientation, Precision
+from ubend.core.settings import NetworkKind, Orientation, Precision, Upsampling
 from ubend.io.images import Sizing
-from ubend.io.raster import MOST_CHANNELS
-from ubend.labels.class_table import IGNORED, MOST_CLASSES, NAME_PATTERN, LabelMap
-from ubend.layouts.pairs import Part
+from ubend.io.raster import MAX_CHANNELS
+from ubend.labels.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, LabelMap
+from ubend.layouts.pairs import SplitName
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of file names
 _HEADER = "ubend"  # the entry of the file's metadata
 FORMAT = 3  # grows when an older ubend could not use the file rightly
-MOST_HASHES = 100_000  # of each split: 1.1 million characters
-_MOST_CHARACTERS = 2**22  # of the entry; 65,536 label values take 2**19, the hashes of three splits 3.2 million
+MAX_HASHES = 100_000  # of each split: 1.1 million characters
+_MAX_CHARACTERS = 2**22  # of the entry; 65,536 label values take 2**19, the hashes of three splits 3.2 million
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Ratio = Annotated[float, Field(gt=0)]
 
 
 def pack_hashes(hashes: NDArray[np.uint64]) -> str:
     """Hashes of images as text, base64 of 8 bytes each, sorted; of more than MOST_HASHES the least ones."""
-    return base64.b64encode(np.sort(hashes)[:MOST_HASHES].astype("<u8").tobytes()).decode()
+    return base64.b64encode(np.sort(hashes)[:MAX_HASHES].astype("<u8").tobytes()).decode()
 
 
 def unpack_hashes(text: str) -> list[int]:
@@ -56,8 +56,8 @@ def unpack_hashes(text: str) -> list[int]:
         ValueError: it is no such text.
     """
     hashes: list[int] = np.frombuffer(base64.b64decode(text, validate=True), "<u8").tolist()
-    if len(hashes) > MOST_HASHES:
-        raise ValueError(f"{len(hashes)} hashes, at most {MOST_HASHES}")
+    if len(hashes) > MAX_HASHES:
+        raise ValueError(f"{len(hashes)} hashes, at most {MAX_HASHES}")
     return hashes
 
 
@@ -89,7 +89,7 @@ class StoredFields:
     scale: tuple[_Ratio, _Ratio] | None = None
     orientation: Orientation | None = None
     flips: bool = True
-    image_hashes: dict[Part, Annotated[str, AfterValidator(_check_hashes)]] | None = None
+    image_hashes: dict[SplitName, Annotated[str, AfterValidator(_check_hashes)]] | None = None
 
 
 @dataclass
@@ -119,12 +119,12 @@ class NetworkFields(BaseModel):
     model_config = ConfigDict(frozen=True, **_CONFIG)
 
     kind: NetworkKind = "unet"
-    channels: int = Field(ge=1, le=MOST_CHANNELS)
-    classes: int = Field(ge=1, le=MOST_CLASSES)
+    channels: int = Field(ge=1, le=MAX_CHANNELS)
+    classes: int = Field(ge=1, le=MAX_CLASSES)
     width: int = Field(ge=1, le=1024)
     depth: int = Field(ge=1, le=8)
     skips: tuple[bool, ...] | None = None
-    growth: Growth = "transposed"
+    growth: Upsampling = "transposed"
     dropout: float = Field(0.5, ge=0, lt=1)
     encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
 
@@ -200,7 +200,7 @@ def load_bundle(path: Path) -> Bundle:
     """
     path = model_path(path)
     try:
-        with named_in_utf8(regular_file(path)) as place, safe_open(place, "pt") as file:
+        with named_in_utf8(regular_file(path)) as opened_path, safe_open(opened_path, "pt") as file:
             text = (file.metadata() or {}).get(_HEADER)
             if text is None:
                 raise ModelFileError(
@@ -222,8 +222,8 @@ def load_bundle(path: Path) -> Bundle:
             model = make_network(shape)
             model.load_state_dict(tensors)
     except OSError as error:  # of the system; the content is not to blame
-        why = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
-        raise ModelFileError(_("{path}: {reason}").format(path=path, reason=why), path=path) from error
+        cause = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
+        raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
@@ -237,7 +237,7 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
         ModelFileError: see `load_bundle`; the tensors are not looked at.
     """
     try:
-        if len(text) > _MOST_CHARACTERS:
+        if len(text) > _MAX_CHARACTERS:
             raise ValueError(f"{len(text)} characters of header")
         entry = json.loads(text)
         found = entry["format"]
@@ -253,7 +253,7 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
         raise _refusal(path, "labels.names", str(error)) from error
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
-        raise _refusal(path, unfit_key(problem), unfit(problem)) from error
+        raise _refusal(path, validation_key(problem), validation_reason(problem)) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _refusal(path, None, str(error)) from error
 
@@ -294,12 +294,12 @@ def _check_tensors(path: Path, file: Any, wanted: Mapping[str, Tensor]) -> None:
             raise _refusal(path, name, _("is {found}, not {wanted}").format(found=here, wanted=there))
 
 
-def _refusal(path: Path, key: str | None, why: str) -> ModelFileError:
+def _refusal(path: Path, key: str | None, cause: str) -> ModelFileError:
     """The error of a damaged file, on one line whatever the file holds."""
-    key, why = (re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:200] for text in (key or "", why))
+    key, cause = (re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:200] for text in (key or "", cause))
     line = _("{path}: not a whole model file ({reason}); copy it again or train anew")
     return ModelFileError(
-        line.format(path=path, reason=f"{key}: {why}" if key else why), path=path, key=key or "header"
+        line.format(path=path, reason=f"{key}: {cause}" if key else cause), path=path, key=key or "header"
     )
 
 

@@ -49,8 +49,8 @@ class ValidDecoder(nn.Module):
         self.block = ValidBlock(2 * outputs, outputs)
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        grown = self.up(features)
-        out: Tensor = self.block(torch.cat([crop_middle(skipped, grown.shape[-2:]), grown], dim=1))
+        upsampled = self.up(features)
+        out: Tensor = self.block(torch.cat([crop_middle(skipped, upsampled.shape[-2:]), upsampled], dim=1))
         return out
 
 
@@ -66,7 +66,7 @@ class PaperUNet(SegmentationNet):
     options = ("depth", "dropout")
     has_batch_norm = False
     edge_px = EDGE_PX
-    words = later("original U-Net, without padding: width {width}, depth {depth}, {parameters:,} parameters")
+    summary_template = later("original U-Net, without padding: width {width}, depth {depth}, {parameters:,} parameters")
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class PaperUNet(SegmentationNet):
         self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
         self.dropout, self.is_stochastic = nn.Dropout(dropout), dropout > 0
         self.head = nn.Conv2d(widths[0], classes, 1)
-        draw_he_weights(self)
+        initialise_he(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """As in `SegmentationNet`; beyond its border the picture is its mirror image."""
@@ -153,10 +153,10 @@ def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
     margin = valid_margin(depth)
     for dim in (-2, -1):
         side = image.shape[dim]
-        places = torch.arange(-margin, input_side(side, depth) - margin, device=image.device)
+        indices = torch.arange(-margin, input_side(side, depth) - margin, device=image.device)
         there_and_back = max(1, 2 * (side - 1))
-        places = places % there_and_back
-        image = image.index_select(dim, torch.minimum(places, there_and_back - places).clamp_max(side - 1))
+        indices = indices % there_and_back
+        image = image.index_select(dim, torch.minimum(indices, there_and_back - indices).clamp_max(side - 1))
     return image
 
 
@@ -167,7 +167,7 @@ def crop_middle(features: Tensor, size_hw: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def draw_he_weights(net: nn.Module) -> None:
+def initialise_he(net: nn.Module) -> None:
     """Normal weights of standard deviation sqrt(2 / N), N the number of values that make one value of the output;
     biases 0.
 

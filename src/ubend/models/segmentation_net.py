@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.i18n import _, later, now
-from ubend.core.settings import Growth, NetworkKind
+from ubend.core.settings import NetworkKind, Upsampling
 
 
 class SegmentationNet(nn.Module):
@@ -45,7 +45,7 @@ class SegmentationNet(nn.Module):
     options: ClassVar[tuple[str, ...]] = ("depth", "skips", "growth")
     has_batch_norm: ClassVar[bool] = True
     edge_px: ClassVar[int] = 0
-    words: ClassVar[str] = later(
+    summary_template: ClassVar[str] = later(
         "U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}"
     )
     is_stochastic = False
@@ -62,7 +62,7 @@ class SegmentationNet(nn.Module):
         width: int,
         depth: int,
         skips: Sequence[bool] | None,
-        growth: Growth,
+        growth: Upsampling,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
@@ -116,7 +116,9 @@ class SegmentationNet(nn.Module):
         """Lines for people: kind, size, number of parameters."""
         kept = ", ".join(str(level) for level, there in enumerate(self.skips, 1) if there) or _("none")
         parameters = sum(p.numel() for p in self.parameters())
-        return [now(self.words).format(width=self.width, depth=self.depth, parameters=parameters, skips=kept)]
+        return [
+            now(self.summary_template).format(width=self.width, depth=self.depth, parameters=parameters, skips=kept)
+        ]
 
 
 def check_channels(image: Tensor, channels: int) -> None:

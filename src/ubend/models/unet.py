@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.core.settings import Growth
+from ubend.core.settings import Upsampling
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
 
 
@@ -51,8 +51,8 @@ class Unpooling(nn.Module):
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
         """(N, inputs, H, W), and the (N, outputs, 2H, 2W) map before its pooling -> (N, outputs, 2H, 2W)."""
-        _maxima, places = F.max_pool2d(skipped, 2, return_indices=True)
-        return F.max_unpool2d(self.convolution(features), places, [2, 2], output_size=skipped.shape[-2:])
+        _maxima, indices = F.max_pool2d(skipped, 2, return_indices=True)
+        return F.max_unpool2d(self.convolution(features), indices, [2, 2], output_size=skipped.shape[-2:])
 
 
 class Decoder(nn.Module):
@@ -63,7 +63,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, skip: bool = True, growth: Growth = "transposed", skipped: int | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        skip: bool = True,
+        growth: Upsampling = "transposed",
+        skipped: int | None = None,
     ) -> None:
         super().__init__()
         self.up: nn.Module
@@ -78,8 +83,8 @@ class Decoder(nn.Module):
         self.skip = skip
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        grown = self.up(features, skipped) if isinstance(self.up, Unpooling) else self.up(features)
-        out: Tensor = self.block(torch.cat([skipped, grown], dim=1) if self.skip else grown)
+        upsampled = self.up(features, skipped) if isinstance(self.up, Unpooling) else self.up(features)
+        out: Tensor = self.block(torch.cat([skipped, upsampled], dim=1) if self.skip else upsampled)
         return out
 
 
@@ -95,7 +100,7 @@ class UNet(SegmentationNet):
         width: int = 64,
         depth: int = 4,
         skips: Sequence[bool] | None = None,
-        growth: Growth = "transposed",
+        growth: Upsampling = "transposed",
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ubend.core.files import json_text, write_csv, write_text
 from ubend.drawing.panels import save_png
-from ubend.io.pixel_size import MapPlace, PixelSize
+from ubend.io.pixel_size import GeoTransform, PixelSize
 from ubend.labels.shapes import coco_masks, decode_rle
 from ubend.objects.instances import Objects, find_boxes, object_classes
 
@@ -30,7 +30,7 @@ _LARGE_UNITS = {"um": "mm", "m": "km"}  # of a pixel's side -> 1000 of it, for d
 
 
 def measure(
-    picture: Path, image: NDArray[Any], found: Objects, names: Sequence[str], pixel: PixelSize | None
+    path: Path, image: NDArray[Any], found: Objects, names: Sequence[str], pixel: PixelSize | None
 ) -> list[Row]:
     """A row for each object, in the order of their numbers: file, id, class; area and perimeter in px, the middle (row
     before column, 0 the middle of the first pixel), box (its end beyond it); eccentricity and solidity 0..1; the mean
@@ -47,7 +47,7 @@ def measure(
     for part in regionprops(found.ids.astype(np.int64), intensity_image=image):
         (middle_y, middle_x), (top, left, bottom, right) = part.centroid, part.bbox
         row: Row = {
-            "file": str(picture),
+            "file": str(path),
             "id": int(part.label),
             "class": names[found.classes[part.label - 1]],
             "area_px": int(part.area),
@@ -69,7 +69,7 @@ def measure(
 
 
 def summarize(
-    picture: Path, rows: Sequence[Row], names: Sequence[str], seen_px: int, pixel: PixelSize | None
+    path: Path, rows: Sequence[Row], names: Sequence[str], valid_px: int, pixel: PixelSize | None
 ) -> list[Row]:
     """A row for each class of objects of an image: file, class, count, mean area, objects per area, share of the image
     that they cover. With a pixel size also the mean area in its unit, and objects per mm^2 (um) or km^2 (m). No mean
@@ -83,8 +83,8 @@ def summarize(
     summary = []
     for name in (names[index] for index in object_classes(names)):
         areas = [int(row["area_px"]) for row in rows if row["class"] == name]
-        count, covered, seen = len(areas), sum(areas), max(1, seen_px)
-        row: Row = {"file": str(picture), "class": name, "count": count}
+        count, covered, seen = len(areas), sum(areas), max(1, valid_px)
+        row: Row = {"file": str(path), "class": name, "count": count}
         row |= {"mean_area_px": _figure(covered / count) if count else "", "density_per_px2": _figure(count / seen)}
         if pixel is not None:
             px2 = pixel.height * pixel.width
@@ -194,17 +194,17 @@ def trace(ids: NDArray[np.uint32]) -> "list[Polygon | MultiPolygon]":
         Of object 1, 2, ...: valid, x is the column and y the row, 0 the outer border of the first pixel; a corner
         wherever the outline turns, none between.
     """
-    return [_trace_one(ids[place] == number, place) for number, place in enumerate(find_boxes(ids), 1)]
+    return [_trace_one(ids[box] == number, box) for number, box in enumerate(find_boxes(ids), 1)]
 
 
-def _trace_one(there: NDArray[np.bool_], place: tuple[slice, slice]) -> "Polygon | MultiPolygon":
+def _trace_one(region: NDArray[np.bool_], box: tuple[slice, slice]) -> "Polygon | MultiPolygon":
     """The union of each row's runs."""
     import shapely
 
-    steps = np.diff(np.pad(there, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    steps = np.diff(np.pad(region, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(steps == 1)
     _rows, ends = np.nonzero(steps == -1)
-    top, left = rows + place[0].start, place[1].start
+    top, left = rows + box[0].start, box[1].start
     whole = shapely.union_all(shapely.box(left + starts, top, left + ends, top + 1))
     outline: Polygon | MultiPolygon = shapely.simplify(whole, 0)
     return outline
@@ -214,7 +214,7 @@ def write_geojson(
     path: Path,
     outlines: "Sequence[Polygon | MultiPolygon]",
     properties: Sequence[Mapping[str, Any]],
-    place: MapPlace | None,
+    transform: GeoTransform | None,
 ) -> None:
     """A FeatureCollection of one picture's objects, with outer rings against the clock.
 
@@ -227,17 +227,17 @@ def write_geojson(
 
     features = []
     for number, (outline, own) in enumerate(zip(outlines, properties, strict=True), 1):
-        shape = outline if place is None else shapely.transform(outline, lambda xy: _to_map(xy, place))
+        shape = outline if transform is None else shapely.transform(outline, lambda xy: _to_map(xy, transform))
         geometry = shapely.geometry.mapping(shapely.orient_polygons(shape))
         features.append({"type": "Feature", "id": number, "properties": dict(own), "geometry": geometry})
     whole: Entry = {"type": "FeatureCollection", "features": features}
-    if place is not None and place.epsg is not None:
-        whole["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
+    if transform is not None and transform.epsg is not None:
+        whole["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{transform.epsg}"}}
     write_text(path, json_text(whole) + "\n")
 
 
-def _to_map(xy: NDArray[np.float64], place: MapPlace) -> NDArray[np.float64]:
-    a, b, c, d, e, f = place.matrix
+def _to_map(xy: NDArray[np.float64], transform: GeoTransform) -> NDArray[np.float64]:
+    a, b, c, d, e, f = transform.matrix
     return np.stack([a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f], axis=1)
 
 
@@ -256,7 +256,7 @@ def _describe_segments(found: Objects, names: Sequence[str]) -> list[Entry]:
 
 
 def _segment(
-    there: NDArray[np.bool_],
+    region: NDArray[np.bool_],
     outline: "Polygon | MultiPolygon",
     box: tuple[slice, slice],
     size_hw: tuple[int, int],
@@ -266,10 +266,10 @@ def _segment(
     parts = list(getattr(outline, "geoms", [outline]))
     corners = [np.array(part.exterior.coords[:-1]) for part in parts]
     corner = box[1].start, box[0].start
-    drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *there.shape))
-    if np.array_equal(decode_rle({"size": there.shape, "counts": drawn["counts"].decode("ascii")}), there):
+    drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *region.shape))
+    if np.array_equal(decode_rle({"size": region.shape, "counts": drawn["counts"].decode("ascii")}), region):
         return [one.ravel().tolist() for one in corners]
     whole = np.zeros(size_hw, np.uint8, order="F")
-    whole[box] = there
+    whole[box] = region
     runs = coco.encode(whole)
     return {"size": list(size_hw), "counts": runs["counts"].decode("ascii")}

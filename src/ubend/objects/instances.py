@@ -20,7 +20,7 @@ Method = Literal["contour", "parts", "distance"]
 
 _CONTOURS = ("contour", "border", "boundary", "edge", "outline", "viền")
 _CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
-_CRUMB = 0.2  # of the depth of the deepest inside; measured, .15 to .3 do as well (docs/experiments.md)
+_FRAGMENT = 0.2  # of the depth of the deepest inside; measured, .15 to .3 do as well (docs/experiments.md)
 # The least that leaves rods, rings and ellipses whole; on drawn cells a little better than 1 px without smoothing
 # (measured, docs/experiments.md).
 _SMOOTH_PX = 1.0  # standard deviation, of the distance map
@@ -69,9 +69,9 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
     else:
         found = np.zeros(mask.shape, np.int64)
         for index in object_classes(names):
-            there = mask == index
-            labels = _label(there) if method == "parts" else _part_by_distance(there)
-            found[there] = labels[there] + found.max()
+            region = mask == index
+            labels = _label(region) if method == "parts" else _split_by_distance(region)
+            found[region] = labels[region] + found.max()
     return _number(found, mask, object_classes(names), min_area)
 
 
@@ -87,8 +87,8 @@ def find_boxes(ids: NDArray[np.uint32]) -> list[tuple[slice, slice]]:
     return boxes
 
 
-def _label(there: NDArray[np.bool_]) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = ndimage.label(there, _CORNERS, output=np.int64)[0]
+def _label(region: NDArray[np.bool_]) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = ndimage.label(region, _CORNERS, output=np.int64)[0]
     return labels
 
 
@@ -103,11 +103,11 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
         )
     inside, line = mask == kinds[0], mask == contour
     labels, _count = ndimage.label(inside, output=np.int64)  # not across corners: a contour one pixel wide separates
-    seeds = _without_crumbs(labels, _label(inside | line))
+    seeds = _without_fragments(labels, _label(inside | line))
     return _watershed(ndimage.distance_transform_edt(seeds == 0), seeds, inside | line)
 
 
-def _without_crumbs(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
+def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
     """The insides that are not far thinner than the thickest of their region, whatever the size of objects is."""
     if not insides.any():
         return insides
@@ -116,30 +116,30 @@ def _without_crumbs(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> N
     numbers = np.arange(insides.max() + 1)
     own, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
     deepest = ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
-    kept = own >= _CRUMB * deepest[region]
+    kept = own >= _FRAGMENT * deepest[region]
     return np.where(kept[insides], insides, 0)
 
 
-def _part_by_distance(there: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.morphology import local_maxima, reconstruction
 
-    depth_px = ndimage.distance_transform_edt(np.pad(there, 1))[1:-1, 1:-1]  # the picture's rim is a border, too
-    depth_px = ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * there
+    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the picture's rim is a border, too
+    depth_px = ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * region
     # Tops cut off by the height: plateaus. skimage's h_maxima marks the highest pixels alone, so that a rod, whose
     # ridge is equally high in many places, falls into as many pieces.
     cut = reconstruction(depth_px - _STANDING_PX, depth_px, footprint=_CORNERS)
-    seeds = _label(local_maxima(cut, connectivity=2) & there)
+    seeds = _label(local_maxima(cut, connectivity=2) & region)
     # what does not stand out is an object all the same
-    parts = _label(there)
-    lone = ~np.isin(parts, np.unique(parts[seeds > 0])) & there
+    parts = _label(region)
+    lone = ~np.isin(parts, np.unique(parts[seeds > 0])) & region
     seeds[lone] = parts[lone] + seeds.max()
-    return _watershed(-depth_px, seeds, there)
+    return _watershed(-depth_px, seeds, region)
 
 
-def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], there: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.segmentation import watershed
 
-    found: NDArray[np.int64] = watershed(height, seeds, connectivity=_CORNERS, mask=there)
+    found: NDArray[np.int64] = watershed(height, seeds, connectivity=_CORNERS, mask=region)
     return found
 
 

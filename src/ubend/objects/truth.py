@@ -19,7 +19,7 @@ Files = dict[int, Path]  # class index -> id picture
 Scores = dict[str, Any]
 
 
-def find_truth(folder: Path, pictures: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
+def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
     """The true id pictures of pictures: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg, with whole numbers, 0
     where there is no object. Where there are several classes of objects, each has its own, in `FOLDER/CLASS/`.
 
@@ -32,22 +32,22 @@ def find_truth(folder: Path, pictures: Mapping[Path, tuple[int, int]], names: Se
     """
     kinds = object_classes(names)
     places = {index: folder / names[index] if len(kinds) > 1 else folder for index in kinds}
-    for place in places.values():
-        if not place.is_dir():
+    for class_folder in places.values():
+        if not class_folder.is_dir():
             raise SettingError(
                 _("--truth {folder}: no such folder; it holds a picture of ids for each picture, NAME.png").format(
-                    folder=place
+                    folder=class_folder
                 ),
-                path=place,
+                path=class_folder,
                 key="--truth",
             )
     problems: list[str] = []
     found: dict[Path, Files] = {}
-    for picture, size_hw in pictures.items():
-        found[picture] = {}
-        for index, place in places.items():
+    for image, size_hw in images.items():
+        found[image] = {}
+        for index, class_folder in places.items():
             try:
-                found[picture][index] = _find_file(place, picture, size_hw)
+                found[image][index] = _find_file(class_folder, image, size_hw)
             except DataError as error:
                 problems += error.problems
     if problems:
@@ -55,31 +55,31 @@ def find_truth(folder: Path, pictures: Mapping[Path, tuple[int, int]], names: Se
     return found
 
 
-def _find_file(place: Path, picture: Path, size_hw: tuple[int, int]) -> Path:
-    files = [place / f"{picture.stem}{end}{suffix}" for end in ("", "_ids") for suffix in _SUFFIXES]
-    there = [path for path in files if path.exists()]
-    if len(there) != 1:
-        words = ", ".join(path.name for path in there or files[:1])
-        missing = _("{picture}: no true ids in {folder}; add {names}, or leave the picture out")
-        several = _("{picture}: several true ids in {folder}: {names}; keep one")
+def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Path:
+    files = [class_folder / f"{image.stem}{end}{suffix}" for end in ("", "_ids") for suffix in _SUFFIXES]
+    region = [path for path in files if path.exists()]
+    if len(region) != 1:
+        listed = ", ".join(path.name for path in region or files[:1])
+        missing = _("{image}: no true ids in {folder}; add {names}, or leave the picture out")
+        several = _("{image}: several true ids in {folder}: {names}; keep one")
         raise DataError(
-            (several if there else missing).format(picture=picture, folder=place, names=words),
-            path=picture,
+            (several if region else missing).format(image=image, folder=class_folder, names=listed),
+            path=image,
             key="--truth",
         )
-    header = read_header(there[0])
+    header = read_header(region[0])
     if header.size_hw != size_hw:
         raise DataError(
-            _("{path}: {found} px, but {picture} has {size}; true ids are as large as their picture").format(
-                path=there[0],
+            _("{path}: {found} px, but {image} has {size}; true ids are as large as their picture").format(
+                path=region[0],
                 found=f"{header.width}x{header.height}",
-                picture=picture,
+                image=image,
                 size=f"{size_hw[1]}x{size_hw[0]}",
             ),
-            path=there[0],
+            path=region[0],
             key="--truth",
         )
-    return there[0]
+    return region[0]
 
 
 def read_truth(files: Files) -> Objects:
@@ -103,7 +103,7 @@ def read_truth(files: Files) -> Objects:
     return Objects(ids, np.array(classes, np.uint8))
 
 
-def keep_seen(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
+def keep_valid(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
     """What was seen of objects; those of which nothing was seen are left out.
 
     Args:
@@ -128,8 +128,8 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
             path=path,
             key="--truth",
         )
-    numbers, place = np.unique(pixels, return_inverse=True)
-    return (place.reshape(pixels.shape) + int(numbers[0] != 0)).astype(np.uint32)
+    numbers, inverse = np.unique(pixels, return_inverse=True)
+    return (inverse.reshape(pixels.shape) + int(numbers[0] != 0)).astype(np.uint32)
 
 
 def looks_like_mask(truth: Objects) -> bool:

@@ -19,14 +19,14 @@ def describe_cache() -> Iterator[str]:
         [
             f"{size / 2**20:10.1f} MiB",
             show_date(datetime.fromtimestamp(path.stat().st_mtime)),
-            words,
+            text,
             folder or "?",
             path.relative_to(where).as_posix(),
         ]
-        for path, size, words, folder in entries
+        for path, size, text, folder in entries
     ]
     yield from align(rows, right=len(rows[0])) if rows else []
-    total = sum(size for _path, size, _words, _folder in entries) / 2**20
+    total = sum(size for _path, size, _text, _folder in entries) / 2**20
     yield _("{size:.1f} MiB in {path}; `ubend cache --clear` deletes it").format(size=total, path=where)
 
 

@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
 from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
@@ -29,7 +29,7 @@ from ubend.tasks.record import Record
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side
-_LEAST_REACH_PX = 2.0
+_MIN_REACH_PX = 2.0
 _BYTES_PER_PIXEL = 2.0  # of a cut-out, as PNG; a guess: photographs without an edge take 1.5
 _NONE = Conditions()
 _How = tuple[
@@ -48,7 +48,7 @@ def cut_out_files(
     conditions: Conditions = _NONE,
     resume: bool = False,
     device: str | None = None,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Path]:
     """Cut a class out of pictures; for NAME.jpg writes `NAME.png` at the picture's own size, and one `cutout.json`
     that says what made them. What is wrong with one picture does not stop the others.
@@ -71,14 +71,14 @@ def cut_out_files(
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
         raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px), key="--soft")
-    masks, out = load_masks(model, device, conditions), Path(out)
+    masks, out = load_mask_predictor(model, device, conditions), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
-    say_deeper(paths, teller)
+    say_deeper(paths, reporter)
     job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
     chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
     facts = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}
-    return run_jobs([job], teller, Record(out / "cutout.json", facts))
+    return run_jobs([job], reporter, Record(out / "cutout.json", facts))
 
 
 class _CutoutJob(ImageJob):
@@ -88,7 +88,7 @@ class _CutoutJob(ImageJob):
     done = later("{count} cut-outs in {out}")
 
     def __init__(
-        self, masks: Masks, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
+        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
     ) -> None:
         super().__init__(masks, paths, out, resume=resume)
         self._weights, self._behind, self._soft_px = how
@@ -100,20 +100,20 @@ class _CutoutJob(ImageJob):
     def size(self, number: int) -> float:
         return _BYTES_PER_PIXEL * math.prod(self.found[number].size_hw)
 
-    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
-        assert answer.prob is not None
-        alpha = make_alpha(weigh_classes(answer.prob, self._weights), self._soft_px)
-        alpha[answer.mask == IGNORED] = 0  # nothing was seen there
+    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
+        assert result.prob is not None
+        alpha = make_alpha(weigh_classes(result.prob, self._weights), self._soft_px)
+        alpha[result.mask == IGNORED] = 0  # nothing was seen there
         if not alpha.any():
             self._empty.append(number)
         colors = extend_colors(to_rgb(image), alpha)
-        save_png(Image.fromarray(_lay_on(colors, alpha, self._behind)), self.files(number)[0])
+        save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.files(number)[0])
 
-    def finish(self, _numbers: Sequence[int], teller: Teller) -> None:
+    def finish(self, _numbers: Sequence[int], reporter: Reporter) -> None:
         sought = ", ".join(self.masks.labels.names[index] for index in self._weights)
         for number in sorted(self._empty):
-            said = _("{path}: nothing of {name} was found; its cut-out is empty")
-            teller.say(said.format(path=self.paths[number], name=sought))
+            message = _("{path}: nothing of {name} was found; its cut-out is empty")
+            reporter.report(message.format(path=self.paths[number], name=sought))
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
@@ -169,7 +169,7 @@ def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArr
     if soft_px is not None:
         alpha = 0.5 + depth_px / np.float32(soft_px)
     else:
-        reach = depth_px / np.float32(max(_LEAST_REACH_PX, max(prob.shape) * _REACH_SHARE))
+        reach = depth_px / np.float32(max(_MIN_REACH_PX, max(prob.shape) * _REACH_SHARE))
         alpha = ((prob - _CLEAR) / (_SOLID - _CLEAR)).clip(reach, 1 + reach)
     return alpha.clip(0, 1)
 
@@ -197,7 +197,7 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
     return out
 
 
-def _lay_on(
+def _composite(
     colors: NDArray[np.uint8], alpha: NDArray[np.float32], behind: Color | Image.Image | None
 ) -> NDArray[np.uint8]:
     """(H, W, 4) on transparency, or (H, W, 3) on a colour, or on a picture scaled to cover all of it."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ubend.core.autoconfig import percent
-from ubend.core.device import pick_device, settle
+from ubend.core.device import pick_device, set_up
 from ubend.core.errors import OutputError
 from ubend.core.files import default_cache, read_text, refuse_existing, write_text
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.object_widths import describe_narrow
@@ -26,44 +26,44 @@ _STAMP = (
 )
 
 
-def introduce(teller: Teller, data: Dataset) -> None:
+def report_dataset(reporter: Reporter, data: Dataset) -> None:
     """Say what was understood of a folder."""
-    counts = {part: len(data.numbers(part)) for part in SPLITS}
-    teller.say(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
-    teller.say(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
-    teller.say(_describe_pictures(data))
-    teller.say(_("mask values: {mapping}").format(mapping=data.labels.describe()))
+    counts = {split: len(data.numbers(split)) for split in SPLITS}
+    reporter.report(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
+    reporter.report(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
+    reporter.report(_describe_images(data))
+    reporter.report(_("mask values: {mapping}").format(mapping=data.labels.describe()))
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
-        _("{name} {share} (in {count} pictures)").format(name=name, share=percent(all_pixels / total), count=pictures)
-        for name, all_pixels, pictures in zip(
+        _("{name} {share} (in {count} pictures)").format(name=name, share=percent(all_pixels / total), count=images)
+        for name, all_pixels, images in zip(
             data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
         )
     ]
-    teller.say(_("class shares: {shares}").format(shares=", ".join(shares)))
+    reporter.report(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
-        teller.say(_("note: {remark}").format(remark=remark))
+        reporter.report(_("note: {remark}").format(remark=remark))
     for line in [*data.describe_extremes(), *describe_narrow(data.widths, data.images.size)]:
-        teller.say(line)
+        reporter.report(line)
 
 
-def _describe_pictures(data: Dataset) -> str:
+def _describe_images(data: Dataset) -> str:
     sizes = data.store.native_hw
     low, middle, high = (np.quantile(sizes, q, axis=0, method="nearest") for q in (0, 0.5, 1))
-    words = [f"{w}x{h}" for h, w in (low, middle, high)]
+    texts = [f"{w}x{h}" for h, w in (low, middle, high)]
     size = (
-        words[0]
-        if len(set(words)) == 1
-        else _("{low} to {high}, middle {middle}").format(low=words[0], high=words[2], middle=words[1])
+        texts[0]
+        if len(set(texts)) == 1
+        else _("{low} to {high}, middle {middle}").format(low=texts[0], high=texts[2], middle=texts[1])
     )
     return _("sizes: {size} px (width x height); {channels} channels of {dtype}").format(
         size=size, channels=data.store.channels, dtype=data.store.dtype
     )
 
 
-def understand(
-    settings: Settings, out: Path, *, count: int = 8, show: bool = False, teller: Teller | None = None
+def describe_data(
+    settings: Settings, out: Path, *, count: int = 8, show: bool = False, reporter: Reporter | None = None
 ) -> Path:
     """Read a folder as `fit` would, say what was understood, and write it down.
 
@@ -83,35 +83,35 @@ def understand(
         _refuse_edited(path, out / "split.csv")
     else:
         refuse_existing(out / name for name in ("split.csv", "samples.png", "skipped.csv"))
-    settle(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
+    set_up(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
     device = pick_device(settings.device).type  # of which `fit` will choose the size
-    with teller or Teller() as voice:
-        data = open_dataset(settings, device, default_cache(), voice)
-        introduce(voice, data)
+    with reporter or Reporter() as log:
+        data = open_dataset(settings, device, default_cache(), log)
+        report_dataset(log, data)
         for choice in data.images.choices:
-            voice.say(_("chosen: {choice}").format(choice=choice.line()))
-        for part in SPLITS[1:]:
-            images = len(data.numbers(part))
-            for line in describe_few(images, part) if images else ():  # that there is no test split is said above
-                told = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
-                if part in {pair.part for pair in data.folder.pairs}:
-                    told = _("{note}; add images, or put more of them into {split}")
-                voice.say(told.format(note=line, split=part))
+            log.report(_("chosen: {choice}").format(choice=choice.line()))
+        for subset in SPLITS[1:]:
+            images = len(data.numbers(subset))
+            for line in describe_few(images, subset) if images else ():  # that there is no test split is said above
+                template = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
+                if subset in {pair.split for pair in data.folder.pairs}:
+                    template = _("{note}; add images, or put more of them into {split}")
+                log.report(template.format(note=line, split=subset))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)
-        split, text = data.split_table(), _write_down(settings, data, out)
+        split, text = data.split_table(), _write_data_files(settings, data, out)
         write_text(out / "split.csv", split)
         write_text(path, f"{_STAMP}{_digest(text + split)}\n{text}")
-        voice.say(
-            _("look at {picture}; edit {file} if anything is wrong, and train with `ubend fit {file}`").format(
-                picture=out / "samples.png", file=path
+        log.report(
+            _("look at {image}; edit {file} if anything is wrong, and train with `ubend fit {file}`").format(
+                image=out / "samples.png", file=path
             )
         )
     return path
 
 
-def _write_down(settings: Settings, data: Dataset, out: Path) -> str:
+def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
     """The settings with what was found in the place of what was left open."""
     found: Mapping[str, Any] = {
         "data.split": str((out / "split.csv").resolve()),

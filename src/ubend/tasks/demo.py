@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from ubend.core.files import model_path, refuse_taken
+from ubend.core.files import model_path, refuse_existing_results
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
 from ubend.tasks.evaluate import score_lines
 from ubend.tasks.fit import fit
-from ubend.tasks.gather import gather
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
@@ -18,7 +18,7 @@ from ubend.training.run_folder import free_run_name
 _SETTINGS = {"data.size": 256, "data.window": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
 
 
-def run_demo(out: Path | str | None, *, teller: Teller, seed: int = 0) -> Path:
+def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Path:
     """Draw the sample, fit, score, predict; says where to look.
 
     Args:
@@ -26,28 +26,28 @@ def run_demo(out: Path | str | None, *, teller: Teller, seed: int = 0) -> Path:
     Raises:
         OutputError: `out` exists already.
     """
-    out = refuse_taken(free_run_name(Path("ubend-demo"), Path()) if out is None else out)
+    out = refuse_existing_results(free_run_name(Path("ubend-demo"), Path()) if out is None else out)
     sample, run, masks = out / "sample", out / "run", out / "predictions"
-    teller.say(_("drawing microscope pictures into {path}").format(path=sample))
+    reporter.report(_("drawing microscope pictures into {path}").format(path=sample))
     draw_sample(sample, seed=seed)
-    grid = draw_samples(gather(sample).settings, out / "samples.png", count=4)
-    result = fit(sample, run, settings=_SETTINGS, seed=seed, teller=teller)
+    grid = draw_samples(read_user_settings(sample).settings, out / "samples.png", count=4)
+    result = fit(sample, run, settings=_SETTINGS, seed=seed, reporter=reporter)
     if result.scores is None:
         return out
     for line in score_lines(result.scores):
-        teller.say(line)
-    answers = draw_predictions(run)
-    pictures = sorted((sample / "images").iterdir())[:4]
-    predict_paths(run, pictures, masks, teller=teller)
-    teller.say("")
-    teller.say(_("Look at:"))
+        reporter.report(line)
+    panel = draw_predictions(run)
+    images = sorted((sample / "images").iterdir())[:4]
+    predict_paths(run, images, masks, reporter=reporter)
+    reporter.report("")
+    reporter.report(_("Look at:"))
     for path, what in (
         (grid, _("the pictures and their masks")),
-        (answers, _("test pictures: input, truth, prediction")),
+        (panel, _("test pictures: input, truth, prediction")),
         (run / "curves.png", _("how training went")),
         (run / "panels", _("the same pictures after every epoch")),
         (masks, _("masks and overlays as files")),
         (model_path(run), _("the model, for `ubend predict`")),
     ):
-        teller.say(f"  {path}  {what}")
+        reporter.report(f"  {path}  {what}")
     return out

@@ -11,11 +11,11 @@ import numpy as np
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import match_folder, read_usable
 from ubend.dataset.store import hash_pairs
 from ubend.evaluation.caveats import (
-    KnownImages,
+    SplitLookup,
     describe_few,
     describe_seen,
     describe_validation,
@@ -23,17 +23,17 @@ from ubend.evaluation.caveats import (
     some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs
-from ubend.inference.accepts import take_pixels
 from ubend.inference.extremes import ExtremeValues
+from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.labels.label_values import code_words
+from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
-from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.tasks.gather import gather
+from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -43,11 +43,11 @@ def evaluate(
     model: Path | str,
     folder: Path | str | None = None,
     *,
-    subset: Part | None = None,
+    subset: SplitName | None = None,
     device: str | None = None,
     tiles: int | None = None,
-    teller: Teller | None = None,
-    **words: Any,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
 
@@ -66,59 +66,59 @@ def evaluate(
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
             Classes of the model that the masks of `folder` cannot hold have no score.
     Returns:
-        As `ubend.evaluation.scores.evaluate_pairs`, and `part`.
+        As `ubend.evaluation.scores.evaluate_pairs`, and `split`.
     Raises:
         PairError: pairs that cannot be used, all at once.
         DataError: no images in that part, or only training images.
     """
     predictor = load(model, device, tiles=tiles)
-    known, skip_bad = KnownImages([predictor.bundle]), bool(words.get("skip_bad"))
+    split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
 
     def score(
         found: Folder, skipped: Sequence[tuple[Pair, list[str]]]
-    ) -> tuple[dict[str, Any], Part | None, list[str]]:
-        chosen, pairs = choose_subset(found.pairs, subset, known)
+    ) -> tuple[dict[str, Any], SplitName | None, list[str]]:
+        chosen, pairs = choose_subset(found.pairs, subset, split_lookup)
         labels = match_folder(found, settings, predictor.labels, pairs)
-        asked = _UnseenImages(predictor, known, pairs, chosen)
-        scores = evaluate_pairs(asked, pairs, labels, skip_bad=skip_bad, select=asked.select)
-        left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: why for pair, why in skipped}
+        filtered = _WithoutTrainingImages(predictor, split_lookup, pairs, chosen)
+        scores = evaluate_pairs(filtered, pairs, labels, skip_bad=skip_bad, select=filtered.select)
+        left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: cause for pair, cause in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
-        lines = [*_describe_unheld(labels), *describe_seen(known, asked.left_out, asked.validation)]
-        return scores, asked.part, [*lines, *asked.extremes.describe()]
+        lines = [*_describe_unmapped(labels), *describe_seen(split_lookup, filtered.left_out, filtered.validation)]
+        return scores, filtered.split, [*lines, *filtered.extremes.describe()]
 
-    if folder is None and words.get("images") is None:
+    if folder is None and options.get("images") is None:
         rows = _read_rows(Path(model))
-        part, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
+        split, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
         looked = _LookedAt(predictor)
         scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
         scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
-        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if part == "val" else 0)]
+        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if split == "val" else 0)]
         lines += looked.extremes.describe()
     else:
-        settings = gather(folder, flags=words).settings
-        scores, part, lines = read_usable(settings, score)
-    with teller or Teller() as voice:
-        for line in [*lines, *describe_few(len(scores["per_picture"]), part)]:
-            voice.say(line)
-    return {"part": part or "all", **scores}
+        settings = read_user_settings(folder, flags=options).settings
+        scores, split, lines = read_usable(settings, score)
+    with reporter or Reporter() as log:
+        for line in [*lines, *describe_few(len(scores["per_picture"]), split)]:
+            log.report(line)
+    return {"part": split or "all", **scores}
 
 
-def _describe_unheld(labels: LabelMap) -> list[str]:
+def _describe_unmapped(labels: LabelMap) -> list[str]:
     """A line on the classes of the model that no mask can hold, if any."""
-    unheld = [labels.names[number] for number in labels.unheld]
+    unmapped = [labels.names[number] for number in labels.unmapped]
     line = _(
-        "WARNING: the masks are read as {known}; nothing in them stands for {unheld}, which has no score and does not "
+        "WARNING: the masks are read as {known}; nothing in them stands for {unmapped}, which has no score and does not "
         "count in the means. If their values mean something else, say what with --values"
     )
-    held = ((codes, name) for codes, name in zip(labels.codes, labels.names, strict=True) if codes)
-    known = [f"{code_words(codes, labels.kind)} -> {name}" for codes, name in held]
-    return [line.format(known=", ".join(known), unheld=", ".join(unheld))] if unheld else []
+    mapped = ((values, name) for values, name in zip(labels.codes, labels.names, strict=True) if values)
+    known = [f"{format_values(values, labels.kind)} -> {name}" for values, name in mapped]
+    return [line.format(known=", ".join(known), unmapped=", ".join(unmapped))] if unmapped else []
 
 
 def choose_subset(
-    pairs: Sequence[Pair], subset: Part | None, known: KnownImages | None = None
-) -> tuple[Part | None, list[Pair]]:
+    pairs: Sequence[Pair], subset: SplitName | None, split_lookup: SplitLookup | None = None
+) -> tuple[SplitName | None, list[Pair]]:
     """A subset and its pairs; of None, the test split where there is one, else validation, else all (None).
 
     Args:
@@ -127,29 +127,29 @@ def choose_subset(
     Raises:
         DataError: there are none.
     """
-    parts = {pair.part for pair in pairs}
-    if subset is None and (not known or "test" in parts):
-        subset = _scored_part(parts)
-    elif known:
+    splits = {pair.split for pair in pairs}
+    if subset is None and (not split_lookup or "test" in splits):
+        subset = _scored_split(splits)
+    elif split_lookup:
         return subset, list(pairs)
-    chosen = [pair for pair in pairs if subset is None or pair.part == subset]
+    chosen = [pair for pair in pairs if subset is None or pair.split == subset]
     if not chosen:
-        raise _no_images(subset, parts)
+        raise _no_images(subset, splits)
     return subset, chosen
 
 
-def _scored_part(parts: Iterable[Part | None]) -> Part | None:
+def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
     """The part to score, of those that there are: test, else validation, else all."""
-    there = set(parts)
-    return next((name for name in cast(tuple[Part, ...], ("test", "val")) if name in there), None)
+    there = set(splits)
+    return next((name for name in cast(tuple[SplitName, ...], ("test", "val")) if name in there), None)
 
 
-def _no_images(part: Part | None, parts: Iterable[Part | None]) -> DataError:
-    there = ", ".join(sorted({name for name in parts if name}))
+def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
+    there = ", ".join(sorted({name for name in splits if name}))
     line = _("no pictures in the subset {subset}; there are: {found}")
     if not there:
         line = _("no pictures in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
-    return DataError(line.format(subset=part, found=there), key="--subset")
+    return DataError(line.format(subset=split, found=there), key="--subset")
 
 
 class _LookedAt:
@@ -168,13 +168,13 @@ class _LookedAt:
         if not self._is_scored(image, loaded):
             return None
         self.extremes.look(image, loaded.pixels)
-        return self._predictor.bring_to_size(loaded)
+        return self._predictor.resize_input(loaded)
 
     def _is_scored(self, _image: Path, _loaded: LoadedImage) -> bool:
         return True
 
 
-class _UnseenImages(_LookedAt):
+class _WithoutTrainingImages(_LookedAt):
     """A predictor for `evaluate_pairs` that passes over training images of its model.
 
     An image counts to the part that its folder states and to the split of the model that it was in.
@@ -189,40 +189,42 @@ class _UnseenImages(_LookedAt):
         validation: number of scored images that are validation images.
     """
 
-    def __init__(self, predictor: Predictor, known: KnownImages, pairs: Sequence[Pair], part: Part | None) -> None:
+    def __init__(
+        self, predictor: Predictor, split_lookup: SplitLookup, pairs: Sequence[Pair], split: SplitName | None
+    ) -> None:
         super().__init__(predictor)
-        self._known, self._pairs, self.part = known, pairs, part
-        self._stated = {pair.image: pair.part for pair in pairs}
-        self._splits: dict[Path, Part | None] = {}
+        self._known, self._pairs, self.split = split_lookup, pairs, split
+        self._stated = {pair.image: pair.split for pair in pairs}
+        self._splits: dict[Path, SplitName | None] = {}
         self.left_out: list[str] = []
         self.validation = 0
 
     def _is_scored(self, image: Path, loaded: LoadedImage) -> bool:
         split = self._splits[image] = self._known.find_split(loaded.pixels)
-        seen = split == "train" != self.part
-        wanted = self.part in (None, split, self._stated[image])
+        seen = split == "train" != self.split
+        wanted = self.split in (None, split, self._stated[image])
         return wanted and not seen
 
     def select(self, read: list[int]) -> list[int]:
-        """The images to score, of those that were read; `part` may still be open.
+        """The images to score, of those that were read; `split` may still be open.
 
         Raises:
             DataError: there are none.
         """
         splits = [self._splits.get(pair.image) for pair in self._pairs]
-        parts = [splits[n] or pair.part for n, pair in enumerate(self._pairs) if pair.image in self._splits]
-        if self.part is None:  # images that neither the folder nor the model places are new: all are scored
-            self.part = _scored_part(parts if None not in parts else self._stated.values())
-        chosen = [n for n in read if self.part in (None, splits[n], self._pairs[n].part)]
+        present = [splits[n] or pair.split for n, pair in enumerate(self._pairs) if pair.image in self._splits]
+        if self.split is None:  # images that neither the folder nor the model places are new: all are scored
+            self.split = _scored_split(present if None not in present else self._stated.values())
+        chosen = [n for n in read if self.split in (None, splits[n], self._pairs[n].split)]
         there = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
-        stated = [n for n in there if self.part is None or self._pairs[n].part in (None, self.part)]
-        if self.part != "train":
+        stated = [n for n in there if self.split is None or self._pairs[n].split in (None, self.split)]
+        if self.split != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):
             cure = _("name other images, or score these by --subset train")
             raise DataError(only_training_images(self.left_out, cure), key="--subset")
         if not chosen:
-            raise _no_images(self.part, parts)
+            raise _no_images(self.split, present)
         self.validation = sum(splits[n] == "val" for n in chosen)
         return chosen
 
@@ -239,7 +241,7 @@ def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
     return [line.format(count=len(changed), names=some_names(changed))] if changed else []
 
 
-def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[Pair]]:
+def read_run_subset(run: Path, subset: SplitName | None) -> tuple[SplitName | None, list[Pair]]:
     """A subset of a run's data list and its pairs, see `choose_subset`.
 
     Raises:
@@ -249,9 +251,9 @@ def read_run_subset(run: Path, subset: Part | None) -> tuple[Part | None, list[P
     return _choose_present(run, read_run_pairs(run), subset)
 
 
-def _choose_present(run: Path, listed: Sequence[Pair], subset: Part | None) -> tuple[Part | None, list[Pair]]:
+def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None) -> tuple[SplitName | None, list[Pair]]:
     """A subset and its pairs, of all that are listed; DataError if none of their images is there."""
-    part, pairs = choose_subset(listed, subset)
+    split, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
         line = _(
             "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
@@ -259,7 +261,7 @@ def _choose_present(run: Path, listed: Sequence[Pair], subset: Part | None) -> t
         )
         folder = pairs[0].image.parent
         raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
-    return part, pairs
+    return split, pairs
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
@@ -282,7 +284,7 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
                         row["name"],
                         Path(row["image"]),
                         mask_from_text(row["mask"]),
-                        cast(Part, row["split"]),
+                        cast(SplitName, row["split"]),
                         row["group"] or None,
                     ),
                     [row["image_hash"], row["mask_hash"]],
@@ -310,22 +312,22 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
         lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
-        scores = {name: part for name, part in scores.items() if name != "model_size"}
+        scores = {name: summary for name, summary in scores.items() if name != "model_size"}
     for size, title in (("native", _("at the pictures' own size")), ("model_size", _("at model size"))):
         if size not in scores:
             continue
-        part = scores[size]
+        summary = scores[size]
         lines.append(
-            _("{title}: {count} pictures of part {part}, pixel accuracy {accuracy}, cross entropy {loss}").format(
+            _("{title}: {count} pictures of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
                 title=title,
-                count=part["pictures"],
-                part=scores["part"],
-                accuracy=_figure(part["pixel_accuracy"]),
-                loss=_figure(part["cross_entropy"]),
+                count=summary["pictures"],
+                split=scores["part"],
+                accuracy=_figure(summary["pixel_accuracy"]),
+                loss=_figure(summary["cross_entropy"]),
             )
         )
         columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
-        rows = list(part["dice"]["per_image"])
+        rows = list(summary["dice"]["per_image"])
         # of two classes it is the other class, without a background the mean
         if len(rows) == 4 or background_class(rows) is None:
             rows.remove("mean_foreground")
@@ -333,7 +335,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]
         lines.append(" " * (wide + 2) + "  ".join(f"{head:>14}" for head in heads))
         for row in rows:
-            cells = "  ".join(f"{_figure(part[kind][way][row]):>14}" for kind, way in columns)
+            cells = "  ".join(f"{_figure(summary[kind][averaging][row]):>14}" for kind, averaging in columns)
             lines.append(f"  {_row_name(row):<{wide}}{cells}")
     return lines
 

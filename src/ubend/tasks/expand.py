@@ -6,31 +6,33 @@ from contextlib import suppress
 from pathlib import Path
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.layouts.image_paths import images_in
 from ubend.layouts.tree import expand_pattern
 
 
-def expand_input(path: Path, teller: Teller) -> list[Path]:
+def expand_input(path: Path, reporter: Reporter) -> list[Path]:
     """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
     if not os.path.lexists(path):
         return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
-    say_deeper([path], teller)
+    say_deeper([path], reporter)
     others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
         with suppress(OSError):  # told by those that read it
             inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
             others = [one for one in inside if is_scan(one) or is_video(one)]
     if others and images_in(path):
-        said = _("note: {count} scans and videos in {folder} are left out, because it holds images; name them instead")
-        teller.say(said.format(count=len(others), folder=path))
+        message = _(
+            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead"
+        )
+        reporter.report(message.format(count=len(others), folder=path))
         return [path]
     return others or [path]
 
 
-def say_deeper(paths: Iterable[Path | str], teller: Teller) -> None:
+def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
     """Say which folders among the paths hold folders of images, which are not looked into."""
     for folder in (Path(path) for path in paths if os.path.isdir(path) and not is_scan(Path(path))):
         deeper = 0
@@ -38,10 +40,10 @@ def say_deeper(paths: Iterable[Path | str], teller: Teller) -> None:
             inside = (one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
             deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
         if deeper:
-            said = _(
+            message = _(
                 "note: {count} folders of images in {folder} are passed over; name them, or the pattern '{folder}/**'"
             )
-            teller.say(said.format(count=deeper, folder=folder))
+            reporter.report(message.format(count=deeper, folder=folder))
 
 
 def is_video(path: Path) -> bool:

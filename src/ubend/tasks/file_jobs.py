@@ -28,24 +28,24 @@ from ubend.core.errors import (
     reason,
 )
 from ubend.core.files import (
-    Need,
+    DiskRequirement,
+    check_disk_space,
     clear_leftovers,
     is_of_the_disk,
     is_too_long,
     refuse_existing,
     refuse_foreign,
-    refuse_full,
     refuse_inputs,
     refuse_shared,
 )
 from ubend.core.i18n import _, now
 from ubend.core.lock import locked
-from ubend.core.progress import Teller
-from ubend.inference.accepts import describe_channels
-from ubend.inference.conditions import Answer, Masks
+from ubend.core.progress import Reporter
+from ubend.inference.conditions import MaskPredictor, MaskResult
 from ubend.inference.describe import describe_tiling
 from ubend.inference.extremes import ExtremeValues
-from ubend.inference.prefetch import map_ahead
+from ubend.inference.input_checks import describe_channels
+from ubend.inference.prefetch import prefetch
 from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, read_with_channels
 from ubend.io.raster import Header
@@ -80,7 +80,7 @@ class FileJob(ABC, Generic[_Facts]):
     what, there, done = "", "", ""
     together: Sequence[str] = ()
 
-    def __init__(self, masks: Masks, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
+    def __init__(self, masks: MaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.masks, self.paths, self.out, self.resume = masks, paths, out, resume
         self.found: dict[int, _Facts] = {}
         self.todo: list[int] = []
@@ -118,13 +118,13 @@ class FileJob(ABC, Generic[_Facts]):
         return 0
 
     @abstractmethod
-    def make(self, teller: Teller) -> None:
-        """Make the files of the inputs in `todo`; problems are collected by `keeping`."""
+    def make(self, reporter: Reporter) -> None:
+        """Make the files of the inputs in `todo`; problems are collected by `collect_problems`."""
 
-    def finish(self, _numbers: Sequence[int], _teller: Teller) -> None:
+    def finish(self, _numbers: Sequence[int], _reporter: Reporter) -> None:
         """Write the summary files, about all inputs that have their files."""
 
-    def look(self) -> list[Need]:
+    def look(self) -> list[DiskRequirement]:
         """Inspect all inputs, before anything is written; returns the required disk space.
 
         Raises:
@@ -150,7 +150,7 @@ class FileJob(ABC, Generic[_Facts]):
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
             refuse_foreign([path for group in rewritten for path in self.record.foreign(group)], self.record.path)
         self._remade = sum(any(map(os.path.exists, self.files(number))) for number in self.todo)
-        return [Need(self.out, int(sum(sizes.values())), _("choose another --out"))]
+        return [DiskRequirement(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
     def _has_good_names(self, number: int, facts: _Facts) -> bool:
         """Whether an input's output files can have their names; if not, that is its problem."""
@@ -166,24 +166,24 @@ class FileJob(ABC, Generic[_Facts]):
         """What the user should know before the inputs in `todo` are predicted, one sentence each."""
         return []
 
-    def write(self, teller: Teller) -> list[Path]:
+    def write(self, reporter: Reporter) -> list[Path]:
         """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
         there = len(self.found) - len(self.todo)
         if there and self.there:
-            teller.say(now(self.there).format(count=there))
+            reporter.report(now(self.there).format(count=there))
         if self._remade:
-            said = _("note: {count} of the files are made again: their input has changed, or they are not whole")
-            teller.say(said.format(count=self._remade))
+            message = _("note: {count} of the files are made again: their input has changed, or they are not whole")
+            reporter.report(message.format(count=self._remade))
         clear_leftovers(path for number in self.found for path in self.files(number))
-        self.make(teller)
+        self.make(reporter)
         numbers = [number for number in self.found if number not in self.wrong]
         if numbers:
             if self.record is not None and self.together:
                 self.record.begin(self._summaries, {})
-            self.finish(numbers, teller)
+            self.finish(numbers, reporter)
             if self.record is not None and self.together:
                 self.record.add(self._summaries, {})
-            teller.say(now(self.done).format(count=len(numbers), out=self.out))
+            reporter.report(now(self.done).format(count=len(numbers), out=self.out))
         return [self.files(number)[0] for number in numbers]
 
     @property
@@ -191,7 +191,7 @@ class FileJob(ABC, Generic[_Facts]):
         return [self.out / name for name in self.together]
 
     @contextmanager
-    def keeping(self, number: int) -> Iterator[None]:
+    def collect_problems(self, number: int) -> Iterator[None]:
         """Collect what goes wrong with this input instead of raising it.
 
         Raises:
@@ -214,13 +214,13 @@ class FileJob(ABC, Generic[_Facts]):
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
-            said = _("{path}: failed by an error of ours, which please report ({reason})")
+            message = _("{path}: failed by an error of ours, which please report ({reason})")
             if is_out_of_memory(error):
-                said = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
+                message = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
             else:
                 _log.debug("%s", path, exc_info=True)
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            self.wrong[number] = [Problem(said.format(path=path, reason=why), path)]
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            self.wrong[number] = [Problem(message.format(path=path, reason=cause), path)]
 
     def _named(self, number: int, line: str) -> str:
         """A problem that names its file; the predictor does not know whose array it was given."""
@@ -232,15 +232,15 @@ class FileJob(ABC, Generic[_Facts]):
     def attempt(
         self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
     ) -> Iterator[tuple[int, _Result]]:
-        """(number, result) of successful inputs, in order; computed ahead in threads, see `map_ahead`."""
+        """(number, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
 
         def kept(number: int) -> list[tuple[int, _Result]]:
             results = []
-            with self.keeping(number):
+            with self.collect_problems(number):
                 results.append((number, work(number)))
             return results
 
-        for results in map_ahead(kept, numbers, weigh):
+        for results in prefetch(kept, numbers, weigh):
             yield from results
 
 
@@ -261,7 +261,7 @@ class ImageJob(FileJob[Header]):
 
     title, with_prob, as_stored = "", False, False
 
-    def __init__(self, masks: Masks, paths: Iterable[Path | str], out: Path, *, resume: bool = False) -> None:
+    def __init__(self, masks: MaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False) -> None:
         super().__init__(masks, list_images(paths), out, resume=resume)
         self.extremes = ExtremeValues(*(member.predictor.bundle for member in masks.members))
 
@@ -275,56 +275,56 @@ class ImageJob(FileJob[Header]):
         return describe_channels([self.found[number] for number in self.todo], self.masks.channels)
 
     @abstractmethod
-    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
+    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image; called in threads."""
 
-    def make(self, teller: Teller) -> None:
-        self.predict_held(self.todo, teller)
-        self.extremes.tell(teller)
+    def make(self, reporter: Reporter) -> None:
+        self.predict_in_memory(self.todo, reporter)
+        self.extremes.tell(reporter)
 
-    def predict_held(self, numbers: Sequence[int], teller: Teller) -> None:
+    def predict_in_memory(self, numbers: Sequence[int], reporter: Reporter) -> None:
         """Predict and write images that fit in memory."""
 
-        def write(answered: tuple[tuple[int, NDArray[Any]], Answer]) -> None:
-            (number, image), answer = answered
-            with self.keeping(number):
-                self.write_one(number, answer, image)
+        def write(predicted: tuple[tuple[int, NDArray[Any]], MaskResult]) -> None:
+            (number, image), result = predicted
+            with self.collect_problems(number):
+                self.write_one(number, result, image)
                 self.note_done(number)
 
         there = len(self.found) - len(self.todo)
-        teller.begin(now(self.title), there + len(numbers), there)
-        written = map_ahead(
-            write, self._answers(numbers), lambda answered: self._bytes(answered[0][0]) + answered[1].bytes
+        reporter.begin(now(self.title), there + len(numbers), there)
+        written = prefetch(
+            write, self._predict_each(numbers), lambda predicted: self._bytes(predicted[0][0]) + predicted[1].bytes
         )
         for count, _none in enumerate(written, there + 1):
-            teller.count(count)
-        teller.end()
+            reporter.count(count)
+        reporter.end()
 
-    def _answers(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], Answer]]:
+    def _predict_each(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], MaskResult]]:
         """((number, image for `write_one`), answer); where predicting several fails, they are predicted one by one."""
-        begun: list[int] = []
+        started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
             for number, (image, shown) in self.attempt(self._read, numbers, self._bytes):
-                begun.append(number)
+                started.append(number)
                 yield (number, shown), image
 
-        answered = set[int]()
+        finished = set[int]()
         try:
-            for key, answer in self.masks.predict(given(), with_prob=self.with_prob):
-                answered.add(key[0])
-                yield key, answer
+            for key, result in self.masks.predict(given(), with_prob=self.with_prob):
+                finished.add(key[0])
+                yield key, result
             return
         except Exception as error:
             failure = error
         if len(numbers) == 1 or (isinstance(failure, OutputError) and is_of_the_disk(failure)):
-            with self.keeping(numbers[0]):
+            with self.collect_problems(numbers[0]):
                 raise failure
         else:
-            for number in (one for one in begun or numbers if one not in answered):
-                yield from self._answers([number])
-            if begun and (rest := [one for one in numbers if one not in begun and one not in self.wrong]):
-                yield from self._answers(rest)
+            for number in (one for one in started or numbers if one not in finished):
+                yield from self._predict_each([number])
+            if started and (rest := [one for one in numbers if one not in started and one not in self.wrong]):
+                yield from self._predict_each(rest)
 
     def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:
         """An image for the models and for `write_one`; the same pixels if both take the same channels."""
@@ -342,7 +342,7 @@ class ImageJob(FileJob[Header]):
         return header.bytes(self.masks.channels + (header.channels if self.as_stored else 0))
 
 
-def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None = None) -> list[Path]:
+def run_jobs(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record | None = None) -> list[Path]:
     """Inspect the inputs of all jobs, then write all files.
 
     Args:
@@ -357,25 +357,25 @@ def run_jobs(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None
             disk full, or no write permission.
     """
     with locked(jobs[0].out):
-        return _run_locked(jobs, teller, record)
+        return _run_locked(jobs, reporter, record)
 
 
-def _run_locked(jobs: Sequence[FileJob[Any]], teller: Teller, record: Record | None) -> list[Path]:
+def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record | None) -> list[Path]:
     if record is not None:
         record.read_files()
         for job in jobs:
             job.record = record
-    needs = [need for job in jobs for need in job.look()]
+    requirements = [requirement for job in jobs for requirement in job.look()]
     written: list[Path] = []
-    if needs:
-        refuse_full(needs)
+    if requirements:
+        check_disk_space(requirements)
         for line in describe_tiling(jobs[0].masks):
-            teller.say(line)
+            reporter.report(line)
         for line in (line for job in jobs for line in job.notes()):
-            teller.say(line)
+            reporter.report(line)
         if record is not None:
             record.write()
-        written = [path for job in jobs for path in job.write(teller)]
+        written = [path for job in jobs for path in job.write(reporter)]
         if record is not None:
             record.close([path.name for path in written])
     problems = [line for job in jobs for _number, lines in sorted((job.wrong | job.damaged).items()) for line in lines]

@@ -29,39 +29,39 @@ from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, acc
 from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import choose_network, resolve
-from ubend.core.device import describe_device, fastest_precision, prepare_process, settle, tell_out_of_memory
+from ubend.core.device import describe_device, explain_out_of_memory, fastest_precision, prepare_process, set_up
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import Need, default_cache, read_text, refuse_full, write_json
+from ubend.core.files import DiskRequirement, check_disk_space, default_cache, read_text, write_json
 from ubend.core.i18n import _
 from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Recipe, Settings, make_settings, read_config
 from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.dataset.prepare import Prepared, prepare
+from ubend.dataset.prepare import TrainData, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
-from ubend.evaluation.scores import Decoded, evaluate_pairs
+from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import Source
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
-from ubend.tasks.data import introduce
-from ubend.tasks.gather import gather, source_name
-from ubend.training.build import Built, build, compile_network, run_bytes
+from ubend.tasks.data import report_dataset
+from ubend.tasks.user_settings import read_user_settings, source_name
+from ubend.training.build import ModelSetup, build, compile_network, run_bytes
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state, save_trained
-from ubend.training.distributed import ALONE, Ranks, join_ranks
+from ubend.training.distributed import ALONE, ProcessGroup, join_group
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
-from ubend.training.launcher import find_place
+from ubend.training.launcher import process_rank
 from ubend.training.loop import PlainRuntime, Runtime, Training, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.transfer import Start, begin_with
+from ubend.training.transfer import InitialModel, initialise_from
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class _Session:
     """
 
     run: RunFolder
-    ranks: Ranks
-    reporter: Teller
+    group: ProcessGroup
+    reporter: Reporter
     show: bool
     resumed: bool = False
-    start: Start | None = None
+    initial: InitialModel | None = None
 
 
 def fit(
@@ -120,7 +120,7 @@ def fit(
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     show: bool = False,
-    teller: Teller | None = None,
+    reporter: Reporter | None = None,
     **flags: Any,
 ) -> FitResult:
     """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
@@ -144,7 +144,7 @@ def fit(
         UbendError: bad input; the message says what, where, and how to fix it.
     """
     gpus = flags.pop("gpus", None)
-    if gpus not in (None, 1, find_place().count):
+    if gpus not in (None, 1, process_rank().count):
         raise SettingError(
             _(
                 "gpus: processes are started by the command line, `ubend fit ... --gpus {count}`, or by torchrun with "
@@ -152,17 +152,17 @@ def fit(
             ).format(count=gpus),
             key="--gpus",
         )
-    if out is not None and find_place().is_first:
-        RunFolder(Path(out)).refuse_taken()
-    with join_ranks() as ranks, _voice(ranks, teller) as voice, tell_out_of_memory(_no_memory()):
-        with ranks.first_alone():  # a named data set is downloaded once
-            asked = gather(folder, recipe, config, settings, flags, voice)
-        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(asked.settings))))
-        with locked(run.path) if ranks.is_first else nullcontext():
-            return _fit(_Session(run, ranks, voice, show, start=asked.start), asked.settings)
+    if out is not None and process_rank().is_first:
+        RunFolder(Path(out)).refuse_existing_results()
+    with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
+        with group.first_rank_first():  # a named data set is downloaded once
+            requested = read_user_settings(folder, recipe, config, settings, flags, log)
+        run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
+        with locked(run.path) if group.is_first else nullcontext():
+            return _fit(_Session(run, group, log, show, initial=requested.initial), requested.settings)
 
 
-def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None) -> FitResult:
+def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = None) -> FitResult:
     """Resume an interrupted training, as if it had not been interrupted.
 
     Raises:
@@ -170,33 +170,33 @@ def resume(run: Path | str, *, show: bool = False, teller: Teller | None = None)
         TrainingError: the images have changed since.
     """
     folder = RunFolder(Path(run))
-    began = folder.read_facts()
+    started = folder.read_facts()
     settings = make_settings(config=read_config(folder.settings))
-    with join_ranks() as ranks, _voice(ranks, teller) as voice:
-        here = (describe_device(ranks.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
-        then = (began["device"], began["threads"], began["torch"])
+    with join_group() as group, _rank_reporter(group, reporter) as log:
+        here = (describe_device(group.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
+        then = (started["device"], started["threads"], started["torch"])
         if then != here:
-            voice.say(
+            log.report(
                 _("note: begun on {then}, goes on with {now} (device, threads, torch): last digits may differ").format(
                     then=", ".join(map(str, then)), now=", ".join(map(str, here))
                 )
             )
-        if began["processes"] != ranks.count:
-            voice.say(
+        if started["processes"] != group.count:
+            log.report(
                 _(
                     "note: begun in {then} processes, goes on in {now}: the pictures of each step stay, but batch "
                     "norm looks at another number of them"
-                ).format(then=began["processes"], now=ranks.count)
+                ).format(then=started["processes"], now=group.count)
             )
-        with locked(folder.path) if ranks.is_first else nullcontext(), tell_out_of_memory(_no_memory()):
-            if ranks.is_first:
+        with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
+            if group.is_first:
                 folder.clear_leftovers()
-            return _fit(_Session(folder, ranks, voice, show, resumed=True), settings)
+            return _fit(_Session(folder, group, log, show, resumed=True), settings)
 
 
-def _voice(ranks: Ranks, teller: Teller | None) -> Teller:
+def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
     """The reporter; only the first process reports."""
-    return (teller or Teller()) if ranks.is_first else Teller(Console(file=io.StringIO(), quiet=True))
+    return (reporter or Reporter()) if group.is_first else Reporter(Console(file=io.StringIO(), quiet=True))
 
 
 def _no_memory() -> str:
@@ -206,52 +206,52 @@ def _no_memory() -> str:
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
-    run, ranks, reporter = session.run, session.ranks, session.reporter
+    run, group, reporter = session.run, session.group, session.reporter
     prepare_process(settings.train.deterministic)
-    device = ranks.pick_device(settings.device)
-    settle(device, settings.train.deterministic)
+    device = group.pick_device(settings.device)
+    set_up(device, settings.train.deterministic)
     fresh = not (session.resumed and run.state.exists())  # otherwise the weights come from the saved state
-    with warmed_up(device), ranks.first_alone():  # the other processes reuse what the first one has decoded
+    with warmed_up(device), group.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
         found = scan(settings, device, reporter, split, pretrained=fresh)
     plan = resolve(settings, found.facts)
-    ranks.refuse_uneven(plan.train.batch)
-    _introduce(session, found.data, plan, device)
-    prepared = prepare(found.data, plan, device, (ranks.rank, ranks.count), accelerate_augmentation(augment))
-    built = build(found.data, plan, device, ranks, pretrained=fresh)
+    group.refuse_uneven(plan.train.batch)
+    _report_start(session, found.data, plan, device)
+    prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
+    built = build(found.data, plan, device, group, pretrained=fresh)
     if plan.train.border_weight:
-        reporter.say(describe_objects(found.data))
+        reporter.report(describe_objects(found.data))
     if note := prepared.validation.note():
-        reporter.say(note)
-    training, runtime = assemble(plan, found.data, prepared, built, reporter, ranks)
-    _check_room(session, plan, training)
+        reporter.report(note)
+    training, runtime = assemble(plan, found.data, prepared, built, reporter, group)
+    _check_disk_space(session, plan, training)
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
         _begin(session, plan, found.data, training.state, device)
-    ranks.refuse_difference(f"{found.data.store.hashes}{found.data.parts}{plan!r}{training.state.progress}")
+    group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
     with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver:
         try:
-            with stop_on_signals(ranks) as stop:
-                train(runtime, Recorder(run, saver, reporter, drawing, writes=ranks.is_first), stop)
+            with stop_on_signals(group) as stop:
+                train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
         except KeyboardInterrupt as interrupt:
             saver.wait()
-            _tell_interrupted(session, found.data, training.state)
+            _report_interrupted(session, found.data, training.state)
             if signal.SIGTERM in interrupt.args:  # re-raise the deferred SIGTERM
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
-        ranks.leave()
-        if not ranks.is_first:
+        group.leave()
+        if not group.is_first:
             return FitResult(run.path, None)
         if training.state.progress.stopped:
-            reporter.say(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
+            reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
         return FitResult(run.path, evaluate(run, found.data, plan, device, reporter))
 
 
 def scan(
-    settings: Settings, device: torch.device, reporter: Teller, split: str | None = None, *, pretrained: bool = True
+    settings: Settings, device: torch.device, reporter: Reporter, split: str | None = None, *, pretrained: bool = True
 ) -> Scan:
     """Scan the folder that the settings name: pairs, labels, decoded images, splits, facts.
 
@@ -267,7 +267,7 @@ def scan(
     weights = fetch_weights(model) if pretrained else False
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:
-        data = data.with_parts_of(split)
+        data = data.with_splits_of(split)
     known = None
     if weights and model.encoder is not None:
         known = pretrained_normalisation(model.encoder, data.store.channels)
@@ -275,10 +275,10 @@ def scan(
 
 
 def assemble(
-    plan: Plan, data: Dataset, prepared: Prepared, built: Built, reporter: Teller, ranks: Ranks = ALONE
+    plan: Plan, data: Dataset, prepared: TrainData, built: ModelSetup, reporter: Reporter, group: ProcessGroup = ALONE
 ) -> tuple[Training, Runtime]:
     """The training and its runtime, the fastest one for this device."""
-    early, model = EarlySums(ranks), built.state.model
+    early, model = EarlySums(group), built.state.model
     compiled = compile_network(model, reporter) if plan.train.compile else None
     training = Training(
         plan.train,
@@ -291,58 +291,58 @@ def assemble(
         forward_ema=accelerate_network(built.state.ema),
     )
     refuse_lone_values(training)
-    plain = PlainRuntime(training) if ranks.count == 1 else DistributedRuntime(training, ranks, early)
+    plain = PlainRuntime(training) if group.count == 1 else DistributedRuntime(training, group, early)
     return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
-def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Teller) -> dict[str, Any]:
+def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Reporter) -> dict[str, Any]:
     """Score the saved model on the test split, which is not used in training."""
-    part = data.score_part
-    pairs = data.pairs(part)
+    split = data.scored_split
+    pairs = data.pairs(split)
     if not pairs:
         raise DataError(_("no pictures to score"), path=run.path)
-    reporter.say(_("scoring {count} pictures of the part {part}").format(count=len(pairs), part=part))
-    for line in describe_few(len(pairs), part):
-        reporter.say(line)
-    numbers, store = data.numbers(part).tolist(), data.store
+    reporter.report(_("scoring {count} pictures of the part {split}").format(count=len(pairs), split=split))
+    for line in describe_few(len(pairs), split):
+        reporter.report(line)
+    numbers, store = data.numbers(split).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
     predictor = Predictor(load_bundle(run.model), device)
 
-    def take_stored(number: int) -> Decoded:  # decoded data, as if read from the files
-        if store.has_unseen[numbers[number]]:  # where, at native size, only the file tells
-            return Decoded(predictor.prepare(pairs[number].image))
+    def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
+        if store.has_invalid[numbers[number]]:  # where, at native size, only the file tells
+            return DecodedImage(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
         image = Source.of_pixels(store.image(numbers[number]), (height, width))
-        return Decoded(image, store.mask(numbers[number]) if whole else None)
+        return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
     found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
-    scores = {"part": part, "recipe": plan.recipe, **found}
+    scores = {"part": split, "recipe": plan.recipe, **found}
     write_json(run.scores, scores)
     return scores
 
 
-def _introduce(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
+def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
     """Report the data, the automatic choices and the device."""
-    reporter, count = session.reporter, session.ranks.count
-    introduce(reporter, data)
+    reporter, count = session.reporter, session.group.count
+    report_dataset(reporter, data)
     for choice in plan.choices:
-        reporter.say(_("chosen: {choice}").format(choice=choice.line()))
-    said = _("device: {device}; threads: {count}") if device.type == "cpu" else _("device: {device}")
-    reporter.say(said.format(device=describe_device(device), count=torch.get_num_threads()))
+        reporter.report(_("chosen: {choice}").format(choice=choice.line()))
+    message = _("device: {device}; threads: {count}") if device.type == "cpu" else _("device: {device}")
+    reporter.report(message.format(device=describe_device(device), count=torch.get_num_threads()))
     if count > 1:
-        reporter.say(
+        reporter.report(
             _("processes: {count}, each with {share} of a step's {batch} pictures").format(
                 count=count, share=plan.train.batch // count, batch=plan.train.batch
             )
         )
 
 
-def _check_room(session: _Session, plan: Plan, training: Training) -> None:
+def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None:
     """OutputError: the disk has no room for the run."""
-    if session.ranks.is_first:  # the others write nothing
+    if session.group.is_first:  # the others write nothing
         size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
-        refuse_full([Need(session.run.path, size, _("choose another --out or a smaller --width"))])
+        check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out or a smaller --width"))])
 
 
 def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
@@ -351,51 +351,51 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
     if run.state.exists():
         load_state(run.state, state)
         done = len(state.progress.history) == epochs or state.progress.stopped
-        session.reporter.say(
+        session.reporter.report(
             _("the training was finished already; it is scored again")
             if done
             else _("going on after step {step}").format(step=state.progress.step)
         )
     else:
-        session.reporter.say(
+        session.reporter.report(
             _("{run} ended before it saved anything, so the training begins from the start").format(run=run.path)
         )
-    if session.ranks.is_first:
+    if session.group.is_first:
         run.trim_timing(len(state.progress.history))
 
 
 def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, device: torch.device) -> None:
     """Copy the initial model's weights, if there is one, and start the run folder."""
-    run, reporter, start = session.run, session.reporter, session.start
-    kept = [] if start is None else begin_with(start, state, data.labels.names)
+    run, reporter, initial = session.run, session.reporter, session.initial
+    kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
     for line in kept:
-        reporter.say(line)
-    if not session.ranks.is_first:
+        reporter.report(line)
+    if not session.group.is_first:
         return
     run.create()
-    run.begun.touch()
+    run.started.touch()
     run.state.unlink(missing_ok=True)  # left by a killed start
-    if start is not None or plan.model.pretrained or plan.model.weights is not None:
+    if initial is not None or plan.model.pretrained or plan.model.weights is not None:
         save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model
     facts = {
-        "begun_with": start and {"path": str(start.path), "sha256": start.sha256, "kept": kept},
+        "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(device),
-        "processes": session.ranks.count,
+        "processes": session.group.count,
     }
     run.begin(plan, data, facts)
 
 
-def _tell_interrupted(session: _Session, data: Dataset, state: TrainingState) -> None:
+def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) -> None:
     run = session.run
-    if not session.ranks.is_first:
+    if not session.group.is_first:
         return
     _draw_curves(run, data, state)
     if run.model.exists():
-        said = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
+        message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
     else:  # a second Ctrl-C, before anything was saved
-        said = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
-    session.reporter.say(said.format(step=state.progress.step, model=run.model, run=run.path))
+        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+    session.reporter.report(message.format(step=state.progress.step, model=run.model, run=run.path))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ubend.core.errors import UbendError
 from ubend.core.files import model_path
 from ubend.core.i18n import _
-from ubend.labels.label_values import code_words
+from ubend.labels.label_values import format_values
 from ubend.models.model_file import load_bundle
 from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
 from ubend.training.run_folder import RunFolder
@@ -40,8 +40,8 @@ def describe_model(path: Path | str) -> list[str]:
         ),
         _("classes:"),
     ]
-    for index, (name, codes, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
-        value = code_words(codes, labels.kind)
+    for index, (name, values, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
+        value = format_values(values, labels.kind)
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
     return [*lines, *_describe_training(bundle.about, model_path(Path(path)))]
 
@@ -53,19 +53,19 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)
-    summary, why = None, _("date and test scores: in the run folder, which this file does not lie in")
+    summary, cause = None, _("date and test scores: in the run folder, which this file does not lie in")
     if path == run.model and run.facts.exists():
         try:
             summary = read_summary(path.parent)
         except UbendError as error:
-            why = str(error)
+            cause = str(error)
     if summary is None:
         if "epochs" in about:
             lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
         with suppress(KeyError, ValueError, TypeError, AttributeError):  # of a file that says something else
             lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
-        return [*lines, why]
-    lines.append(_("trained: {date}").format(date=show_date(summary.began)))
+        return [*lines, cause]
+    lines.append(_("trained: {date}").format(date=show_date(summary.started)))
     if "seed" not in about:
         lines.append(f"{titles['seed']}: {summary.seed}")
     lines.append(_describe_epochs(summary.done, summary.epochs, summary.kept_epoch))

@@ -11,20 +11,20 @@ import tifffile
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, MissingPackageError
-from ubend.core.files import Need, write_file, write_json
+from ubend.core.files import DiskRequirement, write_file, write_json
 from ubend.core.i18n import _, later
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.drawing.object_overlay import draw_objects
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
-from ubend.evaluation.caveats import KnownImages, describe_seen, only_training_images
-from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.evaluation.caveats import SplitLookup, describe_seen, only_training_images
+from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.io.images import load_image
-from ubend.io.pixel_size import PixelSize, Scale, read_scale
+from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
 from ubend.labels.shapes import coco_masks
-from ubend.layouts.pairs import Part
+from ubend.layouts.pairs import SplitName
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.objects.export import (
     Entry,
@@ -44,7 +44,7 @@ from ubend.objects.export import (
     write_table,
 )
 from ubend.objects.instances import Method, choose_method, object_classes, separate
-from ubend.objects.truth import Files, find_truth, keep_seen, looks_like_mask, read_truth, score, score_lines
+from ubend.objects.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
@@ -54,7 +54,7 @@ _NONE = Conditions()
 
 
 @dataclass(frozen=True)
-class Counting:
+class CountingOptions:
     """What is asked of objects.
 
     Attributes:
@@ -77,10 +77,10 @@ def find_objects(
     paths: Sequence[Path | str],
     out: Path | str,
     *,
-    counting: Counting = Counting(),
+    counting: CountingOptions = CountingOptions(),
     device: str | None = None,
     conditions: Conditions = _NONE,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Path]:
     """Find the objects of pictures; for NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and
     for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
@@ -102,16 +102,16 @@ def find_objects(
         DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
     """
     _refuse_missing(counting.exports)
-    masks, out = load_masks(model, device, conditions), Path(out)
+    masks, out = load_mask_predictor(model, device, conditions), Path(out)
     names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
-    say_deeper(paths, teller)
-    return run_jobs([_ObjectJob(masks, paths, out, counting, method)], teller)
+    say_deeper(paths, reporter)
+    return run_jobs([_ObjectJob(masks, paths, out, counting, method)], reporter)
 
 
 @dataclass
-class _Kept:
+class _ImageObjects:
     """What is kept of an image until all are done; `split`: of the model, that it was in."""
 
     rows: list[Row]
@@ -120,7 +120,7 @@ class _Kept:
     segments: list[Entry] = field(default_factory=list)
     qualities: list[Quality] = field(default_factory=list)
     odd_truth: bool = False
-    split: Part | None = None
+    split: SplitName | None = None
 
 
 class _ObjectJob(ImageJob):
@@ -128,16 +128,16 @@ class _ObjectJob(ImageJob):
     done = later("objects of {count} pictures in {out}")
 
     def __init__(
-        self, masks: Masks, paths: Sequence[Path | str], out: Path, counting: Counting, method: Method
+        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, counting: CountingOptions, method: Method
     ) -> None:
         super().__init__(masks, paths, out)
         self._counting, self._method, self._exports = counting, method, counting.exports
         self._names, self._channels = masks.labels.names, masks.channels
-        self._scales: dict[int, Scale] = {}
+        self._spatial: dict[int, SpatialInfo] = {}
         self._replaced: dict[int, PixelSize] = {}  # what files state and --pixel-size overrides
         self._truth: dict[Path, Files] = {}
-        self._known = KnownImages([member.predictor.bundle for member in masks.members])
-        self._kept: dict[int, _Kept] = {}
+        self._split_lookup = SplitLookup([member.predictor.bundle for member in masks.members])
+        self._kept: dict[int, _ImageObjects] = {}
         self.together = [
             _TABLE,
             _SUMMARY,
@@ -148,12 +148,12 @@ class _ObjectJob(ImageJob):
 
     def inspect(self, number: int) -> Header:
         header = super().inspect(number)
-        scale, chosen = read_scale(self.paths[number]), self._counting.pixel_size
+        spatial, chosen = read_spatial_info(self.paths[number]), self._counting.pixel_size
         if chosen is not None:
-            if scale.pixel is not None:
-                self._replaced[number] = scale.pixel
-            scale = replace(scale, pixel=chosen)
-        self._scales[number] = scale
+            if spatial.pixel is not None:
+                self._replaced[number] = spatial.pixel
+            spatial = replace(spatial, pixel=chosen)
+        self._spatial[number] = spatial
         return header
 
     def notes(self) -> list[str]:
@@ -167,7 +167,7 @@ class _ObjectJob(ImageJob):
                     " ({name}: {height:g} x {width:g} {unit})"
                 ).format(
                     count=len(self._replaced),
-                    total=len(self._scales),
+                    total=len(self._spatial),
                     name=self.paths[number].name,
                     height=pixel.height,
                     width=pixel.width,
@@ -183,9 +183,9 @@ class _ObjectJob(ImageJob):
         files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
 
-    def look(self) -> list[Need]:
+    def look(self) -> list[DiskRequirement]:
         """Also for the true ids, each the problem of its image; fails where all images are training images."""
-        needs, folder = super().look(), self._counting.truth
+        requirements, folder = super().look(), self._counting.truth
         if folder is not None:
             find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
 
@@ -196,36 +196,36 @@ class _ObjectJob(ImageJob):
                 self._truth |= files
             self.found = {number: header for number, header in self.found.items() if number not in self.wrong}
             self.todo = [number for number in self.todo if number in self.found]
-            if self._known and self.found and all(map(self._is_training_image, self.found)):
+            if self._split_lookup and self.found and all(map(self._is_training_image, self.found)):
                 names = [self.paths[number].name for number in self.found]
                 raise DataError(
                     only_training_images(names, _("name other images, or leave out --truth")), key="--truth"
                 )
-        return needs if self.found else []
+        return requirements if self.found else []
 
     def _is_training_image(self, number: int) -> bool:
         try:
             image = load_image(self.paths[number], self.masks.channels)
         except DataError:  # told when it is predicted
             return False
-        return self._known.find_split(image.pixels) == "train"
+        return self._split_lookup.find_split(image.pixels) == "train"
 
-    def make(self, teller: Teller) -> None:
+    def make(self, reporter: Reporter) -> None:
         if self._counting.method is None:
-            teller.say(_("objects are told apart by {method} (--method)").format(method=self._method))
-        super().make(teller)
+            reporter.report(_("objects are told apart by {method} (--method)").format(method=self._method))
+        super().make(reporter)
 
-    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
-        picture, scale, exports = self.paths[number], self._scales[number], self._exports
+    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
+        path, spatial, exports = self.paths[number], self._spatial[number], self._exports
         ids_path, overlay_path, table_path, *others = self.files(number)
-        found = separate(answer.mask, self._names, self._method, self._counting.min_area)
-        seen_px = int((answer.mask != IGNORED).sum())
-        rows = measure(picture, image, found, self._names, scale.pixel)
-        kept = _Kept(rows, summarize(picture, rows, self._names, seen_px, scale.pixel))
+        found = separate(result.mask, self._names, self._method, self._counting.min_area)
+        valid_px = int((result.mask != IGNORED).sum())
+        rows = measure(path, image, found, self._names, spatial.pixel)
+        kept = _ImageObjects(rows, summarize(path, rows, self._names, valid_px, spatial.pixel))
         if self._truth:
-            kept.split = self._known.find_split(image)
+            kept.split = self._split_lookup.find_split(image)
         if self._truth and kept.split != "train":
-            truth = keep_seen(read_truth(self._truth[picture]), answer.mask != IGNORED)
+            truth = keep_valid(read_truth(self._truth[path]), result.mask != IGNORED)
             kept.odd_truth = looks_like_mask(truth)
             kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
         outlines = trace(found.ids) if {"coco", "geojson"} & set(exports) else []
@@ -233,49 +233,53 @@ class _ObjectJob(ImageJob):
             kept.instances = describe_instances(found, outlines, self._names)
         if "geojson" in exports:
             own = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-            write_geojson(others[0], outlines, own, scale.place)
+            write_geojson(others[0], outlines, own, spatial.transform)
         if "panoptic" in exports:
             kept.segments = describe_panoptic(found, self._names)
             write_panoptic(others[-1], found.ids)
         save_png(draw_objects(to_rgb(image), found.ids), overlay_path)
-        write_table(table_path, rows, self._channels, [scale.pixel])
+        write_table(table_path, rows, self._channels, [spatial.pixel])
         small = found.ids.astype(np.uint16) if found.ids.max(initial=0) < 2**16 else found.ids
-        write_file(ids_path, lambda place: tifffile.imwrite(place, small, compression="zlib", extratags=scale.tags))
+        write_file(
+            ids_path, lambda temporary: tifffile.imwrite(temporary, small, compression="zlib", extratags=spatial.tags)
+        )
         self._kept[number] = kept
 
-    def finish(self, numbers: Sequence[int], teller: Teller) -> None:
+    def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
         """The files that tell of all images."""
         kept = {number: self._kept[number] for number in numbers}
-        pixels = [self._scales[number].pixel for number in numbers]
+        pixels = [self._spatial[number].pixel for number in numbers]
         write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
         self._write_exports(kept)
         write_summary(self.out / _SUMMARY, [row for own in kept.values() for row in own.summary], pixels)
         for line in self._summary_lines(list(kept.values())):
-            teller.say(line)
-        self._warn_merged([own.rows for own in kept.values()], teller)
-        told = sum(pixel is not None for pixel in pixels)
-        if told and self._counting.pixel_size is None:
-            teller.say(_("{count} of {total} files tell the size of a pixel").format(count=told, total=len(pixels)))
+            reporter.report(line)
+        self._warn_merged([own.rows for own in kept.values()], reporter)
+        count = sum(pixel is not None for pixel in pixels)
+        if count and self._counting.pixel_size is None:
+            reporter.report(
+                _("{count} of {total} files tell the size of a pixel").format(count=count, total=len(pixels))
+            )
         if self._truth:
-            self._write_scores(kept, teller)
+            self._write_scores(kept, reporter)
 
-    def _summary_lines(self, kept: Sequence[_Kept]) -> list[str]:
+    def _summary_lines(self, kept: Sequence[_ImageObjects]) -> list[str]:
         """One line for each class of objects, over all images."""
         lines = []
-        for place, name in enumerate(self._names[index] for index in object_classes(self._names)):
-            counts = [int(own.summary[place]["count"]) for own in kept]
+        for index, name in enumerate(self._names[index] for index in object_classes(self._names)):
+            counts = [int(own.summary[index]["count"]) for own in kept]
             areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
-            said = _(
-                "{name}: {count} objects in {images} images ({least} to {most} per image, median {median:g});"
+            message = _(
+                "{name}: {count} objects in {images} images ({minimum} to {maximum} per image, median {median:g});"
                 " median area {area:.10g} px; each image: {table}"
             )
             lines.append(
-                said.format(
+                message.format(
                     name=name,
                     count=sum(counts),
                     images=len(counts),
-                    least=min(counts),
-                    most=max(counts),
+                    minimum=min(counts),
+                    maximum=max(counts),
                     median=float(np.median(counts)),
                     area=float(np.median(areas)) if areas else 0,
                     table=self.out / _SUMMARY,
@@ -283,23 +287,23 @@ class _ObjectJob(ImageJob):
             )
         return lines
 
-    def _warn_merged(self, images: Sequence[Sequence[Row]], teller: Teller) -> None:
+    def _warn_merged(self, images: Sequence[Sequence[Row]], reporter: Reporter) -> None:
         """Say that objects touch, when they probably do and another method would separate them."""
         merged, total = sum(map(count_probably_merged, images)), sum(map(len, images))
         if self._method == "parts" and merged > _MERGED_SHARE * total:
             better = choose_method(self._names)
-            teller.say(
+            reporter.report(
                 _(
                     "note: {count} of {total} objects probably are several that touch (solidity below .9, larger than"
                     " the median of their image); --method {method} separates them"
                 ).format(count=merged, total=total, method="distance" if better == "parts" else better)
             )
 
-    def _write_exports(self, kept: dict[int, _Kept]) -> None:
+    def _write_exports(self, kept: dict[int, _ImageObjects]) -> None:
         images = [describe_image(number, self.paths[number], self.found[number].size_hw) for number in kept]
         if "coco" in self._exports:
             entries = [{"image_id": number + 1} | entry for number, own in kept.items() for entry in own.instances]
-            numbered = [{"id": place} | entry for place, entry in enumerate(entries, 1)]
+            numbered = [{"id": index} | entry for index, entry in enumerate(entries, 1)]
             write_coco(self.out / _COCO, images, numbered, self._names)
         if "panoptic" in self._exports:
             segments = [
@@ -312,25 +316,25 @@ class _ObjectJob(ImageJob):
             ]
             write_coco(self.out / _PANOPTIC, images, segments, self._names)
 
-    def _write_scores(self, kept: dict[int, _Kept], teller: Teller) -> None:
+    def _write_scores(self, kept: dict[int, _ImageObjects], reporter: Reporter) -> None:
         left_out = [self.paths[number].name for number, own in kept.items() if own.split == "train"]
         kept = {number: own for number, own in kept.items() if own.split != "train"}
-        for line in describe_seen(self._known, left_out, sum(own.split == "val" for own in kept.values())):
-            teller.say(line)
+        for line in describe_seen(self._split_lookup, left_out, sum(own.split == "val" for own in kept.values())):
+            reporter.report(line)
         if not kept:  # all others failed
             return
         qualities = {self.paths[number]: own.qualities for number, own in kept.items()}
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
-        teller.say(
+        reporter.report(
             _("objects by {method} against {folder}, {count} pictures; matched above an IoU of .5").format(
                 method=self._method, folder=self._counting.truth, count=len(qualities)
             )
         )
         for line in score_lines(scores):
-            teller.say(line)
+            reporter.report(line)
         if all(own.odd_truth for own in kept.values()):
-            teller.say(
+            reporter.report(
                 _(
                     "WARNING: every true picture holds one number in several places; are these masks of classes? "
                     "--truth takes a number for each object"

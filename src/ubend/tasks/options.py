@@ -14,7 +14,7 @@ from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 
 if TYPE_CHECKING:
-    from ubend.core.progress import Teller
+    from ubend.core.progress import Reporter
     from ubend.inference.conditions import Conditions
 
 PATH = click.Path(path_type=Path)
@@ -81,8 +81,8 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
 
     from ubend.inference.conditions import Conditions
 
-    asked = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
-    return Conditions(**asked | {"tiles": parse_tiles(asked["tiles"])})
+    requested = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
+    return Conditions(**requested | {"tiles": parse_tiles(requested["tiles"])})
 
 
 def parse_tiles(text: str | None) -> int | None:
@@ -104,14 +104,14 @@ def prepare(deterministic: bool) -> None:
     atexit.register(gc.freeze)
 
 
-def make_teller() -> "Teller":
+def make_reporter() -> "Reporter":
     """What tells of progress."""
-    from ubend.core.progress import Teller
+    from ubend.core.progress import Reporter
 
-    return Teller()
+    return Reporter()
 
 
-def tell_scores(scores: dict[str, Any]) -> None:
+def print_scores(scores: dict[str, Any]) -> None:
     """Print scores, and a warning where they are worth little."""
     from ubend.tasks.evaluate import score_lines, warn_one_class
 

@@ -11,17 +11,17 @@ from PIL import Image
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
-from ubend.inference.conditions import Answer, Conditions, Masks, load_masks
+from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
 from ubend.inference.tiling import Source
 from ubend.io.decode import read_header
 from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
 from ubend.io.raster import Header
-from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
+from ubend.io.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.tasks.expand import expand_input, is_video
@@ -41,17 +41,17 @@ class _Tiff(NamedTuple):
     """How the output of an image is written; all empty unless it is a TIFF.
 
     Attributes:
-        georeference: see `TiffWindows`.
+        georeference: see `TiffRowReader`.
         has_unseen: whether its file can tell pixels that were not seen.
         by_rows: whether it is read, predicted and written by rows.
     """
 
     georeference: list[Any]
-    has_unseen: bool
+    has_invalid: bool
     by_rows: bool
 
 
-class PictureJob(ImageJob):
+class MaskImageJob(ImageJob):
     """Masks of images.
 
     For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
@@ -70,7 +70,7 @@ class PictureJob(ImageJob):
     together = (SHARES,)
 
     def __init__(
-        self, masks: Masks, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
+        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
     ) -> None:
         super().__init__(masks, paths, out, resume=resume)
         self._prob, self.with_prob = prob, prob is not None
@@ -83,11 +83,11 @@ class PictureJob(ImageJob):
         if not may_be_tiff(path):
             self._tiffs[number] = _Tiff([], False, False)
             return super().inspect(number)
-        with TiffWindows(path, channels) as windows:
-            header, place = windows.header, windows.georeference
+        with TiffRowReader(path, channels) as rows_reader:
+            header, georeference = rows_reader.header, rows_reader.georeference
             self.masks.refuse_other_kind(path, header)
-            by_rows = windows.is_readable and header.pixels > _LARGE_PIXELS and self.masks.by_rows
-            self._tiffs[number] = _Tiff(place, windows.has_unseen, by_rows)
+            by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.masks.by_rows
+            self._tiffs[number] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
         return header
 
     def files(self, number: int) -> list[Path]:
@@ -100,8 +100,8 @@ class PictureJob(ImageJob):
         """Also whether the mask is as large as the image."""
         if not super().is_done(number):
             return False
-        with TiffWindows(mask) if (mask := self.files(number)[0]).suffix == ".tif" else nullcontext() as windows:
-            size_hw = read_header(mask).size_hw if windows is None else windows.size_hw
+        with TiffRowReader(mask) if (mask := self.files(number)[0]).suffix == ".tif" else nullcontext() as rows_reader:
+            size_hw = read_header(mask).size_hw if rows_reader is None else rows_reader.size_hw
         return size_hw == self.found[number].size_hw
 
     def size(self, number: int) -> float:
@@ -109,27 +109,27 @@ class PictureJob(ImageJob):
         mask = _MASK_BYTES_PER_PIXEL if self._tiffs[number].by_rows else _BYTES_PER_PIXEL
         return (mask + values) * self.found[number].pixels
 
-    def make(self, teller: Teller) -> None:
+    def make(self, reporter: Reporter) -> None:
         by_rows = [number for number in self.todo if self._tiffs[number].by_rows]
-        held = sorted({*self.todo} - {*by_rows})
-        for number in held:
+        in_memory = sorted({*self.todo} - {*by_rows})
+        for number in in_memory:
             if self.found[number].pixels > _LARGE_PIXELS:
-                said = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
-                teller.say(said.format(path=self.paths[number], count=self.found[number].pixels / 1e6))
-        self.predict_held(held, teller)
+                message = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
+                reporter.report(message.format(path=self.paths[number], count=self.found[number].pixels / 1e6))
+        self.predict_in_memory(in_memory, reporter)
         for number in by_rows:
-            with self.keeping(number):
+            with self.collect_problems(number):
                 self.note_source(number)
-                self._write_by_rows(number, teller)
+                self._write_by_rows(number, reporter)
                 self.note_done(number)
-        teller.end()
-        self.extremes.tell(teller)
+        reporter.end()
+        self.extremes.tell(reporter)
 
-    def write_one(self, number: int, answer: Answer, image: NDArray[Any]) -> None:
+    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image; the mask last: its presence marks completion."""
-        picture, tiff, labels = self.paths[number], self._tiffs[number], self._labels
-        mask, prob = answer.mask, answer.prob
-        self._shares.count(picture, mask)
+        path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
+        mask, prob = result.mask, result.prob
+        self._shares.count(path, mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         target, *beside = self.files(number)
         save_png(Image.fromarray(overlay), beside[-1])
@@ -137,51 +137,51 @@ class PictureJob(ImageJob):
         if prob is not None and self._prob is not None:
             write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
         if tiff.georeference:
-            has_unseen = tiff.has_unseen or bool((mask == IGNORED).any())
-            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_unseen=has_unseen)
+            has_invalid = tiff.has_invalid or bool((mask == IGNORED).any())
+            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
         else:
             write_mask(target, mask, labels.colors)
 
-    def _write_by_rows(self, number: int, teller: Teller) -> None:
+    def _write_by_rows(self, number: int, reporter: Reporter) -> None:
         """Predict and write an image that is too large for memory, by rows."""
         path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         target, *beside = self.files(number)
-        with TiffWindows(path, self.masks.channels) as windows:
-            size_hw, place = windows.size_hw, tiff.georeference
-            teller.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
-            answers = self._predict_rows(number, windows, teller)
+        with TiffRowReader(path, self.masks.channels) as rows_reader:
+            size_hw, georeference = rows_reader.size_hw, tiff.georeference
+            reporter.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
+            results = self._predict_rows(number, rows_reader, reporter)
 
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
-                write_tiff_mask(target, size_hw, rows, labels.colors, place, has_unseen=tiff.has_unseen)
+                write_tiff_mask(target, size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
 
             if self._prob is None:
-                write(answer.mask for answer in answers)
+                write(result.mask for result in results)
                 return
             with written_beside(write) as add_rows:  # the mask file is completed last
 
                 def take_prob() -> Iterator[NDArray[np.float32]]:
-                    for mask, prob in answers:
+                    for mask, prob in results:
                         assert prob is not None
                         add_rows(mask)
                         yield prob
 
-                write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, place)
+                write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, georeference)
 
-    def _predict_rows(self, number: int, windows: TiffWindows, teller: Teller) -> Iterator[Answer]:
+    def _predict_rows(self, number: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
-        source = Source(self.extremes.watch(windows), windows.size_hw, windows.size_hw)
-        for rows, answer in self.masks.predict_rows(source, with_prob=self.with_prob):
-            if (unseen := windows.unseen(rows.start, rows.stop)) is not None:
-                answer.mask[unseen] = IGNORED
-                if answer.prob is not None:
-                    answer.prob[:, unseen] = 0
-            self._shares.count(windows.path, answer.mask)
-            yield answer
-            teller.count(rows.stop)
+        source = Source(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
+        for rows, result in self.masks.predict_rows(source, with_prob=self.with_prob):
+            if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
+                result.mask[invalid] = IGNORED
+                if result.prob is not None:
+                    result.prob[:, invalid] = 0
+            self._shares.count(rows_reader.path, result.mask)
+            yield result
+            reporter.count(rows.stop)
 
-    def finish(self, numbers: Sequence[int], teller: Teller) -> None:
+    def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
         """Write the table of the class shares."""
-        self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, teller)
+        self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, reporter)
 
 
 def predict_paths(
@@ -194,9 +194,9 @@ def predict_paths(
     conditions: Conditions = _NONE,
     prob: ProbKind | None = None,
     resume: bool = False,
-    teller: Teller,
+    reporter: Reporter,
 ) -> list[Path]:
-    """Predict images (see `PictureJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder, plus a record of
+    """Predict images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder, plus a record of
     what made them, `predict.json`.
 
     Args:
@@ -213,10 +213,10 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
-    named, out = [one for path in paths for one in expand_input(Path(path), teller)], Path(out)
+    named, out = [one for path in paths for one in expand_input(Path(path), reporter)], Path(out)
     scans = [path for path in named if is_scan(path)]
     videos = [path for path in named if is_video(path)]
-    pictures = [path for path in named if path not in (*scans, *videos)]
+    images = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(
             _("--window is for scans (NIfTI files, folders of DICOM files); there are none"), key="--window"
@@ -225,13 +225,13 @@ def predict_paths(
         raise SettingError(
             _("--prob is for pictures, not for videos and scans; predict these by themselves"), key="--prob"
         )
-    masks = load_masks(model, device, conditions)
+    masks = load_mask_predictor(model, device, conditions)
     jobs: list[FileJob[Any]] = []
     if scans:
         jobs.append(ScanJob(masks, scans, out, window=window, resume=resume))
     if videos:
         jobs.append(VideoJob(masks, videos, out, resume=resume))
-    if pictures or not jobs:
-        jobs.append(PictureJob(masks, pictures, out, prob=prob, resume=resume))
+    if images or not jobs:
+        jobs.append(MaskImageJob(masks, images, out, prob=prob, resume=resume))
     facts = {**describe_masks(masks), "window": window, "prob": prob}
-    return run_jobs(jobs, teller, Record(out / "predict.json", facts))
+    return run_jobs(jobs, reporter, Record(out / "predict.json", facts))

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.files import default_cache
-from ubend.core.progress import Teller
-from ubend.dataset.dataset import read_usable, survey_folder
+from ubend.core.progress import Reporter
+from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.io import scans
 from ubend.io.decode import read_raster
 from ubend.io.images import finish_pixels
-from ubend.io.pixel_size import PixelSize, read_scale
+from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.labels.class_table import ClassMap
-from ubend.layouts.pairs import Folder, Pair, Part
-from ubend.tasks.gather import gather
+from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.tasks.user_settings import read_user_settings
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DataPair:
 
     name: str
     image: Path
-    split: Part | None
+    split: SplitName | None
     group: str | None
     _read: Callable[[], ClassMap] = field(repr=False, compare=False)
 
@@ -107,18 +107,18 @@ def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
         DataError: everything that is wrong with the folder, at once.
         OutputError: the cache cannot be written.
     """
-    settings = gather(folder, flags={f"data.{key}": value for key, value in data_settings.items()}).settings
+    settings = read_user_settings(folder, flags={f"data.{key}": value for key, value in data_settings.items()}).settings
 
     def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
-        survey = survey_folder(found, settings, default_cache(), Teller())
-        left_out = [problem for _name, problem in found.skipped] + [line for _pair, why in skipped for line in why]
+        label_scan = scan_folder(found, settings, default_cache(), Reporter())
+        left_out = [problem for _name, problem in found.skipped] + [line for _pair, cause in skipped for line in cause]
         pairs = (
             DataPair(
-                pair.name, pair.image, pair.part, pair.group, partial(read_class_map, pair, size_hw, survey.labels)
+                pair.name, pair.image, pair.split, pair.group, partial(read_class_map, pair, size_hw, label_scan.labels)
             )
-            for pair, size_hw in zip(found.pairs, survey.shapes_hw, strict=True)
+            for pair, size_hw in zip(found.pairs, label_scan.shapes_hw, strict=True)
         )
-        return DataFolder(survey.labels.names, (*survey.remarks, *left_out), tuple(pairs))
+        return DataFolder(label_scan.labels.names, (*label_scan.remarks, *left_out), tuple(pairs))
 
     return read_usable(settings, read)
 
@@ -131,9 +131,9 @@ def read_image(path: Path | str) -> ImageData:
     """
     path = Path(path)
     raster = read_raster(path)
-    image = finish_pixels(raster.colors(), raster.alpha, None, path, raster.unseen)
-    valid = np.ones(image.pixels.shape[:2], bool) if image.unseen is None else ~image.unseen
-    return ImageData(image.pixels, valid, read_scale(path).pixel)
+    image = finish_pixels(raster.colors(), raster.alpha, None, path, raster.invalid)
+    valid = np.ones(image.pixels.shape[:2], bool) if image.invalid is None else ~image.invalid
+    return ImageData(image.pixels, valid, read_spatial_info(path).pixel)
 
 
 def read_scan(path: Path | str) -> ScanData:

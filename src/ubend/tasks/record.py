@@ -17,7 +17,7 @@ from PIL import Image
 
 from ubend._version import __version__
 from ubend.core.errors import DataError, OutputError, reason
-from ubend.core.files import read_text, telling_writes, write_json
+from ubend.core.files import explain_write_errors, read_text, write_json
 from ubend.core.i18n import _
 from ubend.io.decode import without_warnings
 
@@ -95,7 +95,7 @@ class Record:
     def _add(self, name: str, entry: Mapping[str, Any]) -> None:
         with self._adding:
             self.files[name] = entry
-            with telling_writes(self._journal), self._journal.open("a", encoding="utf-8") as file:
+            with explain_write_errors(self._journal), self._journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({name: entry}) + "\n")
 
     def close(self, names: Iterable[str]) -> None:
@@ -117,7 +117,7 @@ class Record:
         sizes = self._sizes(outputs)
         if None in sizes.values() or not all(path.name in sizes and os.path.exists(path) for path in outputs):
             return False
-        edited = 1 if _tells_damage(outputs[0]) else 0  # a mask may have been mended by hand
+        edited = 1 if _detects_truncation(outputs[0]) else 0  # a mask may have been mended by hand
         same = all(sizes[path.name] == _bytes(path) for path in outputs[edited:])
         entry = self.files[outputs[0].name]
         return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()
@@ -173,7 +173,7 @@ def _is_own(path: Path, sizes: Mapping[str, int | None]) -> bool:
     return path.name in sizes and (sizes[path.name] in (None, _bytes(path)) or not _opens(path))
 
 
-def _tells_damage(path: Path) -> bool:
+def _detects_truncation(path: Path) -> bool:
     """Whether `_opens`, or the one that reads it next, finds out that a file is cut."""
     return path.is_dir() or path.suffix in (".png", ".tif", ".gz")
 

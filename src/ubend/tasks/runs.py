@@ -36,7 +36,7 @@ class RunSummary:
         test_dice: its scores, at the images' own size.
     """
 
-    began: datetime
+    started: datetime
     data: str
     epochs: int
     done: int
@@ -61,8 +61,8 @@ def read_summary(path: Path) -> RunSummary:
     file = run.facts
     try:
         facts = json.loads(read_text(file))
-        began = datetime.fromisoformat(facts["began"]) if "began" in facts else _changed(file)
-        began = began.astimezone()
+        started = datetime.fromisoformat(facts["began"]) if "began" in facts else _changed(file)
+        started = started.astimezone()
         file = run.settings
         settings = tomllib.loads(read_text(file))
         data, train = settings["data"], settings["train"]
@@ -78,7 +78,7 @@ def read_summary(path: Path) -> RunSummary:
         native = {} if scores is None else scores["native"]
         test_dice = None if scores is None else read_dice(native["dice"]["per_image"])
         return RunSummary(
-            began,
+            started,
             source.name,
             epochs,
             len(rows),
@@ -93,13 +93,13 @@ def read_summary(path: Path) -> RunSummary:
             test_dice,
         )
     except KeyError as error:
-        why = _("no {key}").format(key=error.args[0])
+        cause = _("no {key}").format(key=error.args[0])
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
+        cause = reason(error) if isinstance(error, OSError) else str(error)
     line = _(
         "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
     )
-    raise OutputError(line.format(path=file, reason=" ".join(why.split())), path=file)
+    raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)
 
 
 def list_runs(folder: Path) -> list[str]:
@@ -126,7 +126,7 @@ def list_runs(folder: Path) -> list[str]:
             found.append((path, read_summary(path)))
         except UbendError as error:
             damaged.append(str(error))
-    found.sort(key=lambda one: one[1].began.timestamp(), reverse=True)
+    found.sort(key=lambda one: one[1].started.timestamp(), reverse=True)
     heads = [_("run"), _("date"), _("data"), _("epochs"), _("size"), _("seed"), _("validation"), _("test")]
     table = [heads, *([path.resolve().name, *_cells(summary)] for path, summary in found)]
     lines = align(table, right=3) if found else []
@@ -175,7 +175,7 @@ def _cells(run: RunSummary) -> list[str]:
     size = "native" if run.size_px is None else f"{run.size_px}"  # the word of data.resize
     if run.crop_px is not None:
         size = _("{size}, crops of {crop}").format(size=size, crop=run.crop_px)
-    return [show_date(run.began), run.data, epochs, size, f"{run.seed}", val, test]
+    return [show_date(run.started), run.data, epochs, size, f"{run.seed}", val, test]
 
 
 def _is_run(path: Path) -> bool:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import Need, write_csv
+from ubend.core.files import DiskRequirement, write_csv
 from ubend.core.i18n import _, later
-from ubend.core.progress import Teller
-from ubend.inference.conditions import Masks
-from ubend.io.scans import Scan, parse_window, place_mask, read_scan, require_reader
+from ubend.core.progress import Reporter
+from ubend.inference.conditions import MaskPredictor
+from ubend.io.scans import Scan, mask_path, parse_intensity_window, read_scan, require_reader
 from ubend.tasks.file_jobs import FileJob
 
 _TABLE = "volumes.csv"
@@ -38,13 +38,13 @@ class ScanJob(FileJob[None]):
     together = (_TABLE,)
 
     def __init__(
-        self, masks: Masks, paths: Sequence[Path], out: Path, *, window: str | None = None, resume: bool = False
+        self, masks: MaskPredictor, paths: Sequence[Path], out: Path, *, window: str | None = None, resume: bool = False
     ) -> None:
         super().__init__(masks, paths, out, resume=resume)
-        self._window = None if window is None else parse_window(window)
+        self._window = None if window is None else parse_intensity_window(window)
         self._rows: dict[int, list[tuple[Any, ...]]] = {}
 
-    def look(self) -> list[Need]:
+    def look(self) -> list[DiskRequirement]:
         self._refuse_unfit()
         return super().look()
 
@@ -55,28 +55,28 @@ class ScanJob(FileJob[None]):
         require_reader(self.paths[number])
 
     def files(self, number: int) -> list[Path]:
-        return [place_mask(self.paths[number], self.out)]
+        return [mask_path(self.paths[number], self.out)]
 
     def size(self, number: int) -> float:
         path = self.paths[number]
         files = path.iterdir() if path.is_dir() else [path]
         return _MASK_SHARE * sum(file.stat().st_size for file in files if file.is_file())
 
-    def make(self, teller: Teller) -> None:
+    def make(self, reporter: Reporter) -> None:
         """Also of scans with a mask, which may lack slices, and are told of in the table."""
         for number in self.found:
-            with self.keeping(number):
+            with self.collect_problems(number):
                 is_new = number in self.todo
                 if is_new:
                     self.note_source(number)
                 scan, (target,) = read_scan(self.paths[number]), self.files(number)
                 for note in scan.notes:
-                    teller.say(note)
+                    reporter.report(note)
                 mask = None if is_new else self._read_before(scan, target)
                 if mask is None:
                     if not is_new:
                         self.note_source(number)
-                    mask = self._predict(scan, teller)
+                    mask = self._predict(scan, reporter)
                     scan.write_mask(mask, target)
                     self.note_done(number)
                 self._rows[number] = self._measure(scan, mask)
@@ -84,9 +84,9 @@ class ScanJob(FileJob[None]):
                     f"{name} {ml} ml" if ml else _("{name} {count} voxels").format(name=name, count=voxels)
                     for _path, name, voxels, ml in self._rows[number]
                 )
-                teller.say(f"{scan.name}: {sizes}")
+                reporter.report(f"{scan.name}: {sizes}")
 
-    def finish(self, numbers: Sequence[int], _teller: Teller) -> None:
+    def finish(self, numbers: Sequence[int], _reporter: Reporter) -> None:
         rows = [row for number in numbers for row in self._rows[number]]
         write_csv(self.out / _TABLE, [("scan", "class", "voxels", "ml"), *rows])
 
@@ -131,13 +131,13 @@ class ScanJob(FileJob[None]):
             raise DataError(line.format(path=target, scan=scan.path), path=target, key="shape")
         return None
 
-    def _predict(self, scan: Scan, teller: Teller) -> NDArray[np.uint8]:
-        teller.begin(_("predicting"), len(scan.slices))
+    def _predict(self, scan: Scan, reporter: Reporter) -> NDArray[np.uint8]:
+        reporter.begin(_("predicting"), len(scan.slices))
         mask = np.empty(scan.slices.shape, dtype=np.uint8)
-        for done, (number, answer) in enumerate(self.masks.predict(enumerate(self._images(scan))), start=1):
-            mask[number] = answer.mask
-            teller.count(done)
-        teller.end()
+        for done, (number, result) in enumerate(self.masks.predict(enumerate(self._images(scan))), start=1):
+            mask[number] = result.mask
+            reporter.count(done)
+        reporter.end()
         return mask
 
     def _images(self, scan: Scan) -> Iterator[NDArray[Any]]:

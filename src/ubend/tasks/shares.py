@@ -10,14 +10,14 @@ from PIL import Image
 from ubend.core.errors import DataError
 from ubend.core.files import write_csv
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
-from ubend.io.decode import explained
-from ubend.io.row_windows import TiffWindows
+from ubend.core.progress import Reporter
+from ubend.io.decode import explain_decode_errors
+from ubend.io.row_windows import TiffRowReader
 from ubend.labels.class_table import IGNORED, LabelMap
 
 SHARES = "shares.csv"
 _ROWS = 1024  # of a written mask, read at once
-_TOLD = 10  # images
+_REPORTED = 10  # images
 
 
 class ClassShares:
@@ -45,7 +45,7 @@ class ClassShares:
             )
         self._pixels[image] = self._pixels.get(image, 0) + counts[: self._labels.classes]
 
-    def write(self, masks: Mapping[Path, Path], teller: Teller) -> None:
+    def write(self, masks: Mapping[Path, Path], reporter: Reporter) -> None:
         """Write the shares of each image, and say some; masks that were not counted are read.
 
         Args:
@@ -59,14 +59,14 @@ class ClassShares:
             shares[image] = [int(count) / max(1, int(pixels.sum())) for count in pixels]
         rows = [[image, *(f"{value:.6f}" for value in row)] for image, row in shares.items()]
         write_csv(self._out / SHARES, [["file", *names], *rows])
-        for image, row in list(shares.items())[:_TOLD]:
+        for image, row in list(shares.items())[:_REPORTED]:
             shown = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, row, strict=True))
-            teller.say(f"{image.name}: {shown}")
-        if len(shares) > _TOLD:
-            teller.say(_("... and {count} more, in shares.csv").format(count=len(shares) - _TOLD))
+            reporter.report(f"{image.name}: {shown}")
+        if len(shares) > _REPORTED:
+            reporter.report(_("... and {count} more, in shares.csv").format(count=len(shares) - _REPORTED))
         whole = [index for index in range(len(names)) if all(row[index] == 1.0 for row in shares.values())]
         if whole:
-            teller.say(
+            reporter.report(
                 _(
                     "WARNING: every pixel of every picture is {name}; are these pictures like those it was trained on?"
                 ).format(name=names[whole[0]])
@@ -75,10 +75,10 @@ class ClassShares:
     def _count_written(self, image: Path, mask: Path) -> None:
         """Count a mask of before."""
         if mask.suffix == ".png":
-            with explained(mask), Image.open(mask) as file:
+            with explain_decode_errors(mask), Image.open(mask) as file:
                 self.count(image, np.asarray(file))
             return
-        with TiffWindows(mask) as windows:
-            height = windows.size_hw[0]
+        with TiffRowReader(mask) as rows_reader:
+            height = rows_reader.size_hw[0]
             for top in range(0, height, _ROWS):
-                self.count(image, windows.read_stored(top, min(height, top + _ROWS)))
+                self.count(image, rows_reader.read_stored(top, min(height, top + _ROWS)))

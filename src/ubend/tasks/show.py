@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, PairError
 from ubend.core.files import default_cache, refuse_existing
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
-from ubend.dataset.dataset import read_usable, survey_folder
+from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import ERROR_COLORS, Color, color_mask, draw_errors, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.layouts.pairs import Folder, Pair, Part
+from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.tasks.evaluate import read_run_subset
 from ubend.training.run_folder import RunFolder
 
@@ -39,8 +39,8 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
     refuse_existing([Path(out)])
 
     def draw(found: Folder, _skipped: list[tuple[Pair, list[str]]]) -> Path:
-        survey = survey_folder(found, settings, default_cache(), Teller())
-        return draw_pairs(found.pairs, survey.labels, survey.channels, Path(out), count=count, show=show)
+        label_scan = scan_folder(found, settings, default_cache(), Reporter())
+        return draw_pairs(found.pairs, label_scan.labels, label_scan.channels, Path(out), count=count, show=show)
 
     return read_usable(settings, draw)
 
@@ -74,7 +74,7 @@ def draw_predictions(
     out: Path | str | None = None,
     *,
     count: int = 10,
-    subset: Part | None = None,
+    subset: SplitName | None = None,
     worst: bool = False,
     show: bool = False,
     device: str | None = None,
@@ -167,5 +167,5 @@ def _draw(
     grid = draw_grid(rows, headings, captions, legend=legend)
     save_png(grid, out)
     if show:
-        show_picture(grid)
+        show_image(grid)
     return out

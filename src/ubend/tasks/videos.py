@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, Problem
-from ubend.core.files import Need, write_csv, write_file
+from ubend.core.files import DiskRequirement, write_csv, write_file
 from ubend.core.i18n import _, later
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.drawing.overlay import overlay_mask
 from ubend.io.images import fit_channels
 from ubend.io.video import Video, VideoReader, open_video, written_video
@@ -31,10 +31,10 @@ class VideoJob(FileJob[Video]):
     what = later("mask or overlay")
     done = later("{count} masks and overlays of videos in {out}")
 
-    def look(self) -> list[Need]:
+    def look(self) -> list[DiskRequirement]:
         if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":
-            said = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
-            raise DataError(said, key="data.channels")
+            message = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
+            raise DataError(message, key="data.channels")
         return super().look()
 
     def inspect(self, number: int) -> Video:
@@ -46,29 +46,29 @@ class VideoJob(FileJob[Video]):
     def size(self, number: int) -> float:
         return 2 * self.paths[number].stat().st_size  # an overlay is about as large
 
-    def make(self, teller: Teller) -> None:
+    def make(self, reporter: Reporter) -> None:
         for number in self.todo:
-            with self.keeping(number):
+            with self.collect_problems(number):
                 self.note_source(number)
-                if damage := self._predict(number, teller):
+                if damage := self._predict(number, reporter):
                     self.damaged[number] = [damage]  # not recorded: --resume makes it again, and tells it again
                 else:
                     self.note_done(number)
 
-    def _predict(self, number: int, teller: Teller) -> Problem | None:
+    def _predict(self, number: int, reporter: Reporter) -> Problem | None:
         """Write the files of a video; returns what is wrong with it."""
         video, (mask, overlay, table) = self.found[number], self.files(number)
         labels, rows = self.masks.labels, list[list[str | int]]()
         reader = VideoReader(video)
-        teller.begin(_("predicting"), video.frames or 0)
+        reporter.begin(_("predicting"), video.frames or 0)
 
-        def write_both(overlay_place: Path, mask_place: Path) -> None:
+        def write_both(overlay_path: Path, mask_path: Path) -> None:
             frames = iter(reader)
             first = next(frames)
             start, size = first[0], (first[1].shape[0], first[1].shape[1])
             with (
-                written_video(overlay_place, size, video, exact=False, start=start) as shown,
-                written_video(mask_place, size, video, exact=True, start=start) as masks,
+                written_video(overlay_path, size, video, exact=False, start=start) as shown,
+                written_video(mask_path, size, video, exact=True, start=start) as masks,
             ):
                 # all have one size, so batches get full in order
                 given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
@@ -78,10 +78,10 @@ class VideoJob(FileJob[Video]):
                     masks.add(seconds, index)
                     shares = np.bincount(index.reshape(-1), minlength=labels.classes) / index.size
                     rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
-                    teller.count(len(rows))
+                    reporter.count(len(rows))
 
         write_file(overlay, lambda shown: write_file(mask, lambda masks: write_both(shown, masks)))
-        teller.end()
+        reporter.end()
         write_csv(table, [["frame", "seconds", *labels.names], *rows])
         if reader.damage is None:
             return None
@@ -91,8 +91,8 @@ class VideoJob(FileJob[Video]):
                 "{path}: damaged or truncated ({reason}); masks of the {count} frames that could be read are written, "
                 "of about {total}"
             )
-        said = line.format(path=video.path, reason=reader.damage, count=len(rows), total=video.frames)
-        return Problem(said, video.path, "frames")
+        message = line.format(path=video.path, reason=reader.damage, count=len(rows), total=video.frames)
+        return Problem(message, video.path, "frames")
 
     def _fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         fitted = fit_channels(frame, self.masks.channels)

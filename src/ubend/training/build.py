@@ -13,14 +13,14 @@ from ubend.core.device import has_compiler
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset
 from ubend.layouts.pairs import SPLITS
 from ubend.models.encoders import describe_weights, pretrained_weights
 from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
 from ubend.training.checkpoint import Progress, TrainingState
-from ubend.training.distributed import ALONE, Ranks
+from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.optim import make_optimizer
 
@@ -28,7 +28,7 @@ _PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoc
 
 
 @dataclass(frozen=True)
-class Built:
+class ModelSetup:
     """The model, its optimizer and loss.
 
     Attributes:
@@ -42,7 +42,9 @@ class Built:
     bundle: Bundle
 
 
-def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE, *, pretrained: bool = True) -> Built:
+def build(
+    data: Dataset, plan: Plan, device: torch.device, group: ProcessGroup = ALONE, *, pretrained: bool = True
+) -> ModelSetup:
     """Network, optimizer and loss; weights are initialised on the CPU, so that every device and process starts alike.
 
     Args:
@@ -50,12 +52,12 @@ def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE,
     Raises:
         SettingError: a setting does not fit the number of channels or classes.
     """
-    model = _draw_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _initialise_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.average_decay else model
-    if plan.train.sync_batch_norm and ranks.count > 1:
+    if plan.train.sync_batch_norm and group.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
-        synchronise_batch_norm(model, ranks)
+        synchronise_batch_norm(model, group)
     optimizer, sums = (
         make_optimizer(model, plan.train, model.encoder_parameters()),
         torch.zeros(4, dtype=sums_dtype(device), device=device),
@@ -80,12 +82,12 @@ def build(data: Dataset, plan: Plan, device: torch.device, ranks: Ranks = ALONE,
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,
-        image_hashes={part: pack_hashes(data.store.pixel_hashes[data.numbers(part)]) for part in SPLITS},
+        image_hashes={split: pack_hashes(data.store.pixel_hashes[data.numbers(split)]) for split in SPLITS},
     )
-    return Built(TrainingState(model, ema, optimizer, sums, Progress()), make_loss(data, plan, device), bundle)
+    return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), make_loss(data, plan, device), bundle)
 
 
-def _draw_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
+def _initialise_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
     channels, classes = data.store.channels, data.labels.classes
     mean, std = data.mean_std()
     if plan.data.mean is not None and plan.data.std is not None:
@@ -127,12 +129,12 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
     return Loss(plan.train.loss, torch.tensor(weights, dtype=torch.float32, device=device))
 
 
-def compile_network(model: nn.Module, reporter: Teller) -> Callable[[Tensor], Tensor]:
+def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], Tensor]:
     """The network compiled by `torch.compile`, or unchanged where there is no C compiler."""
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
-    reporter.say(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
+    reporter.report(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
     return model
 
 

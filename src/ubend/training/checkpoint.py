@@ -25,9 +25,9 @@ from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
 _SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
-_MOST_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
+_MAX_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
 # names in the file
-_HEADER, _MODEL, _AVERAGE, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
+_HEADER, _MODEL, _EMA, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Saver:
         self._drawn: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
         self._model: Future[None] | None = None
-        self._began, self._pause_s = time.monotonic(), 0.0
+        self._started, self._pause_s = time.monotonic(), 0.0
 
     def __enter__(self) -> "Saver":
         return self
@@ -133,24 +133,24 @@ class Saver:
 
     def is_due(self, after_s: float = 0.0) -> bool:
         """Whether saving now costs little: at most a 20th of the time, and no write is under way."""
-        since = time.monotonic() - self._began
+        since = time.monotonic() - self._started
         return (self._write is None or self._write.done()) and since >= max(after_s, self._pause_s)
 
     def save(self, state: TrainingState) -> None:
         """Copy the state, and begin to write it, the model first; errors of the write before are raised here."""
         self._wait_for_files()
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         tensors, header = snapshot_state(state)
-        copied_s = time.monotonic() - self._began
+        copied_s = time.monotonic() - self._started
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
-        kept = next(kind for kind in (_BEST, _AVERAGE, _MODEL) if any(n.startswith(kind) for n in tensors))
+        kept = next(kind for kind in (_BEST, _EMA, _MODEL) if any(n.startswith(kind) for n in tensors))
         weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
         self._model = self._saving.submit(self._save_model, weights, list(state.progress.history))
         self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
 
     def begin(self, work: Callable[[], None]) -> None:
         """Begin other writing, which is done before any state that is saved later; errors as of `save`."""
-        while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MOST_WAITING):
+        while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MAX_WAITING):
             self._drawn.popleft().result()
         self._drawn.append(self._drawing.submit(work))
 
@@ -174,9 +174,9 @@ class Saver:
 
     def _write_state(self, tensors: dict[str, Tensor], header: dict[str, str], before: list[Future[None]]) -> float:
         wait(before)
-        began = time.monotonic()
+        started = time.monotonic()
         write_tensors(self._path, tensors, header)
-        return time.monotonic() - began
+        return time.monotonic() - started
 
 
 def snapshot_state(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -198,7 +198,7 @@ def load_state(path: Path, state: TrainingState) -> None:
         ModelFileError: truncated, not a training state, or of another network.
     """
     try:
-        with named_in_utf8(path) as place, safe_open(place, "pt") as file:
+        with named_in_utf8(path) as opened_path, safe_open(opened_path, "pt") as file:
             header = file.metadata() or {}
             state.progress = Progress(**json.loads(header[_HEADER]))
             names = set(file.keys())
@@ -227,7 +227,7 @@ def load_state(path: Path, state: TrainingState) -> None:
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {_MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     if state.ema is not state.model:
-        tensors |= {_AVERAGE + name: tensor for name, tensor in state.ema.state_dict().items()}
+        tensors |= {_EMA + name: tensor for name, tensor in state.ema.state_dict().items()}
     if state.progress.best_epoch:
         tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
     for number, parameter in enumerate(_parameters(state.optimizer)):

@@ -17,7 +17,7 @@ from torch import distributed as dist
 from ubend.core.device import is_out_of_memory, pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
-from ubend.training.launcher import Place, find_place
+from ubend.training.launcher import ProcessRank, process_rank
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
 _HOST_TIMEOUT = timedelta(days=2)  # for the first rank, which may have to download and decode a data set
@@ -25,7 +25,7 @@ _BEREAVED_S = 10.0  # a rank that has lost another waits this long to be ended b
 
 
 @dataclass(frozen=True)
-class Ranks(Place):
+class ProcessGroup(ProcessRank):
     """The processes that train together, and this one's place among them; alone, all of this does nothing.
 
     Attributes:
@@ -72,7 +72,7 @@ class Ranks(Place):
                 key="train.batch",
             )
 
-    def part(self, items: int) -> range:
+    def shard(self, items: int) -> range:
         """This rank's share of so many items, in their order; it may be empty."""
         return range(self.rank * items // self.count, (self.rank + 1) * items // self.count)
 
@@ -92,12 +92,12 @@ class Ranks(Place):
                 parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
                 start += tensor.numel()
             torch._foreach_copy_(parts, some)
-            with others_alive():
+            with explain_lost_peers():
                 dist.all_reduce(flat)
             torch._foreach_copy_(some, parts)
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
+    def first_rank_first(self) -> Iterator[None]:
         """One rank of each computer goes in first; the others when it has come out, and find its work done."""
         if self.local > 0:
             self._meet()
@@ -105,7 +105,7 @@ class Ranks(Place):
         if self.local == 0:
             self._meet()
 
-    def refuse_difference(self, facts: str) -> None:
+    def refuse_different(self, facts: str) -> None:
         """Fail where `facts` are not the same on all ranks: they would train on different things.
 
         Raises:
@@ -114,10 +114,10 @@ class Ranks(Place):
         if self.count == 1:
             return
         digest = int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=7).digest(), "big")
-        least_most = torch.tensor([digest, -digest])
-        with others_alive():
-            dist.all_reduce(least_most, dist.ReduceOp.MIN, self.host)
-        if int(least_most.sum()) != 0:
+        extremes = torch.tensor([digest, -digest])
+        with explain_lost_peers():
+            dist.all_reduce(extremes, dist.ReduceOp.MIN, self.host)
+        if int(extremes.sum()) != 0:
             raise TrainingError(
                 _(
                     "the processes do not see the same pictures, settings or run; put them where all of them read the "
@@ -134,22 +134,22 @@ class Ranks(Place):
 
     def _meet(self) -> None:
         if self.count > 1:
-            with others_alive():
+            with explain_lost_peers():
                 dist.barrier(self.host)
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def join_ranks() -> Iterator[Ranks]:
+def join_group() -> Iterator[ProcessGroup]:
     """Meet the other ranks, if there are any; until the end, unless they have left before.
 
     Raises:
         TrainingError: they cannot be reached.
     """
-    place = find_place()
-    if place.count == 1:
+    own_rank = process_rank()
+    if own_rank.count == 1:
         yield ALONE
         return
     if not (dist.is_available() and dist.is_gloo_available()):
@@ -163,14 +163,14 @@ def join_ranks() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             _("process {rank} of {count} cannot reach the others: {reason}").format(
-                rank=place.rank, count=place.count, reason=_first_line(error)
+                rank=own_rank.rank, count=own_rank.count, reason=_first_line(error)
             ),
             key="--gpus",
         ) from error
     assert isinstance(host, dist.ProcessGroup)  # no rank is left out
-    ranks = Ranks(place.rank, place.count, place.local, host)
-    yield ranks
-    ranks.leave()  # not after an error: the others are elsewhere, and are ended by whoever started them all
+    group = ProcessGroup(own_rank.rank, own_rank.count, own_rank.local, host)
+    yield group
+    group.leave()  # not after an error: the others are elsewhere, and are ended by whoever started them all
 
 
 class Vote:
@@ -180,17 +180,17 @@ class Vote:
     ranks get the same answers, so they stop after the same step.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, group: ProcessGroup) -> None:
+        self._ranks = group
         self._travelling: tuple[dist.Work, Tensor] | None = None
 
-    def any(self, mine: bool) -> bool:
-        """Give this rank's vote; whether anyone's of the time before was True (alone: `mine`)."""
+    def any(self, own: bool) -> bool:
+        """Give this rank's vote; whether anyone's of the time before was True (alone: `own`)."""
         if self._ranks.count == 1:
-            return mine
+            return own
         before = self.close()
-        votes = torch.tensor([int(mine)])
-        with others_alive():
+        votes = torch.tensor([int(own)])
+        with explain_lost_peers():
             work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._ranks.host, async_op=True)
         assert work is not None
         self._travelling = work, votes
@@ -201,13 +201,13 @@ class Vote:
         if self._travelling is None:
             return False
         (work, votes), self._travelling = self._travelling, None
-        with others_alive():
+        with explain_lost_peers():
             work.wait()
         return bool(votes.item())
 
 
 @contextmanager
-def others_alive() -> Iterator[None]:
+def explain_lost_peers() -> Iterator[None]:
     """Where a message does not come through, another rank has died of something that it tells itself.
 
     So this one first waits to be ended by whoever started all of them, and sees to it that the cause is heard.

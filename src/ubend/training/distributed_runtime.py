@@ -17,24 +17,24 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.dataset.batches import Batch
-from ubend.training.distributed import Ranks, others_alive
+from ubend.training.distributed import ProcessGroup, explain_lost_peers
 from ubend.training.loop import PlainRuntime, Training, join_sums, seed_random_layers, training_step
 
 
 class DistributedRuntime(PlainRuntime):
     """The plain runtime on this process's part of every batch; sums are those of all processes."""
 
-    def __init__(self, training: Training, ranks: Ranks, early: "EarlySums") -> None:
-        super().__init__(training, ranks)
+    def __init__(self, training: Training, group: ProcessGroup, early: "EarlySums") -> None:
+        super().__init__(training, group)
         self._early = early
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        training, ranks = self.training, self.ranks
-        seed_random_layers(training, step * ranks.count + ranks.rank)
+        training, group = self.training, self.group
+        seed_random_layers(training, step * group.count + group.rank)
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
-        ranks.sum_tensors(counts)
+        group.sum_tensors(counts)
         sums = training_step(training, batch, counts)
-        sum_step(ranks, training.state.model, sums, self._early.take())
+        sum_step(group, training.state.model, sums, self._early.take())
         return join_sums(sums, counts)
 
 
@@ -44,8 +44,8 @@ class EarlySums:
     All ranks take the same steps in the same order, so they send the same messages in the same order.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, group: ProcessGroup) -> None:
+        self._ranks = group
         self._done: set[int] = set()
         self._travelling: list[tuple[dist.Work, Tensor]] = []
 
@@ -60,7 +60,7 @@ class EarlySums:
         flat = gradient.new_empty(0).set_(
             gradient.untyped_storage(), gradient.storage_offset(), (gradient.numel(),), (1,)
         )
-        with others_alive():
+        with explain_lost_peers():
             work = dist.all_reduce(flat, async_op=True)
         assert work is not None
         self._travelling.append((work, flat))
@@ -76,12 +76,12 @@ class EarlySums:
 
     def _wait(self) -> None:
         travelling, self._travelling = self._travelling, []
-        with others_alive():
+        with explain_lost_peers():
             for work, _flat in travelling:
                 work.wait()
 
 
-def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
+def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
     """After a step's backward pass: gradients and `sums` become those of the whole batch.
 
     Args:
@@ -91,7 +91,7 @@ def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> No
     variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
     of micro-batches.) So they are the same on all ranks after every step, whenever a state is saved.
     """
-    if ranks.count == 1:
+    if group.count == 1:
         return
     statistics = [
         buffer
@@ -101,6 +101,6 @@ def sum_step(ranks: Ranks, model: nn.Module, sums: Tensor, done: Set[int]) -> No
         if buffer is not None
     ]
     if statistics:  # not every network has batch norm
-        torch._foreach_div_(statistics, ranks.count)
+        torch._foreach_div_(statistics, group.count)
     gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
-    ranks.sum_tensors([*gradients, *statistics, sums])
+    group.sum_tensors([*gradients, *statistics, sums])

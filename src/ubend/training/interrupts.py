@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ubend.training.distributed import ALONE, Ranks, Vote
+from ubend.training.distributed import ALONE, ProcessGroup, Vote
 
 
 class StopRequest:
@@ -16,9 +16,9 @@ class StopRequest:
         received: the number of the signal, once there is one.
     """
 
-    def __init__(self, ranks: Ranks = ALONE) -> None:
+    def __init__(self, group: ProcessGroup = ALONE) -> None:
         self.received: list[int] = []
-        self._vote = Vote(ranks)
+        self._vote = Vote(group)
 
     def requested(self) -> bool:
         """To be asked by all processes at the same places; all get the same answer."""
@@ -30,12 +30,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
+def stop_on_signals(group: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     """The first Ctrl-C or SIGTERM requests a stop; the second one raises KeyboardInterrupt at once.
 
     In several processes, SIGTERM comes from the launcher as a Ctrl-C. In a thread, signals go elsewhere.
     """
-    request = StopRequest(ranks)
+    request = StopRequest(group)
 
     def note(number: int, _frame: FrameType | None) -> None:
         if request.received:
@@ -45,7 +45,7 @@ def stop_on_signals(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    signals = [signal.SIGINT] if ranks.count > 1 else [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT] if group.count > 1 else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, note) for number in signals}
     try:
         yield request

@@ -27,7 +27,7 @@ _SAVE_S = 20.0  # likewise after SIGTERM, which batch systems follow by SIGKILL 
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """The place of this process among those that train together.
 
     Attributes:
@@ -46,22 +46,22 @@ class Place:
         return self.rank == 0
 
 
-def find_place() -> Place:
+def process_rank() -> ProcessRank:
     """This process's place, from the environment; alone where nobody has set one."""
-    told = os.environ
+    environ = os.environ
     try:
-        place = Place(int(told["RANK"]), int(told["WORLD_SIZE"]), int(told["LOCAL_RANK"]))
+        own_rank = ProcessRank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ["LOCAL_RANK"]))
     except (KeyError, ValueError):
-        return Place()
-    return place if place.count > 1 and "MASTER_ADDR" in told and "MASTER_PORT" in told else Place()
+        return ProcessRank()
+    return own_rank if own_rank.count > 1 and "MASTER_ADDR" in environ and "MASTER_PORT" in environ else ProcessRank()
 
 
-def leave_at_once(code: int) -> None:
+def exit_at_once(code: int) -> None:
     """Where this is one of several processes: end it without waiting for the others; else nothing.
 
     Python's own way out would first let torch wait for what the others have not sent.
     """
-    if find_place().count > 1:
+    if process_rank().count > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -79,13 +79,13 @@ def launch(command: Sequence[str], count: int) -> int:
     Raises:
         TrainingError: one of them was killed.
     """
-    ranks: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
-        stack.callback(_end, ranks)
-        interrupts = stack.enter_context(_signals_forwarded(ranks))
+        stack.callback(_end, processes)
+        interrupts = stack.enter_context(_signals_forwarded(processes))
         for rank, environment in enumerate(_environments(count)):
-            ranks.append(
+            processes.append(
                 subprocess.Popen(
                     command,
                     env=environment,
@@ -95,9 +95,9 @@ def launch(command: Sequence[str], count: int) -> int:
                     start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
                 )
             )
-        shown = _wait(ranks, interrupts)
-        code = ranks[shown].poll()
-        _end(ranks)
+        shown = _wait(processes, interrupts)
+        code = processes[shown].poll()
+        _end(processes)
         errors[shown].seek(0)
         sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
@@ -126,15 +126,15 @@ def _environments(count: int) -> list[dict[str, str]]:
     }
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     places = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
-    return [defaults | os.environ | {key: str(value) for key, value in place.items()} for place in places]
+    return [defaults | os.environ | {key: str(value) for key, value in own_rank.items()} for own_rank in places]
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -> int:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -> int:
     """Until all have ended, or one has failed, or patience is out; returns the one whose errors are to be shown."""
     deadline = math.inf
     while True:
-        codes = [rank.poll() for rank in ranks]
-        failed = [rank for rank, code in enumerate(codes) if code not in (None, 0, _INTERRUPTED)]
+        codes = [process.poll() for process in processes]
+        failed = [process for process, code in enumerate(codes) if code not in (None, 0, _INTERRUPTED)]
         if failed:
             return failed[0]
         if None not in codes or time.monotonic() > deadline:
@@ -146,22 +146,22 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -
         time.sleep(_LOOK_S)
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """None of them is left when this returns."""
-    for rank in ranks:
-        if rank.poll() is None:
-            rank.terminate()
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
     deadline = time.monotonic() + _GRACE_S
-    for rank in ranks:
+    for process in processes:
         try:
-            rank.wait(max(0.0, deadline - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
+            process.kill()
+            process.wait()
 
 
 @contextmanager
-def _signals_forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+def _signals_forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Ctrl-C goes to all of them, each time; the list grows with it. So does the first signal, if it is SIGTERM.
 
     Other signals end this process, and all.
@@ -170,9 +170,9 @@ def _signals_forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[lis
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         interrupts.append(number)
-        for rank in ranks:
+        for process in processes:
             if os.name == "posix":  # Windows sends it to all by itself
-                rank.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGINT)
 
     def leave(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -29,13 +29,13 @@ from ubend.core.plan import TrainPlan
 from ubend.dataset.batches import Batch, TrainingBatches
 from ubend.dataset.sources import Source
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
-from ubend.training.distributed import ALONE, Ranks
+from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.interrupts import StopRequest
 from ubend.training.losses import Loss, LossCounts, LossSums
 from ubend.training.optim import ema_decay, learning_rate_at, update_ema
 from ubend.training.recorder import EpochTiming, Recorder
-from ubend.training.settling import batch_statistics, is_settling
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -92,10 +92,10 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     """
     training.state.model.train()
     total = torch.zeros_like(training.state.sums[:2])  # cross entropy and 1 - Dice
-    for part in batch.split(training.micro_batch):
+    for micro_batch in batch.split(training.micro_batch):
         with training.autocast():
-            logits = training.forward(part.image)
-        sums = training.loss.sum(logits, part.target, part.pixel_weights)
+            logits = training.forward(micro_batch.image)
+        sums = training.loss.sum(logits, micro_batch.target, micro_batch.pixel_weights)
         training.loss.of_step(sums, counts).backward()  # type: ignore[no-untyped-call]
         total += torch.stack(sums).detach()
     return total
@@ -116,8 +116,8 @@ class Runtime(ABC):
         ranks: the processes that train together; a no-op for a single process.
     """
 
-    def __init__(self, training: Training, ranks: Ranks = ALONE) -> None:
-        self.training, self.ranks = training, ranks
+    def __init__(self, training: Training, group: ProcessGroup = ALONE) -> None:
+        self.training, self.group = training, group
 
     @abstractmethod
     def gradients(self, step: int, batch: Batch) -> Tensor:
@@ -176,7 +176,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     # epochs are counted: after an interruption in the last step, its epoch's validation is still due
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
-        began, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
+        started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
         stopped = stop.requested()
         while progress.step < training.steps_until(epoch) and not stopped:
             runtime.take_step(progress.step)
@@ -187,7 +187,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
             break
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
-        train_s, waited_s = time.monotonic() - began, training.batches.waited_s - waited_before_s
+        train_s, waited_s = time.monotonic() - started, training.batches.waited_s - waited_before_s
         val_loss, val_dice = validate(runtime)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise diverged(training)
@@ -210,13 +210,15 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 "best": is_best,
             }
         )
-        if is_settling(training, progress.step):  # early on, batch norm's running statistics lag behind the weights
+        if in_batch_norm_warmup(
+            training, progress.step
+        ):  # early on, batch norm's running statistics lag behind the weights
             with batch_statistics(state.ema):
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
             progress.stopped = _("no better validation figure for {count} epochs").format(count=plan.patience)
-        timing = EpochTiming(train_s, time.monotonic() - began - train_s, waited_s, progress.step - first_step)
+        timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
     stop.close()
     recorder.finish(state)
@@ -233,17 +235,17 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     """As `validate`, with batch norm in the mode in which it is."""
     training, classes = runtime.training, len(runtime.training.class_names)
-    images, mine = training.validation, runtime.ranks.part(len(training.validation))
-    sums, start = torch.zeros_like(training.state.sums), mine.start
+    images, own = training.validation, runtime.group.shard(len(training.validation))
+    sums, start = torch.zeros_like(training.state.sums), own.start
     # crops of one image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
-    while start < mine.stop:
-        items = np.arange(start, min(start + validation_batch(training), mine.stop))
+    while start < own.stop:
+        items = np.arange(start, min(start + validation_batch(training), own.stop))
         found, tables = runtime.measure(items)
         sums += found
         confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), tables)
         start += len(items)
-    runtime.ranks.sum_tensors([sums, confusions])  # entries of other ranks are zero
+    runtime.group.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
@@ -253,8 +255,8 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 def validation_batch(training: Training) -> int:
     """Items in one validation forward pass, within the memory limit found so far."""
     images = training.validation
-    most = max(1, images.validation_pixels // math.prod(images.canvas_hw))
-    return training.state.progress.validation_batch or most
+    maximum = max(1, images.validation_pixels // math.prod(images.canvas_hw))
+    return training.state.progress.validation_batch or maximum
 
 
 def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ubend.core.settings import LossKind
 
-LEAST_DICE = 1e-6  # below it, -log(Dice) grows no more
+MIN_DICE = 1e-6  # below it, -log(Dice) grows no more
 _FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
 
 
@@ -106,7 +106,7 @@ class Loss:
         truth = hot.sum(dim=(2, 3))
         claimed = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # over scored pixels
         dice = 2.0 * overlap / (claimed + truth).clamp_min(1e-6)
-        lost = -dice.clamp_min(LEAST_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
+        lost = -dice.clamp_min(MIN_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
         return LossSums(cross_entropy, torch.where(truth > 0, lost, 0.0).sum())
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
@@ -127,7 +127,7 @@ def sum_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """
     logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
     pixelwise = torch.where(one_hot(target, logits.shape[1]), F.log_softmax(logits, dim=1), 0.0)
-    return torch.stack([-picture.sum() for picture in pixelwise])
+    return torch.stack([-image.sum() for image in pixelwise])
 
 
 def sums_dtype(device: torch.device) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ubend.core.device import attempt
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.batches import Batch
 from ubend.training.loop import Runtime, Training
 
@@ -24,8 +24,8 @@ class LimitedMemoryRuntime(Runtime):
     Before the optimizer's update, a step changes only batch norm's running statistics; they are saved and restored.
     """
 
-    def __init__(self, runtime: Runtime, reporter: Teller) -> None:
-        super().__init__(runtime.training, runtime.ranks)
+    def __init__(self, runtime: Runtime, reporter: Reporter) -> None:
+        super().__init__(runtime.training, runtime.group)
         self.runtime, self._reporter = runtime, reporter
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
@@ -54,13 +54,13 @@ class LimitedMemoryRuntime(Runtime):
         training, before = self.training, self.training.micro_batch
         size = before // 2
         if (
-            self.ranks.count > 1
+            self.group.count > 1
         ):  # all must halve together, and telling the others would take a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} pictures at a time; use --set "
                     "train.micro_batch={size}, or set it in the run's settings.toml for --resume"
-                ).format(rank=self.ranks.rank, count=before, size=max(1, size)),
+                ).format(rank=self.group.rank, count=before, size=max(1, size)),
                 key="train.micro_batch",
             )
         while size and has_lone_values(training, size):
@@ -74,7 +74,7 @@ class LimitedMemoryRuntime(Runtime):
                 key="train.micro_batch",
             )
         training.state.progress.micro_batch = size
-        self._reporter.say(
+        self._reporter.report(
             _(
                 "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, "
                 "with {size} at a time (the steps stay those of {batch} pictures)"
@@ -88,7 +88,7 @@ class LimitedMemoryRuntime(Runtime):
                 key="data.size",
             )
         self.training.state.progress.validation_batch = before // 2
-        self._reporter.say(
+        self._reporter.report(
             _("note: out of memory while validating {before} pictures at a time; it goes on with {size}").format(
                 before=before, size=before // 2
             )
@@ -98,7 +98,7 @@ class LimitedMemoryRuntime(Runtime):
 def has_lone_values(training: Training, micro_batch: int) -> bool:
     """Whether batch norm would see one value per channel (it needs two) at the deepest level of a micro-batch."""
     smallest, depth = training.batches.batch % micro_batch or micro_batch, training.state.model.depth
-    values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.window_hw)
+    values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.crop_hw)
     return training.state.model.has_batch_norm and values < 2
 
 

@@ -10,11 +10,11 @@ from ubend.core.i18n import _
 from ubend.dataset.dataset import Dataset
 from ubend.drawing.curves import LiveCurves
 from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_picture
+from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import Training, validation_batch
 from ubend.training.run_folder import RunFolder
-from ubend.training.settling import batch_statistics, is_settling
 
 _PANEL_IMAGES = 3  # of the validation split
 
@@ -32,7 +32,7 @@ class EpochDrawing:
         self._curves = LiveCurves(data.labels.names, run.curves)
 
     def __call__(self, state: TrainingState) -> Callable[[], None]:
-        draw_panel, history = self._look(state), list(state.progress.history)
+        draw_panel, history = self._inspect(state), list(state.progress.history)
         if self._show:  # a notebook shows what its own thread gives it
             draw_panel()
 
@@ -43,7 +43,7 @@ class EpochDrawing:
 
         return write
 
-    def _look(self, state: TrainingState) -> Callable[[], None]:
+    def _inspect(self, state: TrainingState) -> Callable[[], None]:
         """The panel of an epoch: input, prediction and truth of a few validation images, the same ones each time.
 
         The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
@@ -54,15 +54,15 @@ class EpochDrawing:
         items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
         image, target = validation.take(items)
         state.ema.eval()
-        settling = is_settling(training, state.progress.step)
-        statistics = batch_statistics(state.ema) if settling else nullcontext()
+        warming_up = in_batch_norm_warmup(training, state.progress.step)
+        statistics = batch_statistics(state.ema) if warming_up else nullcontext()
         with statistics, torch.inference_mode(), training.autocast():
             parts = torch.split(image.float(), validation_batch(training))
             guesses = [training.forward_ema(some).argmax(dim=1).to(torch.uint8) for some in parts]
         index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
         epoch = state.progress.history[-1]["epoch"]
         heading = _("prediction after epoch {epoch}")
-        if settling:
+        if warming_up:
             heading = _("prediction after epoch {epoch} (batch statistics)")
 
         def draw() -> None:
@@ -80,6 +80,6 @@ class EpochDrawing:
             )
             save_png(panel, self._run.panel(epoch))
             if self._show:
-                show_picture(panel)
+                show_image(panel)
 
         return draw

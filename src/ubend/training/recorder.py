@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ubend.core.i18n import _
-from ubend.core.progress import Teller, rough_duration
+from ubend.core.progress import Reporter, rough_duration
+from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
-from ubend.training.settling import SETTLING_STEPS, is_settling
 from ubend.training.unlearned import describe_unlearned
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class _StepTimer:
         self._steps += 1
         if self._steps in (self._first, self._last):
             sums.cpu()
-            began, self._since = self._since, time.monotonic()
-            return (self._since - began) / (self._last - self._first) if self._steps == self._last else None
+            started, self._since = self._since, time.monotonic()
+            return (self._since - started) / (self._last - self._first) if self._steps == self._last else None
         return None
 
 
@@ -65,7 +65,7 @@ class Recorder:
         self,
         run: RunFolder,
         saver: Saver,
-        reporter: Teller,
+        reporter: Reporter,
         after_epoch: Callable[[TrainingState], Callable[[], None]] = lambda _state: lambda: None,
         *,
         writes: bool = True,
@@ -77,20 +77,20 @@ class Recorder:
         done = training.state.progress.step
         self._timer, self._is_resumed = _StepTimer(training.state.sums.device), done > 0
         self._reporter.begin(_("training"), training.steps, done)
-        if is_settling(training, training.steps_until(len(training.state.progress.history) + 1)):
+        if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
             line = _(
                 "note: the validation scores of the first {steps} steps say little, because the running statistics of "
                 "batch norm are not settled yet; the scores in brackets, made with the statistics of the validation "
                 "images, show what the network has learned"
             )
-            self._reporter.say(line.format(steps=SETTLING_STEPS))
+            self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
 
     def after_step(self, training: "Training") -> None:
         state = training.state
         self._reporter.count(state.progress.step)
         if (step_s := self._timer.after_step(state.sums)) is not None:
             steps = training.steps - (state.progress.step if self._is_resumed else 0)
-            self._reporter.say(describe_duration(step_s * steps, training.plan.epochs, is_resumed=self._is_resumed))
+            self._reporter.report(describe_duration(step_s * steps, training.plan.epochs, is_resumed=self._is_resumed))
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
@@ -108,15 +108,15 @@ class Recorder:
             "seconds_left": all_s / max(1, timing.steps) * (training.steps - state.progress.step),
         }
         self._run.append_timing(row)
-        self._reporter.tell_epoch(history[-1], row, training.plan.epochs)
+        self._reporter.report_epoch(history[-1], row, training.plan.epochs)
         self._run.write_metrics(history)
         self._saver.begin(self._after_epoch(state))
         if self._saver.is_due():
             self._saver.save(state)
         if self._epochs == 2:  # in the first one, kernels are compiled and the step is captured
-            self._reporter.say(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
+            self._reporter.report(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
         if line := describe_unlearned(training):
-            self._reporter.say(line)
+            self._reporter.report(line)
 
     def finish(self, state: TrainingState) -> None:
         """The model is written when this returns; the state still is being written."""

@@ -58,12 +58,12 @@ class RunFolder:
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
-        self.begun = path / ".begun"
+        self.started = path / ".begun"
 
     def panel(self, epoch: int) -> Path:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"
 
-    def refuse_taken(self) -> None:
+    def refuse_existing_results(self) -> None:
         """Before anything slow happens: fail when the folder holds something already.
 
         Raises:
@@ -72,7 +72,7 @@ class RunFolder:
         if not self.path.exists():
             return
         # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        written = (self.settings, self.data, self.skipped, self.state) if self.begun.exists() else ()
+        written = (self.settings, self.data, self.skipped, self.state) if self.started.exists() else ()
         names = {path.name for path in written}
         if self.path.is_dir() and all(p.name in names or p.name[0] == "." for p in self.path.iterdir()):
             return
@@ -138,7 +138,7 @@ class RunFolder:
         Raises:
             OutputError: it exists and is not empty, or cannot be made.
         """
-        self.refuse_taken()
+        self.refuse_existing_results()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -174,7 +174,7 @@ class RunFolder:
             "python": platform.python_version(),
         }
         write_json(self.facts, {**about, **facts, **versions})  # last: a run folder with it is whole
-        self.begun.unlink(missing_ok=True)
+        self.started.unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """All epochs so far, as the whole file."""

@@ -9,26 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.training.distributed import Ranks
+from ubend.training.distributed import ProcessGroup
 
 
-def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+def synchronise_batch_norm(model: nn.Module, group: ProcessGroup) -> None:
     """Let the model's batch norms look at the pictures of all ranks while training; parameters stay the same."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(module, name, SyncedBatchNorm(child, ranks))
+                setattr(module, name, SyncedBatchNorm(child, group))
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
     """The batch norm `like`, with its parameters and buffers, over all ranks. (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, like: nn.BatchNorm2d, ranks: Ranks) -> None:
+    def __init__(self, like: nn.BatchNorm2d, group: ProcessGroup) -> None:
         super().__init__(like.num_features, like.eps, like.momentum)
         self.weight, self.bias = like.weight, like.bias
         self.running_mean, self.running_var = like.running_mean, like.running_var
         self.num_batches_tracked = like.num_batches_tracked
-        self._ranks = ranks
+        self._ranks = group
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler must not reorder messages
     def forward(self, input: Tensor) -> Tensor:
@@ -63,18 +63,18 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks: Ranks
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: ProcessGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
         own_var, own_mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
         mean64 = own_mean.double()  # so that the difference of squares below costs no digits
         moments = torch.stack([mean64, own_var.double() + mean64.square()])
-        ranks.sum_tensors([moments])
-        moments /= ranks.count
+        group.sum_tensors([moments])
+        moments /= group.count
         mean = moments[0].float()
         var = (moments[1] - moments[0].square()).clamp_min(0).float()
         out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.ranks = eps, ranks
+        ctx.eps, ctx.group = eps, group
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
 
@@ -86,8 +86,8 @@ class _Normalised(torch.autograd.Function):
             gradients[0], x, weight, mean, var, mean, scale, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([of_weight, of_bias])  # sum(dy x^), sum(dy)
-        ctx.ranks.sum_tensors([sums])
-        sums /= x.numel() // x.shape[1] * ctx.ranks.count
+        ctx.group.sum_tensors([sums])
+        sums /= x.numel() // x.shape[1] * ctx.group.count
         slope = -weight * scale.square() * sums[0]
         level = -weight * scale * sums[1] - slope * mean
         through = x * slope[:, None, None] + level[:, None, None]

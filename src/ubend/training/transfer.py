@@ -21,7 +21,7 @@ _NORMALISATION = ("mean", "std")
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A model to begin with.
 
     Attributes:
@@ -35,7 +35,7 @@ class Start:
     bundle: Bundle
 
 
-def load_start(path: Path) -> Start:
+def load_initial_model(path: Path) -> InitialModel:
     """Read the model to begin with.
 
     Raises:
@@ -43,10 +43,10 @@ def load_start(path: Path) -> Start:
     """
     bundle = load_bundle(path)
     with model_path(path).open("rb") as file:
-        return Start(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
+        return InitialModel(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
 
 
-def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
+def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that make a network of the model's shape.
 
     Args:
@@ -54,25 +54,25 @@ def shape_settings(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingError: one of them asks for another shape.
     """
-    net = start.bundle.model
+    net = initial.bundle.model
     shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name or NO_ENCODER}
     shape |= {"model.pretrained": False, "model.weights": None}
     shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
     for key, theirs in shape.items():
-        mine = given.get(key)
-        if mine is not None and (tuple(mine) if isinstance(mine, list) else mine) != theirs:
+        own = given.get(key)
+        if own is not None and (tuple(own) if isinstance(own, list) else own) != theirs:
             raise SettingError(
-                _("{key} = {mine}, but the model {path} has {theirs}; leave it out, or train without --from").format(
-                    key=key, mine=mine, path=start.path, theirs=_("none") if theirs is None else theirs
+                _("{key} = {own}, but the model {path} has {theirs}; leave it out, or train without --from").format(
+                    key=key, own=own, path=initial.path, theirs=_("none") if theirs is None else theirs
                 ),
-                path=start.path,
+                path=initial.path,
                 key=key,
             )
     return shape
 
 
 @torch.no_grad()
-def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> list[str]:
+def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequence[str]) -> list[str]:
     """Copy what fits into a fresh state; returns lines that say what was kept and what is new.
 
     The network has the model's width, depth and skip connections. Every tensor is copied, except:
@@ -83,20 +83,20 @@ def begin_with(start: Start, state: TrainingState, classes: Sequence[str]) -> li
     Args:
         classes: names of the new classes, in their order.
     """
-    theirs, labels = start.bundle.model.state_dict(), start.bundle.labels
-    first = start.bundle.model.first_weight()
+    theirs, labels = initial.bundle.model.state_dict(), initial.bundle.labels
+    first = initial.bundle.model.first_weight()
     rows = match_classes(labels.names, classes)
     for net in (state.model, state.ema):
-        for name, mine in net.state_dict().items():
+        for name, own in net.state_dict().items():
             if name in _HEAD:
                 for row, source in enumerate(rows):
                     if source is not None:
-                        mine[row].copy_(theirs[name][source])
+                        own[row].copy_(theirs[name][source])
             elif name == first:
-                mine.copy_(fit_channels(theirs[name], mine.shape[1]))
+                own.copy_(fit_channels(theirs[name], own.shape[1]))
             elif name not in _NORMALISATION:
-                mine.copy_(theirs[name])
-    return _tell(start, classes, rows, theirs[first].shape[1], int(state.model.state_dict()[first].shape[1]))
+                own.copy_(theirs[name])
+    return _report(initial, classes, rows, theirs[first].shape[1], int(state.model.state_dict()[first].shape[1]))
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
@@ -107,13 +107,17 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | Non
     return [exact.get(name, folded.get(name.strip().casefold())) for name in wanted]
 
 
-def _tell(start: Start, classes: Sequence[str], rows: Sequence[int | None], before: int, now: int) -> list[str]:
+def _report(
+    initial: InitialModel, classes: Sequence[str], rows: Sequence[int | None], before: int, now: int
+) -> list[str]:
     kept = [name for name, row in zip(classes, rows, strict=True) if row is not None]
     new = [name for name, row in zip(classes, rows, strict=True) if row is None]
-    gone = [name for number, name in enumerate(start.bundle.labels.names) if number not in rows]
+    gone = [name for number, name in enumerate(initial.bundle.labels.names) if number not in rows]
     none = _("none")
     lines = [
-        _("begun with {path}: all weights between the first convolution and the head are kept").format(path=start.path),
+        _("begun with {path}: all weights between the first convolution and the head are kept").format(
+            path=initial.path
+        ),
         _("classes kept: {kept}; new: {new}; dropped: {gone}").format(
             kept=", ".join(kept) or none, new=", ".join(new) or none, gone=", ".join(gone) or none
         ),

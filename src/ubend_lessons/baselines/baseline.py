@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.inference.accepts import given_image
+from ubend.inference.input_checks import given_image
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.prefetch import map_ahead
+from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import Source
 from ubend.io.decode import read_header
 from ubend.io.images import Sizing, load_image, model_size, resize_array
@@ -83,7 +83,7 @@ class Baseline:
         pixels = loaded.pixels
         native_hw = pixels.shape[0], pixels.shape[1]
         size_hw = model_size(native_hw, self.sizing.size_px, self.sizing.keep_aspect)
-        return Source.of_pixels(resize_array(pixels, size_hw), native_hw, unseen=loaded.unseen)
+        return Source.of_pixels(resize_array(pixels, size_hw), native_hw, invalid=loaded.invalid)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
         """What the method says of images: 1 for a pixel's class and 0 for the others in the place of a network's
@@ -94,7 +94,7 @@ class Baseline:
             hot = np.eye(self.labels.classes, dtype=np.float32)[classes]
             return source.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]
 
-        for number, (native_hw, values) in enumerate(map_ahead(answer, sources)):
+        for number, (native_hw, values) in enumerate(prefetch(answer, sources)):
             yield Logits([number], native_hw, slice(0, native_hw[0]), values)
 
     def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
@@ -121,10 +121,10 @@ def learn_baseline(
         SettingError: scikit-image or scikit-learn is missing.
     """
     refuse_missing()
-    described = list(map_ahead(lambda example: describe_pixels(example[0], *value_range), examples))
+    described = list(prefetch(lambda example: describe_pixels(example[0], *value_range), examples))
     best: Baseline | None = None
     for parameters in list_parameters(method):
-        seen = _look(method, parameters, described, [mask for _image, mask in examples], labels.classes)
+        seen = _inspect(method, parameters, described, [mask for _image, mask in examples], labels.classes)
         levels = count_levels(method, parameters)
         for kinds, tables in [(None, _pad(seen, levels))] if levels else [_sort(seen, count) for count in _KINDS]:
             judged = np.mean([_judge(tables, teachers, judges, kinds) for teachers, judges in halves(len(examples))])
@@ -154,7 +154,7 @@ class _Seen(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def _look(
+def _inspect(
     method: Method,
     parameters: Parameters,
     described: Sequence[Pixels],
@@ -169,7 +169,7 @@ def _look(
         areas = np.bincount(segments.reshape(-1), minlength=count)
         return _Seen(describe_segments(segments, described[number]), areas, counts)
 
-    return list(map_ahead(look, range(len(masks))))
+    return list(prefetch(look, range(len(masks))))
 
 
 def _pad(seen: Sequence[_Seen], levels: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from ubend_lessons.baselines.clusters import one_thread
 from ubend_lessons.baselines.pixels import By, Maps, Pixels, blur
 
-_MOST_SEEDS = 64  # of a picture
+_MAX_SEEDS = 64  # of a picture
 _GRID = 2  # only every second row and column grows, after a blur: a quarter of the time
 _LEFT = 0.02  # share of a picture that may be left when growing ends; it goes to the nearest regions
 _SMALLEST_PX = 6.0  # side of a square that holds as many pixels as the smallest region of Felzenszwalb's
@@ -31,7 +31,7 @@ def grow_regions(pixels: Pixels, by: By, tolerance: float) -> NDArray[np.intp]:
     maps = blur(whole, pixels.unit_px)[::_GRID, ::_GRID]
     slope = _slope(maps)
     found = np.full(slope.shape, -1, np.intp)
-    for number in range(_MOST_SEEDS):
+    for number in range(_MAX_SEEDS):
         left = found < 0
         if left.sum() <= _LEFT * left.size:
             break
@@ -62,9 +62,9 @@ def merge_graph(pixels: Pixels, by: By, scale: float) -> NDArray[np.intp]:
     from skimage.segmentation import felzenszwalb
 
     unit_px = pixels.unit_px
-    least = max(1, round((_SMALLEST_PX * unit_px) ** 2))
+    minimum = max(1, round((_SMALLEST_PX * unit_px) ** 2))
     maps = _main_axes(pixels.maps(by), 3)  # of more channels than three scikit-image warns
-    found = felzenszwalb(maps, scale * unit_px**2, 0.8 * unit_px, least, channel_axis=2)
+    found = felzenszwalb(maps, scale * unit_px**2, 0.8 * unit_px, minimum, channel_axis=2)
     return np.asarray(found, np.intp)
 
 

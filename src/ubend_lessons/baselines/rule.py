@@ -16,7 +16,7 @@ from ubend.metrics.overlap import dice_from_confusion
 from ubend_lessons.baselines.clusters import Clusters, find_clusters
 
 _GAIN = 1e-9  # of Dice, below which it is rounding
-_MOST_ROUNDS = 8  # of changing each kind's class in turn; measured on the drawn sample: three were enough
+_MAX_ROUNDS = 8  # of changing each kind's class in turn; measured on the drawn sample: three were enough
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
     even = total / np.maximum(total.sum(axis=0), 1)
     starts = np.stack([total.argmax(axis=1), even.argmax(axis=1)])
     classes = starts[score_classes(tables, starts).argmax()]
-    for _round in range(_MOST_ROUNDS):
+    for _round in range(_MAX_ROUNDS):
         before = classes
         for kind in there:
             tried = np.repeat(classes[None], tables.shape[2], axis=0)
@@ -102,9 +102,9 @@ def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) 
     """
     taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (M, K, C)
     dice = dice_from_confusion(tables.swapaxes(1, 2)[None] @ taken[:, None])  # (M, N, C)
-    pictures = np.isfinite(dice).sum(axis=1)  # (M, C) in which a class is defined
-    means = np.nansum(dice, axis=1) / np.maximum(pictures, 1)
-    return np.asarray(means.sum(axis=1) / np.maximum((pictures > 0).sum(axis=1), 1))
+    images = np.isfinite(dice).sum(axis=1)  # (M, C) in which a class is defined
+    means = np.nansum(dice, axis=1) / np.maximum(images, 1)
+    return np.asarray(means.sum(axis=1) / np.maximum((images > 0).sum(axis=1), 1))
 
 
 def halves(count: int) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:

@@ -11,7 +11,7 @@ from PIL import Image
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import default_cache, write_json
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import overlay_mask, to_rgb
@@ -23,8 +23,8 @@ from ubend.inference.tiling import Source
 from ubend.io.images import read_image, write_mask
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.layouts.pairs import Pair, Part
-from ubend.tasks.gather import gather
+from ubend.layouts.pairs import Pair, SplitName
+from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
@@ -52,9 +52,9 @@ def run_baseline(
     folder: Path | str | None = None,
     out: Path | str | None = None,
     *,
-    subset: Part | None = None,
-    teller: Teller | None = None,
-    **words: Any,
+    subset: SplitName | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> BaselineResult:
     """Learn on the training part what a method's segments mean, and score it on another part.
 
@@ -73,12 +73,12 @@ def run_baseline(
     """
     name = parse_method(method)
     refuse_missing()
-    teller = teller or Teller()
-    dataset = _open(folder, words, teller)
-    subset = subset or dataset.score_part
+    reporter = reporter or Reporter()
+    dataset = _open(folder, options, reporter)
+    subset = subset or dataset.scored_split
     pairs = dataset.pairs(subset)
     if not pairs:
-        found = ", ".join(sorted(set(dataset.parts)))
+        found = ", ".join(sorted(set(dataset.splits)))
         raise DataError(
             _("no pictures in the subset {subset}; there are: {found}").format(subset=subset, found=found),
             key="--subset",
@@ -87,37 +87,37 @@ def run_baseline(
     if target is not None:
         _refuse_there(pairs, target)
     examples = _take_examples(dataset, _TAUGHT)
-    teller.say(_("learning from {count} training pictures").format(count=len(examples)))
+    reporter.report(_("learning from {count} training pictures").format(count=len(examples)))
     baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
-    teller.say(_("chosen on the training part: {parameters}").format(parameters=shown))
-    teller.begin(_("segmenting"), len(pairs))
-    scores = evaluate_pairs(_Watched(baseline, pairs, target, teller), pairs)
-    teller.end()
+    reporter.report(_("chosen on the training part: {parameters}").format(parameters=shown))
+    reporter.begin(_("segmenting"), len(pairs))
+    scores = evaluate_pairs(_Watched(baseline, pairs, target, reporter), pairs)
+    reporter.end()
     for size in ("native", "model_size"):
         scores[size]["cross_entropy"] = None
     scores = {"part": subset, "method": name, "parameters": dict(baseline.parameters), **scores}
     if target is not None:
         write_json(target / _SCORES, scores)
-        teller.say(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))
+        reporter.report(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))
     return BaselineResult(baseline, scores)
 
 
 def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], Example, LabelMap]:
     """Training pictures of a folder with their masks, at the size at which methods work; the first picture of the test
     part (val, where there is none) with its mask, as they are; and the class table."""
-    dataset = _open(folder, {}, Teller())
-    shown = dataset.pairs(dataset.score_part)[0]
+    dataset = _open(folder, {}, Reporter())
+    shown = dataset.pairs(dataset.scored_split)[0]
     image = read_image(shown.image, dataset.sizing.channels)
     truth = read_class_map(shown, image.shape[:2], dataset.labels).classes
     return _take_examples(dataset, count), (image, truth), dataset.labels
 
 
-def _open(folder: Path | str | None, words: Mapping[str, Any], teller: Teller) -> Dataset:
-    settings = gather(folder, settings=_WHOLE, flags=words, teller=teller).settings
-    dataset = open_dataset(settings, _SIZED_FOR, default_cache(), teller)
+def _open(folder: Path | str | None, options: Mapping[str, Any], reporter: Reporter) -> Dataset:
+    settings = read_user_settings(folder, settings=_WHOLE, flags=options, reporter=reporter).settings
+    dataset = open_dataset(settings, _SIZED_FOR, default_cache(), reporter)
     for remark in dataset.remarks:
-        teller.say(remark)
+        reporter.report(remark)
     return dataset
 
 
@@ -131,8 +131,8 @@ def _take_examples(dataset: Dataset, count: int) -> list[Example]:
 class _Watched:
     """A baseline that answers as it does; what it says is counted and, where wanted, written."""
 
-    def __init__(self, baseline: Baseline, pairs: Sequence[Pair], out: Path | None, teller: Teller) -> None:
-        self._baseline, self._pairs, self._out, self._teller = baseline, pairs, out, teller
+    def __init__(self, baseline: Baseline, pairs: Sequence[Pair], out: Path | None, reporter: Reporter) -> None:
+        self._baseline, self._pairs, self._out, self._reporter = baseline, pairs, out, reporter
 
     @property
     def labels(self) -> LabelMap:
@@ -148,7 +148,7 @@ class _Watched:
         for done, logits in enumerate(self._baseline.run(sources), 1):
             if self._out is not None:
                 self._write(self._out, logits)
-            self._teller.count(done)
+            self._reporter.count(done)
             yield logits
 
     def _write(self, out: Path, logits: Logits) -> None:

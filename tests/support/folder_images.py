@@ -8,7 +8,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from support.folders import COUNT, PICTURES, Case, Cases, Maker
+from support.folders import COUNT, IMAGES, Case, Cases, Maker
 
 FILES = Cases()
 
@@ -23,7 +23,7 @@ def _add(key: str, draw: Callable[[NDArray[np.uint8]], Any], suffix: str = "png"
     def write(make: Maker) -> None:
         make.masks()
         for number in range(COUNT):
-            make.picture(f"images/cell_{number}.{suffix}", number, draw(PICTURES[number]), **options)
+            make.image(f"images/cell_{number}.{suffix}", number, draw(IMAGES[number]), **options)
 
     FILES.append(Case(key, write, **facts))
 
@@ -34,7 +34,7 @@ def _tiff(key: str, draw: Callable[[NDArray[np.uint8]], NDArray[Any]], **facts: 
     def write(make: Maker) -> None:
         make.masks()
         for number in range(COUNT):
-            tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), draw(PICTURES[number]), **options)
+            tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), draw(IMAGES[number]), **options)
 
     FILES.append(Case(key, write, **facts))
 
@@ -55,27 +55,27 @@ _add("picture-jpeg-other-suffix", _same, "JPEG")
 _add("picture-bmp", _same, "bmp")
 _add("picture-webp", _same, "webp")
 _add("picture-tiff", _same, "tiff")
-_add("picture-grey", _grey, picture=(1, "uint8"))
-_add("picture-grey-jpeg", _grey, "jpg", picture=(1, "uint8"))
-_add("picture-grey-alpha", lambda p: Image.fromarray(_grey(p)).convert("LA"), picture=(1, "uint8"), notes=("alpha",))
+_add("picture-grey", _grey, image=(1, "uint8"))
+_add("picture-grey-jpeg", _grey, "jpg", image=(1, "uint8"))
+_add("picture-grey-alpha", lambda p: Image.fromarray(_grey(p)).convert("LA"), image=(1, "uint8"), notes=("alpha",))
 _add("picture-palette", lambda p: Image.fromarray(p).quantize(200))
 _add("picture-rgba", lambda p: Image.fromarray(p).convert("RGBA"), notes=("alpha",))
 _add("picture-cmyk-jpeg", lambda p: Image.fromarray(p).convert("CMYK"), "jpg", options={"quality": 95})
 _add("picture-cmyk-tiff", lambda p: Image.fromarray(p).convert("CMYK"), "tif")
-_add("picture-png-16-bit", lambda p: _grey(p).astype(np.uint16) * 200, picture=(1, "uint16"))
-_tiff("picture-tiff-16-bit", lambda p: p.astype(np.uint16) * 200, picture=(3, "uint16"))
-_tiff("picture-tiff-16-bit-lzw", lambda p: _grey(p).astype(np.uint16) * 200, picture=(1, "uint16"),
+_add("picture-png-16-bit", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"))
+_tiff("picture-tiff-16-bit", lambda p: p.astype(np.uint16) * 200, image=(3, "uint16"))
+_tiff("picture-tiff-16-bit-lzw", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"),
       options={"compression": "lzw"})  # fmt: skip
-_tiff("picture-tiff-float", lambda p: _grey(p).astype(np.float32) / 255, picture=(1, "float32"))
-_tiff("picture-five-bands", _bands, picture=(5, "uint16"),
+_tiff("picture-tiff-float", lambda p: _grey(p).astype(np.float32) / 255, image=(1, "float32"))
+_tiff("picture-five-bands", _bands, image=(5, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
-_tiff("picture-five-planes", lambda p: np.moveaxis(_bands(p), 2, 0), picture=(5, "uint16"),
+_tiff("picture-five-planes", lambda p: np.moveaxis(_bands(p), 2, 0), image=(5, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "separate"})  # fmt: skip
-_tiff("picture-two-bands", lambda p: _bands(p)[:, :, :2], picture=(2, "uint16"),
+_tiff("picture-two-bands", lambda p: _bands(p)[:, :, :2], image=(2, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
 _tiff("picture-stack", lambda p: np.stack([_grey(p)] * 6), says=("cell_0.tif", "6"),
       options={"photometric": "minisblack"})  # fmt: skip
-_add("channels-1", _same, flags={"channels": 1}, picture=(1, "uint8"))
+_add("channels-1", _same, flags={"channels": 1}, image=(1, "uint8"))
 _add("channels-3", _grey, flags={"channels": 3})
 
 
@@ -93,7 +93,7 @@ def _write_exif(make: Maker, suffix: str) -> None:
     for number in range(COUNT):
         exif = Image.Exif()
         exif[0x0112] = number + 1
-        make.picture(f"images/cell_{number}.{suffix}", number, _turned(PICTURES[number], number + 1), exif=exif)
+        make.image(f"images/cell_{number}.{suffix}", number, _turned(IMAGES[number], number + 1), exif=exif)
 
 
 @FILES.add()
@@ -114,8 +114,8 @@ def exif_webp(make: Maker) -> None:
 def _write_some_grey(make: Maker) -> None:
     make.masks()
     for number in range(COUNT):
-        pixels = PICTURES[number] if number not in (2, 5) else _grey(PICTURES[number])
-        make.picture(f"images/cell_{number}.png", number, pixels)
+        pixels = IMAGES[number] if number not in (2, 5) else _grey(IMAGES[number])
+        make.image(f"images/cell_{number}.png", number, pixels)
 
 
 @FILES.add(says=("cell_2", "--channels"))
@@ -128,7 +128,7 @@ def some_grey_told_3(make: Maker) -> None:
     _write_some_grey(make)
 
 
-@FILES.add(flags={"channels": 1}, picture=(1, "uint8"))
+@FILES.add(flags={"channels": 1}, image=(1, "uint8"))
 def some_grey_told_1(make: Maker) -> None:
     _write_some_grey(make)
 
@@ -137,7 +137,7 @@ def some_grey_told_1(make: Maker) -> None:
 def some_of_another_depth(make: Maker) -> None:
     make.masks()
     for number in range(COUNT):
-        pixels = PICTURES[number].astype(np.uint16 if number == 4 else np.uint8)
+        pixels = IMAGES[number].astype(np.uint16 if number == 4 else np.uint8)
         tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels)
 
 
@@ -145,7 +145,7 @@ def some_of_another_depth(make: Maker) -> None:
 def not_finite(make: Maker) -> None:
     make.masks()
     for number in range(COUNT):
-        pixels = _grey(PICTURES[number]).astype(np.float32)
+        pixels = _grey(IMAGES[number]).astype(np.float32)
         if number == 1:
             pixels[3, 4] = np.inf
         tifffile.imwrite(make.know(f"images/cell_{number}.tif", number), pixels)
@@ -153,6 +153,6 @@ def not_finite(make: Maker) -> None:
 
 @FILES.add(says=("cell_4.heic", "PNG"))
 def a_kind_that_is_not_read(make: Maker) -> None:
-    make.pictures()
+    make.images()
     make.masks()
     (make.root / "images/cell_4.png").rename(make.root / "images/cell_4.heic")

@@ -1,7 +1,7 @@
 """`ubend predict` on TIFFs of 16 to 1,024 megapixels: seconds, and the greatest memory that the process held.
 
-    python benchmarks/big_pictures.py 4096 8192 16384 32768
-    python benchmarks/big_pictures.py 32768x4096        # memory depends on the width, time on all pixels
+    python benchmarks/big_images.py 4096 8192 16384 32768
+    python benchmarks/big_images.py 32768x4096        # memory depends on the width, time on all pixels
 
 The pictures are drawn (colour, 8 bit, in compressed tiles) and deleted again; the model is as `ubend fit` would leave
 one of windows, with drawn weights. Each prediction is a process of its own, start and imports included. Needs Linux
@@ -49,7 +49,7 @@ def draw_tiles(count: int) -> Iterator[NDArray[np.uint8]]:
         yield kinds[number % KINDS]
 
 
-def draw_picture(path: Path, width: int, height: int) -> None:
+def draw_image(path: Path, width: int, height: int) -> None:
     """A TIFF of so many px, tile by tile."""
     tiles = -(-width // TILE) * -(-height // TILE)
     tifffile.imwrite(
@@ -71,9 +71,9 @@ def save_model(path: Path, width: int) -> None:
     )
 
 
-def predict(model: Path, picture: Path, out: Path, words: Sequence[str]) -> dict[str, float]:
+def predict(model: Path, image: Path, out: Path, words: Sequence[str]) -> dict[str, float]:
     """Seconds and MiB of one `ubend predict`."""
-    command = [sys.executable, "-m", "ubend", "predict", str(model), str(picture), "--out", str(out), "--device", "cpu"]
+    command = [sys.executable, "-m", "ubend", "predict", str(model), str(image), "--out", str(out), "--device", "cpu"]
     began = time.perf_counter()
     with subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL) as process:
         _pid, status, used = os.wait4(process.pid, 0)
@@ -88,11 +88,11 @@ def measure(size: str, channels: int, place: Path | None, words: Sequence[str]) 
     width, _x, height = size.partition("x")
     across, down = int(width), int(height or width)
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        picture, model = Path(folder) / "picture.tif", Path(folder) / "model.safetensors"
-        draw_picture(picture, across, down)
+        image, model = Path(folder) / "picture.tif", Path(folder) / "model.safetensors"
+        draw_image(image, across, down)
         save_model(model, channels)
-        facts = {"megapixels": across * down / 1e6, "file_mib": os.path.getsize(picture) / 2**20}
-        return {"name": f"{across}x{down}", **facts, **predict(model, picture, Path(folder) / "out", words)}
+        facts = {"megapixels": across * down / 1e6, "file_mib": os.path.getsize(image) / 2**20}
+        return {"name": f"{across}x{down}", **facts, **predict(model, image, Path(folder) / "out", words)}
 
 
 def main(words: Sequence[str]) -> None:

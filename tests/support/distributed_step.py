@@ -1,6 +1,6 @@
 """One step and one validation in each of several processes; what the first one finds goes to a file.
 
-    python rank_step.py FOLDER OUT.safetensors      with torchrun's environment, or alone
+    python distributed_step.py FOLDER OUT.safetensors      with torchrun's environment, or alone
 
 Three ways of batch norm: `frozen` (its statistics stay), `synced`, `live` (each process looks at its own pictures).
 And `fused`: live batch norm in the fused network, whose gradients are summed while others are computed.
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ubend.accel import fused, reference
 from ubend.core.autoconfig import resolve
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.prepare import prepare
 from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble, scan
 from ubend.training import loop
 from ubend.training.build import build
-from ubend.training.distributed import Ranks, join_ranks
+from ubend.training.distributed import ProcessGroup, join_group
 from ubend.training.sync_batch_norm import synchronise_batch_norm
 
 BATCH = 6
@@ -42,19 +42,19 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Tensor]:
+def find(folder: Path, way: str, micro_batch: int, group: ProcessGroup) -> dict[str, Tensor]:
     """Gradients, sums and running statistics after one step; validation's figures after it."""
     changes = {"data.folder": str(folder), "train.sync_batch_norm": way == "synced", "train.micro_batch": micro_batch}
-    quiet, cpu = Teller(Console(file=io.StringIO())), torch.device("cpu")
+    quiet, cpu = Reporter(Console(file=io.StringIO())), torch.device("cpu")
     settings = make_settings(changes={**SETTINGS, **changes})
     found = scan(settings, cpu, quiet)
     data, plan = found.data, resolve(settings, found.facts)
-    built = build(data, plan, cpu, ranks)
+    built = build(data, plan, cpu, group)
     state = built.state
-    if way == "synced" and ranks.count == 1:  # torch's own rounds otherwise; test_ranks.py compares the two
-        synchronise_batch_norm(state.model, ranks)
-    prepared = prepare(data, plan, cpu, (ranks.rank, ranks.count))
-    _training, runtime = assemble(plan, data, prepared, built, quiet, ranks)
+    if way == "synced" and group.count == 1:  # torch's own rounds otherwise; test_distributed.py compares the two
+        synchronise_batch_norm(state.model, group)
+    prepared = prepare(data, plan, cpu, (group.rank, group.count))
+    _training, runtime = assemble(plan, data, prepared, built, quiet, group)
     state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
     runtime.take_step(0)
     figures = loop.validate(runtime)
@@ -67,17 +67,17 @@ def find(folder: Path, way: str, micro_batch: int, ranks: Ranks) -> dict[str, Te
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Tensor] = {}
-    with join_ranks() as ranks:
+    with join_group() as group:
         for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
             fused.find_kernels = lambda _image, way=way: reference if way == "fused" else None
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
-            for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if ranks.count == 1 else {BATCH, 1}):
-                key = f"{way} {min(micro, BATCH // ranks.count)} "
-                found |= {key + name: tensor for name, tensor in find(folder, way, micro, ranks).items()}
+            for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if group.count == 1 else {BATCH, 1}):
+                key = f"{way} {min(micro, BATCH // group.count)} "
+                found |= {key + name: tensor for name, tensor in find(folder, way, micro, group).items()}
             UNet.train = train  # type: ignore[method-assign]
-    if ranks.is_first:
+    if group.is_first:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
 
 

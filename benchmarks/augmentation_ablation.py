@@ -1,6 +1,6 @@
 """What each kind of augmentation is worth, in Dice: trainings without any, with all, with all but one, with only one.
 
-    python benchmarks/augmentation_worth.py kvasir-seg/Kvasir-SEG --split kvasir-seg/splits.csv \\
+    python benchmarks/augmentation_ablation.py kvasir-seg/Kvasir-SEG --split kvasir-seg/splits.csv \\
         --classes background,polyp --size 128 --width 32 --epochs 20 --seeds 0 1 2 --jobs 4
 
 Each training is `ubend.fit` with `augment` settings alone changed; settings that are left open are chosen from the
@@ -28,7 +28,7 @@ import ubend
 from timing import Row, make_parser, print_facts, read_facts, summarise, write_report
 from ubend.core.device import pick_device
 from ubend.core.plan import AugmentPlan
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend_lessons.augmentation import KINDS, isolate, leave_out
 
 GROUPS = ("none", "all", "without", "only")
@@ -60,10 +60,10 @@ def _changes(settings: AugmentPlan, default: AugmentPlan) -> dict[str, Any]:
 
 def train_one(folder: str, name: str, changes: Mapping[str, Any], seed: int, flags: Mapping[str, Any]) -> Row:
     """One training, scored; its folder is not kept."""
-    silent = Teller(Console(file=io.StringIO(), quiet=True))
+    silent = Reporter(Console(file=io.StringIO(), quiet=True))
     began = perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        result = ubend.fit(folder, Path(place) / "run", settings=dict(changes), seed=seed, teller=silent, **flags)
+        result = ubend.fit(folder, Path(place) / "run", settings=dict(changes), seed=seed, reporter=silent, **flags)
     assert result.scores is not None
     dice = result.scores["native"]["dice"]["per_image"]["mean_foreground"]
     return {

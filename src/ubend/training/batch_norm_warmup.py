@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 # Steps after which less than 0.5% of the statistics is initial values: batch norm's momentum is 0.1, and the EMA's
 # decay (1 + step) / (10 + step). Counted step by step: 0.4% after 60, 6% after 30.
-SETTLING_STEPS = 60
+BATCH_NORM_WARMUP_STEPS = 60
 
 
-def is_settling(training: "Training", step: int) -> bool:
+def in_batch_norm_warmup(training: "Training", step: int) -> bool:
     """Whether a validation after `step` steps needs the score with batch statistics beside it."""
     model, canvas_hw = training.state.model, training.validation.canvas_hw
     values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # of one there is no variance
     # processes validate unequal numbers of batches, for which layers that synchronise would wait
     synchronised = training.plan.sync_batch_norm and training.state.ema is model
-    return model.has_batch_norm and step <= SETTLING_STEPS and values > 1 and not synchronised
+    return model.has_batch_norm and step <= BATCH_NORM_WARMUP_STEPS and values > 1 and not synchronised
 
 
 @contextmanager

@@ -21,7 +21,7 @@ _PLAIN, _INPUT, _PIECE, _OVERLAP, _CUT = (
     (228, 228, 228),
 )
 _CELL_PX, _GAP_PX, _LINE_PX, _TEXT_PX = 44, 24, 26, 16
-MOST_STEPS = 16  # drawn; of more, the first and the last
+MAX_STEPS = 16  # drawn; of more, the first and the last
 Color = tuple[int, int, int]
 
 
@@ -37,21 +37,21 @@ def draw_transposed(steps: Steps) -> list[Image.Image]:
             before[_window(earlier, steps.kernel)] = True
         sum_so_far[window] += piece.values
         value = _number(steps.small[piece.row, piece.column])
-        words = _("step {number}: {value} times the kernel, laid at row {row}, column {column}").format(
+        caption = _("step {number}: {value} times the kernel, laid at row {row}, column {column}").format(
             number=number, value=value, row=piece.top + 1, column=piece.left + 1
         )
         colors = _paint(touched & ~before, _PIECE, touched & before, _OVERLAP)
         shown = np.where(touched | before, sum_so_far, np.nan)
-        frames.append(_draw_frame(words, steps, (piece.row, piece.column), shown, colors))
+        frames.append(_draw_frame(caption, steps, (piece.row, piece.column), shown, colors))
     (p, q), (height, width) = steps.padding, steps.large.shape
     cut = np.ones(steps.large.shape, bool)
     cut[p : height - p, q : width - q] = False
-    words = _("output {height} x {width}: grey rows and columns are cut off by the padding").format(
+    caption = _("output {height} x {width}: grey rows and columns are cut off by the padding").format(
         height=height - 2 * p, width=width - 2 * q
     )
     if not cut.any():
-        words = _("output {height} x {width}").format(height=height, width=width)
-    frames.append(_draw_frame(words, steps, None, steps.large, _paint(cut, _CUT, ~cut, _PIECE)))
+        caption = _("output {height} x {width}").format(height=height, width=width)
+    frames.append(_draw_frame(caption, steps, None, steps.large, _paint(cut, _CUT, ~cut, _PIECE)))
     return frames
 
 
@@ -62,7 +62,7 @@ def draw_convolution(steps: Steps) -> list[Image.Image]:
         seen = np.zeros(steps.large.shape, bool)
         seen[_window(piece, steps.kernel)] = True
         so_far[piece.row, piece.column] = piece.values.sum()
-        words = _("step {number}: products of window and kernel add up to {value}").format(
+        caption = _("step {number}: products of window and kernel add up to {value}").format(
             number=number, value=_number(float(piece.values.sum()))
         )
         now = np.zeros(steps.small.shape, bool)
@@ -73,7 +73,7 @@ def draw_convolution(steps: Steps) -> list[Image.Image]:
             (_("kernel"), steps.kernel, None),
             (_("output"), so_far.copy(), _paint(now, _PIECE, np.zeros(now.shape, bool), _PLAIN)),
         ]
-        frames.append(_lay_out(words, parts))
+        frames.append(_lay_out(caption, parts))
     return frames
 
 
@@ -88,9 +88,9 @@ def draw_overlaps(counts: Sequence[tuple[str, Matrix]]) -> Image.Image:
 
 
 def stack(frames: Sequence[Image.Image]) -> Image.Image:
-    """All steps below each other; of more than `MOST_STEPS`, the first ones and the last."""
-    if len(frames) > MOST_STEPS:
-        frames = [*frames[: MOST_STEPS - 1], frames[-1]]
+    """All steps below each other; of more than `MAX_STEPS`, the first ones and the last."""
+    if len(frames) > MAX_STEPS:
+        frames = [*frames[: MAX_STEPS - 1], frames[-1]]
     page = Image.new("RGB", (max(f.width for f in frames), sum(f.height for f in frames)), _PAPER)
     top = 0
     for frame in frames:
@@ -117,25 +117,25 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 1
 
 
 def _draw_frame(
-    words: str, steps: Steps, marked: tuple[int, int] | None, large: Matrix, colors: NDArray[np.uint8]
+    caption: str, steps: Steps, marked: tuple[int, int] | None, large: Matrix, colors: NDArray[np.uint8]
 ) -> Image.Image:
     now: NDArray[np.bool_] = np.zeros(steps.small.shape, bool)
     if marked is not None:
         now[marked] = True
     inputs = _paint(now, _INPUT, np.zeros(now.shape, bool), _PLAIN)
     parts = [(_("input"), steps.small, inputs), (_("kernel"), steps.kernel, None), (_("sum"), large, colors)]
-    return _lay_out(words, parts)
+    return _lay_out(caption, parts)
 
 
-def _lay_out(words: str, parts: Sequence[tuple[str, Matrix, NDArray[np.uint8] | None]]) -> Image.Image:
+def _lay_out(caption: str, parts: Sequence[tuple[str, Matrix, NDArray[np.uint8] | None]]) -> Image.Image:
     """Matrices beside each other, each with its heading (NaN: nothing there yet), and a line above them."""
     font = load_font(_TEXT_PX)
     widths = [max(m.shape[1] * _CELL_PX, round(font.getlength(name))) for name, m, _colors in parts]
     height = max(m.shape[0] for _name, m, _colors in parts) * _CELL_PX
-    width = max(sum(widths) + _GAP_PX * (len(parts) - 1), round(font.getlength(words)))
+    width = max(sum(widths) + _GAP_PX * (len(parts) - 1), round(font.getlength(caption)))
     page = Image.new("RGB", (width + 2 * _GAP_PX, height + 2 * _LINE_PX + 2 * _GAP_PX), _PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((_GAP_PX, _GAP_PX), words, fill=_INK, font=font, anchor="lm")
+    draw.text((_GAP_PX, _GAP_PX), caption, fill=_INK, font=font, anchor="lm")
     left = _GAP_PX
     for (name, matrix, colors), room in zip(parts, widths, strict=True):
         draw.text((left, _GAP_PX + _LINE_PX), name, fill=_FAINT, font=font, anchor="lm")

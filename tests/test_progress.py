@@ -6,29 +6,29 @@ import math
 import pytest
 from rich.console import Console
 
-from ubend.core.progress import Teller, rough_duration
+from ubend.core.progress import Reporter, rough_duration
 
 ROW = {"epoch": 3, "train_loss": 0.51234, "val_loss": 0.4, "val_dice": {"ground": 0.9, "disc": None}, "best": True}
 TIMING = {"images_per_s": 123.4, "seconds_left": 65.0}
 
 
-def listen(terminal: bool = False) -> tuple[Teller, io.StringIO]:
+def listen(terminal: bool = False) -> tuple[Reporter, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=200, soft_wrap=True, highlight=False)
-    return Teller(console), out
+    return Reporter(console), out
 
 
 def test_sentences_are_said_as_they_are() -> None:
     """Brackets of a file name are no markup, long lines are not broken."""
-    teller, out = listen()
-    teller.say("picture [bold]7[/bold] [/x] of C:\\new")
-    teller.say("x" * 500)
+    reporter, out = listen()
+    reporter.report("picture [bold]7[/bold] [/x] of C:\\new")
+    reporter.report("x" * 500)
     assert out.getvalue() == "picture [bold]7[/bold] [/x] of C:\\new\n" + "x" * 500 + "\n"
 
 
 def test_epoch_line() -> None:
-    teller, out = listen()
-    teller.tell_epoch(ROW, TIMING, 30)
+    reporter, out = listen()
+    reporter.report_epoch(ROW, TIMING, 30)
     line = out.getvalue()
     assert line.count("\n") == 1
     for part in (
@@ -41,7 +41,7 @@ def test_epoch_line() -> None:
         "best so far",
     ):
         assert part in line
-    teller.tell_epoch({**ROW, "best": False, "val_loss": math.nan}, TIMING, 30)
+    reporter.report_epoch({**ROW, "best": False, "val_loss": math.nan}, TIMING, 30)
     assert "best" not in out.getvalue()[len(line) :]
     assert "val -" in out.getvalue()
 
@@ -51,30 +51,30 @@ def test_epoch_line() -> None:
     [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"), (7384, "2 h 03 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    teller, out = listen()
-    teller.tell_epoch(ROW, {**TIMING, "seconds_left": seconds}, 30)
+    reporter, out = listen()
+    reporter.report_epoch(ROW, {**TIMING, "seconds_left": seconds}, 30)
     assert f" {text} left" in out.getvalue()
 
 
 def test_no_bar_in_a_file() -> None:
     """Counting prints nothing where there is no terminal."""
-    with listen()[0] as teller:
-        teller.begin("reading", 5)
+    with listen()[0] as reporter:
+        reporter.begin("reading", 5)
         for done in range(5):
-            teller.count(done)
-        assert teller.console.file.getvalue() == ""  # type: ignore[attr-defined]
+            reporter.count(done)
+        assert reporter.console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
 def test_bar_on_a_terminal() -> None:
     """A bar that counts, lets sentences through, and is gone at the end, also after an error."""
-    teller, out = listen(terminal=True)
+    reporter, out = listen(terminal=True)
 
     def work() -> None:
-        with teller:
-            teller.begin("reading [x]", 5, 2)
-            teller.count(4, 5)
-            teller.say("between")
-            teller.begin("training", 7)  # a new count ends the old one
+        with reporter:
+            reporter.begin("reading [x]", 5, 2)
+            reporter.count(4, 5)
+            reporter.report("between")
+            reporter.begin("training", 7)  # a new count ends the old one
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
@@ -84,13 +84,13 @@ def test_bar_on_a_terminal() -> None:
     assert "reading [x]" in text
     assert "4/5" in text
     assert text.rstrip("\n").endswith("\x1b[2K") or "\x1b[?25h" in text  # the cursor is shown again
-    teller.end()
-    teller.count(3)
+    reporter.end()
+    reporter.count(3)
 
 
 def test_settling_scores_stand_in_brackets() -> None:
-    teller, out = listen()
-    teller.tell_epoch({**ROW, "batch_statistics_dice": {"ground": 0.95, "disc": None}}, TIMING, 30)
+    reporter, out = listen()
+    reporter.report_epoch({**ROW, "batch_statistics_dice": {"ground": 0.95, "disc": None}}, TIMING, 30)
     assert "Dice ground 0.900 disc - (batch statistics: 0.950 -)  123 img/s" in out.getvalue()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.core.plan import AugmentPlan
-from ubend.dataset.augment import ELASTIC_POINTS, Draws, elastic_basis
+from ubend.dataset.augment import ELASTIC_POINTS, WarpParams, elastic_basis
 from ubend.dataset.store import Store
 
 _NODES = 33  # of each axis of a window, at which the warp is looked at; between them it bends by less than _BEND_PX
@@ -24,7 +24,7 @@ _ELASTIC_DEVIATIONS = 4  # of the elastic field's points, that a crop has room f
 
 
 @dataclass(frozen=True)
-class Crops:
+class Regions:
     """Rectangles of pictures.
 
     Attributes:
@@ -38,16 +38,16 @@ class Crops:
     size_hw: NDArray[np.int64]
 
 
-def find_crops(
-    draws: Draws,
+def find_regions(
+    params: WarpParams,
     shapes_hw: NDArray[np.int64],
-    window_hw: tuple[int, int],
     crop_hw: tuple[int, int],
+    region_hw: tuple[int, int],
     points: int = ELASTIC_POINTS,
-) -> tuple[Draws, NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[WarpParams, NDArray[np.int64], NDArray[np.int64]]:
     """What the warp of each window looks at.
 
-    Where that is more than `crop_hw` (an elastic field in a thousand), the crop's border is the picture's.
+    Where that is more than `region_hw` (an elastic field in a thousand), the crop's border is the picture's.
 
     Args:
         draws: on pictures as wholes.
@@ -56,8 +56,8 @@ def find_crops(
     Returns:
         The draws on the crops, and the (N, 2) corners and sizes of these, px.
     """
-    centre = (shapes_hw - 1) / 2 + draws.offset_yx.astype(np.float64)
-    low, high = _source_bounds(draws, window_hw, points)
+    centre = (shapes_hw - 1) / 2 + params.offset_yx.astype(np.float64)
+    low, high = _source_bounds(params, crop_hw, points)
     first, last = np.floor(centre + low).astype(np.int64), np.ceil(centre + high).astype(np.int64)
     # out of the picture, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
     mirrored = np.where(first < 0, -1 - first, 0), np.where(last >= shapes_hw, 2 * shapes_hw - 1 - last, shapes_hw)
@@ -65,38 +65,40 @@ def find_crops(
         np.clip(np.minimum(first, mirrored[1]), 0, shapes_hw - 1),
         np.clip(np.maximum(last, mirrored[0]), 0, shapes_hw - 1),
     )
-    size = np.minimum(last - first + 1, np.array(crop_hw))
+    size = np.minimum(last - first + 1, np.array(region_hw))
     cut = size < last - first + 1
     middle = np.clip(np.rint(centre - size / 2).astype(np.int64), 0, shapes_hw - size)
     corner = np.where(cut, middle, first)
     offset = centre - corner - (size - 1) / 2
-    return replace(draws, offset_yx=offset.astype(np.float32)), corner, size
+    return replace(params, offset_yx=offset.astype(np.float32)), corner, size
 
 
 def _source_bounds(
-    draws: Draws, window_hw: tuple[int, int], points: int
+    params: WarpParams, crop_hw: tuple[int, int], points: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N, 2) least and greatest place that a window looks at, from its centre in the picture, px."""
-    places = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in window_hw]
+    nodes = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in crop_hw]
     cpu = torch.device("cpu")
-    basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(window_hw, places, strict=True))
-    y, x = (at - (side - 1) / 2 for side, at in zip(window_hw, places, strict=True))
-    a = draws.affine.astype(np.float64)
-    source = basis_y @ draws.elastic @ basis_x.T  # (N, 2, nodes, nodes)
+    basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(crop_hw, nodes, strict=True))
+    y, x = (at - (side - 1) / 2 for side, at in zip(crop_hw, nodes, strict=True))
+    a = params.affine.astype(np.float64)
+    source = basis_y @ params.elastic @ basis_x.T  # (N, 2, nodes, nodes)
     source = source + a[:, :, 0, None, None] * y[:, None] + a[:, :, 1, None, None] * x
     return source.min(axis=(2, 3)) - _BEND_PX, source.max(axis=(2, 3)) + _BEND_PX
 
 
-def crop_canvas(window_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
+def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
     """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
-    drawn = settings.elastic * math.sqrt(math.prod(window_hw))
+    drawn = settings.elastic * math.sqrt(math.prod(crop_hw))
     deviation = drawn if settings.elastic_px is None else settings.elastic_px
     bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
-    height, width = window_hw
+    height, width = crop_hw
     sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
-    high, wide = (min(math.ceil(zoom * side + bend), int(most)) for side, most in zip(sides, largest_hw, strict=True))
+    high, wide = (
+        min(math.ceil(zoom * side + bend), int(maximum)) for side, maximum in zip(sides, largest_hw, strict=True)
+    )
     return high, wide
 
 
@@ -105,7 +107,9 @@ def device_dtype(store: Store) -> torch.dtype:
     return torch.uint8 if store.dtype == np.uint8 else torch.float32
 
 
-def read_crops(store: Store, crops: Crops, canvas_hw: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def read_regions(
+    store: Store, regions: Regions, canvas_hw: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Crops, each at the top left of a canvas, on the device; the rest repeats the edge and is IGNORED.
 
     Args:
@@ -113,10 +117,10 @@ def read_crops(store: Store, crops: Crops, canvas_hw: tuple[int, int], device: t
     Returns:
         (N, H, W, C) pictures, uint8 or float32, and (N, H, W) class indices.
     """
-    shape, pinned = (len(crops.numbers), *canvas_hw), device.type == "cuda"
+    shape, pinned = (len(regions.numbers), *canvas_hw), device.type == "cuda"
     pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)
     index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-    every = zip(crops.numbers.tolist(), crops.corner_yx.tolist(), crops.size_hw.tolist(), strict=True)
+    every = zip(regions.numbers.tolist(), regions.corner_yx.tolist(), regions.size_hw.tolist(), strict=True)
     for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
-        store.lay(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
+        store.paint(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)

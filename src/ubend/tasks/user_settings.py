@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import (
     NO_ENCODER,
     UNET_DEPTH,
@@ -21,7 +21,7 @@ from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 
 if TYPE_CHECKING:
-    from ubend.training.transfer import Start
+    from ubend.training.transfer import InitialModel
 
 # The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
 FLAGS = {
@@ -50,7 +50,7 @@ _MEANING = ("data.classes", "data.values")  # what its masks hold
 _PATHS = ("data.images", "data.masks", "data.split", "model.weights", "train.init_from")
 
 
-class Gathered(NamedTuple):
+class UserSettings(NamedTuple):
     """What a user asks of a training.
 
     Attributes:
@@ -59,17 +59,17 @@ class Gathered(NamedTuple):
     """
 
     settings: Settings
-    start: "Start | None"
+    initial: "InitialModel | None"
 
 
-def gather(
+def read_user_settings(
     folder: Path | str | None,
     recipe: Recipe | None = None,
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     flags: Mapping[str, Any] | None = None,
-    teller: Teller | None = None,
-) -> Gathered:
+    reporter: Reporter | None = None,
+) -> UserSettings:
     """All that is told, as settings: `data.toml` < a `config` file < flags < `settings`.
 
     But `folder`, or images in the flags or settings, win over a `config` file that names other data: what this file
@@ -93,8 +93,8 @@ def gather(
         described = {"data.folder": str(folder)}
     given = dict(described)
     if config is not None:
-        words = {FLAGS.get(key, key): value for key, value in [*flags.items(), *(settings or {}).items()]}
-        given |= _read_rest(Path(config), described, words, teller)
+        explicit = {FLAGS.get(key, key): value for key, value in [*flags.items(), *(settings or {}).items()]}
+        given |= _read_rest(Path(config), described, explicit, reporter)
     if flags.pop("patches", None):
         given |= {"data.resize": "native", "data.window": flags.pop("size", None) or given.get("data.window")}
         given.pop("data.size", None)  # that of a file
@@ -105,28 +105,28 @@ def gather(
             changes[key] = tuple(word.strip() for word in changes[key].split(","))
     given |= changes | dict(settings or {})
     given |= {key: str(given[key]) for key in _PATHS if given.get(key) is not None}
-    start = _load_start(given.get("train.init_from"))
+    initial = _load_initial_model(given.get("train.init_from"))
     given |= {key: _absolute(given[key]) for key in _PATHS if given.get(key) is not None}
-    if start is None and isinstance(given.get("model.encoder"), str) and given["model.encoder"] != NO_ENCODER:
+    if initial is None and isinstance(given.get("model.encoder"), str) and given["model.encoder"] != NO_ENCODER:
         from ubend.models.encoders import describe_encoder
 
         given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all of its levels
     if skips is not None:
-        depth = start.bundle.model.depth if start else given.get("model.depth", UNET_DEPTH)
+        depth = initial.bundle.model.depth if initial else given.get("model.depth", UNET_DEPTH)
         if isinstance(depth, int):  # else it is refused below
             given["model.skips"] = parse_skips(skips, depth)
-    if start is not None:
+    if initial is not None:
         from ubend.training.transfer import shape_settings
 
-        given |= shape_settings(start, given)
+        given |= shape_settings(initial, given)
     chosen = make_settings(recipe, given)
     if root is not None or chosen.data.folder is not None:
-        chosen = _with_dataset(chosen, root, teller or Teller())
-    return Gathered(chosen, start)
+        chosen = _with_dataset(chosen, root, reporter or Reporter())
+    return UserSettings(chosen, initial)
 
 
 def _read_rest(
-    config: Path, described: Mapping[str, Any], words: Mapping[str, Any], teller: Teller | None
+    config: Path, described: Mapping[str, Any], explicit: Mapping[str, Any], reporter: Reporter | None
 ) -> dict[str, Any]:
     """The settings of a file, without those that are about other data than is named beside it.
 
@@ -135,7 +135,7 @@ def _read_rest(
         words: flags and settings, by dotted key.
     """
     given = dict(flatten(read_config(config)))
-    named = {key: one[key] for one in (described, words) for key in _PLACE if one.get(key) is not None}
+    named = {key: one[key] for one in (described, explicit) for key in _PLACE if one.get(key) is not None}
     if named.keys().isdisjoint(("data.folder", "data.images")):
         return given
     is_same = all(key in given and _absolute(str(given[key])) == _absolute(value) for key, value in named.items())
@@ -144,29 +144,29 @@ def _read_rest(
         replaced += ["data.split", *_MEANING]
     unused = [key for key in dict.fromkeys(replaced) if key in given and given[key] != described.get(key)]
     if unused:
-        said = _("note: not used from {config}: {keys}; the data that is named explicitly is used instead")
-        (teller or Teller()).say(said.format(keys=", ".join(unused), config=config))
+        message = _("note: not used from {config}: {keys}; the data that is named explicitly is used instead")
+        (reporter or Reporter()).report(message.format(keys=", ".join(unused), config=config))
     return {key: value for key, value in given.items() if key not in unused}
 
 
-def _load_start(path: str | None) -> "Start | None":
+def _load_initial_model(path: str | None) -> "InitialModel | None":
     """The model to begin with, read once."""
     if path is None:
         return None
-    from ubend.training.transfer import load_start
+    from ubend.training.transfer import load_initial_model
 
-    return load_start(Path(path))
+    return load_initial_model(Path(path))
 
 
-def _with_dataset(settings: Settings, root: Path | str | None, teller: Teller) -> Settings:
+def _with_dataset(settings: Settings, root: Path | str | None, reporter: Reporter) -> Settings:
     """The settings with the folder of a named data set, and what is known of it where nothing else tells it."""
     name, classes, channels = settings.data.folder or "", settings.data.classes, settings.data.channels
     known = named_set(name, root)
     if known is not None:
         classes = classes or (known.classes if settings.data.values is None else None)
         channels = channels or known.channels
-    with teller:
-        folder = find_dataset(name, root, teller)
+    with reporter:
+        folder = find_dataset(name, root, reporter)
     return change_settings(
         settings, {"data.folder": _absolute(folder), "data.classes": classes, "data.channels": channels}
     )

@@ -10,7 +10,7 @@ from support.geotiff import GEO
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffWindows, may_be_tiff, write_tiff_mask
+from ubend.io.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
 from ubend.labels.class_table import make_label_map
 
 KINDS = {
@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_whole(tmp_path: Path, kind: str, dtype: str) -> N
     stored = np.moveaxis(image, 2, 0) if "planes" in kind else image
     tifffile.imwrite(path, stored, photometric="rgb", metadata=None, **KINDS[kind])
     whole = read_image(path)
-    with TiffWindows(path) as windows:
+    with TiffRowReader(path) as windows:
         assert windows.is_readable
         assert windows.size_hw == (200, 171)
         assert windows.georeference == []
@@ -52,7 +52,7 @@ def test_rows_are_those_of_the_whole(tmp_path: Path, kind: str, dtype: str) -> N
             np.testing.assert_array_equal(rows, whole[top:bottom])
 
 
-def test_channels_as_asked(tmp_path: Path) -> None:
+def test_channels_as_requested(tmp_path: Path) -> None:
     """Grey of colour, colour of grey, alpha dropped, white that is 0, bits."""
     tifffile.imwrite(tmp_path / "a.tif", pixels(4), photometric="rgb", extrasamples=["unassalpha"], rowsperstrip=9)
     tifffile.imwrite(tmp_path / "g.tif", pixels(1)[:, :, 0], photometric="miniswhite", tile=(64, 64))
@@ -60,7 +60,7 @@ def test_channels_as_asked(tmp_path: Path) -> None:
     for name in "agb":
         path = tmp_path / f"{name}.tif"
         for channels in (1, 3):
-            with TiffWindows(path, channels) as windows:
+            with TiffRowReader(path, channels) as windows:
                 np.testing.assert_array_equal(windows.read(60, 140), read_image(path, channels)[60:140])
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_by_rows(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "t.tif", pixels(), photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     tifffile.imwrite(tmp_path / "s.tif", np.moveaxis(pixels(5), 2, 0), photometric="minisblack")
     for name in ("p.tif", "t.tif", "s.tif"):
-        with TiffWindows(tmp_path / name, 5) as windows:
+        with TiffRowReader(tmp_path / name, 5) as windows:
             assert not windows.is_readable
     (tmp_path / "x.tif").write_bytes(b"no")
     assert not may_be_tiff(tmp_path / "x.tif")
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_by_rows(tmp_path: Path) -> None:
     assert may_be_tiff(tmp_path / "p.tif")
     for name in ("x.tif", "none.tif"):
         with raises(DataError, path=tmp_path / name):
-            TiffWindows(tmp_path / name)
+            TiffRowReader(tmp_path / name)
 
 
 def test_a_damaged_tile(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_damaged_tile(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[place : place + size] = b"\x55" * size
     path.write_bytes(data)
-    with TiffWindows(path) as windows:
+    with TiffRowReader(path) as windows:
         assert windows.read(0, 64).shape == (64, 171, 3)
         with raises(DataError, path="a.tif", named=["64"]) as caught:
             windows.read(60, 70)
@@ -114,6 +114,6 @@ def test_masks_as_they_come(tmp_path: Path, heights: list[int]) -> None:
                 found = page.tags[code].value
                 assert np.all(np.asarray(found) == np.asarray(value if len(value) > 1 else value[0])), code
             np.testing.assert_array_equal(np.asarray(page.colormap).T[:3] >> 8, labels.colors)
-        with TiffWindows(tmp_path / "m.tif") as windows:
+        with TiffRowReader(tmp_path / "m.tif") as windows:
             assert [tag[0] for tag in windows.georeference] == [tag[0] for tag in GEO]
             np.testing.assert_array_equal(windows.read_stored(10, 150)[:, :, 0], mask[10:150])

@@ -86,8 +86,8 @@ def test_said_once_after_the_second_epoch(
 
     monkeypatch.setattr(TrainingBatches, "draw", draw_late)
     (line,) = limits(
-        lambda listener: job.fit(discs, run, settings=settings, device="cpu", teller=listener), press_once(12)
+        lambda listener: job.fit(discs, run, settings=settings, device="cpu", reporter=listener), press_once(12)
     )
     assert line.startswith("2: the run is limited by reading images (time spent waiting for them: 20%)")
-    (line,) = limits(lambda listener: job.resume(run, teller=listener))
+    (line,) = limits(lambda listener: job.resume(run, reporter=listener))
     assert line.startswith("2: ")

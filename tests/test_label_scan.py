@@ -9,9 +9,9 @@ from PIL import Image
 
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError
-from ubend.dataset.scan import survey_masks
+from ubend.dataset.scan import scan_masks
 from ubend.dataset.store import hash_pairs
-from ubend.labels.label_values import Survey, value_table
+from ubend.labels.label_values import LabelScan, value_table
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.pairs import Pair
 
@@ -25,7 +25,7 @@ def make(folder: Path) -> list[Pair]:
     """A mask of every kind, each with a picture of its own."""
     palette = Image.fromarray(VALUES)
     palette.putpalette(COLORS.tobytes())
-    pictures = {
+    images = {
         "grey": Image.fromarray(VALUES),
         "palette": palette,
         "color": Image.fromarray(COLORS[VALUES]),
@@ -33,9 +33,9 @@ def make(folder: Path) -> list[Pair]:
     }
     folder.mkdir()
     pairs = []
-    for number, (name, picture) in enumerate(pictures.items()):
+    for number, (name, image) in enumerate(images.items()):
         Image.fromarray(np.full((*HW, 3), number, np.uint8)).save(folder / f"{name}_image.png")
-        picture.save(folder / f"{name}.png")
+        image.save(folder / f"{name}.png")
         mask: Mask = FileMask(folder / f"{name}.png")
         pairs.append(Pair(name, folder / f"{name}_image.png", mask, None, None))
     for name, part in (("first", VALUES > 0), ("second", VALUES > 1)):
@@ -47,13 +47,13 @@ def make(folder: Path) -> list[Pair]:
     return pairs
 
 
-def survey(pairs: list[Pair], cache: Path, told: list[int] | None = None) -> Survey:
+def survey(pairs: list[Pair], cache: Path, told: list[int] | None = None) -> LabelScan:
     digests = [mask for _image, mask in hash_pairs(pairs)]
     seen = told if told is not None else []
-    return survey_masks(pairs, [HW] * len(pairs), digests, cache, lambda done, _total: seen.append(done))
+    return scan_masks(pairs, [HW] * len(pairs), digests, cache, lambda done, _total: seen.append(done))
 
 
-def same(one: Survey, other: Survey) -> bool:
+def same(one: LabelScan, other: LabelScan) -> bool:
     return all(
         a.dtype == b.dtype and np.array_equal(a, b)
         for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
@@ -139,7 +139,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     Image.new("L", (3, 4)).save(pairs[2].mask.path)
     digests = [mask for _image, mask in hash_pairs(pairs)]
     with pytest.raises(PairError) as caught:
-        survey_masks(pairs, [HW] * len(pairs), digests, tmp_path / "cache")
+        scan_masks(pairs, [HW] * len(pairs), digests, tmp_path / "cache")
     assert list(caught.value.bad) == ["grey", "color", "layers", "again"]
     assert "the mask is 3x4 px but its picture color_image.png is 17x12 px" in caught.value.bad["color"][0]
     assert len(caught.value.problems) == 3  # one file, one line

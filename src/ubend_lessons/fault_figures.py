@@ -9,29 +9,29 @@ from PIL import Image
 from ubend.core.i18n import _
 from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
-from ubend_lessons.fault_data import Sized
+from ubend_lessons.fault_data import ResizedData
 
 _ROWS = 3  # of either picture
 _CLOSE_PX = 48  # side of the part of a mask that is shown from near
-_WRONG, _STRANGE, _RIGHT = (213, 94, 0), (0, 114, 178), (235, 235, 235)
+_WRONG, _UNKNOWN, _RIGHT = (213, 94, 0), (0, 114, 178), (235, 235, 235)
 
 
-def draw_trimaps(sized: Sized) -> Image.Image:
+def draw_trimaps(sized: ResizedData) -> Image.Image:
     """The masks in which bilinear resizing does most harm, from near: nearest, bilinear, and what differs."""
     wrong = sized.blurred != sized.masks
-    worst = np.argsort(-wrong.sum(axis=(1, 2)) - 1e-6 * sized.strange.sum(axis=(1, 2)), kind="stable")[:_ROWS]
+    worst = np.argsort(-wrong.sum(axis=(1, 2)) - 1e-6 * sized.unknown.sum(axis=(1, 2)), kind="stable")[:_ROWS]
     rows = []
     for number in worst:
-        window = _busiest(wrong[number] | sized.strange[number])
+        window = _busiest(wrong[number] | sized.unknown[number])
         pixels = np.full((*wrong[number][window].shape, 3), _RIGHT, np.uint8)
-        pixels[sized.strange[number][window]] = _STRANGE
+        pixels[sized.unknown[number][window]] = _UNKNOWN
         pixels[wrong[number][window]] = _WRONG
         masks = [color_mask(some[number][window], sized.labels.colors) for some in (sized.masks, sized.blurred)]
         rows.append([sized.images[number][window], *masks, pixels])
     if sized.images.shape[3] == 1:
         rows = [[row[0].repeat(3, axis=2), *row[1:]] for row in rows]
     legend = [*zip(sized.labels.names, sized.labels.colors, strict=True)]
-    legend += [(_("wrong class"), _WRONG), (_("value of no class"), _STRANGE)]
+    legend += [(_("wrong class"), _WRONG), (_("value of no class"), _UNKNOWN)]
     return draw_grid(rows, [_("input"), _("by nearest pixel"), _("bilinear"), _("what differs")], legend=legend)
 
 
@@ -41,17 +41,17 @@ def draw_leak(root: Path) -> Image.Image:
     Args:
         root: the folder that `write_leak` has written.
     """
-    parts = dict(line.split(",") for line in (root / "split.csv").read_text(encoding="utf-8").split()[1:])
-    leaking = [name for name, part in parts.items() if part == "test" and name.startswith("copy")]
+    splits = dict(line.split(",") for line in (root / "split.csv").read_text(encoding="utf-8").split()[1:])
+    leaking = [name for name, split in splits.items() if split == "test" and name.startswith("copy")]
     rows: list[list[NDArray[np.uint8]]] = []
     labels: list[str] = []
     seen = set()
     for name in leaking:
-        picture = name.rsplit("-", 1)[0]
-        if picture in seen:
+        image = name.rsplit("-", 1)[0]
+        if image in seen:
             continue
-        seen.add(picture)
-        siblings = [other for other in parts if other.startswith(f"{picture}-") and parts[other] == "train"]
+        seen.add(image)
+        siblings = [other for other in splits if other.startswith(f"{image}-") and splits[other] == "train"]
         if len(siblings) > 1 and len(rows) < _ROWS:
             shown = [name, *siblings[:4]]
             rows.append([_read(root / "images" / one) for one in shown])
@@ -59,7 +59,7 @@ def draw_leak(root: Path) -> Image.Image:
             labels.append(count.format(test=name.removesuffix(".png"), train=len(siblings)))
     columns = max((len(row) for row in rows), default=1)
     if not rows:
-        rows, labels = [[_read(root / "images" / next(iter(parts)))]], [_("no item of the test part leaks")]
+        rows, labels = [[_read(root / "images" / next(iter(splits)))]], [_("no item of the test part leaks")]
     return draw_grid(rows, [_("test item"), *[_("in training")] * (columns - 1)], labels, cell_px=144)
 
 
@@ -74,5 +74,5 @@ def _busiest(marked: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import augmentation_worth
-from augmentation_worth import list_variants, summarise_variants, table_lines
+import augmentation_ablation
+from augmentation_ablation import list_variants, summarise_variants, table_lines
 from ubend.core.settings import AugmentSettings, make_settings
 from ubend_lessons.augmentation import KINDS, leave_out
 
 
 def test_the_variants() -> None:
-    variants = list_variants(augmentation_worth.GROUPS, list(KINDS))
+    variants = list_variants(augmentation_ablation.GROUPS, list(KINDS))
     assert len(variants) == 2 + 2 * len(KINDS)
     assert variants["none"] == {"augment.kind": "none"}
     assert variants["all"] == {"augment.kind": "warp"}
@@ -42,9 +42,9 @@ def test_differences_are_of_the_same_seed() -> None:
 def test_the_smallest_form(discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "worth.json"
     words = "--groups none only --kinds flips --seeds 3 --size 16 --width 2 --batch 4 --epochs 1 --device cpu"
-    augmentation_worth.main([str(discs), *words.split(), "--json", str(path)])
+    augmentation_ablation.main([str(discs), *words.split(), "--json", str(path)])
     report = json.loads(path.read_text())
-    assert report["command"].startswith("python benchmarks/augmentation_worth.py ")
+    assert report["command"].startswith("python benchmarks/augmentation_ablation.py ")
     assert [(one["variant"], one["seed"], one["part"]) for one in report["trained"]] == [
         ("none", 3, "test"),
         ("only flips", 3, "test"),

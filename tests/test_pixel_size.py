@@ -11,7 +11,7 @@ from PIL import Image
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
-from ubend.io.pixel_size import MapPlace, PixelSize, Scale, parse_pixel_size, read_scale
+from ubend.io.pixel_size import GeoTransform, PixelSize, SpatialInfo, parse_pixel_size, read_spatial_info
 from ubend.objects.export import measure, summarize, write_table
 from ubend.objects.instances import separate
 
@@ -19,9 +19,9 @@ IMAGE = np.zeros((8, 9), np.uint8)
 MATRIX = (34264, 12, 16, (3.0, 4.0, 0, 100.0, 4.0, -3.0, 0, 200.0, 0, 0, 0, 0, 0, 0, 0, 1.0), True)
 
 
-def scale_of(tmp_path: Path, **words: Any) -> Scale:
+def scale_of(tmp_path: Path, **words: Any) -> SpatialInfo:
     tifffile.imwrite(tmp_path / "x.tif", IMAGE, **words)
-    return read_scale(tmp_path / "x.tif")
+    return read_spatial_info(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_told(words: dict[str, Any], pixel: tuple[float, float], tmp_path: Path)
     assert found.pixel is not None
     assert (found.pixel.height, found.pixel.width) == pytest.approx(pixel)
     assert found.pixel.unit == "um"
-    assert found.place is None
+    assert found.transform is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_told(words: dict[str, Any], pixel: tuple[float, float], tmp_path: Path)
     ],
 )
 def test_not_told(words: dict[str, Any], tmp_path: Path) -> None:
-    assert scale_of(tmp_path, **words) == Scale()
+    assert scale_of(tmp_path, **words) == SpatialInfo()
 
 
 @pytest.mark.parametrize("unit", ["&#181;m", "&#xB5;m", "&#956;m", "\u00b5m", "um", "micron"])
@@ -89,7 +89,7 @@ def test_units_of_ome_as_writers_spell_them(unit: str, quote: str, tmp_path: Pat
         f'SizeX="{width}" SizeY="{height}" SizeC="1" SizeZ="1" SizeT="1" {sizes}><TiffData/></Pixels></Image></OME>'
     )
     tifffile.imwrite(tmp_path / "x.tif", IMAGE, description=xml.encode(), metadata=None)
-    assert read_scale(tmp_path / "x.tif").pixel == PixelSize(0.25, 0.5, "um")
+    assert read_spatial_info(tmp_path / "x.tif").pixel == PixelSize(0.25, 0.5, "um")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_words_that_are_no_pixel_size(text: str) -> None:
 def test_the_density_of_photographs_is_no_size(tmp_path: Path) -> None:
     for name in ("x.png", "x.jpg", "x.bmp", "x.webp"):
         Image.fromarray(IMAGE).save(tmp_path / name, dpi=(1200, 1200))
-        assert read_scale(tmp_path / name) == Scale()
+        assert read_spatial_info(tmp_path / name) == SpatialInfo()
 
 
 def test_a_turned_file(tmp_path: Path) -> None:
@@ -137,49 +137,57 @@ def test_a_turned_file(tmp_path: Path) -> None:
     [
         (
             [PIXEL_SCALE, TIE, keys(model=1, raster=1, projected=32633)],
-            MapPlace((10, 0, 499990, 0, -20, 4600040), 32633),
+            GeoTransform((10, 0, 499990, 0, -20, 4600040), 32633),
             PixelSize(20, 10, "m"),
         ),
         (
             [PIXEL_SCALE, TIE, keys(model=1, raster=2, projected=2154, unit=9001)],  # of pixels' middles
-            MapPlace((10, 0, 499985, 0, -20, 4600050), 2154),
+            GeoTransform((10, 0, 499985, 0, -20, 4600050), 2154),
             PixelSize(20, 10, "m"),
         ),
         (
             [MATRIX, keys(model=1, projected=25832, unit=9001)],
-            MapPlace((3, 4, 100, 4, -3, 200), 25832),
+            GeoTransform((3, 4, 100, 4, -3, 200), 25832),
             PixelSize(5, 5, "m"),
         ),
         (
             [PIXEL_SCALE, TIE, keys(model=1, projected=2263, unit=9003)],
-            MapPlace((10, 0, 499990, 0, -20, 4600040), 2263),
+            GeoTransform((10, 0, 499990, 0, -20, 4600040), 2263),
             None,
         ),
-        ([PIXEL_SCALE, TIE, keys(model=1, projected=2263)], MapPlace((10, 0, 499990, 0, -20, 4600040), 2263), None),
+        ([PIXEL_SCALE, TIE, keys(model=1, projected=2263)], GeoTransform((10, 0, 499990, 0, -20, 4600040), 2263), None),
         (
             [PIXEL_SCALE, TIE, keys(model=1, projected=3857, unit=9001)],
-            MapPlace((10, 0, 499990, 0, -20, 4600040), 3857),
+            GeoTransform((10, 0, 499990, 0, -20, 4600040), 3857),
             None,
         ),
-        ([PIXEL_SCALE, TIE, keys(model=2, geographic=4326)], MapPlace((10, 0, 499990, 0, -20, 4600040), 4326), None),
-        ([PIXEL_SCALE, TIE, keys(model=1, projected=32767)], MapPlace((10, 0, 499990, 0, -20, 4600040), None), None),
-        ([PIXEL_SCALE, TIE], MapPlace((10, 0, 499990, 0, -20, 4600040), None), None),
+        (
+            [PIXEL_SCALE, TIE, keys(model=2, geographic=4326)],
+            GeoTransform((10, 0, 499990, 0, -20, 4600040), 4326),
+            None,
+        ),
+        (
+            [PIXEL_SCALE, TIE, keys(model=1, projected=32767)],
+            GeoTransform((10, 0, 499990, 0, -20, 4600040), None),
+            None,
+        ),
+        ([PIXEL_SCALE, TIE], GeoTransform((10, 0, 499990, 0, -20, 4600040), None), None),
     ],
     ids=["utm", "points", "turned", "feet", "unit unknown", "web mercator", "degrees", "user's own", "no keys"],
 )
-def test_maps(tags: list[Any], place: MapPlace, pixel: PixelSize | None, tmp_path: Path) -> None:
+def test_maps(tags: list[Any], place: GeoTransform, pixel: PixelSize | None, tmp_path: Path) -> None:
     """Metres only where they are true metres."""
     found = scale_of(tmp_path, extratags=tags, metadata=None)
-    assert found.place == place
+    assert found.transform == place
     assert found.pixel == pixel
     tifffile.imwrite(tmp_path / "copy.tif", IMAGE, extratags=found.tags, metadata=None)
-    assert read_scale(tmp_path / "copy.tif") == found
+    assert read_spatial_info(tmp_path / "copy.tif") == found
 
 
 def test_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(b"II*\0\x08\0\0\0")
     with raises(DataError, path="x.tif"):
-        read_scale(tmp_path / "x.tif")
+        read_spatial_info(tmp_path / "x.tif")
 
 
 def test_table(tmp_path: Path) -> None:
@@ -225,8 +233,8 @@ def test_summary_of_classes() -> None:
         "foreground_share": 0.1,
     }
     assert (second["class"], second["count"], second["mean_area_um2"], second["foreground_share"]) == ("b", 0, "", 0.0)
-    unseen, _b = summarize(Path("x.tif"), [], names, 0, None)
-    assert (unseen["density_per_px2"], unseen["foreground_share"]) == (0.0, 0.0)
+    invalid, _b = summarize(Path("x.tif"), [], names, 0, None)
+    assert (invalid["density_per_px2"], invalid["foreground_share"]) == (0.0, 0.0)
 
 
 def test_measures_of_tiny_and_large() -> None:

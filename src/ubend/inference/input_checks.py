@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, Problem
 from ubend.core.i18n import _
 from ubend.io.decode import read_header
-from ubend.io.images import LoadedImage, fill_unseen, fit_channels, load_image, straighten
+from ubend.io.images import LoadedImage, fill_invalid, fit_channels, load_image, straighten
 from ubend.io.raster import Header
 from ubend.models.model_file import Bundle
 
@@ -33,8 +33,8 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         if header.dtype == "float32":
             line = _(
                 "{path}: a picture of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
-                "times {most}"
-            ).format(path=path, dtype=bundle.dtype, most=np.iinfo(bundle.dtype).max)
+                "times {maximum}"
+            ).format(path=path, dtype=bundle.dtype, maximum=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
     if problems:
         raise DataError(problems, path=path)
@@ -56,8 +56,8 @@ def given_image(image: NDArray[Any] | LoadedImage) -> LoadedImage:
     masked, values = np.ma.getmaskarray(image), np.asarray(image.data)
     if image.ndim == 2:
         masked, values = masked[:, :, None], values[:, :, None]
-    unseen = np.asarray(masked.any(axis=2))
-    return fill_unseen(LoadedImage(values, unseen if unseen.any() else None))
+    invalid = np.asarray(masked.any(axis=2))
+    return fill_invalid(LoadedImage(values, invalid if invalid.any() else None))
 
 
 def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> LoadedImage:
@@ -95,7 +95,7 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
             ),
             key="shape",
         )
-    return LoadedImage(straighten(image), loaded.unseen)
+    return LoadedImage(straighten(image), loaded.invalid)
 
 
 def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
@@ -110,42 +110,42 @@ def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
         raise DataError(line.format(count=bad), key="value")
     if bundle.dtype == "float32":
         return
-    low, high, most = image.min(), image.max(), np.iinfo(bundle.dtype).max
+    low, high, maximum = image.min(), image.max(), np.iinfo(bundle.dtype).max
     line = ""
-    if low < 0 or high > most:
+    if low < 0 or high > maximum:
         line = _(
-            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{most}; "
+            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{maximum}; "
             "bring them to this range as the training images were, or clip them"
         )
     elif 0 < high <= 1:
         line = _(
-            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{most}; "
-            "multiply by {most}"
+            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{maximum}; "
+            "multiply by {maximum}"
         )
     if line:
-        raise DataError(line.format(low=low, high=high, most=most), key="value")
+        raise DataError(line.format(low=low, high=high, maximum=maximum), key="value")
 
 
 def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
     """(H, W), (H, W, C) -> (H, W, channels) where that is understood: grey repeated, alpha 0 not seen and alpha left
     out; else as it is."""
-    image, unseen = given.pixels, given.unseen
+    image, invalid = given.pixels, given.invalid
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] == channels or 0 in image.shape:
-        return LoadedImage(image, unseen)
+        return LoadedImage(image, invalid)
     alpha = image.shape[2] in (2, 4)
     header = Header(image.shape[0], image.shape[1], image.shape[2] - alpha, image.dtype.name, alpha)
     fitted = None
     if header.channels in (1, channels):
         fitted = fit_channels(image[:, :, : header.channels], channels)
     if fitted is None:
-        return LoadedImage(image, unseen)
+        return LoadedImage(image, invalid)
     _warn(describe_channels([header], channels))
     if alpha and not image[:, :, -1].all():
         hidden = image[:, :, -1] == 0
-        return fill_unseen(LoadedImage(fitted, hidden if unseen is None else hidden | unseen))
-    return LoadedImage(fitted, unseen)
+        return fill_invalid(LoadedImage(fitted, hidden if invalid is None else hidden | invalid))
+    return LoadedImage(fitted, invalid)
 
 
 def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
@@ -161,8 +161,8 @@ def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
             header.alpha and header.channels + 1 != channels for header in headers
         ),
     }
-    said = ((line, count) for line, count in lines.items() if count)
-    return [line.format(count=count, all=len(headers), channels=channels) for line, count in said]
+    lines_given = ((line, count) for line, count in lines.items() if count)
+    return [line.format(count=count, all=len(headers), channels=channels) for line, count in lines_given]
 
 
 def _warn(lines: list[str]) -> None:

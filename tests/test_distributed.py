@@ -22,21 +22,21 @@ from support.training import Listener, make_runtime
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.sources import Pictures
+from ubend.dataset.sources import WholeImages
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
 from ubend.tasks.fit import fit
 from ubend.training import launcher as launch
-from ubend.training.distributed import ALONE, Ranks, Vote
+from ubend.training.distributed import ALONE, ProcessGroup, Vote
 from ubend.training.loop import PlainRuntime
 from ubend.training.losses import Loss
 from ubend.training.memory import LimitedMemoryRuntime
 
-WORKER = Path(__file__).parent / "support" / "rank_step.py"
+WORKER = Path(__file__).parent / "support" / "distributed_step.py"
 UBEND = [sys.executable, "-m", "ubend"]
 TINY = ["--size", "32", "--width", "4", "--batch", "6", "--device", "cpu", "--set", "train.precision=float32"]
 Patch = pytest.MonkeyPatch
-LIVE = ("live", "fused")  # of rank_step.py: batch norm looks at each process's own images
+LIVE = ("live", "fused")  # of distributed_step.py: batch norm looks at each process's own images
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -58,26 +58,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_parts_are_the_whole() -> None:
     for items, count in ((10, 3), (2, 4), (0, 2), (7, 1)):
-        parts = [Ranks(rank, count).part(items) for rank in range(count)]
-        assert [item for part in parts for item in part] == list(range(items))
+        parts = [ProcessGroup(rank, count).shard(items) for rank in range(count)]
+        assert [item for shard in parts for item in shard] == list(range(items))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(("batch", "near"), [(7, 6), (2, 3)])
 def test_a_batch_is_shared_evenly(batch: int, near: int) -> None:
     ALONE.refuse_uneven(batch)
-    Ranks(0, 3).refuse_uneven(3 * batch)
+    ProcessGroup(0, 3).refuse_uneven(3 * batch)
     with raises(SettingError, key="train.batch", named=[f"{batch}", "3", f"--batch {near}"]):
-        Ranks(0, 3).refuse_uneven(batch)
+        ProcessGroup(0, 3).refuse_uneven(batch)
 
 
 def test_devices(monkeypatch: Patch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Ranks(0, 3).pick_device("cpu").type == "cpu"
+    assert ProcessGroup(0, 3).pick_device("cpu").type == "cpu"
     with raises(SettingError, key="--gpus", named=["2", "3"]):
-        Ranks(2, 3, 2).pick_device(None)
+        ProcessGroup(2, 3, 2).pick_device(None)
     with raises(SettingError, key="device", named=["cuda:1", "3"]):
-        Ranks(0, 3).pick_device("cuda:1")
+        ProcessGroup(0, 3).pick_device("cuda:1")
 
 
 def test_a_vote_of_one() -> None:
@@ -93,11 +93,11 @@ def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp
     store = open_folder(discs, tmp_path / "cache", Sizing(32, True, 3))
     settings = AugmentSettings.model_validate({"kind": kind, "orientation": "free", "rotation_deg": 180})
 
-    def draw(part: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
-        pictures = Pictures(store, np.arange(20), torch.device("cpu"), 2**30 if resident else 0)
+    def draw(shard: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
+        images = WholeImages(store, np.arange(20), torch.device("cpu"), 2**30 if resident else 0)
         ends = np.zeros(3), np.full(3, 255.0)
-        batches = TrainingBatches(pictures, settings, 0, 6, pictures.canvas_hw, ends, part=part)
-        assert batches.batch == 6 // part[1]
+        batches = TrainingBatches(images, settings, 0, 6, images.canvas_hw, ends, shard=shard)
+        assert batches.batch == 6 // shard[1]
         batch = batches.draw(step)
         return batch.image, batch.target
 
@@ -115,7 +115,7 @@ def test_counts_of_parts_add_up() -> None:
     target[2:] = IGNORED
     loss = Loss("dice+ce", torch.tensor([0.1, 0.2, 0.3]))
     whole = loss.count(target, 3)
-    parts = [loss.count(part, 3) for part in target.split(2)]
+    parts = [loss.count(shard, 3) for shard in target.split(2)]
     for i in range(2):
         assert float(whole[i]) == float(parts[0][i] + parts[1][i])
         assert float(parts[1][i]) == 0
@@ -124,7 +124,7 @@ def test_counts_of_parts_add_up() -> None:
 def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One of several cannot halve its micro-batches alone; it names itself and the setting."""
     monkeypatch.setattr(PlainRuntime, "gradients", raise_out_of_memory)
-    plain = PlainRuntime(make_runtime(folder, {"train.batch": 6}).training, Ranks(1, 2))
+    plain = PlainRuntime(make_runtime(folder, {"train.batch": 6}).training, ProcessGroup(1, 2))
     with raises(SettingError, key="train.micro_batch", named=["1", "6", "train.micro_batch=3", "settings.toml"]):
         LimitedMemoryRuntime(plain, Listener()).take_step(0)
 
@@ -144,26 +144,26 @@ TALK = """
 import sys, time, torch
 from pathlib import Path
 from ubend.core.errors import TrainingError
-from ubend.training.distributed import Vote, join_ranks
+from ubend.training.distributed import Vote, join_group
 place = Path(sys.argv[1])
-with join_ranks() as ranks:
-    with ranks.first_alone():
-        time.sleep(0.5 if ranks.is_first else 0)
+with join_group() as group:
+    with group.first_rank_first():
+        time.sleep(0.5 if group.is_first else 0)
         with (place / "order").open("a") as file:
-            file.write(str(ranks.rank))
-    vote = Vote(ranks)
-    heard = [vote.any(ranks.rank == 1 and step == 1) for step in range(4)] + [vote.close()]
-    tensors = [torch.full((2, 3), ranks.rank + 1.0).t(), torch.tensor(7), torch.arange(24.0).reshape(2, 3, 2, 2)]
+            file.write(str(group.rank))
+    vote = Vote(group)
+    heard = [vote.any(group.rank == 1 and step == 1) for step in range(4)] + [vote.close()]
+    tensors = [torch.full((2, 3), group.rank + 1.0).t(), torch.tensor(7), torch.arange(24.0).reshape(2, 3, 2, 2)]
     tensors[2] = tensors[2].contiguous(memory_format=torch.channels_last)
-    ranks.sum_tensors(tensors)
+    group.sum_tensors(tensors)
     assert torch.equal(tensors[0], torch.full((3, 2), 3.0)) and tensors[1] == 14
     assert torch.equal(tensors[2], 2 * torch.arange(24.0).reshape(2, 3, 2, 2))
-    ranks.refuse_difference("the same")
+    group.refuse_different("the same")
     try:
-        ranks.refuse_difference(f"process {ranks.rank}")
+        group.refuse_different(f"process {group.rank}")
     except TrainingError as error:
         heard.append("do not see the same" in str(error))
-(place / f"heard{ranks.rank}").write_text(str(heard))
+(place / f"heard{group.rank}").write_text(str(heard))
 """
 
 
@@ -178,7 +178,7 @@ def test_two_talk(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def steps(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Tensor]]:
-    """What `rank_step.py` finds in 1, 2 and 3 processes."""
+    """What `distributed_step.py` finds in 1, 2 and 3 processes."""
     found, place = {}, tmp_path_factory.mktemp("steps")
     for count in (1, 2, 3):
         out = place / f"{count}.safetensors"

@@ -15,12 +15,12 @@ from PIL import Image
 import ubend.dataset.scan as channels_module
 import ubend.dataset.store as store_module
 import ubend.io.file_cache as known_module
-from ubend.core.progress import Teller
+from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.scan import read_headers
 from ubend.dataset.store import clear_stores, hash_pairs, list_stores
-from ubend.io.file_cache import KNOWN_SUFFIX, KnownFile, KnownFiles
+from ubend.io.file_cache import FILE_CACHE_SUFFIX, CachedFile, FileCache
 from ubend.io.raster import Header
 from ubend.layouts.folder import read_folder
 
@@ -42,13 +42,13 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def learn(cache: Path, root: Path, path: Path, digest: str = "of before") -> None:
-    known = KnownFiles(cache, root)
+    known = FileCache(cache, root)
     known.look(path).digest = digest
     known.save()
 
 
 def recall(cache: Path, root: Path, path: Path) -> str | None:
-    return KnownFiles(cache, root).look(path).digest
+    return FileCache(cache, root).look(path).digest
 
 
 def make_file(folder: Path) -> Path:
@@ -60,19 +60,19 @@ def make_file(folder: Path) -> Path:
 def test_what_is_known(tmp_path: Path, cache: Path, later: Callable[[float], None]) -> None:
     path, header = make_file(tmp_path), Header(4, 5, 3, "uint8", turned=True)
     later(10)
-    known = KnownFiles(cache, tmp_path)
+    known = FileCache(cache, tmp_path)
     file = known.look(path)
     assert (file.digest, file.header) == (None, None)
     file.digest, file.header = "some", header
     assert known.look(path) is file
     known.save()
-    again = KnownFiles(cache, tmp_path).look(path)
+    again = FileCache(cache, tmp_path).look(path)
     assert (again.digest, again.header) == ("some", header)
-    for other in (KnownFiles(cache, tmp_path / "other"), KnownFiles(cache, tmp_path, channels=1), KnownFiles()):
+    for other in (FileCache(cache, tmp_path / "other"), FileCache(cache, tmp_path, channels=1), FileCache()):
         assert other.look(path).digest is None
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert KnownFiles(cache, Path()).look(Path("a.png")).digest == "some"
+        assert FileCache(cache, Path()).look(Path("a.png")).digest == "some"
 
 
 def rewrite_in_place(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_change_while_it_is_read(tmp_path: Path, cache: Path, later: Callable[
     """What is known belongs to the file as it was before it was read."""
     path = make_file(tmp_path)
     later(10)
-    known = KnownFiles(cache, tmp_path)
+    known = FileCache(cache, tmp_path)
     file = known.look(path)
     time.sleep(0.05)
     rewrite_in_place(path)
@@ -146,14 +146,14 @@ def test_only_what_was_looked_at_is_kept(tmp_path: Path, cache: Path, later: Cal
     learn(cache, tmp_path, path)
     (place,) = cache.iterdir()
     before = place.stat()
-    KnownFiles(cache, tmp_path).look(path)
-    known = KnownFiles(cache, tmp_path)
+    FileCache(cache, tmp_path).look(path)
+    known = FileCache(cache, tmp_path)
     known.look(path)
     known.save()
     assert place.stat().st_mtime_ns == before.st_mtime_ns  # nothing new: not written
     path.unlink()
-    known = KnownFiles(cache, tmp_path)
-    assert known.look(path) == KnownFile(None)
+    known = FileCache(cache, tmp_path)
+    assert known.look(path) == CachedFile(None)
     known.save()
     assert json.loads(place.read_text().partition("\n")[2]) == {}
 
@@ -197,10 +197,10 @@ def test_the_second_time_nothing_is_read(
     settings = make_settings(None, {"data.folder": str(discs), "data.size": 16})
 
     def open_it() -> list[list[str]]:
-        return open_dataset(settings, "cpu", cache, Teller()).store.hashes
+        return open_dataset(settings, "cpu", cache, Reporter()).store.hashes
 
     first, reads = open_it(), []
-    assert any(path.name.endswith(KNOWN_SUFFIX) for path, _size in list_stores(cache))
+    assert any(path.name.endswith(FILE_CACHE_SUFFIX) for path, _size in list_stores(cache))
     read_bytes, read_header = Path.read_bytes, channels_module.read_header
 
     def note(path: Path) -> bytes:
@@ -230,7 +230,7 @@ def test_same_answers_with_and_without(discs: Path, cache: Path, later: Callable
     later(10)
     pairs = read_folder(discs).pairs
     for _time in range(2):
-        known = KnownFiles(cache, discs)
+        known = FileCache(cache, discs)
         assert read_headers(pairs, None, known) == read_headers(pairs)
         assert hash_pairs(pairs, known) == hash_pairs(pairs)
         known.save()
@@ -242,10 +242,10 @@ def test_a_file_that_went_unreadable(discs: Path, cache: Path, later: Callable[[
         pytest.skip("everything can be read here")
     later(10)
     pairs = read_folder(discs).pairs
-    known = KnownFiles(cache, discs)
+    known = FileCache(cache, discs)
     hash_pairs(pairs, known)
     known.save()
     pairs[0].image.chmod(0)
     with pytest.raises(store_module.PairError):
-        hash_pairs(pairs, KnownFiles(cache, discs))
+        hash_pairs(pairs, FileCache(cache, discs))
     pairs[0].image.chmod(stat.S_IRUSR)

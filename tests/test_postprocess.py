@@ -12,13 +12,13 @@ from scipy import ndimage
 from support.refusal import raises
 from ubend.core.errors import SettingError
 from ubend.inference.postprocess import (
-    Refinement,
+    PostprocessOptions,
     apply_thresholds,
-    drop_small_parts,
+    drop_small_regions,
     fill_holes,
     parse_areas,
     parse_thresholds,
-    refine,
+    postprocess,
 )
 
 NAMES = ("background", "polyp", "contour")
@@ -45,11 +45,11 @@ def pixel(*values: float) -> np.ndarray:
 
 
 @given(probabilities)
-def test_nothing_asked(prob: np.ndarray) -> None:
-    mask = refine(prob, Refinement())
+def test_nothing_requested(prob: np.ndarray) -> None:
+    mask = postprocess(prob, PostprocessOptions())
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, prob.argmax(axis=0))
-    assert not Refinement()
+    assert not PostprocessOptions()
 
 
 @pytest.mark.parametrize(
@@ -156,20 +156,20 @@ def test_small_parts_by_hand() -> None:
         1110000000
         """)
     dropped = before.copy()
-    drop_small_parts(dropped, {1: 3, 3: 4})
+    drop_small_regions(dropped, {1: 3, 3: 4})
     np.testing.assert_array_equal(dropped, after)
     kept = before.copy()
-    drop_small_parts(kept, {1: 1, 2: 14, 3: 3})
+    drop_small_regions(kept, {1: 1, 2: 14, 3: 3})
     np.testing.assert_array_equal(kept[:, :6], before[:, :6])
     cornered = drawn("1000 0100 0000")
-    drop_small_parts(cornered, {1: 2})
+    drop_small_regions(cornered, {1: 2})
     assert cornered.sum() == 2
     specks = drawn("""
         00000
         01320
         00000
         """)
-    drop_small_parts(specks, {1: 2, 2: 2, 3: 2})
+    drop_small_regions(specks, {1: 2, 2: 2, 3: 2})
     assert not specks.any()
 
 
@@ -177,14 +177,14 @@ def test_small_parts_by_hand() -> None:
 @given(masks, st.dictionaries(st.integers(0, 3), st.integers(0, 12)))
 def test_no_small_part_is_left(mask: np.ndarray, limits: dict[int, float]) -> None:
     after = mask.copy()
-    drop_small_parts(after, limits)
+    drop_small_regions(after, limits)
     assert set(np.unique(after)) <= set(np.unique(mask)), "no class is invented"
     for index, limit in limits.items():
         parts, _count = ndimage.label(after == index, CORNERS)
         areas = np.bincount(parts.reshape(-1))[1:]
         assert ((areas >= limit) | (areas == mask.size)).all()
     again = after.copy()
-    drop_small_parts(again, limits)
+    drop_small_regions(again, limits)
     np.testing.assert_array_equal(again, after)
     if not any(limits.values()):
         np.testing.assert_array_equal(after, mask)
@@ -194,9 +194,9 @@ def test_holes_are_filled_before_small_parts_go() -> None:
     """A ring counts with what it encloses."""
     ring = drawn("00000 01110 01010 01110 00000")
     prob = np.stack([ring == 0, ring == 1]).astype(np.float32)
-    asked = Refinement({}, {1: 9}, {1: 1})
-    assert refine(prob, asked).sum() == 9
-    assert refine(prob, Refinement({}, {1: 9}, {})).sum() == 0
+    requested = PostprocessOptions({}, {1: 9}, {1: 1})
+    assert postprocess(prob, requested).sum() == 9
+    assert postprocess(prob, PostprocessOptions({}, {1: 9}, {})).sum() == 0
 
 
 def test_options() -> None:

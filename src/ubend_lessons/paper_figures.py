@@ -23,7 +23,7 @@ _NEEDED, _GIVEN = (40, 110, 220), (250, 200, 20)  # of a tile: what the network 
 _GOLDEN = 0.618034  # turns of the hue from object to object
 _TEXT_PX, _SMALL_PX, _LINE_PX = 17, 12, 28
 _BOX_PX, _STEP_PX = 26, 64  # width of a map; from one map to the next
-_TALLEST_PX, _LEAST_PX, _SHRINK = 150, 18, 0.6  # heights of maps: a power of their side
+_TALLEST_PX, _MIN_PX, _SHRINK = 150, 18, 0.6  # heights of maps: a power of their side
 _MARGIN_PX, _GAP_PX = 40, 66  # around all; between levels
 _CELL_PX = 320  # of a grid
 _SHOWN_PX = 640  # longer side of a picture of tiles
@@ -57,7 +57,7 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     """
     down, up = level_sides(side, depth)
     up = up[::-1]  # full size first
-    tall = [max(_LEAST_PX, round(_TALLEST_PX * (own[0] / side) ** _SHRINK)) for own in down]
+    tall = [max(_MIN_PX, round(_TALLEST_PX * (own[0] / side) ** _SHRINK)) for own in down]
     tops = [_MARGIN_PX + _TEXT_PX + sum(tall[:level]) + _GAP_PX * level for level in range(depth + 1)]
     middles = [top + height // 2 for top, height in zip(tops, tall, strict=True)]
     low = [round(tall[level] * up[level][0] / down[level][2]) for level in range(depth)]  # heights on the way up
@@ -117,11 +117,11 @@ def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.flo
 
     Args:
         image: (H, W, C); ids: (H, W), 0 where there is no object.
-        weights: (H, W) of `weigh_borders`.
+        weights: (H, W) of `border_weights`.
     """
-    most = max(float(weights.max()), 1e-6)
-    headings = [_("input"), _("objects"), _("border weight, 0 to {most:.1f}").format(most=most)]
-    return draw_grid([[to_rgb(image), color_ids(ids), _heat(weights / most)]], headings, cell_px=_CELL_PX)
+    maximum = max(float(weights.max()), 1e-6)
+    headings = [_("input"), _("objects"), _("border weight, 0 to {maximum:.1f}").format(maximum=maximum)]
+    return draw_grid([[to_rgb(image), color_ids(ids), _heat(weights / maximum)]], headings, cell_px=_CELL_PX)
 
 
 def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
