@@ -4,8 +4,8 @@
         --classes background,polyp --size 128 --width 32 --epochs 20 --seeds 0 1 2 --jobs 4
 
 Each training is `ubend.fit` with `augment` settings alone changed; settings that are left open are chosen from the
-pictures, so they are the same in all. The figure is the test part's native Dice, the mean over pictures and classes
-but the background; weights are kept by the validation part, and nothing is chosen by the test part. Differences are
+images, so they are the same in all. The figure is the test split's native Dice, the mean over images and classes
+but the background; weights are kept by the validation split, and nothing is chosen by the test split. Differences are
 between trainings of the same seed. `--jobs` trainings run at a time, in processes of their own. Prints a table in
 markdown and writes JSON.
 """
@@ -110,7 +110,7 @@ def table_lines(rows: Sequence[Row], against: str) -> list[str]:
 
 def main(words: Sequence[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("folder", help="of pictures and masks, or a named data set")
+    parser.add_argument("folder", help="of images and masks, or a named data set")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -3,8 +3,8 @@
     python benchmarks/big_images.py 4096 8192 16384 32768
     python benchmarks/big_images.py 32768x4096        # memory depends on the width, time on all pixels
 
-The pictures are drawn (colour, 8 bit, in compressed tiles) and deleted again; the model is as `ubend fit` would leave
-one of windows, with drawn weights. Each prediction is a process of its own, start and imports included. Needs Linux
+The images are drawn (colour, 8 bit, in compressed tiles) and deleted again; the model is as `ubend fit` would leave
+one of windows, with random weights. Each prediction is a process of its own, start and imports included. Needs Linux
 or macOS, and about 0.4 bytes of disk for each pixel.
 """
 
@@ -59,7 +59,7 @@ def draw_image(path: Path, width: int, height: int) -> None:
 
 
 def save_model(path: Path, width: int) -> None:
-    """A model of windows of 256 px at the pictures' own scale, in the precision that is fastest here."""
+    """A model of windows of 256 px at native scale, in the precision that is fastest here."""
     torch.manual_seed(0)
     net = UNet(3, 2, width, mean=[80.0] * 3, std=[40.0] * 3).eval()
     precision = fastest_precision(torch.device("cpu"))[0]
@@ -97,9 +97,9 @@ def measure(size: str, channels: int, place: Path | None, words: Sequence[str]) 
 
 def main(words: Sequence[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("sizes", nargs="+", help="of the pictures, px: SIDE or WIDTHxHEIGHT")
+    parser.add_argument("sizes", nargs="+", help="of the images, px: SIDE or WIDTHxHEIGHT")
     parser.add_argument("--width", type=int, default=16, help="of the network  [16]")
-    parser.add_argument("--place", type=Path, help="folder for the pictures  [the system's for temporary files]")
+    parser.add_argument("--place", type=Path, help="folder for the images  [the system's for temporary files]")
     own, more = list(words), list[str]()
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]

@@ -28,7 +28,7 @@ _ROW_INCH, _PANEL_INCH, _WIDTH_INCH = 0.30, 1.15, 9.0
 
 
 def draw_speed(reports: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the PNG; one panel for each report, whose pictures per second share an axis."""
+    """Write the PNG; one panel for each report, whose images per second share an axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,7 +40,7 @@ def draw_speed(reports: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, report in zip(panels, reports, strict=True):
         _draw_panel(axis, report)
     panels[0].set_xlim(0, 1.12 * max(_reach(row) for report in reports for row in report["rows"]))
-    panels[-1].set_xlabel("pictures per second", fontsize=9)
+    panels[-1].set_xlabel("images per second", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
 

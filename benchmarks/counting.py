@@ -34,7 +34,7 @@ _ADAM_BYTES, _CAST_BYTES = 28, 12  # of a parameter: seven float32; float32 -> b
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one picture of one training step.
+    """Of one image of one training step.
 
     Attributes:
         parameters: of the network.
@@ -62,11 +62,11 @@ class Limits:
     words: str
 
     def arithmetic_rate(self, cost: StepCost) -> float:
-        """Pictures per second if only the FLOPs took time."""
+        """Images per second if only the FLOPs took time."""
         return self.flops_per_s / cost.flops
 
     def traffic_rate(self, cost: StepCost) -> float:
-        """Pictures per second if the FLOPs and then the bytes took time."""
+        """Images per second if the FLOPs and then the bytes took time."""
         return 1 / (cost.flops / self.flops_per_s + cost.bytes / self.bytes_per_s)
 
 

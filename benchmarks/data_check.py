@@ -2,8 +2,8 @@
 
 python benchmarks/data_check.py [--pairs 10000] [--place FOLDER]
 
-Pictures are JPEG and masks PNG, 256 px; once with masks of values, once of colours. They are a hundred
-drawn pictures, each in a hundred crops, turned and mirrored, so that no two are alike.
+Images are JPEG and masks PNG, 256 px; once with masks of values, once of colours. They are a hundred
+drawn images, each in a hundred crops, turned and mirrored, so that no two are alike.
 """
 
 import os
@@ -26,7 +26,7 @@ COLORS = np.array([(0, 0, 0), (220, 40, 30), (30, 120, 230), (240, 200, 40)], np
 
 
 def draw(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(LARGE_PX, LARGE_PX, 3) picture and (LARGE_PX, LARGE_PX) class index of ellipses on a shaded ground."""
+    """(LARGE_PX, LARGE_PX, 3) image and (LARGE_PX, LARGE_PX) class index of ellipses on a shaded ground."""
     random = np.random.default_rng(number)
     y, x = np.mgrid[:LARGE_PX, :LARGE_PX]
     index = np.zeros((LARGE_PX, LARGE_PX), np.uint8)
@@ -39,7 +39,7 @@ def draw(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def make(root: Path, pairs: int) -> None:
-    """`root/values` and `root/colors`, each with images/ and masks/; they share the pictures."""
+    """`root/values` and `root/colors`, each with images/ and masks/; they share the images."""
     for folder in ("values/images", "values/masks", "colors/masks"):
         (root / folder).mkdir(parents=True)
     (root / "colors" / "images").symlink_to(root / "values" / "images")

@@ -1,10 +1,10 @@
-"""Pictures per second from JPEG files to 128 px, as a store is built, and what other decoders take for it.
+"""Images per second from JPEG files to 128 px, as a store is built, and what other decoders take for it.
 
     python benchmarks/decoding.py FOLDER [--threads 2] [--rounds 9] [--json FILE]
 
-FOLDER holds the pictures, all of one size (docs/benchmarks.md: the 1,000 of Kvasir-SEG, 352 px), in the page
+FOLDER holds the images, all of one size (docs/benchmarks.md: the 1,000 of Kvasir-SEG, 352 px), in the page
 cache. The ways take turns. Each way's pixels are compared with those of a full decode by Pillow and the
-antialiased resize that training uses: the greatest difference in grey levels, over all pictures.
+antialiased resize that training uses: the greatest difference in grey levels, over all images.
 OpenCV takes part if it is installed.
 """
 

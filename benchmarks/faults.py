@@ -1,10 +1,10 @@
-"""The tutorial's faults on real pictures, for several seeds: what its way says, and what is so.
+"""The tutorial's faults on real images, for several seeds: what its way says, and what is so.
 
     python benchmarks/faults.py FOLDER [--seeds 0 1 2] [--set key=value ...] [--json FILE]
     python benchmarks/faults.py kvasir-seg/Kvasir-SEG --set data.split=kvasir-seg/splits.csv
     python benchmarks/faults.py oxford-iiit-pet
 
-Width 32, 20 epochs, batch 64 and 128 px unless said; four trainings for each seed. A seed also draws the pictures
+Width 32, 20 epochs, batch 64 and 128 px unless stated; four trainings for each seed. A seed also draws the images
 that are kept apart from the copies. Each figure: mean over the seeds, least to greatest; the difference likewise, of
 the same seed.
 """
@@ -23,7 +23,7 @@ from ubend.core.settings import parse_assignment
 from ubend_lessons.faults import Finding, find_faults, read_sized
 
 _GIVEN: dict[str, Any] = {"model.width": 32, "train.batch": 64, "train.epochs": 20}
-_COPIED = 1000  # pictures
+_COPIED = 1000  # images
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> None:
                 found.setdefault(finding.measure, []).append(finding)
                 print(seed, *finding.row(), sep=" | ", flush=True)
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
-    print("\n| | as the text does | mended | difference |\n|---|---|---|---|")
+    print("\n| | as the text does | fixed | difference |\n|---|---|---|---|")
     rows = []
     for measure, findings in found.items():
         form = findings[0].form

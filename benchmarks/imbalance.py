@@ -1,10 +1,10 @@
-"""Losses, class weights and windows against ever rarer classes, on drawn pictures.
+"""Losses, class weights and windows against ever rarer classes, on drawn images.
 
-    python benchmarks/imbalance.py losses     # 64 px pictures, whole
-    python benchmarks/imbalance.py windows    # 256 px pictures through 64 px windows
+    python benchmarks/imbalance.py losses     # 64 px images, whole
+    python benchmarks/imbalance.py windows    # 256 px images through 64 px windows
 
 The classes: ground, squares (common), discs (rare, redder). Printed are the pooled Dice of
-squares and discs on drawn pictures that were not trained on, for each seed.
+squares and discs on drawn images that were not trained on, for each seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SHARES = (0.05, 0.01, 0.002, 0.0005)  # of all pixels, that are discs
 
 
 def draw(generator: np.random.Generator, side: int, share: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(side, side, 3) picture and (side, side) mask: noisy ground, squares, and discs on `share` of it."""
+    """(side, side, 3) image and (side, side) mask: noisy ground, squares, and discs on `share` of it."""
     y, x = np.mgrid[:side, :side]
     index = np.zeros((side, side), np.uint8)
     for _ in range(max(1, side * side // 2048)):
@@ -45,7 +45,7 @@ def draw(generator: np.random.Generator, side: int, share: float) -> tuple[NDArr
 
 
 def make_set(folder: Path, side: int, share: float, count: int) -> None:
-    """A folder of images, masks and parts: the last 64 are the validation part."""
+    """A folder of images, masks and parts: the last 64 are the validation split."""
     generator = np.random.default_rng(1)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
@@ -101,7 +101,7 @@ def weights_of(share: float, power: float) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["losses", "windows"])
-    parser.add_argument("--steps", type=int, help="of 8 pictures  [losses 700, windows 320]")
+    parser.add_argument("--steps", type=int, help="of 8 images  [losses 700, windows 320]")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     side, count, steps = (64, 320, 700) if args.what == "losses" else (256, 160, 320)

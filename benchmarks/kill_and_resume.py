@@ -54,7 +54,7 @@ class Plan:
 
     Attributes:
         recipe: of ubend.
-        data: folder of pictures and masks.
+        data: folder of images and masks.
         work: where runs and the cache go.
         device: "cpu" or "cuda".
         flags: further words of `ubend fit`.
@@ -296,7 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--kills", type=int, default=20, help="of all recipes together")
     parser.add_argument("--recipe", choices=["modern", "tutorial", "both"], default="both")
-    parser.add_argument("--data", type=Path, help="folder of pictures and masks; else a sample is drawn")
+    parser.add_argument("--data", type=Path, help="folder of images and masks; else a sample is drawn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=96, help="px")
@@ -322,7 +322,7 @@ def main() -> int:
 
 
 def draw_data(folder: Path) -> Path:
-    """24 drawn pictures of 96 px."""
+    """24 drawn images of 96 px."""
     from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, 24, 96)

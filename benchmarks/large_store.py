@@ -2,7 +2,7 @@
 
     python benchmarks/large_store.py --gib 10
 
-Makes a store of noise pictures of 512 px (as `open_store` would have left it), trains a small network on
+Makes a store of noise images of 512 px (as `open_store` would have left it), trains a small network on
 windows of it, and watches RssAnon in /proc/self/status. Needs Linux and that much free disk.
 """
 
@@ -29,7 +29,7 @@ SIDE = 512
 
 
 def make_store(folder: Path, gib: float) -> Store:
-    """A store of `gib` GiB: noise pictures, masks of 0 and 1."""
+    """A store of `gib` GiB: noise images, masks of 0 and 1."""
     count = int(gib * 2**30 / (SIDE * SIDE * 4))
     generator = np.random.default_rng(0)
     block = generator.integers(0, 256, (64, SIDE * SIDE * 3), np.uint8)
@@ -90,7 +90,7 @@ def main(words: Sequence[str]) -> None:
             peak = max(peak, anonymous_mib())
         rate = args.steps * 16 / (time.perf_counter() - began)
     print(
-        f"a store of {size / 2**30:.1f} GiB, {len(store)} pictures,"
+        f"a store of {size / 2**30:.1f} GiB, {len(store)} images,"
         f" {'resident' if images.resident else 'read in windows'}, {args.steps} steps"
         f" at {rate:.0f} img/s; peak of anonymous memory {peak:.0f} MiB"
     )

@@ -3,8 +3,8 @@
     python benchmarks/paper.py [--folder FOLDER] [--seeds 0 1 2] [--set key=value ...] [--json FILE]
 
 The recipe `paper` on drawn cells (two classes, touching cells parted by lines of background), or on a folder. Per
-variant, of the test part: count error per picture (mean of the absolute), F1 of the objects at an IoU of .5, Dice;
-mean over the seeds, least to greatest. The test part chooses nothing.
+variant, of the test split: count error per image (mean of the absolute), F1 of the objects at an IoU of .5, Dice;
+mean over the seeds, least to greatest. The test split chooses nothing.
 """
 
 import sys
@@ -34,8 +34,8 @@ _GIVEN: dict[str, Any] = {
 
 def main(words: Sequence[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--folder", type=Path, help="of pictures and masks, and ids/; drawn unless given")
-    parser.add_argument("--count", type=int, default=96, help="pictures that are drawn")
+    parser.add_argument("--folder", type=Path, help="of images and masks, and ids/; drawn unless given")
+    parser.add_argument("--count", type=int, default=96, help="images that are drawn")
     parser.add_argument("--size", type=int, default=192, help="their side, px")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all")
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> None:
                 found.setdefault(own.border_weight, []).append(own)
                 error, f1 = own.absolute_error, own.quality.recognition
                 print(f"seed {seed}, w0 {own.border_weight:g}: {error:.2f} {f1:.3f} {own.dice:.3f}", flush=True)
-    print("\n| | count error per picture | F1 of the objects | Dice |\n|---|---|---|---|")
+    print("\n| | count error per image | F1 of the objects | Dice |\n|---|---|---|---|")
     rows = []
     for weight, counts in found.items():
         name = f"border weight {weight:g}"
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> None:
         dice = [own.dice for own in counts]
         rows.append({"name": name, "count_error": errors, "f1": f1s, "dice": dice})
         print(f"| {name} | {spread(errors)} | {spread(f1s)} | {spread(dice)} |")
-    write_report(__file__, words, args, facts=facts, unit="objects per picture", rows=rows)
+    write_report(__file__, words, args, facts=facts, unit="objects per image", rows=rows)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class Peer:
 
     Attributes:
         name: in the table.
-        build: makes it, with weights drawn anew.
-        package: on the package index, whose version is told; None: from a checkout, or written here.
+        build: makes it, with weights drawn again.
+        package: on the package index, whose version is reported; None: from a checkout, or written here.
         channels_last: also in float32, since its own training sets it.
     """
 

@@ -1,8 +1,8 @@
-"""Prediction: one picture through the network, and a large one from memory to mask in tiles.
+"""Prediction: one image through the network, and a large one from memory to mask in tiles.
 
     python benchmarks/prediction_speed.py [--side 1024] [--big 10240] [--tiles 512 1024] [--json FILE]
 
-Of a picture of --side px: the network as `ubend predict` runs it, and the plain module. Of one of --big px:
+Of an image of --side px: the network as `ubend predict` runs it, and the plain module. Of one of --big px:
 megapixels a second of `Predictor.predict_masks`; of the network alone on as many tiles, which lie on the device
 already; and of MONAI's sliding window (`pip install monai`), blended by its Gaussian, with the same tiles, overlap,
 precision and batch, of the plain module and of the network as ubend runs it. The ways take turns.
@@ -43,7 +43,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def make_predictor(device: torch.device, width: int, tiles: int) -> Predictor:
-    """Of a network with drawn weights, in the fastest precision."""
+    """Of a network with random weights, in the fastest precision."""
     torch.manual_seed(0)
     net = UNet(3, CLASSES, width, mean=[120.0] * 3, std=[60.0] * 3).eval()
     precision = fastest_precision(device)[0]
@@ -66,7 +66,7 @@ def plain(predictor: Predictor) -> Forward:
 
 
 def image_variants(device: torch.device, width: int, side: int) -> list[Variant]:
-    """One picture that lies on the device, to its logits."""
+    """One image that lies on the device, to its logits."""
     predictor = make_predictor(device, width, 0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     ways: dict[str, Forward] = {"plain module": plain(predictor), "ubend": predictor.forward}
@@ -74,7 +74,7 @@ def image_variants(device: torch.device, width: int, side: int) -> list[Variant]
 
 
 def big_variants(device: torch.device, width: int, side: int, tile: int) -> list[Variant]:
-    """One picture in main memory to its mask there."""
+    """One image in main memory to its mask there."""
     predictor = make_predictor(device, width, tile)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     megapixels = side * side / 1e6
@@ -124,8 +124,8 @@ def measure(variants: Sequence[Variant], device: torch.device, args: argparse.Na
 def main(words: Sequence[str]) -> None:
     parser = make_turns_parser(__doc__)
     parser.add_argument("--width", type=int, help="channels of the first level  [64 on a GPU, 16 on a CPU]")
-    parser.add_argument("--side", type=int, default=1024, help="of the picture, px  [1024]")
-    parser.add_argument("--big", type=int, help="side of the large picture, px  [10240 on a GPU, 2048 on a CPU]")
+    parser.add_argument("--side", type=int, default=1024, help="of the image, px  [1024]")
+    parser.add_argument("--big", type=int, help="side of the large image, px  [10240 on a GPU, 2048 on a CPU]")
     parser.add_argument("--tiles", type=int, nargs="+", default=[512], help="sides, px  [512]")
     args = parser.parse_args(words)
     device = make_ready(args.device)

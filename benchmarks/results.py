@@ -4,7 +4,7 @@
 
 FOLDER holds `kvasir-seg` and `oxford-iiit-pet`. With `--gpus 2` two processes run at a time, each on a
 GPU of its own. `--set key=value` is added to every command, for experiments. Prints mean and spread, and
-writes JSON: scores of the test part, the last validation figures, and the seconds of each process.
+writes JSON: scores of the test split, the last validation figures, and the seconds of each process.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any
 
 KVASIR = ["kvasir-seg/Kvasir-SEG", "--split", "kvasir-seg/splits.csv", "--classes", "background,polyp"]
-# Official test part; 5% of the rest choose the weights.
+# Official test split; 5% of the rest choose the weights.
 # The plain U-Net, as it was trained by default when docs/results.md was written.
 PLAIN = ["--encoder", "none", "--loss", "dice+ce", "--set", "train.average_decay=0.999"]
 PETS = ["oxford-iiit-pet", "--size", "128", "--set", "data.val_share=0.05"]

@@ -1,4 +1,4 @@
-"""Pictures per second of a training step: forward, backward and optimiser on one batch that stays on the device.
+"""Images per second of a training step: forward, backward and optimiser on one batch that stays on the device.
 
     python benchmarks/step_speed.py                                          # width 16 and batch 16 on a CPU
     python benchmarks/step_speed.py --width 64 --batch 64 --compile own      # as in docs/benchmarks.md, on a GPU
@@ -13,7 +13,7 @@ No data and no augmentation: see `training_speed.py` for these. Every step is Ad
 and with `--compile all` also compiled. (On the CPU the float32 rows too have the allocator that ubend sets.)
 
 A row tells the median, and the least and greatest of `--rounds` turns; its network's parameters and GFLOP for each
-picture; the TFLOP/s that this makes; and two shares: of the rate of a large matrix product, and of the limit when
+image; the TFLOP/s that this makes; and two shares: of the rate of a large matrix product, and of the limit when
 memory traffic is added (how it is counted: `counting.py`). Both limits are measured in the same process.
 """
 
@@ -56,7 +56,7 @@ def make_step(network: nn.Module, image: Tensor, target: Tensor, form: Form, cha
         image: (N, 3, H, W) float32.
         target: (N, H, W) class index.
         form: see the top.
-        channels_last: the layout in memory, of weights and pictures.
+        channels_last: the layout in memory, of weights and images.
     """
     device, layout = image.device, torch.channels_last if channels_last else torch.contiguous_format
     network = network.train().to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -135,7 +135,7 @@ def peer_variants(
 
 
 def cost_facts(build: Callable[[], nn.Module], image: Tensor, half: bool) -> Row:
-    """What a step of this network costs for each picture."""
+    """What a step of this network costs for each image."""
     cost = count_step(build, len(image), image.shape[-1], half)
     return {"parameters": cost.parameters, "flops": cost.flops, "bytes": cost.bytes}
 
@@ -173,7 +173,7 @@ def main(words: Sequence[str]) -> None:
     parser = make_turns_parser(__doc__)
     parser.add_argument("--size", type=int, default=128, help="px; must divide by 32 for some peers  [128]")
     parser.add_argument("--width", type=int, help="channels of the first level  [64 on a GPU, 16 on a CPU]")
-    parser.add_argument("--batch", type=int, help="pictures  [64 on a GPU, 16 on a CPU]")
+    parser.add_argument("--batch", type=int, help="images  [64 on a GPU, 16 on a CPU]")
     parser.add_argument("--compile", choices=["none", "own", "all"], default="none", help="whose compiled steps too")
     parser.add_argument("--milesial", type=Path, help="a checkout of github.com/milesial/Pytorch-UNet (GPL)")
     parser.add_argument("--product", type=int, help="side of the matrix product  [8192 on a GPU, 2048 on a CPU]")

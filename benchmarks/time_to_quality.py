@@ -3,9 +3,9 @@
     python benchmarks/time_to_quality.py PETS --goal-miou 0.77 --goal-seconds 120 -- \\
         --size 128 --epochs 150 --batch 64 --set data.val_share=0.05 --set train.compile=true
 
-PETS is a folder of pictures and masks; what stands behind `--` goes to `ubend fit` as it is, so that the schedule
+PETS is a folder of images and masks; what stands behind `--` goes to `ubend fit` as it is, so that the schedule
 is fixed by the command. Nothing is left out of the seconds: start-up, reading, training, validation, scoring. The
-score is the pooled mean IoU over the classes, of the test part at the model's size (`scores.json`).
+score is the pooled mean IoU over the classes, of the test split at the model's size (`scores.json`).
 
 The processes run one after the other. They share the caches of the machine, so where the folder was never read,
 or a network of this shape never compiled, the first one does it; `--cold` gives each process empty caches.
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> None:
     end = words.index("--") if "--" in words else len(words)
     own, theirs = words[:end], words[end + 1 :]
     parser = make_parser(__doc__)
-    parser.add_argument("folder", help="of pictures and masks, or a named data set")
+    parser.add_argument("folder", help="of images and masks, or a named data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--goal-miou", type=float, help="0..1")
     parser.add_argument("--goal-seconds", type=float)

@@ -37,7 +37,7 @@ class Variant:
     Attributes:
         name: in the table.
         run: does the work once.
-        pictures: of one `run`, or megapixels of them.
+        images: of one `run`, or megapixels of them.
         tuning: of torch's settings: "ubend", as `ubend.core.device.set_up` leaves them; "none", as torch is installed;
             "all", with TF32 products and cuDNN's search of algorithms.
         warm_up: runs before anything is timed.
@@ -77,7 +77,7 @@ def make_ready(device: str | None) -> torch.device:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -86,7 +86,7 @@ def synchronise(device: torch.device) -> None:
 def tuned(way: Tuning) -> Iterator[None]:
     """In here, torch is set as a variant wants it; on the CPU nothing changes.
 
-    (Convolutions use TF32 by torch's default, and go on to.)
+    (Convolutions use TF32 by torch's default, and continue to.)
     """
     before = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
     if way != "ubend":
@@ -108,7 +108,7 @@ def time_runs(run: Callable[[], object], count: int, device: torch.device) -> fl
 
 
 def take_turns(variants: Sequence[Variant], device: torch.device, rounds: int, seconds: float) -> list[Row]:
-    """A row of pictures per second for each variant that memory suffices for.
+    """A row of images per second for each variant that memory suffices for.
 
     All are warmed up, then they take turns, `rounds` times, each for about `seconds`: what the machine does
     beside it then hits all alike. Before each turn a run goes untimed, which gets the last variant's memory back,

@@ -1,10 +1,10 @@
-"""Pictures per second of whole epochs, data and augmentation included: ubend's loop and the tutorial's.
+"""Images per second of whole epochs, data and augmentation included: ubend's loop and the tutorial's.
 
     python benchmarks/training_speed.py                                    # width 16 and batch 16 on a CPU
     python benchmarks/training_speed.py --data PETS --width 64 --compile   # as in docs/benchmarks.md, on a GPU
 
-Without `--data`, `--pictures` pictures of 256 px are drawn. ubend's loop takes batches from its store, augments
-them as `modern` does, averages the weights and sums the losses. The tutorial's decodes and resizes the files anew
+Without `--data`, `--pictures` images of 256 px are drawn. ubend's loop takes batches from its store, augments
+them as `modern` does, averages the weights and sums the losses. The tutorial's decodes and resizes the files again
 in every epoch, in the worker processes of a DataLoader, and does not augment; its network is as wide as ubend's.
 Each loop's share is of the rate of the bare step (forward, backward, optimiser on one batch that stays on the
 device; see `step_speed.py`) in the same process: what data and augmentation leave of it.
@@ -59,12 +59,12 @@ def loop_variants(folder: Path, cache: Path, args: argparse.Namespace, device: t
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, object]:
-    """What all of ubend's loops are told."""
+    """What all of ubend's loops get."""
     return {"data.size": args.size, "model.width": args.width, "train.batch": args.batch, "train.epochs": 10}
 
 
 def tutorial_variant(data: Dataset, args: argparse.Namespace, device: torch.device) -> Variant:
-    """The tutorial's epoch over the same training part."""
+    """The tutorial's epoch over the same training split."""
     pairs, labels = data.pairs("train"), data.labels
     if labels.kind != "value" or not all(isinstance(pair.mask, FileMask) for pair in pairs):
         raise SystemExit(f"{data.folder.root}: the tutorial's loop reads masks only from files of values")
@@ -102,11 +102,11 @@ def add_shares(rows: Sequence[Row]) -> list[Row]:
 
 def main(words: Sequence[str]) -> None:
     parser = make_turns_parser(__doc__)
-    parser.add_argument("--data", type=Path, help="a folder of pictures and mask files; else they are drawn")
+    parser.add_argument("--data", type=Path, help="a folder of images and mask files; else they are drawn")
     parser.add_argument("--images", type=int, default=128, help="to draw, of 256 px  [128]")
     parser.add_argument("--size", type=int, default=128, help="px  [128]")
     parser.add_argument("--width", type=int, help="channels of the first level  [64 on a GPU, 16 on a CPU]")
-    parser.add_argument("--batch", type=int, help="pictures  [64 on a GPU, 16 on a CPU]")
+    parser.add_argument("--batch", type=int, help="images  [64 on a GPU, 16 on a CPU]")
     parser.add_argument("--workers", type=int, help="of the tutorial's DataLoader  [6, or as many as cores]")
     parser.add_argument("--compile", action="store_true", help="ubend's loop compiled, too")
     args = parser.parse_args(words)

@@ -1,11 +1,11 @@
-"""The lessons `transfer` and `breeds` on real pictures and for several seeds, as tables.
+"""The lessons `transfer` and `breeds` on real images and for several seeds, as tables.
 
     python benchmarks/transfer.py FOLDER [--only transfer breeds] [--seeds 0 1 2] [--counts 50 200] [--set k=v]
 
-transfer: Dice of the test part (at most 1,000 pictures of it, at native size, per image, the classes without the
-background) from scratch, and begun with an encoder that learnt the breeds of the training part.
-breeds: share of the test part whose breed is told by a second head on a segmentation network's encoder, from the whole
-picture, from the mask's pixels, from the animal cut out. Mean over the seeds, least to greatest. The test part chooses
+transfer: Dice of the test split (at most 1,000 images of it, at native size, per image, the classes without the
+background) from scratch, and initialised from an encoder that learnt the breeds of the training split.
+breeds: share of the test split whose breed comes from a second head on a segmentation network's encoder, from the whole
+image, from the mask's pixels, from the animal cut out. Mean over the seeds, least to greatest. The test split chooses
 nothing.
 """
 
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=["transfer", "breeds"], default=["transfer", "breeds"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="of training pictures, before all")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="of training images, before all")
     parser.add_argument("--breed-epochs", type=int, default=30)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for all, over width 32, 128 px"
@@ -52,8 +52,8 @@ def main(words: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as place:
             if "transfer" in args.only:
                 for row in teach_transfer(Path(place) / "transfer", counts=args.counts, **options):
-                    found.setdefault(f"{row.images} pictures, from scratch", []).append(row.scratch)
-                    found.setdefault(f"{row.images} pictures, begun with breeds", []).append(row.transferred)
+                    found.setdefault(f"{row.images} images, from scratch", []).append(row.scratch)
+                    found.setdefault(f"{row.images} images, initialised from breeds", []).append(row.transferred)
             if "breeds" in args.only:
                 shares = teach_breeds(Path(place) / "breeds", **options)
                 for view in VIEWS:

@@ -1,8 +1,8 @@
 """The tutorial's network and loop, written from its text: what ubend's speed is compared with.
 
 In its own words, it is: two 3x3 convolutions with batch norm and ReLU to a block; five levels of 64 to 1024
-channels; transposed convolutions of kernel 4; Adam at 0.001 on the mean cross entropy; pictures decoded and
-resized anew in every epoch by the worker processes of a DataLoader. It uses torchvision, whose transforms call
+channels; transposed convolutions of kernel 4; Adam at 0.001 on the mean cross entropy; images decoded and
+resized again in every epoch by the worker processes of a DataLoader. It uses torchvision, whose transforms call
 Pillow as is done here. `tests/test_benchmarks.py` compares the network with `ubend.UNet`.
 """
 
@@ -86,10 +86,10 @@ class TutorialUNet(nn.Module):
 
 
 class TutorialImages(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures and masks from their files.
+    """Images and masks from their files.
 
     Args:
-        files: of picture and mask.
+        files: of image and mask.
         values: the mask value of each class.
         size: (size, size) px, squashed.
     """

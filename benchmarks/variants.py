@@ -1,10 +1,10 @@
-"""The lessons that train the network several times, on real pictures and for several seeds, as a table.
+"""The lessons that train the network several times, on real images and for several seeds, as a table.
 
     python benchmarks/variants.py skips FOLDER [--seeds 0 1 2] [--set key=value ...] [--json FILE]
     python benchmarks/variants.py upsampling FOLDER ...
 
-Per variant: Dice and boundary Dice (2 px) of the test part at native size, per image, the classes without the
-background; mean over the seeds, least to greatest. The test part chooses nothing.
+Per variant: Dice and boundary Dice (2 px) of the test split at native size, per image, the classes without the
+background; mean over the seeds, least to greatest. The test split chooses nothing.
 """
 
 import statistics
@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="for all; --width 32 unless said"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for all; --width 32 unless stated"
     )
     parser.add_argument("--device")
     args = parser.parse_args(words)

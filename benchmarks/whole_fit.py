@@ -134,7 +134,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--keep", type=Path, help="where the last run is to be")
     parser.add_argument("--device")
-    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, as of `ubend fit`", dest="changes")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, see `ubend fit`", dest="changes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     settings: dict[str, object] = {name: getattr(args, name) for name in ("size", "width", "batch", "epochs", "device")}

@@ -46,7 +46,7 @@ class DataSet:
         folder: below the folder of the data.
         words: of `ubend fit`; {at} is this folder.
         score: kind and averaging of the mean without background, in the native scores.
-        least: whether the worst class is told too.
+        least: whether the worst class is reported too.
     """
 
     folder: str

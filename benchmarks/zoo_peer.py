@@ -99,7 +99,7 @@ def read_words(words: Sequence[str]) -> Settings:
 
 
 class Augmented:
-    """Training batches, warped on the device; shapes as of `ubend.dataset.batches.Batch`.
+    """Training batches, warped on the device; shapes as in `ubend.dataset.batches.Batch`.
 
     Args:
         source: the training split.

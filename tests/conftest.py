@@ -64,7 +64,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
-    """A folder of 24 pictures of discs with masks, small enough to train on in a second."""
+    """A folder of 24 images of discs with masks, small enough to train on in a second."""
     folder = tmp_path / "discs"
     make_discs(folder, 24)
     return folder

@@ -73,7 +73,7 @@ def test_parts_and_names(tmp_path: Path) -> None:
 
 
 def test_names_of_images_are_no_parts(tmp_path: Path) -> None:
-    """A file called after a picture of a train or a test says nothing of parts, nor does the only file of a set."""
+    """A file called after an image of a train or a test says nothing of parts, nor does the only file of a set."""
     draw(tmp_path / "labelme", "train_1", "test_2")
     for stem in ("train_1", "test_2"):
         write(tmp_path / f"labelme/{stem}.json", labelme_json("a"))
@@ -163,7 +163,7 @@ COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "quoted id",
         "train.json: 1 (category_id)",
     ),
-    "picture": (lambda c: c["annotations"][1].update(image_id=99), "unknown picture", "(1): train.json: 2 (99)"),
+    "picture": (lambda c: c["annotations"][1].update(image_id=99), "unknown image", "(1): train.json: 2 (99)"),
     "box": (lambda c: c["annotations"][2].pop("segmentation"), "box only", "(1): train.json: 3;"),
     "no region": (lambda c: c["annotations"][2].update(segmentation=[]), "box only", "(1): train.json: 3;"),
     "two points": (
@@ -196,7 +196,7 @@ COCO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "run lengths",
         "train.json: 1 (5x5, 40x30)",
     ),
-    "missing": (lambda c: c["images"][0].update(file_name="gone.jpg"), "picture missing", "(1): gone.jpg (train.json)"),
+    "missing": (lambda c: c["images"][0].update(file_name="gone.jpg"), "image missing", "(1): gone.jpg (train.json)"),
     "no name": (lambda c: c["images"][0].pop("file_name"), "annotation entry", "train.json: images[0].file_name: "),
     "twice": (lambda c: c["images"].append({"id": 50, "file_name": "a.jpg"}), "annotated twice", "(1): images/a.jpg"),
     "one id": (
@@ -245,7 +245,7 @@ def test_several_images_of_one_name(tmp_path: Path) -> None:
     for place in ("one", "two"):
         draw(tmp_path / place)
     write(tmp_path / "all.json", coco_json("a"))
-    assert "(1): a.jpg (one/a.jpg, two/a.jpg)" in refusal(tmp_path)["picture unclear"]
+    assert "(1): a.jpg (one/a.jpg, two/a.jpg)" in refusal(tmp_path)["image unclear"]
 
 
 def test_faults_of_labelme(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_faults_of_labelme(tmp_path: Path) -> None:
     assert "(1): a.json: 1 (line)" in told["shape kind"]
     assert "(1): a.json: 2 (polygon)" in told["few points"]
     assert "(1): b c.json (Invalid JSON: EOF while parsing a list at line 1 column 12)" in told["annotation file"]
-    assert "(1): C:\\pictures\\far.jpg (far.json)" in told["picture missing"]
+    assert "(1): C:\\pictures\\far.jpg (far.json)" in told["image missing"]
 
 
 STUDIO_FAULTS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
@@ -424,7 +424,7 @@ def test_an_alias_bomb_is_never_expanded() -> None:
 def test_damaged_files_are_named_or_read(
     tally: Tally, tmp_path: Path, write_all: Callable[[Path], None], chance: random.Random, changes: int
 ) -> None:
-    """Whatever is changed in an annotation file: either a problem is told, or masks are drawn."""
+    """Whatever is changed in an annotation file: either a problem is reported, or masks are drawn."""
     root = tmp_path / write_all.__name__
     shutil.rmtree(root, ignore_errors=True)
     write_all(root)

@@ -101,7 +101,7 @@ def test_warp_is_scipys(h: int, w: int, height: int, width: int, seed: int) -> N
     rng = np.random.default_rng(seed)
     image = rng.random((3, 2, h, w)).astype(np.float32)
     mask = rng.integers(0, 5, (3, h, w)).astype(np.uint8)
-    # pictures of three sizes at the top left of one canvas: what lies beside them must never be seen
+    # images of three sizes at the top left of one canvas: what lies beside them must never be seen
     shapes = np.stack([rng.integers(1, [h + 1, w + 1]) for _ in range(3)])
     for number, (rows, columns) in enumerate(shapes):
         image[number, :, rows:], image[number, :, :, columns:] = 9, 9
@@ -224,7 +224,7 @@ def test_ranges_of_warps() -> None:
 
 
 def test_windows_see_all_of_a_large_image() -> None:
-    """A window smaller than the picture: over many positions every pixel is seen, about equally often."""
+    """A window smaller than the image: over many positions every pixel is seen, about equally often."""
     n, shape, window = 1500, (90, 70), (32, 32)
     still = AugmentSettings(
         kind="warp", orientation="upright", rotation_deg=0, scale=0, stretch=0, shift=0, elastic_share=0
@@ -233,7 +233,7 @@ def test_windows_see_all_of_a_large_image() -> None:
     seen = np.zeros(shape, int)
     for number in range(n):
         source = source_yx(draws, number, np.array(shape), window)
-        assert (source > -0.5).all()  # wholly inside the picture
+        assert (source > -0.5).all()  # wholly inside the image
         assert (source < np.array(shape)[:, None, None] - 0.5).all()
         rows, columns = np.rint(source).astype(int)
         seen[rows, columns] += 1
@@ -268,7 +268,7 @@ def test_five_copies() -> None:
 
 
 def test_copies_are_frozen() -> None:
-    """Picture and copy alone decide: not the company, the step or the epoch."""
+    """Image and copy alone decide: not the company, the step or the epoch."""
     one = frozen(1)
     n = 20
     many = sample_frozen(
@@ -295,7 +295,7 @@ def test_copy_one_takes_anchors_to_moved_anchors(seed: int, stored: tuple[int, i
     move = 10 * (2 * draw_uniform(seed, "anchors", np.array([3]), 6) - 1).reshape(3, 2)
     assert 0 < np.abs(move).max() <= 10
     share = np.array(stored) / native[0]
-    # what stands at a moved anchor in the copy is what stood at the anchor in the picture
+    # what stands at a moved anchor in the copy is what stood at the anchor in the image
     for old, new in zip(anchors, anchors + move, strict=True):
         found = draws.affine[0].astype(np.float64) @ (new * share) + draws.offset_yx[0]
         np.testing.assert_allclose(found, old * share, atol=1e-3)
@@ -408,7 +408,7 @@ def test_noise() -> None:
 
 
 def test_blur_and_noise_of_some_images() -> None:
-    """Pictures that are neither blurred nor noisy are the same bits, whatever their neighbours are."""
+    """Images that are neither blurred nor noisy are the same bits, whatever their neighbours are."""
     rng = np.random.default_rng(3)
     image = torch.from_numpy(rng.random((5, 3, 20, 24)).astype(np.float32))
     low, high = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)

@@ -15,7 +15,7 @@ from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError, UbendError
 from ubend.dataset import prepare
 
-# --------------------------------------------------------------------------------------- pictures, masks
+# --------------------------------------------------------------------------------------- images, masks
 
 
 def _no_folder(data: Path) -> None:
@@ -130,7 +130,7 @@ def test_fit_refuses(
     spoil(data)
     error = refused_once("fit", data, "--out", tmp_path / "out", *TINY)
     assert (type(error), error.key) == (kind, key)
-    if key != "data.split":  # which is about the pictures, wherever they lie
+    if key != "data.split":  # which is about the images, wherever they lie
         assert error.path == data / (file or "")
     for word in named:
         assert word in str(error)
@@ -149,7 +149,7 @@ def test_everything_wrong_with_a_folder_is_told_at_once(good: Path, tmp_path: Pa
     path.write_bytes(path.read_bytes()[:-2000])
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(data / "masks" / "disc06.png")
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(data / "masks" / "disc07.png")
-    for words in (["images/disc00"], ["masks/disc01"], ["images/disc02"]):  # by and by people mend some
+    for words in (["images/disc00"], ["masks/disc01"], ["images/disc02"]):  # by and by people fix some
         told = refused("fit", data, "--out", tmp_path / "out", *TINY).problems
         everything = "\n".join(told)
         for number in ("04", "05", "06", "07"):

@@ -44,7 +44,7 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
     for out in (full, tmp_path / "file", tmp_path / "file" / "below"):
         error = refused_once("fit", good / "data", "--out", out, *TINY)
         check(error, OutputError, path=out, key="--out")
-        assert "--resume" not in str(error)  # there is no run to go on with
+        assert "--resume" not in str(error)  # there is no run to resume
     error = refused_once("fit", good / "data", "--out", run, *TINY)
     check(error, OutputError, path=run, key="--out")
     assert "--resume" in str(error)
@@ -66,7 +66,7 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
 
 
 def test_the_outputs_are_looked_at_before_the_images(tmp_path: Path) -> None:
-    """Nobody waits for an hour of decoding to be told that --out is taken."""
+    """Nobody waits for an hour of decoding to be reported that --out is taken."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").touch()
     check(refused_once("fit", tmp_path / "nowhere", "--out", tmp_path / "out"), OutputError, path=tmp_path / "out")
@@ -78,7 +78,7 @@ def test_predict_keeps_what_is_there(good: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["predict", str(run), str(image), "--out", str(out)]).exit_code == 0
     before = contents(out)
     check(refused_once("predict", run, image, "--out", out), OutputError, path=out / "disc01.png", key="--out")
-    # another picture: the masks would have room, but shares.csv of the first ones would be lost
+    # another image: the masks would have room, but shares.csv of the first ones would be lost
     check(refused_once("predict", run, other, "--out", out), OutputError, path=out / "shares.csv", key="--out")
     (out / "shares.csv").unlink()
     (out / "disc01.png").unlink()
@@ -113,7 +113,7 @@ def test_predict_refuses(good: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_while_training(good: Path, run: Path, tmp_path: Path) -> None:
-    """The state and the model of before stay whole, and training goes on when there is room again."""
+    """The state and the previous model stay whole, and training continues when there is room again."""
     before = contents(run)
     with full_disk(100_000):
         error = refused_once("fit", "--resume", run)
@@ -300,7 +300,7 @@ def test_resume_of_a_damaged_run(name: str, run: Path) -> None:
 
 
 def test_resume_without_the_state(run: Path) -> None:
-    """The model is not replaced by that of a new training; one that was killed in its first save begins anew."""
+    """The model is not replaced by that of a new training; one that was killed in its first save begins again."""
     (run / "resume.safetensors").unlink()
     before = contents(run)
     check(refused_once("fit", "--resume", run), OutputError, path=run / "resume.safetensors", named=["--from"])
@@ -311,7 +311,7 @@ def test_resume_without_the_state(run: Path) -> None:
 
 
 def test_resume_without_state_and_model(run: Path) -> None:
-    """Begun before the first save: from the start, which is said. With epochs, or a model to begin with: refused."""
+    """Begun before the first save: from the start, which is reported. With epochs, or an initial model: refused."""
     for name in ("resume.safetensors", "model.safetensors"):
         (run / name).unlink()
     before, facts, epochs = contents(run), (run / "run.json").read_text(), (run / "metrics.jsonl").read_text()

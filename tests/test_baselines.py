@@ -35,7 +35,7 @@ LABELS = make_label_map([0, 1])
 
 
 def draw_place(number: int, radius_px: tuple[float, float] = (14, 22)) -> NDArray[np.bool_]:
-    """A disc somewhere in the picture, away from its rim."""
+    """A disc somewhere in the image, away from its rim."""
     generator = np.random.default_rng(number)
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
     radius = generator.uniform(*radius_px)
@@ -98,7 +98,7 @@ def test_uneven_light() -> None:
 
 @pytest.mark.parametrize("method", ["kmeans", "growing", "watershed", "felzenszwalb", "slic"])
 def test_texture_where_colour_fails(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training part chooses texture; without it the disc is not found."""
+    """The training split chooses texture; without it the disc is not found."""
     examples, shown = ([draw_woven(n) for n in numbers] for numbers in (range(6), range(20, 24)))
     baseline = learn(method, examples)
     assert baseline.parameters["by"] != "color"
@@ -154,7 +154,7 @@ TABLES = arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 3), st.jus
 
 @given(TABLES)
 def test_the_rule_is_no_worse_than_the_majority(tables: NDArray[np.int64]) -> None:
-    """And no single change of a kind's class would make it better. Its score is the one that is told."""
+    """And no single change of a kind's class would make it better. Its score is the one that is reported."""
     classes = choose_classes(tables, None)
     majority = tables.sum(axis=0).argmax(axis=1)
     best, plain = score_classes(tables, np.stack([classes, majority]))

@@ -32,7 +32,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Eleven pictures of different shapes; picture k is filled with about 20 k."""
+    """Eleven images of different shapes; image k is filled with about 20 k."""
     root = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
@@ -44,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_folder(root, root / "cache", Sizing(32, True, 3))
 
 
-NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training part: not all, not in order
+NUMBERS = np.array([9, 2, 4, 7, 0, 5, 10])  # the training split: not all, not in order
 
 
 def make(store: Store, kind: str, resident: bool = True, batch: int = 3, seed: int = 4) -> TrainingBatches:
@@ -131,7 +131,7 @@ def test_warps_do_not_return(store: Store) -> None:
 
 
 def test_padding_is_never_seen_by_a_warp(store: Store) -> None:
-    """The canvas beside a picture is no picture: the reflection of the picture itself is seen."""
+    """The canvas beside an image is no image: the reflection of the image itself is seen."""
     batches = make(store, "warp")
     for step in range(7):
         assert not (batches.draw(step).target == IGNORED).any()

@@ -38,7 +38,7 @@ SMALL = ["--device", "cpu", "--width", "2", "--size", "16", "--batch", "2", "--r
 
 @pytest.fixture(autouse=True)
 def _only_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers that happen to be installed take seconds to load, and want larger pictures."""
+    """Peers that happen to be installed take seconds to load, and want larger images."""
     monkeypatch.setattr(peers, "find_spec", lambda _name: None)
 
 
@@ -103,7 +103,7 @@ def test_a_checkout_as_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     sys.modules.pop("unet")
     row = next(row for row in report["rows"] if row["name"] == "milesial U-Net, float32")
     assert row["parameters"] == 3 * 3 * 9 + 3
-    assert row["flops"] == 2 * (2 * 27 * 3 * 16 * 16)  # forward, and the weights' gradient; the picture needs none
+    assert row["flops"] == 2 * (2 * 27 * 3 * 16 * 16)  # forward, and the weights' gradient; the image needs none
 
 
 def test_training_speed(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"| {report['rows'][0]['name']} | " in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="what a process took is told on Linux and macOS")
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="what a process took is reported on Linux and macOS")
 def test_big_images(tmp_path: Path) -> None:
     words = ["96", "128x64", "--width", "2", "--place", str(tmp_path)]
     report = run_script("big_images", [*words, "--", "--tiles", "64"], tmp_path)
@@ -330,7 +330,7 @@ def test_the_tutorials_images(tmp_path: Path) -> None:
 
 
 def test_the_step_is_counted() -> None:
-    """The figures that docs/benchmarks.md calls the limit: 81.9 GFLOP for a picture of 128 px."""
+    """The figures that docs/benchmarks.md calls the limit: 81.9 GFLOP for an image of 128 px."""
     cost = count_step(lambda: UNet(3, 3, 64), 64, 128, half=True)
     assert cost.parameters == 39_393_603
     assert cost.flops == pytest.approx(81.87e9, rel=1e-4)
@@ -353,7 +353,7 @@ def test_bytes_are_counted_by_the_rules() -> None:
             features = torch.relu(self.norm(self.conv(image)))
             return torch.cat([features, self.up(self.pool(features))], 1)
 
-    elements = 4 * 16 * 16  # of the features of a picture
+    elements = 4 * 16 * 16  # of the features of an image
     norm, pool_up, join, sum_of_gradients = 3 + 5, 4 * 1.25, 4 * 2, 3
     parameters = 4 * 3 * 9 + 8
     cost = count_step(Small, 2, 16, half=False)
@@ -433,7 +433,7 @@ def test_whole_fit(tmp_path: Path) -> None:
 
 
 def test_decoding(tmp_path: Path) -> None:
-    """ubend's pictures are those of a full decode and the antialiased resize."""
+    """ubend's images are those of a full decode and the antialiased resize."""
     (tmp_path / "discs").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
     for number, pixels in enumerate(noise):

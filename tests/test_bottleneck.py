@@ -1,4 +1,4 @@
-"""The line that says what limits a run: the verdict from its figures, and when it is said."""
+"""The line that says what limits a run: the verdict from its figures, and when it is reported."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

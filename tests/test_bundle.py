@@ -289,7 +289,7 @@ def test_format_2(tmp_path: Path) -> None:
 
 
 def test_format_2_without_later_fields(tmp_path: Path) -> None:
-    """The first files of format 2 had fewer fields; others that it does not know were passed over."""
+    """The first files of format 2 had fewer fields; others that it does not know were skipped."""
     entry, tensors = read_entry(DATA / "model-format-2.safetensors")
     for name in ("window_px", "scale", "orientation", "flips"):
         del entry[name]
@@ -323,7 +323,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def fingerprint(bundle: Bundle) -> tuple[Any, ...]:
-    """All that a bundle holds, but for `about`."""
+    """All that a bundle holds, except for `about`."""
     tensors = {name: tensor.numpy().tobytes() for name, tensor in bundle.model.state_dict().items()}
     rest = (bundle.dtype, bundle.precision, bundle.window_px, bundle.scale, bundle.orientation, bundle.flips)
     return (bundle.model.shape(), bundle.labels, bundle.sizing, rest, tensors)

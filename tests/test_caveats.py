@@ -1,4 +1,4 @@
-"""Images of a model's training are recognised and not scored, and small test sets are told."""
+"""Images of a model's training are recognised and not scored, and small test sets are reported."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from ubend.tasks.evaluate import evaluate, read_run_pairs
 
 
 def copy_pairs(good: Path, folder: Path, split: SplitName | None, suffix: str = ".png") -> list[str]:
-    """The images of a split of the run, saved anew under other names, with their masks; returns the names."""
+    """The images of a split of the run, saved again under other names, with their masks; returns the names."""
     names = []
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def add_new(folder: Path, count: int) -> list[str]:
 
 
 def score(model: Path, *words: object, out: Path) -> tuple[dict[str, Any], str]:
-    """The scores and what is said."""
+    """The scores and what is reported."""
     said = succeed("evaluate", model, *words, "--out", out).output
     return json.loads(out.read_text()), said
 

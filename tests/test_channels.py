@@ -28,7 +28,7 @@ KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16
 
 
 def draw_bands(seed: int, channels: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """A disc in (H, W, channels); each band in units of its own, unless the pictures are 8 bit."""
+    """A disc in (H, W, channels); each band in units of its own, unless the images are 8 bit."""
     image, mask = draw_disc(seed)
     bands = np.repeat(image[:, :, :1], channels, axis=2).astype(np.float64)
     bands += np.random.default_rng(seed).normal(0, 3, bands.shape)
@@ -85,7 +85,7 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
 
 
 def test_numbers_per_channel(tmp_path: Path) -> None:
-    """Range, mean and deviation of the training part are numpy's; the network carries them."""
+    """Range, mean and deviation of the training split are numpy's; the network carries them."""
     folder = make_bands(tmp_path / "set", 5, "uint16")
     settings = make_settings(changes={"data.folder": str(folder), "data.size": 44})
     data = open_dataset(settings, "cpu", tmp_path / "cache", Reporter())
@@ -131,7 +131,7 @@ def mix_of_greys(folder: Path) -> Path:
     return make_mixed(folder, images)
 
 
-@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
 def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     channels, (line,) = agree(folder, None)
@@ -199,9 +199,9 @@ def test_what_is_done_to_images_is_said(tmp_path: Path) -> None:
     channels, remarks = agree(folder, None)
     assert channels == 3
     assert remarks == [
-        "alpha is dropped in 1 of 3 pictures; --channels 4 keeps it, if all have it",
-        "printing inks (CMYK) become red, green, blue in 1 of 3 pictures",
-        "1 of 3 pictures are turned upright, as their EXIF says",
+        "alpha is dropped in 1 of 3 images; --channels 4 keeps it, if all have it",
+        "printing inks (CMYK) become red, green, blue in 1 of 3 images",
+        "1 of 3 images are turned upright, as their EXIF says",
     ]
     assert f"note: {remarks[0]}" in run("data", folder, "--out", tmp_path / "out")
 
@@ -232,7 +232,7 @@ def test_pages_told_to_be_channels(tmp_path: Path) -> None:
 
 
 def test_images_that_the_model_does_not_take(tmp_path: Path, good: Path) -> None:
-    """All told at once, and nothing written."""
+    """all reported at once, and nothing written."""
     write_tiff(tmp_path / "bands.tif", draw_bands(0, 5, "uint8")[0])
     write_tiff(tmp_path / "deep.tif", draw_bands(0, 3, "uint16")[0])
     before = contents(tmp_path)

@@ -31,7 +31,7 @@ def fresh(seed: int = 0, average: bool = True, channels: int = 3, width: int = 2
 
 
 def step(state: TrainingState) -> float:
-    """One step on pictures that depend on the step's number alone; the loss."""
+    """One step on images that depend on the step's number alone; the loss."""
     generator = torch.Generator().manual_seed(state.progress.step)
     channels = next(state.model.parameters()).shape[1]
     image = torch.randn(2, channels, 12, 12, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -74,7 +74,7 @@ def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("best", [True, False])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_round_trip(average: bool, best: bool, name: str, tmp_path: Path) -> None:
-    """Values and strides of every tensor, and the progress; then both go on alike."""
+    """Values and strides of every tensor, and the progress; then both continue alike."""
     state = trained(average=average, best=best, name=name)
     save_state(tmp_path / "resume.safetensors", state)
     loaded = fresh(1, average=average, name=name)
@@ -159,7 +159,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
-    """Training may go on while it writes; the model file holds the best weights, or else the averaged ones."""
+    """Training may continue while it writes; the model file holds the best weights, or else the averaged ones."""
     models: list[dict[str, torch.Tensor]] = []
     gate = threading.Event()
 
@@ -190,7 +190,7 @@ def test_saver_writes_the_state_as_it_was(tmp_path: Path) -> None:
 
 
 def test_other_writing_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A panel is there before the state of its epoch, so that a run that goes on from it lacks none; few wait; nobody
+    """A panel is there before the state of its epoch, so that a run that continues from it lacks none; few wait; nobody
     waits for them to have the model."""
     monkeypatch.setattr(checkpoint, "_MAX_WAITING", 2)
     state, done, has_model = tmp_path / "s.safetensors", list[object](), threading.Event()

@@ -1,4 +1,4 @@
-"""What is chosen from pictures and device, and that what a person sets is never chosen over."""
+"""What is chosen from images and device, and that what a person sets is never chosen over."""
 
 import tomllib
 from typing import Any
@@ -80,7 +80,7 @@ def test_modern() -> None:
     assert (gpu.model.encoder, gpu.model.pretrained) == ("tf_efficientnet_lite0", True)
     assert (cpu.data.size, cpu.model.width, cpu.train.precision) == (128, 16, "float32")
     assert gpu.train.precision == "bfloat16"
-    assert gpu.data.mean is None  # measured on the training part
+    assert gpu.data.mean is None  # measured on the training split
     assert chosen(channels=1).data.channels == 1
 
 
@@ -182,7 +182,7 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
         ({"data.window": 64}, 0.01, 0.33),
         ({"data.window": 64}, 0.2, 0.0),
         ({"data.window": 64, "data.foreground_share": 0.9}, 0.2, 0.9),
-        ({"data.window": 256}, 0.01, 0.0),  # as large as the pictures
+        ({"data.window": 256}, 0.01, 0.0),  # as large as the images
         ({}, 0.01, 0.0),
         ({"data.window": 64, "augment.kind": "none"}, 0.01, 0.0),
     ],
@@ -203,7 +203,7 @@ def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: flo
     ],
 )
 def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: int) -> None:
-    """No larger than the middle picture, and what the network divides by."""
+    """No larger than the middle image, and what the network divides by."""
     settings = chosen(changes={"data.resize": "native"}, size_hw=size_hw, device=device, training_pixels=10**9)
     assert (settings.data.window, settings.data.size) == (window, None)
     assert settings.data.foreground_share == 0.5
@@ -219,7 +219,7 @@ def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: in
     ],
 )
 def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows: int, epochs: int) -> None:
-    """As many windows as cover the training part, at least one of each picture, within limits."""
+    """As many windows as cover the training split, at least one of each image, within limits."""
     known = {"device": device, "training": images, "training_pixels": megapixels * 10**6}
     settings = chosen(changes={"data.resize": "native"}, size_hw=(2000, 2000), **known)
     assert (settings.data.epoch_windows, settings.train.epochs) == (windows, epochs)
@@ -228,13 +228,13 @@ def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows
 
 
 def test_a_window_that_is_too_large() -> None:
-    """Falls back to the picture, and says so; one that is set and fits is left alone."""
+    """Falls back to the image, and says so; one that is set and fits is left alone."""
     for requested, window in ((4096, 300), (300, 300), (256, 256)):
         changes = {"data.resize": "native", "data.window": requested}
         images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
         assert images.window == window
         said = [choice.reason for choice in images.choices if choice.key == "data.window"]
-        assert said == (["4096 was asked for, but the middle picture has 300x200 px"] if requested == 4096 else [])
+        assert said == (["4096 was asked for, but the middle image has 300x200 px"] if requested == 4096 else [])
 
 
 VESSEL = Width(4.0, 4 / 574)

@@ -102,7 +102,7 @@ def test_objects_counted_up() -> None:
 
 
 def test_many_classes_are_no_objects() -> None:
-    """Of 21 classes each picture shows some, not the first ones."""
+    """Of 21 classes each image shows some, not the first ones."""
     labels, _remarks = find(*(values({0: 9, i: 9}) for i in range(1, 21)))
     assert codes_of(labels) == list(range(21))
 
@@ -146,7 +146,7 @@ def test_wrong_names() -> None:
 def test_a_layout_that_knows_its_values() -> None:
     told = {"names": ("pet", "background", "contour"), "values": (1, 2, 3)}
     labels, remarks = find(values({1: 5, 2: 5}), **told)
-    assert codes_of(labels) == [1, 2, 3]  # a class that no mask holds is a class all the same, and it is said
+    assert codes_of(labels) == [1, 2, 3]  # a class that no mask holds is a class all the same, and it is reported
     assert len(remarks) == 1
     assert "contour" in remarks[0]
     masks = survey(values({1: 5, 2: 5}), values({1: 2, 7: 10, 9: 1}), values({3: 1}))

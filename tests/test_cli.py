@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run, and what was said while it was made."""
+    """A run, and what was reported while it was made."""
     run = tmp_path_factory.mktemp("runs") / "first"
     return run, ubend("fit", folder, "--out", run, *TINY).output
 
@@ -97,7 +97,7 @@ def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None
     assert scores.pop("recipe") == "modern"
     assert again == scores
     assert scores["part"] == "test"
-    assert "at the pictures' own size: 4 pictures of part test" in said
+    assert "at native size: 4 images of part test" in said
     before = out.read_bytes()
     assert str(out) in ubend("evaluate", run, "--out", out, status=2).stderr
     assert out.read_bytes() == before
@@ -221,7 +221,7 @@ def test_info_says_how_training_went(run: Path, tmp_path: Path) -> None:
         f"trained: {began:%Y-%m-%d %H:%M}",
         epochs,
         validation,
-        f"test, 4 images at their own size: Dice {test}",
+        f"test, 4 images at native size: Dice {test}",
     ):
         assert line in lines
     shutil.copy(run / "model.safetensors", tmp_path)
@@ -401,7 +401,7 @@ def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_sample(tmp_path: Path) -> None:
-    assert "2 pictures" in ubend("sample", tmp_path / "drawn", "--count", 2, "--size", 64).stdout
+    assert "2 images" in ubend("sample", tmp_path / "drawn", "--count", 2, "--size", 64).stdout
     assert len(list((tmp_path / "drawn" / "masks").iterdir())) == 2
 
 

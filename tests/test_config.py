@@ -1,4 +1,4 @@
-"""Settings: what is unknown or does not fit is told in one line; the saved file gives the same settings."""
+"""Settings: what is unknown or does not fit is reported in one line; the saved file gives the same settings."""
 
 import tomllib
 from pathlib import Path

@@ -37,7 +37,7 @@ def test_same_in_another_process() -> None:
 
 
 def test_pinned_numbers() -> None:
-    """A run that was begun with an older version must go on with the same numbers."""
+    """A run that was started with an older version must continue with the same numbers."""
     assert draw_bits(0, "warp", np.array([0, 1]), 2).tolist() == PINNED
 
 

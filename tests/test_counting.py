@@ -1,4 +1,4 @@
-"""`ubend objects`: its files, masks as of `ubend predict`, scores against true ids, and what is refused."""
+"""`ubend objects`: its files, masks as in `ubend predict`, scores against true ids, and what is refused."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ EXPORTS = ["--export", "coco", "--export", "geojson", "--export", "panoptic"]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model that takes what is bright, pictures, and their true ids; tiles let it see each pixel."""
+    """A folder with a model that takes what is bright, images, and their true ids; tiles let it see each pixel."""
     save_model(tmp_path / "model.safetensors", 1, "uint8")
     monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_all_files(place: Path) -> None:
     }
     assert scores["per_picture"][str(Path("images/empty.png"))]["organ"]["pq"] is None
     assert "organ   1.0000   1.0000   1.0000        4        4       +0" in said
-    assert "parts against truth, 3 pictures" in said
+    assert "parts against truth, 3 images" in said
 
 
 def test_a_row_for_each_image(place: Path) -> None:
@@ -157,7 +157,7 @@ def test_objects_that_touch_are_noticed(place: Path) -> None:
 
 
 def test_pixel_size(place: Path) -> None:
-    """For files that state none, and instead of what a file states, which is said once."""
+    """For files that state none, and instead of what a file states, which is reported once."""
     said = count("--pixel-size", "0.5 µm", out="plain")
     assert "--pixel-size" not in said
     assert "tell the size" not in said
@@ -184,7 +184,7 @@ def test_bad_pixel_size(place: Path) -> None:
 
 
 def test_errors_are_counted(place: Path) -> None:
-    """One picture misses an object, one has two too many: +1 in all, 1 a picture on the mean of three."""
+    """One image misses an object, one has two too many: +1 in all, 1 an image on the mean of three."""
     save(place / "truth" / "two.png", np.where(np.arange(40)[:, None] < 8, IDS["two"], 0))  # the top 3 rows of 10
     save(place / "truth" / "ring.png", IDS["ring"] % 2)
     save(place / "truth" / "empty.png", np.eye(40, 48, dtype=np.uint8))
@@ -250,7 +250,7 @@ def test_a_image_on_the_map(place: Path) -> None:
     tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
     tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
     said = count("--export", "geojson", images="maps")
-    assert "2 of 2 files tell the size of a pixel" in said
+    assert "2 of 2 files state the size of a pixel" in said
     assert read_spatial_info(place / "out" / "field_ids.tif") == read_spatial_info(place / "maps" / "field.tif")
     told = json.loads((place / "out" / "field.geojson").read_text())
     assert told["crs"]["properties"]["name"].endswith("EPSG::32633")
@@ -262,7 +262,7 @@ def test_a_image_on_the_map(place: Path) -> None:
 
 
 def test_broken_files_do_not_stop_the_rest(place: Path) -> None:
-    """Neither a picture nor its true ids."""
+    """Neither an image nor its true ids."""
     (place / "images" / "none.png").write_bytes(b"")
     (place / "images" / "half.png").write_bytes((place / "images" / "two.png").read_bytes()[:-30])
     save(place / "truth" / "half.png", EMPTY)
@@ -344,7 +344,7 @@ def test_bad_tiles(place: Path) -> None:
 
 
 def test_true_ids_of_several_classes(tmp_path: Path) -> None:
-    """Each class has its folder; ids begin anew in it; a pixel is of one class."""
+    """Each class has its folder; ids begin again in it; a pixel is of one class."""
     names = ("background", "a", "b", "contour")
     for kind, ids in (("a", TWO), ("b", RING)):
         (tmp_path / kind).mkdir()

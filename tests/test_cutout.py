@@ -122,7 +122,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A disc, a picture without one, and a grey one of another size."""
+    """A disc, an image without one, and a grey one of another size."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.fromarray(draw_disc(3)[0]).save(folder / "disc.png")
@@ -154,7 +154,7 @@ def test_on_transparency(model: Path, images: Path, tmp_path: Path) -> None:
 
 
 def test_on_a_background(model: Path, images: Path, tmp_path: Path) -> None:
-    """A colour, and a picture scaled to cover, shine through where the cut-out does not."""
+    """A colour, and an image scaled to cover, shine through where the cut-out does not."""
     ground = np.zeros((10, 40, 3), np.uint8)
     ground[:, :10] = ground[:, -10:] = 255  # lies outside of what covers 48 x 40
     Image.fromarray(ground).save(tmp_path / "ground.png")

@@ -1,4 +1,4 @@
-"""Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is said.
+"""Whatever happens to the files of a cache, the data set is the one that it was, and what was damaged is reported.
 
 Of named sets: test_named.py; of encoder weights: test_encoders.py and test_efficientnet_lite.py.
 """
@@ -75,7 +75,7 @@ def test_damaged_known_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [LABEL_SCAN_SUFFIX, FILE_CACHE_SUFFIX])
 def test_damaged_lists(kind: str, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is made again, which is said once; what is read of the folder stays."""
+    """Each is made again, which is reported once; what is read of the folder stays."""
     for path in discs.rglob("*.png"):
         os.utime(path, (10**9, 10**9))
     monkeypatch.setattr(file_cache, "_TICK_NS", -(10**12))  # else files this young are not remembered

@@ -1,4 +1,4 @@
-"""`ubend data`: what is said, drawn and written down; data.toml given back; --skip-bad."""
+"""`ubend data`: what is reported, drawn and written down; data.toml given back; --skip-bad."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ def recolor(folder: Path, colors: list[tuple[int, int, int]]) -> None:
 
 
 def same(one: Dataset, other: Dataset) -> None:
-    """The same pictures, class maps and parts."""
+    """The same images, class maps and parts."""
     assert one.splits == other.splits
     assert [pair.name for pair in one.folder.pairs] == [pair.name for pair in other.folder.pairs]
     assert one.labels.names == other.labels.names
@@ -58,11 +58,11 @@ def same(one: Dataset, other: Dataset) -> None:
 
 def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:
     said = ubend("data", discs, "--out", tmp_path / "out")
-    assert "folders of pictures and of masks" in said
+    assert "folders of images and of masks" in said
     assert "24" in said or "16 training" in said
     assert "mask values: 0 -> background, 255 -> foreground" in said
     assert "48x40 px" in said
-    assert "(in 24 pictures)" in said
+    assert "(in 24 images)" in said
     assert f"ubend fit {tmp_path / 'out' / 'data.toml'}" in said
     assert sorted(contents(tmp_path / "out")) == ["data.toml", "samples.png", "split.csv"]
     with Image.open(tmp_path / "out" / "samples.png") as grid:
@@ -117,7 +117,7 @@ def test_edited_files_are_kept(discs: Path, tmp_path: Path) -> None:
     first = contents(out)
     ubend("data", discs, "--out", out)
     assert contents(out) == first
-    ubend("data", discs, "--out", out, "--classes", "a,b")  # unedited: written anew
+    ubend("data", discs, "--out", out, "--classes", "a,b")  # unedited: written again
     assert contents(out) != first
     for name in ("data.toml", "split.csv"):
         shutil.rmtree(out)
@@ -274,7 +274,7 @@ def test_what_is_unclear_is_not_bad(discs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["split.csv", "samples.png", "skipped.csv"])
 def test_files_of_others_are_not_overwritten(name: str, discs: Path, tmp_path: Path) -> None:
-    """Those of an earlier call are made again, which the stamp in data.toml tells."""
+    """Those of an earlier call are recreated, which the stamp in data.toml tells."""
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("file,group\ndisc01,ann\n")
@@ -289,7 +289,7 @@ def test_files_of_others_are_not_overwritten(name: str, discs: Path, tmp_path: P
 def test_the_data_that_is_named_wins_over_a_file(
     discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing that --config says of the place of other data is mixed with it, and what is left out is said."""
+    """Nothing that --config says of the place of other data is mixed with it, and what is left out is reported."""
     make_discs(tmp_path / "other", 24)
     split = tmp_path / "own.csv"
     split.write_text("file,split\n")

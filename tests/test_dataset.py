@@ -120,7 +120,7 @@ def test_splits_are_the_seeds(discs: Path, shared_cache: Path, tmp_path: Path) -
 
 
 def test_copies_stay_together(discs: Path, shared_cache: Path) -> None:
-    """A picture saved twice never lies in two parts."""
+    """An image saved twice never lies in two parts."""
     for name in ("disc03", "disc08"):
         for kind in ("images", "masks"):
             for copy in range(3):

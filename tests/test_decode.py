@@ -1,4 +1,4 @@
-"""Every kind of picture file against an independent reader or the array it was made of; header and pixels agree."""
+"""Every kind of image file against an independent reader or the array it was made of; header and pixels agree."""
 
 import io
 import threading
@@ -156,7 +156,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
 
 
 def test_a_photograph_with_a_preview(tmp_path: Path) -> None:
-    """What telephones write: JPEG, a second picture behind it."""
+    """What telephones write: JPEG, a second image behind it."""
     first, second = Image.fromarray(SMOOTH), Image.fromarray(RGB)
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     with Image.open(tmp_path / "a.jpg") as file:
@@ -289,7 +289,7 @@ WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF")}
 def test_flipped_bits_are_one_line_or_a_image(
     tally: Tally, tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
-    """Of a picture that is read all the same, the header agrees."""
+    """Of an image that is read all the same, the header agrees."""
     damaged = bytearray(WHOLE[kind])
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
         damaged[place] ^= data.draw(st.integers(1, 255))

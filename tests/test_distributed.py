@@ -89,7 +89,7 @@ def test_a_vote_of_one() -> None:
 @pytest.mark.parametrize("kind", ["warp", "frozen"])
 @pytest.mark.parametrize("resident", [True, False])
 def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp_path: Path) -> None:
-    """To the bit, step by step; so the order of pictures does not depend on the number of processes."""
+    """To the bit, step by step; so the order of images does not depend on the number of processes."""
     store = open_folder(discs, tmp_path / "cache", Sizing(32, True, 3))
     settings = AugmentSettings.model_validate({"kind": kind, "orientation": "free", "rotation_deg": 180})
 
@@ -211,7 +211,7 @@ def test_a_step_of_several_is_that_of_one(way: str, count: int, steps: dict[int,
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("way", ["frozen", *LIVE])
 def test_micro_batches_of_several_are_those_of_one(way: str, count: int, steps: dict[int, dict[str, Tensor]]) -> None:
-    """Pictures one at a time: gradients that have travelled already have others added to them."""
+    """Images one at a time: gradients that have travelled already have others added to them."""
     assert_same_step(pick(steps[count], f"{way} 1 "), pick(steps[1], f"{way} 1 "), way)
 
 
@@ -253,11 +253,11 @@ def keys(value: object) -> object:
 @pytest.mark.parametrize("how", [(), ("--patches", "--set", "data.epoch_windows=16")], ids=["pictures", "patches"])
 def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """With synchronised batch norm: the losses of three epochs; run folder and scores alike; and one process
-    goes on with what two have begun."""
+    continues with what two have begun."""
     more = [*TINY, *how, "--epochs", "3", "--set", "train.sync_batch_norm=true"]
     ubend("fit", folder, "--out", tmp_path / "one", *more)
     said = ubend("fit", folder, "--out", tmp_path / "two", *more, "--gpus", "2").stdout
-    assert "processes: 2, each with 3 of a step's 6 pictures" in said
+    assert "processes: 2, each with 3 of a step's 6 images" in said
     assert said.count("epoch 1/3") == 1
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     for a, b in zip(one, two, strict=True):
@@ -273,7 +273,7 @@ def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tm
 
     model = (tmp_path / "two/model.safetensors").read_bytes()
     said = ubend("fit", "--resume", tmp_path / "two").stdout
-    assert "note: begun in 2 processes, goes on in 1" in said
+    assert "note: started in 2 processes, continues in 1" in said
     assert "finished already" in said
     assert (tmp_path / "two/model.safetensors").read_bytes() == model
 
@@ -346,8 +346,8 @@ def test_stopped_in_two_goes_on_in_one(folder: Path, tmp_path: Path) -> None:
         alone.send_signal(signal.SIGINT)
         alone.stdout.read()
         assert alone.wait(60) == 130
-    assert "note: begun in 2 processes, goes on in 1" in said
-    assert "going on after step" in said
+    assert "note: started in 2 processes, continues in 1" in said
+    assert "resuming after step" in said
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Overlays, grids and curves: what is painted where, and that a training never falls over its pictures."""
+"""Overlays, grids and curves: what is painted where, and that a training never falls over its images."""
 
 import itertools
 import logging
@@ -88,7 +88,7 @@ def test_overlay_touches_nothing_but_classes(
     assert out.dtype == np.uint8
     if background is not None:
         np.testing.assert_array_equal(out[mask == background], to_rgb(image)[mask == background])
-    # between the picture and the colour, nowhere beyond
+    # between the image and the colour, nowhere beyond
     low, high = np.minimum(to_rgb(image), color_mask(mask, COLORS)), np.maximum(to_rgb(image), color_mask(mask, COLORS))
     assert ((out >= low) & (out <= high)).all()
 
@@ -177,7 +177,7 @@ def test_grid_legend_headings_and_labels_take_room_only_when_given() -> None:
     assert draw_grid(rows, (), [""], cell_px=96).height == bare.height
     legend = [(f"class number {n}", (n, 200, 50)) for n in range(12)]
     page = draw_grid(rows, (), cell_px=96, legend=legend)
-    assert page.width == bare.width  # the legend goes on over several lines
+    assert page.width == bare.width  # the legend continues over several lines
     for _, color in legend:
         assert count_pixels(page, color) > 50  # none is pushed off the page
 

@@ -156,7 +156,7 @@ def test_the_network_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, caplog: py
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_weights_of_a_file(channels: int, tmp_path: Path) -> None:
-    """A picture of equal channels is answered as by the original."""
+    """An image of equal channels is answered as by the original."""
     torch.manual_seed(1)
     original = timm.create_model("test_resnet", pretrained=False)
     save_file(original.state_dict(), tmp_path / "w.safetensors")

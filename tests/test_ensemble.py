@@ -104,7 +104,7 @@ def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> 
 
 
 def test_one_row() -> None:
-    """Its mirror image has the strides of a whole array, but for their sign."""
+    """Its mirror image has the strides of a whole array, except for their sign."""
     predictor, image = make_predictor(Symmetric()), make_image(1, 7)
     np.testing.assert_allclose(Ensemble([Member(predictor, MIRRORED)])(image).prob, predictor(image).prob, atol=1e-5)
 
@@ -123,9 +123,9 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(both.prob, (mirrored + other(image).prob) / 2, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
 def test_files_and_order(tmp_path: Path) -> None:
-    """Pictures come in their order, whatever their sizes; grey and colour models read a file each in its way."""
+    """Images come in their order, whatever their sizes; grey and colour models read a file each in its way."""
     sizes = [(20, 30), (64, 32), (20, 30), (5, 7), (32, 32)]
     paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):

@@ -33,7 +33,7 @@ from ubend.tasks.fit import fit
 
 
 class Oracle:
-    """A predictor that knows the masks; its logits are at the picture's own size. Answers come backwards."""
+    """A predictor that knows the masks; its logits are at the image's own size. Answers come backwards."""
 
     def __init__(self, labels: LabelMap, pairs: list[Pair], wrong: bool = False) -> None:
         self.labels, self.pairs, self.wrong = labels, pairs, wrong
@@ -148,7 +148,7 @@ def predictor(trained: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def pairs(trained: Path) -> list[Pair]:
-    """All pictures, one mask with a stretch that is not scored, one without any object."""
+    """All images, one mask with a stretch that is not scored, one without any object."""
     table = sorted((trained / "discs" / "images").iterdir())
     changed = trained / "changed"
     changed.mkdir()
@@ -201,7 +201,7 @@ def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> 
 
 
 def test_the_two_sizes_differ(predictor: Predictor, pairs: list[Pair]) -> None:
-    """Native and model size are two measurements; the pictures named are native ones."""
+    """Native and model size are two measurements; the images named are native ones."""
     scores = evaluate_pairs(predictor, pairs)
     native, small = scores["native"], scores["model_size"]
     assert native["dice"]["pooled"]["foreground"] != small["dice"]["pooled"]["foreground"]

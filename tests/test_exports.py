@@ -1,4 +1,4 @@
-"""Outlines hold exactly the pixels of objects; COCO files give them back; GeoJSON lies where the picture does."""
+"""Outlines hold exactly the pixels of objects; COCO files give them back; GeoJSON lies where the image does."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ HAND_MADE = {
     "empty": read("...", "..."),
     "across a corner": read("1..", ".1.", "..1"),
     "hole that meets the rim": read("1111", "1.11", "11.1", "111."),
-    "whole picture": read("111", "111"),
+    "whole image": read("111", "111"),
     "a in b": read("22222", "2...2", "2.1.2", "2...2", "22222"),
 }
 

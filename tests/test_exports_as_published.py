@@ -41,7 +41,7 @@ def masks(folder: Folder) -> list[np.ndarray]:
 
 
 def test_second_masks_of_some_images(tmp_path: Path) -> None:
-    """BUSI: `benign (4)_mask.png` and `benign (4)_mask_1.png` are two objects of one picture."""
+    """BUSI: `benign (4)_mask.png` and `benign (4)_mask_1.png` are two objects of one image."""
     for number in range(1, 6):
         draw(tmp_path, f"benign ({number}).png")
         draw(tmp_path, f"benign ({number})_mask.png", disc())
@@ -49,7 +49,7 @@ def test_second_masks_of_some_images(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert (found.classes, len(found.pairs)) == (("background", "foreground"), 5)
     np.testing.assert_array_equal(masks(found)[3], (disc() | disc(6)) > 0)
-    draw(tmp_path, "benign (4)_1.png")  # now the second mask may be this picture's
+    draw(tmp_path, "benign (4)_1.png")  # now the second mask may be this image's
     with raises(DataError, key="no mask", named=["benign (4)_1.png"]):
         read_folder(tmp_path)
 
@@ -71,7 +71,7 @@ def seg_npy(path: Path, ids: np.ndarray, **more: Any) -> None:
 @pytest.mark.parametrize("dtype", ["uint16", "uint8", "int32", ">i4", "int64"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_cellpose_alone(tmp_path: Path, dtype: str, order: Any) -> None:
-    """Read as data, beside the picture, in the folder of pictures too."""
+    """Read as data, beside the image, in the folder of images too."""
     ids = np.array((disc() > 0) + 2 * (disc(6) > 0), dtype, order=order)
     for place in ("", "images/"):
         draw(tmp_path / (place or "flat"), f"{place}a.png")
@@ -250,7 +250,7 @@ def test_annotations_as_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["_superpixels.png", "-depth.jpg"])
 def test_second_files_of_images(tmp_path: Path, word: str) -> None:
-    """ISIC 2017 has superpixels beside each picture."""
+    """ISIC 2017 has superpixels beside each image."""
     for number in range(1, 5):
         draw(tmp_path, f"Training_Data/ISIC_{number:04}.jpg")
         draw(tmp_path, f"Training_Data/ISIC_{number:04}{word}")

@@ -85,7 +85,7 @@ def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], slack: floa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="no C compiler: training goes on uncompiled")
+@pytest.mark.skipif(not has_compiler(), reason="no C compiler: training continues uncompiled")
 def test_compiled(discs: Path, tmp_path: Path) -> None:
     changes = {"model.depth": 1, "train.precision": "float32"}
     eager = take_steps(discs, "cpu", changes)

@@ -160,7 +160,7 @@ def test_only_what_was_looked_at_is_kept(tmp_path: Path, cache: Path, later: Cal
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": [1, 2, 3, 4, "x", [1]]}', "\xff", "null"])
 def test_damaged(tmp_path: Path, cache: Path, later: Callable[[float], None], text: str) -> None:
-    """It is made anew."""
+    """It is recreated."""
     path = make_file(tmp_path)
     later(10)
     learn(cache, tmp_path, path)

@@ -122,7 +122,7 @@ def test_without_a_compiler_it_goes_on(
 
 
 def test_each_stage_runs_once(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is opened once, the plan resolved once, the network built once, the model to begin with read once."""
+    """The folder is opened once, the plan resolved once, the network built once, the initial model read once."""
     ubend.fit(discs, tmp_path / "first", **TINY)
     calls: list[str] = []
     homes = {fit_task: ("open_dataset", "resolve", "prepare", "build", "train", "evaluate_pairs")}

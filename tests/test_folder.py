@@ -1,4 +1,4 @@
-"""Folder layouts -> pairs, and what is said about folders with faults."""
+"""Folder layouts -> pairs, and what is reported about folders with faults."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Windows that are laid over objects: they show them, at the share asked for, whoever asks and when."""
+"""Crops that are placed on objects: they show them, at the share asked for, whoever asks and when."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def foreground(share: float, seed: int = 3, classes: tuple[int, ...] = (1, 2)) -
 
 
 def test_pixel_belongs_to_a_class_drawn_fairly() -> None:
-    """In pictures with both, the class of five pixels is drawn as often as that of ten thousand."""
+    """In images with both, the class of five pixels is drawn as often as that of ten thousand."""
     items, positions = np.arange(600) % 6, np.arange(600)
     drawn = foreground(1.0).draw(items, positions)
     found = [MASKS[item][int(y), int(x)] for item, (y, x) in zip(items, drawn[:, :2], strict=True)]
@@ -83,8 +83,8 @@ def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("orientation", ["free", "upright"])
 @pytest.mark.parametrize("elastic", [0.0, 0.03])
 def test_windows_show_the_class(orientation: str, elastic: float) -> None:
-    """Every forced window shows a pixel of the class, wherever in the picture it lies, through rotation,
-    zoom and bending; and windows are mostly picture, not what lies beyond."""
+    """Every forced crop shows a pixel of the class, wherever in the image it lies, through rotation,
+    zoom and bending; and crops are mostly image, not what lies beyond."""
     rare = foreground(1.0, classes=(2,))
     given_settings = AugmentSettings(
         kind="warp", orientation=orientation, rotation_deg=180 if orientation == "free" else 15, elastic=elastic,
@@ -96,14 +96,14 @@ def test_windows_show_the_class(orientation: str, elastic: float) -> None:
     shown = rare.draw(items, positions)
     draws = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
     target = warped(items, shapes, draws)
-    # a disc about the speck, so that it is not lost between nearest pixels when the window zooms out
+    # a disc about the speck, so that it is not lost between nearest pixels when the crop zooms out
     seen = (target == 2).any(axis=(1, 2))
     assert seen.all(), positions[~seen]
     anywhere = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
     assert (warped(items, shapes, anywhere) == 2).any(axis=(1, 2)).mean() < 0.4
     assert (target != IGNORED).mean() > 0.75
     middle = np.abs(np.argwhere(target == 2)[:, 1:] - (WINDOW - 1) / 2) / (WINDOW / 2)
-    assert 0.15 < middle.mean() < 0.5, "spread over the window, not always at its middle"
+    assert 0.15 < middle.mean() < 0.5, "spread over the crop, not always at its middle"
 
 
 def warped(items: np.ndarray, shapes: np.ndarray, draws: object) -> np.ndarray:
@@ -121,7 +121,7 @@ def warped(items: np.ndarray, shapes: np.ndarray, draws: object) -> np.ndarray:
 
 
 def test_other_draws_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where the window lies changes, and only in the windows that are forced."""
+    """Only where the crop lies changes, and only in the crops that are forced."""
     given_settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)
     positions, shapes = np.arange(50), np.tile(np.array([[H, W]]), (50, 1))
     shown = foreground(0.5).draw(positions % 7, positions)

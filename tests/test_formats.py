@@ -1,4 +1,4 @@
-"""Every layout, annotation, mask and picture of docs/formats.md gives the same class maps, or the named error."""
+"""Every layout, annotation, mask and image of docs/formats.md gives the same class maps, or the named error."""
 
 import re
 from pathlib import Path
@@ -71,7 +71,7 @@ def read_written(case: Case, make: Maker, out: Path, cache: Path) -> Understood:
 
 
 def compare(case: Case, make: Maker, found: Understood) -> None:
-    """Pictures, their order, parts, classes and class maps are those of the truth."""
+    """Images, their order, parts, classes and class maps are those of the truth."""
     assert list(found.maps) == list(found.images)
     assert sorted(make.numbers[path] for path in found.maps) == list(range(COUNT))
     for part in dict.fromkeys(PARTS):
@@ -124,7 +124,7 @@ def inside(truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def is_image(pixels: NDArray[np.generic], number: int) -> bool:
-    """Does a picture show this number, rather than another of the truth?"""
+    """Does an image show this number, rather than another of the truth?"""
     bands = min(3, pixels.shape[2])
     mine = pixels[:, :, :bands].astype(float).mean(axis=2).reshape(-1)
     others = [(other if bands == 1 else other[:, :, :bands]).mean(axis=2).reshape(-1) for other in IMAGES]
@@ -133,7 +133,7 @@ def is_image(pixels: NDArray[np.generic], number: int) -> bool:
 
 
 def test_every_case_is_told_and_every_row_is_tested() -> None:
-    """The last column of the tables of docs/formats.md, but for the one of named sets, names their cases."""
+    """The last column of the tables of docs/formats.md, except for the one of named sets, names their cases."""
     tables = [block for block in re.findall(r"(?:^\|.*\n)+", PAGE, re.M) if "| checked by |" not in block]
     told = []
     for table in tables:
@@ -148,7 +148,7 @@ def test_every_case_is_told_and_every_row_is_tested() -> None:
 
 
 def test_the_truth_can_fail() -> None:
-    """A comparison that is right for every picture is no test: each differs from each other one."""
+    """A comparison that is right for every image is no test: each differs from each other one."""
     for number in range(COUNT):
         assert is_image(IMAGES[number], number)
         assert not is_image(IMAGES[number], (number + 1) % COUNT)

@@ -163,7 +163,7 @@ def test_second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_equal_maxima_go_to_the_first(kernels: ModuleType) -> None:
-    """A constant picture: every window is a tie; the gradient goes where max pooling sends it."""
+    """A constant image: every window is a tie; the gradient goes where max pooling sends it."""
     device = device_of(kernels)
     plain = make_net(1, device, classes=2, width=4, depth=2)
     fast = copy.deepcopy(plain)

@@ -25,7 +25,7 @@ SHAPE = (300, 260)
 
 
 def save_tiler(path: Path, channels: int, dtype: str) -> Path:
-    """A model of windows of pictures at their own scale."""
+    """A model of crops at native scale."""
     bundle = make_bundle(channels=channels, classes=2)
     bundle.window_px, bundle.scale, bundle.dtype = 32, (1.0, 1.0), dtype
     save_bundle(path, bundle)
@@ -95,7 +95,7 @@ def test_place_survives(
 
 @pytest.mark.parametrize("by_rows", [True, False])
 def test_overviews_and_masks_inside(by_rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Smaller copies, and a mask of what was seen, lie in the same file; the picture is the picture."""
+    """Smaller copies, and a mask of what was seen, lie in the same file; the image is the image."""
     monkeypatch.setattr(job, "_LARGE_PIXELS", 5000 if by_rows else 10**9)
     model = save_tiler(tmp_path / "model.safetensors", 3, "uint8")
     path = tmp_path / "field.tif"

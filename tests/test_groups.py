@@ -1,4 +1,4 @@
-"""Images of one patient are kept in one split, or it is said that they are not; folders of systems are no data."""
+"""Images of one patient are kept in one split, or it is reported that they are not; folders of systems are no data."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def make(names: list[str], part: SplitName | None = None) -> list[Pair]:
 
 
 def groups(names: list[str], part: SplitName | None = None) -> tuple[list[str | None], bool]:
-    """The groups, and whether anything is said."""
+    """The groups, and whether anything is reported."""
     pairs, line = find_groups(make(names, part), Path("/set"))
     return [pair.group for pair in pairs], line is not None
 
@@ -134,7 +134,7 @@ def test_the_folder_of_the_patient_not_of_the_visit_or_the_class() -> None:
 @pytest.mark.parametrize("name", ["patient{}_slice{}", "patient_{}/{}"])
 @pytest.mark.parametrize("count", [3, 4])
 def test_three_patients_are_a_split(name: str, count: int) -> None:
-    """As few as that are kept apart, and it is said, also where their images are like one another's."""
+    """As few as that are kept apart, and it is reported, also where their images are like one another's."""
     names = [name.format(p, n) for p in range(count) for n in range(4)]
     pairs, line = find_groups(make(names), Path("/set"))
     assert line is not None

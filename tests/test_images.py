@@ -1,4 +1,4 @@
-"""Pictures as arrays, written masks, and the one resize; how files are decoded is in test_decode.py."""
+"""Images as arrays, written masks, and the one resize; how files are decoded is in test_decode.py."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_resize_of_deep_images(old: tuple[int, int], new: tuple[int, int], seed:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_resize_to_one_column(dtype: type, channels: int) -> None:
-    """However the picture lies in memory: each of three rows becomes its mean, in the shape of a triangle."""
+    """However the image lies in memory: each of three rows becomes its mean, in the shape of a triangle."""
     image = np.zeros((6, 2, channels), dtype)
     image[:] = 10 * np.arange(1, 7)[:, None, None]
     # a centre of the new rows lies between two of the old, which weigh 3/8 each, their neighbours 1/8 each

@@ -28,7 +28,7 @@ ACTIVATIONS = get_args(Activation)
 @pytest.mark.parametrize("kind", ["ce", "dice+ce", "logdice+ce"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_loss(shape: tuple[int, int, int, int], kind: Any, weighted: bool) -> None:
-    """Sums and gradients, with ignored pixels and a class that is missing from a picture."""
+    """Sums and gradients, with ignored pixels and a class that is missing from an image."""
     generator = torch.Generator().manual_seed(sum(shape))
     n, classes, height, width = shape
     target = torch.randint(0, classes, (n, height, width), generator=generator).to(torch.uint8)
@@ -63,7 +63,7 @@ def test_loss_of_nothing() -> None:
 @pytest.mark.parametrize("ignore", [False, True])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warp and colours of pictures of several sizes, within a hundredth of a grey level; masks the same."""
+    """Warp and colours of images of several sizes, within a hundredth of a grey level; masks the same."""
     shapes = np.array([[30, 41], [20, 41], [30, 25], [11, 13], [30, 41]])
     items, window = np.array([3, 0, 2, 3]), (24, 32)
     generator = torch.Generator().manual_seed(channels)

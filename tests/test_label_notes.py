@@ -1,4 +1,4 @@
-"""What is said of labels that may be misread: overlaps, classes that a split lacks, grey levels, names, sizes."""
+"""What is reported of labels that may be misread: overlaps, classes that a split lacks, grey levels, names, sizes."""
 
 import io
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def write_layers(root: Path, **layers: NDArray[np.bool_]) -> Path:
 
 
 def remarks(root: Path) -> str:
-    """What is said of a folder that is opened for a training."""
+    """What is reported of a folder that is opened for a training."""
     return "\n".join(open_dataset(read_user_settings(root).settings, "cpu", default_cache(), Reporter()).remarks)
 
 

@@ -22,7 +22,7 @@ COLORS = np.array([(0, 0, 0), (255, 0, 0), (9, 9, 9), (1, 2, 3)], np.uint8)
 
 
 def make(folder: Path) -> list[Pair]:
-    """A mask of every kind, each with a picture of its own."""
+    """A mask of every kind, each with an image of its own."""
     palette = Image.fromarray(VALUES)
     palette.putpalette(COLORS.tobytes())
     images = {
@@ -141,7 +141,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     with pytest.raises(PairError) as caught:
         scan_masks(pairs, [HW] * len(pairs), digests, tmp_path / "cache")
     assert list(caught.value.bad) == ["grey", "color", "layers", "again"]
-    assert "the mask is 3x4 px but its picture color_image.png is 17x12 px" in caught.value.bad["color"][0]
+    assert "the mask is 3x4 px but its image color_image.png is 17x12 px" in caught.value.bad["color"][0]
     assert len(caught.value.problems) == 3  # one file, one line
     assert not (tmp_path / "cache").exists()
 

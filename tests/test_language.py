@@ -1,4 +1,4 @@
-"""Vietnamese: whole, true to the English in numbers, names and flags, and said by every command."""
+"""Vietnamese: whole, true to the English in numbers, names and flags, and reported by every command."""
 
 import ast
 import json
@@ -185,9 +185,9 @@ def test_sentences_can_be_translated(path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "raise DataError('no pictures')",
-        "raise DataError(f'no pictures in {x}')",
-        "raise DataError('no pictures in {x}'.format(x=x))",
+        "raise DataError('no images')",
+        "raise DataError(f'no images in {x}')",
+        "raise DataError('no images in {x}'.format(x=x))",
         "raise errors.OutputError(['one', _('two')])",
         "raise SettingError('a word' + _('b'))",
         "x = _(f'{count} pictures')",
@@ -224,7 +224,7 @@ def test_lookups_while_importing_are_found() -> None:
     assert early_lookups(ast.parse(text)) == [1, 2, 4]
 
 
-# What is said
+# What is reported
 
 
 def say(*words: object, status: int = 0) -> Result:

@@ -1,4 +1,4 @@
-"""The launcher of several processes: places, what is said, one that fails or is killed ends all, Ctrl-C."""
+"""The launcher of several processes: places, what is reported, one that fails or is killed ends all, Ctrl-C."""
 
 import os
 import signal

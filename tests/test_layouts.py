@@ -22,13 +22,13 @@ STEMS = ("a1", "b2", "scan 3")
 
 
 def paint(path: Path, values: int, mode: str = "L") -> None:
-    """A picture of this many values."""
+    """An image of this many values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.arange(4096) % values).astype(np.uint8).reshape(64, 64)).convert(mode).save(path)
 
 
 def found_pairs(folder: Folder, root: Path) -> dict[str, tuple[str, ...]]:
-    """Picture -> its masks, as relative paths."""
+    """Image -> its masks, as relative paths."""
     return {
         pair.image.relative_to(root).as_posix(): tuple(path.relative_to(root).as_posix() for path in pair.mask.files)
         for pair in folder.pairs
@@ -42,7 +42,7 @@ def problems(read: Callable[[], object]) -> list[str]:
     return caught.value.problems
 
 
-# One mask for each picture
+# One mask for each image
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_unclear_sides_are_requested_for_and_the_answer_works(tmp_path: Path) ->
     assert found_pairs(found, tmp_path) == {f"{stem}_raw.png": (f"{stem}_manual1.png",) for stem in STEMS}
 
 
-# Several masks for each picture
+# Several masks for each image
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_one_mask_per_class(tmp_path: Path, mask: str) -> None:
 
 
 def test_folders_that_are_neither_classes_nor_the_images(tmp_path: Path) -> None:
-    """Batches of masks look like classes of which each picture has one: that is not guessed."""
+    """Batches of masks look like classes of which each image has one: that is not guessed."""
     for stem, batch in (("1", "x1"), ("2", "x1"), ("3", "x2"), ("4", "x2")):
         touch(tmp_path / f"images/{stem}.png", tmp_path / f"masks/{batch}/{stem}.png")
     assert problems(lambda: read_folder(tmp_path))[0].key == "no mask"
@@ -228,7 +228,7 @@ def test_overlays_are_passed_over_when_each_image_has_a_mask(tmp_path: Path) -> 
 def test_images_that_would_be_lost(tmp_path: Path) -> None:
     touch(tmp_path / "images/1.png", tmp_path / "masks/1.png", tmp_path / "more/2.png", tmp_path / "preview.png")
     (line,) = problems(lambda: read_folder(tmp_path))
-    assert line.key == "passed over"
+    assert line.key == "skipped"
     assert "(1): more;" in line
     shutil.rmtree(tmp_path / "more")
     assert "preview.png" in read_folder(tmp_path).remarks[0]

@@ -25,7 +25,7 @@ def test_nothing_is_left_unexplained() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_recorded_figures_are_those_of_the_docs(name: str) -> None:
-    """Each figure stands in docs/results.md (with or without its leading 0), and what made it is said."""
+    """Each figure stands in docs/results.md (with or without its leading 0), and what made it is reported."""
     own = TEXTS[name]
     assert own.get("commands") or TEXTS[name.partition("-")[0].replace("fault", "faults")]["commands"]
     assert {len(row) for row in own["rows"]} == {len(own["columns"])}

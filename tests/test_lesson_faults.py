@@ -43,7 +43,7 @@ def sized(cells: Path) -> ResizedData:
 
 
 def test_batch_means() -> None:
-    """Five pictures, two at a time: the last one weighs a third instead of a fifth."""
+    """Five images, two at a time: the last one weighs a third instead of a fifth."""
     losses = np.array([[0.0, 0.0, 0.0, 0.0, 15.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
     np.testing.assert_allclose(mean_of_batches(losses, 2), [5.0, 1.0])
     np.testing.assert_allclose(losses.mean(axis=1), [3.0, 1.0])
@@ -72,7 +72,7 @@ def test_black_and_white_masks_get_grey() -> None:
 
 
 def test_copies() -> None:
-    """The picture, its elastic copy, both flips, and each flip of it alone."""
+    """The image, its elastic copy, both flips, and each flip of it alone."""
     image = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8)
     mask = (image[..., 0] > 127).astype(np.uint8)
     images, masks = make_copies(image, mask, np.full((2, 2), 16), 0)
@@ -86,7 +86,7 @@ def test_copies() -> None:
 
 
 def test_leaking_folder(sized: ResizedData, tmp_path: Path) -> None:
-    """No copy of a picture that is kept apart is in training; of nearly all others some are."""
+    """No copy of an image that is kept apart is in training; of nearly all others some are."""
     write_leak(tmp_path, sized, 1000, 0)
     rows = [line.split(",") for line in (tmp_path / "split.csv").read_text().split()[1:]]
     splits: dict[str, set[str]] = {}
@@ -100,7 +100,7 @@ def test_leaking_folder(sized: ResizedData, tmp_path: Path) -> None:
 
 
 def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
-    """The same losses of the validation part, and the same Dice of the test part, as a run of `ubend fit`."""
+    """The same losses of the validation split, and the same Dice of the test split, as a run of `ubend fit`."""
     settings: dict[str, Any] = {
         **TINY,
         "augment.kind": "none",
@@ -128,7 +128,7 @@ def test_findings(sized: ResizedData, tmp_path: Path) -> None:
         by_fault.setdefault(finding.fault, []).append(finding)
     assert set(by_fault) == {"leak", "choosing", "bilinear", "batch-means", "after-the-loop", "grey", "summed"}
     assert by_fault["leak"][0].text > 0.9
-    assert by_fault["leak"][0].row()[0] == "leak: test items with a copy of the same picture in training"
+    assert by_fault["leak"][0].row()[0] == "leak: test items with a copy of the same image in training"
     assert by_fault["leak"][0].mended == 0
     loss, _dice, _epoch = by_fault["choosing"]
     assert loss.text <= loss.mended  # the least of all epochs, or another one
@@ -143,7 +143,7 @@ def test_findings(sized: ResizedData, tmp_path: Path) -> None:
 
 
 def test_command(cells: Path, tmp_path: Path) -> None:
-    """In Vietnamese, so that both languages are told in this file."""
+    """In Vietnamese, so that both languages are reported in this file."""
     out = tmp_path / "out"
     words = ["lesson", "faults", "--data", str(cells), "--out", str(out), *TINY_WORDS, "--device", "cpu"]
     run = CliRunner().invoke(main, [*words, "--lang", "vi"])
@@ -159,7 +159,7 @@ def test_command(cells: Path, tmp_path: Path) -> None:
 
 
 def test_the_drawn_sample_hides_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The leak and the choice on the test set are not measured where they cannot be seen: real figures are told."""
+    """The leak and the choice on the test set are not measured where they cannot be seen: real figures are reported."""
     trained = []
 
     def note(folder: Path, *args: Any, **options: Any) -> Any:

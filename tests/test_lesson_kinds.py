@@ -1,4 +1,4 @@
-"""The lessons on kinds of masks and on augmentation: what is drawn is the picture's own, one kind at a time."""
+"""The lessons on kinds of masks and on augmentation: what is drawn is the image's own, one kind at a time."""
 
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ def test_a_kind_is_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_drawn_kinds(kind: str, store: Store) -> None:
-    """Colours leave the mask alone; what moves the picture moves the mask."""
+    """Colours leave the mask alone; what moves the image moves the mask."""
     row = draw_kind(store, ALL, kind, seed=1)
     image, mask = store.image(0), store.mask(0)
     assert row.images.shape == (DRAWS, *image.shape)

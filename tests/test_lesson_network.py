@@ -175,7 +175,7 @@ def invoke(*words: object) -> str:
     return run.output
 
 
-@pytest.mark.parametrize(("language", "word"), [("en", "with drawn weights"), ("vi", "tích chập chuyển vị 4 x 4")])
+@pytest.mark.parametrize(("language", "word"), [("en", "with random weights"), ("vi", "tích chập chuyển vị 4 x 4")])
 def test_architecture_command(language: str, word: str, tmp_path: Path) -> None:
     words = ["--width", 4, "--depth", 2, "--size", 32, "--out", tmp_path, "--lang", language]
     assert word in invoke("architecture", *words)
@@ -183,7 +183,7 @@ def test_architecture_command(language: str, word: str, tmp_path: Path) -> None:
 
 def test_architecture_of_a_model(good: Path, tmp_path: Path) -> None:
     said = invoke("architecture", "--model", good / "run", "--out", tmp_path)
-    assert said.startswith("  0      3 x 32 x 32  the picture, normalised\n  1      4 x 32 x 32  ")
+    assert said.startswith("  0      3 x 32 x 32  the image, normalised\n  1      4 x 32 x 32  ")
 
 
 def test_feature_maps_of_a_model(good: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_images() -> None:
     tiles = np.asarray(draw_tiles(image, 2, 20))
     assert tiles.shape[1] > 640
     dark = (tiles == [30, 30, 30]).all(axis=2)
-    assert dark[:657].sum(axis=0).max() > 200  # the frame of the picture is not hidden by the tiles'
+    assert dark[:657].sum(axis=0).max() > 200  # the frame of the image is not hidden by the tiles'
     assert dark[:657].sum(axis=1).max() > 200
     assert tuple(color_ids(np.array([[7]]))[0, 0]) == object_color(7)
     colors = color_ids(np.arange(9).reshape(3, 3))

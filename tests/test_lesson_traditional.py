@@ -1,4 +1,4 @@
-"""The lesson on traditional methods: what it says is what it draws, in both languages, of drawn and of own pictures."""
+"""The lesson on traditional methods: what it says is what it draws, in both languages, of drawn and of own images."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ubend_lessons.traditional import draw_examples, teach_traditional_methods
 
 
 def test_from_python(tmp_path: Path) -> None:
-    """Every method in its line; the truth in the picture, in the colours of its classes."""
+    """Every method in its line; the truth in the image, in the colours of its classes."""
     examples, shown, labels = draw_examples(3, 64)
     lines = teach_traditional_methods(examples, shown, labels, out=tmp_path, size_px=64)
     assert [line.split()[0] for line in lines[:-1]] == list(METHODS)

@@ -90,7 +90,7 @@ def test_views(pets: Path, breeds: Breeds, tmp_path: Path) -> None:
 
 
 def test_breeds_are_learnt(pets: Path) -> None:
-    """The encoder trained is the network's own, and the pictures as they are, are soon known by heart."""
+    """The encoder trained is the network's own, and the images as they are, are soon known by heart."""
     breeds = open_breeds(pets, {**TINY, "augment.kind": "none", "train.learning_rate": 0.01}, "cpu")
     torch.manual_seed(0)
     net = UNet(3, 2, 8, 3, mean=[128] * 3, std=[64] * 3)
@@ -113,7 +113,7 @@ def test_pretrained_weights_are_kept(breeds: Breeds, tmp_path: Path) -> None:
 
 
 def test_parts(breeds: Breeds) -> None:
-    """The same pictures for a count, of as many breeds as there are, and none of the test part."""
+    """The same images for a count, of as many breeds as there are, and none of the test split."""
     part = _take_subset(breeds, 6)
     numbers = part.numbers("train")
     assert len(numbers) == 6
@@ -128,7 +128,7 @@ def test_transfer(language: str, pets: Path, tmp_path: Path) -> None:
     words = ["lesson", "transfer", "--data", str(pets), "--out", str(tmp_path / "out"), "--counts", "6,99", *WORDS]
     run = CliRunner().invoke(main, [*words, "--epochs", "1", "--device", "cpu", "--lang", language])
     assert run.exit_code == 0, run.output
-    assert len(re.findall(r"Dice \d", run.output)) == 2  # 6 pictures, and all; 99 are not there
+    assert len(re.findall(r"Dice \d", run.output)) == 2  # 6 images, and all; 99 are not there
     with Image.open(tmp_path / "out" / "transfer.png") as image:
         assert image.width > 300
     assert load_bundle(tmp_path / "out" / "breeds.safetensors").about["encoder"] == "6 breeds"
@@ -142,7 +142,7 @@ def test_breeds_command(pets: Path, tmp_path: Path) -> None:
     words = ["lesson", "breeds", "--data", str(pets), "--out", str(tmp_path / "out"), *WORDS, "--epochs", "1"]
     run = CliRunner().invoke(main, [*words, "--device", "cpu"])
     assert run.exit_code == 0, run.output
-    for name in ("whole picture: ", "the mask's pixels: ", "cut out by the mask: ", "who always says "):
+    for name in ("whole image: ", "the mask's pixels: ", "cut out by the mask: ", "who always says "):
         assert name in run.output
     with Image.open(tmp_path / "out" / "breeds.png") as image:
         assert image.width > 300
@@ -198,16 +198,16 @@ def test_shapes_by_a_model(pets: Path, tmp_path: Path) -> None:
     run = ubend.fit(pets, tmp_path / "run", settings=TINY, device="cpu").run
     words = ["lesson", "shapes", "--data", str(pets), "--model", str(run), "--pictures", "2"]
     found = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
-    assert found.exit_code == 0 or "no objects in 2 pictures" in found.output, found.output
+    assert found.exit_code == 0 or "no objects in 2 images" in found.output, found.output
 
 
 def test_benchmark(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(pets), "--seeds", "0", "--counts", "6", "--breed-epochs", "1", "--device", "cpu", *WORDS]
     benchmark.main([*words, "--json", str(tmp_path / "f.json")])
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
-    assert rows[0]["name"] == "6 pictures, from scratch"
+    assert rows[0]["name"] == "6 images, from scratch"
     assert [row["name"] for row in rows][-3:] == ["breeds, whole", "breeds, pixels", "breeds, cut"]
-    assert "| 6 pictures, begun with breeds |" in capsys.readouterr().out
+    assert "| 6 images, initialised from breeds |" in capsys.readouterr().out
 
 
 def test_roundness_of_a_pixel() -> None:

@@ -45,7 +45,7 @@ def test_variants_are_what_they_say(cells: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_comparison(cells: Path, tmp_path: Path) -> None:
-    """Both are trained on the same pictures; the scores are those of their files, the outlines those of their masks."""
+    """Both are trained on the same images; the scores are those of their files, the outlines those of their masks."""
     pair = [Variant("one", {}), Variant("other", {"model.growth": "nearest"})]
     out = tmp_path / "out"
     found = compare_variants(pair, out, folder=cells, settings=TINY, device="cpu", reporter=SilentReporter())

@@ -1,4 +1,4 @@
-"""The loop: it learns, it goes on exactly where it stopped, it stops when it must."""
+"""The loop: it learns, it continues exactly where it stopped, it stops when it must."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
 def test_scores_with_batch_statistics_change_nothing(
     recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that never makes them has the same weights to the bit, and the same rows but for them."""
+    """A run that never makes them has the same weights to the bit, and the same rows except for them."""
     for module in (loop, recorder):
         monkeypatch.setattr(module, "in_batch_norm_warmup", lambda _training, _step: False)
     reporter = Listener()
@@ -374,7 +374,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins anew."""
+    """Sums over pixels and regions of the epoch's steps, divided by their counts; the next epoch begins again."""
 
     def pretend(self: Runtime, step: int) -> None:
         self.training.state.sums += torch.tensor([10.0 * (step + 1), 10.0, 3.0, 2.0], dtype=torch.float64)
@@ -389,7 +389,7 @@ def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatc
 
 
 def test_steps_until() -> None:
-    """Steps grow with every epoch, and end within half a batch of the pictures asked for."""
+    """Steps grow with every epoch, and end within half a batch of the images asked for."""
     for items in (1, 5, 16, 24, 850):
         for batch in (1, 2, 5, 7, 16, 64):
             training: Any = SimpleNamespace(batches=SimpleNamespace(items=items), plan=SimpleNamespace(batch=batch))
@@ -400,7 +400,7 @@ def test_steps_until() -> None:
 
 
 def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and Dice picture by picture, however many pictures share a forward pass."""
+    """Loss and Dice image by image, however many images share a forward pass."""
     runtime = make_runtime(folder, {})
     work, state = runtime.training, runtime.training.state
     for _ in range(3):

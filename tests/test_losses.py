@@ -1,4 +1,4 @@
-"""The losses against torch's cross entropy and a Dice written out picture by picture."""
+"""The losses against torch's cross entropy and a Dice written out image by image."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ def draw(
 
 
 def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
-    """Sum of 1 - Dice over every class that a picture's target holds, and how many those are."""
+    """Sum of 1 - Dice over every class that an image's target holds, and how many those are."""
     total, regions = 0.0, 0
     for image, truth in zip(logits.astype(np.float64), target, strict=True):
         prob = np.exp(image - image.max(axis=0))
@@ -222,7 +222,7 @@ def test_perfect_and_opposite() -> None:
 
 
 def test_low_precision_logits_are_summed_in_float32() -> None:
-    """A large picture's count and sum are beyond what bfloat16 can hold."""
+    """A large image's count and sum are beyond what bfloat16 can hold."""
     logits = torch.zeros(1, 2, 300, 300, dtype=torch.bfloat16)
     target = torch.zeros(1, 300, 300, dtype=torch.uint8)
     sums, counts = BOTH.sum(logits, target), BOTH.count(target, 2)
@@ -268,7 +268,7 @@ def test_settings_that_do_not_fit(key: str, value: object) -> None:
 
 
 def test_cross_entropy_of_each_image() -> None:
-    """To the bit what it is alone; a picture of which nothing is scored has none."""
+    """To the bit what it is alone; an image of which nothing is scored has none."""
     logits, target = draw(3, n=5)
     target[2] = IGNORED
     found = sum_cross_entropy(logits.contiguous(memory_format=torch.channels_last), target)

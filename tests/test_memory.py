@@ -1,4 +1,4 @@
-"""Memory that runs out: smaller parts, the same training, one line where there is no smaller part; full disks."""
+"""Memory that runs out: smaller regions, the same training, one line where there is no smaller part; full disks."""
 
 import shutil
 import weakref
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def limit(monkeypatch: Patch, training: int = 99, other: int = 99) -> None:
-    """A device on which at most so many pictures fit, while training and else."""
+    """A device on which at most so many images fit, while training and else."""
 
     def forward(self: UNet, image: Tensor) -> Tensor:
         logits = FORWARD(self, image)  # batch norm has counted by then
@@ -118,7 +118,7 @@ def test_same_as_begun_smaller(folder: Path, tmp_path: Path, monkeypatch: Patch)
     limit(monkeypatch, training=2)
     said = fit(folder, tmp_path / "limited")
     assert said.count("note: out of memory with") == 1
-    assert "with 5 pictures at a time; the step is repeated, and training goes on, with 2 at a time" in said
+    assert "with 5 images at a time; the step is repeated, and training continues with 2 at a time" in said
     assert results(tmp_path / "limited") == results(tmp_path / "smaller")
 
 
@@ -127,7 +127,7 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     """Memory runs out once, in the first or a later micro-batch of a step: to the bit the run whose
     micro-batches get smaller at that step. Nothing of the failed try is left, not in gradients, sums or
     running statistics."""
-    changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 pictures a step, 8 at a time: three parts
+    changes = {**TUTORIAL, "recipe": "tutorial"}  # 20 images a step, 8 at a time: three parts
     at = (call - 1) // 3
     with monkeypatch.context() as patch:
         patch.setattr(Training, "micro_batch", property(lambda self: 8 if self.state.progress.step < at else 4))
@@ -151,13 +151,13 @@ def test_halved_on_the_way(where: str, call: int, folder: Path, tmp_path: Path, 
     monkeypatch.setattr(UNet, "forward", forward)
     listener = Listener()
     job.fit(folder, tmp_path / "halved", settings=changes, device="cpu", reporter=listener)
-    assert "with 8 pictures at a time; the step is repeated, and training goes on, with 4" in listener.said
+    assert "with 8 images at a time; the step is repeated, and training continues with 4" in listener.said
     assert results(tmp_path / "halved") == results(tmp_path / "planned")
 
 
 def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Stopped after every step and resumed, even where memory has grown since: the same to the bit, and
-    what was said is not said again."""
+    what was reported is not said again."""
     limit(monkeypatch, training=2, other=3)
     fit(folder, tmp_path / "whole")
     said = fit(folder, tmp_path / "run", press_once(1))
@@ -173,18 +173,18 @@ def test_resume_keeps_the_smaller_size(folder: Path, tmp_path: Path, monkeypatch
 
 
 def test_validation(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """Its pictures are taken fewer at a time, said once; the figures stay."""
+    """Its images are taken fewer at a time, said once; the figures stay."""
     fit(folder, tmp_path / "whole")
     limit(monkeypatch, other=1)
     said = fit(folder, tmp_path / "limited")
-    assert said.count("note: out of memory while validating") == 2, "4 pictures -> 2 -> 1, in the first epoch"
+    assert said.count("note: out of memory while validating") == 2, "4 images -> 2 -> 1, in the first epoch"
     for name in ("model.safetensors", "data.csv"):
         assert (tmp_path / "limited" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("changes", [{}, {"data.size": 32, "model.depth": 5, "train.batch": 4}])
 def test_no_smaller_part(changes: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """One picture at a time, or two where batch norm needs two (one pixel at the deepest level): one line."""
+    """One image at a time, or two where batch norm needs two (one pixel at the deepest level): one line."""
     limit(monkeypatch, training=0)
     least = 2 if changes else 1
     with raises(SettingError, key="train.micro_batch", named=[f" {least} ", "--device cpu"]) as caught:
@@ -193,7 +193,7 @@ def test_no_smaller_part(changes: dict[str, Any], folder: Path, tmp_path: Path, 
 
 
 def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    """Fewer pictures in a pass where memory runs out; one picture too many is one line with its size."""
+    """Fewer images in a pass where memory runs out; one image too many is one line with its size."""
     fit(folder, tmp_path / "run")
     pairs = read_run_pairs(tmp_path / "run")
     images = [pair.image for pair in pairs]
@@ -256,7 +256,7 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
 
 
 def test_the_smaller_of_what_is_set_and_what_fits() -> None:
-    """As when somebody follows the advice to set less, for a run that goes on."""
+    """As when somebody follows the advice to set less, for a run that continues."""
     batches: Any = SimpleNamespace(batch=7)
     for given, kept, wanted in ((7, None, 7), (4, None, 4), (9, None, 7), (7, 3, 3), (4, 3, 3), (2, 3, 2)):
         state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
@@ -267,7 +267,7 @@ def test_the_smaller_of_what_is_set_and_what_fits() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_cuda(folder: Path, tmp_path: Path) -> None:
-    """A real allocator with little to give: training goes on in smaller parts, and resumes to the bit."""
+    """A real allocator with little to give: training continues in smaller regions, and resumes to the bit."""
     given = {"data.size": 256, "model.width": 32, "train.batch": 32, "train.epochs": 3, "train.precision": "float32"}
     given["train.deterministic"] = True
     total = torch.cuda.get_device_properties(0).total_memory
@@ -275,7 +275,7 @@ def test_on_cuda(folder: Path, tmp_path: Path) -> None:
     try:
         for run, listener in (("whole", Listener()), ("cut", Listener(press_once(1)))):
             job.fit(folder, tmp_path / run, settings=given, device="cuda", reporter=listener)
-            assert "note: out of memory with 32 pictures at a time" in listener.said
+            assert "note: out of memory with 32 images at a time" in listener.said
         job.resume(tmp_path / "cut", reporter=Listener())
     finally:
         torch.use_deterministic_algorithms(False)

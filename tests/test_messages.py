@@ -2,7 +2,7 @@
 
 UPDATE_GOLDEN=1 python -m pytest tests/test_messages.py
 
-writes the file anew; its difference is the list of sentences that changed.
+writes the file again; its difference is the list of sentences that changed.
 """
 
 import json
@@ -128,13 +128,13 @@ def folder_of(*names: str) -> Case:
 CASES |= {
     "folder: absent": lambda place: read_folder(place / "nowhere"),
     "folder: nothing": lambda place: read_folder(place.tmp),
-    "folder: pictures alone": lambda place: read_folder(draw(place, "images/a.png", "images/b.png")),
+    "folder: images alone": lambda place: read_folder(draw(place, "images/a.png", "images/b.png")),
     "folder: unclear folders": lambda place: read_folder(draw(place, "photos/1.png", "regions/1.png")),
     "folder: unclear sides": lambda place: read_folder(draw(place, *(f"{i}_{k}.png" for i in "123" for k in "uv"))),
     "folder: no mask": folder_of("images/4.png", "images/5.png"),
-    "folder: no picture": folder_of("masks/4.png"),
+    "folder: no image": folder_of("masks/4.png"),
     "folder: several masks": folder_of("masks/3_seg.png"),
-    "folder: two pictures of one name": folder_of("images/3.jpg"),
+    "folder: two images of one name": folder_of("images/3.jpg"),
     "folder: near misses": folder_of("images/cell 1.png", "masks/cell_1.png"),
     "folder: neither side": folder_of("more/4.png"),
     "folder: part without masks": lambda place: read_folder(
@@ -198,7 +198,7 @@ CASES |= {
     "split file: no columns": split_of("1,train\n", "name,part\n"),
     "split file: unknown word": split_of("1,trian\n2,val\n3,test\n"),
     "split file: twice": split_of("1,train\n1.png,val\n2,val\n3,test\n"),
-    "split file: unknown picture": split_of("1,train\n2,val\n3,test\n9,test\n"),
+    "split file: unknown image": split_of("1,train\n2,val\n3,test\n9,test\n"),
     "split file: missing": split_of("1,train\n"),
 }
 
@@ -246,11 +246,11 @@ def yolo(line: str) -> Case:
 CASES |= {
     "coco: unknown class": coco(lambda c: c["annotations"][0].update(category_id=9)),
     "coco: ids as text": coco(lambda c: c["annotations"][0].update(category_id=str(c["categories"][0]["id"]))),
-    "coco: unknown picture": coco(lambda c: c["annotations"][0].update(image_id=9)),
+    "coco: unknown image": coco(lambda c: c["annotations"][0].update(image_id=9)),
     "coco: box only": coco(lambda c: c["annotations"][0].pop("segmentation")),
     "coco: two points": coco(lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]])),
     "coco: run lengths": coco(lambda c: c["annotations"][0].update(segmentation={"size": [4, 4], "counts": [5]})),
-    "coco: missing picture": coco(lambda c: c["images"][0].update(file_name="gone.png")),
+    "coco: missing image": coco(lambda c: c["images"][0].update(file_name="gone.png")),
     "coco: no name": coco(lambda c: c["images"][0].pop("file_name")),
     "coco: too many classes": coco(lambda c: c["categories"].extend({"id": i, "name": f"n{i}"} for i in range(2, 300))),
     "yolo: box only": yolo("0 .5 .5 .1 .1"),
@@ -302,7 +302,7 @@ CASES |= {
     "values: too many": lambda place: parse_table([f"{i}=c{i}" for i in range(300)]),
 }
 
-# --------------------------------------------------------------------------------------------- pictures, masks
+# --------------------------------------------------------------------------------------------- images, masks
 
 
 def file_of(name: str, data: Any, read: Callable[[Path], object] = lambda path: read_image(path, 3)) -> Case:
@@ -348,8 +348,8 @@ CASES |= {
     "picture: empty": file_of("a.png", b""),
     "picture: none": file_of("a.png", b"%PDF-1.7 this is none" * 9),
     "picture: truncated": file_of("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20)),
-    "picture: other channels": file_of("a.tif", np.zeros((4, 4, 5), np.uint8)),
-    "picture: not finite": file_of("a.tif", np.full((4, 4), np.inf, np.float32)),
+    "image: other channels": file_of("a.tif", np.zeros((4, 4, 5), np.uint8)),
+    "image: not finite": file_of("a.tif", np.full((4, 4), np.inf, np.float32)),
     "picture: stack": file_of("a.tif", np.zeros((30, 9, 9), np.uint8)),
     "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
     "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
@@ -520,7 +520,7 @@ CASES |= {
     "fit: --resume of none": lambda place: refused("fit", "--resume", place / "none"),
     "fit: run is there": lambda place: refused("fit", place.good / "data", "--out", place.good / "run", *TINY),
     "predict: no such model": lambda place: refused("predict", place / "none", "a.png", "--out", place / "out"),
-    "predict: no such picture": lambda place: place.predict(place / "none.png"),
+    "predict: no such image": lambda place: place.predict(place / "none.png"),
     "predict: nothing": lambda place: refused("predict", place.good / "run", "-", "--out", place / "out"),
     "predict: empty folder": lambda place: place.predict(place.tmp),
     "predict: --tiles": lambda place: place.predict("--tiles", "big"),
@@ -559,7 +559,7 @@ CASES |= {
 
 
 def named_reporter() -> Any:
-    return None  # nothing is told before these are refused
+    return None  # nothing is reported before these are refused
 
 
 @case

@@ -1,4 +1,4 @@
-"""A library that is missing is told once, by its name and what to type; the files that it reads are not to blame."""
+"""A missing library is reported once, by its name and what to type; the files that it reads are not to blame."""
 
 import sys
 from pathlib import Path

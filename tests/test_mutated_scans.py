@@ -20,7 +20,7 @@ KINDS = ("truncate", "flip", "swap", "huge", "encode", "empty", "say", "nest")
 
 
 def refusal(scan: Path, whole: np.ndarray[Any, Any], certain: list[int]) -> str:
-    """What is said of a scan that cannot be read; nothing of one that can, which has `certain` slices of the whole."""
+    """Why a scan cannot be read; "" if it can, and then it has the `certain` slices of the whole."""
     try:
         found = read_scan(scan)
     except DataError as error:

@@ -182,7 +182,7 @@ def keys_in(text: str) -> set[str]:
 
 
 def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
-    """Pairs whose mask, picture or part is another's. Classes may have other names, but one each."""
+    """Pairs whose mask, image or part is another's. Classes may have other names, but one each."""
     problems = []
     stated = {
         PARTS[number] for path, number in spoilt.make.numbers.items() if path in found.maps
@@ -198,10 +198,10 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
         if number is None or (not spoilt.touched(path) and content[number] < 0.9):
             number = int(np.argmax(content))
         if not spoilt.touched(path) and content[number] < 0.9:
-            problems.append(f"{path.name}: the picture is another")
+            problems.append(f"{path.name}: the image is another")
         truth = spoilt.make.maps[number]
         if spoilt.base.splits and part != PARTS[number] and part in stated:
-            problems.append(f"{path.name}: in the part {part}")
+            problems.append(f"{path.name}: in the {part} split")
         if index.shape != truth.shape:
             problems.append(f"{path.name}: a mask of shape {index.shape}")
         elif spoilt.knowable:
@@ -212,7 +212,7 @@ def wrong_pairs(spoilt: Spoilt, found: Understood) -> list[str]:
 
 
 def likeness(pixels: np.ndarray[Any, Any]) -> list[float]:
-    """Correlation of a stored picture with each of the truth."""
+    """Correlation of a stored image with each of the truth."""
     grey = pixels.astype(float).mean(axis=2)
     if grey.shape != IMAGES[0].shape[:2] or not np.ptp(grey):
         return [0.0] * COUNT

@@ -1,4 +1,4 @@
-"""Data sets by name: from a name to a model; copies at hand; what is wrong in one line. Only from 127.0.0.1."""
+"""Data sets by name: from a name to a model; copies available; what is wrong in one line. Only from 127.0.0.1."""
 
 import hashlib
 import io
@@ -163,7 +163,7 @@ DAMAGES = {
     ],
 )
 def test_a_damaged_set_in_the_cache(below: str, damage: str, tiny: NamedSet, site: Site) -> None:
-    """It is downloaded again, which is said once."""
+    """It is downloaded again, which is reported once."""
     found = find_dataset("tiny-set", None, Listener())
     before, path = contents(found), found.parent / below
     if damage == "remove":

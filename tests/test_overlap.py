@@ -27,7 +27,7 @@ from ubend.metrics.overlap import (
 )
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what torchmetrics says while it is imported is not ours to mend
+    warnings.simplefilter("ignore")  # what torchmetrics says while it is imported is not ours to fix
     from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 Case = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
@@ -50,7 +50,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def dice_and_iou_of_sets(pred: NDArray[np.uint8], target: NDArray[np.uint8], cls: int) -> tuple[float, float]:
-    """One picture or a stack, by sets of coordinates."""
+    """One image or a stack, by sets of coordinates."""
     scored = {tuple(at) for at in np.argwhere(target != IGNORED)}
     a = {tuple(at) for at in np.argwhere(pred == cls)} & scored
     b = {tuple(at) for at in np.argwhere(target == cls)} & scored
@@ -128,7 +128,7 @@ def test_batch_leaves_out_values_beyond_the_classes() -> None:
 
 @pytest.fixture(scope="module")
 def masks() -> Case:
-    """Three pictures where all four classes occur; predictions right in about two of three pixels."""
+    """Three images where all four classes occur; predictions right in about two of three pixels."""
     rng = np.random.default_rng(0)
     target = rng.integers(0, 4, (3, 20, 30)).astype(np.uint8)
     pred = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 4, target.shape)).astype(np.uint8)
@@ -181,7 +181,7 @@ def test_wrong_masks_are_refused(pred: Any, target: Any, says: str) -> None:
 
 
 def test_summary_by_hand() -> None:
-    """Two pictures: perfect; polyp predicted where there is none; class `never` occurs nowhere."""
+    """Two images: perfect; polyp predicted where there is none; class `never` occurs nowhere."""
     first = [[6, 0, 0], [0, 4, 0], [0, 0, 0]]
     second = [[8, 2, 0], [0, 0, 0], [0, 0, 0]]
     scores = summarise_overlap(np.array([first, second]), ["background", "polyp", "never"], background=0)

@@ -119,7 +119,7 @@ def test_he_weights() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (37, 64)])
 def test_mirrored(shape: tuple[int, int]) -> None:
-    """As numpy mirrors, there and back where the picture is smaller than the margin; what it gives is whole."""
+    """As numpy mirrors, there and back where the image is smaller than the margin; what it gives is whole."""
     image = torch.rand(1, 2, *shape)
     net = PaperUNet(2, 2, 2, 2).eval()
     mirrored = mirror_to_fit(image, 2)
@@ -165,7 +165,7 @@ def test_contract(channels: int, classes: int, width: int, depth: int, tmp_path:
 
 
 def test_tiles_are_the_whole() -> None:
-    """Tiles at multiples of 2^depth, beside each other, mirrored at the border, are the picture as a whole."""
+    """Tiles at multiples of 2^depth, beside each other, mirrored at the border, are the image as a whole."""
     torch.manual_seed(2)
     rng = np.random.default_rng(2)
     net = PaperUNet(3, 2, 4, 3, mean=[120.0] * 3, std=[60.0] * 3)
@@ -278,7 +278,7 @@ def test_coarse_elastic_field() -> None:
 
 @pytest.mark.parametrize("kind", ["warp", "none"])
 def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path, tmp_path: Path) -> None:
-    """A weight map that is the picture itself comes out as the picture does."""
+    """A weight map that is the image itself comes out as the image does."""
     store = open_folder(folder, tmp_path, Sizing(None, True, 3), make_label_map([0, 1, 2]))
     images = WholeImages(store, np.arange(3, 8), torch.device("cpu"), 2**30)
     plain = dict.fromkeys(("brightness", "contrast", "color", "saturation", "gamma", "blur_share", "noise_share"), 0.0)

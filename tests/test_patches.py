@@ -1,4 +1,4 @@
-"""Windows of pictures at their own size: what a crop shows is what the picture shows, each pixel is scored once, and
+"""Windows of images at native size: what a crop shows is what the image shows, each pixel is scored once, and
 everything is a function of (seed, position)."""
 
 import json
@@ -55,7 +55,7 @@ def _one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Pictures of noise of many shapes; a ninth of each is an object, in one corner."""
+    """Images of noise of many shapes; a ninth of each is an object, in one corner."""
     root = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
@@ -95,7 +95,7 @@ def test_images_keep_their_size(store: Store) -> None:
 def test_crops_show_what_images_show(
     store: Store, window_hw: tuple[int, int], elastic: float, shift: float, ignore: bool
 ) -> None:
-    """The warp of a crop is the warp of the picture, at its border and beyond."""
+    """The warp of a crop is the warp of the image, at its border and beyond."""
     settings = WARP.model_copy(update={"elastic": elastic, "elastic_share": 1.0, "shift": shift})
     patches = RandomCrops(store, np.arange(len(store)), CPU, 90, window_hw, settings)
     positions = np.arange(200)
@@ -115,7 +115,7 @@ def test_crops_show_what_images_show(
     assert (agree > 0.97).float().mean() > 0.99, agree.min()
     apart = (whole[0] - found[0]).abs().amax(dim=(1, 2, 3))
     assert (apart < 0.5).float().mean() > 0.99, apart.max()
-    assert (sizes.prod(axis=1) < shapes.prod(axis=1)).any(), "less than the picture is read"
+    assert (sizes.prod(axis=1) < shapes.prod(axis=1)).any(), "less than the image is read"
 
 
 def look(
@@ -153,7 +153,7 @@ def test_windows_are_shared_by_area(areas: list[int], windows: int) -> None:
 
 
 def test_a_image_is_shown_by_its_area(store: Store) -> None:
-    """In every epoch, whatever its windows show."""
+    """In every epoch, whatever its crops show."""
     batches = make(store, batch=1)
     patches = batches.source
     assert isinstance(patches, RandomCrops)
@@ -166,10 +166,10 @@ def test_a_image_is_shown_by_its_area(store: Store) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_share_of_windows_over_objects(store: Store, share: float) -> None:
-    """An object has a ninth of each picture; windows laid over it all show some of it."""
+    """An object has a ninth of each image; crops laid over it all show some of it."""
     batches = make(store, share, batch=30, windows=900)
     seen = np.concatenate([(batches.draw(step).target == 1).any(dim=2).any(dim=1).numpy() for step in range(20)])
-    anywhere = 0.26  # of windows drawn at random: more than a ninth, as a window is a fifth of a picture wide
+    anywhere = 0.26  # of crops drawn at random: more than a ninth, as a crop is a fifth of an image wide
     assert abs(seen.mean() - (share + (1 - share) * anywhere)) < 0.05
 
 
@@ -188,7 +188,7 @@ def test_objects_of_large_masks_are_found_in_parts(monkeypatch: pytest.MonkeyPat
 
 
 class _Shapes:
-    """A store of which only the pictures' sizes matter; pixels are numbered."""
+    """A store of which only the images' sizes matter; pixels are numbered."""
 
     channels, dtype = 1, np.dtype(np.uint8)
 
@@ -269,12 +269,12 @@ def test_a_run_with_patches(whole: Path, folder: Path) -> None:
     taken_whole = Predictor(bundle, "cpu", tiles=0)(image).mask
     assert (mask == taken_whole).mean() > 0.99
     with Image.open(RunFolder(whole).panel(2)) as panel:
-        assert panel.height > 3 * 40, "three windows"
+        assert panel.height > 3 * 40, "three crops"
 
 
 @pytest.mark.parametrize("tiles", [16, 0])
 def test_scores_in_tiles_and_whole(whole: Path, tiles: int) -> None:
-    """Tiles of a model that takes whole pictures at their own scale come near to it."""
+    """Tiles of a model that takes whole images at native scale come near to it."""
     scores, other = evaluate(whole, device="cpu"), evaluate(whole, device="cpu", tiles=tiles)
     names = list(scores["native"]["true_share"])
     assert other["native"]["true_share"] == scores["native"]["true_share"]
@@ -297,13 +297,13 @@ def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypat
 
 
 def test_validation_counts_each_image_as_a_whole(folder: Path, tmp_path: Path) -> None:
-    """Confusions of a picture's windows are added up before they become a Dice; each pixel counts once."""
+    """Confusions of an image's crops are added up before they become a Dice; each pixel counts once."""
     changes = {**PATCHES, "data.size": None, "data.window": 16, "data.epoch_windows": 200, "data.foreground_share": 0.5}
     runtime = make_runtime(folder, changes)
     windows, state = runtime.training.validation, runtime.training.state
     assert isinstance(windows, FixedCrops)
     assert len(windows) == windows.cover == 4 * windows.source_count
-    state.progress.validation_batch = 3  # so that a picture's windows are not all looked at together
+    state.progress.validation_batch = 3  # so that an image's crops are not all looked at together
     _loss, dice = loop.validate(runtime)
     confusions = np.zeros((windows.source_count, 2, 2), np.int64)
     for item, source in enumerate(windows.sources.tolist()):
@@ -336,7 +336,7 @@ def test_a_set_of_deep_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["tif", "png"])
 def test_large_images_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store and its thumbnails are those of pictures that are read as a whole."""
+    """The store and its thumbnails are those of images that are read as a whole."""
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -363,7 +363,7 @@ def test_large_images_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeyp
 
 
 def test_the_flag() -> None:
-    """`size` is the window's side; that of a file is left out."""
+    """`size` is the crop's side; that of a file is left out."""
     settings = read_user_settings("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"}).settings
     assert (settings.data.resize, settings.data.window, settings.data.size) == ("native", 64, None)
 
@@ -391,4 +391,4 @@ def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
     changes = {**PATCHES, "data.window": 512, "train.epochs": 1, "data.epoch_windows": 6}
     job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
-    assert "data.window = 48: 512 was asked for, but the middle picture has 48x40 px" in listener.said
+    assert "data.window = 48: 512 was asked for, but the middle image has 48x40 px" in listener.said

@@ -1,4 +1,4 @@
-"""Pipes and devices in the place of files are refused at once; opening one would wait for ever."""
+"""Pipes and devices instead of files are refused at once; opening one would wait for ever."""
 
 import os
 import signal
@@ -69,7 +69,7 @@ def test_readers(name: str, device: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["images/disc03.png", "masks/disc03.png", "split.csv", "coco.json", "classes.csv"])
 def test_in_a_folder(place: str, tmp_path: Path) -> None:
-    """One line with the file; what does not need it goes on."""
+    """One line with the file; what does not need it continues."""
     make_discs(tmp_path / "data", 6)
     path = tmp_path / "data" / place
     path.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def test_in_a_folder(place: str, tmp_path: Path) -> None:
 
 
 def test_predict(tmp_path: Path) -> None:
-    """A pipe among images is told at the end."""
+    """A pipe among images is reported at the end."""
     make_discs(tmp_path / "data", 2)
     images = sorted((tmp_path / "data" / "images").iterdir())
     os.mkfifo(tmp_path / "data" / "images" / "pipe.png")

@@ -1,4 +1,4 @@
-"""How large a pixel is: told by files of each kind, or not told."""
+"""How large a pixel is: told by files of each kind, or not stated."""
 
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def test_the_density_of_photographs_is_no_size(tmp_path: Path) -> None:
 
 
 def test_a_turned_file(tmp_path: Path) -> None:
-    """Its rows are the picture's columns."""
+    """Its rows are the image's columns."""
     extratags = [(274, 3, 1, 6, True)]
     found = scale_of(tmp_path, resolution=(2540, 5080), resolutionunit="INCH", extratags=extratags)
     assert found.pixel == PixelSize(pytest.approx(10), pytest.approx(5), "um")
@@ -191,7 +191,7 @@ def test_damaged(tmp_path: Path) -> None:
 
 
 def test_table(tmp_path: Path) -> None:
-    """Two pictures, one of which tells: the other's row says nothing there."""
+    """Two images, one of which tells: the other's row says nothing there."""
     mask = np.zeros((4, 6), np.uint8)
     mask[1:3, 2:5] = 1
     names = ("background", "cell")
@@ -218,7 +218,7 @@ def test_table(tmp_path: Path) -> None:
 
 
 def test_summary_of_classes() -> None:
-    """A row for each class of objects; pixels that were not seen count in neither density nor share."""
+    """A row for each class of objects; invalid pixels count in neither density nor share."""
     names = ("background", "a", "b", "contour")
     rows = [{"class": "a", "area_px": 6}, {"class": "a", "area_px": 4}]
     first, second = summarize(Path("x.tif"), rows, names, 100, PixelSize(0.5, 2.0, "um"))

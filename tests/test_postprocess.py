@@ -1,4 +1,4 @@
-"""A mask under conditions: thresholds, holes, smallest parts; and the options that say them."""
+"""A mask under conditions: thresholds, holes, smallest regions; and the options that say them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The `predict` job: what is named, written, left out, gone on with; what is wrong is told at the end."""
+"""The `predict` job: what is named, written, left out, continued with; what is wrong is reported at the end."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def images(good: Path) -> Path:
 
 @pytest.fixture
 def tiler(good: Path, tmp_path: Path) -> Path:
-    """A model of windows of pictures at their own scale, with the classes of `good`; its masks show both."""
+    """A model of crops at native scale, with the classes of `good`; its masks show both."""
     bundle = load_bundle(good / "run")
     bundle.model = make_bundle(classes=2).model
     bundle.window_px, bundle.scale = 32, (1.0, 1.0)
@@ -82,7 +82,7 @@ def test_broken_files_do_not_stop_the_rest(good: Path, images: Path, tmp_path: P
 
 
 def test_resume(good: Path, images: Path, tmp_path: Path) -> None:
-    """What is there stays; a picture without its mask is made again, its overlay too; shares.csv holds all."""
+    """What is there stays; an image without its mask is made again, its overlay too; shares.csv holds all."""
     out = tmp_path / "out"
     predict(good / "run", images, "--out", out)
     whole = contents(out)
@@ -118,13 +118,13 @@ def test_no_room_is_told_before_anything_is_written(
 def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
     image = images / "disc01.png"
     said = predict(good / "run", image, "--out", tmp_path / "a").output
-    assert "chosen: --tiles = 0: pictures are taken whole and resized to 32 px" in said
+    assert "chosen: --tiles = 0: images are taken whole and resized to 32 px" in said
     said = predict(tiler, image, "--out", tmp_path / "b").output
-    assert "chosen: --tiles = 512: trained on windows of 32 px of pictures at their own scale" in said
+    assert "chosen: --tiles = 512: trained on windows of 32 px of images at native scale" in said
     said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
     assert "WARNING: the model was trained on windows" in said
     said = predict(good / "run", image, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
-    assert "WARNING: the model was trained on pictures at 0.73 to 0.73 of their size" in said
+    assert "WARNING: the model was trained on images at 0.73 to 0.73 of their size" in said
     assert "WARNING: the model" not in predict(tiler, image, "--out", tmp_path / "e", "--tiles", 64).output
     bundle = load_bundle(tiler)
     bundle.scale = None
@@ -155,7 +155,7 @@ def large(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_large_images_go_by_rows(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
-    """The mask is that of the picture in memory, keeps the georeference, and counts in shares.csv; others beside it."""
+    """The mask is that of the image in memory, keeps the georeference, and counts in shares.csv; others beside it."""
     out = tmp_path / "out"
     predict(tiler, large, images / "disc01.png", "--out", out, "--tiles", 64)
     assert sorted(contents(out)) == ["disc01.png", "disc01_overlay.png", "field.tif", "predict.json", "shares.csv"]
@@ -215,7 +215,7 @@ def damage(path: Path, tile: int) -> None:
 
 
 def test_a_damaged_tile_in_the_middle(large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
-    """One line; no half mask; the other pictures are written."""
+    """One line; no half mask; the other images are written."""
     damage(large, 12)
     error = refused_once("predict", tiler, large, images / "disc01.png", "--out", tmp_path / "out", "--tiles", 64)
     check(error, FilesError, path=large)
@@ -235,7 +235,7 @@ def read_prob(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "npz"])
 def test_probabilities(kind: str, large: Path, tiler: Path, images: Path, tmp_path: Path) -> None:
-    """Beside the masks, by rows too; --resume makes a picture again whose probabilities are missing."""
+    """Beside the masks, by rows too; --resume makes an image again whose probabilities are missing."""
     out, end = tmp_path / "out", "npz" if kind == "npz" else "tif"
     words = [tiler, large, images / "disc01.png", "--out", out, "--tiles", 64, "--prob", kind]
     predict(*words)
@@ -270,7 +270,7 @@ def test_a_damaged_tile_leaves_no_probabilities(large: Path, tiler: Path, images
 
 
 def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
-    """--resume goes on with the same model under the same conditions, wherever the model lies."""
+    """--resume continues with the same model under the same conditions, wherever the model lies."""
     out = tmp_path / "out"
     words = ["predict", good / "run", images / "disc01.png", images / "disc02.png", "--out", out]
     predict(*words[1:], "--threshold", "foreground=0.50")
@@ -315,7 +315,7 @@ def test_images_that_the_model_does_not_take(good: Path, images: Path, tmp_path:
     assert masks(tmp_path / "out") == ["disc01"]
 
 
-@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
 def test_models_of_other_images(good: Path, images: Path, tmp_path: Path) -> None:
     """A grey model and one in colour answer together, each for what it takes, whichever is first; depths must agree."""
     bundle = load_bundle(good / "run")
@@ -335,18 +335,18 @@ def test_models_of_other_images(good: Path, images: Path, tmp_path: Path) -> Non
 
 
 def test_other_channels_are_said_once(good: Path, images: Path, tmp_path: Path) -> None:
-    """Grey and alpha files for a colour model; predicted, and said in one line each."""
+    """Grey and alpha files for a colour model; predicted, and reported in one line each."""
     for number in range(3):
         image = Image.open(images / "disc01.png").convert("L" if number else "RGBA")
         image.save(tmp_path / f"p{number}.png")
     said = predict(good / "run", *sorted(tmp_path.glob("*.png")), "--out", tmp_path / "out").output
-    assert "2 of 3 pictures are grey" in said
-    assert "1 of 3 pictures have alpha" in said
+    assert "2 of 3 images are grey" in said
+    assert "1 of 3 images have alpha" in said
     assert "note: " not in predict(good / "run", images / "disc01.png", "--out", tmp_path / "plain").output
 
 
 def test_names_that_collide(good: Path, images: Path, tmp_path: Path) -> None:
-    """Also a picture called as another's overlay or probabilities."""
+    """Also an image called as another's overlay or probabilities."""
     for name in ("disc01.jpg", "disc01_overlay.png", "disc01_prob.tif"):
         Image.open(images / "disc01.png").save(tmp_path / name)
     words = ["predict", good / "run", images / "disc01.png", "--out", tmp_path / "out"]
@@ -396,7 +396,7 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
-    """Thresholds, smallest parts and holes change masks as asked; views and more models are averaged."""
+    """Thresholds, smallest regions and holes change masks as asked; views and more models are averaged."""
 
     def mask(name: str, *words: object) -> np.ndarray:
         out = tmp_path / name

@@ -1,4 +1,4 @@
-"""The predictor: any picture it can be given, the same answer alone or in company, its own size back."""
+"""The predictor: any image it can be given, the same answer alone or in company, its own size back."""
 
 import warnings
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def test_every_size(keep_aspect: bool, channels: int) -> None:
 
 
 def test_against_the_network_by_hand() -> None:
-    """Resized, through the network, back to the picture's size, softmax."""
+    """Resized, through the network, back to the image's size, softmax."""
     predictor = make_predictor()
     image = make_image((50, 70, 3))
     small = resize_array(image, model_size((50, 70), 32, True))
@@ -62,7 +62,7 @@ def test_against_the_network_by_hand() -> None:
     np.testing.assert_allclose(predictor(image).prob, native.softmax(1)[0].numpy(), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* pictures are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
 def test_kinds_of_input(tmp_path: Path) -> None:
     """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
     image = make_image((20, 30, 3))
@@ -74,7 +74,7 @@ def test_kinds_of_input(tmp_path: Path) -> None:
     np.testing.assert_array_equal(predictor(tmp_path / "a.png").prob, expected)
     square = make_image((32, 32, 3))  # of a whole number of tiles, so that nothing has to be repeated
     frozen = square.copy()
-    frozen.flags.writeable = False  # as of Pillow's pictures
+    frozen.flags.writeable = False  # as of Pillow's images
     for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
         np.testing.assert_array_equal(model(frozen).prob, model(square).prob)
     for part in (image, image[:1], image[:, :1], image[:1, :1]):  # one row counts as contiguous, whatever its stride
@@ -95,7 +95,7 @@ def test_kinds_of_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_files_and_arrays_of_other_channels(channels: int, alpha: bool, tmp_path: Path) -> None:
-    """One rule: grey for a colour model is repeated, alpha is no channel; each is said, the rest is refused."""
+    """One rule: grey for a colour model is repeated, alpha is no channel; each is reported, the rest is refused."""
     image = make_image((20, 30, channels + alpha))
     image[:, :, -1] |= 1  # no alpha of 0
     Image.fromarray(image if channels + alpha > 1 else image[:, :, 0]).save(tmp_path / "a.png")
@@ -170,7 +170,7 @@ def test_file_of_another_depth(tmp_path: Path) -> None:
 
 
 def test_company_changes_nothing() -> None:
-    """Pictures of mixed sizes at once are what each is alone, and their numbers are right."""
+    """Images of mixed sizes at once are what each is alone, and their numbers are right."""
     predictor = make_predictor()
     images = [make_image((*size, 3), number) for number, size in enumerate(SIZES * 2)]
     answers = dict(predictor.predict(iter(images)))
@@ -218,7 +218,7 @@ def test_images_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are not all read before the first is answered, though every one has a size of its own."""
+    """Images are not all read before the first is answered, though every one has a size of its own."""
     monkeypatch.setattr(ahead, "_READ_PREFETCH", 2)
     monkeypatch.setattr(ahead, "_READERS", 2)
     monkeypatch.setattr(subject, "_HELD_BYTES", 6 * 32 * 32 * 3)
@@ -270,7 +270,7 @@ def test_shares() -> None:
 
 
 def test_load(tmp_path: Path) -> None:
-    """A file or its folder; the same answers as before saving; bad files and devices are told."""
+    """A file or its folder; the same answers as before saving; bad files and devices are reported."""
     bundle = make_bundle()
     image = make_image((25, 35, 3))
     expected = make_predictor()(image).prob
@@ -318,7 +318,7 @@ def whole_logits(predictor: Predictor, image: np.ndarray) -> np.ndarray:
 
 
 def test_tiles_are_chosen_by_the_training() -> None:
-    """Tiles for windows at the pictures' own scale; whole pictures in all other cases, older files among them."""
+    """Tiles for windows at native scale; whole images in all other cases, older files among them."""
     bundle = make_bundle()
     assert Predictor(bundle, "cpu").tiling is None
     for window, scale, tile in [
@@ -340,7 +340,7 @@ def test_tiles_are_chosen_by_the_training() -> None:
 
 
 def test_small_images_in_tiles_are_whole_at_their_own_scale() -> None:
-    """One tile, no larger than the picture: what the network says of it as it is, at its border too."""
+    """One tile, no larger than the image: what the network says of it as it is, at its border too."""
     predictor = make_tiler(None)
     for number, size in enumerate(SIZES):
         image = make_image((*size, 3), number)
@@ -352,7 +352,7 @@ def test_small_images_in_tiles_are_whole_at_their_own_scale() -> None:
 
 
 def test_tiles_of_many_images_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And each picture is what it is alone; masks are the probabilities' largest."""
+    """And each image is what it is alone; masks are the probabilities' largest."""
     predictor = make_tiler(32)
     passes: list[tuple[int, ...]] = []
     forward = predictor.forward

@@ -22,7 +22,7 @@ def draw(root: Path, *names: str, noise: bool = False) -> None:
 
 
 def pairs(root: Path, *, skip_bad: bool = False) -> dict[str, str]:
-    """Picture -> mask, as paths below the root."""
+    """Image -> mask, as paths below the root."""
     found = read_folder(root, ReadOptions(skip_bad=skip_bad))
     return {
         pair.image.relative_to(root).as_posix(): pair.mask.path.relative_to(root).as_posix() for pair in found.pairs

@@ -41,7 +41,7 @@ def test_what_is_stale_or_damaged_is_made_again(command: str, good: Path, images
             path.write_bytes(b"")
     kept = {name: (out / name).stat().st_mtime_ns for name in names if name.startswith("disc03")}
     said = succeed(command, *words[1:], "--resume").output
-    assert "3 of the files are made again" in said
+    assert "3 of the files are recreated" in said
     succeed(command, *words[1:-1], tmp_path / "new")
     assert contents(out) == contents(tmp_path / "new")
     assert kept == {name: (out / name).stat().st_mtime_ns for name in kept}
@@ -60,7 +60,7 @@ def test_a_killed_process_loses_no_entry(good: Path, images: Path, tmp_path: Pat
     (out / "predict.json").write_text(json.dumps({**record, "files": {}}))
     (out / ".predict.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:30]]))
     kept = (out / "disc02.png").stat().st_mtime_ns
-    assert "1 of the files are made again" in succeed("predict", *words, "--resume").output
+    assert "1 of the files are recreated" in succeed("predict", *words, "--resume").output
     assert (out / "disc02.png").stat().st_mtime_ns == kept
     again = contents(out)
     assert json.loads(again.pop("predict.json")) == json.loads(whole.pop("predict.json"))
@@ -153,7 +153,7 @@ def test_a_record_outlives_inputs_that_fail(good: Path, images: Path, tmp_path: 
 
 @pytest.mark.parametrize("command", ["predict", "cutout", "objects", "fit"])
 def test_two_processes(command: str, good: Path, images: Path, tmp_path: Path) -> None:
-    """The second one is told who is writing; nothing of it is left."""
+    """The second one is reported who is writing; nothing of it is left."""
     out = tmp_path / "out"
     words = [good / "data"] if command == "fit" else [good / "run", images]
     with locked(out):

@@ -1,4 +1,4 @@
-"""TIFF by rows: the same pixels as read whole, in every arrangement; damage is told; masks are written as they come."""
+"""TIFF by rows: the same pixels as read whole, in any layout; damage is reported; masks are written as they come."""
 
 from pathlib import Path
 

@@ -145,7 +145,7 @@ def test_the_folder_is_a_data_set(tmp_path: Path) -> None:
 def test_true_ids(tmp_path: Path) -> None:
     """Counted up without gaps; a cell of the mask lies in one of them, the contour two px in it and one outside.
 
-    The folder is read as it is without them, and says that they are passed over.
+    The folder is read as it is without them, and says that they are skipped.
     """
     draw_sample(tmp_path / "cells", count=3, size_px=128, seed=7)
     for number in range(3):

@@ -351,7 +351,7 @@ def test_volumes_of_sheared_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_folders_of_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder gives its NIfTI files and its folders of DICOM series, a pattern what it matches; beside images they
-    are left out, which is said."""
+    are left out, which is reported."""
     save_model(tmp_path / "model.safetensors", 1, "uint8")
     monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     place = tmp_path / "patients"
@@ -462,8 +462,8 @@ def test_what_does_not_go_together(model: tuple[int, str], words: list[str], say
 
 
 def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices go the way of pictures: tiles, several models, views, thresholds, parts; how is said once. A broken scan
-    is told at the end, --resume leaves what is whole, also of a series."""
+    """Slices go the way of images: tiles, several models, views, thresholds, parts; how is reported once. A broken scan
+    is reported at the end, --resume leaves what is whole, also of a series."""
     save_model(tmp_path / "grey.safetensors", 1, "uint8")
     save_model(tmp_path / "color.safetensors", 3, "uint8")
     monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)

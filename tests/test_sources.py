@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[Store], Source]] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Six images of noise, of different shapes, at their own size."""
+    """Six images of noise, of different shapes, at native size."""
     root = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):

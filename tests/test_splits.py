@@ -102,7 +102,7 @@ def test_thousands_of_copies_of_one_image() -> None:
 
 @pytest.mark.parametrize("size", [5, 16, 20, 32])
 def test_the_coarse_look_misses_nothing(size: int) -> None:
-    """Of pictures that correlate with some other by about the threshold, smooth and noisy ones; against all pairs."""
+    """Of images that correlate with some other by about the threshold, smooth and noisy ones; against all pairs."""
     rng = np.random.default_rng(size)
     first = np.add.outer(*rng.normal(0, 25, (2, size))) / 4 + rng.normal(0, 35, (20, size, size))
     drawn = np.repeat(first, 6, axis=0) + rng.uniform(2, 10, (120, 1, 1)) * rng.normal(0, 1, (120, size, size))
@@ -133,7 +133,7 @@ def cases(draw: st.DrawFn) -> tuple[list[str], list[str | None], list[int], int]
 
 
 def count_units(groups: list[str | None], duplicates: list[int]) -> int:
-    """Sets of pictures tied by a group or a near-duplicate, counted the slow way."""
+    """Sets of images tied by a group or a near-duplicate, counted the slow way."""
     units: list[set[str | int]] = []
     for group, copy in zip(groups, duplicates, strict=True):
         tie: set[str | int] = {copy} if group is None else {copy, group}
@@ -206,7 +206,7 @@ def test_three_big_groups_still_fill_three_parts() -> None:
 
 def test_groups_joined_by_duplicates_are_one() -> None:
     groups: list[str | None] = ["a", "a", "b", "b", None, None]
-    duplicates = [0, 1, 1, 2, 2, 3]  # a - b - the fifth picture: one unit; the sixth alone
+    duplicates = [0, 1, 1, 2, 2, 3]  # a - b - the fifth image: one unit; the sixth alone
     found = split(draw_names(8), None, [*groups, None, None], [*duplicates, 4, 5])
     assert len({*found.splits[:5]}) == 1
     found = split(draw_names(6), None, groups, duplicates)  # two units are no split, four are
@@ -219,7 +219,7 @@ def test_groups_joined_by_duplicates_are_one() -> None:
 
 def test_near_identical_images_are_remarked() -> None:
     found = split(draw_names(10), duplicates=[0, 0, 0, 3, 3, 5, 6, 7, 8, 9])
-    assert found.remarks == ("5 near-identical pictures were kept together (sets: 2)",)
+    assert found.remarks == ("5 near-identical images were kept together (sets: 2)",)
     assert split(draw_names(10)).remarks == ()
 
 
@@ -233,7 +233,7 @@ def test_train_and_test_given_val_is_cut_from_train() -> None:
     assert Counter(found.splits) == {"train": 68, "val": 12, "test": 20}
     assert set(found.splits[80:]) == {"test"}
     assert all(len(set(found.splits[i : i + 4])) == 1 for i in range(0, 100, 4))
-    assert "cut out of the train part" in found.remarks[0]
+    assert "cut out of the train split" in found.remarks[0]
 
 
 def test_train_and_val_given_scores_are_optimistic() -> None:
@@ -246,7 +246,7 @@ def test_train_and_val_given_scores_are_optimistic() -> None:
 def test_only_train_given_is_cut() -> None:
     found = split(draw_names(20), ["train"] * 20)
     assert found.splits == split(draw_names(20)).splits
-    assert "only a train part" in found.remarks[0]
+    assert "only a train split" in found.remarks[0]
 
 
 def test_all_given_is_kept_and_leaks_are_told() -> None:
@@ -256,7 +256,7 @@ def test_all_given_is_kept_and_leaks_are_told() -> None:
     found = split(["d", "c", "b", "a"], given_parts, ["p", "q", "p", None], [0, 1, 2, 0])
     assert found.splits == clean.splits
     copies, groups = found.remarks
-    assert "near-identical pictures lie in more than one part (sets: 1)" in copies
+    assert "near-identical images lie in more than one split (sets: 1)" in copies
     assert "a (test) and d (train)" in copies
     assert "(groups: 1)" in groups
     assert "b (val) and d (train)" in groups
@@ -317,7 +317,7 @@ def test_real_pet_copies() -> None:
 
 
 def test_uneven_light_alone_makes_no_duplicates() -> None:
-    """Pictures of one microscope correlate by their light; what is in them decides."""
+    """Images of one microscope correlate by their light; what is in them decides."""
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     light = 160 - 80 * (x**2 + y**2)
     rng = np.random.default_rng(0)

@@ -33,7 +33,7 @@ LABELS = make_label_map([0, 255])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six pictures of six sizes, with masks of 0 and 255."""
+    """Six images of six sizes, with masks of 0 and 255."""
     rng = np.random.default_rng(0)
     root = tmp_path / "set"
     for kind in ("images", "masks"):
@@ -129,7 +129,7 @@ def test_named_by_content(folder: Path, cache: Path) -> None:
         open_folder(folder, cache, labels=make_label_map([0], ["background"], ignored=(255,))),
     ]
     path = folder / "masks/3.png"
-    path.write_bytes(path.read_bytes() + b"\0")  # after PNG's end: the same picture, other bytes
+    path.write_bytes(path.read_bytes() + b"\0")  # after PNG's end: the same image, other bytes
     others.append(open_folder(folder, cache))
     assert len({first, *(store.folder for store in others)}) == 7
     assert len(stores(cache)) == 7
@@ -193,7 +193,7 @@ def test_half_deleted_store_is_built_again(folder: Path, cache: Path) -> None:
 
 
 def test_all_problems_at_once(folder: Path, cache: Path) -> None:
-    first = folder / "images/0.png"  # the picture from which the depth is known
+    first = folder / "images/0.png"  # the image from which the depth is known
     first.write_bytes(first.read_bytes()[:200])
     other = folder / "masks/1.png"
     other.write_bytes(other.read_bytes()[:60])
@@ -207,7 +207,7 @@ def test_all_problems_at_once(folder: Path, cache: Path) -> None:
     assert len(problems) == 4
     for path, says, problem in zip(
         (first, other, folder / "masks/2.png", folder / "images/4.png"),
-        ("truncated", "", "5x7 px but its picture 2.png is 32x26", "uint16 picture in a set of uint8"),
+        ("truncated", "", "5x7 px but its image 2.png is 32x26", "uint16 image in a set of uint8"),
         problems,
         strict=True,
     ):
@@ -220,7 +220,7 @@ def test_all_problems_at_once(folder: Path, cache: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
 def test_parts_are_of_one_size(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the pictures are cut into parts, the store is the same."""
+    """However the images are cut into parts, the store is the same."""
     for number in (1, 4):
         for kind in ("images", "masks"):
             shutil.copy(folder / kind / "0.png", folder / kind / f"{number}.png")

@@ -1,4 +1,4 @@
-"""Tiles: every pixel counted once, whatever the sizes; strips are the whole; tiles answer as the whole picture does."""
+"""Tiles: every pixel counted once, whatever the sizes; strips are the whole; tiles answer as the whole image does."""
 
 import math
 
@@ -38,7 +38,7 @@ def cut(plan: TilePlan, image: Tensor, row: int, column: int) -> Tensor:
 
 
 def blend(plan: TilePlan, image: Tensor, network: nn.Module) -> tuple[Tensor, list[slice]]:
-    """The picture's logits put together from strips, and the rows of each strip."""
+    """The image's logits put together from strips, and the rows of each strip."""
     blender, strips, rows = None, [], []
     for row in range(len(plan.rows.starts)):
         for column in range(len(plan.columns.starts)):
@@ -67,11 +67,11 @@ def test_weights_add_up_to_one(plan: TilePlan) -> None:
 @settings(max_examples=300)
 @given(PLANS, st.data())
 def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> None:
-    """Rising, none needless, all on multiples; rows finished one after the other; margins come from the picture."""
+    """Rising, none needless, all on multiples; rows finished one after the other; margins come from the image."""
     for axis in (plan.rows, plan.columns):
         assert axis.starts[0] == 0
         assert all(b > a for a, b in zip(axis.starts, axis.starts[1:], strict=False))
-        assert axis.tile - math.gcd(*axis.starts, axis.tile) < axis.side, "no more than the picture, rounded up"
+        assert axis.tile - math.gcd(*axis.starts, axis.tile) < axis.side, "no more than the image, rounded up"
         done = [axis.finished(number) for number in range(len(axis.starts))]
         assert [one.start for one in done[1:]] == [one.stop for one in done[:-1]]
         assert (done[0].start, done[-1].stop) == (0, axis.side)
@@ -107,7 +107,7 @@ def test_every_pixel_has_one_tile_with_a_margin() -> None:
 @settings(max_examples=60)
 @given(PLANS.filter(lambda plan: plan.count <= 200))
 def test_constant_logits_survive(plan: TilePlan) -> None:
-    """And strips together are the picture, each row once."""
+    """And strips together are the image, each row once."""
     given_logits = torch.tensor([3.0, -7.0])
 
     class Constant(nn.Module):
@@ -124,7 +124,7 @@ def test_constant_logits_survive(plan: TilePlan) -> None:
 @settings(max_examples=60)
 @given(PLANS.filter(lambda plan: plan.count <= 200 and not plan.rows.margin), st.integers(0, 2**31))
 def test_strips_equal_the_whole(plan: TilePlan, seed: int) -> None:
-    """Random logits for each tile, added up by hand on the whole picture at once."""
+    """Random logits for each tile, added up by hand on the whole image at once."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = plan.rows, plan.columns
     total = torch.zeros(2, rows.starts[-1] + rows.tile, columns.starts[-1] + columns.tile)
@@ -176,7 +176,7 @@ def test_overlap_tile_equals_the_whole(size_hw: tuple[int, int], tile: int) -> N
 
 def test_tiled_unet_equals_the_whole() -> None:
     """Within 1e-4, where neighbours have more in common than the network sees around a pixel: what a tile's edge
-    spoils counts with exp(-8) there. At the picture's own border too, which is no tile's edge."""
+    spoils counts with exp(-8) there. At the image's own border too, which is no tile's edge."""
     torch.manual_seed(2)
     network = UNet(1, 2, 2, 4, mean=[0.5], std=[0.3]).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A training that begins with a trained model: what is kept, what is new, and that it can be resumed."""
+"""A training that starts from a trained model: what is kept, what is new, and that it can be resumed."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "
 
 
 def write_model(path: Path, names: list[str], channels: int = 3, width: int = 2, depth: int = 2, **more: Any) -> UNet:
-    """A model file with drawn weights, of which also the batch norms are moved off their beginnings."""
+    """A model file with random weights, of which also the batch norms are moved off their beginnings."""
     torch.manual_seed(width + channels)
     net = UNet(channels, len(names), width, depth, **more)
     for tensor in net.state_dict().values():
@@ -118,7 +118,7 @@ def test_the_normalisation_is_that_of_the_new_images(tmp_path: Path) -> None:
     lines = initialise_from(load_initial_model(tmp_path / "m.safetensors"), state, ["a", "b"])
     assert state.model.mean.flatten().tolist() == [1, 2, 3]
     assert state.ema.std.flatten().tolist() == [5, 6, 7]
-    assert "the normalisation (of these pictures)" in lines[-1]
+    assert "the normalisation (of these images)" in lines[-1]
 
 
 @pytest.mark.parametrize(("before", "now"), [(3, 1), (1, 3), (3, 5), (4, 3), (16, 1)])
@@ -174,7 +174,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
     ubend.fit(tmp_path / "data", run, init_from=old / "run", reporter=listener, **SMALL)
     assert "classes kept: Disc, ground; new: Core; dropped: none" in listener.said
     assert "first convolution: 3 channels spread evenly over 1" in listener.said
-    assert "new: the normalisation (of these pictures), the optimiser's state" in listener.said
+    assert "new: the normalisation (of these images), the optimiser's state" in listener.said
     facts = json.loads((run / "run.json").read_text())["begun_with"]
     assert facts["path"] == str(old / "run")
     assert len(facts["sha256"]) == 64

@@ -64,7 +64,7 @@ class Up(nn.Module):
 
 
 class TutorialNet(nn.Module):
-    """The tutorial's U-Net, 64-128-256-512-1024 and back; sizes that divide by 16, pictures normalised outside."""
+    """The tutorial's U-Net, 64-128-256-512-1024 and back; sizes that divide by 16, images normalised outside."""
 
     def __init__(self, channels: int, classes: int, w: int = 64) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Videos: frames come out as they went in, and masks are exact; damage and what is missing are said."""
+"""Videos: frames come out as they went in, and masks are exact; damage and what is missing are reported."""
 
 import csv
 import shutil
@@ -80,7 +80,7 @@ def test_more_than_8_bits(kind: str, tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mask, overlay with sound and even sides, and the table; a picture beside it goes its own way."""
+    """Mask, overlay with sound and even sides, and the table; an image beside it goes its own way."""
     frames = draw_frames(height=33, width=47)
     write_exactly(tmp_path / "silent.mkv", frames)
     words = ["ffmpeg", "-v", "error", "-i", tmp_path / "silent.mkv", "-f", "lavfi", "-i", "sine=440:duration=1"]
@@ -161,7 +161,7 @@ def test_a_whole_video_is_not_called_damaged(name: str, films: Path) -> None:
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_frames_are_told(name: str, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can be read is written, also of the last frames; the damage is told, at each --resume too."""
+    """What can be read is written, also of the last frames; the damage is reported, at each --resume too."""
     save_model(tmp_path / "model.safetensors", 3, "uint8")
     monkeypatch.setattr(FoldedUNet, "__call__", brighter_than_half)
     count = len(list(VideoReader(open_video(films / name))))
@@ -251,8 +251,8 @@ def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames go the way of pictures: tiles, several models, views, thresholds, parts; how is said once. A broken video
-    is told at the end, --resume leaves what is whole."""
+    """Frames go the way of images: tiles, several models, views, thresholds, regions; how is said once. A broken video is
+    reported at the end, --resume leaves what is whole."""
     frames = draw_frames(height=33, width=47)
     write_exactly(tmp_path / "film.mkv", frames)
     write_exactly(tmp_path / "other.mkv", frames[::-1])
@@ -268,7 +268,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "text.mp4: not a readable video" in run.output
     assert run.output.count("does not say at which scale") == 1
     masks = np.stack([frame[:, :, 0] for frame in read_frames(open_video(out / "film_mask.mkv"))])
-    np.testing.assert_array_equal(masks, frames > 128)  # at their own scale: exactly
+    np.testing.assert_array_equal(masks, frames > 128)  # at native scale: exactly
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "other_shares.csv").unlink()
     run = CliRunner().invoke(main, [*map(str, [*words, paths[0], paths[2], "--out", out, "--resume"])])

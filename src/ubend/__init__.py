@@ -1,4 +1,4 @@
-"""ubend: a folder of pictures and masks in; a trained, honestly scored, self-describing U-Net out.
+"""ubend: a folder of images and masks in; a trained, honestly scored, self-describing U-Net out.
 
     import ubend
 

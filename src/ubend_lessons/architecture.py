@@ -1,4 +1,4 @@
-"""The lesson on the network's architecture: drawn from what its layers do to a picture, like the figure of
+"""The lesson on the network's architecture: drawn from what its layers do to an image, like the figure of
 Ronneberger et al. 2015, arXiv:1505.04597: boxes are maps, arrows are layers."""
 
 import math
@@ -55,16 +55,16 @@ class Box:
 
 
 def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw a network from what it does to a picture: `architecture.png` and `architecture.svg`.
+    """Draw a network from what it does to an image: `architecture.png` and `architecture.svg`.
 
     Args:
         net: trained or not.
-        size_px: side of the picture that it is shown.
+        size_px: side of the image that it is shown.
     Returns:
         A line for each map: number, channels x height x width, how it was made, parameters; then the files.
     Raises:
-        SettingError: the picture is too small or too large.
-        OutputError: a picture cannot be written.
+        SettingError: the image is too small or too large.
+        OutputError: an image cannot be written.
     """
     if not 1 <= size_px <= MAX_PX:
         raise SettingError(
@@ -274,7 +274,7 @@ def _describe_steps(steps: Sequence[Step]) -> list[str]:
     lines = []
     for number, step in enumerate(steps):
         channels, height, width = step.shape
-        label = step.label or _("the picture, normalised")
+        label = step.label or _("the image, normalised")
         if step.source is not None:
             label = _("{label}, after map {source} was joined").format(label=label, source=step.source)
         count = f", {step.parameters:,}" if step.parameters else ""
@@ -284,7 +284,7 @@ def _describe_steps(steps: Sequence[Step]) -> list[str]:
 
 
 def untrained(width: int = 64, depth: int = 4) -> UNet:
-    """The course text's network for pictures in colour and two classes, with drawn weights.
+    """The course text's network for images in colour and two classes, with random weights.
 
     Raises:
         SettingError: it would have more parameters than the lesson is worth.

@@ -1,5 +1,5 @@
-"""The lesson on augmentation: what each kind does to a picture and its mask, one at a time, by the training's own
-code: a store of one picture, `WholeImages`, `TrainingBatches`."""
+"""The lesson on augmentation: what each kind does to an image and its mask, one at a time, by the training's own
+code: a store of one image, `WholeImages`, `TrainingBatches`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ubend.labels.class_table import IGNORED, background_class
 from ubend_lessons.example import Example, store_example
 
 DRAWS = 3  # of each kind
-_SIZE_PX = 256  # of the picture that is augmented
+_SIZE_PX = 256  # of the image that is augmented
 _CELL_PX = 224  # in the gallery
 _VEIL = 0.6  # of grey over what is not scored
 _OUTLINES = ((0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))  # seen on tissue as on skies; in turn
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "noise": ("noise", "noise_share"),
 }
 _SHAPE = ("flips", "rotation", "scale", "stretch", "shift", "elastic")  # the others leave the mask as it is
-_SHARES = ("elastic_share", "blur_share", "noise_share")  # of the pictures; in a gallery of three, all
+_SHARES = ("elastic_share", "blur_share", "noise_share")  # of the images; in a gallery of three, all
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def teach_augmentation(
     """Galleries of the tutorial's copies, of the kinds that move pixels, and of those that change colours.
 
     Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. Where a kind
-    moves the mask, its outline lies over the picture, whose colours stay as they are; grey is what is not scored.
+    moves the mask, its outline lies over the image, whose colours stay as they are; grey is what is not scored.
 
     Args:
         settings: by dotted keys, such as {"augment.scale": 0.5}: how strong each kind is.
         seed: of the draws.
     Returns:
-        A line for each kind: how much of picture and mask it changed; then the files.
+        A line for each kind: how much of image and mask it changed; then the files.
     Raises:
         SettingError: a setting is unknown or out of range.
-        OutputError: a picture cannot be written.
+        OutputError: an image cannot be written.
     """
     for key in settings or {}:
         if not key.startswith("augment.") and key in known_keys():
@@ -136,7 +136,7 @@ def isolate(settings: AugmentPlan, name: str) -> AugmentPlan:
 
 
 def for_all_images(settings: AugmentPlan) -> AugmentPlan:
-    """These settings, but that what some pictures get, if any, all get."""
+    """These settings, but that what some images get, if any, all get."""
     return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
 
 
@@ -207,7 +207,7 @@ def _draw_row(store: Store, name: str, settings: AugmentPlan, seed: int) -> Row:
 
 
 def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The first batch of a training on this picture alone: (count, H, W, C) and (count, H, W)."""
+    """The first batch of a training on this image alone: (count, H, W, C) and (count, H, W)."""
     images = WholeImages(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
     batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).draw(0)
@@ -215,7 +215,7 @@ def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[N
 
 
 def _value_range(store: Store) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As `Dataset.value_range`, of the one picture."""
+    """As `Dataset.value_range`, of the one image."""
     if store.dtype == np.uint8:
         return np.zeros(store.channels), np.full(store.channels, 255.0)
     pixels = store.image(0).reshape(-1, store.channels)
@@ -232,7 +232,7 @@ def _describe_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> 
 
 
 def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uint8], example: Example) -> Any:
-    """A row for each kind: the picture as it is, then the draws; with outlines where the kind moves the mask."""
+    """A row for each kind: the image as it is, then the draws; with outlines where the kind moves the mask."""
     low, high = (0, 255) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
 
     background = background_class(example.names)

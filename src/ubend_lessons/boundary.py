@@ -1,4 +1,4 @@
-"""How well outlines agree. H x W pixels of a picture, C classes.
+"""How well outlines agree. H x W pixels of an image, C classes.
 
 Source: surface Dice at a tolerance, Nikolov et al. 2018, arXiv:1809.04430, of pixels.
 """
@@ -15,7 +15,7 @@ def boundary_dice(
 ) -> NDArray[np.float64]:
     """Share of both outlines' pixels that lie within a tolerance of the other outline, for each class.
 
-    An outline is the pixels of a class beside a pixel of another; the picture's rim is none, and neither is the rim of
+    An outline is the pixels of a class beside a pixel of another; the image's rim is none, and neither is the rim of
     ignored pixels.
 
     Args:

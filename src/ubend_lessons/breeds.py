@@ -1,6 +1,6 @@
 """Recognising the kind of animal with the encoder of a segmentation network, with and without the mask's help.
 
-The breed of a picture stands in its file name: `Abyssinian_12.jpg`. N pictures, C channels, H x W pixels.
+The breed of an image stands in its file name: `Abyssinian_12.jpg`. N images, C channels, H x W pixels.
 """
 
 import copy
@@ -44,12 +44,12 @@ from ubend_lessons.variants import SilentReporter
 
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
-# About a minute on two cores, on drawn animals; squashed, so that all pictures have one size.
+# About a minute on two cores, on drawn animals; squashed, so that all images have one size.
 QUICK: dict[str, Any] = {**PLAIN_UNET, "data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
 QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
 _BREED_EPOCHS = 40
-_MIN_SHARE = 1e-3  # weight of a pixel off the animal: a picture in which none is found is looked at as a whole
-_CHUNK = 64  # pictures in one pass without gradients
+_MIN_SHARE = 1e-3  # weight of a pixel off the animal: an image in which none is found is looked at as a whole
+_CHUNK = 64  # images in one pass without gradients
 _SHOWN = 4
 
 
@@ -85,14 +85,14 @@ class BreedNet(nn.Module):
 
 @dataclass(frozen=True)
 class Breeds:
-    """Pictures whose names tell the breed.
+    """Images whose names tell the breed.
 
     Attributes:
-        data: the pictures.
+        data: the images.
         plan: the settings, decided.
         device: where all is computed.
         names: of the breeds.
-        of_picture: (pictures of the store,) the breed of each.
+        of_picture: (images of the store,) the breed of each.
     """
 
     data: Dataset
@@ -107,7 +107,7 @@ class Finder:
 
     Args:
         model: a run folder or a model file.
-        data: the pictures that it will be asked about.
+        data: the images that it will be asked about.
     Raises:
         SettingError: it was trained for other classes.
     """
@@ -147,11 +147,11 @@ class Finder:
 def open_breeds(
     folder: Path | str, settings: Mapping[str, Any], device: str | None = None, reporter: Reporter | None = None
 ) -> Breeds:
-    """Read a folder of pictures and masks named after breeds.
+    """Read a folder of images and masks named after breeds.
 
     Raises:
-        DataError: the names of the files tell no breeds, or there is no test part.
-        UbendError: as of `ubend.fit`.
+        DataError: the names of the files define no breeds, or there is no test split.
+        UbendError: see `ubend.fit`.
     """
     place, reporter = pick_device(device), reporter or SilentReporter()
     set_up(place, False)
@@ -162,14 +162,14 @@ def open_breeds(
     names = tuple(sorted(set(words)))
     if "" in names or len(names) < 2 or min(Counter(words).values()) < 2:
         raise DataError(
-            _("{folder}: the names of its files tell no breeds; name them BREED_NUMBER, such as Abyssinian_12").format(
-                folder=folder
-            ),
+            _(
+                "{folder}: the names of its files define no breeds; name them BREED_NUMBER, such as Abyssinian_12"
+            ).format(folder=folder),
             path=folder,
         )
     if not len(data.numbers("test")):
         raise DataError(
-            _("{folder}: no test part to compare on; give more pictures").format(folder=folder), path=folder, key="test"
+            _("{folder}: no test split to compare on; give more images").format(folder=folder), path=folder, key="test"
         )
     return Breeds(data, plan, place, names, np.array([names.index(word) for word in words]))
 
@@ -177,7 +177,7 @@ def open_breeds(
 def train_breeds(
     breeds: Breeds, net: BreedNet, epochs: int, finder: Finder | None = None, view: View = "whole"
 ) -> float:
-    """Train on the augmented training part by cross entropy; returns the loss of the last step.
+    """Train on the augmented training split by cross entropy; returns the loss of the last step.
 
     Args:
         net: on the device of `breeds`; trained in place.
@@ -191,7 +191,7 @@ def train_breeds(
     net.train()
     loss = torch.zeros(())
     for step in range(steps):
-        items = np.ascontiguousarray(batches.numbers(step)[:, -1]).view(np.int32)  # the pictures of this step
+        items = np.ascontiguousarray(batches.numbers(step)[:, -1]).view(np.int32)  # the images of this step
         target = torch.from_numpy(of_item[items]).to(breeds.device)
         image = batches.draw(step).image
         with autocast(breeds.device, settings):
@@ -207,7 +207,7 @@ def train_breeds(
 
 @torch.no_grad()
 def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None, view: View = "whole") -> float:
-    """Share of the test part whose breed is named, 0..1."""
+    """Share of the test split whose breed is named, 0..1."""
     net.eval()
     numbers = breeds.data.numbers("test")
     images, right = WholeImages(breeds.data.store, numbers, breeds.device, 0), 0
@@ -230,20 +230,20 @@ def teach_breeds(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, float]:
-    """Breeds told by a second head on a segmentation network's encoder: accuracy on the test part by `VIEWS`.
+    """Breeds told by a second head on a segmentation network's encoder: accuracy on the test split by `VIEWS`.
 
-    The same encoder is trained on with the whole picture, with the mask's pixels weighing in the pooling, and on the
+    The same encoder is trained on with the whole image, with the mask's pixels weighing in the pooling, and on the
     animal cut out. Masks are the network's own, in training too. Writes `breeds.png`, and a run folder, into `out`.
 
     Args:
-        folder: pictures and masks named after breeds; None: animals are drawn into `out`.
+        folder: images and masks named after breeds; None: animals are drawn into `out`.
         model: a segmentation model of its classes; None: one is trained.
         settings: over the lesson's own (`QUICK`).
-        epochs: how often each training of breeds shows all pictures.
+        epochs: how often each training of breeds shows all images.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
         OutputError: `out` holds something already.
-        UbendError: as of `open_breeds` and `Finder`.
+        UbendError: see `open_breeds` and `Finder`.
     """
     out, folder, chosen = prepare_lesson(out, folder, settings)
     breeds = open_breeds(folder, chosen, device)
@@ -266,7 +266,7 @@ def teach_breeds(
         train_breeds(breeds, net, epochs, finder, view)
         found[view] = measure_accuracy(breeds, net, finder, view)
         reporter.report(
-            _("{name}: the breed of {share:.1%} of {count} test pictures").format(
+            _("{name}: the breed of {share:.1%} of {count} test images").format(
                 name=name, share=found[view], count=len(breeds.data.numbers("test"))
             )
         )
@@ -284,7 +284,7 @@ def teach_breeds(
 def prepare_lesson(
     out: Path | str, folder: Path | str | None, settings: Mapping[str, Any] | None
 ) -> tuple[Path, Path | str, dict[str, Any]]:
-    """An empty place, its pictures (drawn where there are none), and the lesson's settings.
+    """An empty place, its images (drawn where there are none), and the lesson's settings.
 
     Raises:
         OutputError: `out` holds something already.
@@ -299,11 +299,11 @@ def prepare_lesson(
 
 def view_names() -> Sequence[str]:
     """Of `VIEWS`, for people."""
-    return _("whole picture"), _("the mask's pixels"), _("cut out by the mask")
+    return _("whole image"), _("the mask's pixels"), _("cut out by the mask")
 
 
 def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
-    """Test pictures as each view sees them; what the pooling leaves out is pale."""
+    """Test images as each view sees them; what the pooling leaves out is pale."""
     numbers = breeds.data.numbers("test")
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers)), dtype=np.int64)]
     image = WholeImages(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()

@@ -1,4 +1,4 @@
-"""Pictures beside each other, each with a heading above and a few lines of text below."""
+"""Images beside each other, each with a heading above and a few lines of text below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HEADING_PX = 17
 
 @dataclass(frozen=True)
 class Card:
-    """A picture (H, W, 3) uint8, drawn as large as it is; its heading is one line, its text is wrapped."""
+    """An image (H, W, 3) uint8, drawn as large as it is; its heading is one line, its text is wrapped."""
 
     heading: str
     image: NDArray[np.uint8]

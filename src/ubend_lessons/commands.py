@@ -50,7 +50,7 @@ def _explain(ctx: click.Context, _result: None) -> None:
 @click.argument("method", required=False)
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
-@option("--size", type=int, help=later("Size in pixels at which the method works  [the pictures' own, at most 256]"))
+@option("--size", type=int, help=later("Size in pixels at which the method works  [the images' own, at most 256]"))
 @options("subset")
 @option("--seed", type=int, help=later("Of the split, where it is drawn  [0]"))
 @option("--out", type=PATH, help=later("Folder for masks, overlays and scores.json."))

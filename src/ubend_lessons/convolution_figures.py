@@ -1,4 +1,4 @@
-"""Convolutions of small matrices as pictures: a strip of all steps, and the same as an animation."""
+"""Convolutions of small matrices as images: a strip of all steps, and the same as an animation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ Color = tuple[int, int, int]
 
 
 def draw_transposed(steps: Steps) -> list[Image.Image]:
-    """A picture for each step (the input with its value, the kernel, the sum so far), and one of the output."""
+    """An image for each step (the input with its value, the kernel, the sum so far), and one of the output."""
     sum_so_far, frames = np.zeros_like(steps.large), []
     for number, piece in enumerate(steps.pieces, 1):
         window = _window(piece, steps.kernel)
@@ -37,7 +37,7 @@ def draw_transposed(steps: Steps) -> list[Image.Image]:
             before[_window(earlier, steps.kernel)] = True
         sum_so_far[window] += piece.values
         value = _number(steps.small[piece.row, piece.column])
-        caption = _("step {number}: {value} times the kernel, laid at row {row}, column {column}").format(
+        caption = _("step {number}: {value} times the kernel, placed at row {row}, column {column}").format(
             number=number, value=value, row=piece.top + 1, column=piece.left + 1
         )
         colors = _paint(touched & ~before, _PIECE, touched & before, _OVERLAP)
@@ -56,7 +56,7 @@ def draw_transposed(steps: Steps) -> list[Image.Image]:
 
 
 def draw_convolution(steps: Steps) -> list[Image.Image]:
-    """A picture for each step: the input with its window, the kernel, the output so far."""
+    """An image for each step: the input with its window, the kernel, the output so far."""
     frames, so_far = [], np.full_like(steps.small, np.nan)
     for number, piece in enumerate(steps.pieces, 1):
         seen = np.zeros(steps.large.shape, bool)
@@ -100,7 +100,7 @@ def stack(frames: Sequence[Image.Image]) -> Image.Image:
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 1.2) -> None:
-    """An animated GIF that begins again; its last picture stays three times as long."""
+    """An animated GIF that begins again; its last image stays three times as long."""
     width, height = max(f.width for f in frames), max(f.height for f in frames)
     pages = []
     for frame in frames:

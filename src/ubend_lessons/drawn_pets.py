@@ -1,7 +1,7 @@
-"""Drawn animals of several kinds, before grounds that show the same patterns: where no pets are at hand.
+"""Drawn animals of several kinds, before grounds that show the same patterns: where no pets are available.
 
 A kind is a coat (plain, striped, spotted) and the shape of the ears (pointed, round); the ground shows the coat of
-any kind, so that who looks at all of the picture is misled. A picture is a pure function of (seed, number).
+any kind, so that who looks at all of the image is misled. An image is a pure function of (seed, number).
 """
 
 from itertools import product
@@ -21,10 +21,10 @@ Field = NDArray[np.float64]
 
 
 def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) -> None:
-    """Write pictures and masks: FOLDER/images/KIND_007.png, FOLDER/masks/KIND_007.png, FOLDER/classes.txt.
+    """Write images and masks: FOLDER/images/KIND_007.png, FOLDER/masks/KIND_007.png, FOLDER/classes.txt.
 
     Args:
-        count: of pictures; kinds take turns.
+        count: of images; kinds take turns.
         size_px: height and width.
     """
     for number in range(count):
@@ -36,7 +36,7 @@ def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) 
 
 
 def draw_pet(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(H, W, 3) picture and (H, W) mask, 1 where the animal is; its kind is `KINDS[number % 6]`."""
+    """(H, W, 3) image and (H, W) mask, 1 where the animal is; its kind is `KINDS[number % 6]`."""
     coat, ears = KINDS[number % len(KINDS)].split("-")
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     y, x = np.mgrid[:size_px, :size_px] / size_px

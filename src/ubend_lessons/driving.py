@@ -28,7 +28,7 @@ _Box = tuple[float, float, float, float]
 
 
 class _Scene:
-    """A picture and its mask, painted together, the far things first; places in shares of the height."""
+    """An image and its mask, painted together, the far things first; places in shares of the height."""
 
     def __init__(self, height_px: int) -> None:
         self._px = height_px
@@ -54,7 +54,7 @@ class _Scene:
 
 
 def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(H, W, 3) uint8 picture, and (H, W) uint8 class index of `CLASSES`."""
+    """(H, W, 3) uint8 image, and (H, W) uint8 class index of `CLASSES`."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     scene, horizon, middle = _Scene(height_px), random.uniform(0.38, 0.48), random.uniform(0.6, 0.9)
 

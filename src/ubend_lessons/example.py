@@ -1,4 +1,4 @@
-"""One picture with its mask, for lessons to look at: drawn, from a folder, or given as arrays."""
+"""One image with its mask, for lessons to look at: drawn, from a folder, or given as arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,13 @@ Colors = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and its mask.
+    """An image and its mask.
 
     Attributes:
         image: (H, W, C) uint8, uint16 or float32.
         mask: (H, W) uint8 class index, or IGNORED.
         names, colors: of the classes.
-        name: of the picture.
+        name: of the image.
         ids: (H, W) the object that each pixel belongs to, 1, 2, ..., or 0; None: only the mask is known.
     """
 
@@ -45,18 +45,18 @@ class Example:
 
 
 def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int = 0, size_px: int = 256) -> Example:
-    """Picture `number` of a folder (or of a data set known by name), or of the drawn sample.
+    """Image `number` of a folder (or of a data set known by name), or of the drawn sample.
 
     Args:
         folder: None: the sample, whose cells are known one by one.
         number: from 0, in the order of the folder.
         seed, size_px: of the sample.
     Raises:
-        SettingError: there is no picture of that number.
-        DataError: the folder, the picture or its mask cannot be used.
+        SettingError: there is no image of that number.
+        DataError: the folder, the image or its mask cannot be used.
     """
     if number < 0:
-        raise SettingError(_("--number {number}: pictures are counted from 0").format(number=number), key="--number")
+        raise SettingError(_("--number {number}: images are counted from 0").format(number=number), key="--number")
     if folder is None:
         image, mask = draw_image(seed, number, size_px)
         ids = draw_ids(seed, number, size_px)
@@ -65,7 +65,7 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
     found = find_folder(settings)
     if number >= len(found.pairs):
         raise SettingError(
-            _("--number {number}: {folder} holds {count} pictures, counted from 0").format(
+            _("--number {number}: {folder} holds {count} images, counted from 0").format(
                 number=number, folder=folder, count=len(found.pairs)
             ),
             path=folder,
@@ -84,7 +84,7 @@ def make_example(
 
     Args:
         image: (H, W) or (H, W, C).
-        mask, names, ids: as of `Example`; background is recognised by its name.
+        mask, names, ids: see `Example`; background is recognised by its name.
     Raises:
         SettingError: sizes differ, or the mask holds a class without a name.
     """
@@ -92,7 +92,7 @@ def make_example(
     sizes = {one.shape[:2] for one in (image, mask, *([] if ids is None else [ids]))}
     if image.ndim != 3 or mask.ndim != 2 or len(sizes) != 1 or not image.size:
         raise SettingError(
-            _("picture {image} and mask {mask} do not go together; give (H, W, C), and (H, W) of the same size").format(
+            _("image {image} and mask {mask} do not go together; give (H, W, C), and (H, W) of the same size").format(
                 image=image.shape, mask=mask.shape
             ),
             key="mask",
@@ -109,11 +109,11 @@ def make_example(
 
 
 def store_example(example: Example, size_px: int, folder: Path) -> Store:
-    """A store of this one picture, as trainings read it.
+    """A store of this one image, as trainings read it.
 
     Args:
         size_px: as in `Sizing`.
-        place: an empty folder; picture, mask and store are written there.
+        place: an empty folder; image, mask and store are written there.
     """
     import tifffile
 

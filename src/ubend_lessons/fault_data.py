@@ -1,6 +1,6 @@
-"""The pictures on which the tutorial's faults are measured: sized once, and written as folders that ubend reads.
+"""The images on which the tutorial's faults are measured: sized once, and written as folders that ubend reads.
 
-N pictures of S x S pixels, C channels.
+N images of S x S pixels, C channels.
 """
 
 import csv
@@ -28,14 +28,14 @@ from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend.layouts.pairs import SplitName
 
-HELD = "held"  # how names of copies begin whose picture has no copy in the training part
-_HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the pictures; of the copies, as in the text
-_SLICE = 64  # pictures warped at once
+HELD = "held"  # how names of copies begin whose image has no copy in the training split
+_HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the images; of the copies, as in the text
+_SLICE = 64  # images warped at once
 
 
 @dataclass(frozen=True)
 class ResizedData:
-    """Pictures and masks at the size of the network.
+    """Images and masks at the size of the network.
 
     Attributes:
         images: (N, S, S, C) uint8.
@@ -60,12 +60,12 @@ def size_images(data: Dataset) -> ResizedData:
     """Read the masks of a data set again, to resize them the wrong way too.
 
     Raises:
-        DataError: other pictures than 8-bit grey or colour ones, or a part is missing.
+        DataError: other images than 8-bit grey or colour ones, or a part is missing.
     """
     store, numbers = data.store, np.arange(len(data.folder.pairs))
     if store.dtype != np.uint8 or store.channels not in (1, 3):
         raise DataError(
-            _("this lesson takes 8-bit pictures, grey or in colour; these are {dtype} of {channels} channels").format(
+            _("this lesson takes 8-bit images, grey or in colour; these are {dtype} of {channels} channels").format(
                 dtype=store.dtype.name, channels=store.channels
             ),
             path=data.folder.root,
@@ -74,7 +74,7 @@ def size_images(data: Dataset) -> ResizedData:
     missing = {"train", "val", "test"} - set(data.splits)
     if missing:
         raise DataError(
-            _("no pictures in the part {split}; give more, or another --split").format(split=min(missing)),
+            _("no images in the {split} split; give more, or another --split").format(split=min(missing)),
             path=data.folder.root,
             key="data.split",
         )
@@ -124,7 +124,7 @@ def resize_bilinear(
 def make_copies(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], native_hw: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(5 N, S, S, C) and (5 N, S, S): each picture and its four copies one after the other, as the text makes them."""
+    """(5 N, S, S, C) and (5 N, S, S): each image and its four copies one after the other, as the text makes them."""
     originals = np.arange(len(images)).repeat(FROZEN_COPIES)
     copies = np.tile(np.arange(FROZEN_COPIES), len(images))
     stored = np.full((len(originals), 2), images.shape[1:3], np.int64)
@@ -155,7 +155,7 @@ def write_images(
     splits: Sequence[str],
     labels: LabelMap,
 ) -> dict[str, Any]:
-    """Write a folder of pictures and masks, and how it is divided; gives the settings that read it.
+    """Write a folder of images and masks, and how it is divided; gives the settings that read it.
 
     Raises:
         OutputError: it cannot be written.
@@ -182,14 +182,14 @@ def write_images(
 
 
 def write_leak(root: Path, sized: ResizedData, maximum: int, seed: int) -> dict[str, Any]:
-    """Copies first, then a random division of the copies, as the text does; and pictures kept wholly apart.
+    """Copies first, then a random division of the copies, as the text does; and images kept wholly apart.
 
-    All pictures take part whatever their part was: some are kept apart at random, with their copies, so that over
-    several seeds neither side is the harder one. Names begin with `HELD` or `copy`, then the picture's number, then
+    All images take part whatever their part was: some are kept apart at random, with their copies, so that over
+    several seeds neither side is the harder one. Names begin with `HELD` or `copy`, then the image's number, then
     the copy's.
 
     Args:
-        most: pictures; more are thinned out evenly.
+        most: images; more are thinned out evenly.
     """
     random = np.random.default_rng([seed, 8])
     chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(maximum, len(sized.images))).astype(np.int64))

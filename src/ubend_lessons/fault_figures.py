@@ -1,4 +1,4 @@
-"""Pictures of the tutorial's faults: invented classes in resized masks, and test items that leak."""
+"""Images of the tutorial's faults: invented classes in resized masks, and test items that leak."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
 from ubend_lessons.fault_data import ResizedData
 
-_ROWS = 3  # of either picture
+_ROWS = 3  # of either image
 _CLOSE_PX = 48  # side of the part of a mask that is shown from near
 _WRONG, _UNKNOWN, _RIGHT = (213, 94, 0), (0, 114, 178), (235, 235, 235)
 
@@ -36,7 +36,7 @@ def draw_trimaps(sized: ResizedData) -> Image.Image:
 
 
 def draw_leak(root: Path) -> Image.Image:
-    """Items of the test part, and what the training part holds of the same pictures.
+    """Items of the test split, and what the training split holds of the same images.
 
     Args:
         root: the folder that `write_leak` has written.
@@ -55,11 +55,11 @@ def draw_leak(root: Path) -> Image.Image:
         if len(siblings) > 1 and len(rows) < _ROWS:
             shown = [name, *siblings[:4]]
             rows.append([_read(root / "images" / one) for one in shown])
-            count = _("one picture: {test} in the test part, {train} in the training part")
+            count = _("one image: {test} in the test split, {train} in the training split")
             labels.append(count.format(test=name.removesuffix(".png"), train=len(siblings)))
     columns = max((len(row) for row in rows), default=1)
     if not rows:
-        rows, labels = [[_read(root / "images" / next(iter(splits)))]], [_("no item of the test part leaks")]
+        rows, labels = [[_read(root / "images" / next(iter(splits)))]], [_("no item of the test split leaks")]
     return draw_grid(rows, [_("test item"), *[_("in training")] * (columns - 1)], labels, cell_px=144)
 
 

@@ -1,6 +1,6 @@
 """The faults of a much-copied U-Net tutorial, each run both ways: what it says of itself, and what is so.
 
-E epochs, N pictures. Losses are mean cross entropies per pixel, nats; Dice is the mean over pictures and classes
+E epochs, N images. Losses are mean cross entropies per pixel, nats; Dice is the mean over images and classes
 without the background.
 """
 
@@ -32,7 +32,7 @@ from ubend_lessons.fault_figures import draw_leak, draw_trimaps
 from ubend_lessons.recorded import RecordedRun, train_recorded
 from ubend_lessons.variants import SilentReporter
 
-# The tutorial's loss, optimiser and choice of weights; plain pictures, and a minute on two cores.
+# The tutorial's loss, optimiser and choice of weights; plain images, and a minute on two cores.
 _QUICK: dict[str, Any] = {
     **dict(flatten(RECIPES["tutorial"])),
     "augment.kind": "none",
@@ -41,11 +41,11 @@ _QUICK: dict[str, Any] = {
     "train.batch": 8,
     "train.precision": None,
 }
-_SAMPLE, _SAMPLE_PX = 60, 256  # pictures, and their side: twice the network's, so that masks have to be resized
-_MAX_COPIED = 30  # pictures of which copies are made
-_BLURRED = "blurred"  # how names of test pictures begin whose mask was resized bilinearly
+_SAMPLE, _SAMPLE_PX = 60, 256  # images, and their side: twice the network's, so that masks have to be resized
+_MAX_COPIED = 30  # images of which copies are made
+_BLURRED = "blurred"  # how names of test images begin whose mask was resized bilinearly
 FAULTS = ("leak", "choosing", "bilinear", "summed", "batch-means", "after-the-loop", "grey")  # in the lesson's order
-# So small a training on so few drawn pictures learns nothing by heart and is best at its end (docs/experiments.md).
+# So small a training on so few drawn images learns nothing by heart and is best at its end (docs/experiments.md).
 _HIDDEN = ("leak", "choosing")
 _RATE = 0.01  # of the step of plain gradient descent that is tried
 
@@ -58,8 +58,8 @@ class Finding:
         fault: of `FAULTS`, the same in every language.
         measure: what is counted, for people.
         text: as the tutorial does it.
-        mended: done right.
-        form: of both numbers, as of `format`.
+        fixed: done right.
+        form: of both numbers, see `format`.
     """
 
     fault: str
@@ -87,12 +87,12 @@ def teach_faults(
 ) -> list[Finding]:
     """Measure every fault, explain it, and draw what can be drawn.
 
-    What the drawn sample cannot show (`_HIDDEN`) is not measured on it: the recorded figures of real images are told.
+    What the drawn sample cannot show (`_HIDDEN`) is not measured on it: recorded figures of real images are shown.
     Writes `faults.md`, `trimaps.png` (where bilinear resizing puts a wrong class) and `leak.png` (test items, and
-    what the training part holds of the same pictures) into `out`.
+    what the training split holds of the same images) into `out`.
 
     Args:
-        folder: 8-bit pictures and masks; None: a sample is drawn into `out`.
+        folder: 8-bit images and masks; None: a sample is drawn into `out`.
         settings: for all trainings, over the lesson's own.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
@@ -137,7 +137,7 @@ def _describe_faults(findings: list[Finding], *, on_sample: bool) -> list[str]:
 
 
 def read_sized(folder: Path | str, settings: Mapping[str, Any] | None = None) -> ResizedData:
-    """The pictures of a folder at the network's size; errors as of `size_images`."""
+    """The images of a folder at the network's size; for errors see `size_images`."""
     wanted = read_user_settings(folder, settings={**_QUICK, **(settings or {})}).settings
     return size_images(open_dataset(wanted, "cpu", default_cache(), SilentReporter()))
 
@@ -155,12 +155,12 @@ def find_faults(
     """Up to four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
 
     Args:
-        place: folder to make, for the pictures that are trained on.
-        settings, device: as of `teach_faults`.
-        copied: pictures, at most, of which copies are made; each is five in training.
+        place: folder to make, for the images that are trained on.
+        settings, device: see `teach_faults`.
+        copied: images, at most, of which copies are made; each is five in training.
         leave_out: of `FAULTS`: not measured; the copies that leak are written all the same, to be looked at.
     Raises:
-        UbendError: as of `train_recorded`.
+        UbendError: see `train_recorded`.
     """
     chosen = {**_QUICK, **(settings or {})}
     quiet = SilentReporter()
@@ -179,22 +179,22 @@ def find_faults(
     if "choosing" not in leave_out:
         findings = [*_choosing(plain), *findings]
     if sized.images.shape[3] == 3:
-        findings += _grey(learn(_("grey pictures"), {**plain_files, "data.channels": 1}), plain)
+        findings += _grey(learn(_("grey images"), {**plain_files, "data.channels": 1}), plain)
     findings += _resized(sized, learn(_("bilinear masks"), _write_blurred(work_dir / "blurred", sized)), plain)
     leak_files = write_leak(work_dir / "leak", sized, copied, seed)
     if "leak" in leave_out:
         return findings
-    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows a picture in several copies
+    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows an image in several copies
     return [*_leak(learn(_("copies made before the division"), leak_files)), *findings]
 
 
 def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
-    """The tutorial's epoch loss: the mean of the batches' means, in which the pictures of a smaller last batch weigh
+    """The tutorial's epoch loss: the mean of the batches' means, in which the images of a smaller last batch weigh
     more than the others.
 
     Args:
-        losses: (E, N) mean loss of each picture, in the order in which they are taken.
-        batch: pictures at a time.
+        losses: (E, N) mean loss of each image, in the order in which they are taken.
+        batch: images at a time.
     Returns:
         (E,).
     """
@@ -208,7 +208,7 @@ def _write_plain(root: Path, sized: ResizedData) -> dict[str, Any]:
 
 
 def _write_blurred(root: Path, sized: ResizedData) -> dict[str, Any]:
-    """Masks resized bilinearly; the test part also with those of nearest pixels."""
+    """Masks resized bilinearly; the test split also with those of nearest pixels."""
     test = np.flatnonzero(np.array(sized.splits) == "test")
     names = [f"{_BLURRED if p == 'test' else 'learnt'}-{n:05d}" for n, p in enumerate(sized.splits)]
     return write_images(
@@ -231,12 +231,12 @@ def _leak(leaking: RecordedRun) -> list[Finding]:
     known = float(np.mean([_image_of(name) in trained for name in leaking.names[siblings]]))
     dice = leaking.dice(epoch, siblings)
     return [
-        Finding("leak", _("leak: test items with a copy of the same picture in training"), known, 0.0, ".0%"),
-        Finding("leak", _("leak: Dice, copies of new pictures in its place"), dice, leaking.dice(epoch, held)),
-        Finding("leak", _("leak: Dice, new pictures alone"), dice, leaking.dice(epoch, originals)),
+        Finding("leak", _("leak: test items with a copy of the same image in training"), known, 0.0, ".0%"),
+        Finding("leak", _("leak: Dice, copies of new images in its place"), dice, leaking.dice(epoch, held)),
+        Finding("leak", _("leak: Dice, new images alone"), dice, leaking.dice(epoch, originals)),
         Finding(
             "leak",
-            _("leak: loss, copies of new pictures in its place"),
+            _("leak: loss, copies of new images in its place"),
             float(leaking.losses[epoch, siblings].mean()),
             float(leaking.losses[epoch, held].mean()),
         ),
@@ -265,7 +265,7 @@ def _choosing(plain: RecordedRun) -> list[Finding]:
 
 
 def _batch_means(plain: RecordedRun) -> list[Finding]:
-    """On the validation part, whose batches choose the epoch."""
+    """On the validation split, whose batches choose the epoch."""
     losses = plain.losses[:, plain.is_val]
     batch = plain.plan.train.batch
     wrong, right = mean_of_batches(losses, batch), losses.mean(axis=1)
@@ -312,7 +312,7 @@ def _after_the_loop(plain: RecordedRun) -> list[Finding]:
 
 
 def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
-    """Cross entropy summed over each picture, mean over the batch, against its mean over the pixels."""
+    """Cross entropy summed over each image, mean over the batch, against its mean over the pixels."""
     where = pick_device(device)
     built = build(plain.data, plain.plan, where)
     loss, state = built.loss, built.state

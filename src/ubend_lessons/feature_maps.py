@@ -1,4 +1,4 @@
-"""The lesson on feature maps: what a network makes of a picture on its way, and how the picture is normalised.
+"""The lesson on feature maps: what a network makes of an image on its way, and how the image is normalised.
 
 C channels, H x W pixels.
 """
@@ -23,11 +23,11 @@ from ubend_lessons.trace import Step, trace_network
 
 CHANNELS = 6  # shown of each map
 _CELL_PX, _CARD_PX = 160, 300
-_MAX_PX = 512  # of a side; larger pictures are cut around the middle
+_MAX_PX = 512  # of a side; larger images are cut around the middle
 
 
 def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw a few channels of each block's map, the probabilities and the mask: `feature_maps.png`; and the picture,
+    """Draw a few channels of each block's map, the probabilities and the mask: `feature_maps.png`; and the image,
     normalised and back: `normalise.png`.
 
     Args:
@@ -36,8 +36,8 @@ def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, 
     Returns:
         Lines: the numbers of normalising, the shape of each map with its silent channels; then the files.
     Raises:
-        DataError: the picture has other channels or another depth than the model's.
-        OutputError: a picture cannot be written.
+        DataError: the image has other channels or another depth than the model's.
+        OutputError: an image cannot be written.
     """
     image = _fit_model(bundle, image)
     net = bundle.model.cpu().eval()
@@ -63,7 +63,7 @@ def last_of_blocks(steps: Sequence[Step]) -> list[int]:
 
 
 def pick_channels(features: NDArray[np.float32], count: int = CHANNELS) -> list[int]:
-    """The channels of (C, H, W) that vary most over the picture, in their own order."""
+    """The channels of (C, H, W) that vary most over the image, in their own order."""
     spread = features.std(axis=(1, 2))
     return sorted(np.argsort(-spread, kind="stable")[:count].tolist())
 
@@ -71,11 +71,11 @@ def pick_channels(features: NDArray[np.float32], count: int = CHANNELS) -> list[
 def normalise_cards(
     image: NDArray[Any], mean: NDArray[np.float32], std: NDArray[np.float32]
 ) -> tuple[list[Card], list[str]]:
-    """The picture, normalised in two views, and back; with the numbers on each.
+    """The image, normalised in two views, and back; with the numbers on each.
 
     Args:
         image: (H, W, C) raw values.
-        mean, std: (C,) of the training pictures, in the same units.
+        mean, std: (C,) of the training images, in the same units.
     """
     size = _card_size(image)
     normal = (image.astype(np.float32) - mean) / std
@@ -85,11 +85,11 @@ def normalise_cards(
     shown = resize_array(to_rgb(image), size)
     restored = to_rgb(back.round().clip(0, None).astype(image.dtype) if image.dtype.kind == "u" else back)
     cards = [
-        Card(_("picture"), shown, _numbers(image)),
+        Card(_("image"), shown, _numbers(image)),
         Card(
-            _("normalised, taken for a picture"),
+            _("normalised, taken for an image"),
             resize_array(to_rgb((normal.clip(0, 1) * 255).round().astype(np.uint8)), size),
-            _("{numbers} A picture shows 0 to 1: {share:.0%} of these values are cut off.").format(
+            _("{numbers} An image shows 0 to 1: {share:.0%} of these values are cut off.").format(
                 numbers=_numbers(normal), share=cut
             ),
         ),
@@ -101,7 +101,7 @@ def normalise_cards(
         Card(
             _("de-normalised"),
             resize_array(restored, size),
-            _("{numbers} value x std + mean; farthest from the picture: {error:.2g}.").format(
+            _("{numbers} value x std + mean; farthest from the image: {error:.2g}.").format(
                 numbers=_numbers(back), error=error
             ),
         ),
@@ -132,14 +132,14 @@ def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
     sizing = bundle.sizing
     if image.ndim != 3 or image.shape[2] != sizing.channels or not image.size:
         raise DataError(
-            _("the picture has the shape {shape}, but the model takes {channels} channels").format(
+            _("the image has the shape {shape}, but the model takes {channels} channels").format(
                 shape=image.shape, channels=sizing.channels
             ),
             key="shape",
         )
     if image.dtype.name != bundle.dtype:
         raise DataError(
-            _("the picture is of {depth}, but the model was trained on {wanted}").format(
+            _("the image is of {depth}, but the model was trained on {wanted}").format(
                 depth=image.dtype.name, wanted=bundle.dtype
             ),
             key="dtype",
@@ -153,7 +153,7 @@ def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
 def _draw_maps(
     bundle: Bundle, image: NDArray[Any], steps: Sequence[Step], blocks: Sequence[int]
 ) -> tuple[Image.Image, list[str]]:
-    labels = [_("the picture, {height} x {width}").format(height=image.shape[0], width=image.shape[1])]
+    labels = [_("the image, {height} x {width}").format(height=image.shape[0], width=image.shape[1])]
     rows, lines = [[to_rgb(image)]], []
     for number in blocks:
         features = steps[number].features[0].numpy()

@@ -1,6 +1,6 @@
-"""Three fields that segment pictures, a worked example of each: medicine, satellites, driving.
+"""Three fields that segment images, a worked example of each: medicine, satellites, driving.
 
-Each draws its pictures, or takes others, trains on them, scores every class, draws predictions, and shows what is
+Each draws its images, or takes others, trains on them, scores every class, draws predictions, and shows what is
 particular to the field: a window on 16-bit values and a scan; bands, an index and a place on the map; many classes,
 some of them rare.
 """
@@ -48,7 +48,7 @@ _QUICK: dict[str, Any] = {
 # Rare classes, which the settings above find by chance: a lesion has one pixel of 200, a person one of 40.
 _LESION: dict[str, Any] = {"train.class_weights": [1, 2, 8], "train.epochs": 32, "train.learning_rate": 5e-3}
 _ON_STREET: dict[str, Any] = {"train.class_weights": [1, 1, 1, 1, 4, 4, 4, 4], "train.learning_rate": 5e-3}
-_SHOWN = 3  # test pictures in the grid
+_SHOWN = 3  # test images in the grid
 _SCAN_SLICES, _SIZE_PX = 16, 96  # of the drawn scan
 _GREEN = 0.4  # vegetation index from which a pixel counts as covered with plants
 _VEGETATION = ("field", "forest")
@@ -71,19 +71,19 @@ def teach_medicine(
 ) -> dict[str, Any]:
     """Slices of computed tomography in Hounsfield units, an organ and its lesions; a scan predicted in millilitres.
 
-    Writes `window.png`, `predictions.png`, `run/` and, where nibabel is installed and the pictures are drawn, the scan
+    Writes `window.png`, `predictions.png`, `run/` and, where nibabel is installed and the images are drawn, the scan
     `scan.nii.gz` and its mask in `scan_masks/`, into `out`.
 
     Args:
-        folder: slices and masks as any folder of pictures; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
+        folder: slices and masks as any folder of images; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
             into slices; None: drawn.
-        settings: over the lesson's own where the pictures are drawn, else over those of `fit`.
+        settings: over the lesson's own where the images are drawn, else over those of `fit`.
         device: cuda, mps or cpu; None: the fastest here.
     Returns:
-        The scores, as of `ubend.evaluate`.
+        The scores, see `ubend.evaluate`.
     Raises:
         OutputError: `out` holds something already.
-        DataError: bad pictures.
+        DataError: bad images.
     """
     out = refuse_existing_results(out)
     drawn, slices = folder is None, out / "slices"
@@ -132,10 +132,10 @@ def teach_satellite(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """GeoTIFFs of six bands; what an index of two bands tells, and a mask that lies where its picture lies.
+    """GeoTIFFs of six bands; what an index of two bands tells, and a mask that lies where its image lies.
 
     Writes `predictions.png`, `run/`, and masks with their georeference into `placed/`; arguments, result and errors
-    as of `teach_medicine`, but for scans.
+    as in `teach_medicine`, except scans.
     """
     out = refuse_existing_results(out)
     drawn = folder is None
@@ -176,7 +176,7 @@ def teach_driving(
 ) -> dict[str, Any]:
     """Street scenes of eight classes, some of them rare: how often each is seen, and how well it is found.
 
-    Writes `predictions.png` and `run/` into `out`; arguments, result and errors as of `teach_medicine`, but for scans.
+    Writes `predictions.png` and `run/` into `out`; arguments, result and errors as in `teach_medicine`, except scans.
     """
     out = refuse_existing_results(out)
     chosen = {**(_QUICK | _ON_STREET if folder is None else {}), **(settings or {})}
@@ -201,7 +201,7 @@ def teach_driving(
 def _train(
     folder: Path, out: Path, settings: Mapping[str, Any], device: str | None, reporter: Reporter
 ) -> tuple[dict[str, Any], list[Pair], Predictor]:
-    """Scores, which are told, test pairs, and the trained model."""
+    """Scores, which are reported, test pairs, and the trained model."""
     reporter.report(_("training on {folder}").format(folder=folder))
     if weights := settings.get("train.class_weights"):
         said = _("what is rare counts more in the cross entropy: train.class_weights = {weights}")
@@ -213,17 +213,17 @@ def _train(
     _describe_classes(scores, reporter)
     pairs = [pair for pair in read_run_pairs(run) if pair.split == scores["part"]]
     if not pairs:
-        raise DataError(_("no pictures to score"), path=run)
+        raise DataError(_("no images to score"), path=run)
     return scores, pairs, load(run, device)
 
 
 def _describe_classes(scores: Mapping[str, Any], reporter: Reporter) -> None:
-    """Each class's share of the test part's pixels, and its scores, the commonest first."""
+    """Each class's share of the test split's pixels, and its scores, the commonest first."""
     native = scores["native"]
     heads = [_("share"), _("Dice"), _("IoU")]
     wide = max(len(name) for name in native["true_share"]) + 2
     reporter.report(
-        _("{count} pictures of the part {split}, scores per image at their own size:").format(
+        _("{count} images of the {split} split, scores per image at native size:").format(
             count=native["pictures"], split=scores["part"]
         )
     )
@@ -295,7 +295,7 @@ def _predict_scan(out: Path, device: str | None, reporter: Reporter) -> None:
 
 
 def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Reporter) -> None:
-    """Share of the pixels in which plants are told from all else: by the index, and by the network."""
+    """Share of the pixels in which plants are distinguished from all else: by the index, and by the network."""
     labels = predictor.labels
     plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
     by_index, by_network = [], []
@@ -313,7 +313,7 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
 
 
 def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, reporter: Reporter) -> None:
-    """Masks of the test part, and whether each lies where its picture lies."""
+    """Masks of the test split, and whether each lies where its image lies."""
     paths, masks = [pair.image for pair in pairs], out / "placed"
     predict_paths(out / "run", paths, masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
     placed = 0
@@ -323,7 +323,7 @@ def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, reporter:
             with TiffRowReader(path) as image, TiffRowReader(mask) as made:
                 placed += bool(image.georeference) and made.georeference == image.georeference
     reporter.report(
-        _("{count} masks in {folder}, {placed} of them with the georeference of their picture").format(
+        _("{count} masks in {folder}, {placed} of them with the georeference of their image").format(
             count=len(paths), folder=masks, placed=placed
         )
     )

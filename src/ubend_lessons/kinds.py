@@ -1,4 +1,4 @@
-"""The lesson on kinds of answers: boxes; semantic, instance and panoptic masks; all of one picture.
+"""The lesson on kinds of answers: boxes; semantic, instance and panoptic masks; all of one image.
 
 Source of the panoptic form (each pixel a class and, of objects, a number): Kirillov et al. 2019, arXiv:1801.00868.
 """
@@ -25,21 +25,21 @@ from ubend_lessons.example import Example
 
 _PANEL_PX = 330
 _GOLDEN = 0.618034  # of a turn of the hue from one object to the next: neighbours in number differ most
-_PAINT = 0.6  # opacity of objects over the picture
-_GROUND = (70, 85, 110)  # what is black in the class table, over a picture
+_PAINT = 0.6  # opacity of objects over the image
+_GROUND = (70, 85, 110)  # what is black in the class table, over an image
 _LISTED = 3  # objects told in numbers
 
 
 def teach_kinds(example: Example, *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw the picture, its boxes, and its semantic, instance and panoptic masks beside each other: `kinds.png`.
+    """Draw the image, its boxes, and its semantic, instance and panoptic masks beside each other: `kinds.png`.
 
     Objects are the example's own ids, else its mask taken apart as `ubend objects` does.
 
     Returns:
-        Lines: what each kind of network would give for this picture, in numbers; then the file.
+        Lines: what each kind of network would give for this image, in numbers; then the file.
     Raises:
         SettingError: the classes name no object.
-        OutputError: the picture cannot be written.
+        OutputError: the image cannot be written.
     """
     found = find_objects(example)
     meaning = dissolve_contour(example, found)
@@ -101,7 +101,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
     objects, classes = Objects(resize_mask(ids, size), found.classes), resize_mask(meaning, size)
     legend = ", ".join(example.names[kind] for kind in np.unique(classes) if kind != IGNORED)
     cards = [
-        Card(_("picture"), image, _("Only values. Nothing says what they show.")),
+        Card(_("image"), image, _("Only values. Nothing says what they show.")),
         Card(
             _("detection: boxes"),
             _draw_boxes(image, objects, example),
@@ -118,7 +118,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
         Card(
             _("instance masks"),
             _paint_objects(image, objects),
-            _("Says the shape of each object, told apart from its neighbours. Nothing of what lies between them."),
+            _("Says the shape of each object, separated from its neighbours. Nothing of what lies between them."),
         ),
         Card(
             _("panoptic mask"),
@@ -133,7 +133,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
 
 
 def _paint_objects(image: NDArray[np.uint8], found: Objects) -> NDArray[np.uint8]:
-    """Each object in its own colour over a grey picture."""
+    """Each object in its own colour over a grey image."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     there = found.ids > 0
     grey[there] = (1 - _PAINT) * grey[there] + _PAINT * object_colors(len(found.classes))[found.ids[there]]

@@ -14,7 +14,7 @@ from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, make_reporter, prepare
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_UNTRAINED_PX = 128  # the course text's pictures
+_UNTRAINED_PX = 128  # the course text's images
 
 
 @command(help=later("A transposed convolution step by step: placed, added where pieces overlap, cut by the padding."))
@@ -22,7 +22,7 @@ _UNTRAINED_PX = 128  # the course text's pictures
 @option("--kernel", default="1 1; 1 1", show_default=True, help=later("Matrix."))
 @option("--stride", default="1", show_default=True, metavar="S[,T]", help=later("Rows, and columns if others."))
 @option("--padding", default="0", show_default=True, metavar="P[,Q]", help=later("Rows, and columns if others."))
-@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures."))
+@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the images."))
 @option("--show", "display", is_flag=True, help=later("Also display them."))
 def transposed_convolution(text: str, kernel: str, stride: str, padding: str, out: Path, display: bool) -> None:
     from ubend_lessons.convolution import parse_matrix
@@ -33,8 +33,8 @@ def transposed_convolution(text: str, kernel: str, stride: str, padding: str, ou
 
 
 _VARIANT_OPTIONS = (
-    option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]")),
-    option("--out", type=PATH, required=True, help=later("Folder to make, for runs and pictures.")),
+    option("--data", "folder", type=PATH, help=later("Folder of images and masks  [a drawn sample]")),
+    option("--out", type=PATH, required=True, help=later("Folder to make, for runs and images.")),
     option(
         "--set",
         "assignments",
@@ -74,7 +74,7 @@ def skips(**options: Any) -> None:
     _teach("teach_skips", **options)
 
 
-@command(help=later("Ways to grow a map (transposed, nearest, bilinear, max unpooling), trained and scored."))
+@command(help=later("Upsampling methods (transposed, nearest, bilinear, max unpooling), trained and scored."))
 @_variant_options
 def upsampling(**options: Any) -> None:
     _teach("teach_upsampling", **options)
@@ -86,13 +86,13 @@ def paper(**options: Any) -> None:
     _teach("teach_paper", module="paper", **options)
 
 
-_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("How often breeds' training shows all pictures."))
+_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("How often breeds' training shows all images."))
 
 
 @command(
     help=later("Transfer learning: an encoder that learnt breeds, then segmentation with few masks and with many.")
 )
-@option("--counts", metavar="N[,N]", help=later("Training pictures with masks, before all  [50,200]"))
+@option("--counts", metavar="N[,N]", help=later("Training images with masks, before all  [50,200]"))
 @_BREED_EPOCHS
 @_variant_options
 def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
@@ -107,7 +107,7 @@ def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
     _teach("teach_transfer", module="transfer", **options)
 
 
-@command(help=later("Breeds told by a second head: by the whole picture, by the mask's pixels, by the cut-out."))
+@command(help=later("Breeds told by a second head: by the whole image, by the mask's pixels, by the cut-out."))
 @option("--model", type=PATH, help=later("A segmentation model of these classes  [one is trained]"))
 @_BREED_EPOCHS
 @_variant_options
@@ -117,10 +117,10 @@ def breeds(epochs: int | None, **options: Any) -> None:
 
 
 @command(help=later("Objects cut out by their masks, and a table of their shapes."))
-@option("--data", "folder", type=PATH, help=later("Folder of pictures and masks  [a drawn sample]"))
+@option("--data", "folder", type=PATH, help=later("Folder of images and masks  [a drawn sample]"))
 @option("--model", type=PATH, help=later("A model that finds the objects  [the masks of the folder]"))
 @option("--pictures", type=int, default=4, show_default=True, help=later("How many, evenly taken."))
-@option("--out", type=PATH, required=True, help=later("Folder to make, for tables and pictures."))
+@option("--out", type=PATH, required=True, help=later("Folder to make, for tables and images."))
 @option("--show", is_flag=True, help=later("Also display it."))
 def shapes(out: Path, **options: Any) -> None:
     from ubend_lessons.shapes import teach_shapes
@@ -163,9 +163,9 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
-@command(help=later("Thresholds, clusters, regions and edges on one picture, beside its true mask."))
-@option("--data", type=PATH, metavar="FOLDER", help=later("Pictures with masks, or a named set  [drawn ones]"))
-@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures."))
+@command(help=later("Thresholds, clusters, regions and edges on one image, beside its true mask."))
+@option("--data", type=PATH, metavar="FOLDER", help=later("Images with masks, or a named set  [drawn ones]"))
+@option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the images."))
 @option("--show", "display", is_flag=True, help=later("Also display them."))
 def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
     from ubend_lessons.baselines.methods import refuse_missing
@@ -181,22 +181,20 @@ def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
 def _out_options(function: _F) -> _F:
     function = option("--show", "display", is_flag=True, help=later("Also display them."))(function)
     kept: _F = option(
-        "--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the pictures.")
+        "--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the images.")
     )(function)
     return kept
 
 
 def _example_options(function: _F) -> _F:
-    function = option("--number", type=int, default=0, show_default=True, help=later("Which of its pictures, from 0."))(
+    function = option("--number", type=int, default=0, show_default=True, help=later("Which of its images, from 0."))(
         function
     )
-    kept: _F = option("--data", type=PATH, metavar="FOLDER", help=later("Of pictures and masks  [drawn cells]"))(
-        function
-    )
+    kept: _F = option("--data", type=PATH, metavar="FOLDER", help=later("Of images and masks  [drawn cells]"))(function)
     return kept
 
 
-@command(help=later("One picture: its boxes, semantic, instance and panoptic masks; what each says and does not say."))
+@command(help=later("One image: its boxes, semantic, instance and panoptic masks; what each says and does not say."))
 @_example_options
 @_out_options
 def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
@@ -222,11 +220,11 @@ def augmentation(
     _report(teach_augmentation(take_example(data, number), out=out, settings=settings, seed=seed, show=display))
 
 
-@command(help=later("The network as a drawing, made from what its layers do to a picture."))
-@option("--model", type=PATH, help=later("Model file or run  [one with drawn weights]"))
+@command(help=later("The network as a drawing, made from what its layers do to an image."))
+@option("--model", type=PATH, help=later("Model file or run  [one with random weights]"))
 @option("--width", type=click.IntRange(1, 256), help=later("Without --model: channels of the first level  [64]"))
 @option("--depth", type=click.IntRange(1, 7), help=later("Without --model: poolings  [4]"))
-@option("--size", type=int, metavar="PX", help=later("Side of the picture  [the model's, else 128]"))
+@option("--size", type=int, metavar="PX", help=later("Side of the image  [the model's, else 128]"))
 @_out_options
 def architecture(
     model: Path | None, width: int | None, depth: int | None, size: int | None, out: Path, display: bool
@@ -245,14 +243,14 @@ def architecture(
         return
     net = untrained(width or 64, depth or 4)
     echo(
-        _("no model was given: a U-Net of width {width} and depth {depth} with drawn weights").format(
+        _("no model was given: a U-Net of width {width} and depth {depth} with random weights").format(
             width=net.width, depth=net.depth
         )
     )
     _report(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
 
 
-@command(help=later("What MODEL makes of PICTURE on its way: feature maps; and how pictures are normalised."))
+@command(help=later("What MODEL makes of IMAGE on its way: feature maps; and how images are normalised."))
 @click.argument("image", type=PATH, required=False)
 @option("--model", type=PATH, help=later("Model file or run  [a small one is trained, within a minute]"))
 @_out_options
@@ -266,7 +264,7 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
 
     if model is not None and image is None:
         raise SettingError(
-            _("with --model give a PICTURE too: ubend lesson feature-maps --model MODEL PICTURE"), key="--model"
+            _("with --model give a IMAGE too: ubend lesson feature-maps --model MODEL IMAGE"), key="--model"
         )
     bundle = load_bundle(model) if model is not None else None
     pixels = (
@@ -280,7 +278,7 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
     _report(teach_feature_maps(bundle, pixels, out=out, show=display))
 
 
-@command(help=later("RUN as an animation: its pictures after each epoch, its curves growing beside them."))
+@command(help=later("RUN as an animation: its images after each epoch, its curves growing beside them."))
 @click.argument("run", type=PATH, required=False)
 @option(
     "--seconds", type=click.FloatRange(0.02, 60), default=0.35, show_default=True, help=later("That a frame stays.")

@@ -34,7 +34,7 @@ from ubend_lessons.variants import SilentReporter
 
 W0, SIGMA_PX = 10.0, 5.0  # the paper's
 _GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # figure 1
-_SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
+_SAMPLE, _SAMPLE_PX = 48, 128  # images, and their side
 # A minute on two cores for two trainings. The paper's own optimiser needs far more steps than that (momentum .99 alone
 # looks back over 100 of them), and a network of 8 channels has none to drop; measured (docs/experiments.md).
 _QUICK: dict[str, Any] = {
@@ -50,20 +50,20 @@ _QUICK: dict[str, Any] = {
     "train.precision": "float32",  # in bfloat16 55 of 88 cells are parted, not 78
 }
 _FRAGMENT = 0.05  # of a true object's median area: what is smaller is not counted
-_SHOWN, _CELL_PX = 2, 240  # test pictures in the grid, and their side there
-_TILES = 2.5  # tiles along the longer side of the picture of them
+_SHOWN, _CELL_PX = 2, 240  # test images in the grid, and their side there
+_TILES = 2.5  # tiles along the longer side of the image of them
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What a training with or without the weight map came to on the test part.
+    """What a training with or without the weight map came to on the test split.
 
     Attributes:
         border_weight: w0.
-        dice: mean over pictures, of the classes without the background, 0..1.
-        quality: of all objects of all pictures.
-        count_errors: objects found minus objects there, of each picture.
-        found: (H, W) ids of the first pictures.
+        dice: mean over images, of the classes without the background, 0..1.
+        quality: of all objects of all images.
+        count_errors: objects found minus objects there, of each image.
+        found: (H, W) ids of the first images.
     """
 
     border_weight: float
@@ -74,7 +74,7 @@ class Counted:
 
     @property
     def absolute_error(self) -> float:
-        """Mean over pictures of the absolute count error."""
+        """Mean over images of the absolute count error."""
         return float(np.abs(self.count_errors).mean())
 
 
@@ -92,12 +92,12 @@ def teach_paper(
     Writes `sizes.png`, `tiles.png`, `weights.png`, `comparison.png` and a run folder for each training into `out`.
 
     Args:
-        folder: pictures and masks, and true objects in `ids/` where they touch; None: touching cells are drawn.
+        folder: images and masks, and true objects in `ids/` where they touch; None: touching cells are drawn.
         settings: for both trainings, over the recipe `paper` and the lesson's own (`_QUICK`).
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
         OutputError: `out` holds something already.
-        DataError: no test part.
+        DataError: no test split.
     """
     out = refuse_existing_results(out)
     if folder is None:
@@ -165,7 +165,7 @@ def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> Counted:
-    """Count the objects of a run's test part, told apart as `ubend count` does, against the true ones."""
+    """Count the objects of a run's test split, separated as `ubend count` does, against the true ones."""
     predictor, pairs = load(run, device), _test_pairs(run)
     names, root = predictor.labels.names, _root(pairs)
     quality, errors, shown = Quality(), [], []
@@ -185,7 +185,7 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
 
 
 def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
-    """The true objects of a picture: of `ids/` beside the pictures where it is there, else of its mask."""
+    """The true objects of an image: of `ids/` beside the images where it is there, else of its mask."""
     kinds = object_classes(labels.names)
     path = root / "ids" / f"{pair.image.stem}.png"
     if path.is_file() and len(kinds) == 1:
@@ -204,16 +204,14 @@ def _read_mask(pair: Pair, labels: LabelMap) -> NDArray[np.uint8]:
 
 
 def _root(pairs: list[Pair]) -> Path:
-    """The folder that holds the pictures' one."""
+    """The folder that holds the images' one."""
     return pairs[0].image.parent.parent
 
 
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
-        raise DataError(
-            _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"
-        )
+        raise DataError(_("{run}: no test split to compare on; give more images").format(run=run), path=run, key="test")
     return pairs
 
 
@@ -224,7 +222,7 @@ def _variant(border_weight: float) -> str:
 def _describe(counted: Counted) -> str:
     own = counted.quality
     return _(
-        "{name}: {found} objects found of {true}; count error {error:.2f} a picture, F1 {f1:.3f}, Dice {dice:.3f}"
+        "{name}: {found} objects found of {true}; count error {error:.2f} an image, F1 {f1:.3f}, Dice {dice:.3f}"
     ).format(
         name=_variant(counted.border_weight),
         found=own.matched + own.extra,

@@ -1,6 +1,6 @@
-"""Pictures of the original U-Net: its sizes, its weight map, its mirrored tiles.
+"""Images of the original U-Net: its sizes, its weight map, its mirrored tiles.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597, whose figures 1, 2 and 3 these are, drawn anew from what is computed.
+Source: Ronneberger et al. 2015, arXiv:1505.04597, whose figures 1, 2 and 3 these are, redrawn from what is computed.
 """
 
 import colorsys
@@ -26,7 +26,7 @@ _BOX_PX, _STEP_PX = 26, 64  # width of a map; from one map to the next
 _TALLEST_PX, _MIN_PX, _SHRINK = 150, 18, 0.6  # heights of maps: a power of their side
 _MARGIN_PX, _GAP_PX = 40, 66  # around all; between levels
 _CELL_PX = 320  # of a grid
-_SHOWN_PX = 640  # longer side of a picture of tiles
+_SHOWN_PX = 640  # longer side of an image of tiles
 Point = tuple[int, int]
 
 
@@ -35,7 +35,7 @@ def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list
     size first, and of each on the way up, deepest first.
 
     Args:
-        side: of the input, as of `input_side`.
+        side: of the input, see `input_side`.
     """
     down, up = [], []
     for _level in range(depth + 1):
@@ -52,8 +52,8 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     """The network as in figure 1: each map with its channels above it and its side, px, below.
 
     Args:
-        side: of the input, px, as of `input_side`.
-        depth, width, channels, classes: as of `PaperUNet`.
+        side: of the input, px, see `input_side`.
+        depth, width, channels, classes: see `PaperUNet`.
     """
     down, up = level_sides(side, depth)
     up = up[::-1]  # full size first
@@ -113,7 +113,7 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
 
 
 def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.float32]) -> Image.Image:
-    """A picture, its objects, and the weight map over it as in figure 3: white is no more than its class weighs.
+    """An image, its objects, and the weight map over it as in figure 3: white is no more than its class weighs.
 
     Args:
         image: (H, W, C); ids: (H, W), 0 where there is no object.
@@ -125,7 +125,7 @@ def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.flo
 
 
 def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
-    """Figure 2: the picture, mirrored at its border, with what the network is given for a tile and what it gives.
+    """Figure 2: the image, mirrored at its border, with what the network is given for a tile and what it gives.
 
     Args:
         image: (H, W, C).
@@ -142,7 +142,7 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
     scale = _SHOWN_PX / max(pale.shape[:2])
     size = round(pale.shape[1] * scale), round(pale.shape[0] * scale)
     legend = [
-        (_INK, _("the picture; beyond it, paler, its mirror image")),
+        (_INK, _("the image; beyond it, paler, its mirror image")),
         (_NEEDED, _("what the network is given: {side} px").format(side=plan.input_hw[0])),
         (
             _GIVEN,

@@ -1,6 +1,6 @@
-"""A training by ubend's own loop, of which every epoch's scores of every picture are kept.
+"""A training by ubend's own loop, of which every epoch's scores of every image are kept.
 
-E epochs, N pictures, C classes.
+E epochs, N images, C classes.
 """
 
 import math
@@ -36,7 +36,7 @@ from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
 
 _PIXELS = 2**21  # in one forward pass
-_ROOM_BYTES = 2**30  # on the device, for the pictures that are scored
+_ROOM_BYTES = 2**30  # on the device, for the images that are scored
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class RecordedRun:
     Attributes:
         data: what it was trained on.
         plan: the settings, decided.
-        names: (N,) of the pictures of the parts val and test, in this order.
+        names: (N,) of the images of the parts val and test, in this order.
         is_val: (N,) bool.
-        losses: (E, N) mean cross entropy per pixel of each picture, nats, at model size.
+        losses: (E, N) mean cross entropy per pixel of each image, nats, at model size.
         confusions: (E, N, C, C) pixels; rows truth.
     """
 
@@ -60,11 +60,11 @@ class RecordedRun:
     confusions: NDArray[np.int64]
 
     def best_epoch(self, which: NDArray[np.bool_]) -> int:
-        """The epoch, from 0, with the least loss over these pictures."""
+        """The epoch, from 0, with the least loss over these images."""
         return int(self.losses[:, which].mean(axis=1).argmin())
 
     def dice(self, epoch: int, which: NDArray[np.bool_]) -> float:
-        """Mean Dice over these pictures and all classes but the background, after an epoch."""
+        """Mean Dice over these images and all classes but the background, after an epoch."""
         names = self.data.labels.names
         scores = summarise_overlap(self.confusions[epoch, which], names, background_class(names)).to_json()
         return float(scores["dice"]["per_image"]["mean_foreground"])
@@ -78,14 +78,14 @@ def train_recorded(
     device: str | None = None,
     reporter: Reporter,
 ) -> RecordedRun:
-    """Train as `ubend fit` does, and score the validation and the test part after every epoch; no file is kept.
+    """Train as `ubend fit` does, and score the validation and the test split after every epoch; no file is kept.
 
     Args:
-        folder, split, device: as of `fit`.
+        folder, split, device: see `fit`.
         settings: by dotted key.
         teller: told of nothing but the counting.
     Raises:
-        UbendError: as of `fit`.
+        UbendError: see `fit`.
     """
     chosen = read_user_settings(folder, settings=settings, flags={"split": split, "device": device}).settings
     where = pick_device(chosen.device)

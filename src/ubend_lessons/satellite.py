@@ -1,4 +1,4 @@
-"""Drawn satellite pictures: six bands of reflectance, as GeoTIFFs that lie side by side on the map.
+"""Drawn satellite images: six bands of reflectance, as GeoTIFFs that lie side by side on the map.
 
 B bands of H x W pixels, H = W.
 """
@@ -18,7 +18,7 @@ BANDS = ("blue", "green", "red", "red edge", "near infrared", "short-wave infrar
 _RED, _NEAR = 2, 4
 PIXEL_M = 10.0
 _CRS = 32648  # EPSG: UTM zone 48 north
-_ORIGIN_M = (584000.0, 2330000.0)  # east, north of the first picture's upper left corner
+_ORIGIN_M = (584000.0, 2330000.0)  # east, north of the first image's upper left corner
 # Reflectance of each class in each band, about as Sentinel-2 sees it.
 _SPECTRA = np.array(
     [
@@ -92,7 +92,7 @@ def vegetation_index(bands: NDArray[np.uint16]) -> NDArray[np.float64]:
 
 
 def _write_geotiff(path: Path, pixels: NDArray[np.uint16] | NDArray[np.uint8], number: int) -> None:
-    """Eight pictures in a row on the map."""
+    """Eight images in a row on the map."""
     side = PIXEL_M * pixels.shape[-1]
     east, north = _ORIGIN_M[0] + side * (number % 8), _ORIGIN_M[1] - side * (number // 8)
     keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, _CRS)  # projected; pixels are areas; the CRS

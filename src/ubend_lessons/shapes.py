@@ -30,7 +30,7 @@ from ubend_lessons.variants import SilentReporter
 
 _SAMPLE, _SAMPLE_PX = 2, 128
 _MAX_ROWS = 12  # of the drawn table; the CSV holds all
-_MIN_SHARE = 1e-3  # of the picture's pixels: smaller objects are crumbs
+_MIN_SHARE = 1e-3  # of the image's pixels: smaller objects are small fragments
 _SOFT_PX = 1.5  # width of a cut-out's edge, where a mask knows no probabilities
 _CELL_PX, _COLUMN_PX, _TEXT_PX, _GAP_PX = 112, 108, 15, 12
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (95, 95, 95)
@@ -41,7 +41,7 @@ class CutOut:
     """One object.
 
     Attributes:
-        row: its measures, as of `measure`.
+        row: its measures, see `measure`.
         pixels: (h, w, 4) its box, what is not the object clear.
     """
 
@@ -64,22 +64,22 @@ def teach_shapes(
     show: bool = False,
     reporter: Reporter,
 ) -> list[CutOut]:
-    """Cut the objects of a few pictures out and measure them; by the masks of the folder, or a model's.
+    """Cut the objects of a few images out and measure them; by the masks of the folder, or a model's.
 
     Writes `shapes.csv` (every object), `shapes.png` (the largest ones as a table) and `NAME_ID.png` (each cut-out, on
     transparency) into `out`.
 
     Args:
-        folder: pictures and masks; None: a sample is drawn into `out`.
+        folder: images and masks; None: a sample is drawn into `out`.
         model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
-        pictures: how many, evenly taken.
+        images: how many, evenly taken.
     Raises:
         OutputError: `out` holds something already.
-        SettingError: pictures is not above 0, or scikit-image is not installed.
+        SettingError: images is not above 0, or scikit-image is not installed.
         DataError: there is no object.
     """
     if pictures < 1:
-        raise SettingError(_("pictures: give 1 or more"), key="--pictures")
+        raise SettingError(_("images: give 1 or more"), key="--pictures")
     out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
@@ -99,7 +99,7 @@ def teach_shapes(
             found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
     if not found:
         raise DataError(
-            _("{folder}: no objects in {count} pictures; give more").format(folder=folder, count=len(numbers)),
+            _("{folder}: no objects in {count} images; give more").format(folder=folder, count=len(numbers)),
             path=folder,
         )
     for one in found:
@@ -110,7 +110,7 @@ def teach_shapes(
     largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
-    said = _("{count} objects in {pictures} pictures; their cut-outs and measures are in {out}")
+    said = _("{count} objects in {pictures} images; their cut-outs and measures are in {out}")
     reporter.report(said.format(count=len(found), pictures=len(numbers), out=out))
     if show:
         show_image(page)
@@ -118,10 +118,10 @@ def teach_shapes(
 
 
 def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels: LabelMap) -> list[CutOut]:
-    """The objects of one picture, crumbs left out.
+    """The objects of one image, small fragments left out.
 
     Args:
-        path: the picture's name in the table.
+        path: the image's name in the table.
         image: (H, W, channels) values.
         mask: (H, W) class index.
     """

@@ -11,7 +11,7 @@ from ubend.training.run_folder import free_run_name
 from ubend_lessons.plain_unet import PLAIN_UNET
 
 _IMAGES = 32
-INVALID = 100  # number of a drawn picture that is not among them
+INVALID = 100  # number of a drawn image that is not among them
 # Measured: validation Dice of cells .90, contours .78, in 36 s of processor time.
 _SETTINGS = {
     **PLAIN_UNET,
@@ -28,7 +28,7 @@ _SETTINGS = {
 
 
 def train_tiny(out: Path, reporter: Reporter, *, seed: int = 0) -> Path:
-    """The run folder of a new training, `OUT/sample-1` or the next that is free; its pictures are not kept."""
+    """The run folder of a new training, `OUT/sample-1` or the next that is free; its images are not kept."""
     run = free_run_name(Path("sample"), out)
     reporter.report(_("no model was given: a small one is trained on drawn cells, in {run}").format(run=run))
     with TemporaryDirectory() as place:

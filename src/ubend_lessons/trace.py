@@ -1,4 +1,4 @@
-"""What a network does to a picture, seen from outside: its layers are watched while it works, nothing is assumed.
+"""What a network does to an image, seen from outside: its layers are watched while it works, nothing is assumed.
 
 C channels, H x W pixels.
 """
@@ -21,7 +21,7 @@ class Step:
 
     Attributes:
         kind: `last` is a 1x1 convolution.
-        words: the layers that made it, for people; "" for the picture.
+        words: the layers that made it, for people; "" for the image.
         features: (1, C, H, W) its values.
         parameters: of those layers.
         source: number of the step whose map was copied and joined to the input; None: nothing was.
@@ -41,7 +41,7 @@ class Step:
 
 
 def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
-    """Every map from the normalised picture to the logits.
+    """Every map from the normalised image to the logits.
 
     Args:
         net: a network of convolutions (any padding), normalisations, activations, poolings and anything that grows

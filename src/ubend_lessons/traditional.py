@@ -1,4 +1,4 @@
-"""The lesson on traditional methods: all of them on one picture, beside the truth."""
+"""The lesson on traditional methods: all of them on one image, beside the truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _IMAGE = "traditional_methods.png"
 
 
 def draw_examples(count: int = 16, size_px: int = 192) -> tuple[list[Example], Example, LabelMap]:
-    """So many pictures of the drawn sample with their masks, one more to be shown, and the class table."""
+    """So many images of the drawn sample with their masks, one more to be shown, and the class table."""
     *examples, shown = (draw_image(0, number, size_px) for number in range(count + 1))
     return examples, shown, make_label_map((0, 1, 2), SAMPLE_CLASSES)
 
@@ -38,22 +38,22 @@ def teach_traditional_methods(
     size_px: int = 192,
     show: bool = False,
 ) -> list[str]:
-    """Learn every traditional method from examples, and draw what it makes of a picture that was none of them.
+    """Learn every traditional method from examples, and draw what it makes of an image that was none of them.
 
-    Writes `traditional_methods.png` into `out`: the picture, its true mask, both, and each method's mask with its Dice
+    Writes `traditional_methods.png` into `out`: the image, its true mask, both, and each method's mask with its Dice
     (mean over the classes without background).
 
     Args:
-        examples: pictures (H, W, channels) and masks (H, W) uint8 of class index or IGNORED; any sizes.
-        shown: one more picture with its mask.
+        examples: images (H, W, channels) and masks (H, W) uint8 of class index or IGNORED; any sizes.
+        shown: one more image with its mask.
         labels: the class table.
         size_px: the methods work at this size at most, a side of a square of the same area.
-        show: also display the picture.
+        show: also display the image.
     Returns:
         Lines: each method with its Dice and what was chosen for it, and the file.
     Raises:
         SettingError: scikit-image or scikit-learn is missing.
-        OutputError: the picture cannot be written.
+        OutputError: the image cannot be written.
     """
     image, truth = shown
     own_px = max(1, round(float(np.sqrt(truth.size))))
@@ -62,7 +62,7 @@ def teach_traditional_methods(
     value_range = _find_range([rgb for rgb, _mask in examples])
     rgb = to_rgb(image)
     both = overlay_mask(rgb, truth, labels.colors, background=background)
-    cells = [(_("picture"), rgb), (_("truth"), color_mask(truth, labels.colors)), (_("both"), both)]
+    cells = [(_("image"), rgb), (_("truth"), color_mask(truth, labels.colors)), (_("both"), both)]
     lines = []
     for method in METHODS:
         baseline = learn_baseline(method, small, labels, sizing, value_range)
@@ -85,7 +85,7 @@ def _resize(example: Example, sizing: Sizing) -> Example:
 
 
 def _find_range(images: Sequence[NDArray[Any]]) -> Range:
-    """What counts as black and white of each channel: 0 and 255, or the least and greatest value of deeper pictures."""
+    """What counts as black and white of each channel: 0 and 255, or the least and greatest value of deeper images."""
     channels = images[0].shape[2]
     if images[0].dtype == np.uint8:
         return np.zeros(channels), np.full(channels, 255.0)

@@ -1,4 +1,4 @@
-"""The lesson on training: a run's pictures of each epoch as an animation, with its curves growing beside them."""
+"""The lesson on training: a run's images of each epoch as an animation, with its curves growing beside them."""
 
 import json
 import math
@@ -135,7 +135,7 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
         ),
         (
             below,
-            _("Dice of the validation part"),
+            _("Dice of the validation split"),
             [
                 (name, color, [_figure(row["val_dice"].get(name)) for row in history])
                 for name, color in zip(names, colors, strict=True)

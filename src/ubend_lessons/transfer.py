@@ -1,4 +1,4 @@
-"""Transfer learning: an encoder that learnt breeds first, then segmentation on few pictures and on many."""
+"""Transfer learning: an encoder that learnt breeds first, then segmentation on few images and on many."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,15 +38,15 @@ from ubend.training.transfer import InitialModel, initialise_from, load_initial_
 from ubend_lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
 from ubend_lessons.variants import SilentReporter
 
-COUNTS = (50, 200)  # training pictures, and then all
-_MORE = 10  # times the epochs, at most, for a part of the pictures: else it would be shown too few
-_MAX_VALIDATED, _MAX_SCORED = 200, 1000  # pictures: enough to choose and to compare
+COUNTS = (50, 200)  # training images, and then all
+_MORE = 10  # times the epochs, at most, for a part of the images: else it would be shown too few
+_MAX_VALIDATED, _MAX_SCORED = 200, 1000  # images: enough to choose and to compare
 _BREED_EPOCHS = 40
 
 
 @dataclass(frozen=True)
 class Row:
-    """Dice on the test part, mean over pictures and classes without the background, by number of training pictures."""
+    """Dice on the test split, mean over images and classes without the background, by number of training images."""
 
     images: int
     scratch: float
@@ -64,32 +64,32 @@ def teach_transfer(
     show: bool = False,
     reporter: Reporter,
 ) -> list[Row]:
-    """Segmentation from scratch, and begun with an encoder that was trained to tell breeds, on few pictures and on all.
+    """Segmentation from scratch, and from an encoder trained to tell breeds, on few images and on all.
 
-    The encoder learns from the breeds of the whole training part, of which masks are then given for few; the test part
+    The encoder learns the breeds of the whole training split, of which masks are then given for few; the test split
     is seen by neither. Writes `breeds.safetensors` (for `ubend fit --from`) and `transfer.png` into `out`.
 
     Args:
-        folder: pictures and masks named after breeds; None: animals are drawn into `out`.
-        counts: training pictures with masks; those that are not less than all are left out, and all come last.
-        settings: over the lesson's own; `train.epochs` is for all pictures, fewer are shown more often.
-        epochs: how often the training of breeds shows all pictures.
+        folder: images and masks named after breeds; None: animals are drawn into `out`.
+        counts: training images with masks; those that are not less than all are left out, and all come last.
+        settings: over the lesson's own; `train.epochs` is for all images, fewer are shown more often.
+        epochs: how often the training of breeds shows all images.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
         OutputError: `out` holds something already.
         SettingError: a count is not above 0.
-        UbendError: as of `open_breeds`.
+        UbendError: see `open_breeds`.
     """
     if min(counts, default=1) < 1:
-        raise SettingError(_("counts: each is a number of training pictures, 1 or more"), key="--counts")
+        raise SettingError(_("counts: each is a number of training images, 1 or more"), key="--counts")
     out, folder, chosen = prepare_lesson(out, folder, settings)
     breeds = open_breeds(folder, chosen, device)
     initial = out / "breeds.safetensors"
     accuracy = pretrain(breeds, initial, epochs)
     reporter.report(
-        _(
-            "the encoder learnt {breeds} breeds from {count} pictures; on test pictures it is right for {share:.1%}"
-        ).format(breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy)
+        _("the encoder learnt {breeds} breeds from {count} images; on test images it is right for {share:.1%}").format(
+            breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy
+        )
     )
     whole = len(breeds.data.numbers("train"))
     rows = []
@@ -100,7 +100,7 @@ def teach_transfer(
         )
         rows.append(row)
         reporter.report(
-            _("{count} pictures: Dice {scratch:.3f} from scratch, {transferred:.3f} begun with the encoder").format(
+            _("{count} images: Dice {scratch:.3f} from scratch, {transferred:.3f} initialised from the encoder").format(
                 count=count, scratch=row.scratch, transferred=row.transferred
             )
         )
@@ -114,7 +114,7 @@ def teach_transfer(
 
 def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
     """Train a U-Net's way down to tell breeds, and write the U-Net; its way up is as drawn. Returns the accuracy on
-    the test part, 0..1.
+    the test split, 0..1.
 
     Raises:
         SettingError: the settings ask for another network than the U-Net.
@@ -131,11 +131,11 @@ def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
 
 
 def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: Path) -> float:
-    """Train on some pictures of the training part, into a run folder; the model's Dice on the test part.
+    """Train on some images of the training split, into a run folder; the model's Dice on the test split.
 
     Args:
-        count: training pictures; the same ones whenever it is asked with the same count, spread over the breeds.
-        start: what to begin with; None: drawn weights.
+        count: training images; the same ones whenever it is asked with the same count, spread over the breeds.
+        start: initial model; None: random weights.
     """
     data, device = _take_subset(breeds, count), breeds.device
     whole = len(breeds.data.numbers("train"))
@@ -157,9 +157,9 @@ def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: 
 
 
 def _take_subset(breeds: Breeds, count: int) -> Dataset:
-    """The data with so few training pictures, one of each breed in turn, and not too many to validate on.
+    """The data with so few training images, one of each breed in turn, and not too many to validate on.
 
-    The others are called test pictures, so that training looks at none; scores are made on the true test part.
+    The others are called test images, so that training looks at none; scores are made on the true test split.
     """
     data = breeds.data
     numbers = data.numbers("train")
@@ -190,7 +190,7 @@ def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
-    """Dice against the number of training pictures, both ways."""
+    """Dice against the number of training images, both ways."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,12 +199,12 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     axis = figure.subplots()
     counts = [row.images for row in rows]
     axis.plot(counts, [row.scratch for row in rows], "o-", label=_("from scratch"))
-    axis.plot(counts, [row.transferred for row in rows], "s-", label=_("begun with an encoder that knows breeds"))
+    axis.plot(counts, [row.transferred for row in rows], "s-", label=_("initialised from an encoder that knows breeds"))
     axis.set_xscale("log")
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
-    axis.set_xlabel(_("training pictures with masks"))
-    axis.set_ylabel(_("Dice on test pictures"))
+    axis.set_xlabel(_("training images with masks"))
+    axis.set_ylabel(_("Dice on test images"))
     axis.set_ylim(0, 1)  # all of it, so that hundredths look like hundredths
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)

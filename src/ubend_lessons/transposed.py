@@ -1,4 +1,4 @@
-"""The lesson on transposed convolutions: numbers, formula, pictures."""
+"""The lesson on transposed convolutions: numbers, formula, images."""
 
 from pathlib import Path
 
@@ -36,12 +36,12 @@ def teach_transposed_convolution(
     Args:
         values: (m, n); kernel: (h, k).
         stride: (s, t) rows, columns; padding: (p, q).
-        show: also display the pictures.
+        show: also display the images.
     Returns:
         Lines: the size formula filled in, the output, the plain convolution's, and the files.
     Raises:
         SettingError: nothing would be left of the output, or a stride or padding is out of range.
-        OutputError: a picture cannot be written.
+        OutputError: an image cannot be written.
     """
     out, steps = Path(out), transpose_convolve(values, kernel, stride, padding)
     frames = draw_transposed(steps)

@@ -36,9 +36,9 @@ _QUICK = {
     "train.batch": 8,
     "train.warmup": 0.1,
 }
-_SAMPLE, _SAMPLE_PX = 48, 128  # pictures, and their side
-_SHOWN = 2  # test pictures in the grid
-_MAX_OUTLINES = 200  # test pictures whose outlines are compared, chosen evenly: distances take a core's time
+_SAMPLE, _SAMPLE_PX = 48, 128  # images, and their side
+_SHOWN = 2  # test images in the grid
+_MAX_OUTLINES = 200  # test images whose outlines are compared, chosen evenly: distances take a core's time
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant came to on the test part.
+    """What a variant came to on the test split.
 
     Attributes:
         variant: which.
-        dice: mean over pictures and classes without the background, at native size, 0..1.
-        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MAX_OUTLINES` pictures at most.
-        masks: (H, W) class index of the first test pictures.
+        dice: mean over images and classes without the background, at native size, 0..1.
+        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MAX_OUTLINES` images at most.
+        masks: (H, W) class index of the first test images.
     """
 
     variant: Variant
@@ -81,17 +81,17 @@ def compare_variants(
     show: bool = False,
     reporter: Reporter,
 ) -> list[Outcome]:
-    """Train each variant on the same pictures with the same draws; score, draw and tell.
+    """Train each variant on the same images with the same draws; score, draw and tell.
 
-    Writes `comparison.png` (first test pictures: input, truth, each prediction) and a run folder for each into `out`.
+    Writes `comparison.png` (first test images: input, truth, each prediction) and a run folder for each into `out`.
 
     Args:
-        folder: pictures and masks; None: a sample is drawn into `out`.
+        folder: images and masks; None: a sample is drawn into `out`.
         settings: for all, over the lesson's own (`_QUICK`).
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
         OutputError: `out` holds something already.
-        DataError: no test part.
+        DataError: no test split.
     """
     out = refuse_existing_results(out)
     if folder is None:
@@ -120,10 +120,10 @@ def compare_variants(
 
 
 def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
-    """The network with all skip connections, with none, and with each one cut; options as of `compare_variants`.
+    """The network with all skip connections, with none, and with each one cut; options as in `compare_variants`.
 
     Raises:
-        UbendError: as of `compare_variants`.
+        UbendError: see `compare_variants`.
     """
     variants = [Variant(_("all skip connections"), {}), Variant(_("none"), {"model.skips": [False] * 4})]
     for level in range(4):
@@ -134,10 +134,10 @@ def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
 
 
 def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
-    """Four ways to grow a map in the decoder, trained alike; options as of `compare_variants`.
+    """Four upsampling methods in the decoder, trained alike; options as in `compare_variants`.
 
     Raises:
-        UbendError: as of `compare_variants`.
+        UbendError: see `compare_variants`.
     """
     names = {
         "transposed": _("transposed convolution"),
@@ -160,7 +160,7 @@ class SilentReporter(Reporter):
 
 
 def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(pairs, C) boundary Dice at native size of each picture and class; NaN where a class has no outline."""
+    """(pairs, C) boundary Dice at native size of each image and class; NaN where a class has no outline."""
     scores = np.full((len(pairs), predictor.labels.classes), np.nan)
     for number, mask in predictor.predict_masks([pair.image for pair in pairs]):
         truth = read_class_map(pairs[number], (mask.shape[0], mask.shape[1]), predictor.labels).classes
@@ -181,9 +181,7 @@ def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Ou
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
-        raise DataError(
-            _("{run}: no test part to compare on; give more pictures").format(run=run), path=run, key="test"
-        )
+        raise DataError(_("{run}: no test split to compare on; give more images").format(run=run), path=run, key="test")
     return pairs
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-SIZE = 30, 40  # height, width of all pictures
-# Picture -> (class, x0, y0, x1, y1) in px, larger before smaller, so that all formats draw them alike.
+SIZE = 30, 40  # height, width of all images
+# Image -> (class, x0, y0, x1, y1) in px, larger before smaller, so that all formats draw them alike.
 TRUTH = {
     "a": [("dog", 2, 3, 30, 25), ("cat", 10, 10, 20, 20), ("dog", 12, 12, 15, 16)],
     "b c": [("cat", 0, 0, 40, 9)],

@@ -13,7 +13,7 @@ from ubend.layouts.folder import read_folder
 
 
 def draw_disc(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc on a dark, noisy ground: (H, W, 3) uint8 picture and (H, W) uint8 mask of 0 and 255."""
+    """A bright disc on a dark, noisy ground: (H, W, 3) uint8 image and (H, W) uint8 mask of 0 and 255."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     cy, cx, r = generator.uniform(10, height - 10), generator.uniform(10, width - 10), generator.uniform(5, 10)

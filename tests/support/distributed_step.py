@@ -2,7 +2,7 @@
 
     python distributed_step.py FOLDER OUT.safetensors      with torchrun's environment, or alone
 
-Three ways of batch norm: `frozen` (its statistics stay), `synced`, `live` (each process looks at its own pictures).
+Three ways of batch norm: `frozen` (its statistics stay), `synced`, `live` (each process looks at its own images).
 And `fused`: live batch norm in the fused network, whose gradients are summed while others are computed.
 """
 

@@ -38,7 +38,7 @@ def _packed(thing: Thing) -> Any:
 
 
 def _coco(make: Maker, numbers: Any, name: str, segmentation: Any = _polygons, first: int = 1) -> dict[str, Any]:
-    """The COCO dictionary of some pictures; `name` is the pattern of file_name, `first` the first category's id."""
+    """The COCO dictionary of some images; `name` is the pattern of file_name, `first` the first category's id."""
     annotations: list[dict[str, Any]] = []
     for number in numbers:
         for thing in make.things[number]:
@@ -59,7 +59,7 @@ def _coco(make: Maker, numbers: Any, name: str, segmentation: Any = _polygons, f
 
 
 def _write_coco(make: Maker, segmentation: Any) -> None:
-    make.clear(6)  # a picture without objects has no annotations
+    make.clear(6)  # an image without objects has no annotations
     make.images()
     make.text("annotations.json", json.dumps(_coco(make, range(COUNT), "cell_{}.png", segmentation)))
 
@@ -156,7 +156,7 @@ def _labelme(make: Maker, number: int, image: str, **more: Any) -> str:
 
 @ANNOTATIONS.add(classes=NAMES)
 def labelme(make: Maker) -> None:
-    """A JSON file beside each picture."""
+    """A JSON file beside each image."""
     make.clear(6)
     for number in range(COUNT):
         make.image(f"cell_{number}.jpg", number)
@@ -165,7 +165,7 @@ def labelme(make: Maker) -> None:
 
 @ANNOTATIONS.add(classes=NAMES)
 def labelme_in_folders(make: Maker) -> None:
-    """images/ and labels/ apart, as some exporters write; with the picture's bytes inside, as LabelMe does."""
+    """images/ and labels/ apart, as some exporters write; with the image's bytes inside, as LabelMe does."""
     make.images("images/cell_{}.jpg")
     for number in range(COUNT):
         content = base64.b64encode((make.root / f"images/cell_{number}.jpg").read_bytes()).decode()
@@ -235,7 +235,7 @@ def _yolo(make: Maker, image: str, label: str, words: tuple[str, str, str]) -> N
     for number, part in enumerate(PARTS):
         word = words[("train", "val", "test").index(part)]
         make.image(image.format(part=word, n=number), number)
-        if make.things[number]:  # a picture without objects needs no file
+        if make.things[number]:  # an image without objects needs no file
             make.text(label.format(part=word, n=number), _yolo_lines(make, number))
     make.text("data.yaml", "path: ../set\ntrain: images/train\nval: images/val\nnames:\n  0: leaf\n  1: spot\n")
 

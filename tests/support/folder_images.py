@@ -1,4 +1,4 @@
-"""The truth's pictures in every kind of file that people bring; masks are grey indices."""
+"""The truth's images in every kind of file that people bring; masks are grey indices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +80,7 @@ _add("channels-3", _grey, flags={"channels": 3})
 
 
 def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """As a camera stores an upright picture, by the table of the EXIF standard: which side row 0 and column 0 are."""
+    """As a camera stores an upright image, by the table of the EXIF standard: which side row 0 and column 0 are."""
     rows = {1: _same, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud}
     sides = {5: _same, 6: np.flipud, 7: lambda p: np.rot90(p, 2), 8: np.fliplr}
     if orientation in rows:

@@ -11,7 +11,7 @@ LAYOUTS = Cases()
 
 
 def _add(key: str, image: str, mask: str) -> None:
-    """Pictures and masks by their file names; {} is the number."""
+    """Images and masks by their file names; {} is the number."""
 
     def write(make: Maker) -> None:
         make.images(image)
@@ -80,7 +80,7 @@ def parts_other_words(make: Maker) -> None:
 
 @LAYOUTS.add(splits=True)
 def parts_same_names(make: Maker) -> None:
-    """The files of every part are counted from 1: train/images/1.png and test/images/1.png are two pictures."""
+    """The files of every part are counted from 1: train/images/1.png and test/images/1.png are two images."""
     for part in ("train", "val", "test"):
         for count, number in enumerate([n for n in range(COUNT) if PARTS[n] == part], 1):
             make.image(f"{part}/images/{count}.png", number)
@@ -133,7 +133,7 @@ def classes_flag(make: Maker) -> None:
     make.masks()
 
 
-# Several masks for one picture.
+# Several masks for one image.
 
 
 @LAYOUTS.add(binary=True)
@@ -164,7 +164,7 @@ def mask_per_class_by_suffix(make: Maker) -> None:
 
 @LAYOUTS.add(classes=("background", "leaf", "spot"))
 def mask_per_class_where_there_is_one(make: Maker) -> None:
-    """IDRiD: a class that a picture does not show has no file."""
+    """IDRiD: a class that an image does not show has no file."""
     make.images()
     for number in range(COUNT):
         for label in (1, 2):
@@ -222,7 +222,7 @@ def _voc_palette() -> bytes:
 
 @LAYOUTS.add()
 def voc(make: Maker) -> None:
-    """Palette pictures with 255 as void, and lists of train and val."""
+    """Palette images with 255 as void, and lists of train and val."""
     for number in range(COUNT):
         make.image(f"VOC2012/JPEGImages/2007_{number:06d}.jpg", number)
         make.maps[number][:2] = 255
@@ -285,7 +285,7 @@ def image_without_mask(make: Maker) -> None:
     (make.root / "masks/cell_3.png").unlink()
 
 
-@LAYOUTS.add(says=("without a picture", "cell_3.png"))
+@LAYOUTS.add(says=("without an image", "cell_3.png"))
 def mask_without_image(make: Maker) -> None:
     make.images()
     make.masks()

@@ -49,7 +49,7 @@ class Thing:
 
 
 def _draw_things(number: int) -> list[Thing]:
-    """Four objects in four of six fields of a picture, at least 2 px apart; picture 3 has no spot."""
+    """Four objects in four of six fields of an image, at least 2 px apart; image 3 has no spot."""
     random = np.random.default_rng(100 + number)
     things = []
     for place, cell in enumerate(random.permutation(6)[:4]):
@@ -74,7 +74,7 @@ def _draw_labels(number: int) -> NDArray[np.uint8]:
 
 
 def _draw_image(number: int, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Objects on a ground whose shading differs from picture to picture, so that none is another's copy."""
+    """Objects on a ground whose shading differs from image to image, so that none is another's copy."""
     random = np.random.default_rng(200 + number)
     shade = np.asarray(Image.fromarray(random.integers(30, 130, (5, 6), np.uint8)).resize((WIDTH, HEIGHT)), float)
     tones = np.array([(0, 0, 0), (110, 70, 20), (20, 60, 120)])[labels]
@@ -86,12 +86,12 @@ IMAGES = [_draw_image(number, labels) for number, labels in enumerate(LABELS)]
 
 
 class Maker:
-    """Writes a case's files below `root`, and remembers which picture is where.
+    """Writes a case's files below `root`, and remembers which image is where.
 
     Attributes:
-        maps: (HEIGHT, WIDTH) class index of each picture: the truth that reading must give; a case may
-            change it (ignored pixels, a picture without objects).
-        numbers: picture file -> its number.
+        maps: (HEIGHT, WIDTH) class index of each image: the truth that reading must give; a case may
+            change it (ignored pixels, an image without objects).
+        numbers: image file -> its number.
     """
 
     def __init__(self, root: Path, binary: bool = False, scale: int = 1) -> None:
@@ -105,7 +105,7 @@ class Maker:
         return pixels if self.scale == 1 else pixels.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
 
     def clear(self, number: int) -> None:
-        """A picture without objects."""
+        """An image without objects."""
         self.maps[number][:] = 0
         self.things[number] = []
 
@@ -115,7 +115,7 @@ class Maker:
         return path
 
     def save(self, name: str, pixels: Any, **options: Any) -> Path:
-        """Pixels (or a ready Pillow picture) as a file of the kind that its suffix says."""
+        """Pixels (or a ready Pillow image) as a file of the kind that its suffix says."""
         path = self.path(name)
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         kind = Image.registered_extensions()[path.suffix.lower()]
@@ -125,13 +125,13 @@ class Maker:
         return path
 
     def image(self, name: str, number: int, pixels: Any = None, **options: Any) -> Path:
-        """The picture of that number as a file."""
+        """The image of that number as a file."""
         path = self.save(name, self.enlarge(IMAGES[number]) if pixels is None else pixels, **options)
         self.numbers[path] = number
         return path
 
     def know(self, name: str, number: int) -> Path:
-        """The path of a picture that the case writes itself."""
+        """The path of an image that the case writes itself."""
         path = self.path(name)
         self.numbers[path] = number
         return path
@@ -147,7 +147,7 @@ class Maker:
         return path
 
     def images(self, pattern: str = "images/cell_{}.png") -> None:
-        """All pictures; {} is the number."""
+        """All images; {} is the number."""
         for number in range(COUNT):
             self.image(pattern.format(number), number)
 
@@ -174,7 +174,7 @@ class Case:
         notes: words that the remarks must hold.
         scale: pixels of the truth are squares of this side in the files.
         wrong: share of the pixels that may be wrong, of those more than 2 px inside a region.
-        picture: what is checked of the pictures, beyond that each is the one meant: (channels, dtype).
+        image: what is checked of the images, beyond that each is the one meant: (channels, dtype).
         or_error: an error with these words is as good.
     """
 
@@ -209,8 +209,8 @@ class Understood:
 
     Attributes:
         classes: names, in the order of the class index.
-        maps: picture file -> (part, (H, W) class index or IGNORED at native size); in the order of the pairs.
-        pictures: picture file -> (H, W, C) as stored, at native size.
+        maps: image file -> (part, (H, W) class index or IGNORED at native size); in the order of the pairs.
+        images: image file -> (H, W, C) as stored, at native size.
         said: everything told to the user.
     """
 
@@ -221,7 +221,7 @@ class Understood:
 
 
 def read_class_maps(root: Path, cache: Path, flags: Mapping[str, Any], scale: int = 1) -> Understood:
-    """The one place that knows how a folder is read; pictures are stored at their own size.
+    """The one place that knows how a folder is read; images are stored at native size.
 
     Raises:
         UbendError: what the user would see.

@@ -16,7 +16,7 @@ def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -
     torch.manual_seed(5)
     model = UNet(channels, classes, 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
     with torch.no_grad():
-        for _ in range(3):  # statistics that fit such pictures, and weights that tell classes apart
+        for _ in range(3):  # statistics that fit such images, and weights that tell classes apart
             model.train()(torch.rand(4, channels, 32, 32) * 255)
         model.head.weight.mul_(8)
     return Bundle(model.eval(), make_label_map(list(range(classes))), Sizing(32, keep_aspect, channels))

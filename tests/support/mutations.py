@@ -1,6 +1,6 @@
 """Good folders, spoilt at random, and what may come of it.
 
-A spoilt folder is either still read right (every picture with its own mask, in its own part), or refused
+A spoilt folder is either still read right (every image with its own mask, in its own part), or refused
 with a line that names a spoilt file. What no reader can know is let through: a flipped bit in a file
 without check sums, two masks that changed places.
 """
@@ -110,7 +110,7 @@ def _flip(path: Path, random: Random, files: list[Path]) -> list[Path]:
 
 
 def _exchange(path: Path, random: Random, files: list[Path]) -> list[Path]:
-    """With a file of another folder or kind: a picture for a mask, a mask for a list."""
+    """With a file of another folder or kind: an image for a mask, a mask for a list."""
     others = [other for other in files if other.is_file() and _role(other) != _role(path)]
     other = others[int(random.integers(len(others)))] if others else path
     mine, theirs = path.read_bytes(), other.read_bytes()
@@ -194,7 +194,7 @@ def _huge(path: Path, random: Random, files: list[Path]) -> list[Path]:
 
 
 def _nest(path: Path, random: Random, files: list[Path]) -> list[Path]:
-    """Ten to a hundred thousand brackets, in the place of a value or anywhere."""
+    """Ten to a hundred thousand brackets, instead of a value or anywhere."""
     content = path.read_bytes()
     levels = int(random.choice([10, 500, 100_000]))
     opened, closed = ((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""), (b'"', b""))[int(random.integers(4))]

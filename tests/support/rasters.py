@@ -58,7 +58,7 @@ def write_huge_png(path: Path) -> None:
 
 
 def turned(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Pillow's own turning of a plain picture."""
+    """Pillow's own turning of a plain image."""
     plain = Image.fromarray(stored)
     plain.getexif()[0x0112] = orientation
     want = np.asarray(ImageOps.exif_transpose(plain))

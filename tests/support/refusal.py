@@ -42,7 +42,7 @@ def check(
     key: str | None = None,
     named: Sequence[str] = (),
 ) -> None:
-    """As `raises`, of an error that is at hand."""
+    """As `raises`, of an error that is available."""
     assert type(error) is kind, repr(error)
     assert path is not None or key is not None or named, "say what the error is about"
     if path is not None:
@@ -72,7 +72,7 @@ def invoke(*words: object, **options: Any) -> tuple[Result, UbendError | None]:
 
 
 def refused(*words: object, **options: Any) -> UbendError:
-    """The error that a command ends with; it must be all that is said, and one line for each problem."""
+    """The error that a command ends with; it must be all that is reported, and one line for each problem."""
     result, error = invoke(*words, **options)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert error is not None, result.output

@@ -126,7 +126,7 @@ def make_zip(entries: list[tuple[str, bytes]], mode: int | None = None) -> bytes
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries:
             info = zipfile.ZipInfo(name)
-            info.filename = name  # the constructor cuts and mends names
+            info.filename = name  # the constructor cuts and fixes names
             info.compress_type = zipfile.ZIP_DEFLATED
             if mode is not None:
                 info.external_attr = mode << 16

@@ -18,13 +18,13 @@ from ubend.training.build import build
 from ubend.training.loop import PlainRuntime, Training
 
 SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
-MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 pictures: 10 steps, 3.2 an epoch
+MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 images: 10 steps, 3.2 an epoch
 TUTORIAL: dict[str, Any] = {**SMALL, "train.epochs": 2, "train.batch": 20, "train.micro_batch": 8}  # 80 copies: 8 steps
 FILES = ("resume.safetensors", "metrics.jsonl", "model.safetensors", "scores.json", "settings.toml", "data.csv")
 
 
 class Listener(Reporter):
-    """Keeps what is said; calls `at_step(done)` after each training step."""
+    """Keeps what is reported; calls `at_step(done)` after each training step."""
 
     def __init__(self, at_step: Callable[[int], None] = lambda done: None) -> None:
         super().__init__(Console(file=io.StringIO(), soft_wrap=True))

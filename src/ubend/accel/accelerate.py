@@ -24,7 +24,7 @@ def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) 
     Args:
         net: its parameters and buffers are read, and its running statistics updated, as `net` itself does.
         on_gradient: called with (weight, its gradient) of each convolution as soon as the gradient is there, while the
-            backward pass goes on; it may change the gradient in place. Called by the fused network alone.
+            backward pass continues; it may change the gradient in place. Called by the fused network alone.
     """
     if not fused.can_fuse(net):
         return norm_layers.accelerate_norms(net)

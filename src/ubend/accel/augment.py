@@ -1,7 +1,7 @@
-"""The warp and the colours of a batch in two launches, straight from the resident pictures.
+"""The warp and the colours of a batch in two launches, straight from the resident images.
 
 The counterpart of `warp` and `change_colors` in ubend.dataset.augment, whose numbers (`WarpParams.pack`) it reads as
-they travel. Programs work on one picture's piece of PIXELS pixels.
+they travel. Programs work on one image's piece of PIXELS pixels.
 """
 
 import torch
@@ -186,12 +186,12 @@ def warp(
     colors: bool,
     ignore_outside: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A batch's pictures and masks, warped; with `colors` also gamma, brightness, contrast, gain, saturation.
+    """A batch's images and masks, warped; with `colors` also gamma, brightness, contrast, gain, saturation.
 
     Args:
-        images: (n, h, w, C) of any dtype, all pictures; masks: (n, h, w) uint8.
+        images: (n, h, w, C) of any dtype, all images; masks: (n, h, w) uint8.
         items: (N,) int32, which of them.
-        numbers: (N, K) float32, `WarpParams.pack` and the pictures' (h, w) behind it.
+        numbers: (N, K) float32, `WarpParams.pack` and the images' (h, w) behind it.
         basis: weights of the elastic field, (H, 5) and (W, 5).
         value_range: (low, high), C numbers each.
     Returns:

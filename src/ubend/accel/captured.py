@@ -75,7 +75,7 @@ class CapturedRuntime(Runtime):
         elif self._taken > _EAGER_STEPS or attempt(self._capture, step):
             self._graph.replay()
         else:
-            self._reporter.report(_("note: no memory is left to capture the step in, so training goes on uncaptured"))
+            self._reporter.report(_("note: no memory is left to capture the step in, so training continues uncaptured"))
             self._taken = -(2**62)  # eager for good
             return self.take_step(step)
         self._taken += 1

@@ -1,8 +1,8 @@
 """The U-Net of unet.py for prediction alone: the same function of its parameters as they are now.
 
 Batch norm is folded into the convolution before it, weights are cast once, bias and ReLU are part of the convolution
-where the library can (cuDNN), and the picture is normalised as the first convolution reads it. What lies between is
-done by kernels on NVIDIA GPUs. On one H100 a picture of 1024x1024 px takes half the time (docs/benchmarks.md).
+where the library can (cuDNN), and the image is normalised as the first convolution reads it. What lies between is
+done by kernels on NVIDIA GPUs. On one H100 an image of 1024x1024 px takes half the time (docs/benchmarks.md).
 
 Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
@@ -61,7 +61,7 @@ class FoldedUNet:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
-        """Logits of a batch; arguments and result as of `UNet.forward`."""
+        """Logits of a batch; arguments and result as in `UNet.forward`."""
         check_channels(image, self._net.channels)
         backend = self._kernels if usable(image) else self._plain
         height, width = image.shape[-2:]
@@ -91,7 +91,7 @@ class _Plain:
         self.head = net.head.weight.detach(), _bias(net.head)
 
     def first_block(self, image: Tensor) -> Tensor:
-        """relu(the first convolution of the normalised picture)."""
+        """relu(the first convolution of the normalised image)."""
         net = self.net
         features = pad_to_multiple((image.float() - net.mean) / net.std, 2**net.depth)
         return convolve(_channels_last(features.to(self.first.weight.dtype)), self.first)

@@ -48,7 +48,7 @@ class SecondStream:
         return made
 
     def wait(self, holding: int = 0) -> None:
-        """The current stream waits for all work so far, but for the last piece if that holds so many bytes at most."""
+        """The current stream waits for all work so far except the last piece, if that holds at most so many bytes."""
         while self._running:
             done, reads = self._running[0]
             if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= holding:

@@ -1,6 +1,6 @@
 """Cross entropy and soft Dice of a batch, and their gradient, each in one pass over the logits.
 
-The counterpart of `ubend.training.losses.Loss.sum` (all kinds but dice+focal). Programs work on one picture's
+The counterpart of `ubend.training.losses.Loss.sum` (all kinds but dice+focal). Programs work on one image's
 piece of PIXELS pixels, all classes at once; sums are made in a fixed order.
 """
 
@@ -33,7 +33,7 @@ def _load(logits, target, image, pixel, pixels, classes, CLASSES: tl.constexpr):
 
 @triton.jit
 def _sum(logits, target, weights, partial, pixels, classes, CLASSES: tl.constexpr, PIXELS: tl.constexpr):
-    """partial[picture, part] = cross entropy weighted, overlap, probability and truth of each class."""
+    """partial[image, part] = cross entropy weighted, overlap, probability and truth of each class."""
     image, part = tl.program_id(0), tl.program_id(1)
     kind = tl.arange(0, CLASSES)
     pixel = part * PIXELS + tl.arange(0, PIXELS)

@@ -1,6 +1,6 @@
 """Batch norm + ReLU, ReLU6 or nothing (+ 2x2 max pooling), reading its input as few times as can be.
 
-A map in channels-last order is a matrix: R rows (pixels of all pictures) of C channels. Statistics and
+A map in channels-last order is a matrix: R rows (pixels of all images) of C channels. Statistics and
 arithmetic are float32, maps keep their dtype. Every program of a grid works on CHANNELS columns and on every
 `num_programs`-th piece of ROWS rows. Sums over rows are made in two steps, in a fixed order, so they are the
 same every time.
@@ -194,7 +194,7 @@ def _apply(
 def corners(pooled, width):
     """Row of the upper left of the four pixels that a pooled pixel covers; the large map's sides are even."""
     column = pooled % (width // 2)
-    line = pooled // (width // 2)  # over all pictures
+    line = pooled // (width // 2)  # over all images
     return (2 * line * width + 2 * column).to(tl.int64)
 
 

@@ -1,4 +1,4 @@
-"""The network's first convolution: from a picture as it was read to the first map, in one pass over memory.
+"""The network's first convolution: from an image as it was read to the first map, in one pass over memory.
 
 cuDNN's kernels for so few channels reach a twentieth of what an H100 computes, after passes that pad, normalise and
 convert. Here a program gathers the 3x3 surroundings of ROWS pixels and multiplies them with all weights at once.
@@ -61,7 +61,7 @@ def _convolve(
 def first_convolution(
     image: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, padded_hw: tuple[int, int]
 ) -> Tensor:
-    """relu(3x3 convolution of (image - mean) / std + bias), the picture's last row and column repeated first.
+    """relu(3x3 convolution of (image - mean) / std + bias), the image's last row and column repeated first.
 
     Args:
         image: (N, C, H, W) of any dtype, as it lies.

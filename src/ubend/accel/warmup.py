@@ -1,4 +1,4 @@
-"""What a first step waits for, done while the pictures are read."""
+"""What a first step waits for, done while the images are read."""
 
 import contextlib
 import threading

@@ -81,12 +81,12 @@ class _Group(MainGroup):
 
 @click.group(
     cls=_Group,
-    help=later("A folder of pictures and masks in; a trained, honestly scored U-Net out."),
+    help=later("A folder of images and masks in; a trained, honestly scored U-Net out."),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="ubend", cls=Option, help=later("Show the version and exit."))
 def main() -> None:
-    """A folder of pictures and masks in; a trained, honestly scored U-Net out."""
+    """A folder of images and masks in; a trained, honestly scored U-Net out."""
 
 
 for _command in (

@@ -1,4 +1,4 @@
-"""Pictures and masks before training, and what is kept of them: data, samples, sample, demo, cache."""
+"""Images and masks before training, and what is kept of them: data, samples, sample, demo, cache."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 @command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
-@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option("--seed", type=int, help=later("Random seed  [0]"))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
 @option("--out", type=PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
-@option("--show", "display", is_flag=True, help=later("Also display the pictures."))
+@option("--show", "display", is_flag=True, help=later("Also display the images."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
     from ubend.core.settings import parse_assignment
 
@@ -35,11 +35,11 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
         describe_data(settings, out_dir, show=display, reporter=reporter)
 
 
-@command(help=later("Draw pictures of FOLDER with their masks, before training."))
+@command(help=later("Draw images of FOLDER with their masks, before training."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
-@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Pictures."))
+@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.tasks.show import draw_samples
@@ -49,21 +49,21 @@ def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: 
     echo(draw_samples(settings, out, count=count, show=display))
 
 
-@command(help=later("Draw microscope pictures with masks into FOLDER."))
+@command(help=later("Draw microscope images with masks into FOLDER."))
 @click.argument("folder", type=PATH)
-@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Pictures."))
+@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Images."))
 @option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
-@option("--seed", type=int, default=0, show_default=True, help=later("Of the drawing."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
-    echo(_("{count} pictures with masks in {folder}").format(count=count, folder=folder))
+    echo(_("{count} images with masks in {folder}").format(count=count, folder=folder))
 
 
 @command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
 @option("--out", type=PATH, help=later("Folder to make  [ubend-demo-1, -2, ...]"))
-@option("--seed", type=int, default=0, show_default=True, help=later("Of every random draw."))
+@option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def demo(out: Path | None, seed: int) -> None:
     prepare(False)
     from ubend.tasks.demo import run_demo
@@ -72,7 +72,7 @@ def demo(out: Path | None, seed: int) -> None:
         run_demo(out, reporter=reporter, seed=seed)
 
 
-@command(help=later("List, or clear, what is kept between runs: decoded pictures, downloaded data."))
+@command(help=later("List, or clear, what is kept between runs: decoded images, downloaded data."))
 @option("--clear", is_flag=True, help=later("Delete all of it."))
 def cache(clear: bool) -> None:
     from ubend.tasks.cache import clear_cache, describe_cache

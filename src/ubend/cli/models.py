@@ -13,18 +13,18 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 @command(
     help=later(
-        "Write masks for PATHS: pictures, folders, patterns, or - for a list of them; videos; scans (NIfTI, DICOM)."
+        "Write masks for PATHS: images, folders, patterns, or - for a list of them; videos; scans (NIfTI, DICOM)."
     )
 )
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
 @options("tiles", "overlap", "with", "tta", "threshold")
-@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Drop smaller parts; repeatable."))
+@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
 @option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Write probabilities too: TIFF, or npz."))
 @options("resume")
-@option("--window", help=later("Of scans (NIfTI, DICOM): lung, or CENTER,WIDTH, becomes 8 bit."))
+@option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
 @options("device")
 def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.predict import predict_paths
@@ -34,7 +34,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
         predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another picture."))
+@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another image."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for the cut-outs."))
@@ -50,7 +50,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
     default="transparent",
     show_default=True,
     metavar="COLOR|PICTURE",
-    help=later("What to lay behind it."),
+    help=later("Background."),
 )
 @option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
 @options("tiles", "overlap", "with", "tta", "resume", "device")
@@ -67,9 +67,9 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
 @option(
-    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are told apart.")
+    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are separated.")
 )
-@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Leave smaller ones out, px."))
+@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
 @option(
     "--export",
     "exports",
@@ -91,12 +91,12 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
         find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Draw RUN's first test pictures, or the worst ones: input, truth, prediction."))
+@command(help=later("Draw RUN's first test images, or the worst ones: input, truth, prediction."))
 @click.argument("run", type=PATH)
 @option("--worst", is_flag=True, help=later("Lowest score first, each with its score and a map of its errors."))
 @options("subset")
 @option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png, or RUN/worst.png]"))
-@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Pictures."))
+@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 @options("device")
 def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
 
-@command(help=later("Train on FOLDER of pictures and masks (or oxford-pet, kvasir-seg), and score the model."))
+@command(help=later("Train on FOLDER of images and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=PATH, required=False)
 @option("--out", type=PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
 @folder_options()
@@ -26,12 +26,12 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     type=click.Choice(["modern", "tutorial", "paper"]),
     help=later("Group of settings to start from  [modern]"),
 )
-@option("--size", type=int, help=later("Size in pixels at which pictures are learnt."))
+@option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
     "--patches",
     is_flag=True,
     default=None,
-    help=later("Learn windows of pictures of any size at their own scale; --size is the window's side."),
+    help=later("Train on crops at native scale; --size is the side of a crop."),
 )
 @option("--width", type=int, help=later("Channels of the network's first level."))
 @option(
@@ -44,21 +44,23 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     type=click.Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
     help=later("Loss function  [logdice+ce]"),
 )
-@option("--epochs", type=int, help=later("How often all pictures are shown."))
-@option("--batch", type=int, help=later("Pictures per step."))
-@option("--patience", type=int, help=later("Stop after so many epochs without a better validation score."))
+@option("--epochs", type=int, help=later("Number of epochs."))
+@option("--batch", type=int, help=later("Images per batch."))
+@option("--patience", type=int, help=later("Stop after this many epochs without a better validation score."))
 @option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
-@option("--seed", type=int, help=later("Of every random draw  [0]"))
+@option("--seed", type=int, help=later("Random seed  [0]"))
 @option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
-@option("--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Train on so many GPUs of this computer  [1]"))
-@option("--deterministic", is_flag=True, default=None, help=later("The same to the bit every time on a GPU; slower."))
+@option(
+    "--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Number of GPUs of this computer to train on  [1]")
+)
+@option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible on a GPU; slower."))
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
-@option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Begin with the weights of a trained model."))
+@option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Initialise from a trained model."))
 @option("--show", is_flag=True, help=later("Display the panel of each epoch."))
-@option("--resume", "resumed", type=PATH, metavar="RUN", help=later("Go on with an interrupted run."))
+@option("--resume", "resumed", type=PATH, metavar="RUN", help=later("Resume an interrupted run."))
 def fit(
     folder: Path | None,
     config: Path | None,
@@ -131,13 +133,13 @@ def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | Non
     reporter.report(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
 
 
-@command(help=later("Score MODEL on its own test part, or on FOLDER (its test part, if it has one)."))
+@command(help=later("Score MODEL on its own test split, or on FOLDER (its test split, if it has one)."))
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
 @folder_options("images", "masks", "split", "values", "skip-bad", "root")
 @options("subset")
 @option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-@option("--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]"))
+@option("--tiles", metavar="PX", help=later("Tile size in pixels, at native scale; whole: no tiles  [as trained]"))
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
     from ubend.core.files import refuse_existing, write_json

@@ -16,14 +16,14 @@ from ubend.core.i18n import _
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
-# Pictures shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
+# Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
 # docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
 _IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Windows of pictures at their own scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
+# Crops at native scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
-_CROP_GPU, _CROP_CPU = 256, 128  # px; of pictures at their own scale
+_CROP_GPU, _CROP_CPU = 256, 128  # px; of images at native scale
 # Images a step, at most: smaller steps are more steps, which rare classes need; and so few that an epoch has ten steps,
 # as far as batch norm allows: some dozen images give too few steps otherwise (docs/experiments.md).
 _BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
@@ -38,8 +38,8 @@ _WIDE_GPU, _WIDE_CPU = 512, 192
 # holds every pixel (8 GB in colour), and a score looks at each one of the test split.
 _NATIVE_MEGAPIXELS = 2_000
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
-_FOREGROUND_SHARE = 0.5  # of such windows: most of a large picture is often ground
-_RARE = 0.02  # of the pixels: windows are laid over objects where a class is rarer; measured: gains at 1%, not at 5%
+_FOREGROUND_SHARE = 0.5  # of such crops: most of a large image is often ground
+_RARE = 0.02  # of the pixels: crops are placed on objects where a class is rarer; measured: gains at 1%, not at 5%
 # An encoder with ImageNet weights, unless the settings shape the plain U-Net: ahead of it or level with it on four real
 # validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
@@ -93,7 +93,7 @@ def choose_format(
     widths: Mapping[str, Width],
     device: str,
 ) -> ImageFormat:
-    """How images are read: channels, and size or window.
+    """How images are read: channels, and size or crop.
 
     Args:
         native_hw: (N, 2) height and width of each image, px.
@@ -110,7 +110,7 @@ def choose_format(
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
         kinds = {1: _("all {count} images are grey"), 3: _("{count} images, read in colour")}
-        reason = kinds.get(channels) or _("all {count} pictures have that many channels")
+        reason = kinds.get(channels) or _("all {count} images have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
         crop, chosen = _native_crop(settings, native_hw, device)
@@ -121,7 +121,7 @@ def choose_format(
         maximum = 128 if device == "cpu" else 256
         size = int(max(32, min(maximum, 16 * round(side / 16))))
         where = _("a CPU") if device == "cpu" else _("this device")
-        reason = _("pictures of about {side:.0f} px, at most {maximum} on {where}").format(
+        reason = _("images of about {side:.0f} px, at most {maximum} on {where}").format(
             side=side, maximum=maximum, where=where
         )
         choice = _spare_narrow(settings, native_hw, size, widths, device) or Choice("data.size", size, reason)
@@ -165,25 +165,23 @@ def _spare_narrow(
         return None  # crops at native scale go with neither
     if native_hw.prod(axis=1).sum() > _NATIVE_MEGAPIXELS * 10**6:
         return None
-    reason = _("{shrunk}; crops of images at their own scale keep them")
+    reason = _("{shrunk}; crops at native scale keep them")
     return Choice("data.resize", "native", reason.format(shrunk=shrunk))
 
 
 def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
-    """The side of the windows of pictures that keep their size; one that is asked for may be too large for them."""
+    """The side of the crops of images that keep their size; one that is asked for may be too large for them."""
     requested, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
     height, width = (int(side) for side in np.median(native_hw, axis=0))
     if requested is not None:
         longer = max(16, height, width)
         if requested <= longer:
             return requested, []
-        reason = _("{requested} was asked for, but the middle picture has {width}x{height} px")
+        reason = _("{requested} was asked for, but the middle image has {width}x{height} px")
         return longer, [Choice("data.window", longer, reason.format(requested=requested, width=width, height=height))]
     maximum = _CROP_CPU if device == "cpu" else _CROP_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
-    reason = _(
-        "windows of pictures at their own scale, at most {maximum} px on {where}; the middle picture has {width}x{height}"
-    )
+    reason = _("crops at native scale, at most {maximum} px on {where}; the middle image has {width}x{height}")
     side = max(16, multiple, min(maximum, height, width) // multiple * multiple)
     return side, [Choice("data.window", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
 
@@ -235,12 +233,12 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     batch = settings.train.batch
     if batch is None:
         batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
-        reason = _("on {where}, {count} training pictures").format(where=where, count=facts.training)
+        reason = _("on {where}, {count} training images").format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
         shown = _IMAGES_GPU if gpu else _IMAGES_CPU
         epochs = int(np.clip(round(shown / an_epoch), 10, 400))
-        reason = _("about {shown} pictures shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
+        reason = _("about {shown} images shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
     else:
         epochs = settings.train.epochs
@@ -266,7 +264,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
 
 
 def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
-    """How many windows make an epoch: as many as cover the training part, within limits."""
+    """How many crops make an epoch: as many as cover the training split, within limits."""
     if settings.data.epoch_windows is not None:
         return []
     side = facts.images.window or 1
@@ -274,13 +272,11 @@ def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
     maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     size = f"{facts.training_pixels / 1e6:,.1f}"
     if cover <= maximum:
-        reason = _(
-            "{pixels} megapixels of training pictures, in windows of {side} px; in proportion to a picture's area"
-        )
+        reason = _("{pixels} megapixels of training images, in crops of {side} px; in proportion to an image's area")
     else:
         reason = _(
-            "the {pixels} megapixels of training pictures would make {cover} windows of {side} px; an epoch draws this "
-            "many of them anew, in proportion to a picture's area"
+            "the {pixels} megapixels of training images would make {cover} crops of {side} px; an epoch draws this "
+            "many of them again, in proportion to an image's area"
         )
     return [Choice("data.epoch_windows", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
 
@@ -324,7 +320,7 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
 
 
 def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
-    """Loss and windows, from how rare the rarest class is; measured in docs/experiments.md."""
+    """Loss and crops, from how rare the rarest class is; measured in docs/experiments.md."""
     choices = []
     name = min(facts.foreground, key=facts.shares.__getitem__)
     share = facts.shares[name]
@@ -340,14 +336,14 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     data, images = settings.data, facts.images
     cropped = images.window is not None and images.size is not None and images.window < images.size
     if data.foreground_share is None and data.resize == "native":
-        reason = _("{rarest}; half of the windows are laid over an object, as most of a large picture may be ground")
+        reason = _("{rarest}; half of the crops are placed on an object, as most of a large image may be ground")
         choices.append(Choice("data.foreground_share", _FOREGROUND_SHARE, reason.format(rarest=rarest)))
     elif data.foreground_share is None and cropped and settings.augment.kind == "warp":
         if share < _RARE:
-            reason = _("{rarest}; this share of the windows is placed on an object").format(rarest=rarest)
+            reason = _("{rarest}; this share of the crops is placed on an object").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.33, reason))
         else:
-            reason = _("{rarest}, so most windows drawn at random show it").format(rarest=rarest)
+            reason = _("{rarest}, so most crops drawn at random show it").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.0, reason))
     return choices
 
@@ -372,6 +368,6 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
         )
     if settings.augment.rotation_deg is None:
         degrees = 15.0 if orientation == "upright" else 180.0
-        reason = _("pictures have an up") if orientation == "upright" else _("no direction is up")
+        reason = _("images have an up") if orientation == "upright" else _("no direction is up")
         choices.append(Choice("augment.rotation_deg", degrees, reason))
     return choices

@@ -60,7 +60,7 @@ class MainGroup(Group):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        says = later("Language of all that is said, English or Vietnamese (tiếng Việt)  [UBEND_LANG, else en]")
+        says = later("Language of messages and help, English or Vietnamese (tiếng Việt)  [UBEND_LANG, else en]")
         self.params.append(Option(["--lang"], metavar="[en|vi]", expose_value=False, help=says))  # for the help
 
     def main(self, *args: Any, **extra: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# What numbers are drawn for. The words are part of every draw: with another word a resumed run goes on otherwise.
+# What numbers are drawn for. The words are part of every draw: with another word a resumed run continues otherwise.
 Purpose = Literal[
     "anchors", "candidates", "dropout", "elastic", "foreground", "gain", "noise field", "order of round", "warp"
 ]
@@ -24,7 +24,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: the counte
 def draw_uniform(
     seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
 ) -> NDArray[np.float64]:
-    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each; arguments as for `draw_bits`."""
+    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each; for arguments see `draw_bits`."""
     bits = draw_bits(seed, purpose, positions, count, number)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

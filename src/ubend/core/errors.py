@@ -1,14 +1,14 @@
-"""What a person sees when something is wrong: one line, saying what, where, and how to mend it.
+"""What a person sees when something is wrong: one line, saying what, where, and how to fix it.
 
 UbendError                the command line prints the message and exits with 2: nothing was done
-├── DataError             pictures, masks, folders, splits; may hold many problems, all told at once
-│   ├── PairError         pairs that cannot be used; `--skip-bad` goes on without them
+├── DataError             images, masks, folders, splits; may hold many problems, all reported at once
+│   ├── PairError         pairs that cannot be used; `--skip-bad` continues without them
 │   └── FilesError        some of the files failed, the results of all others are written; exit code 3
 ├── SettingError          a setting or a flag: unknown, out of range, contradictory
 │   └── MissingPackageError   a library that is not installed, or cannot be loaded
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
 ├── ModelFileError        a model file that is truncated, not ours, or newer than this version
-└── TrainingError         a training that cannot go on (loss not finite, run changed under it)
+└── TrainingError         a training that cannot continue (loss not finite, run changed under it)
 
 The sentence is for people and may be reworded at any time. Code and tests ask for the class and two fields:
 
@@ -90,7 +90,7 @@ class DataError(UbendError):
 
 
 class PairError(DataError):
-    """Pairs of picture and mask that cannot be used.
+    """Pairs of image and mask that cannot be used.
 
     Attributes:
         bad: name of the pair -> its problems.
@@ -127,7 +127,7 @@ class ModelFileError(UbendError):
 
 
 class TrainingError(UbendError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Contradiction(ValueError):

@@ -83,12 +83,12 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
     if there:
         message = _("{path} exists already; choose another --out")
         if resumable:
-            message = _("{path} exists already, and {count} more; choose another --out, or go on with --resume")
+            message = _("{path} exists already, and {count} more; choose another --out, or continue with --resume")
         raise OutputError(message.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 
 
 def refuse_foreign(paths: Sequence[Path], record: Path) -> None:
-    """Fail where a command that goes on would overwrite these files, which it did not write.
+    """Fail where a command that continues would overwrite these files, which it did not write.
 
     Args:
         record: the file that lists what it wrote.
@@ -193,7 +193,7 @@ def resolve_many() -> Callable[[Path], str]:
 
     def resolve(path: Path) -> str:
         folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.name == "nt" or os.path.islink(path):  # Windows also mends the name's case
+        if name in ("", ".", "..") or os.name == "nt" or os.path.islink(path):  # Windows also fixes the name's case
             return str(path.resolve())
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -207,7 +207,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     """Says which file could not be written, and why.
 
     Raises:
-        OutputError: in place of an OSError.
+        OutputError: instead of an OSError.
     """
     try:
         yield

@@ -55,7 +55,7 @@ class ImageFormat:
 
     Attributes:
         channels: `data.channels`.
-        size: `data.size`, px; None: images keep their own size (`data.resize = native`).
+        size: `data.size`, px; None: images keep their native size (`data.resize = native`).
         window: `data.window`, px: the side of training crops; None: training images are whole.
         resize: `data.resize`.
         choices: which of these were chosen automatically.

@@ -49,47 +49,47 @@ class _Section(BaseModel):
 
 
 class DataSettings(_Section):
-    """How pictures and masks are read and split."""
+    """How images and masks are read and split."""
 
-    folder: str | None = None  # of pictures and masks
-    images: str | None = None  # folder or glob of the pictures, in place of `folder`
+    folder: str | None = None  # of images and masks
+    images: str | None = None  # folder or glob of the images, instead of `folder`
     masks: str | None = None  # folder or glob of the masks
     split: str | None = None  # CSV `file,split[,group]` or `file,group`
     classes: tuple[str, ...] | None = None  # names, in the order of the mask values
     values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
-    skip_bad: bool = False  # go on without pairs that cannot be used
+    skip_bad: bool = False  # continue without pairs that cannot be used
     channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the images are; a mixture: 3
-    size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized picture
-    # keep the aspect, squash to a square, or leave pictures at their own size (native); None: as objects need it
+    size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized image
+    # keep the aspect, squash to a square, or leave images at native size (native); None: as objects need it
     resize: Resize | None = None
-    window: int | None = Field(None, ge=16, le=8192)  # px; train on windows of this side instead of whole pictures
-    epoch_windows: int | None = Field(None, ge=1)  # native: windows shown in an epoch, at least one of each picture
-    foreground_share: float | None = Field(None, ge=0, le=1)  # of the windows: laid over an object of a drawn class
+    window: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
+    epoch_windows: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
+    foreground_share: float | None = Field(None, ge=0, le=1)  # of the crops: placed on an object of a drawn class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
-    mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training part
+    mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training split
     std: tuple[float, ...] | None = None
 
 
 class AugmentSettings(_Section):
-    """What is done to a training picture. Ranges are of uniform draws, half-widths unless they say more."""
+    """What is done to a training image. Ranges are of uniform draws, half-widths unless they say more."""
 
     kind: Literal["none", "frozen", "warp"] | None = None
     # frozen: the tutorial's copies, the same in every epoch
     anchor_shift_px: float = Field(10.0, ge=0)  # three anchors move this far, at native size
     both_flips: Literal["flips", "elastic"] = "flips"  # the tutorial's code, or its words: elastic + both flips
-    # warp: drawn anew for every picture of every epoch
+    # warp: drawn again for every image of every epoch
     orientation: Orientation | None = None  # free: any rotation and both flips; upright: small rotations, left-right
     rotation_deg: float | None = Field(None, ge=0, le=180)
-    flip_share: float = Field(0.5, ge=0, le=1)  # of the pictures: mirrored left-right; free: up-down, too
+    flip_share: float = Field(0.5, ge=0, le=1)  # of the images: mirrored left-right; free: up-down, too
     scale: float = Field(0.25, ge=0, le=2)  # natural logarithm of the zoom
     stretch: float = Field(0.1, ge=0, le=1)  # natural logarithm of height over width
-    shift: float = Field(0.1, ge=0, le=1)  # of the picture's side
-    elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the picture's side
-    elastic_px: float | None = Field(None, ge=0)  # the same in px of the resized picture, in place of `elastic`
+    shift: float = Field(0.1, ge=0, le=1)  # of the image's side
+    elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the image's side
+    elastic_px: float | None = Field(None, ge=0)  # the same in px of the resized image, instead of `elastic`
     elastic_grid: int = Field(5, ge=2, le=5)  # points a side of the coarse field
-    elastic_share: float = Field(0.5, ge=0, le=1)  # of the pictures
-    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the picture is reflected
+    elastic_share: float = Field(0.5, ge=0, le=1)  # of the images
+    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the image is reflected
     brightness: float = Field(0.15, ge=0, le=1)  # of the value range
     contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
     color: float = Field(0.1, ge=0, le=1)  # gain of each of several channels, natural logarithm
@@ -111,8 +111,8 @@ class ModelSettings(_Section):
     growth: Upsampling = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
     encoder: str | None = None  # its name in timm; none: the U-Net's own
-    pretrained: bool | None = None  # begin with its ImageNet weights, of its pip package, or downloaded if need be
-    weights: str | None = None  # begin with these: a local file in place of the download
+    pretrained: bool | None = None  # initialise from its ImageNet weights, of its pip package, or downloaded if need be
+    weights: str | None = None  # initialise from these: a local file instead of the download
 
 
 class TrainSettings(_Section):
@@ -120,7 +120,7 @@ class TrainSettings(_Section):
 
     epochs: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1, le=2**20)
-    micro_batch: int | None = Field(None, ge=1)  # pictures in memory at once; None: the batch
+    micro_batch: int | None = Field(None, ge=1)  # images in memory at once; None: the batch
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1)  # of sgd
     learning_rate: float | None = Field(1e-3, gt=0)
@@ -133,12 +133,12 @@ class TrainSettings(_Section):
     )
     class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
     border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
-    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized picture; how close
-    sync_batch_norm: bool = False  # in several processes: batch norm over the pictures of all of them
-    average_decay: float | None = Field(None, ge=0, lt=1)  # exponential average of the weights; 0: none
+    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized image; how close
+    sync_batch_norm: bool = False  # in several processes: batch norm over the images of all of them
+    average_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
-    init_from: str | None = None  # model file or run folder whose weights the training begins with
+    init_from: str | None = None  # model file or run folder whose weights the training starts from
     precision: Precision | None = None
     compile: bool | None = None
     deterministic: bool = False
@@ -200,21 +200,21 @@ class Settings(_Section):
                 native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
                 _(
                     "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
-                    "by which windows are drawn"
+                    "by which crops are drawn"
                 ),
             ),
             (
                 "train.border_weight",
                 native and train.border_weight,
                 _(
-                    "train.border_weight goes with pictures as wholes: not with data.resize = native (--patches); "
+                    "train.border_weight goes with images as wholes: not with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
                 ),
             ),
             (
                 "data.size",
                 native and data.size is not None,
-                _("with data.resize = native (--patches) pictures keep their size; say data.window, not data.size"),
+                _("with data.resize = native (--patches) images keep their size; say data.window, not data.size"),
             ),
             (
                 "data.foreground_share",
@@ -244,8 +244,8 @@ class Settings(_Section):
         return self
 
 
-# What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the pictures
-# and the copies; `choices.py` tells them apart by the number of classes.
+# What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the images
+# and the copies; `choices.py` distinguishes them by the number of classes.
 RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
@@ -379,7 +379,7 @@ def known_keys() -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """JSON's strings, numbers, booleans and lists are TOML's too, but for one control character."""
+    """JSON's strings, numbers, booleans and lists are TOML's too, except for one control character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

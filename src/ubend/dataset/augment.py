@@ -1,10 +1,10 @@
 """One paired warp and colour change for a whole batch, on the device.
 
 What is drawn is numpy, small, and a pure function of (seed, purpose, position): `sample_warps`,
-`sample_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Picture and mask
+`sample_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Image and mask
 are sampled once, through the same coordinates (bilinear / nearest).
 
-N pictures, C channels, H x W pixels out, G x G points of the elastic field.
+N images, C channels, H x W pixels out, G x G points of the elastic field.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from ubend.labels.class_table import IGNORED
 ELASTIC_POINTS = 5  # points a side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default
 _SHOWN_WITHIN = 0.5  # of the window: where the pixel that it must show is put,
-_SHOWN_AT_MAX = 0.75  # and how far out at the picture's border; beyond is left to the elastic field
-_NOISE_SIDE = 256  # px; side of the noise that pictures take windows of
+_SHOWN_AT_MAX = 0.75  # and how far out at the image's border; beyond is left to the elastic field
+_NOISE_SIDE = 256  # px; side of the noise that images take windows of
 
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
 
@@ -77,7 +77,7 @@ DeviceWarpParams = _WarpParams[Tensor]
 
 
 def identity_params(count: int, channels: int) -> WarpParams:
-    """Draws that leave pictures as they are."""
+    """Draws that leave images as they are."""
     one, zero = np.ones(count, np.float32), np.zeros(count, np.float32)
     return WarpParams(
         affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
@@ -103,13 +103,13 @@ def sample_warps(
     channels: int,
     shown: NDArray[np.float64] | None = None,
 ) -> WarpParams:
-    """The modern augmentation: drawn anew for each position of the endless order.
+    """The modern augmentation: drawn again for each position of the endless order.
 
     Args:
         settings: ranges.
         positions: (N,) places in the order.
-        shapes_hw: (N, 2) stored size of the picture at each.
-        canvas_hw: size of the output; a picture larger than it is seen through a window.
+        shapes_hw: (N, 2) stored size of the image at each.
+        canvas_hw: size of the output; an image larger than it is seen through a window.
         shown: (N, 4) the pixel (y, x) that the window must show, and where in the window, from
             `Foreground.draw`; NaN where it may lie anywhere.
     """
@@ -128,7 +128,7 @@ def sample_warps(
     affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
 
     room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
-    offset = signed[:, 5:7] * room  # the window's centre, from the picture's
+    offset = signed[:, 5:7] * room  # the window's centre, from the image's
     if shown is not None:
         forced = ~np.isnan(shown[:, 0])
         offset[forced] = _offset_to_show(
@@ -163,7 +163,7 @@ def _offset_to_show(
     room: NDArray[np.float64],
     canvas_hw: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """(n, 2) the window's centre, from the picture's, so that it shows a pixel at about the place drawn.
+    """(n, 2) the window's centre, from the image's, so that it shows a pixel at about the place drawn.
 
     The centre keeps to where the centres of all windows lie (`room`), unless that would push the pixel out.
     """
@@ -175,7 +175,7 @@ def _offset_to_show(
     return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))
 
 
-FROZEN_COPIES = 5  # the picture; elastic; left-right; up-down; both flips
+FROZEN_COPIES = 5  # the image; elastic; left-right; up-down; both flips
 
 
 def sample_frozen(
@@ -186,7 +186,7 @@ def sample_frozen(
     shapes_hw: tuple[NDArray[np.int64], NDArray[np.int64]],
     channels: int,
 ) -> WarpParams:
-    """The tutorial's copies: a function of (seed, picture, copy), so the same in every epoch.
+    """The tutorial's copies: a function of (seed, image, copy), so the same in every epoch.
 
     "Elastic" is the tutorial's word for what its code does: three anchors around the centre, each
     coordinate moved by a uniform +-`anchor_shift_px`, and the affine map that takes the old ones to
@@ -194,14 +194,14 @@ def sample_frozen(
     Kaggle): centre + (s, s), (s, -s) and (-s, -s), with s a third of the shorter side.
 
     Args:
-        pictures, copies: (N,) picture number, and 0..4 as in FROZEN_COPIES.
+        images, copies: (N,) image number, and 0..4 as in FROZEN_COPIES.
         shapes_hw: (N, 2) stored and (N, 2) native sizes: the shift is in native px.
     """
     stored, native = shapes_hw
     n = len(images)
     params = identity_params(n, channels)
     third = native.min(axis=1) / 3.0
-    # no more than half the anchors' distance from the centre, or tiny pictures would turn inside out
+    # no more than half the anchors' distance from the centre, or tiny images would turn inside out
     shift_px = np.minimum(settings.anchor_shift_px, third / 2)[:, None, None]
     moved = (2.0 * draw_uniform(seed, "anchors", images, 6) - 1.0).reshape(n, 3, 2) * shift_px
     anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
@@ -268,15 +268,15 @@ def warp(
     ignore_outside: bool,
     points: int = ELASTIC_POINTS,
 ) -> tuple[Tensor, Tensor]:
-    """Sample picture and mask once, through one grid; outside the picture is its reflection.
+    """Sample image and mask once, through one grid; outside the image is its reflection.
 
     Args:
-        image: (N, C, h, w) any dtype; each picture lies at the top left.
+        image: (N, C, h, w) any dtype; each image lies at the top left.
         mask: (N, h, w) uint8 class index or IGNORED.
-        shapes_hw: (N, 2) float32, the part of (h, w) that is picture.
+        shapes_hw: (N, 2) float32, the part of (h, w) that is image.
         canvas_hw: (H, W) of the output.
-        ignore_outside: the mask is IGNORED where the grid leaves the picture, else reflected with it.
-        points: a side of the elastic field, as of `elastic_basis`.
+        ignore_outside: the mask is IGNORED where the grid leaves the image, else reflected with it.
+        points: a side of the elastic field, see `elastic_basis`.
     Returns:
         (N, C, H, W) float32 and (N, H, W) uint8.
     """
@@ -349,7 +349,7 @@ def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor |
 
 
 def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
-    """(C, S, S) standard normal numbers, S = 256; pictures take windows of it that wrap around."""
+    """(C, S, S) standard normal numbers, S = 256; images take windows of it that wrap around."""
     numbers = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
     return numbers.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
 
@@ -373,7 +373,7 @@ def elastic_basis(length: int, device: torch.device, points: int = ELASTIC_POINT
 
 
 def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
-    """Gaussian blur of each picture with its own standard deviation; 0 leaves it as it is."""
+    """Gaussian blur of each image with its own standard deviation; 0 leaves it as it is."""
     n, c, h, w = x.shape
     taps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, device=x.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (taps / sigma_px.clamp_min(1e-3)[:, None]) ** 2)

@@ -1,7 +1,7 @@
 """(store, seed, position) -> device batches; nothing hidden.
 
 Training reads one endless order of positions; step k takes positions k*B to (k+1)*B, of which each of
-several processes takes its part. Which picture stands at a position, and what is done to it, are pure
+several processes takes its part. Which image stands at a position, and what is done to it, are pure
 functions of (seed, position).
 """
 
@@ -33,17 +33,17 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.regions import Regions
 from ubend.dataset.sources import Source
 
-_PREFETCH = 3  # batches read ahead of the device when the pictures do not fit on it
+_PREFETCH = 3  # batches read ahead of the device when the images do not fit on it
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's pictures.
+    """One training step's images.
 
     Attributes:
         image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's part of the batch.
         target: (B, H, W) uint8 class index or IGNORED.
-        pixel_weights: (B, H, W) float32, what a pixel weighs beyond its class, warped as the picture is; None: nothing.
+        pixel_weights: (B, H, W) float32, what a pixel weighs beyond its class, warped as the image is; None: nothing.
     """
 
     image: Tensor
@@ -61,20 +61,20 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
 
     Args:
-        pictures: the training split; each item is shown as often as it says.
+        images: the training split; each item is shown as often as it says.
         settings: what is done to them.
         seed: of the whole run.
-        batch: pictures per step, of all processes together.
-        window_hw: (H, W) of a training picture.
+        batch: images per step, of all processes together.
+        window_hw: (H, W) of a training image.
         value_range: (low, high), each (C,), of the channels.
-        foreground: the windows that are laid over objects; None: all lie anywhere.
+        foreground: the crops that are placed on objects; None: all lie anywhere.
         part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
-        pixel_weights: (pictures, H, W) what pixels weigh beyond their class, on the pictures' canvas; None: nothing.
+        pixel_weights: (images, H, W) what pixels weigh beyond their class, on the images' canvas; None: nothing.
         augment: `augment`, or a faster function of the same arguments.
     Attributes:
-        batch: pictures per step that are drawn here.
+        batch: images per step that are drawn here.
         weighs_pixels: whether batches have weights of single pixels.
-        waited_s: for pictures that had not been read yet, in all.
+        waited_s: for images that had not been read yet, in all.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TrainingBatches:
         )
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
-        """(B, H, W) the weights of a step's pictures, through the warp of these `numbers`."""
+        """(B, H, W) the weights of a step's images, through the warp of these `numbers`."""
         chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
@@ -131,7 +131,7 @@ class TrainingBatches:
     def numbers(self, step: int) -> NDArray[np.float32]:
         """(B, K) all that is drawn for a step, for `render`: it travels to the device in one copy.
 
-        A row is `WarpParams.pack`, the (h, w) of the picture as stored, and its number as the bits of an int32.
+        A row is `WarpParams.pack`, the (h, w) of the image as stored, and its number as the bits of an int32.
         """
         return self._draw(step)[0]
 
@@ -140,11 +140,11 @@ class TrainingBatches:
 
         Args:
             numbers: (B, K) float32 on the device, from `numbers`.
-            fetched: (B, H, W, C) and (B, H, W) pictures that are not resident.
+            fetched: (B, H, W, C) and (B, H, W) images that are not resident.
         """
         settings = self.settings
         images, masks = (self.source.images, self.source.masks) if fetched is None else fetched
-        # of the pictures at hand
+        # of the images available
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
             chosen = images[items], masks[items]
@@ -190,7 +190,7 @@ class TrainingBatches:
             reading.exception()
 
     def fetch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) and (B, H, W): a step's pictures, brought to the device; the next ones are being read."""
+        """(B, H, W, C) and (B, H, W): a step's images, brought to the device; the next ones are being read."""
         if not self._prefetched or self._prefetched[0][0] != step:
             self._prefetched.clear()  # a jump: after a resume, or when somebody looks at an old batch
         while len(self._prefetched) < _PREFETCH:

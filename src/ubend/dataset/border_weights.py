@@ -65,15 +65,15 @@ def border_weights(
 
 
 def border_weights_of(data: Dataset, images: Source, settings: TrainPlan) -> NDArray[np.float16] | None:
-    """The border weights of training pictures, at the size at which they are learnt; None where none are asked for.
+    """The border weights of training images, at the size at which they are learnt; None where none are asked for.
 
-    Objects are those of the true ids beside the pictures (`find_ids`), else those of the masks, told apart as
+    Objects are those of the true ids beside the images (`find_ids`), else those of the masks, separated as
     `ubend count` does.
 
     Returns:
-        (n, H, W) on the pictures' canvas, 0 where there is no picture; of numpy's smallest float, as they may be many.
+        (n, H, W) on the images' canvas, 0 where there is no image; of numpy's smallest float, as they may be many.
     Raises:
-        DataError: true ids that are missing or do not fit their picture.
+        DataError: true ids that are missing or do not fit their image.
     """
     if not settings.border_weight:
         return None

@@ -1,4 +1,4 @@
-"""A folder, understood: pairs, store, class table, split, and what is known of the pictures.
+"""A folder, understood: pairs, store, class table, split, and what is known of the images.
 
 folder -> pairs -> headers -> survey of the masks -> class table -> object widths -> size -> store (decoded once)
        -> split
@@ -50,21 +50,21 @@ from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
 _Found = TypeVar("_Found")
-_PIECE_PIXELS = 2**20  # of a picture that is looked at as a whole
+_PIECE_PIXELS = 2**20  # of an image that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
-_STATISTICS_IMAGES = 1000  # of the training part, evenly taken; more do not move the third digit
+_STATISTICS_IMAGES = 1000  # of the training split, evenly taken; more do not move the third digit
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that training and scoring need to know about the pictures.
+    """Everything that training and scoring need to know about the images.
 
     Attributes:
         folder: as found on disk.
-        store: the decoded pictures, numbered as `folder.pairs`.
+        store: the decoded images, numbered as `folder.pairs`.
         labels: the class table.
-        parts: the part of each pair.
+        parts: the split of each pair.
         widths: class name -> width of its objects, of a sample.
         images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.
@@ -82,7 +82,7 @@ class Dataset:
     skipped: tuple[tuple[Pair, list[str]], ...]
 
     def numbers(self, split: SplitName) -> NDArray[np.int64]:
-        """The pictures of a part, by their number in the store."""
+        """The images of a part, by their number in the store."""
         return np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
 
     def pairs(self, split: SplitName) -> list[Pair]:
@@ -94,7 +94,7 @@ class Dataset:
         return "test" if "test" in self.splits else "val"
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training part, but for
+        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training split, except for
         those beyond `normal_range`."""
         channels = self.store.channels
         if self.store.dtype == np.uint8:
@@ -106,7 +106,7 @@ class Dataset:
         return low, np.where(high > low, high, low + 1)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training part, in raw units, without values beyond
+        """Mean and standard deviation of each channel over the training split, in raw units, without values beyond
         `normal_range`."""
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
@@ -121,7 +121,7 @@ class Dataset:
 
     @cached_property
     def normal_range(self) -> NDArray[np.float64]:
-        """(2, C) bounds of the values, as of `find_normal_range`, of all images; of 8 bit none."""
+        """(2, C) bounds of the values, see `find_normal_range`, of all images; of 8 bit none."""
         if self.store.dtype == np.uint8:
             return np.repeat([[-np.inf], [np.inf]], self.store.channels, axis=1)
         pieces = (pixels for _number, pixels in self._pixels(np.arange(len(self.store))))
@@ -161,7 +161,7 @@ class Dataset:
         return np.asarray((pixels < low) | (pixels > high))
 
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
-        """(P, C) pixels of the training part without those that have values beyond `normal_range`; P may be 0."""
+        """(P, C) pixels of the training split without those that have values beyond `normal_range`; P may be 0."""
         bounded = np.isfinite(self.normal_range).any()
         for _number, pixels in self._pixels(self.numbers("train")):
             yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
@@ -182,7 +182,7 @@ class Dataset:
             yield number, piece if invalid is None else piece[~invalid.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
-        """(C,) share of each class in the scored pixels of the training part, at native size; 0..1."""
+        """(C,) share of each class in the scored pixels of the training split, at native size; 0..1."""
         counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
         return np.asarray(counts / max(1, int(counts.sum())))
 
@@ -198,7 +198,7 @@ class Dataset:
         precision: tuple[Precision, str],
         pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> Facts:
-        """What the automatic choices are made from; arguments as in `Facts`."""
+        """What the automatic choices are made from; for arguments see `Facts`."""
         upright_t, upright_offset = self._upright()
         training, names = self.numbers("train"), self.labels.names
         return Facts(
@@ -215,8 +215,8 @@ class Dataset:
         )
 
     def _upright(self) -> tuple[float, float]:
-        """How surely, and how far, objects of the training part lie off the middle vertically rather
-        than sideways: photographs of the upright world do, microscope pictures do not."""
+        """How surely, and how far, objects of the training split lie off the middle vertically rather
+        than sideways: photographs of the upright world do, microscope images do not."""
         background = background_class(self.labels.names)
         offsets = []
         for number in _evenly(self.numbers("train"), _STATISTICS_IMAGES):
@@ -262,7 +262,7 @@ class Dataset:
         """The same data with the split of a saved data list.
 
         Raises:
-            TrainingError: pictures or masks are not those of the list any more.
+            TrainingError: images or masks are not those of the list any more.
         """
         rows = [{key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(io.StringIO(table))]
         if not rows or not set(DATA_COLUMNS) <= set(rows[0]):
@@ -272,7 +272,7 @@ class Dataset:
         if saved != here:
             changed = sorted({row[0] for row in set(saved) ^ set(here)})
             raise TrainingError(
-                _("{folder}: {count} pairs are not what the run began with ({names}); start a new run").format(
+                _("{folder}: {count} pairs are not what the run started with ({names}); start a new run").format(
                     folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])
                 ),
                 path=self.folder.root,
@@ -297,12 +297,12 @@ def find_folder(settings: Settings) -> Folder:
     if data.images is not None or data.masks is not None:
         raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
     if data.folder is None:
-        raise SettingError(_("name the FOLDER of pictures and masks, or --images and --masks"), key="data.folder")
+        raise SettingError(_("name the FOLDER of images and masks, or --images and --masks"), key="data.folder")
     return read_folder(Path(data.folder), options)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporter) -> Dataset:
-    """Understand a folder; everything wrong with it is told at once, before anything is trained.
+    """Understand a folder; everything wrong with it is reported at once, before anything is trained.
 
     With `data.skip_bad`, pairs that cannot be used are left out and recorded.
 
@@ -361,7 +361,7 @@ def _open_folder(
     native_hw = np.array(found.shapes_hw, np.int64)
     images = choose_format(settings, native_hw, found.channels, labels.classes, widths, device)
     sizing = Sizing(images.size, images.resize != "squash", images.channels)
-    reporter.begin(_("reading pictures"), len(pairs))
+    reporter.begin(_("reading images"), len(pairs))
     store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, reporter.count, reporter.report)
     reporter.end()
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
@@ -371,7 +371,7 @@ def _open_folder(
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
     if count := int(store.has_invalid.sum()):
         line = _(
-            "{count} of {all} images have pixels that were not seen (nodata, alpha 0, NaN or a mask in the file); they "
+            "{count} of {all} images have invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
             "are neither learnt nor scored"
         )
         remarks.append(line.format(count=count, all=len(pairs)))
@@ -407,12 +407,12 @@ def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: S
 
 @dataclass(frozen=True)
 class FolderScan:
-    """What headers and masks of a folder tell, before pictures are decoded.
+    """What headers and masks of a folder tell, before images are decoded.
 
     Attributes:
-        shapes_hw: native (height, width) of each picture.
-        channels: of the pictures.
-        hashes: digests of each picture and mask.
+        shapes_hw: native (height, width) of each image.
+        channels: of the images.
+        hashes: digests of each image and mask.
         labels: the class table.
         remarks: what the user should know.
     """
@@ -429,7 +429,7 @@ def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Repor
 
     Raises:
         PairError: pairs that cannot be used.
-        DataError: the masks do not tell the classes.
+        DataError: the masks do not define the classes.
     """
     pairs = folder.pairs
     file_cache = FileCache(cache, folder.root, settings.data.channels)
@@ -475,7 +475,7 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         chosen: the pairs that matter.
     Raises:
         SettingError: `data.values` names a class that the model does not know.
-        DataError: the folder does; or masks that do not tell their classes.
+        DataError: the folder does; or masks that do not define their classes.
         PairError: images or masks that cannot be read.
     """
     if settings.data.values is not None:

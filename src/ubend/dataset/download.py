@@ -134,7 +134,7 @@ def download(remote: Remote, target: Path, reporter: Reporter) -> None:
             reporter.end()
     raise DataError(
         _(
-            "cannot download {name}: {problems}; try again (it goes on where it stopped), or bring the file by other "
+            "cannot download {name}: {problems}; try again (it continues where it stopped), or bring the file by other "
             "means and name its folder by --root DIR"
         ).format(name=remote.name, problems="; ".join(problems)),
         path=target,
@@ -204,7 +204,7 @@ def _connect(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
 
 
 def _position(response: Any) -> tuple[int | None, int | None]:
-    """(first byte of an answer that goes on with a file, None when it begins anew; bytes of the whole, if told)."""
+    """(first byte of an answer that continues with a file, None when it begins again; bytes of the whole, if told)."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return None, int(length) if length.isdecimal() else None
@@ -247,7 +247,7 @@ def _validator(headers: Message) -> str | None:
 
 @contextmanager
 def _explain_failures(part: _Part) -> Iterator[None]:
-    """Errors of the network as one of ours."""
+    """Errors of the network as a UbendError."""
     try:
         yield
     except urllib.error.HTTPError as error:

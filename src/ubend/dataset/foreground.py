@@ -1,9 +1,9 @@
-"""Pixels of rare classes, for training windows to be laid over.
+"""Pixels of rare classes, for training crops to be laid over.
 
-Where windows are smaller than the pictures, a window drawn anywhere seldom shows a small object. So a
-share of the windows is laid so that it shows a pixel of an object: first the class is drawn, each that the
-picture holds as likely as another, then a pixel of it. Every draw is a function of (seed, purpose,
-position) or (seed, purpose, picture).
+Where crops are smaller than the images, a crop drawn anywhere seldom shows a small object. So a
+share of the crops is laid so that it shows a pixel of an object: first the class is drawn, each that the
+image holds as likely as another, then a pixel of it. Every draw is a function of (seed, purpose,
+position) or (seed, purpose, image).
 
 The share drawn in this way goes back to Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ubend.core.counter_rng import draw_uniform
 
-_MAX_CANDIDATES = 256  # pixels kept of each class of each picture
+_MAX_CANDIDATES = 256  # pixels kept of each class of each image
 _MAX_BYTES = 2**26  # of all candidates together
 _PART_PIXELS = 2**22  # of a mask that is looked through at once
 
@@ -25,9 +25,9 @@ class Foreground:
 
     Args:
         mask: item -> (h, w) uint8 class index or IGNORED, at the stored size.
-        items: number of pictures.
-        classes: class indices that windows are laid over.
-        share: of the windows.
+        items: number of images.
+        classes: class indices that crops are laid over.
+        share: of the crops.
         seed: of the whole run.
     """
 
@@ -39,9 +39,9 @@ class Foreground:
         self._known: dict[int, list[NDArray[np.int32]]] = {}
 
     def draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, 4): the pixel (y, x), and where it is to lie in the window, each -1..1 from its middle.
+        """(n, 4): the pixel (y, x), and where it is to lie in the crop, each -1..1 from its middle.
 
-        NaN where the window may lie anywhere: outside the share, or in a picture without foreground.
+        NaN where the crop may lie anywhere: outside the share, or in an image without foreground.
         """
         drawn = draw_uniform(self._seed, "foreground", positions, 5)
         out = np.full((len(items), 4), np.nan)
@@ -54,7 +54,7 @@ class Foreground:
         return out
 
     def _candidates(self, item: int) -> list[NDArray[np.int32]]:
-        """For each foreground class that a picture holds, (k, 2) pixels of it, found when first asked for."""
+        """For each foreground class that an image holds, (k, 2) pixels of it, found when first asked for."""
         if item not in self._known:
             mask = self._mask(item)
             found = []

@@ -33,8 +33,8 @@ class NamedSet:
         folder: the name that it is usually unpacked under.
         top: the archives' own outermost folder, "" when they have none.
         contents: folder -> suffix and number of the files that have to be in it, at least.
-        classes: their names, where the layout of the folder does not tell them.
-        channels: in which its pictures are read, where not all files have the same.
+        classes: their names, where the layout of the folder does not state them.
+        channels: in which its images are read, where not all files have the same.
     """
 
     title: str
@@ -52,7 +52,7 @@ NAMED_SETS: dict[str, NamedSet] = {
     "oxford-pet": NamedSet(
         "Oxford-IIIT Pet (Parkhi et al., CVPR 2012)",
         "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        lambda: _("CC BY-SA 4.0; the pictures remain their owners'"),
+        lambda: _("CC BY-SA 4.0; the images remain their owners'"),
         (  # sizes and digests as torchvision and others publish them
             Remote(
                 "annotations.tar.gz",
@@ -90,7 +90,7 @@ NAMED_SETS: dict[str, NamedSet] = {
     ),
 }
 _RECORD = ".files.json"  # of an unpacked set: size, time of its last change (ns) and CRC-32 of every file
-_UNPACKED = 1.2  # bytes of the unpacked pictures for each that is downloaded, at most
+_UNPACKED = 1.2  # bytes of the unpacked images for each that is downloaded, at most
 
 
 def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: Reporter) -> Path:
@@ -209,7 +209,7 @@ def _check_sum(path: Path) -> int:
 
 
 def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> Path:
-    """Download what is not at hand, unpack it, and give it its place when it is whole."""
+    """Download what is not available, unpack it, and give it its place when it is whole."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target / ".lock")
@@ -227,7 +227,7 @@ def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, rep
             archives = _collect_archives(name, wanted, target, in_cache, reporter)
             try:
                 _unpack_all(wanted, archives, target, in_cache, reporter)
-            except DataError:  # useless, and the next time begins anew
+            except DataError:  # useless, and the next time begins again
                 _delete_own(archives, target, in_cache)
                 raise
             _delete_own(archives, target, in_cache)
@@ -251,7 +251,7 @@ def _delete_own(archives: list[Path], target: Path, in_cache: bool) -> None:
 
 
 def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> list[Path]:
-    """The archives of a set: those at hand, checked, and the others downloaded."""
+    """The archives of a set: those available, checked, and the others downloaded."""
     archives, absent = [], []
     for file in wanted.files:
         candidates = (target, target.parent, target.parent / wanted.folder)
@@ -259,7 +259,7 @@ def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool,
         if local_file is not None and (wrong := check_file(local_file, file)):
             if not in_cache or local_file.parent != target:
                 raise DataError(
-                    _("{path}: {reason}; delete it, or get it anew").format(path=local_file, reason=wrong),
+                    _("{path}: {reason}; delete it, or get it again").format(path=local_file, reason=wrong),
                     path=local_file,
                 )
             line = _("note: {path} was damaged and is downloaded again ({reason})")

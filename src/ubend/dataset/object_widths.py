@@ -32,7 +32,7 @@ _LARGER = 2  # times the size, and four times the work; beyond, crops at native 
 def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """(n,) class and (n,) width in px at places along the middle of all objects of an (H, W) mask; n may be 0.
 
-    What touches the rim of the mask goes on beyond it.
+    What touches the rim of the mask continues beyond it.
     """
     # A grid of half pixels: pixel (y, x) lies at (2y, 2x), and what lies between pixels of two classes is a border.
     classes = mask.repeat(2, axis=0)[:-1].repeat(2, axis=1)[:, :-1]

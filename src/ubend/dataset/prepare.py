@@ -24,7 +24,7 @@ class TrainData:
 
     Attributes:
         batches: of the training split.
-        validation: the validation split, or windows of it.
+        validation: the validation split, or crops of it.
     """
 
     batches: TrainingBatches

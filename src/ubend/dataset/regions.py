@@ -1,9 +1,9 @@
-"""Crops: what the warp of a training window looks at, and how rectangles of images are read and laid on a canvas.
+"""Crops: what the warp of a training crop looks at, and how rectangles of images are read and placed on a canvas.
 
-What a window's warp looks at is known before: so much of the image, and no more, is read and brought to the device,
+What a crop's warp looks at is known before: so much of the image, and no more, is read and brought to the device,
 where the warp is the same as on the image as a whole.
 
-N crops, H x W pixels of a window or canvas, C channels.
+N crops, H x W pixels of a crop or canvas, C channels.
 """
 
 import math
@@ -18,17 +18,17 @@ from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import ELASTIC_POINTS, WarpParams, elastic_basis
 from ubend.dataset.store import Store
 
-_NODES = 33  # of each axis of a window, at which the warp is looked at; between them it bends by less than _BEND_PX
+_NODES = 33  # of each axis of a crop, at which the warp is looked at; between them it bends by less than _BEND_PX
 _BEND_PX = 1
 _ELASTIC_DEVIATIONS = 4  # of the elastic field's points, that a crop has room for
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Rectangles of pictures.
+    """Rectangles of images.
 
     Attributes:
-        numbers: (N,) of the pictures, in the store.
+        numbers: (N,) of the images, in the store.
         corner_yx: (N, 2) their first pixel.
         size_hw: (N, 2) px.
     """
@@ -45,21 +45,21 @@ def find_regions(
     region_hw: tuple[int, int],
     points: int = ELASTIC_POINTS,
 ) -> tuple[WarpParams, NDArray[np.int64], NDArray[np.int64]]:
-    """What the warp of each window looks at.
+    """What the warp of each crop looks at.
 
-    Where that is more than `region_hw` (an elastic field in a thousand), the crop's border is the picture's.
+    Where that is more than `region_hw` (an elastic field in a thousand), the crop's border is the image's.
 
     Args:
-        draws: on pictures as wholes.
-        shapes_hw: (N, 2) of the pictures.
-        points: a side of the elastic field, as of `elastic_basis`.
+        draws: on images as wholes.
+        shapes_hw: (N, 2) of the images.
+        points: a side of the elastic field, see `elastic_basis`.
     Returns:
         The draws on the crops, and the (N, 2) corners and sizes of these, px.
     """
     centre = (shapes_hw - 1) / 2 + params.offset_yx.astype(np.float64)
     low, high = _source_bounds(params, crop_hw, points)
     first, last = np.floor(centre + low).astype(np.int64), np.ceil(centre + high).astype(np.int64)
-    # out of the picture, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
+    # out of the image, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
     mirrored = np.where(first < 0, -1 - first, 0), np.where(last >= shapes_hw, 2 * shapes_hw - 1 - last, shapes_hw)
     first, last = (
         np.clip(np.minimum(first, mirrored[1]), 0, shapes_hw - 1),
@@ -76,7 +76,7 @@ def find_regions(
 def _source_bounds(
     params: WarpParams, crop_hw: tuple[int, int], points: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 2) least and greatest place that a window looks at, from its centre in the picture, px."""
+    """(N, 2) least and greatest place that a crop looks at, from its centre in the image, px."""
     nodes = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in crop_hw]
     cpu = torch.device("cpu")
     basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(crop_hw, nodes, strict=True))
@@ -88,7 +88,7 @@ def _source_bounds(
 
 
 def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
-    """(H, W) that hold what a window looks at, but for rare elastic fields; px."""
+    """(H, W) that hold what a crop looks at, except for rare elastic fields; px."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
     drawn = settings.elastic * math.sqrt(math.prod(crop_hw))
@@ -115,7 +115,7 @@ def read_regions(
     Args:
         canvas_hw: at least as large as each of them.
     Returns:
-        (N, H, W, C) pictures, uint8 or float32, and (N, H, W) class indices.
+        (N, H, W, C) images, uint8 or float32, and (N, H, W) class indices.
     """
     shape, pinned = (len(regions.numbers), *canvas_hw), device.type == "cuda"
     pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)

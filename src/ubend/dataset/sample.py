@@ -1,12 +1,12 @@
-"""A data set that needs no download: drawn microscope pictures of touching cells, with masks.
+"""A data set that needs no download: drawn microscope images of touching cells, with masks.
 
 The look is stained bright-field, in three stains. It carries what makes a global threshold fail: uneven
 light, stain washed over the ground, cells of another plane, cells no darker than the ground, debris, sensor
-noise, and pictures that are wholly or partly out of focus. One look, not two: with fluorescence mixed in, a
+noise, and images that are wholly or partly out of focus. One look, not two: with fluorescence mixed in, a
 net of width 16 was not through in 40 s on two CPU cores (contour Dice .71; either look alone .85; measured).
 
 H, W = size_px. A field is (H, W) float64. Cells keep their size in pixels (mostly 20 to 45 across), so that a
-larger picture holds more cells, not larger ones. The constants of looks were chosen by eye, then checked
+larger image holds more cells, not larger ones. The constants of looks were chosen by eye, then checked
 against Otsu's threshold (it must fail) and a small U-Net (it must not) by `tests/test_sample.py` and by hand.
 """
 
@@ -32,7 +32,7 @@ Color = Sequence[float]
 
 
 def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0) -> None:
-    """Write `count` pictures and masks as a data set that the other commands read, and whose cells can be counted.
+    """Write `count` images and masks as a data set that the other commands read, and whose cells can be counted.
 
     FOLDER/images/cell_000.png   (size_px, size_px, 3) uint8
     FOLDER/masks/cell_000.png    paletted PNG; its indices are the classes of `SAMPLE_CLASSES`
@@ -41,18 +41,18 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
 
     Args:
         folder: must not exist yet, or be empty.
-        count: number of pictures, at least 1.
+        count: number of images, at least 1.
         size_px: height and width, at least 64.
-        seed: 0 to 2^64 - 1; another seed draws other pictures.
+        seed: 0 to 2^64 - 1; another seed draws other images.
     Raises:
         SettingError: an argument is out of range.
         OutputError: `folder` holds something already, or cannot be written.
     """
     if count < 1:
-        raise SettingError(_("count is {count}; draw at least 1 picture").format(count=count), key="--count")
+        raise SettingError(_("count is {count}; draw at least 1 image").format(count=count), key="--count")
     if size_px < SMALLEST_PX:
         raise SettingError(
-            _("size is {size} px; a picture needs at least {minimum} px to hold cells").format(
+            _("size is {size} px; an image needs at least {minimum} px to hold cells").format(
                 size=size_px, minimum=SMALLEST_PX
             ),
             key="--size",
@@ -74,7 +74,7 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
 
 
 def draw_image(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One picture and its mask: a pure function of (seed, number, size_px).
+    """One image and its mask: a pure function of (seed, number, size_px).
 
     The draws are the same on every platform; a pixel may differ by 1 where exp or cos round differently.
 
@@ -96,7 +96,7 @@ def draw_ids(seed: int, number: int, size_px: int = 256) -> NDArray[np.uint16]:
 
 
 def _draw(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
-    """Picture, mask and ids."""
+    """Image, mask and ids."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     cells = _grow_cells(random, size_px)
     contour = _contour(cells.labels)
@@ -311,7 +311,7 @@ def _ghosts(random: np.random.Generator, size_px: int, strength: float) -> Field
 
 
 def _debris(random: np.random.Generator, size_px: int) -> Field:
-    """Field 0..1: specks, crumbs and now and then a fibre, on cells and beside them."""
+    """Field 0..1: specks, small fragments and now and then a fibre, on cells and beside them."""
     field = np.zeros((size_px, size_px))
     line = np.arange(size_px)
     for _fragment in range(random.poisson(5 * (size_px / 256) ** 2)):

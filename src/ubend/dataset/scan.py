@@ -34,7 +34,7 @@ _Kind = TypeVar("_Kind", int, str)
 def read_headers(
     pairs: Sequence[Pair], channels: int | None = None, file_cache: FileCache | None = None
 ) -> list[Header]:
-    """The header of each picture; `channels` as the user says, `file_cache` from earlier.
+    """The header of each image; `channels` as the user says, `file_cache` from earlier.
 
     Raises:
         PairError: headers that cannot be read.
@@ -58,7 +58,7 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
     """The channels in which a set is read, and what the user should know of it.
 
     Args:
-        headers: of the pairs' pictures.
+        headers: of the pairs' images.
         wanted: `data.channels`; None: as the images are, if all are alike; grey and colour are read in colour.
     Returns:
         (channels, remarks).
@@ -71,16 +71,16 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
     channels = wanted or _common_channels(headers, names)
     odd = [i for i, header in enumerate(headers) if not header.gives(channels)]
     if odd:
-        line = _("--channels {wanted} does not fit {found}; give as many as the pictures have").format(
+        line = _("--channels {wanted} does not fit {found}; give as many as the images have").format(
             wanted=channels, found=_table([headers[i].channels for i in odd], [names[i] for i in odd])
         )
         if len(odd) < len(pairs):
-            line += _(", or go on without these with --skip-bad")
+            line += _(", or continue without these with --skip-bad")
         raise PairError({names[i]: [line] for i in odd}, key="data.channels")
     depths = Counter(header.dtype for header in headers)
     if len(depths) > 1:
         table = _table([header.dtype for header in headers], names)
-        line = _("the pictures differ in depth: {table}; save all with the same depth").format(table=table)
+        line = _("the images differ in depth: {table}; save all with the same depth").format(table=table)
         common = depths.most_common(1)[0][0]
         raise PairError(
             {name: [line] for name, h in zip(names, headers, strict=True) if h.dtype != common}, key="dtype"
@@ -102,16 +102,14 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     if len(kinds) == 1 and maximum <= MAX_CHANNELS:
         return maximum
     if len(kinds) == 1:
-        line = _(
-            "the pictures have {count} channels; at most {maximum} can be learnt, so keep the most informative ones"
-        )
+        line = _("the images have {count} channels; at most {maximum} can be learnt, so keep the most informative ones")
         raise DataError(line.format(count=maximum, maximum=MAX_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
         return 3
-    cure = _("--channels {maximum} --skip-bad goes on with those that have {maximum}").format(maximum=maximum)
+    cure = _("--channels {maximum} --skip-bad continues with those that have {maximum}").format(maximum=maximum)
     table = _table([header.channels for header in headers], names)
     raise DataError(
-        _("the pictures differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
+        _("the images differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
     )
 
 
@@ -134,13 +132,13 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
 
 
 def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
-    """What is done to pictures on reading that a person might not expect."""
+    """What is done to images on reading that a person might not expect."""
     dropped = [header.channels + 1 for header in headers if header.alpha and header.channels + 1 != channels]
     more = max(dropped, default=0)
     lines = (
-        (len(dropped), _("alpha is dropped in {count} of {all} pictures; --channels {more} keeps it, if all have it")),
-        (sum(h.cmyk for h in headers), _("printing inks (CMYK) become red, green, blue in {count} of {all} pictures")),
-        (sum(h.turned for h in headers), _("{count} of {all} pictures are turned upright, as their EXIF says")),
+        (len(dropped), _("alpha is dropped in {count} of {all} images; --channels {more} keeps it, if all have it")),
+        (sum(h.cmyk for h in headers), _("printing inks (CMYK) become red, green, blue in {count} of {all} images")),
+        (sum(h.turned for h in headers), _("{count} of {all} images are turned upright, as their EXIF says")),
     )
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
@@ -161,14 +159,14 @@ def scan_masks(
     """What the masks hold; from the cache if they were surveyed before.
 
     Args:
-        pairs: pictures with masks.
-        sizes_hw: native (height, width) of each picture.
+        pairs: images with masks.
+        sizes_hw: native (height, width) of each image.
         digests: of each mask's content.
         cache: folder of stores and surveys.
         report: called with (masks done, masks in all).
         tell: called with a sentence where the file in the cache was damaged and is made again.
     Raises:
-        PairError: masks that cannot be read, or are not of the size of their pictures; all at once.
+        PairError: masks that cannot be read, or are not of the size of their images; all at once.
         OutputError: the cache cannot be written.
     """
     contents = [LABEL_SCAN_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
@@ -294,17 +292,17 @@ def _inspect(
 
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
-    """The line for a mask that is not of the size of its picture."""
-    line = _("{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height)")
+    """The line for a mask that is not of the size of its image."""
+    line = _("{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height)")
     if mask_hw == tuple(image_hw)[::-1]:
         line = _(
-            "{mask}: the mask is {mask_size} px but its picture {image} is {size} px (width x height), so its "
+            "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height), so its "
             "width and height are exchanged; save the mask transposed"
         )
         if read_header(pair.image).turned:
             line = _(
-                "{mask}: the mask is {mask_size} px but its picture {image}, turned upright as its EXIF orientation "
-                "says, is {size} px (width x height); turn the mask too, or save the picture without EXIF"
+                "{mask}: the mask is {mask_size} px but its image {image}, turned upright as its EXIF orientation "
+                "says, is {size} px (width x height); turn the mask too, or save the image without EXIF"
             )
     line = line.format(
         mask=pair.mask.path,
@@ -325,7 +323,7 @@ def unknown_values_problem(pair: Pair, values: NDArray[np.int32], labels: LabelM
         )
         return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
     line = _(
-        "{mask}: holds {values}, beyond the classes {known}; mend the mask, or say what they are with --values"
+        "{mask}: holds {values}, beyond the classes {known}; fix the mask, or say what they are with --values"
     ).format(mask=pair.mask.path, values=format_values(values.tolist(), labels.kind, 8), known=labels.describe())
     return Problem(line, pair.mask.path, "data.values")
 
@@ -338,7 +336,7 @@ def threads() -> int:
 def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:
     """Name of a pair -> what is wrong with its files; decodes them all. `channels` as in the settings.
 
-    Empty files are passed over: `read_folder` tells them.
+    Empty files are skipped: `read_folder` tells them.
     """
 
     def look(pair: Pair) -> list[str]:
@@ -351,7 +349,7 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
         except DataError as error:
             problems += error.problems
             if isinstance(pair.mask, DrawnMask):
-                return problems  # it is drawn in the size of the picture
+                return problems  # it is drawn in the size of the image
         try:
             mask_values = read_label_values(pair.mask, shape or (1, 1))
             if shape is not None and mask_values.values.shape != shape:

@@ -1,10 +1,10 @@
-"""Data sources: images of a store, or windows of them, brought to a device as batches on one canvas.
+"""Data sources: images of a store, or crops of them, brought to a device as batches on one canvas.
 
 Whoever trains or validates takes a `Source` and asks it, never which kind it is:
 
-    Pictures   whole images, kept on the device where they fit
-    Patches    images at their own size, of which training reads crops
-    Windows    fixed windows that cover images, for validation; each pixel counts in one of them
+    Images   whole images, kept on the device where they fit
+    Patches    images at native size, of which training reads crops
+    Windows    fixed crops that cover images, for validation; each pixel counts in one of them
 
 N items, H x W pixels of the canvas, C channels.
 """
@@ -30,13 +30,13 @@ from ubend.labels.class_table import IGNORED
 
 _SLICE_BYTES = 64 * 2**20  # of images brought to the device at once
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that images may take
-_VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when windows are validated: a sixth of its time
+_VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when crops are validated: a sixth of its time
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-_CPU_CROP_PIXELS = 2**19  # likewise, of windows on a CPU, which more make no faster, but take 1 GiB each million
+_CPU_CROP_PIXELS = 2**19  # likewise, of crops on a CPU, which more make no faster, but take 1 GiB each million
 
 
 class Source:
-    """Images of a store, or windows of them, that are brought to a device as batches on one canvas.
+    """Images of a store, or crops of them, that are brought to a device as batches on one canvas.
 
     Args:
         store: where the images are.
@@ -92,7 +92,7 @@ class Source:
     def narrow(
         self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
     ) -> tuple[WarpParams, Regions]:
-        """What the warps of windows look at of items, where only that is read; else the arguments as they are.
+        """What the warps of crops look at of items, where only that is read; else the arguments as they are.
 
         Args:
             draws: on the items as wholes.
@@ -154,13 +154,13 @@ class WholeImages(Source):
 
 
 class RandomCrops(Source):
-    """The images of a training part, at their own size; crops of them are read, never all of them.
+    """The images of a training split, at native size; crops of them are read, never all of them.
 
     Args:
         store, numbers, device: see `Source`.
-        windows: how many of them an epoch shows; each image in proportion to its area, and at least once.
+        crops: how many of them an epoch shows; each image in proportion to its area, and at least once.
         window_hw: (H, W) px.
-        settings: of the warp; they say how much of an image a window may look at.
+        settings: of the warp; they say how much of an image a crop may look at.
     """
 
     threads = 4  # what they wait for is the disk
@@ -187,14 +187,14 @@ class RandomCrops(Source):
 
 
 class FixedCrops(Source):
-    """Fixed windows that cover images; each pixel is scored in one of them.
+    """Fixed crops that cover images; each pixel is scored in one of them.
 
     Args:
         store, numbers, device: see `Source`.
         window_hw: (H, W) px, at most; smaller where all images are.
-        most: windows; of more, so many are taken evenly.
+        most: crops; of more, so many are taken evenly.
     Attributes:
-        cover: how many windows cover all images.
+        cover: how many crops cover all images.
     """
 
     def __init__(
@@ -222,15 +222,15 @@ class FixedCrops(Source):
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
 
     def note(self) -> str | None:
-        """How many windows are looked at, if not all."""
+        """How many crops are looked at, if not all."""
         if len(self) == self.cover:
             return None
         return _(
-            "note: {cover} windows would cover the validation part; {count} of them, evenly taken, are looked at"
+            "note: {cover} crops would cover the validation split; {count} of them, evenly taken, are looked at"
         ).format(cover=self.cover, count=len(self))
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """As of any source; what is scored in another window is IGNORED as well."""
+        """As of any source; what is scored in another crop is IGNORED as well."""
         pixels, index = super().take(items)
         for mask, (rows, columns) in zip(index, self._fresh[items].tolist(), strict=True):
             mask[:rows], mask[:, :columns] = IGNORED, IGNORED
@@ -238,17 +238,17 @@ class FixedCrops(Source):
 
 
 def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:
-    """So many windows among pictures of these areas: in proportion, each at least one; the sum may differ a little."""
+    """So many crops among images of these areas: in proportion, each at least one; the sum may differ a little."""
     return np.asarray(np.maximum(1, np.rint(crops * (areas / areas.sum()))).astype(np.int64))
 
 
 def open_sources(data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]) -> tuple[Source, Source]:
     """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
 
-    Images that keep their own size stay in the store, and windows of them are read.
+    Images that keep their native size stay in the store, and crops of them are read.
 
     Args:
-        window_hw: (H, W) px of a training window.
+        window_hw: (H, W) px of a training crop.
     """
     numbers, others = data.numbers("train"), data.numbers("val")
     if plan.data.resize == "native":

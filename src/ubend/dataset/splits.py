@@ -1,6 +1,6 @@
-"""Deterministic split into train, val and test that never cuts a group or near-identical pictures.
+"""Deterministic split into train, val and test that never cuts a group or near-identical images.
 
-Axis letters: N pictures.
+Axis letters: N images.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from ubend.layouts.pairs import SplitName
 # poses, .895. At 16 px one pair of different polyps passes (.963), which only keeps them together.
 # Mirrored copies were looked for too: the best mirrored pairs (.945; .885) are all different, so left out.
 THRESHOLD = 0.96
-# The same after the set's mean thumbnail was taken away, since uneven light alone makes all pictures of one
+# The same after the set's mean thumbnail was taken away, since uneven light alone makes all images of one
 # microscope correlate. Kvasir-SEG's copies keep .944 and more, different polyps have .931 and less; pets .981.
 OWN_THRESHOLD = 0.94
-_SAME = 0.9998  # beyond this they are copies, whatever the mean; pictures that light alone makes alike have .999
+_SAME = 0.9998  # beyond this they are copies, whatever the mean; images that light alone makes alike have .999
 
 _MIN_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
 _FEW = 2**13  # pairs whose rows may be picked, 32 MiB each
@@ -36,7 +36,7 @@ _ROUNDING = 1e-4  # of a sum of 1024 products in float32, amply
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The part of each pair.
+    """The split of each pair.
 
     Attributes:
         parts: one per pair, in the order of the pairs.
@@ -48,16 +48,16 @@ class SplitResult:
 
 
 def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Group number of each picture: chains of near-identical pictures share one.
+    """Group number of each image: chains of near-identical images share one.
 
-    Two pictures are near-identical when their thumbnails are equal, or correlate (Pearson, over the
+    Two images are near-identical when their thumbnails are equal, or correlate (Pearson, over the
     pixels) with at least THRESHOLD, and still with OWN_THRESHOLD in what sets them off from the mean of
     all. Brightness and contrast so play no role. Nearly flat thumbnails are only compared for equality.
 
     Args:
         thumbnails: (N, S, S) grey, 0..255, S = 16..32 px.
     Returns:
-        (N,) numbers from 0, in the order of first pictures.
+        (N,) numbers from 0, in the order of first images.
     """
     count = len(thumbnails)
     if count == 0:
@@ -84,7 +84,7 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         left, right, found = left[alike], right[alike], found[alike]
         near = (_multiply(own[rows], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
         left, right = left[near], right[near]
-        # Joined after each block, so that a folder of one picture's copies does not hold N^2 links.
+        # Joined after each block, so that a folder of one image's copies does not hold N^2 links.
         groups = _join(groups, lively[start + left], lively[start + right])
     return _renumber(groups)
 
@@ -122,10 +122,10 @@ def split_pairs(
     val_share: float,
     test_share: float,
 ) -> SplitResult:
-    """The part of each pair; what is missing from a given split is cut out of its train part.
+    """The split of each pair; what is missing from a given split is cut out of its train split.
 
     The result for a name depends on names, groups, near-duplicates and seed, never on the order of the
-    arguments' items. Groups that share near-identical pictures are joined, unless too few would be left to cut. Groups
+    arguments' items. Groups that share near-identical images are joined, unless too few would be left to cut. Groups
     are visited in the order of a keyed hash of their smallest name; test is filled first, then val, each as near to its
     share as whole groups allow; what fits neither (big groups) stays in train.
 
@@ -135,10 +135,10 @@ def split_pairs(
         groups: the group of each pair, or None.
         duplicates: (N,) from `find_near_duplicates`.
         seed: another seed cuts another split.
-        val_share: wanted share of val, in (0, 1): of all pictures, or of the train part of a given split.
-        test_share: wanted share of test of all pictures, in (0, 1).
+        val_share: wanted share of val, in (0, 1): of all images, or of the train split of a given split.
+        test_share: wanted share of test of all images, in (0, 1).
     Raises:
-        DataError: the given split is incomplete or has no train part; too few pictures or groups.
+        DataError: the given split is incomplete or has no train split; too few images or groups.
         SettingError: the shares leave nothing to some part.
     """
     if val_share <= 0 or test_share <= 0 or val_share + test_share >= 1:
@@ -158,14 +158,14 @@ def split_pairs(
     if "test" not in present and "val" not in present:
         cut = {"test": test_share, "val": val_share}
         if present:
-            remarks.append(_("only a train part is given: val and test are cut out of it"))
+            remarks.append(_("only a train split is given: val and test are cut out of it"))
     elif "val" not in present:
         cut = {"val": val_share}
-        remarks.append(_("no val part is given: it is cut out of the train part"))
+        remarks.append(_("no val split is given: it is cut out of the train split"))
     elif "test" not in present:
         remarks.append(
             _(
-                "no test part is given: scores will be those of the val part, on which the weights are "
+                "no test split is given: scores will be those of the val split, on which the weights are "
                 "chosen, so they are optimistic"
             )
         )
@@ -178,7 +178,7 @@ def split_pairs(
             units, duplicates = apart, alone
             remarks.append(
                 _(
-                    "near-identical pictures of different groups are not kept together, because too few groups would "
+                    "near-identical images of different groups are not kept together, because too few groups would "
                     "be left to split; scores may be optimistic"
                 )
             )
@@ -187,17 +187,17 @@ def split_pairs(
         sizes = Counter(int(duplicates[i]) for i in source).values()
         if kept := [size for size in sizes if size > 1]:
             remarks.append(
-                _("{count} near-identical pictures were kept together (sets: {sets})").format(
+                _("{count} near-identical images were kept together (sets: {sets})").format(
                     count=sum(kept), sets=len(kept)
                 )
             )
     if present:
         copies_cut = _(
-            "the given split leaks: near-identical pictures lie in more than one part (sets: {count}), for "
+            "the given split leaks: near-identical images lie in more than one split (sets: {count}), for "
             "example {example}; kept as given, so scores may be optimistic"
         )
         groups_cut = _(
-            "the given split leaks: pictures of one group lie in more than one part (groups: {count}), for "
+            "the given split leaks: images of one group lie in more than one split (groups: {count}), for "
             "example {example}; kept as given, so scores may be optimistic"
         )
         remarks += _remark_straddling(order, names, splits, duplicates.tolist(), copies_cut)
@@ -206,20 +206,20 @@ def split_pairs(
 
 
 def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:
-    """The parts of the given split; empty when none is given."""
+    """The splits that are given; empty when none is given."""
     present = {split for split in given if split is not None}
     without = sorted(name for name, split in zip(names, given, strict=True) if split is None)
     if present and without:
         raise DataError(
             _(
-                "the given split names no part for {count} of {total} pictures, for example {name}; name a "
-                "part for all or for none"
+                "the given split names no split for {count} of {total} images, for example {name}; name a "
+                "split for all or for none"
             ).format(count=len(without), total=len(names), name=without[0]),
             key="data.split",
         )
     if present and "train" not in present:
         raise DataError(
-            _("the given split has only {splits}; training needs a train part").format(
+            _("the given split has only {splits}; training needs a train split").format(
                 splits=", ".join(sorted(present))
             ),
             key="data.split",
@@ -237,8 +237,8 @@ def _cut_splits(
     if len(members) < len(shares) + 1:
         raise DataError(
             _(
-                "only {units} independent pictures or groups ({count} pictures; near-identical ones count "
-                "once), but a split into {splits} needs {needed} or more; add pictures, or give a split file (CSV)"
+                "only {units} independent images or groups ({count} images; near-identical ones count "
+                "once), but a split into {splits} needs {needed} or more; add images, or give a split file (CSV)"
             ).format(
                 units=len(members),
                 count=len(source),
@@ -284,7 +284,7 @@ def _join_groups(groups: Sequence[str | None], duplicates: NDArray[np.int64]) ->
 
 
 def _join(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) group numbers in [0, N) -> the same after joining the groups of pictures left[k] and right[k]."""
+    """(N,) group numbers in [0, N) -> the same after joining the groups of images left[k] and right[k]."""
     found, left, right = np.arange(len(groups)), groups[left], groups[right]  # each group's least known companion
     while (apart := found[left] != found[right]).any():
         left, right = left[apart], right[apart]
@@ -306,7 +306,7 @@ def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def _remark_straddling(
     order: list[int], names: Sequence[str], splits: Sequence[SplitName], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
-    """The remark, when images of one label lie in more than one part: on how many labels, and two images of one."""
+    """The remark, when images of one label lie in more than one split: on how many labels, and two images of one."""
     first: dict[int | str | None, int] = {}
     cut: set[int | str | None] = set()
     example = ""

@@ -2,10 +2,10 @@
 
 A store is a folder in the cache, named by the content of the files in it and by what was done to them:
 
-    images.bin   all pixels of all pictures, (P, C) uint8 | uint16 | float32, row by row, picture by picture
+    images.bin   all pixels of all images, (P, C) uint8 | uint16 | float32, row by row, image by image
     masks.bin    the same for the masks, (P,) uint8 class index
-    unseen.bin   only if there are any: (P,) bool, pixels that were not seen (see `LoadedImage`); IGNORED in the mask
-    index.npz    where each picture lies, its shapes, the pixels of each class at native size, a thumbnail, a hash
+    unseen.bin   only if there are any: (P,) bool, invalid pixels (see `LoadedImage`); IGNORED in the mask
+    index.npz    where each image lies, its shapes, the pixels of each class at native size, a thumbnail, a hash
     store.json   what it is; length and check sum of each other file
 
 It is built beside, synced, and renamed when whole; two runs that start at once build it once. One whose files are not
@@ -60,8 +60,8 @@ STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
 _INVALID = "unseen.bin"
 _PIECE_BYTES = 2**24  # of a file, whose check sum one thread makes
-_LARGE_PIXELS = 2**24  # of a picture that keeps its size and is read by rows, if it can be
-_PART_VALUES, _PART_IMAGES = 2**24, 32  # of pictures that one thread decodes, to resize them together
+_LARGE_PIXELS = 2**24  # of an image that keeps its size and is read by rows, if it can be
+_PART_VALUES, _PART_IMAGES = 2**24, 32  # of images that one thread decodes, to resize them together
 THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
 _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
@@ -75,7 +75,7 @@ class DamagedStoreError(Exception):
 
 
 class Store:
-    """An opened store; arrays are memory-mapped, pictures are numbered as in the pairs it was built from."""
+    """An opened store; arrays are memory-mapped, images are numbered as in the pairs it was built from."""
 
     def __init__(self, folder: Path) -> None:
         """
@@ -94,14 +94,14 @@ class Store:
         self.folder = folder
         self.channels: int = facts["channels"]
         self.dtype = np.dtype(facts["dtype"])
-        self.hashes: list[list[str]] = facts["hashes"]  # per picture: of the picture's and of the mask's file
+        self.hashes: list[list[str]] = facts["hashes"]  # per image: of the image's and of the mask's file
         with np.load(folder / _INDEX) as index:
             self.offsets: NDArray[np.int64] = index["offsets"]
             self.shapes_hw: NDArray[np.int64] = index["shapes_hw"]
             self.native_hw: NDArray[np.int64] = index["native_hw"]
             self.class_pixels: NDArray[np.int64] = index["class_pixels"]  # (N, 256) pixels per class index
             self.thumbnails: NDArray[np.uint8] = index["thumbnails"]
-            self.has_invalid: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with pixels that were not seen
+            self.has_invalid: NDArray[np.bool_] = index["has_unseen"]  # (N,) images with invalid pixels
             self.pixel_hashes: NDArray[np.uint64] = index["pixel_hashes"]  # (N,) `hash_pixels` at native size
         pixels = int(self.offsets[-1])
         self.images = np.memmap(folder / _IMAGES, self.dtype, "r", shape=(pixels, self.channels))
@@ -113,7 +113,7 @@ class Store:
         return len(self.shapes_hw)
 
     def image(self, number: int) -> NDArray[Any]:
-        """(h, w, C) picture at its stored size."""
+        """(h, w, C) image at its stored size."""
         here = slice(self.offsets[number], self.offsets[number + 1])
         return self.images[here].reshape(*self.shapes_hw[number], self.channels)
 
@@ -123,7 +123,7 @@ class Store:
         return self.masks[here].reshape(*self.shapes_hw[number])
 
     def invalid(self, number: int) -> NDArray[np.bool_] | None:
-        """(h, w) where an image was not seen, at the stored size; None: all of it was."""
+        """(h, w) where an image is invalid, at the stored size; None: all of it was."""
         if not self.has_invalid[number]:
             return None
         here = slice(self.offsets[number], self.offsets[number + 1])
@@ -175,7 +175,7 @@ def describe_kept(path: Path) -> tuple[str, str]:
         if path.name.endswith(FILE_CACHE_SUFFIX):
             return _("list of files"), common_folder(json.loads(path.read_text(encoding="utf-8").partition("\n")[2]))
         facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
-        text = _("images of {size} px") if facts["size_px"] else _("images at their own size")
+        text = _("images of {size} px") if facts["size_px"] else _("images at native size")
         return text.format(size=facts["size_px"]), str(facts.get("folder", ""))
     return _("unknown"), ""
 
@@ -209,16 +209,16 @@ def open_store(
     """The store of these pairs; built first if it is not in the cache.
 
     Args:
-        pairs: pictures with masks.
+        pairs: images with masks.
         shapes_hw: native (height, width) of each, from `read_headers`.
         sizing: size, aspect, channels.
         labels: what the codes of the masks mean.
-        hashes: of each picture and mask, from `hash_pairs`.
+        hashes: of each image and mask, from `hash_pairs`.
         cache: folder of stores.
-        report: called with (pictures done, pictures in all) while building.
+        report: called with (images done, images in all) while building.
         tell: called with a sentence where the store was damaged and is built again.
     Raises:
-        PairError: pictures or masks that cannot be read, or whose sizes differ; all at once.
+        PairError: images or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
     """
     from filelock import FileLock
@@ -231,7 +231,7 @@ def open_store(
         try:
             return Store(final)
         except DamagedStoreError:
-            log(_("note: decoded pictures in the cache were damaged and are made again ({path})").format(path=final))
+            log(_("note: decoded images in the cache were damaged and are recreated ({path})").format(path=final))
             (final / _FACTS).unlink(missing_ok=True)  # without it, what is left is no store
     if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
@@ -254,7 +254,7 @@ def open_store(
 
 
 def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> list[list[str]]:
-    """Digests of each pair's picture and mask, by their contents; `file_cache` from earlier.
+    """Digests of each pair's image and mask, by their contents; `file_cache` from earlier.
 
     Raises:
         PairError: files that cannot be read.
@@ -387,7 +387,7 @@ def _build(
 
 
 def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int]]:
-    """The pictures in parts of one size: few enough for memory and for all threads, many enough to be quick."""
+    """The images in parts of one size: few enough for memory and for all threads, many enough to be quick."""
     maximum = max(1, min(_PART_IMAGES, len(shapes_hw) // (4 * threads())))
     alike: dict[tuple[int, int], list[int]] = {}
     for number, (h, w) in enumerate(shapes_hw):
@@ -400,7 +400,7 @@ def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int
 
 
 def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
-    """The depth of the first picture whose header can be read; all that cannot are told later, together."""
+    """The depth of the first image whose header can be read; all that cannot are reported later, together."""
     for pair in pairs:
         try:
             return np.dtype(read_header(pair.image, channels).dtype)
@@ -413,7 +413,7 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     """A pair's mask, understood, at native size.
 
     Raises:
-        DataError: unreadable, not of its picture's size, or it holds codes that have no class.
+        DataError: unreadable, not of its image's size, or it holds codes that have no class.
     """
     mask_values = read_label_values(pair.mask, image_hw)
     if mask_values.values.shape != tuple(image_hw):
@@ -430,7 +430,7 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
 
 
 def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
-    """The mask with IGNORED where the image was not seen.
+    """The mask with IGNORED where the image is invalid.
 
     Args:
         mask: at native size.

@@ -37,7 +37,7 @@ class Limits:
     Attributes:
         entries: files and folders.
         size: bytes, all together.
-        ratio: unpacked bytes for each packed one (of pictures: about 1).
+        ratio: unpacked bytes for each packed one (of images: about 1).
     """
 
     entries: int = 100_000
@@ -82,7 +82,7 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
                 report(packed.tell())
     except _UnsafeError as error:
         raise DataError(
-            _("{archive}: not unpacked: {reason}; get the archive anew, from its own site").format(
+            _("{archive}: not unpacked: {reason}; get the archive again, from its own site").format(
                 archive=archive, reason=error
             ),
             path=archive,
@@ -94,7 +94,7 @@ def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> 
     """The parts of a name that is safe and new.
 
     Args:
-        seen: how each path so far is spelt, and whether it is a file, by its name on a system that does not tell `A`
+        seen: how each path so far is spelt, and whether it is a file, by its name on a system that does not state `A`
             from `a`; this one is added.
     Raises:
         _UnsafeError: it leads out of the folder, or means what another one means.
@@ -179,7 +179,7 @@ def _read(source: IO[bytes]) -> bytes:
 
 @contextmanager
 def _explain_damage() -> Iterator[None]:
-    """What the libraries say of a damaged archive, as one of ours."""
+    """What the libraries say of a damaged archive, as a UbendError."""
     try:
         yield
     except (

@@ -1,1 +1,1 @@
-"""Pictures for people: masks over pictures, grids of panels, curves of a training."""
+"""Images for people: masks over images, grids of panels, curves of a training."""

@@ -55,7 +55,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         for key in ("val_dice", "batch_statistics_dice")
     )
     rates = [("", _numbers(row.get("lr") for row in history), "#009e73")]
-    titled = [(_("loss"), losses), (_("Dice of the validation part"), dices), (_("learning rate"), rates)]
+    titled = [(_("loss"), losses), (_("Dice of the validation split"), dices), (_("learning rate"), rates)]
     plots = [one for one in titled if one[1] is losses or any(_known(values) for _name, values, _color in one[1])]
     best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
 
@@ -82,15 +82,15 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         axis.set_title(title, fontsize=10)
         _finish(axis, epochs, best)
 
-    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run goes on
+    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run continues
         write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 class LiveCurves:
-    """The curves so far, drawn while a training goes on, as often as that takes a 20th of the time at most.
+    """The curves so far, drawn while a training runs, as often as that takes a 20th of the time at most.
 
     Args:
-        class_names, path: as of `draw_curves`.
+        class_names, path: see `draw_curves`.
     """
 
     def __init__(self, class_names: Sequence[str], path: Path) -> None:
@@ -98,7 +98,7 @@ class LiveCurves:
         self._ended, self._elapsed_s = -math.inf, 0.0
 
     def draw(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Draw them, unless it is too soon; arguments and errors as of `draw_curves`."""
+        """Draw them, unless it is too soon; for arguments and errors see `draw_curves`."""
         started = time.monotonic()
         if started - self._ended >= _SHARE * self._elapsed_s:
             draw_curves(history, self._class_names, self._path)

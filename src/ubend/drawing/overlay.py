@@ -1,6 +1,6 @@
-"""A mask in colours, a mask over its picture, any picture as 8-bit RGB.
+"""A mask in colours, a mask over its image, any image as 8-bit RGB.
 
-Axis letters: H rows, W columns, C channels. All of it is NumPy, a few milliseconds per picture, because it
+Axis letters: H rows, W columns, C channels. All of it is NumPy, a few milliseconds per image, because it
 runs inside a training.
 """
 
@@ -19,7 +19,7 @@ IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class
 ERROR_COLORS: dict[str, Color] = {"positive": (214, 30, 30), "negative": (30, 60, 220), "class": (170, 0, 170)}
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
 _BAND = 1 << 20  # pixels that are blended at a time
-_SAMPLE = 1 << 16  # values looked at for the percentiles of a picture; more does not move them visibly
+_SAMPLE = 1 << 16  # values looked at for the percentiles of an image; more does not move them visibly
 
 
 def color_mask(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np.uint8]:
@@ -43,10 +43,10 @@ def overlay_mask(
     opacity: float = 0.45,
     background: int | None = 0,
 ) -> NDArray[np.uint8]:
-    """The classes blended over the picture, each region with a crisp outline in its full colour.
+    """The classes blended over the image, each region with a crisp outline in its full colour.
 
     The outline lies on the region's own pixels, so that nothing of the background is painted; it is 1 px
-    wide and grows with the picture. The rim of the picture is no outline.
+    wide and grows with the image. The rim of the image is no outline.
 
     Args:
         image: (H, W, C) or (H, W); uint8, else stretched as in `to_rgb`.
@@ -103,11 +103,11 @@ def draw_errors(
 
 
 def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Any picture, for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
+    """Any image, for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
 
     One channel is grey; two are red and green; of more the first three are red, green, blue. uint8 is shown as
     it is; everything else is stretched from its 1st..99th percentile to 0..255 (from its minimum..maximum
-    where these two are equal; a flat picture is black). Three channels are stretched alike, so that the hue
+    where these two are equal; a flat image is black). Three channels are stretched alike, so that the hue
     stays; other numbers are bands whose units may differ: each by itself. NaN is black.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Grids of pictures with headings, labels and a legend; saving and showing them.
+"""Grids of images with headings, labels and a legend; saving and showing them.
 
 Pillow only: a grid is drawn inside a training, where importing a plotting library would be felt.
 """
@@ -40,17 +40,17 @@ def draw_grid(
     """A tidy grid on white: a heading over each column, a label under each row, the legend at the foot.
 
     Args:
-        rows: pictures (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect kept; a row may be
+        rows: images (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect kept; a row may be
             shorter than `headings`.
         headings: one per column; () draws none. One that does not fit is broken between words; text that
             still does not, and a label, end in an ellipsis.
         labels: one per row; None or "" draws none.
-        cell_px: longest side of a picture in the grid.
+        cell_px: longest side of an image in the grid.
         legend: class names and colours.
     Returns:
-        RGB picture; its size follows from the pictures.
+        RGB image; its size follows from the images.
     Raises:
-        ValueError: no picture, or more columns than headings, or not one label per row.
+        ValueError: no image, or more columns than headings, or not one label per row.
     """
     columns = max((len(row) for row in rows), default=0)
     if columns == 0:
@@ -78,7 +78,7 @@ def draw_grid(
     lefts = [gap + sum(widths[:column]) + gap * column for column in range(columns)]
     top = gap
     for head, left, width in zip(heads, lefts, widths, strict=False):
-        first = head_lines - len(head)  # the last lines of all stand on the pictures
+        first = head_lines - len(head)  # the last lines of all stand on the images
         for number, text in enumerate(head, first):
             draw.text((left + width / 2, top + line * (number + 0.5) - 2), text, fill=_INK, font=font, anchor="mm")
     top += line * head_lines
@@ -86,7 +86,7 @@ def draw_grid(
         for cell, left, width in zip(row, lefts, widths, strict=False):
             x, y = left + (width - cell.width) // 2, top + (row_height - cell.height) // 2
             page.paste(cell, (x, y))
-            # a hairline on the paper, outside the picture: white pictures keep their edge
+            # a hairline on the paper, outside the image: white images keep their edge
             draw.rectangle((x - 1, y - 1, x + cell.width, y + cell.height), outline=_FRAME)
         top += row_height
         if labels and labels[index]:
@@ -106,7 +106,7 @@ def draw_grid(
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write the picture as PNG, whole or not at all.
+    """Write the image as PNG, whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
@@ -115,9 +115,9 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def show_image(image: Path | Image.Image) -> None:
-    """Show a picture where its reader is: in the notebook, else in a window, else say where the file is.
+    """Show an image where its reader is: in the notebook, else in a window, else say where the file is.
 
-    Without a notebook and a display (a server, a container) a picture that is no file yet is saved to the
+    Without a notebook and a display (a server, a container) an image that is no file yet is saved to the
     folder for temporary files, so that the line has a place to name.
     """
     ipython: Any = sys.modules.get("IPython")
@@ -135,7 +135,7 @@ def show_image(image: Path | Image.Image) -> None:
         save_png(image, Path(name))
         image = Path(name)
     # a warning, because a plain Python session shows nothing below it
-    _logger.warning(_("no display here; the picture is in {path}").format(path=image))
+    _logger.warning(_("no display here; the image is in {path}").format(path=image))
 
 
 def _load(image: Path | Image.Image) -> Image.Image:

@@ -59,7 +59,7 @@ def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation
         lines.append(
             _(
                 "note: the model file does not name its training images (it is from an earlier version), so whether "
-                "they are among the scored ones cannot be known; a model that is trained anew names them"
+                "they are among the scored ones cannot be known; a model that is trained again names them"
             )
         )
     if left_out:

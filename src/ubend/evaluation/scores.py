@@ -2,7 +2,7 @@
 
 Two sizes: *native*, the image's own, against the untouched mask (the honest one); and *model size*,
 the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
-network sees images at their own size, as in tiles, both are one.
+network sees images at native size, as in tiles, both are one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

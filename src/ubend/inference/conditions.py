@@ -45,7 +45,7 @@ class Conditions:
 
 
 class MaskResult(NamedTuple):
-    """(H, W) class index of an image, IGNORED where it was not seen, and (C, H, W) probabilities if requested."""
+    """(H, W) class index of an image, IGNORED where it is invalid, and (C, H, W) probabilities if requested."""
 
     mask: NDArray[np.uint8]
     prob: NDArray[np.float32] | None = None

@@ -41,27 +41,27 @@ def describe_tiling(masks: MaskPredictor) -> list[str]:
 def _describe_one(predictor: Predictor, requested: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
     if not requested:
-        reason = _("pictures are taken whole and resized to {size} px, as in training")
+        reason = _("images are taken whole and resized to {size} px, as in training")
         if tiling is not None:
-            reason = _("trained on windows of {window} px of pictures at their own scale")
+            reason = _("trained on windows of {window} px of images at native scale")
         text = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
         choice = Choice("--tiles", tiling.tile_px if tiling else 0, text)
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(
-                "WARNING: the model was trained on windows of pictures at their own scale; pictures of another size, "
+                "WARNING: the model was trained on crops at native scale; images of another size, "
                 "taken whole, look to it as if seen from another distance. Leave --tiles out"
             )
         ]
     low, high = bundle.scale or (1.0, 1.0)
     if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
-        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the picture's own")]
+        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the image's own")]
     if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
         return [
             _(
-                "WARNING: the model was trained on pictures at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at their own size, so its masks may be wrong. Leave --tiles out, or train with --patches"
+                "WARNING: the model was trained on images at {low:.2g} to {high:.2g} of their size; tiles show it "
+                "objects at native size, so its masks may be wrong. Leave --tiles out, or train with --patches"
             ).format(low=low, high=high)
         ]
     return []

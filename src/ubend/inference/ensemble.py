@@ -1,7 +1,7 @@
-"""Several models, and several views of a picture, as one predictor: probabilities averaged.
+"""Several models, and several views of an image, as one predictor: probabilities averaged.
 
-Each picture is predicted in every view by every model before the next one is read, so memory holds the views of
-one picture and one sum. H x W pixels of the picture, C classes.
+Each image is predicted in every view by every model before the next one is read, so memory holds the views of
+one image and one sum. H x W pixels of the image, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,7 +44,7 @@ class View(NamedTuple):
         return image if self == View(0, False) else turned.copy()  # torch takes no negative strides, not of one row
 
     def back(self, prob: NDArray[_A]) -> NDArray[_A]:
-        """(C, h, w) of what the view shows -> (C, H, W) of the picture itself, pixel by pixel."""
+        """(C, h, w) of what the view shows -> (C, H, W) of the image itself, pixel by pixel."""
         straight = prob[:, :, ::-1] if self.mirrored else prob
         return np.rot90(straight, -self.turns, axes=(1, 2))
 
@@ -55,7 +55,7 @@ SQUARE = tuple(View(turns, mirrored) for turns in range(4) for mirrored in (Fals
 
 
 class Member(NamedTuple):
-    """A model of an ensemble, and the views in which it sees each picture."""
+    """A model of an ensemble, and the views in which it sees each image."""
 
     predictor: Predictor
     views: Sequence[View] = PLAIN
@@ -73,7 +73,7 @@ class Ensemble:
         self.labels = self.members[0].predictor.labels
 
     def __call__(self, image: Image) -> Prediction:
-        """Predict one picture; arguments and errors as of `Predictor`."""
+        """Predict one image; for arguments and errors see `Predictor`."""
         total: NDArray[np.float32] | None = None
         for predictor, views in self.members:
             loaded = _read(image, predictor)
@@ -91,7 +91,7 @@ class Ensemble:
         return Prediction(mask, np.ascontiguousarray(total), self.labels)
 
     def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each picture, in order."""
+        """(number, prediction) of each image, in order."""
         for number, image in enumerate(images):
             yield number, self(image)
 
@@ -109,12 +109,12 @@ def load(
     Args:
         models: one, or several of the same classes, such as folds or seeds.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        tta: test-time augmentation: average over the picture and its mirror image; over all eight turns and flips
+        tta: test-time augmentation: average over the image and its mirror image; over all eight turns and flips
             where the model was trained with those.
-        tiles, overlap: as of `Predictor`.
+        tiles, overlap: see `Predictor`.
     Raises:
         ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
-            pictures of another depth.
+            images of another depth.
         SettingError: there is no such device, or no model is named.
     """
     paths = [models] if isinstance(models, str | Path) else list(models)
@@ -132,7 +132,7 @@ def load(
             raise ModelFileError(line, path=path, key="classes")
         if predictor.bundle.dtype != predictors[0].bundle.dtype:
             line = _(
-                "{first} takes {known} pictures, but {path} takes {found}; models that answer together need the same"
+                "{first} takes {known} images, but {path} takes {found}; models that answer together need the same"
             ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
             raise ModelFileError(line, path=path, key="dtype")
     if len(paths) == 1 and not tta:
@@ -147,7 +147,7 @@ def load(
 def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     """The views that test-time augmentation averages over: those that the model was shown in training.
 
-    Its file says so; of older ones the settings in the run folder. Where neither does: the picture and its mirror
+    Its file says so; of older ones the settings in the run folder. Where neither does: the image and its mirror
     image.
     """
     if not bundle.flips:
@@ -161,7 +161,7 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
 
 
 def _read(image: Image, predictor: Predictor) -> LoadedImage:
-    """The picture with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
+    """The image with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
     if isinstance(image, str | Path):
         return take_pixels(image, predictor.bundle)
     loaded = given_image(image)

@@ -27,12 +27,12 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         )
         problems.append(Problem(line, path, "data.channels"))
     if header.dtype != bundle.dtype:
-        line = _("{path}: a {found} picture, but the model takes {dtype}; save it with that depth").format(
+        line = _("{path}: a {found} image, but the model takes {dtype}; save it with that depth").format(
             path=path, found=header.dtype, dtype=bundle.dtype
         )
         if header.dtype == "float32":
             line = _(
-                "{path}: a picture of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
+                "{path}: an image of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
                 "times {maximum}"
             ).format(path=path, dtype=bundle.dtype, maximum=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
@@ -90,7 +90,7 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
     image = loaded.pixels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise DataError(
-            _("a picture of shape {shape} was given, but the model takes (height, width, {channels})").format(
+            _("an image of shape {shape} was given, but the model takes (height, width, {channels})").format(
                 shape=image.shape, channels=channels
             ),
             key="shape",
@@ -151,13 +151,13 @@ def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
 def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
     """What becomes of images that have other channels than a model takes; one sentence for each kind of them."""
     lines = {
-        _("note: {count} of {all} pictures are grey; the grey is repeated in the model's {channels} channels"): sum(
+        _("note: {count} of {all} images are grey; the grey is repeated in the model's {channels} channels"): sum(
             header.channels == 1 != channels for header in headers
         ),
-        _("note: {count} of {all} pictures are in colour; the model takes grey, so they become grey (luma)"): sum(
+        _("note: {count} of {all} images are in colour; the model takes grey, so they become grey (luma)"): sum(
             header.channels == 3 and channels == 1 for header in headers
         ),
-        _("note: {count} of {all} pictures have alpha: it says what was seen and is no channel of the picture"): sum(
+        _("note: {count} of {all} images have alpha: it says what was seen and is no channel of the image"): sum(
             header.alpha and header.channels + 1 != channels for header in headers
         ),
     }
@@ -172,6 +172,6 @@ def _warn(lines: list[str]) -> None:
 
 def too_large(native_hw: tuple[int, int]) -> str:
     """The sentence for an image of that (height, width) in px that memory does not suffice for."""
-    return _("out of memory with one picture of {width}x{height} px; try --device cpu, or a smaller picture").format(
+    return _("out of memory with one image of {width}x{height} px; try --device cpu, or a smaller image").format(
         width=native_hw[1], height=native_hw[0]
     )

@@ -1,4 +1,4 @@
-"""Probabilities -> mask, under a person's conditions: thresholds, smallest parts, holes.
+"""Probabilities -> mask, under a person's conditions: thresholds, smallest regions, holes.
 
 C classes, H x W pixels. A part is a connected piece of one class; pixels that meet only at a corner are connected
 within a part, and do not connect a hole to what lies outside.
@@ -26,7 +26,7 @@ class PostprocessOptions:
 
     Attributes:
         thresholds: class index -> probability, 0..1, from which on a pixel has that class.
-        min_area: class index -> px; smaller parts of the class become what surrounds them.
+        min_area: class index -> px; smaller regions of the class become what surrounds them.
         fill_holes: class index -> px; holes of the class up to this area are filled. `math.inf`: all of them.
     """
 
@@ -41,13 +41,13 @@ class PostprocessOptions:
 def postprocess(
     prob: NDArray[np.float32], wanted: PostprocessOptions, invalid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """A mask of probabilities: thresholds first, then holes are filled, then small parts go.
+    """A mask of probabilities: thresholds first, then holes are filled, then small regions go.
 
     Args:
         prob: (C, H, W) probabilities.
-        unseen: (H, W) where the image was not seen.
+        unseen: (H, W) where the image is invalid.
     Returns:
-        (H, W) uint8 class index; IGNORED where the image was not seen.
+        (H, W) uint8 class index; IGNORED where the image is invalid.
     """
     mask = apply_thresholds(prob, wanted.thresholds)
     if invalid is not None:
@@ -85,7 +85,7 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
 
 
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
-    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the picture's rim or IGNORED
+    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the image's rim or IGNORED
     pixels is no hole.
 
     Class by class in the order of the class table, each in what those before it have left. That matters only where
@@ -108,8 +108,8 @@ def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> 
     """Give, in place, each part of a class that is smaller than its limit to the class that it has the longest border
     with; of equal ones to the first in the class table.
 
-    Smaller parts go first, so that specks side by side become what lies around all of them. Afterwards no part is
-    smaller than its limit, unless it is all of the picture, or nothing but IGNORED pixels lies around it.
+    Smaller regions go first, so that specks side by side become what lies around all of them. Afterwards no part is
+    smaller than its limit, unless it is all of the image, or nothing but IGNORED pixels lies around it.
 
     Args:
         mask: (H, W) class index.

@@ -18,8 +18,8 @@ class Prediction:
     """What the model says of one image, at the image's own size.
 
     Attributes:
-        mask: (H, W) uint8 class index; IGNORED (255) where the image was not seen: nodata, alpha 0, NaN.
-        prob: (C, H, W) float32 probabilities; they add up to 1 over C, and are 0 where the image was not seen.
+        mask: (H, W) uint8 class index; IGNORED (255) where the image is invalid: nodata, alpha 0, NaN.
+        prob: (C, H, W) float32 probabilities; they add up to 1 over C, and are 0 where the image is invalid.
         labels: the class table.
     """
 

@@ -107,7 +107,7 @@ class Predictor:
     ) -> None:
         if tiles is not None and tiles < 0:
             raise SettingError(
-                _("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=tiles), key="--tiles"
+                _("--tiles {tiles}: give a side in px, or 0 for whole images").format(tiles=tiles), key="--tiles"
             )
         if not 0 <= overlap < 1:
             raise SettingError(
@@ -156,11 +156,11 @@ class Predictor:
     def _results(
         self, images: Iterable[Image], make: Callable[[Tensor], Tensor], blank: int
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
-        """(number, (..., H, W) result of `make`, (H, W) where nothing was seen) of each image.
+        """(number, (..., H, W) result of `make`, (H, W) where it is invalid) of each image.
 
         Args:
             make: is given (n, C, rows, W) logits.
-            blank: the result where nothing was seen.
+            blank: the result where it is invalid.
         """
         started: dict[int, NDArray[Any]] = {}
         invalid: dict[int, NDArray[np.bool_]] = {}
@@ -374,8 +374,7 @@ def fetch(
 def _refuse_not_finite(finite: bool) -> None:
     if not finite:
         line = _(
-            "the model's logits are not finite numbers: the values of the picture, or the model's weights, "
-            "are too large"
+            "the model's logits are not finite numbers: the values of the image, or the model's weights, are too large"
         )
         raise DataError(line, key="value")
 

@@ -1,4 +1,4 @@
-"""A picture or mask file -> its pixels as stored, or its header; damage explained in one line.
+"""An image or mask file -> its pixels as stored, or its header; damage explained in one line.
 
 Pillow opens everything but TIFF and the plainest JPEG. JPEG and PNG are then decoded by imagecodecs, from
 the same libraries to the same pixels in about half the time; it also keeps the 16 bits of colour PNG.
@@ -40,10 +40,10 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
 
     Args:
         path: JPEG, PNG, BMP, WebP or TIFF, known by its content, whatever it is called.
-        channels: what the user says of the pictures; see `read_tiff`.
+        channels: what the user says of the images; see `read_tiff`.
         place: see `read_image`.
     Raises:
-        DataError: missing, empty, damaged, no picture, or several.
+        DataError: missing, empty, damaged, no image, or several.
     """
     with explain_decode_errors(path):
         with path.open("rb", buffering=0) as file_on_disk:
@@ -62,7 +62,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
             alpha, lossy = file.has_transparency_data, file.format in ("JPEG", "MPO")
             if file.format == "WEBP":
                 lossy = b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
-            if file.mode == "P" and file.format != "GIF":  # each GIF numbers its colours anew
+            if file.mode == "P" and file.format != "GIF":  # each GIF numbers its colours again
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
                 return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
@@ -106,7 +106,7 @@ def _refuse_frames(file: Image.Image, path: Path) -> None:
     count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP", "GIF") else 1  # JPEG: a preview beside it
     if count > 1:
         raise DataError(
-            _("{path}: holds {count} pictures, an animation; save the one that counts").format(path=path, count=count),
+            _("{path}: holds {count} images, an animation; save the one that counts").format(path=path, count=count),
             path=path,
             key="frames",
         )
@@ -167,7 +167,7 @@ def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
     """(height, width, channels) of a JPEG, and where its last header begins; None: ask Pillow.
 
     Plain is a header that is complete and says nothing of turning, profiles or previews. Pillow takes fifteen times
-    as long, which is a tenth of what decoding a small picture takes.
+    as long, which is a tenth of what decoding a small image takes.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -209,7 +209,7 @@ def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) 
 
 
 def _convert(file: Image.Image, alpha: bool) -> Image.Image:
-    """The picture in a mode whose array is grey or colour, with alpha or without."""
+    """The image in a mode whose array is grey or colour, with alpha or without."""
     if file.mode in ("I", "I;16", "I;16B", "F", "L", "LA", "RGB", "RGBA") and not (alpha and file.mode in ("L", "RGB")):
         return file
     grey = "L" if file.mode in _GREY_MODES else "RGB"
@@ -258,7 +258,7 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         raise DataError(_("{path}: no such file").format(path=path), path=path) from error
     except Image.DecompressionBombError as error:
         line = _(
-            "{path}: too large to be read as a whole ({reason}); cut it into smaller pictures, or save it as a TIFF in "
+            "{path}: too large to be read as a whole ({reason}); cut it into smaller images, or save it as a TIFF in "
             "tiles, which models that predict in tiles read by rows"
         )
         raise DataError(line.format(path=path, reason=_describe_size(error)), path=path, key="size") from error
@@ -266,7 +266,7 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
-            line, reason = "{path}: {reason}", _("not a picture, or a kind that is not read")
+            line, reason = "{path}: {reason}", _("not an image, or a kind that is not read")
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
             line, reason = "{path}: {reason}", system_reason(error)
         elif isinstance(error, MemoryError):

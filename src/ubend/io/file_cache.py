@@ -1,6 +1,6 @@
 """What files held when they were last read, so that a file that has not changed is not read again.
 
-One small file in the cache for each folder of pictures. Nothing depends on it but time: what it does not
+One small file in the cache for each folder of images. Nothing depends on it but time: what it does not
 know, or knows of a file that has changed since, is read.
 """
 
@@ -31,7 +31,7 @@ class CachedFile:
         stamp: size in bytes, times of change of its content and of its entry in ns, and number (inode): what
             the system would change with the file. None: it cannot be looked at, so it is not remembered.
         digest: of its content; None until it is read.
-        header: the same, of a picture.
+        header: the same, of an image.
         looked_ns: when `stamp` was taken; before the content was read.
     """
 
@@ -47,7 +47,7 @@ class FileCache:
     Args:
         cache: where to remember them; None: only as long as this object lives.
         root: the folder.
-        channels: as of `read_header`, whose answers depend on it.
+        channels: see `read_header`, whose answers depend on it.
     Attributes:
         damaged: the file in the cache, where it was not as it was written; None: it was, or there was none.
     """

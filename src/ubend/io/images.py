@@ -1,6 +1,6 @@
-"""Pictures as arrays; written masks; the one resize.
+"""Images as arrays; written masks; the one resize.
 
-Pictures at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8
+Images at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8
 class index.
 """
 
@@ -34,8 +34,8 @@ class LoadedImage:
     """An image, and where it was seen.
 
     Attributes:
-        pixels: (H, W, C), see `read_image`; pixels that were not seen have the mean of the others.
-        unseen: (H, W) True where nothing was seen: nodata value or inner mask of a TIFF, alpha 0 where alpha is
+        pixels: (H, W, C), see `read_image`; invalid pixels have the mean of the others.
+        unseen: (H, W) True where it is invalid: nodata value or inner mask of a TIFF, alpha 0 where alpha is
             dropped, NaN. None: all pixels were seen.
     """
 
@@ -44,12 +44,12 @@ class LoadedImage:
 
 
 def load_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> LoadedImage:
-    """An image and where it was seen; arguments and errors as of `read_image`."""
+    """An image and where it was seen; for arguments and errors see `read_image`."""
     return _finish(read_raster(path, channels, out), channels, path)
 
 
 def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """A picture, upright (EXIF orientation applied).
+    """An image, upright (EXIF orientation applied).
 
     Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue. Pixels that were not seen (see
     `LoadedImage`) have the mean of the others.
@@ -58,12 +58,12 @@ def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None
         path: PNG, JPEG, BMP, WebP or TIFF.
         channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number
             only files that have so many; None: as the file is.
-        place: an array that the picture may be decoded into, if it has its shape and dtype; whether it was,
-            `np.may_share_memory` tells. Fresh memory for every picture costs a fifth of the time to decode it.
+        place: an array that the image may be decoded into, if it has its shape and dtype; whether it was,
+            `np.may_share_memory` tells. Fresh memory for every image costs a fifth of the time to decode it.
     Returns:
         (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
     Raises:
-        DataError: missing, empty, truncated, no picture, other channels, or infinite values.
+        DataError: missing, empty, truncated, no image, other channels, or infinite values.
     """
     return load_image(path, channels, out).pixels
 
@@ -72,8 +72,8 @@ def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedI
     """The same image with several numbers of channels, decoded once.
 
     Args:
-        path: as of `read_image`.
-        wanted: each as of `read_image`; the first one also says what unnamed pages of a TIFF are.
+        path: see `read_image`.
+        wanted: each as in `read_image`; the first one also says what unnamed pages of a TIFF are.
     Returns, raises:
         As `load_image` for each; where the same is wanted, the same image.
     """
@@ -98,7 +98,7 @@ def hash_pixels(pixels: NDArray[Any]) -> int:
 
 
 def fill_invalid(image: LoadedImage) -> LoadedImage:
-    """The image with the mean of its seen pixels where it was not seen; the same one where all was seen."""
+    """The image with the mean of its seen pixels where it is invalid; the same one where all was seen."""
     if image.invalid is None:
         return image
     pixels, invalid = image.pixels.copy(), image.invalid
@@ -111,7 +111,7 @@ def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]
     """(C,) mean of the pixels that were seen, in the image's dtype; 0 where none was.
 
     Args:
-        read: (top, bottom) -> these rows; what they hold where nothing was seen is not looked at.
+        read: (top, bottom) -> these rows; what they hold where it is invalid is not looked at.
         size_hw: (H, W), px.
     """
     total: Any = 0
@@ -129,12 +129,12 @@ def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]
 def finish_pixels(
     image: NDArray[Any], alpha: bool, channels: int | None, path: Path, invalid: NDArray[np.bool_] | None = None
 ) -> LoadedImage:
-    """(H, W, channels in the file) -> as `load_image` gives it, but pixels that were not seen keep their values.
+    """(H, W, channels in the file) -> as `load_image` gives it, but invalid pixels keep their values.
 
     Args:
         alpha: the last channel is alpha.
-        channels, path: as of `load_image`, and errors as there.
-        unseen: (H, W) where nothing was seen as the file says, beside alpha and NaN.
+        channels, path: see `load_image`, and errors as there.
+        unseen: (H, W) where it is invalid as the file says, beside alpha and NaN.
     """
     if alpha and image.shape[2] != channels:
         image, invalid = image[:, :, :-1], union_invalid(invalid, image[:, :, -1] == 0)
@@ -142,7 +142,7 @@ def finish_pixels(
     if fitted is None:
         line = _("{path}: has {found} channels, but {channels} are asked for")
         raise DataError(line.format(path=path, found=image.shape[2], channels=channels), path=path, key="data.channels")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
+    with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
         image = fitted.astype(depth_name(image.dtype), copy=False)
     if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
         nan = np.isnan(image).any(axis=2)
@@ -156,17 +156,17 @@ def finish_pixels(
 def read_resized(
     paths: Sequence[Path], channels: int, native_hw: tuple[int, int], size_hw: tuple[int, int], dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]], list[int]]:
-    """Pictures of one size, read and resized together: one by one, the calls cost as much as the work.
+    """Images of one size, read and resized together: one by one, the calls cost as much as the work.
 
     Args:
         paths: n files.
-        channels: as of `read_image`.
+        channels: see `read_image`.
         native_hw: (height, width) of each of them, upright, px.
         size_hw: (height, width) that is wanted.
         dtype: of each of them.
     Returns:
-        (n, *size_hw, channels) pictures, and what is wrong with those that cannot be used, by their place in
-        `paths`; such a picture is not to be looked at. Third, where the others were not seen, (*native_hw) each;
+        (n, *size_hw, channels) images, and what is wrong with those that cannot be used, by their place in
+        `paths`; such an image is not to be looked at. Third, where the others were not seen, (*native_hw) each;
         images of which all was seen are not in it. Fourth, `hash_pixels` of each at its own size.
     """
     native = np.empty((len(paths), *native_hw, channels), dtype)  # clearing it first takes a twentieth of the time
@@ -186,7 +186,7 @@ def read_resized(
 
 
 def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
-    """Read an image into an array of its shape and dtype; returns where it was not seen, see `LoadedImage`.
+    """Read an image into an array of its shape and dtype; returns where it is invalid, see `LoadedImage`.
 
     Raises:
         DataError: unreadable, or not of the place's shape and dtype.
@@ -204,10 +204,10 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
 
 
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    """The sentence for a picture of another depth than the others."""
-    line = _("{path}: {found} picture in a set of {dtype} pictures; save all with the same depth")
+    """The sentence for an image of another depth than the others."""
+    line = _("{path}: {found} image in a set of {dtype} images; save all with the same depth")
     if found.kind == "f":
-        line = _("{path}: picture of float or signed values in a set of {dtype} pictures; save all with the same depth")
+        line = _("{path}: image of float or signed values in a set of {dtype} images; save all with the same depth")
     return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 
@@ -241,7 +241,7 @@ def write_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int,
 
 
 def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tensor":
-    """The one resize of pictures: bilinear, antialiased when it shrinks, pixel centres aligned.
+    """The one resize of images: bilinear, antialiased when it shrinks, pixel centres aligned.
 
     Args:
         image: (N, C, H, W), uint8 or float; values keep their range.
@@ -255,7 +255,7 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
         return image
     if size_hw[1] == 1:
         # torch 2.14 on a CPU gives a single column the first row's value all over, or fails an assertion of its own
-        # where it is uint8; a single row it gets right. So the picture is laid on its side
+        # where it is uint8; a single row it gets right. So the image is laid on its side
         turned = image.float().transpose(2, 3)
         out = interpolate(turned, size=size_hw[::-1], mode="bilinear", align_corners=False, antialias=True)
         out = out.transpose(2, 3)
@@ -297,10 +297,10 @@ def resize_mask(mask: NDArray[_Label], size_hw: tuple[int, int]) -> NDArray[_Lab
 
 @dataclass(frozen=True)
 class Sizing:
-    """How pictures are brought to the network's size; kept with the model, and part of a store's name.
+    """How images are brought to the network's size; kept with the model, and part of a store's name.
 
     Attributes:
-        size_px: as in `model_size`; None: pictures keep their own size.
+        size_px: as in `model_size`; None: images keep their native size.
         keep_aspect: as in `model_size`.
         channels: 1 reads grey, 3 colour.
     """
@@ -311,10 +311,10 @@ class Sizing:
 
 
 def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:
-    """(height, width) to which a picture is resized for the network.
+    """(height, width) to which an image is resized for the network.
 
-    `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of a picture does not
-    depend on its shape); else that square. Without `size_px` the picture's own.
+    `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of an image does not
+    depend on its shape); else that square. Without `size_px` the image's own.
     """
     if size_px is None:
         return shape_hw

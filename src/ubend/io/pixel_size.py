@@ -1,4 +1,4 @@
-"""How large a pixel is, and where a picture lies on the map, when its file tells.
+"""How large a pixel is, and where an image lies on the map, when its file states it.
 
 What counts, the first that is there:
 
@@ -67,12 +67,12 @@ class PixelSize:
 
 @dataclass(frozen=True)
 class GeoTransform:
-    """Where a picture lies: pixel borders to coordinates.
+    """Where an image lies: pixel borders to coordinates.
 
     Attributes:
         matrix: a, b, c, d, e, f with x = a column + b row + c and y = d column + e row + f; the upper left corner of
             the first pixel is column 0, row 0.
-        epsg: number of the CRS, if the file tells it.
+        epsg: number of the CRS, if the file states it.
     """
 
     matrix: tuple[float, float, float, float, float, float]
@@ -81,10 +81,10 @@ class GeoTransform:
 
 @dataclass(frozen=True)
 class SpatialInfo:
-    """What a file tells of sizes and places.
+    """What a file states of sizes and places.
 
     Attributes:
-        pixel: None: not told.
+        pixel: None: not stated.
         place: None: no georeference.
         tags: GeoTIFF tags as tifffile's `extratags`.
     """
@@ -95,7 +95,7 @@ class SpatialInfo:
 
 
 def parse_pixel_size(text: str) -> PixelSize:
-    """The side of a square pixel from words: 0.325um, 1.2 mm, 30cm. In m where it is said in cm or m, else in µm.
+    """The side of a square pixel from words: 0.325um, 1.2 mm, 30cm. In m where it is reported in cm or m, else in µm.
 
     Raises:
         SettingError: no positive number, or no known unit of length.
@@ -119,7 +119,7 @@ def parse_pixel_size(text: str) -> PixelSize:
 
 
 def read_spatial_info(path: Path) -> SpatialInfo:
-    """What a picture's file tells.
+    """What an image's file tells.
 
     Raises:
         DataError: a TIFF that is damaged.
@@ -133,7 +133,7 @@ def read_spatial_info(path: Path) -> SpatialInfo:
             tags = tuple((t.code, int(t.dtype), t.count, t.value, True) for t in page.tags if t.code in GEO_TAGS)
             return SpatialInfo(_measure_map(page, transform), transform, tags)
         pixel = _read_ome(tiff) or _read_density(tiff, page)
-        if pixel is not None and upright >= 5:  # rows of the file are columns of the picture
+        if pixel is not None and upright >= 5:  # rows of the file are columns of the image
             pixel = PixelSize(pixel.width, pixel.height, pixel.unit)
         return SpatialInfo(pixel)
 
@@ -147,7 +147,7 @@ def _size(height: float, width: float) -> PixelSize | None:
 def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
     if not tiff.is_ome:
         return None
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first picture; we read no other
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first image; we read no other
     matched = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
     attributes = {name: html.unescape(double or single) for name, double, single in matched}  # &#181;m is µm
     try:

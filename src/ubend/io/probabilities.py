@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 def prob_path(mask: Path, kind: ProbKind) -> Path:
-    """Where the probabilities of a picture go, beside its mask."""
+    """Where the probabilities of an image go, beside its mask."""
     return mask.with_name(f"{mask.stem}_prob{'.npz' if kind == 'npz' else '.tif'}")
 
 

@@ -1,4 +1,4 @@
-"""What a picture file holds, before anything is made of it."""
+"""What an image file holds, before anything is made of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from PIL import Image
 
 from ubend.core.i18n import _
 
-MAX_CHANNELS = 16  # of a picture that a network is made for
+MAX_CHANNELS = 16  # of an image that a network is made for
 MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: where Pillow refuses, 2 * Image.MAX_IMAGE_PIXELS
 MAX_BYTES = 16 * MAX_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a picture tells; as `read_image` would give it.
+    """What the header of an image tells; as `read_image` would give it.
 
     Attributes:
         height, width: px, upright.
@@ -48,7 +48,7 @@ class Header:
         return self.pixels * channels * np.dtype(self.dtype).itemsize
 
     def gives(self, channels: int) -> bool:
-        """Can the picture be read with so many channels? Grey and colour become each other."""
+        """Can the image be read with so many channels? Grey and colour become each other."""
         if self.channels == channels or {self.channels, channels} == {1, 3}:
             return True
         return self.alpha and self.channels + 1 == channels
@@ -61,11 +61,11 @@ class Raster:
     Attributes:
         pixels: (H, W, C) values as stored, of the file's own type; of fewer than 8 bits: stretched to 0..255.
         alpha: the last of several channels is alpha.
-        palette: (256, 4) uint8 red, green, blue, alpha of a palette picture, whose pixels are (H, W, 1)
+        palette: (256, 4) uint8 red, green, blue, alpha of a palette image, whose pixels are (H, W, 1)
             indices; black beyond its end.
         lossy: saved as JPEG, as lossy WebP, or as TIFF with JPEG in it, whatever the file is called: the
             values are only about those that were saved.
-        unseen: (H, W) True where nothing was seen, as a TIFF's nodata value or inner mask says; alpha and NaN are not
+        unseen: (H, W) True where it is invalid, as a TIFF's nodata value or inner mask says; alpha and NaN are not
             looked at. None: the file says nothing.
     """
 
@@ -102,7 +102,7 @@ def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
 
 
 def depth_name(dtype: np.dtype[Any]) -> str:
-    """The type in which pictures of a stored type are used: by type, not by values, so that sets are alike."""
+    """The type in which images of a stored type are used: by type, not by values, so that sets are alike."""
     if dtype in (np.dtype(np.uint8), np.dtype(np.bool_)):
         return "uint8"
     return "uint16" if dtype == np.dtype(np.uint16) else "float32"

@@ -1,4 +1,4 @@
-"""TIFF pictures read by rows and masks written by rows, for pictures that memory does not hold; georeference kept.
+"""TIFF images read by rows and masks written by rows, for images that memory does not hold; georeference kept.
 
 Tiles or strips are decoded one by one as rows are asked for; uncompressed pixels in one piece are mapped. A file
 whose pixels come in one compressed piece cannot be read by rows.
@@ -40,14 +40,14 @@ _ROWS_PIXELS = 2**22  # of rows that are read at once
 
 
 class TiffRowReader(AbstractContextManager["TiffRowReader"]):
-    """A TIFF of one picture, read by rows. Use it as a context manager.
+    """A TIFF of one image, read by rows. Use it as a context manager.
 
     Attributes:
         path: of the file.
-        header: as of `read_header`.
+        header: see `read_header`.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
-        has_unseen: whether the file can tell pixels that were not seen: by a nodata value, an inner mask, or alpha
+        has_unseen: whether the file can tell invalid pixels: by a nodata value, an inner mask, or alpha
             that is dropped. NaN is looked for in any case.
     Raises:
         DataError: missing, damaged, no TIFF, or a stack.
@@ -100,7 +100,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return pixels
 
     def load(self, top: int, bottom: int) -> LoadedImage:
-        """These rows, and where they were not seen; there they keep the values of the file. Errors as of `read`."""
+        """These rows, and where they were not seen; there they keep the values of the file. For errors see `read`."""
         pixels, invalid = self.read_stored(top, bottom), None
         if self._nodata is not None:
             invalid = match_nodata(pixels, self._nodata, self._plan.alpha)
@@ -113,7 +113,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, invalid)
 
     def _mean(self) -> NDArray[Any]:
-        """(C,) what stands for pixels that were not seen, from one pass over the file."""
+        """(C,) what stands for invalid pixels, from one pass over the file."""
         with self._filling:
             if self._fill is None:
                 self._fill = mean_valid(self.load, self.size_hw)
@@ -175,10 +175,10 @@ def _chunk_height(page: Any) -> int:
 
 
 def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Read a picture into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
+    """Read an image into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
 
     Returns:
-        (H, W) where it was not seen, see `LoadedImage`; None: all of it was.
+        (H, W) where it is invalid, see `LoadedImage`; None: all of it was.
 
     Raises:
         DataError: unreadable, or not of the place's shape and dtype.
@@ -234,7 +234,7 @@ def write_tiff_mask(
         strips: (h, W) class index each, or 255, together H rows.
         colors: (red, green, blue) of each class.
         georeference: of `TiffRowReader`.
-        has_unseen: 255 stands for pixels that were not seen; GDAL is told so.
+        has_unseen: 255 stands for invalid pixels; GDAL reads it there.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """

@@ -111,9 +111,9 @@ class Scan(ABC):
 
 
 def is_scan(path: Path) -> bool:
-    """Whether this is a NIfTI file, a DICOM file, or a folder with DICOM files in it and no pictures of ours."""
+    """Whether this is a NIfTI file, a DICOM file, or a folder with DICOM files in it and no images of ours."""
     if os.path.isdir(path):
-        with suppress(OSError):  # what cannot be looked into is told by those that read it
+        with suppress(OSError):  # what cannot be looked into is reported by those that read it
             return bool(_dicom_files(path))
         return False
     return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     import tifffile
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
-NODATA = 42113  # GDAL's tag: the value of pixels that were not seen, as text
+NODATA = 42113  # GDAL's tag: the value of invalid pixels, as text
 _MASK_SUFFIX = ".msk"  # of the file beside an image in which GDAL says which pixels were seen
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
 _CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
 _SLIDE = "Baseline"  # tifffile's name of the scanned slide itself (SVS, NDPI, BIF, QPTIFF, ...)
 _BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
-_UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is said
+_UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is stated
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the one picture of a file is to be read.
+    """How the one image of a file is to be read.
 
     Attributes:
         page: the first page of the image; all tags are taken from it.
@@ -87,18 +87,18 @@ def is_tiff(head: bytes) -> bool:
 
 
 def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
-    """The header of a TIFF, from its opened file; other arguments and errors as of `read_tiff`."""
+    """The header of a TIFF, from its opened file; for other arguments and errors see `read_tiff`."""
     with open_tiff(stream, path) as tiff:
         return make_plan(tiff, path, channels).header
 
 
 def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
-    """The one picture of a TIFF file.
+    """The one image of a TIFF file.
 
     Args:
         data: the file's content.
         path: for messages.
-        channels: what the user says of the pictures: pages of one size, of which the file does not say what
+        channels: what the user says of the images: pages of one size, of which the file does not say what
             they are, are bands if there are so many of them.
     Raises:
         DataError: a stack, colours that cannot be read, or pixels that are missing.
@@ -133,7 +133,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
 
 
 def find_nodata(page: "tifffile.TiffPage") -> float | None:
-    """The value of pixels that were not seen, as GDAL writes it; None: the file states none."""
+    """The value of invalid pixels, as GDAL writes it; None: the file states none."""
     try:
         return float(page.tags.valueof(NODATA))
     except (TypeError, ValueError):
@@ -165,7 +165,7 @@ def union_invalid(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
-    """The page that says where a picture of that size was seen, if there is one."""
+    """The page that says where an image of that size was seen, if there is one."""
     for series in tiff.series:
         page = series.keyframe
         if int(page.subfiletype) & (_REDUCED | _MASK) == _MASK and page.axes == "YX" and page.shape == shape_hw:
@@ -186,7 +186,7 @@ def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
 
 
 def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Plan:
-    """How the one image of an opened file is to be read; arguments and errors as in `read_tiff`."""
+    """How the one image of an opened file is to be read; for arguments and errors see `read_tiff`."""
     if os.path.exists(f"{path}{_MASK_SUFFIX}"):
         line = _(
             "{path}: its mask is a file of its own, {name}; put it into the image (gdal_translate --config "
@@ -219,7 +219,7 @@ def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
     full = slides[:1] if len(slides) == 1 else full
     if len(full) > 1:
         raise DataError(
-            _("{path}: holds {count} pictures of different kinds; save each as a file of its own").format(
+            _("{path}: holds {count} images of different kinds; save each as a file of its own").format(
                 path=path, count=len(full)
             ),
             path=path,
@@ -245,7 +245,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
         if bands <= MAX_CHANNELS:
             cure = _("{cure}, or say --channels {bands} if they are the channels of one").format(cure=cure, bands=bands)
         raise DataError(
-            _("{path}: a stack of {count} pictures of {size} px; {cure}").format(
+            _("{path}: a stack of {count} images of {size} px; {cure}").format(
                 path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", cure=cure
             ),
             path=path,
@@ -255,7 +255,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
         f"{count} {names.get(axis, axis)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
     )
     raise DataError(
-        _("{path}: a stack ({sides}); save each picture of it as a file of its own").format(path=path, sides=sides),
+        _("{path}: a stack ({sides}); save each image of it as a file of its own").format(path=path, sides=sides),
         path=path,
         key="frames",
     )

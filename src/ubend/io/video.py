@@ -22,7 +22,7 @@ from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 _TICKS = 10**6  # a second; of the time stamps that go from and to ffmpeg
-_LINES, _LINE = 3, 150  # of ffmpeg's errors, and the characters of each, that are told
+_LINES, _LINE = 3, 150  # of ffmpeg's errors, and the characters of each, that are reported
 _LATE_FRAMES = 1  # frames of an AVI that its codec may hold back at the end (measured: MPEG-4)
 
 
@@ -35,7 +35,7 @@ class Video:
         rate: mean number of frames a second.
         frames: how many, by the header or estimated from the duration; None: the file does not say.
         stated: how many the header of an AVI states, also those that are repeated; None: another container. Of most
-            others ffmpeg reports that their end is missing; a MPEG program stream does not tell.
+            others ffmpeg reports that their end is missing; a MPEG program stream does not state.
     """
 
     path: Path
@@ -191,7 +191,7 @@ def written_video(
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
-    """The next picture of a stream of them; None at its end, also in the middle of one."""
+    """The next image of a stream of them; None at its end, also in the middle of one."""
     if pipe.readline() != b"P6\n":
         return None
     width, height = map(int, pipe.readline().split())

@@ -41,7 +41,7 @@ DEFAULT_COLORS = (
     (0, 114, 178),
     (213, 94, 0),
     (204, 121, 167),
-)  # Okabe & Ito 2008: told apart by colour-blind people too
+)  # Okabe & Ito 2008: distinguishable for colour-blind people too
 
 _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
@@ -98,7 +98,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         _refuse_unfit(self.names)
         if len(set(self.names)) < len(self.names):
-            line = _("class names must differ, but they are: {names}; mend --classes")
+            line = _("class names must differ, but they are: {names}; fix --classes")
             raise DataError(line.format(names=_join(self.names)), key="data.classes")
 
     @property

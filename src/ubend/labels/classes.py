@@ -1,6 +1,6 @@
-"""The class table of a data set, from what its masks hold and what is told.
+"""The class table of a data set, from what its masks hold and what is reported.
 
-What is told goes before what is found: `--values` (codes and names), then `--classes` (names), then a
+What is reported goes before what is found: `--values` (codes and names), then `--classes` (names), then a
 class table in the folder. What cannot be read with certainty is an error that shows what the masks hold
 and the flag that settles it.
 """
@@ -45,7 +45,7 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
     """The colours that are classes, ascending, and whether noise or blends of them lie around.
 
     Raises:
-        DataError: the colours do not tell the classes.
+        DataError: the colours do not define the classes.
     """
     if not lossy and len(tally.codes) <= MAX_FOUND and not _mostly_blends(tally):
         return _without_strays(tally), False
@@ -58,9 +58,9 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
     """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours.
 
     Args:
-        classes: how many there are; None: nothing is said.
+        classes: how many there are; None: nothing is stated.
     Raises:
-        DataError: the values do not tell the classes.
+        DataError: the values do not define the classes.
     """
     pixels, total = np.zeros(65536, np.int64), int(tally.pixels.sum())
     pixels[tally.codes] = tally.pixels
@@ -98,7 +98,7 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
     if len(main) > 2 and explain_decode_errors < (1 - _BLENDS_SHARE) * total:
         raise DataError(
             _(
-                "these JPEG masks do not tell their classes: {table} are common, but {share:.1%} of the pixels hold "
+                "these JPEG masks do not define their classes: {table} are common, but {share:.1%} of the pixels hold "
                 'other values; name them: --values "{cure},*=nearest"'
             ).format(
                 table=value_table(tally, "value"),
@@ -264,10 +264,10 @@ _LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a se
 
 @dataclass(frozen=True)
 class LabelHints:
-    """What the user or the folder says of the classes; None where nothing is said.
+    """What the user or the folder says of the classes; None where nothing is stated.
 
     Attributes:
-        table: `code=name` each, as of `--values`.
+        table: `code=name` each, see `--values`.
         names: class names in the order of the codes.
         values: the code of each class, when the layout tells them.
         colors: the colour of each class, from a table in the folder.
@@ -285,7 +285,7 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
     """What the codes of a data set mean, and remarks for the user.
 
     Raises:
-        DataError: the masks do not tell which classes there are, or contradict what is told.
+        DataError: the masks do not define which classes there are, or contradict what is reported.
         SettingError: `--values` cannot be read.
     """
     remarks: list[str]
@@ -385,7 +385,7 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         here = label_scan.covered[(below == one) & (above == other)]
         name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
         whole = left[one] + label_scan.covered[(below == one) & (above != one), 3].sum()
-        line = _("{upper} on {name} in {count} pictures, {share:.1%} of its pixels")
+        line = _("{upper} on {name} in {count} images, {share:.1%} of its pixels")
         texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
         if not left[one]:
             lost.setdefault(name, []).append(upper)
@@ -399,7 +399,7 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             key="data.masks",
         )
     line = _(
-        "regions of several classes overlap ({found}); in each picture a smaller mask lies on a larger one, and a "
+        "regions of several classes overlap ({found}); in each image a smaller mask lies on a larger one, and a "
         "later annotation on an earlier one (COCO: the smaller on the larger)"
     )
     return [line.format(found="; ".join(texts[:LISTED] + ["..."] * (len(texts) > LISTED)))] if texts else []
@@ -426,7 +426,7 @@ def _shows(label_scan: LabelScan, colors: Sequence[tuple[int, int, int]]) -> boo
 def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
     values = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(values)) < len(values):
-        raise DataError(_("the class table of the folder gives one colour to two classes; mend it"), key="class table")
+        raise DataError(_("the class table of the folder gives one colour to two classes; fix it"), key="class table")
     labels = make_label_map(values, names, "color", reach=ROUNDING_REACH, colors=colors)
     return _with_noise(labels) if lossy else labels
 
@@ -443,7 +443,7 @@ def _with_noise(labels: LabelMap) -> LabelMap:
 
 
 def _allow_noise(labels: LabelMap, label_scan: LabelScan) -> LabelMap:
-    """The labels of `--values` for JPEG masks, when nothing is said of other codes."""
+    """The labels of `--values` for JPEG masks, when nothing is stated of other codes."""
     explicit = labels.reach > ROUNDING_REACH or labels.others is not None
     return labels if explicit or not label_scan.lossy.any() else _with_noise(labels)
 
@@ -478,7 +478,7 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if names is None and not _is_even(values):
         raise DataError(
             _(
-                "the masks hold {count} values that do not tell the classes: {table}; if each is a class, name them: "
+                "the masks hold {count} values that do not define the classes: {table}; if each is a class, name them: "
                 '--values "{cure}"; if they come from resampling, add *=nearest to the true ones'
             ).format(
                 count=len(values),
@@ -577,7 +577,7 @@ def _is_run(values: list[int]) -> bool:
 
 
 def _is_even(values: list[int]) -> bool:
-    """Are these consecutive or evenly spaced? 0, 128, 255 is, but for the rounding."""
+    """Are these consecutive or evenly spaced? 0, 128, 255 is, except for the rounding."""
     steps = np.diff(values)
     return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
 

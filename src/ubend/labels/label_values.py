@@ -30,9 +30,9 @@ class LabelArray:
         values: (H, W) uint8, uint16 or int32: a grey value or id (0..65535) or palette index, or a
             colour as 0xRRGGBB.
         kind: which of them.
-        palette: of a palette picture, (256, 3) uint8: index -> colour.
+        palette: of a palette image, (256, 3) uint8: index -> colour.
         lossy: a JPEG: values are only about those that were saved.
-        covered: of regions that were laid on each other: (value below, value above) -> pixels.
+        covered: of regions that were drawn on top of each other: (value below, value above) -> pixels.
     """
 
     values: NDArray[Any]

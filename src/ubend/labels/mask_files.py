@@ -1,4 +1,4 @@
-"""Where the mask of a picture comes from, and what it says of each pixel.
+"""Where the mask of an image comes from, and what it says of each pixel.
 
 A mask is one file of values or colours, several files of one class or object each, or shapes of an
 annotation file. All of them read as *codes*; `LabelMap` makes class indices of codes.
@@ -24,7 +24,7 @@ from ubend.labels.label_values import LabelArray, count_label_values, pack_color
 from ubend.labels.shapes import Canvas, Shape, draw_shapes
 
 _EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
-_WHITE = 255  # what a JPEG layer holds for its object, but for noise
+_WHITE = 255  # what a JPEG layer holds for its object, except for noise
 _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
 
 
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayeredMask:
-    """Several files, one per object or one per class; in each picture smaller ones lie on larger ones, later ones on
+    """Several files, one per object or one per class; in each image smaller ones lie on larger ones, later ones on
     earlier ones of the same size; 0 where none is."""
 
     layers: tuple[Layer, ...]
@@ -71,7 +71,7 @@ class DrawnMask:
     Attributes:
         path: the annotation file.
         shapes: in the order in which they are drawn; none: all background.
-        size_hw: (height, width) of the picture as the annotation states it; None when it does not.
+        size_hw: (height, width) of the image as the annotation states it; None when it does not.
     """
 
     path: Path
@@ -87,13 +87,13 @@ Mask = FileMask | LayeredMask | DrawnMask
 
 
 def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
-    """What a mask says of each pixel of its picture.
+    """What a mask says of each pixel of its image.
 
     Args:
         mask: any kind of mask.
-        size_hw: (height, width) of the upright picture, to draw shapes in; files keep their own size.
+        size_hw: (height, width) of the upright image, to draw shapes in; files keep their native size.
     Raises:
-        DataError: unreadable, no mask, or shapes for a picture of another size.
+        DataError: unreadable, no mask, or shapes for an image of another size.
     """
     if isinstance(mask, FileMask):
         return _read_file(mask.path)
@@ -101,12 +101,12 @@ def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
         return _read_layers(mask)
     if mask.size_hw is not None and mask.size_hw != size_hw:
         stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))
-        line = _("{path}: written for a picture of {stated} px, but it is {real} px; export it again").format(
+        line = _("{path}: written for an image of {stated} px, but it is {real} px; export it again").format(
             path=mask.path, stated=stated, real=real
         )
         if mask.size_hw == size_hw[::-1]:
             line = _(
-                "{path}: written for a picture of {stated} px, but it is {real} px: is it turned by its EXIF "
+                "{path}: written for an image of {stated} px, but it is {real} px: is it turned by its EXIF "
                 "orientation? Images are turned upright; save it upright without EXIF, and annotate it so"
             ).format(path=mask.path, stated=stated, real=real)
         raise DataError(
@@ -203,9 +203,9 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
     between = (present > top // 8) & (present < top - top // 8)
     if counts[between].sum() > _EDGES_SHARE * values.size:
         raise DataError(
-            _(
-                "{path}: a mask of one object or class holds it and 0, but here are {count} values; mend the file"
-            ).format(path=path, count=len(present)),
+            _("{path}: a mask of one object or class holds it and 0, but here are {count} values; fix the file").format(
+                path=path, count=len(present)
+            ),
             path=path,
             key="value",
         )
@@ -221,7 +221,7 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
         if on.shape != canvas.drawn.shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, canvas.drawn.shape)]
             raise DataError(
-                _("{path}: {size} px, but {first} is {first_size} px; masks of one picture are of its size").format(
+                _("{path}: {size} px, but {first} is {first_size} px; masks of one image are of its size").format(
                     path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
                 ),
                 path=layer.path,
@@ -249,7 +249,7 @@ def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
     if isinstance(mask, LayeredMask):
         # with the order in which they are laid, so that masks of earlier versions, laid otherwise, are other ones
         parts: Any = ["smaller on larger", *((digest_of[layer.path], layer.value) for layer in mask.layers)]
-    else:  # of an annotation file only what is said of this picture
+    else:  # of an annotation file only what is reported of this image
         parts = [vars(shape) for shape in mask.shapes]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 

@@ -69,7 +69,7 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
     Where all their colours are the model's, each pixel is the class of its colour; else indices are the model's own.
 
     Raises:
-        DataError: the palettes of the masks differ, so their indices tell no class; `--values` settles it.
+        DataError: the palettes of the masks differ, so their indices define no class; `--values` settles it.
     """
     if model.kind == "color" or not label_scan.with_palette.all():
         return model

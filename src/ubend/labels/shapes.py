@@ -17,10 +17,10 @@ class Shape:
 
     Attributes:
         value: of its pixels, 0..255.
-        polygons: each (x0, y0, x1, y1, ...) in px of the upright picture, the pixel (0, 0) reaching from 0 to 1;
+        polygons: each (x0, y0, x1, y1, ...) in px of the upright image, the pixel (0, 0) reaching from 0 to 1;
             at least 3 points; the region is the union of all.
         rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
-        relative: the polygons' numbers are shares of the picture's width and height.
+        relative: the polygons' numbers are shares of the image's width and height.
     """
 
     value: int
@@ -59,8 +59,8 @@ def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
     Polygons are rounded to 1/5 px (as COCO does); where one crosses itself, its regions count in turns (even-odd).
 
     Args:
-        shapes: run lengths must be of this size; polygons may reach out of the picture.
-        size_hw: (height, width) of the picture.
+        shapes: run lengths must be of this size; polygons may reach out of the image.
+        size_hw: (height, width) of the image.
     """
     canvas = Canvas(np.zeros(size_hw, np.uint8), Counter())
     for shape in shapes:
@@ -149,7 +149,7 @@ def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
             raise ValueError("run lengths")
         starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
         digit = np.arange(len(letters)) - np.repeat(starts, np.diff(starts, append=len(letters)))
-        if digit.max() > 6:  # 35 bits: no picture has as many pixels
+        if digit.max() > 6:  # 35 bits: no image has as many pixels
             raise ValueError("run lengths")
         counts = np.add.reduceat((letters & 31) << 5 * digit, starts)
         negative = (letters[last] & 16) > 0

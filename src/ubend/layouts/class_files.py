@@ -1,4 +1,4 @@
-"""Class tables beside pictures: names, values and colours of the classes.
+"""Class tables beside images: names, values and colours of the classes.
 
 Understood are `class_dict.csv` (as of CamVid: columns name, r, g, b in any order), `labelmap.txt` (as of
 CVAT: `name:r,g,b:parts:actions`), `_classes.csv` (as of Roboflow: `value,name` below a head) and lists of names
@@ -25,8 +25,8 @@ class ClassTable:
 
     Attributes:
         names: of the classes.
-        values: the mask value of each; None: not told.
-        colors: (red, green, blue) of each, 0..255; None: not told.
+        values: the mask value of each; None: not stated.
+        colors: (red, green, blue) of each, 0..255; None: not stated.
     """
 
     names: tuple[str, ...]

@@ -64,7 +64,7 @@ class _File(BaseModel):
     @field_validator("images", "annotations", "categories", mode="before")
     @classmethod
     def _listed(cls, entries: Any) -> Any:
-        """Some sets (LIVECell) are published with tables of entries by their ids, in place of lists."""
+        """Some sets (LIVECell) are published with tables of entries by their ids, instead of lists."""
         return [*entries.values()] if isinstance(entries, dict) else entries
 
 
@@ -72,11 +72,11 @@ _FILE = TypeAdapter(_File)
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all COCO files of a folder; in each picture the larger objects are drawn first."""
+    """The pairs of all COCO files of a folder; in each image the larger objects are drawn first."""
     collection = Collection(root, problems)
     paths = [path for path in find_jsons(root) if guess_kind(path) == "coco"]
     if others := [path.name for path in paths if path.name.startswith(_OTHER_TASKS)]:
-        sentence = _("annotation files of other tasks are passed over: {names}")
+        sentence = _("annotation files of other tasks are skipped: {names}")
         collection.remarks.append(sentence.format(names=enumerate_names(others)))
     loaded = {path: load_json(path, _FILE, problems) for path in paths if path.name not in others}
     files = {path: file for path, file in loaded.items() if file is not None}
@@ -86,7 +86,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
         split = split_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
         empty += _read_file(path, file, values, collection, split)
     if empty:
-        sentence = _("pictures of the annotation files without any object, all background: {count}")
+        sentence = _("images of the annotation files without any object, all background: {count}")
         collection.remarks.append(sentence.format(count=empty))
     return collection.reading(classes)
 
@@ -102,7 +102,7 @@ def _category_names(files: Iterable[_File]) -> list[str]:
 
 
 def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, split: SplitName | None) -> int:
-    """Add the pictures of a file; returns how many of them have no object."""
+    """Add the images of a file; returns how many of them have no object."""
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
     drawn: dict[Id, list[tuple[float, Shape]]] = {}
@@ -172,4 +172,4 @@ def _make_shape(
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 
 
-COCO = Layout(lambda: _("COCO: pictures, and JSON files of annotations"), lambda root: holds(root, "coco"), _read)
+COCO = Layout(lambda: _("COCO: images, and JSON files of annotations"), lambda root: holds(root, "coco"), _read)

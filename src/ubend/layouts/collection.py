@@ -1,4 +1,4 @@
-"""What the readers of annotation files share: files found, JSON checked, pictures matched, classes numbered."""
+"""What the readers of annotation files share: files found, JSON checked, images matched, classes numbered."""
 
 import re
 import unicodedata
@@ -24,7 +24,7 @@ Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
 AnnotationKind = Literal["coco", "labelme", "labelstudio"]
 T = TypeVar("T")
 
-_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of pictures and masks
+_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of images and masks
 _SNIFFED = 8  # files of a folder that are looked into, to know its kind
 _BOM = b"\xef\xbb\xbf"
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
@@ -37,7 +37,7 @@ def find_jsons(root: Path) -> list[Path]:
 
 
 def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
-    """A folder and those below it that are called after pictures, parts or annotations."""
+    """A folder and those below it that are called after images, parts or annotations."""
     yield root
     if depth:
         for name, path in subfolders(root).items():
@@ -127,7 +127,7 @@ def split_of(word: str) -> SplitName | None:
 
 
 def side_of(word: str) -> Side | None:
-    """Whether a folder's name says that pictures or masks are in it."""
+    """Whether a folder's name says that images or masks are in it."""
     return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[0]
 
 
@@ -169,7 +169,7 @@ def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str,
 
 
 class Collection:
-    """What annotation files say of each picture of a folder.
+    """What annotation files say of each image of a folder.
 
     Attributes:
         root: the folder.
@@ -192,15 +192,15 @@ class Collection:
 
     @property
     def images(self) -> list[Path]:
-        """All pictures of the folder, annotated or not."""
+        """All images of the folder, annotated or not."""
         return [path for paths in self._by_name.values() for path in paths]
 
     def find(self, stated: str, source: Path) -> Path | None:
-        """The picture that an annotation file means; None when there is none or several, a problem then.
+        """The image that an annotation file means; None when there is none or several, a problem then.
 
         It is looked for by name, with and without the prefix of an upload. Of several, the one at the stated
         place beside the annotation file or in the root is meant, else the one whose path agrees furthest,
-        whose part is the file's, and which lies among pictures.
+        whose part is the file's, and which lies among images.
         """
         pieces = [p for p in unicodedata.normalize("NFC", stated).replace("\\", "/").split("/") if p.strip(". ")]
         name = pieces[-1].lower() if pieces else ""
@@ -229,11 +229,11 @@ class Collection:
         return agreeing, same_split, "image" in map(side_of, path.relative_to(self.root).parts[:-1])
 
     def add(self, image: Path, mask: Mask, split: SplitName | None = None, *, damaged: bool = False) -> None:
-        """A picture with its mask; its part is the one given, else what the folders say of the two files.
+        """An image with its mask; its part is the one given, else what the folders say of the two files.
 
         Args:
-            damaged: some of its annotations cannot be read: without them its mask would be wrong, so the picture is
-                left out where `skip_bad` goes on.
+            damaged: some of its annotations cannot be read: without them its mask would be wrong, so the image is
+                left out where `skip_bad` continues.
         """
         if damaged:
             self._damaged.add(image)
@@ -253,7 +253,7 @@ class Collection:
         return "/".join([*kept, unicodedata.normalize("NFC", image.stem)])
 
     def reading(self, classes: tuple[str, ...]) -> LayoutResult:
-        """All pairs; pictures that no annotation file names are left out, and said."""
+        """All pairs; images that no annotation file names are left out, and reported."""
         owners: dict[str, Path] = {}
         for image, pair in self._pairs.items():
             first = owners.setdefault(pair.name, image)
@@ -261,7 +261,7 @@ class Collection:
                 both = ", ".join(self.problems.shorten(path) for path in (first, image))
                 self.problems.add("two images", f"{pair.name} ({both})")
         for sentence, paths in (
-            (_("pictures without annotations are left out ({count}): {names}"), {*self.images} - {*self._pairs}),
+            (_("images without annotations are left out ({count}): {names}"), {*self.images} - {*self._pairs}),
             (_("images with damaged annotations are left out ({count}): {names}"), self._damaged),
         ):
             if paths:

@@ -1,4 +1,4 @@
-"""Any supported folder, or two lists of files -> pairs of picture and mask; no pictures are decoded here.
+"""Any supported folder, or two lists of files -> pairs of image and mask; no images are decoded here.
 
 To add a layout: write `fits` and `read` for it and put its `Layout` into `_LAYOUTS`, the particular before the
 general. Problems are collected by kind while reading and raised together, worst first.
@@ -29,7 +29,7 @@ from ubend.layouts.yolo import YOLO
 # The tree of folders comes after these.
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
-_DEEPEST_WRAPPER = 8  # below it only a link to a folder above goes on
+_DEEPEST_WRAPPER = 8  # below it only a link to a folder above continues
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ReadOptions:
     Attributes:
         split: CSV with the columns `file,split`, `file,group` or `file,split,group`, which replace the layout's.
             `file` is a pair's name, a file name with or without suffix, or a relative path.
-        skip_bad: go on without files that cannot be used, and record them in `Folder.skipped`.
-        look: asked, when anything is wrong, for further problems of the pairs, to be told along.
+        skip_bad: continue without files that cannot be used, and record them in `Folder.skipped`.
+        look: asked, when anything is wrong, for further problems of the pairs, to be reported along.
     """
 
     split: Path | None = None
@@ -49,7 +49,7 @@ class ReadOptions:
 
 
 def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
-    """Find the layout of `root` and pair its pictures with their masks.
+    """Find the layout of `root` and pair its images with their masks.
 
     Args:
         root: a supported layout, or a folder that holds exactly one.
@@ -63,7 +63,7 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
         find_damaged(location, problems)
     if not reading.pairs and not problems:
         layouts = (f"({i}) {known.description()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
-        line = _("no pictures with masks found in {root}, which holds: {content}; accepted layouts: {layouts}")
+        line = _("no images with masks found in {root}, which holds: {content}; accepted layouts: {layouts}")
         problems.add_line(line.format(root=root, content=describe_content(root), layouts="; ".join(layouts)), "nothing")
     description = reading.layout or layout.description()
     if location != root:
@@ -75,7 +75,7 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
 
 
 def read_pairs(images: str, masks: str, options: ReadOptions = ReadOptions()) -> Folder:
-    """Pair the pictures of a folder or glob with the masks of another.
+    """Pair the images of a folder or glob with the masks of another.
 
     Args:
         images, masks: such as `scans`, or `scans/*_raw.png`.
@@ -140,7 +140,7 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
 
 
 def _refuse_several(root: Path, locations: list[Path]) -> None:
-    """Fail when a folder holds a data set, and another, or pictures beside it."""
+    """Fail when a folder holds a data set, and another, or images beside it."""
     if locations == [root]:
         return  # all that lies below is its own
     outside = {found.path.parent for found in walk(root)} - {root}

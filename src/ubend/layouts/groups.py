@@ -100,7 +100,7 @@ def _folder_group(folders: Sequence[str], split: SplitName | None) -> str | None
         words = re.findall(r"[^\W_]+", name)
         if words and re.search(r"\d", words[-1]):
             group = "/".join(folders[:level])
-            # mere numbers may begin anew in each split
+            # mere numbers may begin again in each split
             return f"{split}/{group}" if split and not re.search(r"[^\W\d_]", group) else group
     return None
 

@@ -39,7 +39,7 @@ def refuse_folder(path: Path) -> None:
         OSError: it cannot be looked into.
     """
     if path.is_dir() and not images_in(path):
-        raise DataError(_("{path}: no pictures in this folder").format(path=path), path=path)
+        raise DataError(_("{path}: no images in this folder").format(path=path), path=path)
 
 
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
@@ -56,11 +56,11 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
             found = list[Path]()
             with suppress(OSError):
                 found = images_in(path)
-            images += found or [path]  # a folder without images is told when it is read: the other paths are good
+            images += found or [path]  # a folder without images is reported when it is read: the other paths are good
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
             images += [one for one in matched if os.path.isfile(one)]
         else:
-            images.append(path)  # one that is missing is told when it is read
+            images.append(path)  # one that is missing is reported when it is read
     if not images:
-        raise DataError(_("no pictures to predict; name files or folders"), key="paths")
+        raise DataError(_("no images to predict; name files or folders"), key="paths")
     return images

@@ -107,7 +107,7 @@ def _read_tasks(root: Path, collection: Collection) -> list[tuple[Path, _Task, _
 
 
 def _fits_masks(root: Path) -> bool:
-    """Masks called after tasks, and an export that says which pictures these are about."""
+    """Masks called after tasks, and an export that says which images these are about."""
     exported = any(guess_kind(path) == "labelstudio" for path in find_jsons(root))
     return exported and any(TASK_MASK.fullmatch(found.stem) for found in walk(root))
 
@@ -154,7 +154,7 @@ def _labelled_regions(result: list[_Region]) -> list[_Region]:
 
 
 def _file_name(data: dict[str, Any]) -> str:
-    """The picture's path: `/data/upload/3/NAME`, `/data/local-files/?d=PATH`, `s3://BUCKET/NAME`, quoted or not."""
+    """The image's path: `/data/upload/3/NAME`, `/data/local-files/?d=PATH`, `s3://BUCKET/NAME`, quoted or not."""
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
     images = [text for text in texts.values() if re.search(rf"({'|'.join(IMAGE_SUFFIXES)})\b", text.lower())]
     stated = texts.get("image") or next(iter(images), "")
@@ -195,8 +195,8 @@ def _make_shape(region: _Region, values: dict[str, int], location: str, problems
 
 
 LABEL_STUDIO_MASKS = Layout(
-    lambda: _("Label Studio: pictures, masks of brush labels, and an exported JSON file"), _fits_masks, _read_masks
+    lambda: _("Label Studio: images, masks of brush labels, and an exported JSON file"), _fits_masks, _read_masks
 )
 LABEL_STUDIO = Layout(
-    lambda: _("Label Studio: pictures, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read
+    lambda: _("Label Studio: images, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read
 )

@@ -1,4 +1,4 @@
-"""LabelMe: one JSON file of shapes for each picture."""
+"""LabelMe: one JSON file of shapes for each image."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
     """The pairs of all LabelMe files of a folder; later shapes lie on earlier ones."""
     collection = Collection(root, problems)
     stems = {path.stem for path in collection.images}
-    # A file that is named as a picture, but is no LabelMe file, is a damaged one.
+    # A file that is named as an image, but is no LabelMe file, is a damaged one.
     paths = [path for path in find_jsons(root) if path.stem in stems or guess_kind(path) == "labelme"]
     loaded = {path: load_json(path, _FILE, problems) for path in paths}
     files = {path: file for path, file in loaded.items() if file is not None}
@@ -63,7 +63,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
                 problems.add(outline, f"{problems.shorten(path)}: {number} ({shape.shape_type or 'polygon'})")
             else:
                 shapes.append(Shape(values[shape.label], (outline,)))
-        # The picture of its name beside it, since both are renamed together; else the stated one.
+        # The image of its name beside it, since both are renamed together; else the stated one.
         own = beside.get(path.with_suffix(""), [])
         image = own[0] if len(own) == 1 else collection.find(file.imagePath or path.stem, path)
         if image is not None:
@@ -92,4 +92,4 @@ def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
     return "shape kind"
 
 
-LABELME = Layout(lambda: _("LabelMe: pictures, and a JSON file of each"), lambda root: holds(root, "labelme"), _read)
+LABELME = Layout(lambda: _("LabelMe: images, and a JSON file of each"), lambda root: holds(root, "labelme"), _read)

@@ -1,4 +1,4 @@
-"""Folders of pictures and masks under any of the usual names, and lists of them, -> pairs.
+"""Folders of images and masks under any of the usual names, and lists of them, -> pairs.
 
 Every folder between the root and a file says a side (`images`), a part (`train`), both (`train_masks`), or
 is a name like any other (`patient1`). The folder nearest to the file that says a side decides; without any,
@@ -43,11 +43,11 @@ _Group = tuple[list[Item], Affix]  # files that have an affix, or a suffix, in c
 
 @dataclass(frozen=True)
 class Sides:
-    """Files told apart.
+    """Files separated.
 
     Attributes:
-        pictures, masks: empty when they cannot be told apart.
-        affixes: of pictures and of masks, where they differ by nothing else; None: words tell them apart.
+        images, masks: empty when they cannot be separated.
+        affixes: of images and of masks, where they differ by nothing else; None: words distinguish them.
     """
 
     images: list[Item]
@@ -56,7 +56,7 @@ class Sides:
 
 
 def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
-    """Pictures and masks among files that no folder tells apart; what is unclear goes into the problems."""
+    """Images and masks among files that no folder distinguishes; what is unclear goes into the problems."""
     masks, images = _divide(items, lambda item: item.found.suffix == ".npy" or mentions(item.stem, "mask"))
     if images and masks:
         return Sides(images, masks)
@@ -77,9 +77,9 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
             problems.add_line(line.format(path=path), "CVAT")
             return Sides([], [])
         line = _(
-            "{root} holds {count} pictures but no masks or readable annotations ({content}); to train, put masks of "
+            "{root} holds {count} images but no masks or readable annotations ({content}); to train, put masks of "
             "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
-            "pictures: ubend predict MODEL {root}"
+            "images: ubend predict MODEL {root}"
         )
         problems.add_line(line.format(root=root, count=len(items), content=describe_content(root)), "no masks")
         return Sides([], [])
@@ -94,7 +94,7 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
     first, second = (_pattern(root, some) for some, _affix in groups)
     problems.add_line(
         _(
-            "{root} holds two pictures of each name, {first} and {second}, and neither is called a mask; say which "
+            "{root} holds two images of each name, {first} and {second}, and neither is called a mask; say which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
         ).format(root=root, first=first, second=second),
         "unclear sides",
@@ -121,7 +121,7 @@ def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[I
 
 
 def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
-    """The files as two of each name, which a suffix or an affix tells apart; None: nothing does, or several do."""
+    """The files as two of each name, which a suffix or an affix distinguishes; None: nothing does, or several do."""
     stems = {(item.split, item.folders, item.stem) for item in items}
     candidates = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
     candidates += [
@@ -150,7 +150,7 @@ def _two_folders(items: Sequence[Item]) -> Sides | None:
 
 
 def _describe_several(root: Path, items: Sequence[Item]) -> str:
-    """The question which of several others of each picture (`NAME_1stHO`, `NAME_2ndHO`) is the mask; "": no such."""
+    """The question which of several others of each image (`NAME_1stHO`, `NAME_2ndHO`) is the mask; "": no such."""
     kinds: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         kinds[item.found.suffix].append(item)
@@ -165,7 +165,7 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
         return ""
     first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
     return _(
-        "{root} holds several others of each picture: {names}; say which are the masks: --images '{images}' "
+        "{root} holds several others of each image: {names}; say which are the masks: --images '{images}' "
         "--masks '{first}'"
     ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, images), first=first)
 
@@ -259,10 +259,10 @@ def _classify(found: FoundFile) -> tuple[Side | None, Item]:
 
 
 def _read_tree(root: Path, problems: Problems) -> LayoutResult:
-    """Pictures and masks told apart by folders, or by the names of the files."""
+    """Images and masks separated by folders, or by the names of the files."""
     sides: dict[Side | None, list[Item]] = {"image": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
-    beside: list[Item] = []  # Cellpose's files, which lie beside pictures
+    beside: list[Item] = []  # Cellpose's files, which lie beside images
     for found in walk(root):
         side, item = _classify(found)
         if side == "image" and is_cellpose(found.path):
@@ -279,7 +279,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     else:
         masks = masks + beside
     affixes: tuple[Affix, Affix] | None = None
-    layout = _("folders of pictures and of masks")
+    layout = _("folders of images and of masks")
     by_folders = bool(masks) and bool(images or others)
     if images and masks:
         remarks += _pass_over(root, others, problems)
@@ -297,7 +297,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
             return LayoutResult([])
         separated = separate_sides(root, together, problems) if together else Sides([], [])
         images, masks, affixes = separated.images, separated.masks, separated.affixes
-        layout = _("pictures and masks in one folder, told apart by their names")
+        layout = _("images and masks in one folder, separated by their names")
     for side, item in foreign:
         if side or not by_folders:
             problems.add("foreign", item.found.path)
@@ -317,7 +317,7 @@ def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
 
 
 def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
-    """`val` and `valid` beside each other are two folders for one part."""
+    """`val` and `valid` beside each other are two folders for one split."""
     words: dict[tuple[Path, SplitName], dict[str, str]] = {}
     for folders, path in {(item.found.folders, item.found.path.parent) for item in items}:
         for level, name in enumerate(folders):
@@ -331,7 +331,7 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
 
 
 def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
-    """Pictures that are on no side: those in folders are a problem, loose ones and numbers of objects are said."""
+    """Images that are on no side: those in folders are a problem, loose ones and numbers of objects are reported."""
     loose: dict[str, None] = {}
     for item in others:
         parent = item.found.path.parent
@@ -341,17 +341,17 @@ def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[s
             loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
             problems.add("skipped", parent)
-    line = _("passed over beside the folders of pictures and masks: {names}")
+    line = _("skipped beside the folders of images and masks: {names}")
     return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
 def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
-    """There are folders of pictures, but none of the others is known to hold masks."""
+    """There are folders of images, but none of the others is known to hold masks."""
     paths = ([item.found.path.relative_to(root) for item in items] for items in (images, others))
     ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
     problems.add_line(
         _(
-            "{root} holds pictures in {images}, and in {others}, which may be masks or not; if they are: "
+            "{root} holds images in {images}, and in {others}, which may be masks or not; if they are: "
             "--images '{first}' --masks '{second}'"
         ).format(
             root=root,
@@ -377,7 +377,7 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
         ("data.masks", masks, mask_items, MASK_SUFFIXES),
     ):
         if not items:
-            line = _("no pictures found at {pattern}; give a folder, or a quoted pattern")
+            line = _("no images found at {pattern}; give a folder, or a quoted pattern")
             problems.add_line(line.format(pattern=text), key)
         for item in items:
             if item.found.suffix not in suffixes:
@@ -395,7 +395,7 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
     image_items, mask_items = _without_wrapper(image_items)[0], _without_wrapper(mask_items)[0]
     matching = match(image_items, mask_items, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
     reading = read_matching(matching, problems, sure=True)
-    words = _("pictures of {images}, masks of {masks}").format(images=images, masks=masks)
+    words = _("images of {images}, masks of {masks}").format(images=images, masks=masks)
     return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
 
 
@@ -437,7 +437,7 @@ def _pattern_affix(pattern: str) -> Affix:
 
 TREE = Layout(
     lambda: _(
-        "images/ and masks/ (or other usual names, also with train/, val/, test/ and subfolders), or pictures and "
+        "images/ and masks/ (or other usual names, also with train/, val/, test/ and subfolders), or images and "
         "masks side by side as NAME.jpg and NAME_mask.png"
     ),
     lambda root: True,  # any folder may be one: the reader says what is missing

@@ -1,4 +1,4 @@
-"""What people call things: words for pictures, masks and parts, in the names of folders and files."""
+"""What people call things: words for images, masks and parts, in the names of folders and files."""
 
 import re
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ OBJECT_WORDS = _words(
 # Label Studio's masks, of the export of brush labels: `task-3-annotation-7-by-1-tag-Tree-0.png`.
 TASK_MASK = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-(?:by-.*?-)?tag-(?P<tag>.+)-\d+")
 
-OBJECT_IDS = "ids"  # a folder beside pictures and masks: the number of the object at every pixel
+OBJECT_IDS = "ids"  # a folder beside images and masks: the number of the object at every pixel
 
 
 _GAP = r"(?:[^\w()\[\]{}]|_)"  # between words; brackets belong to what they hold: `benign (1)_mask`

@@ -64,15 +64,15 @@ def _read_voc(root: Path, problems: Problems) -> LayoutResult:
     remarks = []
     for path in by_split or lists:
         names = _list_lines(path, problems)
-        if names and not masks.keys() & set(names):  # the challenge keeps the masks of its test part
-            remarks.append(_("{file}: none of its pictures has a mask; passed over").format(file=path.name))
+        if names and not masks.keys() & set(names):  # the challenge keeps the masks of its test split
+            remarks.append(_("{file}: none of its images has a mask; skipped").format(file=path.name))
         else:
             _note(names, SPLIT_WORDS.get(path.stem.casefold()), listed, problems)
     if not lists:
         listed = dict.fromkeys(masks)
     pairs = _pair_listed(listed, images, masks, problems)
     if pairs and (extra := len(images.keys() - listed.keys())):
-        remarks.append(_("{count} pictures in no list and without a mask are passed over").format(count=extra))
+        remarks.append(_("{count} images in no list and without a mask are skipped").format(count=extra))
     reading = LayoutResult(pairs, remarks=tuple(remarks))
     named = pairs and all(_VOC_STEM.fullmatch(pair.name) for pair in pairs)
     if named and all(_has_voc_palette(pair.mask.path) for pair in pairs[:4]):
@@ -154,7 +154,7 @@ def _read_drive(root: Path, problems: Problems) -> LayoutResult:
     `mask/` is the camera's field of view, `2nd_manual/` another observer.
     """
     pairs: list[Pair] = []
-    remarks = [_("masks are those of 1st_manual/; mask/ (the field of view) and 2nd_manual/ are passed over")]
+    remarks = [_("masks are those of 1st_manual/; mask/ (the field of view) and 2nd_manual/ are skipped")]
     for word, folder in _drive_splits(root).items():
         below = subfolders(folder)
         if _MANUAL in below:
@@ -162,7 +162,7 @@ def _read_drive(root: Path, problems: Problems) -> LayoutResult:
             for _number, image, mask in _in_both(images, masks, problems):
                 pairs.append(Pair(image.stem, image.path, FileMask(mask.path), SPLIT_WORDS.get(word), None))
         else:
-            remarks.append(_("{folder}/ has no 1st_manual/; passed over").format(folder=folder.name))
+            remarks.append(_("{folder}/ has no 1st_manual/; skipped").format(folder=folder.name))
     return LayoutResult(pairs, ("background", "vessel"), remarks=tuple(remarks))
 
 
@@ -187,7 +187,7 @@ def _in_both(
 
 
 def _read_cities(root: Path, problems: Problems) -> LayoutResult:
-    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test part are empty.
+    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test split are empty.
 
     Where there are no `labelIds` at all, `labelTrainIds` are read: the scored classes from 0 on, 255 for the others.
     """
@@ -211,7 +211,7 @@ def _read_cities(root: Path, problems: Problems) -> LayoutResult:
     ]
     remarks = []
     if passed := len(every[0]) - len(images):
-        sentence = _("{count} pictures of the test part are passed over: their masks are not public")
+        sentence = _("{count} images of the test split are skipped: their masks are not public")
         remarks = [sentence.format(count=passed)]
     names, values = tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES)
     ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)

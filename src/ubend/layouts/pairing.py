@@ -1,7 +1,7 @@
 """Images and masks -> pairs: which mask belongs to which image, by names alone, never by their order.
 
 A file is known by its split, the other folders above it, and its stem. A mask belongs to the image of the
-same names, or of the same names but for words such as `mask` and `img`, an affix that all masks share, or a
+same names, or of the same names except for words such as `mask` and `img`, an affix that all masks share, or a
 rest that tells an object or a class apart. Several masks of an image are one object each, or one class each.
 What is not clear is a problem, not a pair.
 """
@@ -33,7 +33,7 @@ from ubend.layouts.tree import FoundFile, is_empty
 _Key = tuple[SplitName | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name
 _BARE: Affix = ("", "")
-_FIRST_CHANNEL = "0000"  # nnU-Net's pictures of one channel are all called so: `case_12_0000.png`
+_FIRST_CHANNEL = "0000"  # nnU-Net's images of one channel are all called so: `case_12_0000.png`
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Claim:
-    """A mask of a picture.
+    """A mask of an image.
 
     Attributes:
         mask: the mask.
-        rest: what its name says beyond the picture's.
+        rest: what its name says beyond the image's.
         folder: the folder that only masks have: `car` of `masks/car/1.png`; "": none.
-        own: it lies in a folder of its picture alone.
+        own: it lies in a folder of its image alone.
     """
 
     mask: Item
@@ -76,12 +76,12 @@ class Claim:
 
 @dataclass
 class Matching:
-    """Which masks belong to which pictures.
+    """Which masks belong to which images.
 
     Attributes:
-        claims: picture (by number) -> its masks; pictures without a mask have none.
-        orphans: masks without a picture.
-        twins: numbers of the pictures that have another's name, and that one's.
+        claims: image (by number) -> its masks; images without a mask have none.
+        orphans: masks without an image.
+        twins: numbers of the images that have another's name, and that one's.
     """
 
     images: list[Item]
@@ -93,11 +93,11 @@ class Matching:
 def match(
     images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None = None, *, sure: bool = False
 ) -> Matching:
-    """Find the masks of each picture.
+    """Find the masks of each image.
 
     Args:
-        pictures, masks: all of them.
-        affixes: of pictures and masks, where they are known.
+        images, masks: all of them.
+        affixes: of images and masks, where they are known.
         sure: the user says that these belong together: any affix that makes them match is right.
     """
     matching = _match(images, masks, affixes, sure, loose=False)
@@ -150,7 +150,7 @@ def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], s
 
 
 class _Index:
-    """The pictures by their names."""
+    """The images by their names."""
 
     def __init__(self, images: Sequence[Item]) -> None:
         self.exact: dict[_Key, dict[str, int]] = {}
@@ -170,7 +170,7 @@ class _Index:
                 bare.pop("", None)  # `image` and `mask` belong together where there is nothing else
 
     def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
-        """Number of the picture that a mask belongs to, rest, folder, own; None: of no picture, or of several."""
+        """Number of the image that a mask belongs to, rest, folder, own; None: of no image, or of several."""
         key = (mask.split, mask.folders)
         if (number := self._named(key, mask.stem)) is not None:
             return number, "", "", False
@@ -193,19 +193,19 @@ class _Index:
         return claims[0] if len(claims) == 1 else None
 
     def rivals(self, mask: Item, number: int) -> set[int]:
-        """The other pictures whose name is that of a mask but for words around it."""
+        """The other images whose name is that of a mask except for words around it."""
         names = self.exact.get((mask.split, mask.folders), {})
         return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {number}
 
     def _named(self, key: _Key, stem: str) -> int | None:
-        """The picture of this name, perhaps with words for masks and pictures around it."""
+        """The image of this name, perhaps with words for masks and images around it."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         names = [stem] if stem in exact else list(bare_stems(stem, "mask"))
         number = next((exact[name] for name in names if name in exact), None)
         return number if number is not None else next((bare[name] for name in names if name in bare), None)
 
     def _extended(self, key: _Key, stem: str) -> tuple[int, str] | None:
-        """The picture whose name this one begins or ends with, and what it says beyond that."""
+        """The image whose name this one begins or ends with, and what it says beyond that."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         found: dict[int, tuple[int, str]] = {}
         for name in bare_stems(stem, "mask"):
@@ -239,7 +239,7 @@ def _common_affixes(
     fold: Callable[[str], str],
     sure: bool,
 ) -> tuple[Affix, Affix]:
-    """The affixes of all pictures and of all masks that make most of their names equal."""
+    """The affixes of all images and of all masks that make most of their names equal."""
     nothing = (_BARE, _BARE)
     maximum = _count_common(images, masks, nothing)
     if maximum == len(images) == len(masks):
@@ -315,7 +315,7 @@ _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 
 @dataclass(frozen=True)
 class _Label:
-    """What the name of a mask says beyond its picture's: a word for a class, a number for an object."""
+    """What the name of a mask says beyond its image's: a word for a class, a number for an object."""
 
     word: str
     number: str
@@ -343,7 +343,7 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     elif _are_objects(claims, labels):
         layers = {n: [Layer(path, 1) for path in sorted(claim.mask.found.path for claim in claims[n])] for n in claims}
         count = sum(map(len, claims.values()))
-        layout = _("several masks for one picture, one per object ({count} in all)").format(count=count)
+        layout = _("several masks for one image, one per object ({count} in all)").format(count=count)
         pairs = _pairs(matching, {number: LayeredMask(tuple(some)) for number, some in layers.items()})
         reading = LayoutResult(pairs, ("background", "foreground"), (0, 1), layout=layout)
     else:
@@ -385,7 +385,7 @@ def _label(claim: Claim, *, wide: bool = False) -> _Label:
 
 
 def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
-    """Without files such as `NAME_overlay.png`, when every picture has another mask."""
+    """Without files such as `NAME_overlay.png`, when every image has another mask."""
     kept = {
         number: [claim for claim in some if _label(claim).word.casefold() not in OVERLAY_WORDS]
         for number, some in claims.items()
@@ -393,11 +393,11 @@ def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
         return dict(claims), []
-    return kept, [_("{count} overlays beside the masks are passed over").format(count=dropped)]
+    return kept, [_("{count} overlays beside the masks are skipped").format(count=dropped)]
 
 
 def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
-    """Without Cellpose's `NAME_seg.npy`, where every picture has another mask."""
+    """Without Cellpose's `NAME_seg.npy`, where every image has another mask."""
     kept = {n: [claim for claim in some if not is_cellpose(claim.mask.found.path)] for n, some in claims.items()}
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
@@ -411,7 +411,7 @@ def cellpose_line(count: int) -> str:
 
 
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
-    """Numbers of pictures whose mask has a rest that is not the others'; it may be another picture's."""
+    """Numbers of images whose mask has a rest that is not the others'; it may be another image's."""
     rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
     if len(set(rests.values())) < 2:
         return set()
@@ -420,13 +420,13 @@ def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
 
 
 def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
-    """The words for classes, when the same ones come back in most pictures; else none."""
+    """The words for classes, when the same ones come back in most images; else none."""
     found = Counter(word for some in labels.values() for word in {label.word for label in some})
     several = sum(len({label.word for label in some}) > 1 for some in labels.values())
     counts = {len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}
     unclear = (
         any(not word or word.isdigit() for word in found)
-        or len(counts) > 1  # `a_car` and `a_1_car` may be of two pictures
+        or len(counts) > 1  # `a_car` and `a_1_car` may be of two images
         or len(found) < 2
         or min(found.values()) < 2
         or 2 * several <= len(labels)
@@ -436,12 +436,12 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
-    """Are the masks of a picture numbered, or in a folder of their own under ids that do not come back?"""
+    """Are the masks of an image numbered, or in a folder of their own under ids that do not come back?"""
     flat = [label for some in labels.values() for label in some]
     if any(len(set(some)) < len(some) for some in labels.values()):
         return False
     numbered = [label for label in flat if label.number]
-    kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may be of two pictures
+    kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may be of two images
     if len(numbered) == len(flat) and len(kinds) == 1:
         return True
     if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
@@ -469,7 +469,7 @@ def _by_class(
         layers = sorted(zip((value[label.word] for label in labels[number]), files, strict=True))
         masks[number] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
     names = [_as_written(name, claims) for name in names]
-    layout = _("several masks for one picture, one per class ({names})").format(names=", ".join(names))
+    layout = _("several masks for one image, one per class ({names})").format(names=", ".join(names))
     return LayoutResult(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=layout)
 
 
@@ -484,10 +484,10 @@ def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
 
 
 def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tuple[set[int], list[str]]:
-    """Numbers of the pictures that are rather second files of others, and what to say of them.
+    """Numbers of the images that are rather second files of others, and what to say of them.
 
-    So are `NAME_superpixels.png` beside `NAME.jpg`, when no picture without a mask is called otherwise, and most
-    pictures with a mask have one.
+    So are `NAME_superpixels.png` beside `NAME.jpg`, when no image without a mask is called otherwise, and most
+    images with a mask have one.
     """
     twins = {number for number, _first in matching.twins}
     lonely = [number for number in range(len(matching.images)) if number not in claims and number not in twins]
@@ -500,7 +500,7 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     if len(lonely) < 2 or 2 * len(lonely) < len(claims) or not re.search(r"[^\W\d_]", word):
         return set(), []
     suffix = matching.images[lonely[0]].found.path.suffix
-    line = _("pictures beside others of the same name, without masks, are skipped ({count}): NAME{word}")
+    line = _("images beside others of the same name, without masks, are skipped ({count}): NAME{word}")
     return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
 
 
@@ -511,7 +511,7 @@ def _report_orphans(
     beside: set[int],
     problems: Problems,
 ) -> None:
-    """Pictures without masks and masks without pictures, with those that nearly have their name."""
+    """Images without masks and masks without images, with those that nearly have their name."""
     settled = {number for number, _first in matching.twins} | claims.keys() | beside
     lonely = [image for number, image in enumerate(matching.images) if number not in settled]
     splits = {matching.images[number].split for number in claims}

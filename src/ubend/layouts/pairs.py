@@ -1,4 +1,4 @@
-"""Pairs of picture and mask, and what the reader of a layout returns."""
+"""Pairs of image and mask, and what the reader of a layout returns."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,14 +15,14 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask.
+    """An image and its mask.
 
     Attributes:
         name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
-        image: the picture's file.
+        image: the image's file.
         mask: where its mask comes from.
         part: the part given by the layout or by the split file; None when nothing gives one.
-        group: pictures of one group (one patient, one video) must stay in one part; None: no group.
+        group: images of one group (one patient, one video) must stay in one part; None: no group.
     """
 
     name: str
@@ -47,7 +47,7 @@ class LayoutResult:
     Attributes:
         pairs: in any order; names are unique.
         classes: class names in the order of `values`; None when nothing tells them.
-        values: the mask value of each class; None when the layout does not tell them.
+        values: the mask value of each class; None when the layout does not state them.
         colors: the colour of each class; when given, masks are coded by colour, not by value.
         remarks: what the user should know.
         ignored: mask values whose pixels are not scored.

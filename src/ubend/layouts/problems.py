@@ -9,7 +9,7 @@ from ubend.core.errors import DataError, Problem
 from ubend.core.i18n import _
 
 _SHOWN = 10  # names shown of a long list
-# What `--skip-bad` goes on without: what is left is read as if these files were not there.
+# What `--skip-bad` continues without: what is left is read as if these files were not there.
 _SKIPPABLE = frozenset(
     ("no mask", "part without masks", "no image", "empty", "foreign", "image missing", "annotation entry",
      "few points", "odd coordinates", "run lengths", "not normalised", "split unknown")
@@ -21,7 +21,7 @@ class Problems:
     """What is wrong with a folder.
 
     Attributes:
-        root: the folder asked for; names are told relative to it.
+        root: the folder asked for; names are reported relative to it.
         names: kind -> the names it concerns; each kind has a sentence below.
         lines: whole lines that no kind is made for.
     """
@@ -38,7 +38,7 @@ class Problems:
         self.names.setdefault(kind, []).append(name if isinstance(name, str) else self.shorten(name))
 
     def add_line(self, line: str, key: str) -> None:
-        """A problem that no kind is made for; such lines are told first. `key` is for the error."""
+        """A problem that no kind is made for; such lines are reported first. `key` is for the error."""
         if line not in self.lines:
             self.lines.append(Problem(line, self.root, key))
 
@@ -88,37 +88,37 @@ def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
 def _sentences() -> dict[str, str]:
     """Kind of problem -> its sentence; the worst kind comes first."""
     return {
-        "no pictures": _("no pictures in: {names}; pictures are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
+        "no pictures": _("no images in: {names}; images are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
         "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
         "part without masks": _(
             "parts without any mask ({count}): {names}; every part needs its own; add masks, or leave "
             "these parts out with --skip-bad"
         ),
-        "same split": _("two folders for one part: {names}; keep one of them"),
+        "same split": _("two folders for one split: {names}; keep one of them"),
         "no mask": _(
-            "pictures without a mask ({count}): {names}; a mask has its picture's name, perhaps with a word such "
-            "as _mask, _gt or _label before or after it; add the mask or take the picture away"
+            "images without a mask ({count}): {names}; a mask has its image's name, perhaps with a word such "
+            "as _mask, _gt or _label before or after it; add the mask or take the image away"
         ),
-        "no image": _("masks without a picture ({count}): {names}; add the picture or take the mask away"),
+        "no image": _("masks without an image ({count}): {names}; add the image or take the mask away"),
         "annotation file": _("annotation files that cannot be read ({count}): {names}; export them again"),
-        "annotation entry": _("damaged entries of annotation files ({count}): {names}; mend them or export again"),
+        "annotation entry": _("damaged entries of annotation files ({count}): {names}; fix them or export again"),
         "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),
         "brush": _(
             "regions drawn with the brush ({count}): {names}; in Label Studio choose Export, then "
-            "Brush labels to PNG, and put these masks and the JSON export beside the pictures"
+            "Brush labels to PNG, and put these masks and the JSON export beside the images"
         ),
         "task masks": _(
             "masks called after tasks of Label Studio ({count}): {names}; put the project's JSON export beside them, "
-            "which says which picture each task is about"
+            "which says which image each task is about"
         ),
         "box only": _(
             "bounding boxes without a region ({count}): {names}; boxes do not say which pixels are meant: export "
             "polygons or masks (segmentation), or take them away"
         ),
         "many classes": _("{names} classes beside the background, but a mask holds at most 254; join some"),
-        "image missing": _("annotated pictures that are not in the folder ({count}): {names}; copy them into it"),
-        "image unclear": _("annotated pictures of which there are several ({count}): {names}; keep one each"),
-        "annotated twice": _("pictures annotated twice ({count}): {names}; keep one annotation of each"),
+        "image missing": _("annotated images that are not in the folder ({count}): {names}; copy them into it"),
+        "image unclear": _("annotated images of which there are several ({count}): {names}; keep one each"),
+        "annotated twice": _("images annotated twice ({count}): {names}; keep one annotation of each"),
         "unknown category": _(
             "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
         ),
@@ -126,32 +126,32 @@ def _sentences() -> dict[str, str]:
             'annotations whose ids are text ("7") where the list of images or categories has numbers (7), or the '
             "reverse ({count}): {names}; write the ids alike"
         ),
-        "unknown image": _("annotations of an unknown picture ({count}): {names}; export again"),
+        "unknown image": _("annotations of an unknown image ({count}): {names}; export again"),
         "shape kind": _(
             "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"
         ),
-        "rotated": _("turned rectangles or pictures ({count}): {names}; draw polygons on the upright picture"),
+        "rotated": _("turned rectangles or images ({count}): {names}; draw polygons on the upright image"),
         "one label": _("regions without a label, or with several ({count}): {names}; give each one label"),
         "few points": _("polygons of fewer than 3 points ({count}): {names}; draw them again or take them away"),
         "odd coordinates": _(
             "polygons with an odd count of coordinates ({count}): {names}; a point has an x and a y: export them again"
         ),
-        "run lengths": _("run lengths (RLE) that do not fill their picture ({count}): {names}; export them again"),
+        "run lengths": _("run lengths (RLE) that do not fill their image ({count}): {names}; export them again"),
         "not normalised": _(
-            "coordinates that are no shares of the picture's width and height ({count}): {names}; divide x by the "
+            "coordinates that are no shares of the image's width and height ({count}): {names}; divide x by the "
             "width and y by the height"
         ),
-        "listed": _("on a list of the data set, but without picture or mask ({count}): {names}; unpack them again"),
-        "both lists": _("names on several lists ({count}): {names}; a picture belongs to one part"),
+        "listed": _("on a list of the data set, but without image or mask ({count}): {names}; unpack them again"),
+        "both lists": _("names on several lists ({count}): {names}; an image belongs to one split"),
         "two masks": _(
-            "several masks for one picture ({count}): {names}; keep one each, or name them alike for all pictures: "
+            "several masks for one image ({count}): {names}; keep one each, or name them alike for all images: "
             "NAME_1, NAME_2, ... for objects, or NAME_CLASS or CLASS/NAME with the same classes for most"
         ),
-        "two images": _("several pictures of one name ({count}): {names}; keep one each, or rename"),
+        "two images": _("several images of one name ({count}): {names}; keep one each, or rename"),
         "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
-        "foreign": _("pictures of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
+        "foreign": _("images of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
         "skipped": _(
-            "folders with pictures that are neither with the pictures nor with the masks ({count}): {names}; move "
+            "folders with images that are neither with the images nor with the masks ({count}): {names}; move "
             "them away, or name both sides with --images and --masks"
         ),
         "classes": _(
@@ -166,7 +166,7 @@ def _sentences() -> dict[str, str]:
         ),
         "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
         "split twice": _("named twice in the split file, differently ({count}): {names}; keep one line"),
-        "split unclear": _("in the split file, but fits several pictures ({count}): {names}; write the path"),
+        "split unclear": _("in the split file, but fits several images ({count}): {names}; write the path"),
         "split unknown": _("in the split file, but not a pair of the folder ({count}): {names}"),
         "split missing": _("pairs that the split file does not name ({count}): {names}; add a line for each"),
     }

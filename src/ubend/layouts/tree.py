@@ -28,7 +28,7 @@ _DATA_FILES = {"data.toml", "split.csv", "samples.png", "skipped.csv"}  # all th
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that may be a picture or a mask.
+    """A file that may be an image or a mask.
 
     Attributes:
         path: the file.
@@ -87,7 +87,7 @@ def is_result(folder: os.DirEntry[str]) -> bool:
 
 
 def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:
-    """The folders of systems, and those of results, at any depth, which `entries` skips; arguments as of `walk`."""
+    """The folders of systems, and those of results, at any depth, which `entries` skips; for arguments see `walk`."""
     system, results, inside = list[Path](), list[Path](), list[Path]()
     with contextlib.suppress(OSError), os.scandir(folder) as some:
         for entry in some:
@@ -116,13 +116,13 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def describe_content(folder: Path) -> str:
-    """What lies in a folder, in words: `images/, notes.txt`; folders and what is no picture first."""
+    """What lies in a folder, in words: `images/, notes.txt`; folders and what is no image first."""
     found = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
     return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
 
 
 def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[FoundFile]:
-    """All files below a folder that have the suffix of a picture or a mask, read or not, sorted.
+    """All files below a folder that have the suffix of an image or a mask, read or not, sorted.
 
     Args:
         names: of the folders between the root and this one.
@@ -139,7 +139,7 @@ def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, 
 
 
 def as_found(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
-    """The file, when it has the suffix of a picture or a mask."""
+    """The file, when it has the suffix of an image or a mask."""
     stem, suffix = os.path.splitext(path.name)
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else suffix.lower()
     if suffix not in MASK_SUFFIXES and suffix not in FOREIGN_SUFFIXES:

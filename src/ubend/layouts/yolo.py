@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file of normalised polygons for each picture."""
+"""YOLO segmentation: a text file of normalised polygons for each image."""
 
 import math
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems
 from ubend.layouts.tree import entries, is_system, subfolders
 
-_BEYOND = 1.0  # shares of the picture that a polygon may reach out of it; pixels are not normalised
+_BEYOND = 1.0  # shares of the image that a polygon may reach out of it; pixels are not normalised
 _MAX_DIGITS = 9  # of a class number
 _MAX_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
 
 
 def _fits(root: Path) -> bool:
-    """Folders of text files called `labels` beside folders of pictures."""
+    """Folders of text files called `labels` beside folders of images."""
     for _images, labels in _folders(root):
         files = [entry.name for folder in [labels, *subfolders(labels).values()] for entry in entries(folder)]
         suffixes = {Path(name).suffix.lower() for name in files}
@@ -33,7 +33,7 @@ def _fits(root: Path) -> bool:
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
-    """(pictures, labels) in the root, and in its parts."""
+    """(images, labels) in the root, and in its parts."""
     for folder in [root, *(path for name, path in subfolders(root).items() if split_of(name))]:
         below = subfolders(folder)
         images = [path for name, path in below.items() if side_of(name) == "image"]
@@ -42,11 +42,11 @@ def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all pictures; those without a text file are all background. Later lines lie on earlier ones."""
+    """The pairs of all images; those without a text file are all background. Later lines lie on earlier ones."""
     collection = Collection(root, problems)
     names = _read_names(root, problems)
     texts: dict[Path, list[tuple[str, int, tuple[float, ...]] | None]] = {}
-    text_files: dict[Path, Path] = {}  # picture -> where its text file should be
+    text_files: dict[Path, Path] = {}  # image -> where its text file should be
     for images, labels in _folders(root):
         inside = (path for path in collection.images if path.is_relative_to(images))
         text_files |= {path: labels / path.relative_to(images).with_suffix(".txt") for path in inside}
@@ -71,7 +71,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
                 shapes.append(Shape(values[names[number]], (polygon,), relative=True))
         collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
     if without := len(text_files.keys()) - len(set(text_files.values()) & texts.keys()):
-        sentence = _("pictures without a text file, all background: {count}")
+        sentence = _("images without a text file, all background: {count}")
         collection.remarks.append(sentence.format(count=without))
     return collection.reading(classes)
 

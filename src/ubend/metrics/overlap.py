@@ -1,11 +1,11 @@
 """Confusion counts -> Dice, IoU, accuracy.
 
-Everything is counted once, as a confusion matrix per picture; every score is a formula of those counts.
+Everything is counted once, as a confusion matrix per image; every score is a formula of those counts.
 
     confusion[t, p] = pixels whose true class is t and whose predicted class is p
 
-A class absent from truth and prediction is undefined (NaN) for that picture; absent from one of the two it
-scores 0. Axis letters: N pictures, H rows, W columns, C classes.
+A class absent from truth and prediction is undefined (NaN) for that image; absent from one of the two it
+scores 0. Axis letters: N images, H rows, W columns, C classes.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def count_confusion(
     pred: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]], classes: int
 ) -> NDArray[np.int64]:
-    """The confusion counts of one picture, or the sum over several.
+    """The confusion counts of one image, or the sum over several.
 
     Args:
         pred: (H, W) or (N, H, W), any integer type; class index in [0, classes) at every pixel.
@@ -50,7 +50,7 @@ def count_confusion(
 
 
 def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
-    """The confusion counts of each picture of a batch, on its device, without waiting for the device.
+    """The confusion counts of each image of a batch, on its device, without waiting for the device.
 
     Values cannot be checked without waiting, so a pixel whose `pred` or `target` is outside [0, classes) is
     not counted; IGNORED is one such value of `target`.
@@ -78,7 +78,7 @@ def _count_by_bins(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
     images, cells = pred.shape[0], classes * classes
     p, t = pred.flatten(1).long(), target.flatten(1).long()
     counted = (p >= 0) & (p < classes) & (t >= 0) & (t < classes)
-    bins = torch.where(counted, t * classes + p, cells)  # the last bin of a picture is not a cell: picking is slow
+    bins = torch.where(counted, t * classes + p, cells)  # the last bin of an image is not a cell: picking is slow
     bins += torch.arange(images)[:, None] * (cells + 1)
     counts = torch.bincount(bins.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
     return counts[:, :cells].reshape(images, classes, classes)
@@ -160,17 +160,17 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class OverlapScores:
-    """Dice, IoU and accuracy of a set of pictures, under both averagings, both named.
+    """Dice, IoU and accuracy of a set of images, under both averagings, both named.
 
-    `per_image`: a class's score in each picture, averaged over the pictures where it is defined; every
-    picture weighs the same. `pooled`: the score of the counts summed over all pictures; every pixel weighs
+    `per_image`: a class's score in each image, averaged over the images where it is defined; every
+    image weighs the same. `pooled`: the score of the counts summed over all images; every pixel weighs
     the same. The mean over classes is, for both, the mean of the per-class numbers; so the per-image mean
-    is *not* the mean over pictures of each picture's mean over classes.
+    is *not* the mean over images of each image's mean over classes.
 
     Attributes:
         names: (C,) class names.
-        pictures: N.
-        defined: (C,) in how many pictures the class is defined (in truth or prediction or both).
+        images: N.
+        defined: (C,) in how many images the class is defined (in truth or prediction or both).
         pixel_accuracy: share of all scored pixels that have the right class; NaN without any.
     """
 
@@ -207,7 +207,7 @@ class OverlapScores:
 def summarise_overlap(
     confusions: NDArray[np.int64], names: Sequence[str], background: int | None, unmapped: Sequence[int] = ()
 ) -> OverlapScores:
-    """The scores of a set of pictures from the confusion counts of each.
+    """The scores of a set of images from the confusion counts of each.
 
     The per-image mean over classes is the mean over classes of the per-class per-image means (see
     `OverlapScores`).

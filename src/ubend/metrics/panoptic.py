@@ -13,7 +13,7 @@ _MATCH = 0.5  # of the intersection over union, above which two objects are the 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one class, over any number of pictures.
+    """Of one class, over any number of images.
 
     Attributes:
         matched: objects that were found and are there.
@@ -64,7 +64,7 @@ def compare_objects(
     true_classes: NDArray[np.uint8],
     classes: int,
 ) -> list[Quality]:
-    """Quality of each class on one picture.
+    """Quality of each class on one image.
 
     Args:
         found, true: (H, W) ids of objects, 0 where there is none.

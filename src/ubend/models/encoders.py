@@ -29,27 +29,27 @@ from ubend.models.efficientnet_lite import EfficientNetLite
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
 from ubend.models.unet import ConvBlock, Decoder
 
-_PROBE_PX = 64  # side of the picture by which an encoder's maps are measured, without computing them
+_PROBE_PX = 64  # side of the image by which an encoder's maps are measured, without computing them
 
 
 class EncodedUNet(SegmentationNet):
-    """U-Net on an encoder, for pictures of any size; padding and normalisation are inside.
+    """U-Net on an encoder, for images of any size; padding and normalisation are inside.
 
     Args:
         encoder: its name in timm, such as `tf_efficientnet_lite0`, `resnet18` or `convnext_tiny.in12k`.
-        channels: C of the picture; the first convolution is fitted to it (`fit_channels`).
+        channels: C of the image; the first convolution is fitted to it (`fit_channels`).
         classes: number of classes.
         width: channels of the decoder at full size; twice as many at each deeper level.
         depth: log2 of the greatest stride that is used; None: all that the encoder has.
         skips: for each level, full size first, whether a map is joined if there is one; None: all.
-        growth: how the decoder doubles the resolution, as of `UNet`; not `unpool`, as encoders pool in other ways.
+        growth: how the decoder doubles the resolution, see `UNet`; not `unpool`, as encoders pool in other ways.
         pretrained: the encoder's first weights: drawn; pretrained (of its pip package, or timm's, downloaded if need
             be); or of a local file.
-        mean, std: as of `UNet`.
+        mean, std: see `UNet`.
     Attributes:
         skips: for each level, whether a map is joined there.
     Raises:
-        SettingError: as of `describe_encoder` and `make_encoder`, or the encoder is not as deep.
+        SettingError: see `describe_encoder` and `make_encoder`, or the encoder is not as deep.
     """
 
     options = ("depth", "skips", "growth", "encoder")
@@ -128,7 +128,7 @@ class EncodedUNet(SegmentationNet):
 def fit_channels(kernels: Tensor, channels: int) -> Tensor:
     """The kernels of a first convolution for another number of channels.
 
-    Each new channel gets the sum over the old ones, divided by the number of new ones. So a picture whose
+    Each new channel gets the sum over the old ones, divided by the number of new ones. So an image whose
     channels are all alike gets the same response: 3 -> 1 is the sum, 1 -> 3 a third each.
 
     Args:
@@ -171,11 +171,11 @@ def describe_encoder(name: str) -> dict[int, int]:
         fits = list(found.values()) == net.feature_info.channels()
         fits &= [2**level for level in found] == net.feature_info.reduction()
     except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        fits = False  # each family of timm's says in its own way that it has no maps, or takes one size of pictures
+        fits = False  # each family of timm's says in its own way that it has no maps, or takes one size of images
     if not fits:
         raise SettingError(
             _(
-                "model.encoder: {name} has no maps of halving size for pictures of any size; take a convolutional one "
+                "model.encoder: {name} has no maps of halving size for images of any size; take a convolutional one "
                 "such as resnet18, efficientnet_b0 or convnext_tiny"
             ).format(name=name),
             key="model.encoder",
@@ -187,8 +187,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     """An encoder: (N, channels, H, W) normalised -> its first maps, so many of them, finest first.
 
     Args:
-        channels: of the pictures; kernels for three are fitted to another number.
-        pretrained: as of `EncodedUNet`.
+        channels: of the images; kernels for three are fitted to another number.
+        pretrained: see `EncodedUNet`.
     Raises:
         SettingError: the weights cannot be downloaded, or do not fit.
     """
@@ -283,12 +283,12 @@ def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> 
 
 
 def pretrained_weights(settings: ModelSettings) -> bool | Path:
-    """The weights that an encoder begins with: a local file, timm's (True), or random ones (False)."""
+    """The initial weights of an encoder: a local file, timm's (True), or random ones (False)."""
     return Path(settings.weights) if settings.weights is not None else bool(settings.pretrained)
 
 
 def describe_weights(settings: ModelSettings) -> str:
-    """Origin and licence of the weights that an encoder begins with."""
+    """Origin and licence of the initial weights of an encoder."""
     if settings.weights is not None:
         return Path(settings.weights).name
     name = str(settings.encoder)
@@ -301,7 +301,7 @@ def describe_weights(settings: ModelSettings) -> str:
 
 
 def fetch_weights(settings: ModelSettings) -> bool:
-    """Download what an encoder begins with, unless it is here; whether it begins with pretrained weights.
+    """Download the initial weights of an encoder, unless it is here; whether these are pretrained.
 
     Raises:
         SettingError: the weights cannot be had.
@@ -316,7 +316,7 @@ def fetch_weights(settings: ModelSettings) -> bool:
 def pretrained_normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel that timm's weights were trained with, 1 = white.
 
-    For other pictures than of three channels, the means over the three.
+    For other images than of three channels, the means over the three.
     """
     if name in efficientnet_lite.VARIANTS:
         mean, std = efficientnet_lite.MEAN, efficientnet_lite.STD

@@ -1,6 +1,6 @@
 """model.safetensors: weights, and everything needed to use them, in one file.
 
-The header's `ubend` entry is JSON: the network's shape, the class table, how pictures are sized, and how
+The header's `ubend` entry is JSON: the network's shape, the class table, how images are sized, and how
 the model came about. `Header`, with the tables in it and `StoredFields`, says which fields there are, of which
 type and range: the entry is checked by it when written, and when read before a network is built. Normalisation
 is among the tensors. No pickle: nothing in the file is executed.
@@ -72,11 +72,11 @@ class StoredFields:
 
     Attributes:
         about: how it came about, for people.
-        dtype: of the pictures it was trained on: uint8, uint16 or float32.
+        dtype: of the images it was trained on: uint8, uint16 or float32.
         precision: in which it was trained and validated; predictions are made in the same.
-        window_px: side of the windows of them that it was trained on; None: whole pictures.
-        scale: least and greatest size of them at model size over their own, of the training part; None: not known.
-        orientation: what it was shown of the turns and flips of them, as of `augment.orientation`; None: not known.
+        window_px: side of the crops of them that it was trained on; None: whole images.
+        scale: least and greatest size of them at model size over their own, of the training split; None: not known.
+        orientation: what it was shown of the turns and flips of them, see `augment.orientation`; None: not known.
         flips: whether mirror images were among them.
         image_hashes: `hash_pixels` of the images of each split, read with the model's channels, see `pack_hashes`;
             None: not known.
@@ -99,7 +99,7 @@ class Bundle(StoredFields):
     Attributes:
         model: in evaluation mode when loaded.
         labels: the class table.
-        sizing: size in px, aspect, channels of the pictures it was trained on.
+        sizing: size in px, aspect, channels of the images it was trained on.
     """
 
     model: Network
@@ -108,7 +108,7 @@ class Bundle(StoredFields):
 
     @property
     def keeps_scale(self) -> bool:
-        """Whether it has seen windows of pictures at their own scale, so that larger pictures are cut into tiles."""
+        """Whether it has seen crops at native scale, so that larger images are cut into tiles."""
         low, high = self.scale or (0.0, 0.0)
         return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
@@ -244,7 +244,7 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
         if found == FORMAT - 1:
             entry = upgrade_entry(entry)
         elif isinstance(found, int) and found != FORMAT:
-            line = _("{path}: made by an older ubend (format {format}); train it anew")
+            line = _("{path}: made by an older ubend (format {format}); train it again")
             if found > FORMAT:
                 line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
             raise ModelFileError(line.format(path=path, format=found), path=path, key="format")
@@ -259,7 +259,7 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
 
 
 def upgrade_entry(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a file of format 2, as one of format 3: it had no digest, and unknown fields were passed over."""
+    """The entry of a file of format 2, as one of format 3: it had no digest, and unknown fields were skipped."""
     known = {stored.name for stored in fields(Header)} - {"digest"}
     return {name: value for name, value in entry.items() if name in known} | {"format": FORMAT}
 
@@ -297,7 +297,7 @@ def _check_tensors(path: Path, file: Any, wanted: Mapping[str, Tensor]) -> None:
 def _refusal(path: Path, key: str | None, cause: str) -> ModelFileError:
     """The error of a damaged file, on one line whatever the file holds."""
     key, cause = (re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:200] for text in (key or "", cause))
-    line = _("{path}: not a whole model file ({reason}); copy it again or train anew")
+    line = _("{path}: not a whole model file ({reason}); copy it again or train again")
     return ModelFileError(
         line.format(path=path, reason=f"{key}: {cause}" if key else cause), path=path, key=key or "header"
     )

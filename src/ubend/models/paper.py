@@ -1,10 +1,10 @@
 """The original U-Net: convolutions without padding, crop and concatenate, no batch norm, dropout at the bottom.
 
 What the network gives is smaller than what it is given, by a margin on each side: 572 -> 388 px at depth 4. Asked for
-a picture as a whole (`forward`), it is given the picture mirrored at its border by that margin, as in figure 2 of the
+an image as a whole (`forward`), it is given the image mirrored at its border by that margin, as in figure 2 of the
 paper, and so it is used like any other network here.
 
-N pictures of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+N images of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
 
 Source: Ronneberger et al. 2015, arXiv:1505.04597. Of the two places where the text is short: "drop-out layers at the
 end of the contracting path" are here one at each of the two deepest levels, before the pooling and the skip connection
@@ -55,7 +55,7 @@ class ValidDecoder(nn.Module):
 
 
 class PaperUNet(SegmentationNet):
-    """The U-Net of the paper, for pictures of any size; mirroring and normalisation are inside.
+    """The U-Net of the paper, for images of any size; mirroring and normalisation are inside.
 
     Args:
         dropout: share of the values that are dropped at the two deepest levels, while training.
@@ -90,7 +90,7 @@ class PaperUNet(SegmentationNet):
         initialise_he(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As in `SegmentationNet`; beyond its border the picture is its mirror image."""
+        """As in `SegmentationNet`; beyond its border the image is its mirror image."""
         height, width = image.shape[-2:]
         return self.valid(mirror_to_fit(image, self.depth))[..., :height, :width]
 
@@ -146,9 +146,9 @@ def input_side(side: int, depth: int) -> int:
 
 
 def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
-    """A picture, mirrored at its border to what `PaperUNet.valid` needs for all of it: (N, C, H, W) -> (N, C, H', W').
+    """An image, mirrored at its border to what `PaperUNet.valid` needs for all of it: (N, C, H, W) -> (N, C, H', W').
 
-    The border's own pixels are not repeated. A picture smaller than the margin is mirrored there and back.
+    The border's own pixels are not repeated. An image smaller than the margin is mirrored there and back.
     """
     margin = valid_margin(depth)
     for dim in (-2, -1):

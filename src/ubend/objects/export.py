@@ -1,4 +1,4 @@
-"""Objects in the formats of other programs: COCO's instances and panoptic pictures, GeoJSON. H x W pixels.
+"""Objects in the formats of other programs: COCO's instances and panoptic images, GeoJSON. H x W pixels.
 
 Sources: COCO data format (cocodataset.org, "Data format"), with pycocotools to write and check run lengths; GeoJSON,
 RFC 7946. RFC 7946 knows longitude and latitude only; the member `crs` for others is that of GeoJSON 2008, which GDAL
@@ -35,7 +35,7 @@ def measure(
     """A row for each object, in the order of their numbers: file, id, class; area and perimeter in px, the middle (row
     before column, 0 the middle of the first pixel), box (its end beyond it); eccentricity and solidity 0..1; the mean
     of each channel. With a pixel size also area and perimeter in its unit, such as `area_um2`, and the middle, counted
-    from the picture's upper left corner; no perimeter where pixels are not square.
+    from the image's upper left corner; no perimeter where pixels are not square.
 
     Args:
         image: (H, W, channels) values.
@@ -105,7 +105,7 @@ def count_probably_merged(rows: Sequence[Row]) -> int:
 
 
 def write_table(path: Path, rows: Sequence[Row], channels: int, pixels: Iterable[PixelSize | None]) -> None:
-    """Write rows of `measure` as CSV, with columns for the units of the pictures' pixel sizes; empty where a file tells
+    """Write rows of `measure` as CSV, with columns for the units of the images' pixel sizes; empty where a file states
     none."""
     units = _list_units(pixels)
     names = ["file", "id", "class", "area_px", "perimeter_px", "row", "column"]
@@ -134,7 +134,7 @@ def _write_rows(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def _figure(value: float) -> float:
-    """Six digits, as no picture is measured better; whole numbers of them stay whole."""
+    """Six digits, as no image is measured better; whole numbers of them stay whole."""
     return float(f"{value:.6g}")
 
 
@@ -149,14 +149,14 @@ def list_categories(names: Sequence[str]) -> list[Entry]:
 
 
 def describe_image(number: int, path: Path, size_hw: tuple[int, int]) -> Entry:
-    """A picture in COCO's list; its number among the pictures, from 0, gives its id."""
+    """An image in COCO's list; its number among the images, from 0, gives its id."""
     return {"id": number + 1, "file_name": path.name, "height": size_hw[0], "width": size_hw[1]}
 
 
 def describe_instances(
     found: Objects, outlines: "Sequence[Polygon | MultiPolygon]", names: Sequence[str]
 ) -> list[Entry]:
-    """COCO's annotations of one picture, without their ids: polygons where pycocotools makes exactly the object's
+    """COCO's annotations of one image, without their ids: polygons where pycocotools makes exactly the object's
     pixels of them, else run lengths.
 
     Args:
@@ -170,7 +170,7 @@ def describe_instances(
 
 
 def describe_panoptic(found: Objects, names: Sequence[str]) -> list[Entry]:
-    """COCO's segments_info of one picture; a segment's id is the object's number."""
+    """COCO's segments_info of one image; a segment's id is the object's number."""
     return [{"id": number} | entry for number, entry in enumerate(_describe_segments(found, names), 1)]
 
 
@@ -180,7 +180,7 @@ def write_panoptic(path: Path, ids: NDArray[np.uint32]) -> None:
 
 
 def write_coco(path: Path, images: Sequence[Entry], annotations: Iterable[Entry], names: Sequence[str]) -> None:
-    """COCO's JSON of all pictures."""
+    """COCO's JSON of all images."""
     whole = {"images": images, "annotations": list(annotations), "categories": list_categories(names)}
     write_text(path, json_text(whole) + "\n")
 
@@ -216,7 +216,7 @@ def write_geojson(
     properties: Sequence[Mapping[str, Any]],
     transform: GeoTransform | None,
 ) -> None:
-    """A FeatureCollection of one picture's objects, with outer rings against the clock.
+    """A FeatureCollection of one image's objects, with outer rings against the clock.
 
     Args:
         outlines: of `trace`.

@@ -29,7 +29,7 @@ _STANDING_PX = 0.75  # by which a seed of it has to stand out of what lies aroun
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture.
+    """The objects of one image.
 
     Attributes:
         ids: (H, W) uint32; 0 where there is none, else 1, 2, ... in reading order of their first pixels.
@@ -58,7 +58,7 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
         mask: (H, W) class index; indices beyond `names` (ignored pixels) belong to no object.
         names: of the classes.
         method: `parts`: connected pixels of a class, also across corners. `contour`: insides grow into the contour
-            class between them, which then belongs to the nearest; crumbs in it, where the model was not sure, too.
+            class between them, which then belongs to the nearest; fragments in it, where the model was not sure, too.
             `distance`: round pieces of touching objects, by their distance to the border.
         min_area: smaller objects are left out, px.
     Raises:
@@ -111,7 +111,7 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
     """The insides that are not far thinner than the thickest of their region, whatever the size of objects is."""
     if not insides.any():
         return insides
-    # the picture's rim is no border here: what it cuts may be thick
+    # the image's rim is no border here: what it cuts may be thick
     depth_px = ndimage.distance_transform_edt(insides > 0)
     numbers = np.arange(insides.max() + 1)
     own, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
@@ -123,7 +123,7 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
 def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.morphology import local_maxima, reconstruction
 
-    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the picture's rim is a border, too
+    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the image's rim is a border, too
     depth_px = ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * region
     # Tops cut off by the height: plateaus. skimage's h_maxima marks the highest pixels alone, so that a rod, whose
     # ridge is equally high in many places, falls into as many pieces.

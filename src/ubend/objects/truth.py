@@ -15,16 +15,16 @@ from ubend.metrics.panoptic import Quality
 from ubend.objects.instances import Objects, object_classes
 
 _SUFFIXES = (".png", ".tif", ".tiff")
-Files = dict[int, Path]  # class index -> id picture
+Files = dict[int, Path]  # class index -> id image
 Scores = dict[str, Any]
 
 
 def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
-    """The true id pictures of pictures: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg, with whole numbers, 0
+    """The true id images of images: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg, with whole numbers, 0
     where there is no object. Where there are several classes of objects, each has its own, in `FOLDER/CLASS/`.
 
     Args:
-        pictures: picture -> (H, W), px.
+        images: image -> (H, W), px.
         names: of the classes.
     Raises:
         SettingError: there is no such folder, or no classes of objects.
@@ -35,7 +35,7 @@ def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequ
     for class_folder in places.values():
         if not class_folder.is_dir():
             raise SettingError(
-                _("--truth {folder}: no such folder; it holds a picture of ids for each picture, NAME.png").format(
+                _("--truth {folder}: no such folder; it holds an image of ids for each image, NAME.png").format(
                     folder=class_folder
                 ),
                 path=class_folder,
@@ -60,7 +60,7 @@ def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Pat
     region = [path for path in files if path.exists()]
     if len(region) != 1:
         listed = ", ".join(path.name for path in region or files[:1])
-        missing = _("{image}: no true ids in {folder}; add {names}, or leave the picture out")
+        missing = _("{image}: no true ids in {folder}; add {names}, or leave the image out")
         several = _("{image}: several true ids in {folder}: {names}; keep one")
         raise DataError(
             (several if region else missing).format(image=image, folder=class_folder, names=listed),
@@ -70,7 +70,7 @@ def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Pat
     header = read_header(region[0])
     if header.size_hw != size_hw:
         raise DataError(
-            _("{path}: {found} px, but {image} has {size}; true ids are as large as their picture").format(
+            _("{path}: {found} px, but {image} has {size}; true ids are as large as their image").format(
                 path=region[0],
                 found=f"{header.width}x{header.height}",
                 image=image,
@@ -83,7 +83,7 @@ def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Pat
 
 
 def read_truth(files: Files) -> Objects:
-    """The true objects of a picture, numbered anew.
+    """The true objects of an image, renumbered.
 
     Raises:
         DataError: unreadable, several channels, or no whole numbers; or two classes claim a pixel.
@@ -122,7 +122,7 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
     pixels = raster.pixels[:, :, 0]
     if raster.pixels.shape[2] != 1 or pixels.dtype.kind not in "bui" or pixels.min(initial=0) < 0 or raster.lossy:
         raise DataError(
-            _("{path}: no picture of ids; save one channel of whole numbers, 8, 16 or 32 bit, as PNG or TIFF").format(
+            _("{path}: no image of ids; save one channel of whole numbers, 8, 16 or 32 bit, as PNG or TIFF").format(
                 path=path
             ),
             path=path,
@@ -139,10 +139,10 @@ def looks_like_mask(truth: Objects) -> bool:
 
 
 def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> Scores:
-    """The scores of each class of objects, over all pictures and of each.
+    """The scores of each class of objects, over all images and of each.
 
     Args:
-        qualities: picture -> of each class.
+        qualities: image -> of each class.
     """
     kinds = object_classes(names)
     total = {names[i]: sum((own[i] for own in qualities.values()), Quality()) for i in kinds}
@@ -171,9 +171,9 @@ def _figures(quality: Quality) -> Scores:
 
 
 def score_lines(scores: Scores) -> list[str]:
-    """The scores of all pictures as lines of a table, fit for a terminal."""
+    """The scores of all images as lines of a table, fit for a terminal."""
     wide = max(5, *(len(name) for name in scores["classes"]))
-    heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per picture")]
+    heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per image")]
     lines = [" " * (wide + 2) + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]
     for name, own in scores["classes"].items():
         ratios = ["-" if own[key] is None else f"{own[key]:.4f}" for key in ("pq", "sq", "rq")]

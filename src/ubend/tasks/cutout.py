@@ -1,6 +1,6 @@
 """Cut-outs: what the model finds, on transparency or on another background.
 
-H x W pixels of the picture's own size. The edge is as soft as the model is unsure of it, or so many pixels wide.
+H x W pixels of the image's own size. The edge is as soft as the model is unsure of it, or so many pixels wide.
 """
 
 import math
@@ -28,7 +28,7 @@ from ubend.tasks.file_jobs import ImageJob, run_jobs
 from ubend.tasks.record import Record
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
-_REACH_SHARE = 1 / 64  # of the picture's longer side: how far from its middle the edge reaches, to either side
+_REACH_SHARE = 1 / 64  # of the image's longer side: how far from its middle the edge reaches, to either side
 _MIN_REACH_PX = 2.0
 _BYTES_PER_PIXEL = 2.0  # of a cut-out, as PNG; a guess: photographs without an edge take 1.5
 _NONE = Conditions()
@@ -50,21 +50,21 @@ def cut_out_files(
     device: str | None = None,
     reporter: Reporter,
 ) -> list[Path]:
-    """Cut a class out of pictures; for NAME.jpg writes `NAME.png` at the picture's own size, and one `cutout.json`
-    that says what made them. What is wrong with one picture does not stop the others.
+    """Cut a class out of images; for NAME.jpg writes `NAME.png` at the image's own size, and one `cutout.json`
+    that says what made them. What is wrong with one image does not stop the others.
 
     Args:
         model: a run folder or a model file.
         paths: as in `ImageJob`.
         out: folder for the cut-outs; files in it are not overwritten.
-        classes: as of `parse_classes`.
-        background: `transparent` (red, green, blue, alpha), or a colour or a picture to lie behind (red, green, blue).
+        classes: see `parse_classes`.
+        background: `transparent` (red, green, blue, alpha), or a colour or an image to lie behind (red, green, blue).
         soft_px: width of the edge in px; None: as wide as the model is unsure, within limits.
         conditions: more models, views, tiles; an edge follows the probabilities, so what changes masks alone is not
             looked at.
         resume: cut-outs that are there stay as they are.
     Returns:
-        The files, those of before included.
+        The files, earlier ones included.
     Raises:
         SettingError: no such class, colour, or width.
         DataError, OutputError: as in `run_jobs`; or no images.
@@ -156,7 +156,7 @@ def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArr
     """(H, W) probabilities of belonging -> (H, W) alpha, 0 clear .. 1 solid.
 
     Its middle is where the probability is one half. It rises with the probability, between two bounds, but never
-    further from that line than a small share of the picture, since half of an object is of no use to anybody; with
+    further from that line than a small share of the image, since half of an object is of no use to anybody; with
     `soft_px` it rises with the distance from the line alone, over so many pixels.
     """
     inside = prob >= 0.5
@@ -178,10 +178,10 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
     """Colours of the object alone: on the edge, pixels show a mix with the old background, which would be a halo.
 
     There each pixel takes on the colour of the nearest solid pixel, the more so the less solid it is. Where nothing is
-    solid, colours stay. Clear pixels are black, as nothing of the picture is to be in the file.
+    solid, colours stay. Clear pixels are black, as nothing of the image is to be in the file.
 
     Args:
-        image: (H, W, 3) the picture.
+        image: (H, W, 3) the image.
         alpha: (H, W), 0..1.
     Returns:
         (H, W, 3).
@@ -200,7 +200,7 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
 def _composite(
     colors: NDArray[np.uint8], alpha: NDArray[np.float32], behind: Color | Image.Image | None
 ) -> NDArray[np.uint8]:
-    """(H, W, 4) on transparency, or (H, W, 3) on a colour, or on a picture scaled to cover all of it."""
+    """(H, W, 4) on transparency, or (H, W, 3) on a colour, or on an image scaled to cover all of it."""
     if behind is None:
         return np.concatenate([colors, np.rint(alpha * 255).astype(np.uint8)[..., None]], axis=2)
     height, width = alpha.shape
@@ -211,7 +211,7 @@ def _composite(
 
 
 def _read_background(text: str) -> Color | Image.Image | None:
-    """A colour, a picture, or None for transparency."""
+    """A colour, an image, or None for transparency."""
     if text == "transparent":
         return None
     if Path(text).is_file():
@@ -221,7 +221,7 @@ def _read_background(text: str) -> Color | Image.Image | None:
     except ValueError as error:
         raise SettingError(
             _(
-                "--background {text}: neither a picture that is there nor a colour; give a file, a name such as "
+                "--background {text}: neither an image that is there nor a colour; give a file, a name such as "
                 "white, #rrggbb, or transparent"
             ).format(text=text),
             key="--background",

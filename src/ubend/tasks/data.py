@@ -30,13 +30,13 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
     """Say what was understood of a folder."""
     counts = {split: len(data.numbers(split)) for split in SPLITS}
     reporter.report(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
-    reporter.report(_("pictures: {train} training, {val} validation, {test} test").format(**counts))
+    reporter.report(_("images: {train} training, {val} validation, {test} test").format(**counts))
     reporter.report(_describe_images(data))
     reporter.report(_("mask values: {mapping}").format(mapping=data.labels.describe()))
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
-        _("{name} {share} (in {count} pictures)").format(name=name, share=percent(all_pixels / total), count=images)
+        _("{name} {share} (in {count} images)").format(name=name, share=percent(all_pixels / total), count=images)
         for name, all_pixels, images in zip(
             data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
         )
@@ -69,9 +69,9 @@ def describe_data(
 
     Args:
         settings: of which only the section `data` and the seed matter; `data.folder` names the folder.
-        out: the folder to write: `data.toml`, which `fit` takes in place of the folder, `split.csv`, and
-            `samples.png`, a grid of pictures with masks.
-        count: pictures in the grid.
+        out: the folder to write: `data.toml`, which `fit` takes instead of the folder, `split.csv`, and
+            `samples.png`, a grid of images with masks.
+        count: images in the grid.
         show: also display it.
     Raises:
         DataError: what cannot be understood.
@@ -92,7 +92,7 @@ def describe_data(
             log.report(_("chosen: {choice}").format(choice=choice.line()))
         for subset in SPLITS[1:]:
             images = len(data.numbers(subset))
-            for line in describe_few(images, subset) if images else ():  # that there is no test split is said above
+            for line in describe_few(images, subset) if images else ():  # that there is no test split is reported above
                 template = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
                 if subset in {pair.split for pair in data.folder.pairs}:
                     template = _("{note}; add images, or put more of them into {split}")
@@ -112,7 +112,7 @@ def describe_data(
 
 
 def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
-    """The settings with what was found in the place of what was left open."""
+    """The settings with what was found instead of what was left open."""
     found: Mapping[str, Any] = {
         "data.split": str((out / "split.csv").resolve()),
         "data.values": write_table(data.labels),

@@ -14,7 +14,7 @@ from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
-# whole pictures shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
+# whole images shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
 _SETTINGS = {"data.size": 256, "data.window": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
 
 
@@ -28,7 +28,7 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     """
     out = refuse_existing_results(free_run_name(Path("ubend-demo"), Path()) if out is None else out)
     sample, run, masks = out / "sample", out / "run", out / "predictions"
-    reporter.report(_("drawing microscope pictures into {path}").format(path=sample))
+    reporter.report(_("drawing microscope images into {path}").format(path=sample))
     draw_sample(sample, seed=seed)
     grid = draw_samples(read_user_settings(sample).settings, out / "samples.png", count=4)
     result = fit(sample, run, settings=_SETTINGS, seed=seed, reporter=reporter)
@@ -42,10 +42,10 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     reporter.report("")
     reporter.report(_("Look at:"))
     for path, what in (
-        (grid, _("the pictures and their masks")),
-        (panel, _("test pictures: input, truth, prediction")),
+        (grid, _("the images and their masks")),
+        (panel, _("test images: input, truth, prediction")),
         (run / "curves.png", _("how training went")),
-        (run / "panels", _("the same pictures after every epoch")),
+        (run / "panels", _("the same images after every epoch")),
         (masks, _("masks and overlays as files")),
         (model_path(run), _("the model, for `ubend predict`")),
     ):

@@ -1,4 +1,4 @@
-"""Score a model: on the test part of its own run, or on any folder of pictures and masks."""
+"""Score a model: on the test split of its own run, or on any folder of images and masks."""
 
 import csv
 import os
@@ -57,11 +57,11 @@ def evaluate(
 
     Args:
         model: a run folder or a model file.
-        folder: pictures with masks, or a data set by name; None: those of the run (then `model` is a run folder).
+        folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
         subset: which of them; None: test where there is one, else validation, else all.
         device: None: the best one here.
-        tiles: side of the tiles in px, 0: whole pictures; None: as the model was trained.
-        words: images, masks, split, skip_bad, root: as of `fit`. And values: what the masks of `folder` hold, where
+        tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
+        words: images, masks, split, skip_bad, root: see `fit`. And values: what the masks of `folder` hold, where
             that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
             (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
             Classes of the model that the masks of `folder` cannot hold have no score.
@@ -108,7 +108,7 @@ def _describe_unmapped(labels: LabelMap) -> list[str]:
     """A line on the classes of the model that no mask can hold, if any."""
     unmapped = [labels.names[number] for number in labels.unmapped]
     line = _(
-        "WARNING: the masks are read as {known}; nothing in them stands for {unmapped}, which has no score and does not "
+        "WARNING: the masks are read as {known}; no value stands for {unmapped}, which has no score and does not "
         "count in the means. If their values mean something else, say what with --values"
     )
     mapped = ((values, name) for values, name in zip(labels.codes, labels.names, strict=True) if values)
@@ -146,9 +146,9 @@ def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
 
 def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
     there = ", ".join(sorted({name for name in splits if name}))
-    line = _("no pictures in the subset {subset}; there are: {found}")
+    line = _("no images in the subset {subset}; there are: {found}")
     if not there:
-        line = _("no pictures in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
+        line = _("no images in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
     return DataError(line.format(subset=split, found=there), key="--subset")
 
 
@@ -175,7 +175,7 @@ class _LookedAt:
 
 
 class _WithoutTrainingImages(_LookedAt):
-    """A predictor for `evaluate_pairs` that passes over training images of its model.
+    """A predictor for `evaluate_pairs` that skips training images of its model.
 
     An image counts to the part that its folder states and to the split of the model that it was in.
 
@@ -256,7 +256,7 @@ def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None)
     split, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
         line = _(
-            "{run}: the pictures of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
+            "{run}: the images of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
             "or score them where they are: `ubend evaluate {run} FOLDER`"
         )
         folder = pairs[0].image.parent
@@ -293,11 +293,11 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
             ]
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OutputError(
-            _("{run}: no run folder with a data list; name a folder of pictures and masks to score on").format(run=run),
+            _("{run}: no run folder with a data list; name a folder of images and masks to score on").format(run=run),
             path=run,
         ) from error
     if not rows:
-        line = _("{path}: the run's list of pictures is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
+        line = _("{path}: the run's list of images is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
         raise OutputError(line.format(path=path, run=run), path=path)
     return rows
 
@@ -311,14 +311,14 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         )
         lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
-        lines.append(_("the model takes these pictures at their own size, so there is no other size to score at"))
+        lines.append(_("the model takes these images at native size, so there is no other size to score at"))
         scores = {name: summary for name, summary in scores.items() if name != "model_size"}
-    for size, title in (("native", _("at the pictures' own size")), ("model_size", _("at model size"))):
+    for size, title in (("native", _("at native size")), ("model_size", _("at model size"))):
         if size not in scores:
             continue
         summary = scores[size]
         lines.append(
-            _("{title}: {count} pictures of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
+            _("{title}: {count} images of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
                 title=title,
                 count=summary["pictures"],
                 split=scores["part"],
@@ -348,7 +348,7 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
         return None
     return _(
         "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
-        "too few epochs, a learning rate that is too high, masks that do not belong to the pictures "
+        "too few epochs, a learning rate that is too high, masks that do not belong to the images "
         "(look at them with `ubend samples FOLDER`)"
     ).format(name=alive[0])
 

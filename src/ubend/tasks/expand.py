@@ -1,4 +1,4 @@
-"""The files that a path on the command line stands for, and folders in it that are passed over."""
+"""The files that a path on the command line stands for, and folders in it that are skipped."""
 
 import os
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
             deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
         if deeper:
             message = _(
-                "note: {count} folders of images in {folder} are passed over; name them, or the pattern '{folder}/**'"
+                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'"
             )
             reporter.report(message.format(count=deeper, folder=folder))
 

@@ -172,7 +172,7 @@ class FileJob(ABC, Generic[_Facts]):
         if there and self.there:
             reporter.report(now(self.there).format(count=there))
         if self._remade:
-            message = _("note: {count} of the files are made again: their input has changed, or they are not whole")
+            message = _("note: {count} of the files are recreated: their input has changed, or they are not whole")
             reporter.report(message.format(count=self._remade))
         clear_leftovers(path for number in self.found for path in self.files(number))
         self.make(reporter)
@@ -214,7 +214,7 @@ class FileJob(ABC, Generic[_Facts]):
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
-            message = _("{path}: failed by an error of ours, which please report ({reason})")
+            message = _("{path}: failed by an internal error, which please report ({reason})")
             if is_out_of_memory(error):
                 message = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
             else:

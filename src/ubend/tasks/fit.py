@@ -177,14 +177,14 @@ def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = N
         then = (started["device"], started["threads"], started["torch"])
         if then != here:
             log.report(
-                _("note: begun on {then}, goes on with {now} (device, threads, torch): last digits may differ").format(
-                    then=", ".join(map(str, then)), now=", ".join(map(str, here))
-                )
+                _(
+                    "note: started on {then}, continues with {now} (device, threads, torch): last digits may differ"
+                ).format(then=", ".join(map(str, then)), now=", ".join(map(str, here)))
             )
         if started["processes"] != group.count:
             log.report(
                 _(
-                    "note: begun in {then} processes, goes on in {now}: the pictures of each step stay, but batch "
+                    "note: started in {then} processes, continues in {now}: the images of each step stay, but batch "
                     "norm looks at another number of them"
                 ).format(then=started["processes"], now=group.count)
             )
@@ -300,8 +300,8 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     split = data.scored_split
     pairs = data.pairs(split)
     if not pairs:
-        raise DataError(_("no pictures to score"), path=run.path)
-    reporter.report(_("scoring {count} pictures of the part {split}").format(count=len(pairs), split=split))
+        raise DataError(_("no images to score"), path=run.path)
+    reporter.report(_("scoring {count} images of the {split} split").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     numbers, store = data.numbers(split).tolist(), data.store
@@ -310,7 +310,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     predictor = Predictor(load_bundle(run.model), device)
 
     def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
-        if store.has_invalid[numbers[number]]:  # where, at native size, only the file tells
+        if store.has_invalid[numbers[number]]:  # where, at native size, only the file states
             return DecodedImage(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
         image = Source.of_pixels(store.image(numbers[number]), (height, width))
@@ -332,7 +332,7 @@ def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.de
     reporter.report(message.format(device=describe_device(device), count=torch.get_num_threads()))
     if count > 1:
         reporter.report(
-            _("processes: {count}, each with {share} of a step's {batch} pictures").format(
+            _("processes: {count}, each with {share} of a step's {batch} images").format(
                 count=count, share=plan.train.batch // count, batch=plan.train.batch
             )
         )
@@ -354,7 +354,7 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         session.reporter.report(
             _("the training was finished already; it is scored again")
             if done
-            else _("going on after step {step}").format(step=state.progress.step)
+            else _("resuming after step {step}").format(step=state.progress.step)
         )
     else:
         session.reporter.report(
@@ -392,9 +392,9 @@ def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) 
         return
     _draw_curves(run, data, state)
     if run.model.exists():
-        message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` goes on")
+        message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` continues")
     else:  # a second Ctrl-C, before anything was saved
-        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins anew")
+        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins again")
     session.reporter.report(message.format(step=state.progress.step, model=run.model, run=run.path))
 
 

@@ -18,20 +18,20 @@ def describe_model(path: Path | str) -> list[str]:
     """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores.
 
     Args:
-        path: a run folder, or a model file; what the model file does not tell (date, test scores) is taken from the
+        path: a run folder, or a model file; what the model file does not state (date, test scores) is taken from the
             run folder that it lies in.
     """
     bundle = load_bundle(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
     if sizing.size_px is None:
-        aspect = _("at their own size")
+        aspect = _("at native size")
     elif sizing.keep_aspect:
         aspect = _("aspect kept, the area of a {size} px square")
     else:
         aspect = _("squashed to {size} x {size} px")
     lines = [
         *net.describe(),
-        _("pictures: {channels} channels, {aspect}").format(
+        _("images: {channels} channels, {aspect}").format(
             channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
         ),
         _("normalisation: mean {mean}, standard deviation {std} (inside the model)").format(
@@ -48,7 +48,7 @@ def describe_model(path: Path | str) -> list[str]:
 
 def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     """Origin and scores: from the model file, and from the run folder that it lies in, if it does."""
-    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training pictures"), "seed": _("seed")}
+    titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training images"), "seed": _("seed")}
     titles["encoder_weights"] = _("encoder weights")
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
@@ -73,7 +73,7 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
         lines.append(_describe_dice(_("validation, at training size"), summary.val_dice))
     if summary.test_dice is None:
         return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent)]
-    title = _("{subset}, {count} images at their own size").format(subset=summary.scored, count=summary.images)
+    title = _("{subset}, {count} images at native size").format(subset=summary.scored, count=summary.images)
     return [*lines, _describe_dice(title, summary.test_dice)]
 
 

@@ -1,4 +1,4 @@
-"""Objects of pictures: numbers, a table, an overlay, files for other programs, scores."""
+"""Objects of images: numbers, a table, an overlay, files for other programs, scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,7 +49,7 @@ from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
-_MERGED_SHARE = 0.05  # of the objects, from which on it is said that they touch; measured (docs/experiments.md)
+_MERGED_SHARE = 0.05  # of the objects, from which on it is reported that they touch; measured (docs/experiments.md)
 _NONE = Conditions()
 
 
@@ -58,10 +58,10 @@ class CountingOptions:
     """What is asked of objects.
 
     Attributes:
-        method: as of `separate`; None: by the names of the classes.
+        method: see `separate`; None: by the names of the classes.
         min_area: smaller objects are left out, px.
         exports: formats of other programs.
-        truth: folder of true ids, as of `find_truth`, to score against; training images of the model are not scored.
+        truth: folder of true ids, see `find_truth`, to score against; training images of the model are not scored.
         pixel_size: of all images, instead of what their files say.
     """
 
@@ -82,11 +82,11 @@ def find_objects(
     conditions: Conditions = _NONE,
     reporter: Reporter,
 ) -> list[Path]:
-    """Find the objects of pictures; for NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and
+    """Find the objects of images; for NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and
     for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
 
     `NAME_ids.tif` holds 0 where there is no object, else its number (16 bit, 32 where that is not enough), and the
-    georeference of the picture. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. With
+    georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. With
     exports also `coco.json`, `NAME.geojson`, or
     `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
 
@@ -96,7 +96,7 @@ def find_objects(
         out: folder for what is written; nothing in it is overwritten.
         conditions: more models, views, tiles, thresholds, holes.
     Returns:
-        The id pictures.
+        The id images.
     Raises:
         SettingError: the method does not go with the classes; or MissingPackageError.
         DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
@@ -105,7 +105,7 @@ def find_objects(
     masks, out = load_mask_predictor(model, device, conditions), Path(out)
     names = masks.labels.names
     method = counting.method or choose_method(names)
-    separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first picture
+    separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first image
     say_deeper(paths, reporter)
     return run_jobs([_ObjectJob(masks, paths, out, counting, method)], reporter)
 
@@ -125,7 +125,7 @@ class _ImageObjects:
 
 class _ObjectJob(ImageJob):
     what, title = later("ids"), later("finding objects")
-    done = later("objects of {count} pictures in {out}")
+    done = later("objects of {count} images in {out}")
 
     def __init__(
         self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, counting: CountingOptions, method: Method
@@ -212,7 +212,7 @@ class _ObjectJob(ImageJob):
 
     def make(self, reporter: Reporter) -> None:
         if self._counting.method is None:
-            reporter.report(_("objects are told apart by {method} (--method)").format(method=self._method))
+            reporter.report(_("objects are separated by {method} (--method)").format(method=self._method))
         super().make(reporter)
 
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
@@ -258,7 +258,7 @@ class _ObjectJob(ImageJob):
         count = sum(pixel is not None for pixel in pixels)
         if count and self._counting.pixel_size is None:
             reporter.report(
-                _("{count} of {total} files tell the size of a pixel").format(count=count, total=len(pixels))
+                _("{count} of {total} files state the size of a pixel").format(count=count, total=len(pixels))
             )
         if self._truth:
             self._write_scores(kept, reporter)
@@ -327,7 +327,7 @@ class _ObjectJob(ImageJob):
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
         reporter.report(
-            _("objects by {method} against {folder}, {count} pictures; matched above an IoU of .5").format(
+            _("objects by {method} against {folder}, {count} images; matched above an IoU of .5").format(
                 method=self._method, folder=self._counting.truth, count=len(qualities)
             )
         )
@@ -336,7 +336,7 @@ class _ObjectJob(ImageJob):
         if all(own.odd_truth for own in kept.values()):
             reporter.report(
                 _(
-                    "WARNING: every true picture holds one number in several places; are these masks of classes? "
+                    "WARNING: every true image holds one number in several places; are these masks of classes? "
                     "--truth takes a number for each object"
                 )
             )

@@ -22,38 +22,44 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Where images and masks are, and what they mean: the same words in every command that reads them.
 _FOLDER_OPTIONS = {
-    "images": option("--images", help=later("Folder or quoted pattern of the pictures, in place of FOLDER.")),
+    "images": option("--images", help=later("Folder or quoted pattern of the images, instead of FOLDER.")),
     "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
     "split": option(
-        "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which picture is in which part.")
+        "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which image is in which split.")
     ),
     "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
     "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
-    "channels": option("--channels", type=int, help=later("1 reads grey, 3 colour, else so many  [as they are]")),
+    "channels": option(
+        "--channels", type=int, help=later("Channels: 1 grey, 3 colour, or another number  [as stored]")
+    ),
     "skip-bad": option("--skip-bad", is_flag=True, default=None, help=later("Leave out pairs that cannot be used.")),
-    "root": option("--root", type=PATH, help=later("Where a data set known by name lies, or goes  [the cache]")),
+    "root": option("--root", type=PATH, help=later("Folder of named data sets  [the cache]")),
 }
 
 
 # How a model is used: the same words in every command that predicts.
 _MODEL_OPTIONS = {
     "tiles": option(
-        "--tiles", metavar="PX", help=later("Side of tiles at the pictures' own scale; whole: none  [as trained]")
+        "--tiles", metavar="PX", help=later("Tile size in pixels, at native scale; whole: no tiles  [as trained]")
     ),
     "overlap": option(
-        "--overlap", type=float, default=0.25, show_default=True, help=later("Share that neighbouring tiles share.")
+        "--overlap",
+        type=float,
+        default=0.25,
+        show_default=True,
+        help=later("Overlap between neighbouring tiles, as a fraction of the tile."),
     ),
     "with": option(
         "--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable.")
     ),
     "tta": option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them.")),
     "threshold": option(
-        "--threshold", metavar="CLASS=P", multiple=True, help=later("Take CLASS from this probability on; repeatable.")
+        "--threshold", metavar="CLASS=P", multiple=True, help=later("Probability threshold of CLASS; repeatable.")
     ),
     "fill-holes": option(
         "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
     ),
-    "resume": option("--resume", is_flag=True, help=later("Leave what is there already, and make the rest.")),
+    "resume": option("--resume", is_flag=True, help=later("Skip outputs that exist already.")),
     "subset": option("--subset", type=click.Choice(["train", "val", "test"]), help=later("Images to take  [test]")),
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
@@ -86,12 +92,12 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
 
 
 def parse_tiles(text: str | None) -> int | None:
-    """What --tiles says: a side in px, 0 for `whole`; None where nothing was said."""
+    """What --tiles says: a side in px, 0 for `whole`; None where nothing was reported."""
     if text is None or text == "whole":
         return None if text is None else 0
     if not text.isdecimal():
         raise SettingError(
-            _("--tiles {tiles}: give a side in px, or 0 for whole pictures").format(tiles=text), key="--tiles"
+            _("--tiles {tiles}: give a side in px, or 0 for whole images").format(tiles=text), key="--tiles"
         )
     return int(text)
 

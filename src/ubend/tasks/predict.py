@@ -42,7 +42,7 @@ class _Tiff(NamedTuple):
 
     Attributes:
         georeference: see `TiffRowReader`.
-        has_unseen: whether its file can tell pixels that were not seen.
+        has_unseen: whether its file can tell invalid pixels.
         by_rows: whether it is read, predicted and written by rows.
     """
 
@@ -223,7 +223,7 @@ def predict_paths(
         )
     if prob is not None and (scans or videos):
         raise SettingError(
-            _("--prob is for pictures, not for videos and scans; predict these by themselves"), key="--prob"
+            _("--prob is for images, not for videos and scans; predict these by themselves"), key="--prob"
         )
     masks = load_mask_predictor(model, device, conditions)
     jobs: list[FileJob[Any]] = []

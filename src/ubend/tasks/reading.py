@@ -69,8 +69,8 @@ class ImageData:
 
     Attributes:
         pixels: (H, W, C) uint8, uint16 or float32, upright, values as in the file; without alpha.
-        valid: (H, W) bool; False where nothing was seen: nodata value or inner mask of a TIFF, alpha 0, NaN.
-        pixel_size: height and width of a pixel in um or m; None: the file does not tell.
+        valid: (H, W) bool; False where it is invalid: nodata value or inner mask of a TIFF, alpha 0, NaN.
+        pixel_size: height and width of a pixel in um or m; None: the file does not state.
     """
 
     pixels: NDArray[Any]

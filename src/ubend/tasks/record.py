@@ -117,7 +117,7 @@ class Record:
         sizes = self._sizes(outputs)
         if None in sizes.values() or not all(path.name in sizes and os.path.exists(path) for path in outputs):
             return False
-        edited = 1 if _detects_truncation(outputs[0]) else 0  # a mask may have been mended by hand
+        edited = 1 if _detects_truncation(outputs[0]) else 0  # a mask may have been edited by hand
         same = all(sizes[path.name] == _bytes(path) for path in outputs[edited:])
         entry = self.files[outputs[0].name]
         return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()

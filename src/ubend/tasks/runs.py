@@ -33,7 +33,7 @@ class RunSummary:
         val_dice: validation scores of the kept weights, at training size.
         scored: the split that was scored at the end; None: not yet.
         images: so many of it.
-        test_dice: its scores, at the images' own size.
+        test_dice: its scores, at native size.
     """
 
     started: datetime

@@ -63,7 +63,7 @@ class ScanJob(FileJob[None]):
         return _MASK_SHARE * sum(file.stat().st_size for file in files if file.is_file())
 
     def make(self, reporter: Reporter) -> None:
-        """Also of scans with a mask, which may lack slices, and are told of in the table."""
+        """Also of scans with a mask, which may lack slices, and are reported of in the table."""
         for number in self.found:
             with self.collect_problems(number):
                 is_new = number in self.todo
@@ -94,14 +94,14 @@ class ScanJob(FileJob[None]):
         bundle = self.masks.bundle
         if not self.masks.takes_color:
             raise DataError(
-                _("the model was trained on pictures of {channels} channels; a scan has one").format(
+                _("the model was trained on images of {channels} channels; a scan has one").format(
                     channels=self.masks.channels
                 ),
                 key="data.channels",
             )
         if bundle.dtype == "uint8" and self._window is None:
             raise SettingError(
-                _("the model was trained on 8 bit pictures; say by --window (lung, or 40,400) what becomes 0 to 255"),
+                _("the model was trained on 8 bit images; say by --window (lung, or 40,400) what becomes 0 to 255"),
                 key="--window",
             )
         if bundle.dtype != "uint8" and self._window is not None:

@@ -1,4 +1,4 @@
-"""Pictures to look at: a data set before training, a model's answers after it."""
+"""Images to look at: a data set before training, a model's answers after it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,12 +28,12 @@ _CELL_PX = 192
 
 
 def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
-    """A grid of pictures with their masks, evenly taken from a folder, before any training.
+    """A grid of images with their masks, evenly taken from a folder, before any training.
 
     Args:
         settings: of which only the section `data` matters.
         out: the PNG to write.
-        count: pictures.
+        count: images.
         show: also display it.
     """
     refuse_existing([Path(out)])
@@ -48,7 +48,7 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
 def draw_pairs(
     pairs: Sequence[Pair], labels: LabelMap, channels: int, out: Path, *, count: int = 8, show: bool = False
 ) -> Path:
-    """A grid of pictures, read with `channels`, and their masks, evenly taken from `pairs`: picture, mask, both.
+    """A grid of images, read with `channels`, and their masks, evenly taken from `pairs`: image, mask, both.
 
     Raises:
         PairError: of these pairs, those that cannot be read.
@@ -66,7 +66,7 @@ def draw_pairs(
     if bad:
         raise PairError(bad)
     legend = list(zip(labels.names, labels.colors, strict=True))
-    return _draw(rows, [_("picture"), _("mask"), _("both")], [pair.name for pair in chosen], legend, out, show)
+    return _draw(rows, [_("image"), _("mask"), _("both")], [pair.name for pair in chosen], legend, out, show)
 
 
 def draw_predictions(
@@ -83,7 +83,7 @@ def draw_predictions(
 
     Args:
         run: a run folder.
-        out: the PNG to write; None: `predictions.png` (of the worst: `worst.png`) in the run folder, drawn anew.
+        out: the PNG to write; None: `predictions.png` (of the worst: `worst.png`) in the run folder, drawn again.
         count: images.
         subset: None: the test split, or validation where there is no test split.
         worst: score all images of the subset, and draw the worst first, each with its score and its errors.
@@ -148,7 +148,7 @@ def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
 
 
 def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Picture and class indices, shrunk to twice the size at which they are drawn."""
+    """Image and class indices, shrunk to twice the size at which they are drawn."""
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
     factor = min(1.0, 2 * _CELL_PX / max(truth.shape))

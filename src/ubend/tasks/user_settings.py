@@ -55,7 +55,7 @@ class UserSettings(NamedTuple):
 
     Attributes:
         settings: checked; what is left open is decided later.
-        start: the model to begin with, if any.
+        start: the initial model, if any.
     """
 
     settings: Settings
@@ -70,7 +70,7 @@ def read_user_settings(
     flags: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> UserSettings:
-    """All that is told, as settings: `data.toml` < a `config` file < flags < `settings`.
+    """All that is reported, as settings: `data.toml` < a `config` file < flags < `settings`.
 
     But `folder`, or images in the flags or settings, win over a `config` file that names other data: what this file
     says of the place and the split of its data is not used, nor its classes and values where a `data.toml` has some.
@@ -78,12 +78,12 @@ def read_user_settings(
     A data set that is named is downloaded if need be, after all else was found right.
 
     Args:
-        folder: pictures and masks, or the name of a data set, or a `data.toml` written by `ubend data`, or None.
-        recipe, config, settings, flags: as of `ubend.fit`.
+        folder: images and masks, or the name of a data set, or a `data.toml` written by `ubend data`, or None.
+        recipe, config, settings, flags: see `ubend.fit`.
         teller: told of a download, and of what of the `config` file is not used.
     Raises:
         SettingError: an unknown word, or a value that does not fit.
-        ModelFileError: the model to begin with cannot be used.
+        ModelFileError: the initial model cannot be used.
         DataError: see `find_dataset`.
     """
     flags, described = dict(flags or {}), dict[str, Any]()
@@ -150,7 +150,7 @@ def _read_rest(
 
 
 def _load_initial_model(path: str | None) -> "InitialModel | None":
-    """The model to begin with, read once."""
+    """The initial model, read once."""
     if path is None:
         return None
     from ubend.training.transfer import load_initial_model
@@ -177,7 +177,7 @@ def _absolute(path: Path | str) -> str:
 
 
 def source_name(settings: Settings) -> str:
-    """What the pictures are called, for names of new folders: the folder, or the place of the pictures."""
+    """What the images are called, for names of new folders: the folder, or the place of the images."""
     data = settings.data
     if data.folder is None and data.images is not None and data.masks is not None:
         return str(list_root(data.images, data.masks))

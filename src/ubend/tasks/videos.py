@@ -25,7 +25,7 @@ class VideoJob(FileJob[Video]):
     For NAME.mp4 writes `NAME_overlay.mp4` with its sound, `NAME_mask.mkv` and `NAME_shares.csv`. A mask's grey values
     are the class indices, without loss (FFV1). The table has each frame's time in seconds from the start of the file,
     and its shares. The frames of both videos have the same times. Of a video that is damaged, or whose end is missing,
-    what can be read is written, and the damage is told at the end.
+    what can be read is written, and the damage is reported at the end.
     """
 
     what = later("mask or overlay")
@@ -33,7 +33,7 @@ class VideoJob(FileJob[Video]):
 
     def look(self) -> list[DiskRequirement]:
         if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":
-            message = _("the model was not trained on 8 bit pictures in grey or colour, which frames of videos are")
+            message = _("the model was not trained on 8 bit images in grey or colour, which frames of videos are")
             raise DataError(message, key="data.channels")
         return super().look()
 
@@ -51,7 +51,7 @@ class VideoJob(FileJob[Video]):
             with self.collect_problems(number):
                 self.note_source(number)
                 if damage := self._predict(number, reporter):
-                    self.damaged[number] = [damage]  # not recorded: --resume makes it again, and tells it again
+                    self.damaged[number] = [damage]  # not recorded: --resume recreates it, and tells it again
                 else:
                     self.note_done(number)
 

@@ -94,7 +94,7 @@ def _initialise_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
         if len(plan.data.mean) != channels:
             raise SettingError(
                 _(
-                    "data.mean and data.std have {count} numbers, but the pictures are read with {channels} channels"
+                    "data.mean and data.std have {count} numbers, but the images are read with {channels} channels"
                 ).format(count=len(plan.data.mean), channels=channels),
                 key="data.mean",
             )
@@ -134,7 +134,7 @@ def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], 
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
-    reporter.report(_("note: no C compiler was found, so training goes on uncompiled (the same results, slower)"))
+    reporter.report(_("note: no C compiler was found, so training continues uncompiled (the same results, slower)"))
     return model
 
 

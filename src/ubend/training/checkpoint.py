@@ -39,8 +39,8 @@ class Progress:
         history: one row per finished epoch, as in metrics.jsonl.
         best_value: validation figure of the kept weights, greater is better; None before the first.
         best_epoch: its epoch.
-        stopped: why training ended before its last step; None while it goes on.
-        micro_batch: pictures in memory at once, since more ran out of it; None: as the settings say.
+        stopped: why training ended before its last step; None while it continues.
+        micro_batch: images in memory at once, since more ran out of it; None: as the settings say.
         validation_batch: likewise, while validating.
     """
 
@@ -149,7 +149,7 @@ class Saver:
         self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Begin other writing, which is done before any state that is saved later; errors as of `save`."""
+        """Begin other writing, which is done before any state that is saved later; for errors see `save`."""
         while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MAX_WAITING):
             self._drawn.popleft().result()
         self._drawn.append(self._drawing.submit(work))
@@ -217,7 +217,7 @@ def load_state(path: Path, state: TrainingState) -> None:
                 tensor.copy_(saved)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ModelFileError(
-            _("{path}: cannot go on from this file ({reason}); start the training anew").format(
+            _("{path}: cannot resume from this file ({reason}); start the training again").format(
                 path=path, reason=error
             ),
             path=path,

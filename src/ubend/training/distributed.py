@@ -120,7 +120,7 @@ class ProcessGroup(ProcessRank):
         if int(extremes.sum()) != 0:
             raise TrainingError(
                 _(
-                    "the processes do not see the same pictures, settings or run; put them where all of them read the "
+                    "the processes do not see the same images, settings or run; put them where all of them read the "
                     "same files"
                 ),
                 key="--gpus",
@@ -219,7 +219,7 @@ def explain_lost_peers() -> Iterator[None]:
             raise
         time.sleep(_BEREAVED_S)
         raise TrainingError(
-            _("the other processes cannot be reached any more ({reason}); go on by --resume").format(
+            _("the other processes cannot be reached any more ({reason}); continue with --resume").format(
                 reason=_first_line(error)
             ),
             key="--gpus",

@@ -39,7 +39,7 @@ class DistributedRuntime(PlainRuntime):
 
 
 class EarlySums:
-    """Gradients of the largest tensors, summed over the processes while the backward pass goes on.
+    """Gradients of the largest tensors, summed over the processes during the backward pass.
 
     All ranks take the same steps in the same order, so they send the same messages in the same order.
     """
@@ -69,7 +69,7 @@ class EarlySums:
             self._wait()
 
     def take(self) -> set[int]:
-        """The ids of the parameters whose gradients have arrived, and begin anew."""
+        """The ids of the parameters whose gradients have arrived, and begin again."""
         self._wait()
         done, self._done = self._done, set()
         return done

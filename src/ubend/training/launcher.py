@@ -106,7 +106,7 @@ def launch(command: Sequence[str], count: int) -> int:
     if code < 0:
         raise TrainingError(
             _(
-                "process {rank} of {count} was ended by {signal} (out of memory?), and the others with it; go on by "
+                "process {rank} of {count} was ended by {signal} (out of memory?), and the others too; continue with "
                 "`ubend fit --resume RUN --gpus {count}`"
             ).format(rank=shown, count=count, signal=signal.Signals(-code).name),
             key="--gpus",

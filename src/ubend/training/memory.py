@@ -58,7 +58,7 @@ class LimitedMemoryRuntime(Runtime):
         ):  # all must halve together, and telling the others would take a synchronisation in every step
             raise SettingError(
                 _(
-                    "the device of process {rank} ran out of memory with {count} pictures at a time; use --set "
+                    "the device of process {rank} ran out of memory with {count} images at a time; use --set "
                     "train.micro_batch={size}, or set it in the run's settings.toml for --resume"
                 ).format(rank=self.group.rank, count=before, size=max(1, size)),
                 key="train.micro_batch",
@@ -68,7 +68,7 @@ class LimitedMemoryRuntime(Runtime):
         if size == 0:
             raise SettingError(
                 _(
-                    "the device ran out of memory with {count} pictures at a time, and fewer cannot be trained on; "
+                    "the device ran out of memory with {count} images at a time, and fewer cannot be trained on; "
                     "use a smaller --size, --width or data.window, or --device cpu"
                 ).format(count=before),
                 key="train.micro_batch",
@@ -76,20 +76,20 @@ class LimitedMemoryRuntime(Runtime):
         training.state.progress.micro_batch = size
         self._reporter.report(
             _(
-                "note: out of memory with {before} pictures at a time; the step is repeated, and training goes on, "
-                "with {size} at a time (the steps stay those of {batch} pictures)"
+                "note: out of memory with {before} images at a time; the step is repeated, and training continues, "
+                "with {size} at a time (the steps stay those of {batch} images)"
             ).format(before=before, size=size, batch=training.batches.batch)
         )
 
     def _halve_validation_batch(self, before: int) -> None:
         if before == 1:
             raise SettingError(
-                _("the device ran out of memory while validating one picture; use a smaller --size, or --device cpu"),
+                _("the device ran out of memory while validating one image; use a smaller --size, or --device cpu"),
                 key="data.size",
             )
         self.training.state.progress.validation_batch = before // 2
         self._reporter.report(
-            _("note: out of memory while validating {before} pictures at a time; it goes on with {size}").format(
+            _("note: out of memory while validating {before} images at a time; it continues with {size}").format(
                 before=before, size=before // 2
             )
         )
@@ -107,7 +107,7 @@ def refuse_lone_values(training: Training) -> None:
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(
-                "train.batch = {batch} (in steps of {micro}) leaves one picture of a single pixel at the deepest of "
+                "train.batch = {batch} (in steps of {micro}) leaves one image of a single pixel at the deepest of "
                 "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
             ).format(batch=training.plan.batch, micro=training.micro_batch, depth=training.state.model.depth),
             key="train.batch",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ubend.core.plan import Plan
     from ubend.dataset.dataset import Dataset
 
-FORMAT = 2  # of run.json; grows when this version could not go on with an older run
+FORMAT = 2  # of run.json; grows when this version could not continue with an older run
 
 
 class RunFolder:
@@ -41,7 +41,7 @@ class RunFolder:
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
-        begun: empty; there until the first files are written, so that those of a killed process are told from others.
+        begun: empty; there until the first files are written, by which those of a killed process are known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,14 +78,14 @@ class RunFolder:
             return
         line = _("{path} exists already and is no run; choose another --out, nothing was written")
         if self.facts.is_file():
-            line = _("{path} exists already; choose another --out, or go on with it by --resume {path}")
+            line = _("{path} exists already; choose another --out, or resume it with --resume {path}")
         raise OutputError(line.format(path=self.path), path=self.path, key="--out")
 
     def read_facts(self) -> dict[str, Any]:
         """The content of run.json: device, threads, torch, processes, ...
 
         Raises:
-            OutputError: there is no run to go on with, or one of an older version, or its state is missing, unless it
+            OutputError: there is no run to resume, or one of an older version, or its state is missing, unless it
                 ended before the first one was saved.
         """
         try:
@@ -97,16 +97,16 @@ class RunFolder:
             self.data.stat()
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(
-                _(
-                    "{path}: no run to go on with ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`"
-                ).format(path=self.path, name=self.facts.name, reason=reason(error)),
+                _("{path}: no run to resume ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
+                    path=self.path, name=self.facts.name, reason=reason(error)
+                ),
                 path=self.path,
             ) from error
         if not current:
             raise OutputError(
                 _(
-                    "{path}: a run of another version of ubend ({version}), which this one cannot go on with; use its "
-                    "model, or begin with it: `ubend fit FOLDER --from {path}`"
+                    "{path}: a run of another version of ubend ({version}), which this one cannot resume; use its "
+                    "model, initialise from it: `ubend fit FOLDER --from {path}`"
                 ).format(path=self.path, version=facts.get("ubend", "?")),
                 path=self.path,
                 key="format",
@@ -116,16 +116,16 @@ class RunFolder:
             return facts
         if facts.get("begun_with") or (self.model.exists() and not was_killed):
             line = _(
-                "{path} is missing, so the training cannot go on; its model stays usable, and `ubend fit FOLDER "
+                "{path} is missing, so the training cannot continue; its model stays usable, and `ubend fit FOLDER "
                 "--from {run}` begins another training with it"
             )
             if not self.model.exists():
-                line = _("{path} is missing, so the training cannot go on; begin another one")
+                line = _("{path} is missing, so the training cannot continue; begin another one")
             raise OutputError(line.format(path=self.state, run=self.path), path=self.state)
         if not was_killed and self.metrics.exists() and read_text(self.metrics).strip():
             raise OutputError(
                 _(
-                    "{path}: {model} and {state} are missing, so the training cannot go on; put them back, or begin "
+                    "{path}: {model} and {state} are missing, so the training cannot continue; put them back, or begin "
                     "another one: `ubend fit --config {settings} --out NEW`"
                 ).format(path=self.path, model=self.model.name, state=self.state.name, settings=self.settings),
                 path=self.state,
@@ -193,14 +193,14 @@ class RunFolder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
-                _("cannot write {path}: {reason}; free some space, then go on by --resume {run}").format(
+                _("cannot write {path}: {reason}; free some space, then continue with --resume {run}").format(
                     path=self.timing, reason=reason(error), run=self.path
                 ),
                 path=self.timing,
             ) from error
 
     def trim_timing(self, epochs: int) -> None:
-        """Keep the first `epochs` epochs; a killed run may have told later ones, or half a line."""
+        """Keep the first `epochs` epochs; a killed run may have reported later ones, or half a line."""
         if not self.timing.exists():
             return
         rows: dict[int, str] = {}

@@ -1,6 +1,6 @@
-"""Batch norm over the pictures of all ranks, as in one process; on the CPU too, where torch has none.
+"""Batch norm over the images of all ranks, as in one process; on the CPU too, where torch has none.
 
-N pictures of this rank, C channels, H x W pixels; every rank holds as many.
+N images of this rank, C channels, H x W pixels; every rank holds as many.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ubend.training.distributed import ProcessGroup
 
 
 def synchronise_batch_norm(model: nn.Module, group: ProcessGroup) -> None:
-    """Let the model's batch norms look at the pictures of all ranks while training; parameters stay the same."""
+    """Let the model's batch norms look at the images of all ranks while training; parameters stay the same."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:

@@ -22,7 +22,7 @@ _NORMALISATION = ("mean", "std")
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model to begin with.
+    """An initial model.
 
     Attributes:
         path: its file or run folder, as it was named.
@@ -36,7 +36,7 @@ class InitialModel:
 
 
 def load_initial_model(path: Path) -> InitialModel:
-    """Read the model to begin with.
+    """Read the initial model.
 
     Raises:
         ModelFileError: the file is missing, truncated, not ours, or newer than this version.
@@ -77,7 +77,7 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
 
     The network has the model's width, depth and skip connections. Every tensor is copied, except:
     the first convolution, where the number of channels differs (`fit_channels`); the head, of which the
-    rows of classes with the same name are copied; and the normalisation, which stays the new pictures'.
+    rows of classes with the same name are copied; and the normalisation, which stays the new images'.
     Averaged weights begin alike. The optimiser is not touched.
 
     Args:
@@ -115,7 +115,7 @@ def _report(
     gone = [name for number, name in enumerate(initial.bundle.labels.names) if number not in rows]
     none = _("none")
     lines = [
-        _("begun with {path}: all weights between the first convolution and the head are kept").format(
+        _("initialised from {path}: all weights between the first convolution and the head are kept").format(
             path=initial.path
         ),
         _("classes kept: {kept}; new: {new}; dropped: {gone}").format(
@@ -126,4 +126,4 @@ def _report(
         lines.append(_("first convolution: kept, {channels} channels").format(channels=now))
     else:
         lines.append(_("first convolution: {before} channels spread evenly over {now}").format(before=before, now=now))
-    return [*lines, _("new: the normalisation (of these pictures), the optimiser's state")]
+    return [*lines, _("new: the normalisation (of these images), the optimiser's state")]

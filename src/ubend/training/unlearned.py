@@ -26,7 +26,7 @@ def describe_unlearned(training: "Training") -> str | None:
     return _(
         "note: {names}: validation Dice is still 0.000 after {epoch} of {epochs} epochs; what helps: more steps (more "
         "--epochs, or a smaller --batch), a higher learning rate (--set train.learning_rate={rate:g}), and, where "
-        "images are resized, crops at their own scale (--patches)"
+        "images are resized, crops at native scale (--patches)"
     ).format(names=enumerate_names(names), epoch=epoch, epochs=plan.epochs, rate=_HIGHER_RATE * plan.learning_rate)
 
 

@@ -1,6 +1,6 @@
 """A traditional method that has learnt what its segments mean; it answers as a `Predictor` does.
 
-h x w pixels of the size at which the method works, H x W of the picture's own size, C classes, n segments.
+h x w pixels of the size at which the method works, H x W of the image's own size, C classes, n segments.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from ubend_lessons.baselines.pixels import Pixels, describe_pixels
 from ubend_lessons.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
 from ubend_lessons.baselines.segments import describe_segments
 
-_KINDS = (4, 12, 48)  # of segments that are told by their descriptors; the training part chooses
+_KINDS = (4, 12, 48)  # of segments that are reported by their descriptors; the training split chooses
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
 Numbers = NDArray[np.intp]
@@ -40,13 +40,13 @@ class Baseline:
 
     Attributes:
         method: its name.
-        parameters: as of `list_parameters`.
+        parameters: see `list_parameters`.
         kinds: how its segments are sorted; None: the segments' numbers are the kinds.
         classes: (K,) uint8 class index of each kind.
         labels: the class table.
         sizing: at which size it works.
         value_range: (low, high), each (channels,): what counts as 0 and as 1.
-        judged_dice: Dice, mean over all classes, on training pictures that did not teach the rule, 0..1; the
+        judged_dice: Dice, mean over all classes, on training images that did not teach the rule, 0..1; the
             parameters are those with the best.
     """
 
@@ -60,12 +60,12 @@ class Baseline:
     judged_dice: float
 
     def __call__(self, image: NDArray[Any] | Path | str) -> Prediction:
-        """Segment one picture.
+        """Segment one image.
 
         Args:
-            image: a file, or (H, W, channels) values in the units of the training pictures.
+            image: a file, or (H, W, channels) values in the units of the training images.
         Returns:
-            The mask; `prob` is 1 for its class, but for borders where the answer was enlarged.
+            The mask; `prob` is 1 for its class, except for borders where the answer was enlarged.
         Raises:
             DataError: the file cannot be read, or has other channels.
         """
@@ -78,7 +78,7 @@ class Baseline:
         return read_header(path, self.sizing.channels)
 
     def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> Source:
-        """An image at the size at which the method works; arguments and errors as of a call."""
+        """An image at the size at which the method works; for arguments and errors see a call."""
         loaded = load_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else given_image(image)
         pixels = loaded.pixels
         native_hw = pixels.shape[0], pixels.shape[1]
@@ -86,7 +86,7 @@ class Baseline:
         return Source.of_pixels(resize_array(pixels, size_hw), native_hw, invalid=loaded.invalid)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
-        """What the method says of images: 1 for a pixel's class and 0 for the others in the place of a network's
+        """What the method says of images: 1 for a pixel's class and 0 for the others instead of a network's
         logits, so that its answers are enlarged and scored just as those are."""
 
         def answer(source: Source) -> tuple[tuple[int, int], Tensor]:
@@ -98,7 +98,7 @@ class Baseline:
             yield Logits([number], native_hw, slice(0, native_hw[0]), values)
 
     def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
-        """(h, w, channels) picture at the size at which the method works -> (h, w) class index."""
+        """(h, w, channels) image at the size at which the method works -> (h, w) class index."""
         pixels = describe_pixels(small, *self.value_range)
         segments = segment(self.method, pixels, self.parameters)
         if self.kinds is None:
@@ -109,14 +109,14 @@ class Baseline:
 def learn_baseline(
     method: Method, examples: Sequence[Example], labels: LabelMap, sizing: Sizing, value_range: Range
 ) -> Baseline:
-    """A method with the parameters and the rule that suit training pictures.
+    """A method with the parameters and the rule that suit training images.
 
-    Half of the pictures teach which kinds of segments are which class, the other half judges by its Dice, and the
+    Half of the images teach which kinds of segments are which class, the other half judges by its Dice, and the
     other way round; the parameters that are best on average are taken, and their rule is learnt from all.
 
     Args:
-        examples: pictures (h, w, channels) at the size of `sizing`, and their masks (h, w) of class index or IGNORED.
-        labels, sizing, value_range: as of `Baseline`.
+        examples: images (h, w, channels) at the size of `sizing`, and their masks (h, w) of class index or IGNORED.
+        labels, sizing, value_range: see `Baseline`.
     Raises:
         SettingError: scikit-image or scikit-learn is missing.
     """
@@ -136,12 +136,12 @@ def learn_baseline(
 
 
 def _judge(tables: NDArray[np.int64], teachers: Numbers, judges: Numbers, kinds: Kinds | None) -> float:
-    """Dice on some pictures of the rule that others teach."""
+    """Dice on some images of the rule that others teach."""
     return float(score_classes(tables[judges], choose_classes(tables[teachers], kinds)[None])[0])
 
 
 class _Seen(NamedTuple):
-    """A picture's segments.
+    """An image's segments.
 
     Attributes:
         descriptors: (n, D).
@@ -173,12 +173,12 @@ def _inspect(
 
 
 def _pad(seen: Sequence[_Seen], levels: int) -> NDArray[np.int64]:
-    """(N, K, C) pixels of each class in each level; a flat picture has only the first."""
+    """(N, K, C) pixels of each class in each level; a flat image has only the first."""
     return np.stack([np.pad(one.counts, ((0, levels - len(one.counts)), (0, 0))) for one in seen])
 
 
 def _sort(seen: Sequence[_Seen], count: int) -> tuple[Kinds, NDArray[np.int64]]:
-    """At most so many kinds of segments, and for each picture the (K, C) pixels of each class in each kind."""
+    """At most so many kinds of segments, and for each image the (K, C) pixels of each class in each kind."""
     kinds = find_kinds(
         np.concatenate([one.descriptors for one in seen]), np.concatenate([one.areas for one in seen]), count
     )

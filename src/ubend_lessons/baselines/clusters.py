@@ -1,4 +1,4 @@
-"""Clusters by k-means: of a picture's pixels, and (`rule.py`) of the segments of many pictures.
+"""Clusters by k-means: of an image's pixels, and (`rule.py`) of the segments of many images.
 
 Source: Lloyd 1982, IEEE IT 28(2); first centres by k-means++, Arthur & Vassilvitskii 2007.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ubend_lessons.baselines.pixels import By, Pixels
 
-_SEEN = 4096  # pixels of a picture that place the centres; all of them are then given to the nearest
+_SEEN = 4096  # pixels of an image that place the centres; all of them are then given to the nearest
 _SEED = 0  # of the first centres
 
 
@@ -43,7 +43,7 @@ def find_clusters(
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Inside it OpenMP starts no threads: pictures are in threads already, and more of them wait for each other.
+    """Inside it OpenMP starts no threads: images are in threads already, and more of them wait for each other.
 
     OpenMP's limit is each thread's own; that of linear algebra belongs to the process, and is left alone.
     """
@@ -63,7 +63,7 @@ def cluster_pixels(pixels: Pixels, by: By, clusters: int) -> NDArray[np.intp]:
     """(h, w) number of each pixel's cluster, wherever it lies.
 
     Which cluster is which class is learnt from what the clusters look like (`segments.py`), since their numbers mean
-    nothing from one picture to the next.
+    nothing from one image to the next.
     """
     maps = pixels.maps(by)
     values = maps.reshape(-1, maps.shape[2])

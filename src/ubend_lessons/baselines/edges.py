@@ -16,7 +16,7 @@ def fill_edges(pixels: Pixels, sigma_px: float, share: float, close_px: float) -
     Args:
         sigma_px: deviation of the Gaussian before the gradient, px at `SIDE_PX`.
         share: of the pixels whose gradient is above the strong threshold, 0..1.
-        close_px: gaps up to twice so wide are closed, px at `SIDE_PX`. The frame of the picture closes nothing: what it
+        close_px: gaps up to twice so wide are closed, px at `SIDE_PX`. The frame of the image closes nothing: what it
             cuts is not filled.
     Returns:
         (h, w) 0 outside, 1 inside an outline, 2 on an edge. The learnt rule says which is which class; an edge may so

@@ -1,4 +1,4 @@
-"""The traditional methods by name, what may be chosen about each, and a picture's segments by one of them."""
+"""The traditional methods by name, what may be chosen about each, and an image's segments by one of them."""
 
 import difflib
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ def describe_method(method: Method) -> str:
     """One line for people."""
     match method:
         case "otsu":
-            return _("threshold: one for the picture (Otsu 1979)")
+            return _("threshold: one for the image (Otsu 1979)")
         case "multi-otsu":
-            return _("thresholds: two or three for the picture (Otsu 1979)")
+            return _("thresholds: two or three for the image (Otsu 1979)")
         case "local":
             return _("threshold: the mean light around each pixel")
         case "kmeans":
@@ -62,7 +62,7 @@ def parse_method(word: str) -> Method:
 
 
 def list_parameters(method: Method) -> list[dict[str, Any]]:
-    """The parameters among which the training part chooses, as arguments of the method's function."""
+    """The parameters among which the training split chooses, as arguments of the method's function."""
     match method:
         case "otsu":
             return _combine(levels=[2], blur_px=[0.0, 2.0, 4.0])
@@ -85,7 +85,7 @@ def list_parameters(method: Method) -> list[dict[str, Any]]:
 
 
 def count_levels(method: Method, parameters: Parameters) -> int | None:
-    """How many segments there are where a segment's number means the same in every picture (dark and light, outside
+    """How many segments there are where a segment's number means the same in every image (dark and light, outside
     and inside); None where it does not."""
     match method:
         case "otsu" | "multi-otsu":
@@ -99,7 +99,7 @@ def count_levels(method: Method, parameters: Parameters) -> int | None:
 
 
 def segment(method: Method, pixels: Pixels, parameters: Parameters) -> NDArray[np.intp]:
-    """(h, w) number of each pixel's segment, 0, 1, ...; parameters as of `list_parameters`."""
+    """(h, w) number of each pixel's segment, 0, 1, ...; parameters as in `list_parameters`."""
     match method:
         case "otsu" | "multi-otsu":
             return threshold_globally(pixels, **parameters)

@@ -12,7 +12,7 @@ from scipy import ndimage
 By = Literal["color", "texture", "both"]
 Maps = NDArray[np.float32]
 
-SIDE_PX = 256.0  # lengths in px are meant at this size: of a picture with the area of such a square
+SIDE_PX = 256.0  # lengths in px are meant at this size: of an image with the area of such a square
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as `read_image` makes grey of colour
 _BANDS_PX = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))  # scales of texture: what a blur keeps and the next one takes away
 _AROUND = 2.0  # the energy of a band is averaged over so many times its coarser scale
@@ -20,7 +20,7 @@ _TEXTURE_GAIN = 4.0  # measured: texture then spreads half as far as colour in t
 
 
 class Pixels(NamedTuple):
-    """A picture as maps; all about 0..1.
+    """An image as maps; all about 0..1.
 
     Attributes:
         light: (h, w) float32, luma of colour, else the mean of the channels; 0 black, 1 white.
@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
 
 
 def describe_pixels(image: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]) -> Pixels:
-    """The maps of a picture.
+    """The maps of an image.
 
     Args:
         image: (h, w, C), any dtype.

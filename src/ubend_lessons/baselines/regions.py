@@ -11,9 +11,9 @@ from scipy import ndimage
 from ubend_lessons.baselines.clusters import one_thread
 from ubend_lessons.baselines.pixels import By, Maps, Pixels, blur
 
-_MAX_SEEDS = 64  # of a picture
+_MAX_SEEDS = 64  # of an image
 _GRID = 2  # only every second row and column grows, after a blur: a quarter of the time
-_LEFT = 0.02  # share of a picture that may be left when growing ends; it goes to the nearest regions
+_LEFT = 0.02  # share of an image that may be left when growing ends; it goes to the nearest regions
 _SMALLEST_PX = 6.0  # side of a square that holds as many pixels as the smallest region of Felzenszwalb's
 _SLIC_ITERATIONS = 5  # measured on the drawn sample: superpixels of ten are no more alike inside (.0118, .0116)
 
@@ -50,7 +50,7 @@ def flood_basins(pixels: Pixels, by: By, blur_px: float) -> NDArray[np.intp]:
     from skimage.segmentation import watershed
 
     found = watershed(_slope(blur(pixels.maps(by), blur_px * pixels.unit_px)))
-    return np.maximum(np.asarray(found, np.intp) - 1, 0)  # a flat picture has no basin: 0 everywhere
+    return np.maximum(np.asarray(found, np.intp) - 1, 0)  # a flat image has no basin: 0 everywhere
 
 
 def merge_graph(pixels: Pixels, by: By, scale: float) -> NDArray[np.intp]:

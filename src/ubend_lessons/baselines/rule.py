@@ -1,8 +1,8 @@
-"""Which segments are which class: learnt from the training part, since a traditional method knows no classes.
+"""Which segments are which class: learnt from the training split, since a traditional method knows no classes.
 
-Segments are sorted into K kinds. Where segments mean the same in every picture (dark and light), the segment is the
-kind; else the segments of all training pictures are clustered by their descriptors. Each kind then gets a class.
-N pictures, K kinds, C classes, D descriptors.
+Segments are sorted into K kinds. Where segments mean the same in every image (dark and light), the segment is the
+kind; else the segments of all training images are clustered by their descriptors. Each kind then gets a class.
+N images, K kinds, C classes, D descriptors.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def find_kinds(descriptors: NDArray[np.float64], areas: NDArray[np.int64], count
 
 
 def count_kinds(kinds: NDArray[np.intp], counts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(K, C) pixels of each class in each kind, of a picture whose (n,) segments have (n, C) of them."""
+    """(K, C) pixels of each class in each kind, of an image whose (n,) segments have (n, C) of them."""
     found = np.zeros((count, counts.shape[1]), np.int64)
     np.add.at(found, kinds, counts)
     return found
@@ -61,7 +61,7 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
     a level of which there are none, the commonest class.
 
     Args:
-        tables: (N, K, C) pixels of each class in each kind, for each picture.
+        tables: (N, K, C) pixels of each class in each kind, for each image.
         kinds: how segments were sorted; None: their numbers are the kinds, and none is like another.
     Returns:
         (K,) uint8 class index.
@@ -90,12 +90,12 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
 
 
 def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Dice per picture of kinds with these classes, mean over the classes; 0 where nothing is scored.
+    """Dice per image of kinds with these classes, mean over the classes; 0 where nothing is scored.
 
     The background counts as a class: a threshold has two levels, and would else give both to objects.
 
     Args:
-        tables: as of `choose_classes`.
+        tables: see `choose_classes`.
         classes: (M, K) class index of each kind, M times.
     Returns:
         (M,) the same as `summarise_overlap` has as the mean of `dice_per_image`.
@@ -108,7 +108,7 @@ def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) 
 
 
 def halves(count: int) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """(pictures that teach, pictures that judge): every other one, then the other way round; one alone does both."""
+    """(images that teach, images that judge): every other one, then the other way round; one alone does both."""
     numbers = np.arange(count)
     even, odd = numbers[::2], numbers[1::2]
     return [(even, odd), (odd, even)] if len(odd) else [(even, even)]

@@ -1,4 +1,4 @@
-"""A traditional method on a folder: learnt on its training part, scored as a model is, its masks written."""
+"""A traditional method on a folder: learnt on its training split, scored as a model is, its masks written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
-_SIZED_FOR = "cuda"  # pictures are of the size at which `fit` learns there; nothing here runs on it
+_SIZED_FOR = "cuda"  # images are of the size at which `fit` learns there; nothing here runs on it
 _WHOLE = {"data.resize": "keep"}  # also where `fit` would learn crops
-_TAUGHT = 64  # training pictures that teach, evenly taken
+_TAUGHT = 64  # training images that teach, evenly taken
 _SCORES = "scores.json"
 
 
@@ -39,8 +39,8 @@ class BaselineResult:
     """A traditional method and its scores.
 
     Attributes:
-        baseline: to be used on other pictures: `baseline(picture).mask`.
-        scores: as of `evaluate`, and `method`, `parameters`. `cross_entropy` is None: masks have no probabilities.
+        baseline: to be used on other images: `baseline(picture).mask`.
+        scores: see `evaluate`, and `method`, `parameters`. `cross_entropy` is None: masks have no probabilities.
     """
 
     baseline: Baseline
@@ -56,16 +56,16 @@ def run_baseline(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> BaselineResult:
-    """Learn on the training part what a method's segments mean, and score it on another part.
+    """Learn on the training split what a method's segments mean, and score it on another part.
 
     Args:
         method: one of `METHODS`.
-        folder: pictures with masks, or a data set by name.
-        out: folder for `NAME.png` (class indices with a palette, at the picture's own size), `NAME_overlay.png` and
+        folder: images with masks, or a data set by name.
+        out: folder for `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png` and
             `scores.json`; None: nothing is written.
         subset: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
-        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: as of `fit`; where no size
-            is said, the methods work at the pictures' own, but at most at 256 px.
+        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: see `fit`; where no size
+            is reported, the methods work at the images' own, but at most at 256 px.
     Raises:
         SettingError: no such method, or scikit-image or scikit-learn is missing.
         DataError: see `open_dataset`; or the part is empty.
@@ -80,17 +80,17 @@ def run_baseline(
     if not pairs:
         found = ", ".join(sorted(set(dataset.splits)))
         raise DataError(
-            _("no pictures in the subset {subset}; there are: {found}").format(subset=subset, found=found),
+            _("no images in the subset {subset}; there are: {found}").format(subset=subset, found=found),
             key="--subset",
         )
     target = None if out is None else Path(out)
     if target is not None:
         _refuse_there(pairs, target)
     examples = _take_examples(dataset, _TAUGHT)
-    reporter.report(_("learning from {count} training pictures").format(count=len(examples)))
+    reporter.report(_("learning from {count} training images").format(count=len(examples)))
     baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
-    reporter.report(_("chosen on the training part: {parameters}").format(parameters=shown))
+    reporter.report(_("chosen on the training split: {parameters}").format(parameters=shown))
     reporter.begin(_("segmenting"), len(pairs))
     scores = evaluate_pairs(_Watched(baseline, pairs, target, reporter), pairs)
     reporter.end()
@@ -104,7 +104,7 @@ def run_baseline(
 
 
 def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], Example, LabelMap]:
-    """Training pictures of a folder with their masks, at the size at which methods work; the first picture of the test
+    """Training images of a folder with their masks, at the size at which methods work; the first image of the test
     part (val, where there is none) with its mask, as they are; and the class table."""
     dataset = _open(folder, {}, Reporter())
     shown = dataset.pairs(dataset.scored_split)[0]
@@ -122,7 +122,7 @@ def _open(folder: Path | str | None, options: Mapping[str, Any], reporter: Repor
 
 
 def _take_examples(dataset: Dataset, count: int) -> list[Example]:
-    """Training pictures and their masks, evenly taken, at the size of the data set."""
+    """Training images and their masks, evenly taken, at the size of the data set."""
     numbers = dataset.numbers("train")
     chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
     return [(dataset.store.image(int(number)), dataset.store.mask(int(number))) for number in chosen]

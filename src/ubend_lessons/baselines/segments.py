@@ -1,4 +1,4 @@
-"""What a segment looks like and where it lies, in a few numbers by which those of many pictures can be compared."""
+"""What a segment looks like and where it lies, in a few numbers by which those of many images can be compared."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from ubend_lessons.baselines.pixels import Pixels
 
 
 def describe_segments(segments: NDArray[np.intp], pixels: Pixels) -> NDArray[np.float64]:
-    """The descriptors of a picture's segments.
+    """The descriptors of an image's segments.
 
     Args:
         segments: (h, w) numbers 0 .. n - 1; one that no pixel has gives a row of zeros.
     Returns:
-        (n, D): mean colour and texture, and both less the picture's own means (so that a dark picture's lightest
-        segment and a light one's are alike); distance from the middle of the picture and height in it, -1..1; share
-        of the picture's rim that the segment takes; square root of its share of the picture.
+        (n, D): mean colour and texture, and both less the image's own means (so that a dark image's lightest
+        segment and a light one's are alike); distance from the middle of the image and height in it, -1..1; share
+        of the image's rim that the segment takes; square root of its share of the image.
     """
     h, w = segments.shape
     flat, count = segments.reshape(-1), int(segments.max()) + 1

@@ -1,6 +1,6 @@
-"""Thresholds of the light: one for the picture, several, or one that follows the light around each pixel.
+"""Thresholds of the light: one for the image, several, or one that follows the light around each pixel.
 
-Segments are levels, numbered from dark to light. Which level is which class is learnt (`rule.py`): the training part
+Segments are levels, numbered from dark to light. Which level is which class is learnt (`rule.py`): the training split
 so chooses the side on which the objects lie.
 """
 
@@ -13,13 +13,13 @@ _BINS = 64  # of the histogram for several thresholds, whose time grows with a p
 
 
 def threshold_globally(pixels: Pixels, levels: int, blur_px: float) -> NDArray[np.intp]:
-    """Levels with the least variance inside them, for the whole picture.
+    """Levels with the least variance inside them, for the whole image.
 
     Args:
         levels: 2 (`otsu`), or more (`multi-otsu`).
         blur_px: the light is blurred before, px at `SIDE_PX`.
     Returns:
-        (h, w) 0 darkest .. levels - 1 lightest; a picture of fewer greys has fewer levels, a flat one only 0.
+        (h, w) 0 darkest .. levels - 1 lightest; an image of fewer greys has fewer levels, a flat one only 0.
     Source: Otsu 1979, IEEE SMC 9(1); several thresholds, Liao, Chen & Chung 2001, JISE 17(5).
     """
     from skimage.filters import threshold_multiotsu, threshold_otsu
@@ -42,8 +42,8 @@ def threshold_locally(pixels: Pixels, window_px: float, offset: float) -> NDArra
     Args:
         window_px: side of the window, px at `SIDE_PX`; its Gaussian has a sixth of it as deviation.
         offset: of light, 0..1; below 0 only what is darker than its surroundings by so much is left out.
-    Source: Bradley & Roth 2007, Journal of Graphics Tools 12(2), with scikit-image's Gaussian in place of the plain
-        mean and a fixed offset in place of a share.
+    Source: Bradley & Roth 2007, Journal of Graphics Tools 12(2), with scikit-image's Gaussian instead of the plain
+        mean and a fixed offset instead of a share.
     """
     from skimage.filters import threshold_local
 
