@@ -235,7 +235,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     assert "column " in told["annotation file"]
 
 
-def test_a_image_of_another_size_than_stated(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_stated(tmp_path: Path) -> None:
     coco_result(tmp_path)
     with raises(DataError, path="result.json", key="size"):
         read_label_values(read_folder(tmp_path).pairs[0].mask, SIZE[::-1])

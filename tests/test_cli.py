@@ -84,7 +84,7 @@ def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) ->
     assert "\r" not in said
     lines = said.splitlines()
     assert "mask values: 0 -> background, 255 -> foreground" in lines
-    assert any(line.startswith("pictures: ") for line in lines)
+    assert any(line.startswith("images: ") for line in lines)
     assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
     assert lines[-1] == f"model: {run / 'model.safetensors'}; look at it with `ubend show {run}`"

@@ -243,7 +243,7 @@ def test_fill_holes(place: Path) -> None:
     assert (tifffile.imread(place / "out" / "ring_ids.tif")[10:30, 10:30] > 0).all()
 
 
-def test_a_image_on_the_map(place: Path) -> None:
+def test_an_image_on_the_map(place: Path) -> None:
     """Ids keep the georeference, polygons have the map's coordinates, the table has square metres."""
     tags = [PIXEL_SCALE, TIE, keys(model=1, projected=32633)]
     (place / "maps").mkdir()

@@ -286,7 +286,7 @@ WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF")}
 @pytest.mark.understood(at_least=0.35)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_flipped_bits_are_one_line_or_a_image(
+def test_flipped_bits_are_one_line_or_an_image(
     tally: Tally, tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
     """Of an image that is read all the same, the header agrees."""

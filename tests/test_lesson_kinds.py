@@ -95,7 +95,7 @@ def test_without_ids_the_mask_is_taken_apart(tmp_path: Path) -> None:
     assert "a class '" not in "".join(kinds.teach_kinds(example, out=tmp_path))
 
 
-def test_a_image_without_objects(tmp_path: Path) -> None:
+def test_an_image_without_objects(tmp_path: Path) -> None:
     example = make_example(np.zeros((9, 9), np.uint8), np.zeros((9, 9), np.uint8), ("background", "polyp"))
     assert "detection gives 0 boxes: a class and 4 numbers each" in kinds.teach_kinds(example, out=tmp_path)
 

@@ -152,7 +152,7 @@ def test_windows_are_shared_by_area(areas: list[int], windows: int) -> None:
     assert (np.abs(counts - np.maximum(exact, 1)) <= 0.5 + 1e-6).all()
 
 
-def test_a_image_is_shown_by_its_area(store: Store) -> None:
+def test_an_image_is_shown_by_its_area(store: Store) -> None:
     """In every epoch, whatever its crops show."""
     batches = make(store, batch=1)
     patches = batches.source

@@ -35,7 +35,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 @settings(max_examples=8)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**6), st.integers(64, 150))
-def test_a_image_is_a_pure_function_of_its_three_numbers(seed: int, number: int, size_px: int) -> None:
+def test_an_image_is_a_pure_function_of_its_three_numbers(seed: int, number: int, size_px: int) -> None:
     image, mask = draw_image(seed, number, size_px)
     again, mask_again = draw_image(seed, number, size_px)
     assert image.shape == (size_px, size_px, 3)

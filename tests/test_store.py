@@ -233,7 +233,7 @@ def test_parts_are_of_one_size(folder: Path, cache: Path, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(other.thumbnails, whole.thumbnails)
 
 
-def test_a_image_that_changes_meanwhile(folder: Path, cache: Path) -> None:
+def test_an_image_that_changes_meanwhile(folder: Path, cache: Path) -> None:
     pairs = read_folder(folder).pairs
     shapes = [header.size_hw for header in read_headers(pairs)]
     hashes = hash_pairs(pairs)

@@ -251,7 +251,7 @@ def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames go the way of images: tiles, several models, views, thresholds, regions; how is said once. A broken video is
+    """Frames go the way of images: tiles, several models, views, thresholds, regions; each said once. A broken video is
     reported at the end, --resume leaves what is whole."""
     frames = draw_frames(height=33, width=47)
     write_exactly(tmp_path / "film.mkv", frames)

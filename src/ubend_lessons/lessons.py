@@ -264,7 +264,7 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
 
     if model is not None and image is None:
         raise SettingError(
-            _("with --model give a IMAGE too: ubend lesson feature-maps --model MODEL IMAGE"), key="--model"
+            _("with --model give an IMAGE too: ubend lesson feature-maps --model MODEL IMAGE"), key="--model"
         )
     bundle = load_bundle(model) if model is not None else None
     pixels = (

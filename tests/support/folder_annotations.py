@@ -126,7 +126,7 @@ def coco_cvat(make: Maker) -> None:
 
 
 @ANNOTATIONS.add(says=("cell_3.png",))
-def coco_without_a_image(make: Maker) -> None:
+def coco_without_an_image(make: Maker) -> None:
     _write_coco(make, _polygons)
     (make.root / "images/cell_3.png").unlink()
 

@@ -49,31 +49,31 @@ def _bands(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return np.concatenate([pixels, mean, 255 - mean], axis=2).astype(np.uint16) * 16
 
 
-_add("picture-png", _same)
-_add("picture-jpeg", _same, "jpg")
-_add("picture-jpeg-other-suffix", _same, "JPEG")
-_add("picture-bmp", _same, "bmp")
-_add("picture-webp", _same, "webp")
-_add("picture-tiff", _same, "tiff")
-_add("picture-grey", _grey, image=(1, "uint8"))
-_add("picture-grey-jpeg", _grey, "jpg", image=(1, "uint8"))
-_add("picture-grey-alpha", lambda p: Image.fromarray(_grey(p)).convert("LA"), image=(1, "uint8"), notes=("alpha",))
-_add("picture-palette", lambda p: Image.fromarray(p).quantize(200))
-_add("picture-rgba", lambda p: Image.fromarray(p).convert("RGBA"), notes=("alpha",))
-_add("picture-cmyk-jpeg", lambda p: Image.fromarray(p).convert("CMYK"), "jpg", options={"quality": 95})
-_add("picture-cmyk-tiff", lambda p: Image.fromarray(p).convert("CMYK"), "tif")
-_add("picture-png-16-bit", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"))
-_tiff("picture-tiff-16-bit", lambda p: p.astype(np.uint16) * 200, image=(3, "uint16"))
-_tiff("picture-tiff-16-bit-lzw", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"),
+_add("image-png", _same)
+_add("image-jpeg", _same, "jpg")
+_add("image-jpeg-other-suffix", _same, "JPEG")
+_add("image-bmp", _same, "bmp")
+_add("image-webp", _same, "webp")
+_add("image-tiff", _same, "tiff")
+_add("image-grey", _grey, image=(1, "uint8"))
+_add("image-grey-jpeg", _grey, "jpg", image=(1, "uint8"))
+_add("image-grey-alpha", lambda p: Image.fromarray(_grey(p)).convert("LA"), image=(1, "uint8"), notes=("alpha",))
+_add("image-palette", lambda p: Image.fromarray(p).quantize(200))
+_add("image-rgba", lambda p: Image.fromarray(p).convert("RGBA"), notes=("alpha",))
+_add("image-cmyk-jpeg", lambda p: Image.fromarray(p).convert("CMYK"), "jpg", options={"quality": 95})
+_add("image-cmyk-tiff", lambda p: Image.fromarray(p).convert("CMYK"), "tif")
+_add("image-png-16-bit", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"))
+_tiff("image-tiff-16-bit", lambda p: p.astype(np.uint16) * 200, image=(3, "uint16"))
+_tiff("image-tiff-16-bit-lzw", lambda p: _grey(p).astype(np.uint16) * 200, image=(1, "uint16"),
       options={"compression": "lzw"})  # fmt: skip
-_tiff("picture-tiff-float", lambda p: _grey(p).astype(np.float32) / 255, image=(1, "float32"))
-_tiff("picture-five-bands", _bands, image=(5, "uint16"),
+_tiff("image-tiff-float", lambda p: _grey(p).astype(np.float32) / 255, image=(1, "float32"))
+_tiff("image-five-bands", _bands, image=(5, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
-_tiff("picture-five-planes", lambda p: np.moveaxis(_bands(p), 2, 0), image=(5, "uint16"),
+_tiff("image-five-planes", lambda p: np.moveaxis(_bands(p), 2, 0), image=(5, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "separate"})  # fmt: skip
-_tiff("picture-two-bands", lambda p: _bands(p)[:, :, :2], image=(2, "uint16"),
+_tiff("image-two-bands", lambda p: _bands(p)[:, :, :2], image=(2, "uint16"),
       options={"photometric": "minisblack", "planarconfig": "contig"})  # fmt: skip
-_tiff("picture-stack", lambda p: np.stack([_grey(p)] * 6), says=("cell_0.tif", "6"),
+_tiff("image-stack", lambda p: np.stack([_grey(p)] * 6), says=("cell_0.tif", "6"),
       options={"photometric": "minisblack"})  # fmt: skip
 _add("channels-1", _same, flags={"channels": 1}, image=(1, "uint8"))
 _add("channels-3", _grey, flags={"channels": 3})
@@ -118,7 +118,7 @@ def _write_some_grey(make: Maker) -> None:
         make.image(f"images/cell_{number}.png", number, pixels)
 
 
-@FILES.add(says=("cell_2", "--channels"))
+@FILES.add(notes=("grey",))
 def some_grey_some_colour(make: Maker) -> None:
     _write_some_grey(make)
 

@@ -299,7 +299,7 @@ def two_images_of_one_name(make: Maker) -> None:
     make.save("images/cell_3.bmp", LABELS[0])
 
 
-@LAYOUTS.add(says=("pictures",))
+@LAYOUTS.add(says=("images",))
 def no_masks_at_all(make: Maker) -> None:
     make.images("cell_{}.png")
 

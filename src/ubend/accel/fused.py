@@ -360,6 +360,7 @@ class _NormHead(torch.autograd.Function):
 
 
 def channels_last(map_: Tensor) -> Tensor:
+    """The map in channels-last memory order; itself if it is already."""
     return map_.contiguous(memory_format=torch.channels_last)
 
 

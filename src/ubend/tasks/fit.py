@@ -176,11 +176,8 @@ def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = N
         here = (describe_device(group.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
         then = (started["device"], started["threads"], started["torch"])
         if then != here:
-            log.report(
-                _(
-                    "note: started on {then}, continues with {now} (device, threads, torch): last digits may differ"
-                ).format(then=", ".join(map(str, then)), now=", ".join(map(str, here)))
-            )
+            line = _("note: started on {then}, continues with {now} (device, threads, torch): last digits may differ")
+            log.report(line.format(then=", ".join(map(str, then)), now=", ".join(map(str, here))))
         if started["processes"] != group.count:
             log.report(
                 _(
