@@ -164,7 +164,7 @@ def test_the_rule_is_no_worse_than_the_majority(tables: NDArray[np.int64]) -> No
         changed[kind] = other
         assert score_classes(tables, changed[None])[0] <= best + 1e-6
     confusions = np.einsum("nkt,kp->ntp", tables, np.eye(2, dtype=np.int64)[classes])
-    told = summarise_overlap(confusions, ["a", "b"], None).dice_per_image.mean
+    told = summarise_overlap(confusions, ["a", "b"], None).dice.per_image.mean
     assert best == pytest.approx(np.nan_to_num(told))
 
 

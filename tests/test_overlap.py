@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
 from ubend.labels.class_table import IGNORED
 from ubend.metrics import overlap
@@ -23,6 +23,8 @@ from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,
     iou_from_confusion,
+    precision_from_confusion,
+    recall_from_confusion,
     summarise_overlap,
 )
 
@@ -83,10 +85,10 @@ def test_scores_equal_those_of_sets(case: Case) -> None:
         each = [pair for pair in each if not math.isnan(pair[0])]
         assert scores.defined[cls] == len(each)
         want_dice, want_iou = np.mean(each, axis=0) if each else (math.nan, math.nan)
-        np.testing.assert_allclose(scores.dice_per_image.classes[cls], want_dice)
-        np.testing.assert_allclose(scores.iou_per_image.classes[cls], want_iou)
+        np.testing.assert_allclose(scores.dice.per_image.classes[cls], want_dice)
+        np.testing.assert_allclose(scores.iou.per_image.classes[cls], want_iou)
         pooled = dice_and_iou_of_sets(pred, target, cls)
-        np.testing.assert_allclose((scores.dice_pooled.classes[cls], scores.iou_pooled.classes[cls]), pooled)
+        np.testing.assert_allclose((scores.dice.pooled.classes[cls], scores.iou.pooled.classes[cls]), pooled)
     json.dumps(scores.to_json(), allow_nan=False)
 
 
@@ -146,6 +148,21 @@ def test_scikit_learn_agrees(masks: Case) -> None:
     np.testing.assert_allclose(dice_from_confusion(counts), dice)
     iou = jaccard_score(truth, predicted, labels=labels, average=None)
     np.testing.assert_allclose(iou_from_confusion(counts), iou)
+    assert accuracy_from_confusion(counts) == accuracy_score(truth, predicted)
+
+
+@given(cases())
+@settings(max_examples=60)
+def test_scikit_learn_agrees_on_precision_and_recall(case: Case) -> None:
+    pred, target, classes = case
+    counts = np.stack([count_confusion(p, t, classes) for p, t in zip(pred, target, strict=True)])
+    for formula, judge in ((precision_from_confusion, precision_score), (recall_from_confusion, recall_score)):
+        for one, p, t in zip(counts, pred, target, strict=True):
+            kept, labels = t != IGNORED, list(range(classes))
+            want: Any = np.full(classes, np.nan)
+            if kept.any():  # scikit-learn refuses what is empty
+                want = judge(t[kept], p[kept], labels=labels, average=None, zero_division=np.nan)
+            np.testing.assert_allclose(formula(one), want)
 
 
 def test_torchmetrics_agrees(masks: Case) -> None:
@@ -154,8 +171,8 @@ def test_torchmetrics_agrees(masks: Case) -> None:
     setting = {"num_classes": classes, "average": "none", "ignore_index": IGNORED}
     p, t = torch.from_numpy(pred).long(), torch.from_numpy(target).long()
     dice, iou = multiclass_f1_score(p, t, **setting), multiclass_jaccard_index(p, t, **setting)
-    np.testing.assert_allclose(pooled.dice_pooled.classes, dice.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(pooled.iou_pooled.classes, iou.numpy()[:classes], rtol=1e-6)
+    np.testing.assert_allclose(pooled.dice.pooled.classes, dice.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(pooled.iou.pooled.classes, iou.numpy()[:classes], rtol=1e-6)
 
 
 def test_rows_are_truth() -> None:
@@ -186,7 +203,16 @@ def test_summary_by_hand() -> None:
     second = [[8, 2, 0], [0, 0, 0], [0, 0, 0]]
     scores = summarise_overlap(np.array([first, second]), ["background", "polyp", "never"], background=0)
     background = (1 + 16 / 18) / 2
-    assert scores.to_json() == {
+    found = scores.to_json()
+    assert found["precision"]["per_image"]["polyp"] == 0.5
+    assert found["recall"]["per_image"]["polyp"] == 1.0  # the image without a polyp has no recall
+    assert found["precision"]["pooled"] == pytest.approx(
+        {"background": 1.0, "polyp": 2 / 3, "never": None, "mean": 5 / 6, "mean_foreground": 2 / 3}
+    )
+    assert found["dice"]["worst_decile"]["polyp"] == 0.0
+    assert found["dice"]["median"]["polyp"] == 0.5
+    kept = {kind: {way: found[kind][way] for way in ("per_image", "pooled")} for kind in ("dice", "iou")}
+    assert {key: kept.get(key, found[key]) for key in found.keys() - {"precision", "recall"}} == {
         "dice": {
             "per_image": {
                 "background": pytest.approx(background),
@@ -228,7 +254,7 @@ def test_summary_by_hand() -> None:
 def test_without_background_both_means_are_equal(masks: Case) -> None:
     pred, target, classes = masks
     scores = summarise_overlap(count_confusion(pred, target, classes)[None], list("abcd"), None)
-    assert scores.dice_pooled.mean == scores.dice_pooled.mean_foreground
+    assert scores.dice.pooled.mean == scores.dice.pooled.mean_foreground
 
 
 def test_no_images_and_odd_names() -> None:

@@ -68,7 +68,7 @@ def teach_traditional_methods(
         baseline = learn_baseline(method, small, labels, sizing, value_range)
         mask = baseline(image).mask
         scores = summarise_overlap(count_confusion(mask, truth, labels.classes)[None], labels.names, background)
-        dice = scores.dice_per_image.mean_foreground
+        dice = scores.dice.per_image.mean_foreground
         cells.append((f"{method}: Dice {dice:.2f}", color_mask(mask, labels.colors)))
         lines.append(f"{method:<14}Dice {dice:.2f}  {describe_method(method)} [{_chosen(baseline)}]")
     page = _draw(cells, labels)

@@ -1,14 +1,14 @@
-"""Confusion counts -> Dice, IoU, accuracy.
+"""Confusion counts -> Dice, IoU, precision, recall, accuracy.
 
 Everything is counted once, as a confusion matrix per image; every score is a formula of those counts.
 
     confusion[t, p] = pixels whose true class is t and whose predicted class is p
 
 A class absent from truth and prediction is undefined (NaN) for that image; absent from one of the two it
-scores 0. Axis letters: N images, H rows, W columns, C classes.
+scores 0. Only precision and recall are undefined in one of these cases too: precision where the class is not predicted,
+recall where it is not in the truth, since they divide by 0 there. Axis letters: N images, H rows, W columns, C classes.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.labels.class_table import IGNORED
+from ubend.metrics.summary import ClassMean, Measure, class_keys, none_for_nan
 
 if TYPE_CHECKING:
     from torch import Tensor  # torch is imported late: scores of saved masks do not need it
@@ -124,6 +125,18 @@ def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return _divide(both, truth + predicted - both)
 
 
+def precision_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Precision = |truth and prediction| / |prediction|: (..., C, C) -> (..., C) in 0..1; NaN where not predicted."""
+    both, _, predicted = _sizes(confusion)
+    return _divide(both, predicted)
+
+
+def recall_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Recall = |truth and prediction| / |truth|: (..., C, C) -> (..., C) in 0..1; NaN where not in the truth."""
+    both, truth, _ = _sizes(confusion)
+    return _divide(both, truth)
+
+
 def accuracy_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of scored pixels that have the right class: (..., C, C) -> (...,) float64; NaN without any."""
     both, truth, _ = _sizes(confusion)
@@ -144,28 +157,8 @@ def _divide(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.fl
 
 
 @dataclass(frozen=True)
-class ClassScores:
-    """One score under one averaging; NaN is undefined.
-
-    Attributes:
-        classes: (C,) the score of each class, in 0..1.
-        mean: over the classes that are defined.
-        mean_foreground: the same without the background class.
-    """
-
-    classes: tuple[float, ...]
-    mean: float
-    mean_foreground: float
-
-
-@dataclass(frozen=True)
 class OverlapScores:
-    """Dice, IoU and accuracy of a set of images, under both averagings, both named.
-
-    `per_image`: a class's score in each image, averaged over the images where it is defined; every
-    image weighs the same. `pooled`: the score of the counts summed over all images; every pixel weighs
-    the same. The mean over classes is, for both, the mean of the per-class numbers; so the per-image mean
-    is *not* the mean over images of each image's mean over classes.
+    """Overlap measures and accuracy of a set of images.
 
     Attributes:
         names: (C,) class names.
@@ -177,10 +170,10 @@ class OverlapScores:
     names: tuple[str, ...]
     images: int
     defined: tuple[int, ...]
-    dice_per_image: ClassScores
-    dice_pooled: ClassScores
-    iou_per_image: ClassScores
-    iou_pooled: ClassScores
+    dice: Measure
+    iou: Measure
+    precision: Measure
+    recall: Measure
     pixel_accuracy: float
 
     def to_json(self) -> dict[str, Any]:
@@ -188,19 +181,12 @@ class OverlapScores:
 
         A class that is itself called `mean` or `mean_foreground` appears as `class mean`, ...
         """
-        keys = [f"class {name}" if name in ("mean", "mean_foreground") else name for name in self.names]
-
-        def plain(scores: ClassScores) -> dict[str, float | None]:
-            named = zip(keys, scores.classes, strict=True)
-            means = ("mean", scores.mean), ("mean_foreground", scores.mean_foreground)
-            return {key: _none_for_nan(score) for key, score in (*named, *means)}
-
+        measures = {"dice": self.dice, "iou": self.iou, "precision": self.precision, "recall": self.recall}
         return {
-            "dice": {"per_image": plain(self.dice_per_image), "pooled": plain(self.dice_pooled)},
-            "iou": {"per_image": plain(self.iou_per_image), "pooled": plain(self.iou_pooled)},
-            "pixel_accuracy": _none_for_nan(self.pixel_accuracy),
+            **{name: measure.to_json(self.names) for name, measure in measures.items()},
+            "pixel_accuracy": none_for_nan(self.pixel_accuracy),
             "pictures": self.images,
-            "defined": dict(zip(keys, self.defined, strict=True)),
+            "defined": dict(zip(class_keys(self.names), self.defined, strict=True)),
         }
 
 
@@ -209,49 +195,17 @@ def summarise_overlap(
 ) -> OverlapScores:
     """The scores of a set of images from the confusion counts of each.
 
-    The per-image mean over classes is the mean over classes of the per-class per-image means (see
-    `OverlapScores`).
-
     Args:
         confusions: (N, C, C) int64 counts, rows truth; N may be 0: every score is then NaN.
-        names: (C,) class names.
-        background: index of the class left out of `mean_foreground`; None: it equals `mean`.
-        unheld: indices of classes that the truth cannot hold: they have no score and do not count in the means.
+        names, background, unmapped: see `ClassMean`.
     Raises:
         ValueError: shapes, names and background do not fit together.
     """
     if confusions.ndim != 3 or confusions.shape[1:] != (len(names), len(names)):
         raise ValueError(f"confusions have the shape {confusions.shape}, not (N, C, C) with C = {len(names)}")
-    if background is not None and not 0 <= background < len(names):
-        raise ValueError(f"background is {background}, outside the classes 0..{len(names) - 1}")
-    foreground = np.arange(len(names)) != (-1 if background is None else background)
-
-    def scores(classes: NDArray[np.float64]) -> ClassScores:
-        classes = np.where(np.isin(np.arange(len(names)), unmapped), np.nan, classes)
-        means = float(_mean_defined(classes)), float(_mean_defined(classes[foreground]))
-        return ClassScores(tuple(classes.tolist()), *means)
-
-    total = confusions.sum(axis=0)
-    dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)  # (N, C)
-    return OverlapScores(
-        names=tuple(names),
-        images=len(confusions),
-        defined=tuple(0 if n in unmapped else count for n, count in enumerate(np.isfinite(dice).sum(axis=0).tolist())),
-        dice_per_image=scores(_mean_defined(dice)),
-        dice_pooled=scores(dice_from_confusion(total)),
-        iou_per_image=scores(_mean_defined(iou)),
-        iou_pooled=scores(iou_from_confusion(total)),
-        pixel_accuracy=float(accuracy_from_confusion(total)),
-    )
-
-
-def _mean_defined(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis of what is not NaN; NaN if nothing is (np.nanmean would also warn)."""
-    defined = ~np.isnan(scores)
-    out = np.full(scores.shape[1:], np.nan)
-    np.divide(np.where(defined, scores, 0.0).sum(axis=0), defined.sum(axis=0), out=out, where=defined.any(axis=0))
-    return out
-
-
-def _none_for_nan(score: float) -> float | None:
-    return None if math.isnan(score) else score
+    classes, total = ClassMean(names, background, unmapped), confusions.sum(axis=0)
+    formulas = dice_from_confusion, iou_from_confusion, precision_from_confusion, recall_from_confusion
+    dice, iou, precision, recall = (classes.summarise(formula(confusions), formula(total)) for formula in formulas)
+    defined = np.isfinite(dice_from_confusion(confusions)).sum(axis=0) * classes.mapped
+    accuracy = float(accuracy_from_confusion(total))
+    return OverlapScores(tuple(names), len(confusions), tuple(defined.tolist()), dice, iou, precision, recall, accuracy)

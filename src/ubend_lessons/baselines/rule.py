@@ -98,7 +98,7 @@ def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) 
         tables: see `choose_classes`.
         classes: (M, K) class index of each kind, M times.
     Returns:
-        (M,) the same as `summarise_overlap` has as the mean of `dice_per_image`.
+        (M,) the same as `summarise_overlap` has as the mean of `dice.per_image`.
     """
     taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (M, K, C)
     dice = dice_from_confusion(tables.swapaxes(1, 2)[None] @ taken[:, None])  # (M, N, C)
