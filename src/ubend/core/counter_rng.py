@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 # What numbers are drawn for. The words are part of every draw: with another word a resumed run continues otherwise.
 Purpose = Literal[
-    "anchors", "candidates", "dropout", "elastic", "foreground", "gain", "noise field", "order of round", "warp"
+    "anchors",
+    "bootstrap",
+    "candidates",
+    "dropout",
+    "elastic",
+    "foreground",
+    "gain",
+    "noise field",
+    "order of round",
+    "warp",
 ]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: the counter's step
 

@@ -1,0 +1,283 @@
+"""How far the mean of a score may be off, and whether one model is better than another.
+
+The images that were scored are a sample of those that a model will meet; an interval says what other samples would
+have given. Images of one group (patient, video, site) are alike, so groups are drawn, not images. One training of the
+model stands behind the scores: what another seed would give is not in the interval.
+
+A score is (N,) or (N, C), NaN where undefined. Its mean is that of `ubend.metrics.summary`: over images of each
+class, then over the classes that are defined. N images, C classes, G units (groups, or images without groups), B
+resamples.
+
+Which bootstrap: docs/experiments.md, "Which interval", made by benchmarks/coverage.py.
+Sources: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 12; Schuirmann 1987 (two one-sided
+tests), J. Pharmacokinet. Biopharm. 15; Holm 1979, Scand. J. Stat. 6.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ubend.core.counter_rng import draw_uniform
+
+ALPHA = 0.05
+MARGIN = 0.01  # of a score in 0..1, within which two models count as equal
+RESAMPLES = 2000  # measured, 100 images with a mean Dice of .91: other draws move the ends by .001 to .002
+_ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval holds the truth less often than it says
+_FLAT = 0.01  # share of resamples without any spread, from which on resampling says nothing of the spread
+_CELLS = 2**21  # of resampling weights at once: 16 MiB
+
+Scores = NDArray[np.float64]
+Groups = Sequence[Hashable | None]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 95% interval of a mean; NaN where it is undefined, as of fewer than two units.
+
+    Attributes:
+        mean: of all images.
+        low, high: of the studentised bootstrap.
+        t_low, t_high: of Student's t, as a check.
+        units: groups, or images where there are none.
+        rough: too few units for the interval to be right 95 times of 100; show `t_low` and `t_high`.
+    """
+
+    mean: float
+    low: float
+    high: float
+    t_low: float
+    t_high: float
+    units: int
+    rough: bool
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The interval to print."""
+        return (self.t_low, self.t_high) if self.rough else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two models on the same images.
+
+    Attributes:
+        interval: the 95% interval of the mean of A less that of B.
+        p: of no difference, two-sided.
+        p_equal: of a difference of the margin or more, the larger of two one-sided tests.
+    """
+
+    interval: Interval
+    p: float
+    p_equal: float
+
+    def verdict(self, p: float | None = None) -> Literal["A is better", "B is better", "equal", "not shown"]:
+        """What is shown at ALPHA, where more is better; `p`: adjusted for several comparisons.
+
+        A difference that is shown and is within the margin is "equal": it is too small to matter.
+        """
+        if self.p_equal < ALPHA:
+            return "equal"
+        if (self.p if p is None else p) >= ALPHA:
+            return "not shown"
+        return "A is better" if self.interval.mean > 0 else "B is better"
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """A mean, and what resampling makes of it.
+
+    Attributes:
+        mean, error: of the sample itself, with its standard error.
+        influence: (G,) of each unit on the mean; they add up to 0.
+        means, errors: (B,) of each resample.
+    """
+
+    mean: float
+    error: float
+    influence: NDArray[np.float64]
+    means: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+    def studentised(self) -> NDArray[np.float64]:
+        """(B,) sorted distances of the resamples' means from the mean, in their own standard errors."""
+        away = self.means - self.mean
+        without_spread = np.where(away == 0, 0.0, np.copysign(np.inf, away))
+        return np.sort(np.divide(away, self.errors, out=without_spread, where=self.errors > 0))
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether many resamples have no spread, as when all images but one or two have the same score."""
+        return bool((self.errors <= 0).mean() > _FLAT)
+
+
+def mean_intervals(
+    scores: Sequence[Scores], groups: Groups | None = None, upper: Sequence[float | None] | None = None
+) -> list[Interval]:
+    """The intervals of the means of several scores of the same images.
+
+    Args:
+        scores: each (N,) or (N, C), NaN where undefined.
+        groups: (N,) the group of each image; None: the image is a group of its own. Without any, images are drawn.
+        upper: the greatest value that each score can take; None: there is none. The least is 0.
+    """
+    limits = [1.0] * len(scores) if upper is None else upper
+    found, grouped = resample(scores, groups)
+    return [
+        _interval(one, grouped, least=0.0, greatest=np.inf if high is None else high)
+        for one, high in zip(found, limits, strict=True)
+    ]
+
+
+def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: float = MARGIN) -> Difference:
+    """The paired comparison of two models.
+
+    Args:
+        a, b: (N,) or (N, C) scores of the same images, NaN where undefined. A class that is undefined for one of the
+            two in all images of a sample counts for none.
+        groups: see `mean_intervals`.
+        margin: the largest difference that does not matter.
+    """
+    (found,), grouped = resample([np.stack([a.reshape(len(a), -1), b.reshape(len(b), -1)], axis=1)], groups)
+    # symmetric, unlike the interval of a mean: most images differ by nearly nothing and few by much, on either side
+    return Difference(
+        _interval(found, grouped, _symmetric), _p(found, 0.0), max(_p_beyond(found, m) for m in (margin, -margin))
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values of several comparisons, adjusted so that any of them is wrong ALPHA of the time at most."""
+    order = np.argsort(p, kind="stable")
+    raised = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate(raised), 1.0) if len(p) else raised
+    return out.tolist()
+
+
+def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
+    """The mean of each score, and of its resamples; and whether groups were drawn.
+
+    Args:
+        scores: (N,), (N, C), or of the difference of two models (N, 2, C).
+        groups: see `mean_intervals`.
+    """
+    images = len(scores[0]) if scores else 0
+    unit, grouped = _number_units(groups, images)
+    units = int(unit.max()) + 1 if images else 0
+    sums = [_UnitSums(one, unit, units) for one in scores]
+    whole = [one.estimate(np.ones((1, units))) for one in sums]
+    step = max(1, _CELLS // max(1, units))
+    parts: list[list[tuple[Any, Any]]] = [[] for _one in sums]
+    for start in range(0, RESAMPLES if units > 1 else 0, step):
+        weights = _weights(units, start, min(start + step, RESAMPLES))
+        for part, one in zip(parts, sums, strict=True):
+            part.append(one.estimate(weights)[:2])
+    out = []
+    for part, (mean, error, influence) in zip(parts, whole, strict=True):
+        means, errors = (np.concatenate(arrays) for arrays in zip(*part, strict=True)) if part else (np.zeros(0),) * 2
+        defined = ~np.isnan(means)  # no class may be left in a resample
+        out.append(Resamples(float(mean[0]), float(error[0]), influence[0] * units, means[defined], errors[defined]))
+    return out, grouped
+
+
+class _UnitSums:
+    """A mean of means over classes as a formula of sums over units, so that resamples are products of matrices."""
+
+    def __init__(self, scores: Scores, unit: NDArray[np.int64], units: int) -> None:
+        sides = scores.shape[1] if scores.ndim == 3 else 1
+        columns = scores.reshape(len(scores), scores.size // max(1, len(scores)))  # (N, sides * C)
+        defined = ~np.isnan(columns)
+        self._sums, self._counts = np.zeros((2, units, columns.shape[1]))
+        np.add.at(self._sums, unit, np.where(defined, columns, 0.0))
+        np.add.at(self._counts, unit, defined)
+        self._sides = sides
+        self._signs = np.repeat([1.0, -1.0][:sides], columns.shape[1] // sides)
+
+    def estimate(
+        self, weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(B,) mean and standard error under each row of (B, G) weights, and (B, G) influence of each unit, by its
+        first-order Taylor expansion; for one class without gaps they are the usual ones of a mean."""
+        sums, counts = weights @ self._sums, weights @ self._counts
+        defined = (counts > 0).reshape(len(weights), self._sides, -1).all(axis=1)
+        classes = defined.sum(axis=1, keepdims=True)
+        shares = np.tile(np.divide(defined, classes, out=np.zeros(defined.shape), where=classes > 0), self._sides)
+        per_count = np.divide(shares * self._signs, counts, out=np.zeros(counts.shape), where=counts > 0)
+        means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)
+        influence = per_count @ self._sums.T
+        influence -= (per_count * means) @ self._counts.T
+        units = weights.shape[1]
+        spread = np.einsum("bg,bg,bg->b", weights, influence, influence)
+        mean = np.where(classes[:, 0] > 0, (shares * self._signs * means).sum(axis=1), np.nan)
+        spread[spread < 1e-24] = 0.0  # what is left of equal scores by rounding
+        return mean, np.sqrt(spread * units / max(1, units - 1)), influence
+
+
+def _number_units(groups: Groups | None, images: int) -> tuple[NDArray[np.int64], bool]:
+    """(N,) unit of each image, from 0 without gaps, and whether there are groups."""
+    if groups is None or all(group is None for group in groups):
+        return np.arange(images), False
+    known: dict[Any, int] = {}
+    keys = [(number,) if group is None else group for number, group in enumerate(groups)]
+    return np.array([known.setdefault(key, len(known)) for key in keys], np.int64), True
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(units: int, start: int, stop: int) -> NDArray[np.float64]:
+    """(stop - start, G) how often each unit is drawn in resamples of the same number of units."""
+    rows = np.arange(stop - start)
+    drawn = (draw_uniform(0, "bootstrap", rows + start, units) * units).astype(np.int64) + rows[:, None] * units
+    return np.bincount(drawn.reshape(-1), minlength=len(rows) * units).reshape(-1, units).astype(np.float64)
+
+
+def _equal_tailed(found: Resamples) -> NDArray[np.float64]:
+    """How many standard errors the ends of the 95% interval lie below the mean."""
+    ends: NDArray[np.float64] = np.quantile(found.studentised(), [1 - ALPHA / 2, ALPHA / 2])
+    return ends
+
+
+def _symmetric(found: Resamples) -> NDArray[np.float64]:
+    return float(np.quantile(np.abs(found.studentised()), 1 - ALPHA)) * np.array([1.0, -1.0])
+
+
+def _interval(
+    found: Resamples,
+    grouped: bool,
+    kind: Callable[[Resamples], NDArray[np.float64]] = _equal_tailed,
+    least: float = -np.inf,
+    greatest: float = np.inf,
+) -> Interval:
+    units = len(found.influence)
+    few = units < (_ROUGH_GROUPS if grouped else _ROUGH_IMAGES)
+    if units < 2 or np.isnan(found.mean):
+        return Interval(found.mean, math.nan, math.nan, math.nan, math.nan, units, True)
+    t = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * found.error
+    ends = [found.mean - t, found.mean + t] * 2
+    if not found.is_flat:
+        ends[:2] = (found.mean - kind(found) * found.error).tolist()
+    low, high, t_low, t_high = np.clip(ends, least, greatest).tolist()
+    return Interval(found.mean, low, high, t_low, t_high, units, few or found.is_flat)
+
+
+def _p(found: Resamples, bound: float) -> float:
+    """The two-sided p-value of the mean of all images being `bound`; below ALPHA where the interval leaves it out."""
+    units, away = len(found.influence), abs(found.mean - bound)
+    if units < 2 or np.isnan(away):
+        return 1.0
+    if found.error == 0:  # every unit has the same difference
+        return float(away == 0)
+    if found.is_flat:
+        return float(2 * stats.t.sf(away / found.error, units - 1))
+    beyond = (np.abs(found.studentised()) >= away / found.error).sum()
+    return (1 + int(beyond)) / (1 + len(found.means))
+
+
+def _p_beyond(found: Resamples, bound: float) -> float:
+    """The one-sided p-value of the mean of all images being no nearer to 0 than `bound`."""
+    inside = found.mean < bound if bound > 0 else found.mean > bound
+    return _p(found, bound) / 2 if inside else 1 - _p(found, bound) / 2
