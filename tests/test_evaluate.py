@@ -3,11 +3,13 @@
 import io
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from rich.console import Console
@@ -103,6 +105,72 @@ def test_perfect_answers(tmp_path: Path) -> None:
     expected = [1.0 if index == only else None for index in range(4)]
     assert list(scores["per_picture"]["2"]["dice"].values()) == expected
     assert list(scores["per_picture"]) == ["0", "1", "2"]
+
+
+def test_outlines_of_perfect_answers(tmp_path: Path) -> None:
+    """In bands of rows as in one, in px where no file states a size."""
+
+    class Banded(Oracle):
+        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+            for logits in super().run(sources):
+                half = logits.native_hw[0] // 2
+                yield Logits(logits.numbers, logits.native_hw, slice(0, half), logits.values[:, :, :half])
+                yield Logits(
+                    logits.numbers, logits.native_hw, slice(half, logits.native_hw[0]), logits.values[:, :, half:]
+                )
+
+    masks = [np.zeros((20, 30), np.uint8) for _mask in range(3)]
+    masks[0][3:9, 4:17], masks[1][8:, 20:] = 1, 1
+    labels, pairs = make_label_map([0, 1], ["background", "b"]), write_pairs(tmp_path, masks)
+    whole, banded = (evaluate_pairs(kind(labels, pairs), pairs) for kind in (Oracle, Banded))
+    assert whole == banded
+    assert (whole["boundary"]["unit"], whole["boundary"]["f1"]["per_image"]["b"]) == ("px", 1.0)
+    assert whole["boundary"]["hausdorff_95"]["per_image"]["b"] == 0.0
+    assert whole["per_picture"]["2"]["hausdorff_95"] == {"background": 0.0, "b": None}
+    assert whole["calibration"]["expected_error"] == 0.0
+    wrong = evaluate_pairs(Banded(labels, pairs, wrong=True), pairs)
+    assert wrong["boundary"]["in_one_of_two"] == {"background": 1, "b": 1}
+    assert wrong["calibration"]["expected_error"] == 1.0
+
+
+def test_distances_are_in_the_unit_that_all_files_state(tmp_path: Path) -> None:
+    """Pixels of 2 x 0.5 µm, an object that lies 3 columns off; in px where one file states nothing."""
+    mask, moved = np.zeros((2, 12, 16), np.uint8)
+    mask[4:8, 4:8], moved[4:8, 7:11] = 1, 1
+    labels, pairs = make_label_map([0, 1], ["background", "b"]), write_pairs(tmp_path, [mask, mask])
+
+    class Moved(Oracle):
+        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+            for logits in super().run(sources):
+                hot = np.stack([1 - moved, moved])
+                yield Logits(logits.numbers, logits.native_hw, logits.rows, torch.from_numpy(60.0 * hot[None]).float())
+
+    for number, pair in enumerate(pairs):
+        metadata = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 2.0, "axes": "YX"}
+        image = tmp_path / f"{number}.ome.tif"
+        tifffile.imwrite(image, np.zeros((12, 16), np.uint8), metadata=metadata, ome=True)
+        pairs[number] = replace(pair, image=image)
+    found = evaluate_pairs(Moved(labels, pairs), pairs)["boundary"]
+    assert (found["unit"], found["hausdorff_95"]["per_image"]["b"]) == ("um", pytest.approx(1.5))
+    tifffile.imwrite(pairs[1].image, np.zeros((12, 16), np.uint8))
+    found = evaluate_pairs(Moved(labels, pairs), pairs)["boundary"]
+    assert (found["unit"], found["hausdorff_95"]["per_image"]["b"]) == ("px", 3.0)
+
+
+def test_intervals_are_over_groups_where_there_are_any(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    masks = [generator.integers(0, 2, (8, 8), dtype=np.uint8) for _mask in range(6)]
+    labels, pairs = make_label_map([0, 1], ["background", "b"]), write_pairs(tmp_path, masks)
+    images = score(labels, pairs, wrong=True)["intervals"]
+    assert (images["over"], images["count"]) == ("images", 6)
+    groups = [Pair(pair.name, pair.image, pair.mask, None, f"patient {n % 2}") for n, pair in enumerate(pairs)]
+    scores = score(labels, groups)
+    found = scores["intervals"]
+    assert (found["over"], found["count"], found["dice"]["b"]["rough"]) == ("groups", 2, True)
+    for kind in ("dice", "iou", "precision", "recall"):
+        assert found[kind]["mean"]["mean"] == scores["native"][kind]["per_image"]["mean"]
+    assert found["boundary_f1"]["b"]["mean"] == scores["boundary"]["f1"]["per_image"]["b"]
+    assert "1.000 (1.000 to 1.000)" in "\n".join(score_lines({"part": "test", **scores}))
 
 
 def test_answers_that_are_always_wrong(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 Two sizes: *native*, the image's own, against the untouched mask (the honest one); and *model size*,
 the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
-network sees images at native size, as in tiles, both are one.
+network sees images at native size, as in tiles, both are one. Outlines, calibration and intervals are of the native
+size. What each score means: docs/scores.md.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,24 +20,39 @@ from ubend.core.device import explain_out_of_memory, send
 from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.dataset.store import ignore_invalid, read_class_map
+from ubend.evaluation.intervals import Interval, mean_intervals
 from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import Source
 from ubend.io.images import resize_mask
+from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
+from ubend.metrics.boundary import (
+    TOLERANCE_PX,
+    BoundaryCounts,
+    boundary_f1,
+    count_boundaries,
+    in_one_of_two,
+    surface_distance,
+)
+from ubend.metrics.calibration import BINS, count_calibration_batch, expected_calibration_error
 from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,
     iou_from_confusion,
+    precision_from_confusion,
+    recall_from_confusion,
     summarise_overlap,
 )
+from ubend.metrics.summary import ClassMean, class_keys, none_for_nan
 from ubend.training.losses import sum_cross_entropy
 
-_CELLS_WAITING = 2**22  # of confusion matrices on the device: 32 MiB
+_CELLS_WAITING = 2**22  # of counts on the device: 32 MiB
+DISTANCES = ("hausdorff_95", "surface_distance")  # measures without an upper limit
 
 
 class ScoredPredictor(Protocol):
@@ -85,17 +102,21 @@ def evaluate_pairs(
         skip_bad: score the other pairs where some cannot be used.
         select: given the places of all images that were read, returns those that count, one or more.
     Returns:
-        `native` and `model_size`, each with `dice`, `iou` (per-image mean and pooled, per class, their
-        mean, and the mean without the background), `pixel_accuracy`, `cross_entropy` (mean per pixel,
-        nats), `true_share` and `predicted_share` of each class; and
-        `per_picture`, the native Dice and IoU of each class for every image; `skipped`, only where pairs were left
-        out: their names, and what is wrong with each.
+        `native` and `model_size`, each with `dice`, `iou`, `precision`, `recall` (per image: mean, median and worst
+        decile; and pooled; per class, their mean, and the mean without the background), `pixel_accuracy`,
+        `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
+        `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
+        `calibration`; `intervals` of the per-image means; `per_picture`, the scores of each class for every image;
+        `skipped`, only where pairs were left out: their names, and what is wrong with each.
     Raises:
         PairError: all pairs of which an image or mask cannot be read, sizes differ, or a mask value has no class.
         DataError: the logits are not finite.
     """
     known = labels or predictor.labels
-    native, small = (_Counts(len(pairs), known.classes) for _size in range(2))
+    native, small = _Counts(len(pairs), known.classes), _Counts(len(pairs), known.classes)
+    spacings, unit = _read_spacings(pairs)
+    outlines: dict[int, BoundaryCounts] = {}
+    guesses: dict[int, NDArray[np.uint8]] = {}  # of images that come in several stretches of rows
     truths: dict[int, NDArray[np.uint8]] = {}
     bad: dict[str, list[str]] = {}
     read: list[int] = []  # places in `pairs` of the images that are predicted
@@ -113,20 +134,29 @@ def evaluate_pairs(
         numbers = [read[index] for index in logits.numbers]
         truth = np.stack([truths[number][logits.rows] for number in numbers])
         with explain_out_of_memory(too_large(logits.native_hw)):
-            counted = native.add(numbers, logits.native(), truth)
+            values = logits.native()
+            guess, target = class_index(values.movedim(1, 0)), send(torch.from_numpy(truth), values.device)
+            counted = native.add(numbers, values, guess, target)
             h, w = map(int, logits.values.shape[-2:])
-            if truth.shape[1:] == (h, w):
-                small.add_counted(numbers, *counted)
+            if truth.shape[1:] != (h, w):
+                target = send(torch.from_numpy(resize_mask(truth, (h, w))), values.device)
+                small.add(numbers, logits.values, class_index(logits.values.movedim(1, 0)), target)
             else:
-                small.add(numbers, logits.values, resize_mask(truth, (h, w)))
-        if logits.is_last:
-            for number in numbers:
-                del truths[number]
+                small.add_counted(numbers, *counted)
+            found = guess.cpu().numpy()
+        for number, rows in zip(numbers, found, strict=True):
+            if not logits.is_last or number in guesses:
+                guesses.setdefault(number, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
+            if logits.is_last:
+                whole = guesses.pop(number, rows)
+                spacing = spacings[number]
+                outlines[number] = count_boundaries(whole, truths.pop(number), known.classes, spacing=spacing)
     if bad and not (skip_bad and read):
         raise PairError(bad)
     counting = select(read)
     pairs = [pairs[number] for number in counting]
-    (confusions, losses), at_model_size = (counts.fetch(counting) for counts in (native, small))
+    confusions, losses, calibration = native.fetch(counting)
+    boundary = BoundaryCounts(*map(np.stack, zip(*(outlines[number] for number in counting), strict=True)))
     for pair, loss in zip(pairs, losses, strict=True):
         if np.isnan(loss):
             line = _(
@@ -135,9 +165,20 @@ def evaluate_pairs(
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     scores = {
         "native": _summary(confusions, losses, known),
-        "model_size": _summary(*at_model_size, known),
-        "per_picture": _per_image(confusions, pairs, known),
+        "model_size": _summary(*small.fetch(counting)[:2], known),
+        "boundary": _summarise_boundary(boundary, known, unit),
+        "calibration": _summarise_calibration(calibration.sum(axis=0)),
     }
+    per_image = {
+        "dice": dice_from_confusion(confusions),
+        "iou": iou_from_confusion(confusions),
+        "precision": precision_from_confusion(confusions),
+        "recall": recall_from_confusion(confusions),
+        "boundary_f1": boundary_f1(boundary),
+        "hausdorff_95": boundary.hausdorff,
+        "surface_distance": surface_distance(boundary),
+    }
+    scores |= {"intervals": _intervals(per_image, pairs, known), "per_picture": _per_image(per_image, pairs, known)}
     return scores | ({"skipped": bad} if bad else {})
 
 
@@ -183,39 +224,56 @@ def _read(
 
 
 class _Counts:
-    """Confusions and cross entropies of images; they stay on the device until there are many, since to fetch
-    them is to wait for it."""
+    """Confusions, cross entropies and calibration of images; they stay on the device until there are many, since to
+    fetch them is to wait for it."""
 
     def __init__(self, images: int, classes: int) -> None:
         self._confusions = np.zeros((images, classes, classes), np.int64)
         self._losses = np.zeros(images)
+        self._calibration = np.zeros((images, BINS, 3))
         self._numbers: list[int] = []
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, numbers: list[int], logits: Tensor, truth: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Count rows of images: (n, C, h, W) logits, (n, h, W) class index or IGNORED; returns what was counted."""
-        target = send(torch.from_numpy(truth), logits.device)
-        guess = class_index(logits.movedim(1, 0))
+    def add(self, numbers: list[int], logits: Tensor, guess: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Count rows of images: (n, C, h, W) logits, (n, h, W) predicted class index, class index or IGNORED; returns
+        what was counted."""
         confusion = count_confusion_batch(guess, target, self._confusions.shape[1])
-        loss = sum_cross_entropy(logits, target)
-        self.add_counted(numbers, confusion, loss)
-        return confusion, loss
+        counted = confusion, sum_cross_entropy(logits, target), count_calibration_batch(logits, target)
+        self.add_counted(numbers, *counted)
+        return counted
 
-    def add_counted(self, numbers: list[int], confusion: Tensor, loss: Tensor) -> None:
+    def add_counted(self, numbers: list[int], confusion: Tensor, loss: Tensor, calibration: Tensor) -> None:
         """Add what `add` of another one has counted."""
         self._numbers += numbers
-        self._waiting.append((confusion, loss))
+        self._waiting.append((confusion, loss, calibration))
         if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
             self.fetch([])
 
-    def fetch(self, numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(n, C, C) confusions and (n,) cross entropies of these images, summed over the pixels of each."""
+    def fetch(self, numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """(n, C, C) confusions, (n,) cross entropies and (n, BINS, 3) calibration of these images, summed over the
+        pixels of each."""
         if self._waiting:
-            confusions, losses = (torch.cat(some).cpu().numpy() for some in zip(*self._waiting, strict=True))
-            np.add.at(self._confusions, self._numbers, confusions)
-            np.add.at(self._losses, self._numbers, losses)
+            for sums, some in zip(
+                (self._confusions, self._losses, self._calibration), zip(*self._waiting, strict=True), strict=True
+            ):
+                np.add.at(sums, self._numbers, torch.cat(some).cpu().numpy())
             self._numbers, self._waiting = [], []
-        return self._confusions[numbers], self._losses[numbers]
+        return self._confusions[numbers], self._losses[numbers], self._calibration[numbers]
+
+
+def _read_spacings(pairs: Sequence[Pair]) -> tuple[list[tuple[float, float]], str]:
+    """Height and width of each image's pixels and their unit: that of the files where all state the same one, else
+    px."""
+    sizes: list[PixelSize] = []
+    for pair in pairs:
+        try:
+            pixel = read_spatial_info(pair.image).pixel
+        except (DataError, OSError):  # it is refused, with its name, when it is read
+            pixel = None
+        if pixel is None or (sizes and pixel.unit != sizes[0].unit):
+            return [(1.0, 1.0)] * len(pairs), "px"
+        sizes.append(pixel)
+    return [(size.height, size.width) for size in sizes], sizes[0].unit if sizes else "px"
 
 
 def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:
@@ -241,10 +299,66 @@ def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels:
     }
 
 
-def _per_image(confusions: NDArray[np.int64], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
+def _class_mean(labels: LabelMap) -> ClassMean:
+    return ClassMean(labels.names, background_class(labels.names), labels.unmapped)
+
+
+def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> dict[str, Any]:
+    """Of (N, C) counts."""
+    classes, total = _class_mean(labels), BoundaryCounts(*(array.sum(axis=0) for array in counts))
+    worst = in_one_of_two(counts).sum(axis=0) * classes.mapped
+    return {
+        "tolerance_px": TOLERANCE_PX,
+        "unit": unit,
+        "f1": classes.summarise(boundary_f1(counts), boundary_f1(total)).to_json(labels.names),
+        "hausdorff_95": classes.summarise(counts.hausdorff, worst="highest").to_json(labels.names),
+        "surface_distance": classes.summarise(surface_distance(counts), worst="highest").to_json(labels.names),
+        "in_one_of_two": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
+    }
+
+
+def _summarise_calibration(counts: NDArray[np.float64]) -> dict[str, Any]:
+    """Of (BINS, 3) counts."""
+    pixels, confidence, right = counts.T
+    return {
+        "expected_error": none_for_nan(expected_calibration_error(counts)),
+        "bins": [
+            {"pixels": int(n), "confidence": float(sure / n) if n else None, "accuracy": float(hit / n) if n else None}
+            for n, sure, hit in zip(pixels, confidence, right, strict=True)
+        ],
+    }
+
+
+def _intervals(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
+    """The 95% intervals of the per-image means of (N, C) scores."""
+    classes, keys = _class_mean(labels), [*class_keys(labels.names), "mean", "mean_foreground"]
+    unmapped = ~classes.mapped
+    columns, limits = [], []
+    for name, scores in per_image.items():
+        scored = np.where(unmapped, np.nan, scores)
+        columns += [*scored.T, scored[:, classes.mapped], scored[:, classes.foreground]]
+        limits += [None if name in DISTANCES else 1.0] * len(keys)
+    groups = [pair.group for pair in pairs]
+    found = mean_intervals(columns, groups, limits)
+    plain = map(_plain_interval, found)
+    out: dict[str, Any] = {name: {key: next(plain) for key in keys} for name in per_image}
+    over = "images" if all(group is None for group in groups) else "groups"
+    return {"over": over, "count": found[0].units, **out}
+
+
+def _plain_interval(interval: Interval) -> dict[str, Any] | None:
+    """None: undefined."""
+    if math.isnan(interval.mean):
+        return None
+    ends = {name: none_for_nan(getattr(interval, name)) for name in ("low", "high", "t_low", "t_high")}
+    return {"mean": interval.mean, **ends, "rough": interval.rough}
+
+
+def _per_image(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
     def named(row: NDArray[np.float64]) -> dict[str, float | None]:
         scored = (np.nan if n in labels.unmapped else v for n, v in enumerate(row.tolist()))
         return {n: None if np.isnan(v) else round(float(v), 6) for n, v in zip(labels.names, scored, strict=True)}
 
-    dice, iou = dice_from_confusion(confusions), iou_from_confusion(confusions)
-    return {pair.name: {"dice": named(dice[i]), "iou": named(iou[i])} for i, pair in enumerate(pairs)}
+    return {
+        pair.name: {measure: named(scores[i]) for measure, scores in per_image.items()} for i, pair in enumerate(pairs)
+    }

@@ -47,13 +47,16 @@ def count_calibration_batch(logits: "Tensor", target: "Tensor") -> "Tensor":
 
 
 def _bin(logits: "Tensor", target: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
-    """(N, H*W) bin of each pixel, BINS where it is not counted; float32 confidence; whether its class is right."""
+    """(N, H*W) bin of each pixel, BINS where it is not counted; float32 confidence; whether its class is right.
+
+    Logits that are not finite are in some bin; who needs finite ones looks for them.
+    """
     import torch
 
     best, index = logits.float().max(dim=1)
     confidence = (best - logits.float().logsumexp(dim=1)).exp().flatten(1)
     counted = ((target >= 0) & (target < logits.shape[1])).flatten(1)
-    bins = torch.where(counted, (confidence * BINS).long().clamp(max=BINS - 1), BINS)
+    bins = torch.where(counted, (confidence * BINS).long().clamp(0, BINS - 1), BINS)
     return bins, confidence, (index == target).flatten(1)
 
 

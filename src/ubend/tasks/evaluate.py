@@ -22,7 +22,7 @@ from ubend.evaluation.caveats import (
     only_training_images,
     some_names,
 )
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import DISTANCES, evaluate_pairs
 from ubend.inference.extremes import ExtremeValues
 from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
@@ -337,7 +337,59 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         for row in rows:
             cells = "  ".join(f"{_figure(summary[kind][averaging][row]):>14}" for kind, averaging in columns)
             lines.append(f"  {_row_name(row):<{wide}}{cells}")
+        if size == "native":
+            lines += _interval_lines(scores, _main_row([row for row in rows if row not in ("mean", "mean_foreground")]))
     return lines
+
+
+def _main_row(names: list[str]) -> str:
+    """The class that is not the background, or the mean over all such classes."""
+    background = background_class(names)
+    if background is None:
+        return "mean"
+    return names[1 - background] if len(names) == 2 else "mean_foreground"
+
+
+def _interval_lines(scores: Mapping[str, Any], row: str) -> list[str]:
+    """The main figures with their 95% intervals, of a class or a mean over classes."""
+    intervals, boundary = scores["intervals"], scores["boundary"]
+    names = {
+        "dice": _("Dice"),
+        "iou": _("IoU"),
+        "precision": _("precision"),
+        "recall": _("recall"),
+        "boundary_f1": _("boundary F1 at {px:g} px").format(px=boundary["tolerance_px"]),
+        "hausdorff_95": _("95th-percentile Hausdorff distance"),
+        "surface_distance": _("mean surface distance"),
+    }
+    unit = {"um": "µm"}.get(boundary["unit"], boundary["unit"])
+    found = {name: intervals[name][row] for name in names}
+    cells = {name: _with_interval(value, name in DISTANCES) for name, value in found.items()}
+    cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
+    over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
+    line = _("per image, {row}, with 95% intervals over {units}:").format(
+        row=_row_name(row), units=over.format(count=intervals["count"])
+    )
+    overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
+    outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
+    lines = [line, f"  {overlap}", f"  {outlines}"]
+    if any(value is not None and value["rough"] for value in found.values()):
+        lines.append(
+            "  " + _("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same")
+        )
+    if scores["calibration"] is not None:
+        error = scores["calibration"]["expected_error"]
+        lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
+    return lines
+
+
+def _with_interval(value: Mapping[str, Any] | None, is_distance: bool) -> str:
+    """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
+    if value is None:
+        return "-"
+    ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
+    mean, *shown = (f"{one:.3g}" if is_distance else f"{one:.3f}" for one in (value["mean"], *ends) if one is not None)
+    return _("{mean} ({low} to {high})").format(mean=mean, low=shown[0], high=shown[1]) if shown else mean
 
 
 def warn_one_class(scores: Mapping[str, Any]) -> str | None:

@@ -95,7 +95,8 @@ def run_baseline(
     scores = evaluate_pairs(_Watched(baseline, pairs, target, reporter), pairs)
     reporter.end()
     for size in ("native", "model_size"):
-        scores[size]["cross_entropy"] = None
+        scores[size]["cross_entropy"] = None  # a method has no probabilities
+    scores["calibration"] = None
     scores = {"part": subset, "method": name, "parameters": dict(baseline.parameters), **scores}
     if target is not None:
         write_json(target / _SCORES, scores)
