@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ubend.io.pixel_size import GeoTransform
-from ubend.objects.export import (
+from ubend.instances.export import (
     describe_image,
     describe_instances,
     describe_panoptic,
@@ -25,7 +25,7 @@ from ubend.objects.export import (
     write_geojson,
     write_panoptic,
 )
-from ubend.objects.instances import Objects, separate
+from ubend.instances.instances import Objects, separate
 
 KINDS = ("background", "a", "b", "contour")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

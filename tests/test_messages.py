@@ -56,7 +56,7 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
-from ubend.objects.truth import find_truth, read_truth
+from ubend.instances.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.runs import read_summary
 from ubend.tasks.user_settings import parse_skips

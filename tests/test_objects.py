@@ -23,7 +23,7 @@ from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.objects.instances import choose_method, separate
+from ubend.instances.instances import choose_method, separate
 
 PLAIN = ("background", "cell")
 CELLS = ("background", "cell", "contour")

@@ -28,8 +28,8 @@ from ubend.io.images import load_image, read_image
 from ubend.io.row_windows import TiffRowReader, read_into_array
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
-from ubend.objects.instances import Objects
-from ubend.objects.truth import keep_valid
+from ubend.instances.instances import Objects
+from ubend.instances.truth import keep_valid
 
 Pixels = NDArray[Any]
 NODATA = 42113

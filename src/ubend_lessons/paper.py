@@ -25,8 +25,8 @@ from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
-from ubend.objects.instances import Objects, choose_method, object_classes, separate
-from ubend.objects.truth import read_truth
+from ubend.instances.instances import Objects, choose_method, object_classes, separate
+from ubend.instances.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color

@@ -26,7 +26,7 @@ from ubend.labels.class_table import IGNORED
 from ubend.labels.shapes import coco_masks
 from ubend.layouts.pairs import SplitName
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.objects.export import (
+from ubend.instances.export import (
     Entry,
     Export,
     Row,
@@ -43,8 +43,8 @@ from ubend.objects.export import (
     write_summary,
     write_table,
 )
-from ubend.objects.instances import Method, choose_method, object_classes, separate
-from ubend.objects.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
+from ubend.instances.instances import Method, choose_method, object_classes, separate
+from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
