@@ -65,11 +65,11 @@ def train_one(folder: str, name: str, changes: Mapping[str, Any], seed: int, fla
     with tempfile.TemporaryDirectory() as place:
         result = ubend.fit(folder, Path(place) / "run", settings=dict(changes), seed=seed, reporter=silent, **flags)
     assert result.scores is not None
-    dice = result.scores["native"]["dice"]["per_image"]["mean_foreground"]
+    dice = result.scores.native.dice.per_image.mean_foreground
     return {
         "variant": name,
         "seed": seed,
-        "part": result.scores["part"],
+        "part": result.scores.subset,
         "dice": math.nan if dice is None else float(dice),
         "seconds": perf_counter() - began,
     }

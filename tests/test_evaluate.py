@@ -18,6 +18,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
+from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
 from ubend.inference.tiling import Source
@@ -28,7 +29,7 @@ from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
-from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.evaluate import evaluate
 from ubend.tasks.fit import fit
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ubend.io.pixel_size import GeoTransform
 from ubend.instances.export import (
     describe_image,
     describe_instances,
@@ -26,6 +25,7 @@ from ubend.instances.export import (
     write_panoptic,
 )
 from ubend.instances.instances import Objects, separate
+from ubend.io.pixel_size import GeoTransform
 
 KINDS = ("background", "a", "b", "contour")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

@@ -15,8 +15,8 @@ import ubend
 from support.discs import make_discs
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError, SettingError
+from ubend.evaluation.report import warn_one_class
 from ubend.tasks import fit as fit_task
-from ubend.tasks.evaluate import warn_one_class
 from ubend.tasks.user_settings import parse_skips
 from ubend.training import build, transfer
 from ubend.training.run_folder import RunFolder
@@ -43,8 +43,8 @@ def test_python_takes_the_words_of_the_command_line(discs: Path, tmp_path: Path)
     result = ubend.fit(discs, run, split=split, classes="ground, disc", skips="none", **TINY)
     assert result.run == run
     assert result.scores is not None
-    assert {"ground", "disc"} <= set(result.scores["native"]["dice"]["pooled"])
-    assert result.scores["native"]["pictures"] == 4
+    assert {"ground", "disc"} <= set(result.scores.native.dice.pooled.classes)
+    assert result.scores.native.images == 4
     assert ubend.load(run).bundle.model.skips == (False,) * 4
     with raises(SettingError, named=["epoch"]):
         ubend.fit(discs, tmp_path / "other", epoch=3)
@@ -56,7 +56,7 @@ def test_a_run_is_scored_from_anywhere(discs: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir("/")
     again = ubend.evaluate(discs.parent / "run", device="cpu")
     assert result.scores is not None
-    assert again["native"] == result.scores["native"]
+    assert again.to_dict()["native"] == result.scores.to_dict()["native"]
 
 
 def test_the_compiler_is_not_imported(discs: Path, tmp_path: Path) -> None:
