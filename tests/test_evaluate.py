@@ -14,6 +14,7 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from support.discs import make_discs
+from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
@@ -172,7 +173,7 @@ def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> 
     for pair in pairs:
         truth = (np.asarray(Image.open(pair.mask.path)) == 255).astype(np.uint8)
         if size == "native":
-            prob = predictor(pair.image).prob
+            prob = prob_of(predictor, pair.image)
         else:
             logits = next(predictor.run([predictor.prepare(pair.image)])).values
             prob = logits.softmax(1)[0].numpy()

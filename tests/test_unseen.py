@@ -14,7 +14,7 @@ from PIL import Image
 
 import ubend
 from support.commands import succeed
-from support.models import make_bundle
+from support.models import make_bundle, prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
@@ -234,15 +234,17 @@ def test_a_prediction_is_changed_within_the_networks_reach_alone(seed: int, tmp_
     for name, junk in (("a", -9999.0), ("b", 1e30)):
         save_plain(tmp_path / f"{name}.tif", values, invalid, str(junk), junk)
     predictor = Predictor(make_tiler(), "cpu", tiles=64)
-    one, other, whole = (predictor(image) for image in (tmp_path / "a.tif", tmp_path / "b.tif", values))
-    np.testing.assert_array_equal(one.prob, other.prob)
-    np.testing.assert_array_equal(one.mask == IGNORED, invalid)
-    assert not one.prob[:, invalid].any()
+    one, other, whole = (prob_of(predictor, image) for image in (tmp_path / "a.tif", tmp_path / "b.tif", values))
+    np.testing.assert_array_equal(one, other)
+    seen = predictor(tmp_path / "a.tif")
+    np.testing.assert_array_equal(seen.mask == IGNORED, invalid)
+    np.testing.assert_array_equal(seen.valid, ~invalid)
+    assert not one[:, invalid].any()
     first = 20 + 10 * seed
-    np.testing.assert_allclose(one.prob[:, :, first + 80 :], whole.prob[:, :, first + 80 :], atol=1e-5)
-    masked = predictor(np.ma.masked_array(values[:, :, 0], invalid))
-    np.testing.assert_array_equal(masked.prob, one.prob)
-    assert sum(one.shares().values()) == pytest.approx(1)
+    np.testing.assert_allclose(one[:, :, first + 80 :], whole[:, :, first + 80 :], atol=1e-5)
+    masked = prob_of(predictor, np.ma.masked_array(values[:, :, 0], invalid))
+    np.testing.assert_array_equal(masked, one)
+    assert sum(seen.shares().values()) == pytest.approx(1)
 
 
 def test_holes_and_small_parts_beside_them() -> None:
