@@ -107,7 +107,7 @@ def test_classes() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that finds what is brighter than 115, set by hand: only the mean of the channels goes through it."""
-    net = UNet(3, 2, 1, 1, std=[255.0] * 3).eval()
+    net = UNet(3, 2, width=1, depth=1, std=[255.0] * 3).eval()
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

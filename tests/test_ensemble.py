@@ -58,7 +58,7 @@ def make_predictor(model: SegmentationNet, size: int = 24, channels: int = 1) ->
 
 def make_unet(seed: int, channels: int = 3, names: tuple[str, ...] = ("background", "polyp"), size: int = 32) -> Bundle:
     torch.manual_seed(seed)
-    model = UNet(channels, len(names), 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    model = UNet(channels, len(names), width=4, depth=2, mean=[120.0] * channels, std=[60.0] * channels)
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.rand(4, channels, 32, 32) * 255)

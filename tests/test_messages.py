@@ -663,7 +663,7 @@ def edit_header(**changes: object) -> Callable[[Path], object]:
 
 
 def save_small(path: Path, names: tuple[str, ...], dtype: str = "uint8") -> Path:
-    net = UNet(1, len(names), 2, 1)
+    net = UNet(1, len(names), width=2, depth=1)
     save_bundle(path, Bundle(net.eval(), make_label_map(range(len(names)), names), Sizing(32, True, 1), dtype=dtype))
     return path
 

@@ -367,7 +367,9 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         path, (block for _ in range((side // 256) ** 2)), shape=(side, side), dtype=np.uint8, tile=(256, 256),
         photometric="minisblack", compression="zlib", compressionargs={"level": 1}, metadata=None,
     )  # fmt: skip
-    bundle = Bundle(UNet(1, 2, 1, 1).eval(), make_label_map([0, 1]), Sizing(256, True, 1), window_px=128, scale=(1, 1))
+    bundle = Bundle(
+        UNet(1, 2, width=1, depth=1).eval(), make_label_map([0, 1]), Sizing(256, True, 1), window_px=128, scale=(1, 1)
+    )
     save_bundle(tmp_path / "tiny.safetensors", bundle)
     program = (
         ""

@@ -19,7 +19,7 @@ from ubend.models.unet import UNet
 
 def make_bundle(channels: int = 3, classes: int = 3, keep_aspect: bool = True) -> Bundle:
     torch.manual_seed(5)
-    model = UNet(channels, classes, 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    model = UNet(channels, classes, width=4, depth=2, mean=[120.0] * channels, std=[60.0] * channels)
     with torch.no_grad():
         for _ in range(3):  # statistics that fit such images, and weights that tell classes apart
             model.train()(torch.rand(4, channels, 32, 32) * 255)
@@ -34,7 +34,7 @@ def brighter_than_half(_net: FoldedUNet, image: Tensor) -> Tensor:
 
 
 def save_model(path: Path, channels: int, dtype: str) -> None:
-    net = UNet(channels, 2, 2, 1, mean=[128.0] * channels, std=[64.0] * channels)
+    net = UNet(channels, 2, width=2, depth=1, mean=[128.0] * channels, std=[64.0] * channels)
     labels = make_label_map([0, 1], ["background", "organ"])
     save_bundle(path, Bundle(net, labels, Sizing(32, True, channels), dtype=dtype))
 
