@@ -15,6 +15,8 @@ SOURCE = ROOT / "src" / "ubend"
 # torch can be built from the first group.
 TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "instances", "cli"]
 TORCH_FREE_MODULES = [
+    "api",
+    "evaluation.report",
     "inference.tiling",
     "inference.postprocess",
     "tasks.options",

@@ -32,7 +32,7 @@ class Prediction:
         mask: (H, W) uint8 class index, a place in `class_names`; IGNORED (255) where the image is invalid: nodata,
             alpha 0, NaN.
         labels: the class table.
-        image: (H, W, channels) values of the image; of an array that was given, not a copy.
+        image: (H, W, channels) values of the image; may share the memory of an array that was given.
         probabilities: (C, H, W) float32; they add up to 1 over C, and are 0 where the image is invalid; None: not
             asked for.
     """
@@ -91,7 +91,7 @@ class Prediction:
         return buffer.getvalue()
 
     def shares(self) -> dict[str, float]:
-        """Share of the seen pixels that each class takes, 0..1."""
+        """Class name -> share of the valid pixels, 0..1."""
         counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)[: self.labels.classes]
         seen = max(1, int(counts.sum()))
         return {name: int(count) / seen for name, count in zip(self.labels.names, counts, strict=True)}

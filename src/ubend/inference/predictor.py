@@ -92,7 +92,7 @@ class Predictor:
 
     Args:
         bundle: the model.
-        device: see `load`.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
     """

@@ -114,6 +114,8 @@ def read_folder(settings: Settings) -> DataFolder:
 def read_image(path: Path | str) -> ImageData:
     """Read an image file: JPEG, PNG, BMP, WebP or TIFF.
 
+    Args:
+        path: the file.
     Raises:
         DataError: missing, damaged, no image, several images, or infinite values.
     """
@@ -127,6 +129,8 @@ def read_image(path: Path | str) -> ImageData:
 def read_scan(path: Path | str) -> ScanData:
     """Read a scan: a NIfTI file, a DICOM file, or a folder of one DICOM series.
 
+    Args:
+        path: the file or the folder.
     Raises:
         DataError: not readable, several values for each voxel, or slices that do not make a stack.
         MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is not installed.
