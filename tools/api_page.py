@@ -100,8 +100,8 @@ def describe(thing: Any) -> Iterator[str]:
     yield from (f"A kind of `ubend.{base}`." for base in bases)
     if is_made:
         yield write_call(methods["__init__"], full)
-    fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
-    yield from render(thing.__doc__, {one.target.id: annotation(one.annotation) for one in fields})
+    fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+    yield from render(thing.__doc__, {ast.unparse(one.target): annotation(one.annotation) for one in fields})
     for method in (method for key, method in methods.items() if key in members):
         shown = f"{name}.{method.name}"
         if any("property" in ast.unparse(one) for one in method.decorator_list):

@@ -422,7 +422,7 @@ def cutout(
             out,
             classes=chosen,
             background=background,
-            soft_px=soft,
+            soft_px=None if soft is None else float(soft),
             conditions=conditions,
             resume=resume,
             device=device,
