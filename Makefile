@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint messages bench bench-gpu clean
+.PHONY: demo test test-fast lint messages api bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/ubend demo
@@ -24,6 +24,9 @@ lint: .venv/installed-dev
 
 messages: .venv/installed-dev
 	$(BIN)/python tools/messages.py
+
+api: .venv/installed-dev
+	$(BIN)/python tools/api_page.py
 
 # Figures go to build/benchmarks. Peers that are not installed are left out; the scripts say how to get them.
 # MILESIAL=FOLDER: a checkout of milesial's U-Net; DATA=FOLDER: pictures and masks instead of drawn ones.

@@ -45,7 +45,7 @@ Forward = Callable[[Tensor], Tensor]
 def make_predictor(device: torch.device, width: int, tiles: int) -> Predictor:
     """Of a network with random weights, in the fastest precision."""
     torch.manual_seed(0)
-    net = UNet(3, CLASSES, width, mean=[120.0] * 3, std=[60.0] * 3).eval()
+    net = UNet(3, CLASSES, width=width, mean=[120.0] * 3, std=[60.0] * 3).eval()
     precision = fastest_precision(device)[0]
     bundle = Bundle(net, make_label_map(list(range(CLASSES))), Sizing(256, True, 3), precision=precision)
     return Predictor(bundle, device, tiles=tiles, overlap=OVERLAP)

@@ -21,7 +21,7 @@ from timing import Row, make_parser, print_facts, read_facts, spread_words, summ
 TILES = """
 import json, sys, time
 import numpy as np, ubend
-predictor = ubend.load(sys.argv[1], sys.argv[2] or None, tiles=512)
+predictor = ubend.load(sys.argv[1], device=sys.argv[2] or None, tiles=512)
 rates = {}
 for megapixels in map(float, sys.argv[3:]):
     side = round(1000 * megapixels**0.5)

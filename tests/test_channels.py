@@ -12,6 +12,7 @@ from PIL import Image
 
 import ubend
 from support.discs import draw_disc
+from support.models import prob_of
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError
@@ -79,9 +80,9 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     path = folder / "images/disc00.tif"
     image = read_image(path)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks/disc00.png")), predictor(path).mask)
-    np.testing.assert_array_equal(predictor(path).prob, predictor(image).prob)
+    np.testing.assert_array_equal(prob_of(predictor, path), prob_of(predictor, image))
     for given in (image.astype(np.float32), image[:, :, 0] if channels == 1 else image):
-        np.testing.assert_allclose(predictor(given).prob, predictor(path).prob, atol=0.02)  # resized as float
+        np.testing.assert_allclose(prob_of(predictor, given), prob_of(predictor, path), atol=0.02)  # resized as float
 
 
 def test_numbers_per_channel(tmp_path: Path) -> None:

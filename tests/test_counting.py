@@ -24,9 +24,9 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, Problem, SettingError, UbendError
 from ubend.inference.conditions import Conditions
+from ubend.instances.truth import find_truth, read_truth, score, score_lines
 from ubend.io.pixel_size import read_spatial_info
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.objects.truth import find_truth, read_truth, score, score_lines
 
 TWO = np.zeros((40, 48), np.uint8)
 TWO[5:15, 5:15] = TWO[5:15, 20:40] = 1

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from support.discs import draw_disc
+from support.models import prob_of
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core import files
@@ -106,7 +107,7 @@ def test_classes() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that finds what is brighter than 115, set by hand: only the mean of the channels goes through it."""
-    net = UNet(3, 2, 1, 1, std=[255.0] * 3).eval()
+    net = UNet(3, 2, width=1, depth=1, std=[255.0] * 3).eval()
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -232,7 +233,7 @@ def test_conditions(model: Path, images: Path, tmp_path: Path) -> None:
         out = tmp_path / name
         ubend("cutout", model, images / "disc.png", "--device", "cpu", "--out", out, *words)
         models = [model, model] if "--with" in words else model
-        prob = ensemble.load(models, "cpu", **settings_of)(images / "disc.png").prob  # type: ignore[arg-type]
+        prob = prob_of(ensemble.load(models, device="cpu", **settings_of), images / "disc.png")  # type: ignore[arg-type]
         np.testing.assert_array_equal(pixels(out / "disc.png")[..., 3], np.rint(255 * make_alpha(prob[1])))
 
 

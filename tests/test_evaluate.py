@@ -14,10 +14,12 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from support.discs import make_discs
+from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
+from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
 from ubend.inference.tiling import Source
@@ -28,7 +30,7 @@ from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
-from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.evaluate import evaluate
 from ubend.tasks.fit import fit
 
 
@@ -171,7 +173,7 @@ def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> 
     for pair in pairs:
         truth = (np.asarray(Image.open(pair.mask.path)) == 255).astype(np.uint8)
         if size == "native":
-            prob = predictor(pair.image).prob
+            prob = prob_of(predictor, pair.image)
         else:
             logits = next(predictor.run([predictor.prepare(pair.image)])).values
             prob = logits.softmax(1)[0].numpy()

@@ -167,7 +167,7 @@ def test_when_a_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_off_takes_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    forward, image = accelerate_network(UNet(3, 2, 4, 1)), torch.rand(2, 3, 8, 8)
+    forward, image = accelerate_network(UNet(3, 2, width=4, depth=1)), torch.rand(2, 3, 8, 8)
 
     def operators() -> str:
         cropped = forward(image).grad_fn

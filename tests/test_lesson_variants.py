@@ -53,8 +53,8 @@ def test_comparison(cells: Path, tmp_path: Path) -> None:
     for number, outcome in enumerate(found, 1):
         run = out / f"run-{number}"
         scores = ubend.evaluate(run, device="cpu")
-        assert outcome.dice == pytest.approx(scores["native"]["dice"]["per_image"]["mean_foreground"], abs=1e-6)
-        predictor = ubend.load(run, "cpu")
+        assert outcome.dice == pytest.approx(scores.native.dice.per_image.mean_foreground, abs=1e-6)
+        predictor = ubend.load(run, device="cpu")
         assert predictor.bundle.model.growth == ("nearest" if number == 2 else "transposed")
         pairs = [one for one in subject.read_run_pairs(run) if one.split == "test"]
         np.testing.assert_array_equal(outcome.masks[0], predictor(pairs[0].image).mask)

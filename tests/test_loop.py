@@ -81,7 +81,7 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
         reporter=Listener(),
     )
     assert result.scores is not None
-    assert result.scores["native"]["dice"]["per_image"]["foreground"] > 0.8
+    assert result.scores.native.dice.per_image["foreground"] > 0.8
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
     assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]

@@ -42,6 +42,7 @@ from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
+from ubend.instances.truth import find_truth, read_truth
 from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
 from ubend.io.scans import parse_intensity_window, read_scan
@@ -56,7 +57,6 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
-from ubend.objects.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.runs import read_summary
 from ubend.tasks.user_settings import parse_skips
@@ -663,7 +663,7 @@ def edit_header(**changes: object) -> Callable[[Path], object]:
 
 
 def save_small(path: Path, names: tuple[str, ...], dtype: str = "uint8") -> Path:
-    net = UNet(1, len(names), 2, 1)
+    net = UNet(1, len(names), width=2, depth=1)
     save_bundle(path, Bundle(net.eval(), make_label_map(range(len(names)), names), Sizing(32, True, 1), dtype=dtype))
     return path
 

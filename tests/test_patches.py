@@ -25,12 +25,13 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.regions import Regions, find_regions, read_regions
 from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
 from ubend.dataset.store import Store
+from ubend.evaluation.report import score_lines
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
 from ubend.metrics.overlap import dice_from_confusion
 from ubend.models.model_file import load_bundle
 from ubend.tasks import fit as job
-from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.evaluate import evaluate
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder

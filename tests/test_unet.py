@@ -95,7 +95,7 @@ def test_output_is_the_tutorials(channels: int, classes: int, width: int, side: 
     """With the tutorial network's weights, copied in order, the same output, in both modes."""
     torch.manual_seed(0)
     theirs = TutorialNet(channels, classes, width)
-    ours = UNet(channels, classes, width)
+    ours = UNet(channels, classes, width=width)
     _copy_state(theirs, ours)
     image = torch.randn(2, channels, side, side)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_contract(
     """What every U-Net does: any size, gradients everywhere, the same after saving, in any memory order."""
     torch.manual_seed(1)
     mean, std = [100.0 + c for c in range(channels)], [50.0 + c for c in range(channels)]
-    model = UNet(channels, classes, width, depth, skips, growth, mean=mean, std=std)
+    model = UNet(channels, classes, width=width, depth=depth, skips=skips, growth=growth, mean=mean, std=std)
 
     model.train()
     image = torch.rand(2, channels, 33, 64) * 255
@@ -188,7 +188,7 @@ def test_contract(
 def test_cut_skip_carries_nothing(skips: tuple[bool, bool]) -> None:
     """Noise put on one level's skip changes the output when the skip is there, and nothing when it is cut."""
     torch.manual_seed(2)
-    model = UNet(1, 2, 4, 2, skips).eval()
+    model = UNet(1, 2, width=4, depth=2, skips=skips).eval()
     image = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
         expected = model(image)
@@ -205,8 +205,8 @@ def test_normalisation_is_inside() -> None:
     """model(x) is what the same weights without normalisation make of (x - mean) / std, padding included."""
     torch.manual_seed(3)
     mean, std = (120.0, 90.0, 60.0), (40.0, 50.0, 60.0)
-    model = UNet(3, 2, 4, 2, mean=mean, std=std).eval()
-    plain = UNet(3, 2, 4, 2).eval()
+    model = UNet(3, 2, width=4, depth=2, mean=mean, std=std).eval()
+    plain = UNet(3, 2, width=4, depth=2).eval()
     plain.load_state_dict({**model.state_dict(), "mean": plain.mean, "std": plain.std})
     image = torch.rand(1, 3, 19, 22) * 255
     scaled = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -264,7 +264,7 @@ def test_a_batch_of_nothing_does_not_crash_the_interpreter() -> None:
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="torch.compile needs a compiler")
 def test_compiled_equals_eager() -> None:
     torch.manual_seed(4)
-    model = UNet(1, 2, 4, 1).eval()
+    model = UNet(1, 2, width=4, depth=1).eval()
     image = torch.randn(1, 1, 15, 18)
     with torch.no_grad(), warnings.catch_warnings():
         # torch's own: its compiler uses what newer Pythons call deprecated, and forks

@@ -207,9 +207,10 @@ def _train(
         said = _("what is rare counts more in the cross entropy: train.class_weights = {weights}")
         reporter.report(said.format(weights=weights))
     run = out / "run"
-    scores = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
-    if scores is None:
+    found = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
+    if found is None:
         raise KeyboardInterrupt
+    scores = found.to_dict()
     _describe_classes(scores, reporter)
     pairs = [pair for pair in read_run_pairs(run) if pair.split == scores["part"]]
     if not pairs:

@@ -20,13 +20,13 @@ from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.inference.predictor import load
+from ubend.instances.instances import Objects, choose_method, object_classes, separate
+from ubend.instances.truth import read_truth
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
-from ubend.objects.instances import Objects, choose_method, object_classes, separate
-from ubend.objects.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
@@ -118,7 +118,7 @@ def teach_paper(
         scores = fit(folder, run, recipe="paper", settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
-        dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
+        dice = scores.native.dice.per_image.mean_foreground
         counted.append(count_objects(run, weight, dice, device))
         reporter.report(_describe(counted[-1]))
     labels, pairs = load(out / "run-1", "cpu").labels, _test_pairs(out / "run-1")

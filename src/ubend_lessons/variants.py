@@ -104,7 +104,7 @@ def compare_variants(
         scores = fit(folder, run, settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
-        outcomes.append(_inspect(variant, run, scores["native"]["dice"]["per_image"]["mean_foreground"], device))
+        outcomes.append(_inspect(variant, run, scores.native.dice.per_image.mean_foreground, device))
         reporter.report(
             _("{name}: Dice {dice:.3f}, outlines within {px:g} px {boundary:.3f}").format(
                 name=variant.name, dice=outcomes[-1].dice, px=TOLERANCE_PX, boundary=outcomes[-1].boundary

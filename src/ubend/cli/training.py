@@ -13,6 +13,7 @@ from ubend.tasks.options import PATH, folder_options, make_reporter, options, pa
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
+    from ubend.evaluation.report import Scores
 
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
@@ -121,7 +122,7 @@ def _resume(run: Path, show: bool) -> None:
         _report_result(reporter, result.run, result.scores)
 
 
-def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | None) -> None:
+def _report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> None:
     from ubend.core.files import model_path
     from ubend.training.launcher import process_rank
 
@@ -129,7 +130,7 @@ def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | Non
         return
     if scores is None:
         sys.exit(130)
-    print_scores(scores)
+    print_scores(scores.data)
     reporter.report(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
 
 

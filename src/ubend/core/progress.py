@@ -15,7 +15,14 @@ from ubend.core.terminal import printable_line
 
 
 class Reporter(AbstractContextManager["Reporter"]):
-    """Prints sentences, counts things, and tells epochs. Use it as a context manager."""
+    """Prints notes, warnings, progress and epochs, as the commands do.
+
+    A silent one is `ubend.Reporter(rich.console.Console(quiet=True))`; a subclass with another `report` sends the lines
+    elsewhere. A context manager, which removes the progress bar.
+
+    Args:
+        console: where they are printed; None: the standard output.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)

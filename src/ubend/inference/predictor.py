@@ -92,7 +92,7 @@ class Predictor:
 
     Args:
         bundle: the model.
-        device: see `load`.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
     """
@@ -128,45 +128,72 @@ class Predictor:
         self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
         self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
-    def __call__(self, image: Image) -> Prediction:
+    def __call__(self, image: Image, *, probabilities: bool = False) -> Prediction:
         """Predict one image.
 
         Args:
             image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
                 (0..255 for 8 bit), of its dtype or float; masked values of a masked array were not seen.
+            probabilities: also give the probability of each class; 4 bytes per pixel and class.
         Raises:
             DataError: unreadable, empty, with other channels or another depth than the model's, or with values that
                 are not finite, or for which the model's logits are not.
         """
-        return next(iter(self.predict([image])))[1]
+        return next(iter(self.predict([image], probabilities=probabilities)))[1]
 
-    def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each image, in completion order."""
-        for number, prob, invalid in self._results(images, lambda native: native.softmax(dim=1), 0):
+    def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of each image, in completion order; for arguments and errors see a call."""
+        shown: dict[int, NDArray[Any]] = {}
+        if not probabilities:
+            for number, mask in self._masks(images, shown):
+                yield number, Prediction(mask, self.labels, shown.pop(number))
+            return
+        for number, prob, invalid in self._results(images, lambda native: native.softmax(dim=1), 0, shown):
             mask = prob.argmax(axis=0).astype(np.uint8)
             if invalid is not None:
                 mask[invalid] = IGNORED
-            yield number, Prediction(mask, prob, self.labels)
+            yield number, Prediction(mask, self.labels, shown.pop(number), prob)
 
     def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each image, see `predict`; without probabilities in main memory."""
-        for number, mask, _invalid in self._results(images, lambda native: class_index(native.movedim(1, 0)), IGNORED):
+        """(number, (H, W) class index) of each image, see `predict`; the images are not kept in memory."""
+        yield from self._masks(images)
+
+    def _masks(
+        self, images: Iterable[Image], shown: dict[int, NDArray[Any]] | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        def make(native: Tensor) -> Tensor:
+            return class_index(native.movedim(1, 0))
+
+        for number, mask, _invalid in self._results(images, make, IGNORED, shown):
             yield number, mask
 
     def _results(
-        self, images: Iterable[Image], make: Callable[[Tensor], Tensor], blank: int
+        self,
+        images: Iterable[Image],
+        make: Callable[[Tensor], Tensor],
+        blank: int,
+        shown: dict[int, NDArray[Any]] | None = None,
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
         """(number, (..., H, W) result of `make`, (H, W) where it is invalid) of each image.
 
         Args:
             make: is given (n, C, rows, W) logits.
             blank: the result where it is invalid.
+            shown: receives the pixels of each image, by number; None: they are not kept.
         """
         started: dict[int, NDArray[Any]] = {}
         invalid: dict[int, NDArray[np.bool_]] = {}
 
+        def open_image(image: Image) -> tuple[NDArray[Any] | None, Source]:
+            if shown is None:
+                return None, self.prepare(image)
+            loaded = take_pixels(image, self.bundle)
+            return loaded.pixels, self.resize_input(loaded, loaded.pixels.nbytes)
+
         def sources() -> Iterator[Source]:
-            for number, source in enumerate(prefetch(self.prepare, images, _bytes_given)):
+            for number, (pixels, source) in enumerate(prefetch(open_image, images, _bytes_given)):
+                if shown is not None and pixels is not None:
+                    shown[number] = pixels
                 if source.invalid is not None:
                     invalid[number] = source.invalid
                 yield source

@@ -89,7 +89,23 @@ class Decoder(nn.Module):
 
 
 class UNet(SegmentationNet):
-    """U-Net for images of any size; padding and normalisation are inside. Args: see `SegmentationNet`."""
+    """The U-Net as a plain nn.Module: (N, channels, H, W) raw image -> (N, classes, H, W) float32 logits.
+
+    Images may have any size: padding to a multiple of 2^depth and normalisation are inside.
+
+    Args:
+        channels: of the image.
+        classes: number of classes, the background included.
+        width: channels of the first level; each deeper level has twice as many.
+        depth: number of poolings, 1 or more.
+        skips: for each level, full size first, whether its skip connection is there; None: all.
+        growth: how the decoder doubles the resolution: `transposed`: a transposed convolution of kernel 4; `nearest`,
+            `bilinear`: enlargement, then a 3x3 convolution; `unpool`: a 3x3 convolution, then max unpooling.
+        mean: per channel, in the image's own units (0..255 for 8 bit); None: 0.
+        std: per channel, in the image's own units; None: 1.
+    Raises:
+        ValueError: `skips` has not `depth` entries, or `mean` or `std` not `channels`.
+    """
 
     can_capture = True
 
@@ -97,11 +113,11 @@ class UNet(SegmentationNet):
         self,
         channels: int = 3,
         classes: int = 2,
+        *,
         width: int = 64,
         depth: int = 4,
         skips: Sequence[bool] | None = None,
         growth: Upsampling = "transposed",
-        *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:

@@ -6,7 +6,7 @@ from ubend.core.files import model_path, refuse_existing_results
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
-from ubend.tasks.evaluate import score_lines
+from ubend.evaluation.report import score_lines
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
@@ -34,7 +34,7 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     result = fit(sample, run, settings=_SETTINGS, seed=seed, reporter=reporter)
     if result.scores is None:
         return out
-    for line in score_lines(result.scores):
+    for line in score_lines(result.scores.data):
         reporter.report(line)
     panel = draw_predictions(run)
     images = sorted((sample / "images").iterdir())[:4]

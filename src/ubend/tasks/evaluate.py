@@ -2,11 +2,9 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
@@ -29,14 +27,12 @@ from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
-from ubend.labels.class_table import LabelMap, background_class
+from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
-
-_ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
 
 
 def evaluate(
@@ -300,62 +296,3 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
         line = _("{path}: the run's list of images is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
         raise OutputError(line.format(path=path, run=run), path=path)
     return rows
-
-
-def score_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The scores as plain lines of a table, fit for a terminal."""
-    lines = []
-    if left_out := scores.get("skipped"):
-        lines.append(
-            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
-        )
-        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
-    if scores["model_size"] == scores["native"]:
-        lines.append(_("the model takes these images at native size, so there is no other size to score at"))
-        scores = {name: summary for name, summary in scores.items() if name != "model_size"}
-    for size, title in (("native", _("at native size")), ("model_size", _("at model size"))):
-        if size not in scores:
-            continue
-        summary = scores[size]
-        lines.append(
-            _("{title}: {count} images of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
-                title=title,
-                count=summary["pictures"],
-                split=scores["part"],
-                accuracy=_figure(summary["pixel_accuracy"]),
-                loss=_figure(summary["cross_entropy"]),
-            )
-        )
-        columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
-        rows = list(summary["dice"]["per_image"])
-        # of two classes it is the other class, without a background the mean
-        if len(rows) == 4 or background_class(rows) is None:
-            rows.remove("mean_foreground")
-        wide = max(len(_row_name(row)) for row in rows)
-        heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]
-        lines.append(" " * (wide + 2) + "  ".join(f"{head:>14}" for head in heads))
-        for row in rows:
-            cells = "  ".join(f"{_figure(summary[kind][averaging][row]):>14}" for kind, averaging in columns)
-            lines.append(f"  {_row_name(row):<{wide}}{cells}")
-    return lines
-
-
-def warn_one_class(scores: Mapping[str, Any]) -> str | None:
-    """A loud sentence when the model says one class everywhere, with the usual causes."""
-    shares = scores["native"]["predicted_share"]
-    alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
-    if not alive:
-        return None
-    return _(
-        "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
-        "too few epochs, a learning rate that is too high, masks that do not belong to the images "
-        "(look at them with `ubend samples FOLDER`)"
-    ).format(name=alive[0])
-
-
-def _row_name(row: str) -> str:
-    return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.4f}"

@@ -43,8 +43,9 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
+from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
-from ubend.inference.predictor import Predictor
+from ubend.inference.predictor import Predictor, load
 from ubend.inference.tiling import Source
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
@@ -69,13 +70,24 @@ class FitResult:
     """Result of a training.
 
     Attributes:
-        run: the run folder.
-        scores: see scores.json; None if training was interrupted before scoring, and in all processes but the
-            first.
+        run: the run folder: the model, its scores, settings, data list, logs.
+        scores: scores of the kept weights on the test split, as in scores.json; None if training was interrupted
+            before scoring, and in all processes but the first.
     """
 
     run: Path
-    scores: dict[str, Any] | None
+    scores: Scores | None
+
+    def model(self, *, device: str | None = None) -> Predictor:
+        """The trained model, ready to predict.
+
+        Args:
+            device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        Raises:
+            ModelFileError: training was interrupted before it saved a model.
+            SettingError: there is no such device.
+        """
+        return load(self.run, device)
 
 
 @dataclass(frozen=True)
@@ -244,7 +256,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
-        return FitResult(run.path, evaluate(run, found.data, plan, device, reporter))
+        return FitResult(run.path, Scores(evaluate(run, found.data, plan, device, reporter)))
 
 
 def scan(

@@ -19,14 +19,7 @@ from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
 from ubend.evaluation.caveats import SplitLookup, describe_seen, only_training_images
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
-from ubend.io.images import load_image
-from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
-from ubend.io.raster import Header
-from ubend.labels.class_table import IGNORED
-from ubend.labels.shapes import coco_masks
-from ubend.layouts.pairs import SplitName
-from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.objects.export import (
+from ubend.instances.export import (
     Entry,
     Export,
     Row,
@@ -43,8 +36,15 @@ from ubend.objects.export import (
     write_summary,
     write_table,
 )
-from ubend.objects.instances import Method, choose_method, object_classes, separate
-from ubend.objects.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
+from ubend.instances.instances import Method, choose_method, object_classes, separate
+from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
+from ubend.io.images import load_image
+from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
+from ubend.io.raster import Header
+from ubend.labels.class_table import IGNORED
+from ubend.labels.shapes import coco_masks
+from ubend.layouts.pairs import SplitName
+from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 

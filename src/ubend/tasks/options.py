@@ -2,7 +2,7 @@
 
 import atexit
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,9 +117,9 @@ def make_reporter() -> "Reporter":
     return Reporter()
 
 
-def print_scores(scores: dict[str, Any]) -> None:
+def print_scores(scores: Mapping[str, Any]) -> None:
     """Print scores, and a warning where they are worth little."""
-    from ubend.tasks.evaluate import score_lines, warn_one_class
+    from ubend.evaluation.report import score_lines, warn_one_class
 
     for line in score_lines(scores):
         echo(line)
