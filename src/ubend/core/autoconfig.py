@@ -66,7 +66,7 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
         encoder = NO_ENCODER
     elif encoder is None:
         shaped = [key for key in ("width", "depth", "skips") if getattr(model, key) is not None]
-        shaped += ["growth"] if model.growth != "transposed" else []
+        shaped += ["upsampling"] if model.upsampling != "transposed" else []
         encoder = NO_ENCODER if shaped else _ENCODER
         reason = _("its ImageNet weights help most where training images are few; --encoder none is the plain U-Net")
         if shaped:
@@ -130,7 +130,7 @@ def choose_format(
             crop, chosen = _native_crop(settings, native_hw, device)
             return ImageFormat(data.channels or channels, None, crop, choice.value, (*choices, *chosen))
         size = choice.value
-    return ImageFormat(data.channels or channels, size, data.window, data.resize or "keep", tuple(choices))
+    return ImageFormat(data.channels or channels, size, data.crop, data.resize or "keep", tuple(choices))
 
 
 def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
@@ -151,7 +151,7 @@ def _spare_narrow(
     The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
     """
     narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _MIN_PX}
-    if settings.recipe != "modern" or settings.data.resize or settings.data.window or not narrow:
+    if settings.recipe != "modern" or settings.data.resize or settings.data.crop or not narrow:
         return None
     name, own = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
     reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
@@ -171,19 +171,19 @@ def _spare_narrow(
 
 def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
     """The side of the crops of images that keep their size; one that is asked for may be too large for them."""
-    requested, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
+    requested, multiple = settings.data.crop, 2 ** (settings.model.depth or UNET_DEPTH)
     height, width = (int(side) for side in np.median(native_hw, axis=0))
     if requested is not None:
         longer = max(16, height, width)
         if requested <= longer:
             return requested, []
         reason = _("{requested} was asked for, but the middle image has {width}x{height} px")
-        return longer, [Choice("data.window", longer, reason.format(requested=requested, width=width, height=height))]
+        return longer, [Choice("data.crop", longer, reason.format(requested=requested, width=width, height=height))]
     maximum = _CROP_CPU if device == "cpu" else _CROP_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
     reason = _("crops at native scale, at most {maximum} px on {where}; the middle image has {width}x{height}")
     side = max(16, multiple, min(maximum, height, width) // multiple * multiple)
-    return side, [Choice("data.window", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
+    return side, [Choice("data.crop", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
 
 
 def resolve(settings: Settings, facts: Facts) -> Plan:
@@ -198,7 +198,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     images = {
         "data.channels": facts.images.channels,
         "data.size": facts.images.size,
-        "data.window": facts.images.window,
+        "data.crop": facts.images.crop,
     }
     given = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
     batch = chosen.get("train.batch", settings.train.batch)
@@ -229,7 +229,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     an_epoch = facts.training
     if settings.data.resize == "native":
         choices += _epoch_crops(settings, facts)
-        an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
+        an_epoch = max(facts.training, settings.data.crops_per_epoch or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
         batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
@@ -243,11 +243,11 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     else:
         epochs = settings.train.epochs
     choices += _imbalance(settings, facts)
-    if settings.train.average_decay is None:
+    if settings.train.ema_decay is None:
         steps = max(1, round(epochs * an_epoch / batch))
         decay = round(float(np.clip(1 - 1 / (_EMA_DECAY * steps), 0.9, 0.999)), 4)
         reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
-        choices.append(Choice("train.average_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
+        choices.append(Choice("train.ema_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
     if settings.train.encoder_rate is None and settings.model.encoder != NO_ENCODER:
         is_pretrained = bool(settings.model.pretrained or settings.model.weights)
         reason = (
@@ -265,9 +265,9 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
 
 def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
     """How many crops make an epoch: as many as cover the training split, within limits."""
-    if settings.data.epoch_windows is not None:
+    if settings.data.crops_per_epoch is not None:
         return []
-    side = facts.images.window or 1
+    side = facts.images.crop or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
     maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     size = f"{facts.training_pixels / 1e6:,.1f}"
@@ -278,7 +278,7 @@ def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
             "the {pixels} megapixels of training images would make {cover} crops of {side} px; an epoch draws this "
             "many of them again, in proportion to an image's area"
         )
-    return [Choice("data.epoch_windows", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
+    return [Choice("data.crops_per_epoch", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
 
 
 def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
@@ -289,8 +289,8 @@ def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
     if settings.train.loss != "ce-sum" or settings.train.optimizer != "sgd":
         return Choice("train.learning_rate", _MEAN_RATE, _("what suits a mean over the pixels, and Adam"))
     pixels = facts.training_pixels // max(1, facts.training)
-    if facts.images.window is not None:
-        pixels = min(pixels, facts.images.window**2)
+    if facts.images.crop is not None:
+        pixels = min(pixels, facts.images.crop**2)
     reason = _("the loss is a sum: {rate:g}, which suits its mean, over the {pixels:,} pixels of a step")
     shown = reason.format(rate=_MEAN_RATE, pixels=batch * pixels)
     return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
@@ -334,7 +334,7 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
         shares = ", ".join(percent(own) for own in facts.shares.values())
         choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
     data, images = settings.data, facts.images
-    cropped = images.window is not None and images.size is not None and images.window < images.size
+    cropped = images.crop is not None and images.size is not None and images.crop < images.size
     if data.foreground_share is None and data.resize == "native":
         reason = _("{rarest}; half of the crops are placed on an object, as most of a large image may be ground")
         choices.append(Choice("data.foreground_share", _FOREGROUND_SHARE, reason.format(rarest=rarest)))

@@ -56,14 +56,14 @@ class ImageFormat:
     Attributes:
         channels: `data.channels`.
         size: `data.size`, px; None: images keep their native size (`data.resize = native`).
-        window: `data.window`, px: the side of training crops; None: training images are whole.
+        crop: `data.crop`, px: the side of training crops; None: training images are whole.
         resize: `data.resize`.
         choices: which of these were chosen automatically.
     """
 
     channels: int
     size: int | None
-    window: int | None
+    crop: int | None
     resize: Resize
     choices: tuple[Choice, ...] = ()
 
@@ -132,7 +132,7 @@ class TrainPlan(TrainSettings):
     micro_batch: int
     learning_rate: float
     encoder_rate: float
-    average_decay: float
+    ema_decay: float
     loss: LossKind
     precision: Precision
     compile: bool

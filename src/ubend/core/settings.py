@@ -62,8 +62,8 @@ class DataSettings(_Section):
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized image
     # keep the aspect, squash to a square, or leave images at native size (native); None: as objects need it
     resize: Resize | None = None
-    window: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
-    epoch_windows: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
+    crop: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
+    crops_per_epoch: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
     foreground_share: float | None = Field(None, ge=0, le=1)  # of the crops: placed on an object of a drawn class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
@@ -108,7 +108,7 @@ class ModelSettings(_Section):
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int | None = Field(None, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
-    growth: Upsampling = "transposed"  # how the decoder doubles the resolution
+    upsampling: Upsampling = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
     encoder: str | None = None  # its name in timm; none: the U-Net's own
     pretrained: bool | None = None  # initialise from its ImageNet weights, of its pip package, or downloaded if need be
@@ -135,7 +135,7 @@ class TrainSettings(_Section):
     border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
     border_sigma_px: float = Field(5.0, gt=0)  # px of the resized image; how close
     sync_batch_norm: bool = False  # in several processes: batch norm over the images of all of them
-    average_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
+    ema_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
     select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
     init_from: str | None = None  # model file or run folder whose weights the training starts from
@@ -176,9 +176,9 @@ class Settings(_Section):
                 _("model.pretrained and model.weights go with model.encoder (--encoder)"),
             ),
             (
-                "model.growth",
-                not plain and model.growth == "unpool",
-                _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
+                "model.upsampling",
+                not plain and model.upsampling == "unpool",
+                _("model.upsampling = unpool goes without model.encoder: encoders pool in other ways"),
             ),
             (
                 "train.class_weights",
@@ -186,9 +186,12 @@ class Settings(_Section):
                 _("train.class_weights: one number per class, none below 0 and not all 0"),
             ),
             (
-                "model.growth",
-                paper and (model.growth != "transposed" or not all(model.skips or ())),
-                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
+                "model.upsampling",
+                paper and (model.upsampling != "transposed" or not all(model.skips or ())),
+                _(
+                    "model.upsampling and cut skip connections go with model.kind = unet; the paper's network has "
+                    "neither"
+                ),
             ),
             (
                 "train.sync_batch_norm",
@@ -214,22 +217,22 @@ class Settings(_Section):
             (
                 "data.size",
                 native and data.size is not None,
-                _("with data.resize = native (--patches) images keep their size; say data.window, not data.size"),
+                _("with data.resize = native (--patches) images keep their size; say data.crop, not data.size"),
             ),
             (
                 "data.foreground_share",
-                not native and data.foreground_share and data.window is None,
-                _("data.foreground_share goes with data.window"),
+                not native and data.foreground_share and data.crop is None,
+                _("data.foreground_share goes with data.crop"),
             ),
             (
-                "data.epoch_windows",
-                not native and data.epoch_windows is not None,
-                _("data.epoch_windows goes with data.resize = native (--patches)"),
+                "data.crops_per_epoch",
+                not native and data.crops_per_epoch is not None,
+                _("data.crops_per_epoch goes with data.resize = native (--patches)"),
             ),
             (
-                "data.window",
-                data.window is not None and data.resize == "squash",
-                _("data.window goes with data.resize = keep"),
+                "data.crop",
+                data.crop is not None and data.resize == "squash",
+                _("data.crop goes with data.resize = keep"),
             ),
             (
                 "data.mean",
@@ -259,7 +262,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0,
             "schedule": "constant",
             "loss": "ce",
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
             "select": "loss",
             "precision": "float32",
         },
@@ -290,7 +293,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "loss": "ce-sum",
             "border_weight": 10.0,
             "border_sigma_px": 5.0,
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
         },
     },
 }
@@ -392,6 +395,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+_RENAMED = {
+    "model.growth": "model.upsampling",
+    "data.window": "data.crop",
+    "data.epoch_windows": "data.crops_per_epoch",
+    "train.average_decay": "train.ema_decay",
+}
 _SHORT_NAMES = {"lr": "train.learning_rate", "wd": "train.weight_decay"}  # as in many other programs
 
 
@@ -400,6 +409,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
     for key in given:
         if key in known:
             continue
+        if key in _RENAMED:
+            raise SettingError(_("setting {key} is now called {name}").format(key=key, name=_RENAMED[key]), key=key)
         leaves = {name.rpartition(".")[2]: name for name in known}
         if key.rpartition(".")[2] in _SHORT_NAMES:
             leaves[key.rpartition(".")[2]] = _SHORT_NAMES[key.rpartition(".")[2]]

@@ -22,7 +22,7 @@ from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import resize_mask
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
@@ -48,10 +48,10 @@ class ScoredPredictor(Protocol):
     def inspect(self, path: Path) -> Header:
         """An image file's header; DataError: it is of another kind."""
 
-    def prepare(self, image: Path, header: Header) -> Source | None:
+    def prepare(self, image: Path, header: Header) -> TileSource | None:
         """An image's file at the size at which it is looked at; None: it is not scored."""
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         """Logits of each image, in any order."""
 
 
@@ -61,7 +61,7 @@ class DecodedImage(NamedTuple):
     `truth` None: they are read from the mask's file.
     """
 
-    image: Source
+    image: TileSource
     truth: NDArray[np.uint8] | None = None
 
 
@@ -100,7 +100,7 @@ def evaluate_pairs(
     bad: dict[str, list[str]] = {}
     read: list[int] = []  # places in `pairs` of the images that are predicted
 
-    def sources() -> Iterator[Source]:
+    def sources() -> Iterator[TileSource]:
         for number, found in enumerate(_read(predictor, pairs, known, decoded)):
             if isinstance(found, DataError):
                 bad[pairs[number].name] = found.problems
@@ -143,14 +143,14 @@ def evaluate_pairs(
 
 def _read(
     predictor: ScoredPredictor, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], DecodedImage] | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError | None]:
+) -> Iterator[tuple[TileSource, NDArray[np.uint8]] | DataError | None]:
     """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs; None: not scored.
 
     They are read ahead; few large ones, which would fill the memory.
     """
     if decoded is not None:
 
-        def take(number: int) -> tuple[Source, NDArray[np.uint8]] | DataError:
+        def take(number: int) -> tuple[TileSource, NDArray[np.uint8]] | DataError:
             try:
                 image, truth = decoded(number)
                 return image, _read_truth(pairs[number], image, labels) if truth is None else truth
@@ -165,7 +165,7 @@ def _read(
         except DataError as error:
             return pair, error
 
-    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[Source, NDArray[np.uint8]] | DataError | None:
+    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[TileSource, NDArray[np.uint8]] | DataError | None:
         pair, header = inspected
         if isinstance(header, DataError):
             return header
@@ -218,7 +218,7 @@ class _Counts:
         return self._confusions[numbers], self._losses[numbers]
 
 
-def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:
+def _read_truth(pair: Pair, image: TileSource, labels: LabelMap) -> NDArray[np.uint8]:
     """(H, W) class index of an image's mask, as it is; IGNORED where the mask says so or the image was not seen."""
     truth = ignore_invalid(read_class_map(pair, image.native_hw, labels), image.invalid, pair).classes
     if (truth == IGNORED).all():

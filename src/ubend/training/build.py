@@ -53,16 +53,15 @@ def build(
         SettingError: a setting does not fit the number of channels or classes.
     """
     model = _initialise_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.average_decay else model
+    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
     if plan.train.sync_batch_norm and group.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
         synchronise_batch_norm(model, group)
-    optimizer, sums = (
-        make_optimizer(model, plan.train, model.encoder_parameters()),
-        torch.zeros(4, dtype=sums_dtype(device), device=device),
-    )
-    warps, training = plan.augment.kind == "warp", data.numbers("train")
+    optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
+    sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
+    warps = plan.augment.kind == "warp"
+    training = data.numbers("train")
     scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
     bundle = Bundle(
         model,
@@ -78,7 +77,7 @@ def build(
         },
         dtype=data.store.dtype.name,
         precision=plan.train.precision,
-        window_px=plan.data.window if warps else None,
+        window_px=plan.data.crop if warps else None,
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,

@@ -27,7 +27,7 @@ from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
 from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.sources import Source
+from ubend.dataset.sources import ItemSource
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
@@ -57,7 +57,7 @@ class Training:
     plan: TrainPlan
     class_names: tuple[str, ...]
     batches: TrainingBatches
-    validation: Source
+    validation: ItemSource
     loss: Loss
     state: TrainingState
     forward: Forward
@@ -75,7 +75,8 @@ class Training:
     @property
     def micro_batch(self) -> int:
         """Images in memory at once: as many as the plan and memory allow."""
-        return min(self.batches.batch, self.plan.micro_batch, self.state.progress.micro_batch or self.batches.batch)
+        batch = self.batches.batch_per_process
+        return min(batch, self.plan.micro_batch, self.state.progress.micro_batch or batch)
 
     def autocast(self) -> AbstractContextManager[object]:
         """A context in which networks compute in the precision of the plan."""
@@ -138,7 +139,7 @@ class Runtime(ABC):
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:
-            update_ema(state.ema, state.model, ema_decay(step, training.plan.average_decay))
+            update_ema(state.ema, state.model, ema_decay(step, training.plan.ema_decay))
 
 
 class PlainRuntime(Runtime):

@@ -53,9 +53,7 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if (
-            self.group.count > 1
-        ):  # all must halve together, and telling the others would take a synchronisation in every step
+        if self.group.count > 1:  # all must halve together, which would take a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} images at a time; use --set "
@@ -69,7 +67,7 @@ class LimitedMemoryRuntime(Runtime):
             raise SettingError(
                 _(
                     "the device ran out of memory with {count} images at a time, and fewer cannot be trained on; "
-                    "use a smaller --size, --width or data.window, or --device cpu"
+                    "use a smaller --size, --width or data.crop, or --device cpu"
                 ).format(count=before),
                 key="train.micro_batch",
             )
@@ -78,7 +76,7 @@ class LimitedMemoryRuntime(Runtime):
             _(
                 "note: out of memory with {before} images at a time; the step is repeated, and training continues, "
                 "with {size} at a time (the steps stay those of {batch} images)"
-            ).format(before=before, size=size, batch=training.batches.batch)
+            ).format(before=before, size=size, batch=training.batches.batch_per_process)
         )
 
     def _halve_validation_batch(self, before: int) -> None:
@@ -97,7 +95,7 @@ class LimitedMemoryRuntime(Runtime):
 
 def has_lone_values(training: Training, micro_batch: int) -> bool:
     """Whether batch norm would see one value per channel (it needs two) at the deepest level of a micro-batch."""
-    smallest, depth = training.batches.batch % micro_batch or micro_batch, training.state.model.depth
+    smallest, depth = training.batches.batch_per_process % micro_batch or micro_batch, training.state.model.depth
     values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.crop_hw)
     return training.state.model.has_batch_norm and values < 2
 

@@ -36,8 +36,8 @@ class RunFolder:
         metrics: one JSON line per epoch; nothing in it depends on the clock.
         timing: one JSON line per epoch: seconds, images per second.
         curves: losses and Dice of all epochs.
-        model: the best weights and everything needed to use them.
-        state: what `--resume` continues from.
+        model_path: the best weights and everything needed to use them.
+        state_path: what `--resume` continues from.
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
@@ -53,8 +53,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
         self.curves = path / "curves.png"
-        self.model = path / MODEL_FILE
-        self.state = path / "resume.safetensors"
+        self.model_path = path / MODEL_FILE
+        self.state_path = path / "resume.safetensors"
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
@@ -72,7 +72,7 @@ class RunFolder:
         if not self.path.exists():
             return
         # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        written = (self.settings, self.data, self.skipped, self.state) if self.started.exists() else ()
+        written = (self.settings, self.data, self.skipped, self.state_path) if self.started.exists() else ()
         names = {path.name for path in written}
         if self.path.is_dir() and all(p.name in names or p.name[0] == "." for p in self.path.iterdir()):
             return
@@ -112,23 +112,25 @@ class RunFolder:
                 key="format",
             )
         was_killed = (self.path / LOCK).exists()  # perhaps in its first save, when the model is there and no state yet
-        if self.state.exists():
+        if self.state_path.exists():
             return facts
-        if facts.get("begun_with") or (self.model.exists() and not was_killed):
+        if facts.get("begun_with") or (self.model_path.exists() and not was_killed):
             line = _(
                 "{path} is missing, so the training cannot continue; its model stays usable, and `ubend fit FOLDER "
                 "--from {run}` begins another training with it"
             )
-            if not self.model.exists():
+            if not self.model_path.exists():
                 line = _("{path} is missing, so the training cannot continue; begin another one")
-            raise OutputError(line.format(path=self.state, run=self.path), path=self.state)
+            raise OutputError(line.format(path=self.state_path, run=self.path), path=self.state_path)
         if not was_killed and self.metrics.exists() and read_text(self.metrics).strip():
             raise OutputError(
                 _(
                     "{path}: {model} and {state} are missing, so the training cannot continue; put them back, or begin "
                     "another one: `ubend fit --config {settings} --out NEW`"
-                ).format(path=self.path, model=self.model.name, state=self.state.name, settings=self.settings),
-                path=self.state,
+                ).format(
+                    path=self.path, model=self.model_path.name, state=self.state_path.name, settings=self.settings
+                ),
+                path=self.state_path,
             )
         return facts
 
@@ -212,7 +214,8 @@ class RunFolder:
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
         clear_leftovers(
-            (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
+            [self.settings, self.facts, self.data, self.metrics, self.curves]
+            + [self.model_path, self.state_path, self.scores]
         )
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own

@@ -57,7 +57,12 @@ def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str,
     net = initial.bundle.model
     shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name or NO_ENCODER}
     shape |= {"model.pretrained": False, "model.weights": None}
-    shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
+    shape |= {
+        "model.width": net.width,
+        "model.depth": net.depth,
+        "model.skips": net.skips,
+        "model.upsampling": net.upsampling,
+    }
     for key, theirs in shape.items():
         own = given.get(key)
         if own is not None and (tuple(own) if isinstance(own, list) else own) != theirs:
