@@ -100,12 +100,10 @@ class MaskImageJob(ImageJob):
         if not super().is_done(number):
             return False
         mask = self.files(number)[0]
-        if mask.suffix == ".tif":
-            with TiffRowReader(mask) as rows_reader:
-                size_hw = rows_reader.size_hw
-        else:
-            size_hw = read_header(mask).size_hw
-        return size_hw == self.found[number].size_hw
+        if mask.suffix != ".tif":
+            return read_header(mask).size_hw == self.found[number].size_hw
+        with TiffRowReader(mask) as rows_reader:
+            return rows_reader.size_hw == self.found[number].size_hw
 
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0

@@ -213,10 +213,8 @@ class RunFolder:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
-        clear_leftovers(
-            [self.settings, self.facts, self.data, self.metrics, self.curves]
-            + [self.model_path, self.state_path, self.scores]
-        )
+        clear_leftovers([self.settings, self.facts, self.data, self.metrics, self.curves])
+        clear_leftovers([self.model_path, self.state_path, self.scores])
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 
