@@ -306,8 +306,8 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
         by_network.append((plants[mask] == truth).mean())
     reporter.report(
         _(
-            "plants told from all else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
-            "{network:.1%} by the network, which also tells fields from forests"
+            "plants against everything else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
+            "{network:.1%} by the network, which also separates fields from forests"
         ).format(index=float(np.mean(by_index)), threshold=_GREEN, network=float(np.mean(by_network)))
     )
 

@@ -371,8 +371,8 @@ def _build(
             native_hw=np.array(shapes_hw, np.int64),
             class_pixels=class_pixels,
             thumbnails=thumbnails,
-            has_unseen=has_invalid,
             pixel_hashes=pixel_hashes,
+            **{"has_unseen": has_invalid},  # its name in the file
         )
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
         facts["folder"] = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))
