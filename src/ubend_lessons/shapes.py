@@ -72,7 +72,7 @@ def teach_shapes(
     Args:
         folder: images and masks; None: a sample is drawn into `out`.
         model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
-        images: how many, evenly taken.
+        images: number of images, evenly spaced in the folder.
     Raises:
         OutputError: `out` holds something already.
         SettingError: images is not above 0, or scikit-image is not installed.
