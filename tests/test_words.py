@@ -13,21 +13,8 @@ from support import ROOT
 from support.sentences import LOOKUPS
 
 # Words of identifiers, and whole identifiers.
-WORDS = {
-    "picture",
-    "pictures",
-    "teller",
-    "told",
-    "asked",
-    "crumb",
-    "crumbs",
-    "stranger",
-    "strangers",
-    "grown",
-    "unseen",
-    "begun",
-    "anew",
-}
+WORDS = {"picture", "pictures", "teller", "told", "asked", "crumb", "crumbs", "stranger", "strangers", "grown"}
+WORDS |= {"unseen", "begun", "anew"}
 NAMES = {"drawn_weights", "average_decay", "epoch_windows", "Held", "Need", "Kept", "Counted", "Gathered", "Found"}
 # Parts of sentences. Words that are common, and right elsewhere, are not among them.
 PHRASES = re.compile(

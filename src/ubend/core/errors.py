@@ -13,7 +13,8 @@ UbendError                the command line prints the message and exits with 2: 
 The sentence is for people and may be reworded at any time. Code and tests ask for the class and two fields:
 
 path    the file or folder that the error is about
-key     the setting, flag, column or field that it is about: the dotted name of a setting if there is one ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
+key     the setting, flag, column or field that it is about: the dotted name of a setting if there is one
+        ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
         or field; of a folder that cannot be read, the kind of problem as in `layouts/problems.py` ("no mask")
 
 Both are None if not applicable. Each line of a DataError has its own `path` and `key`, see `Problem`.

@@ -210,7 +210,9 @@ class FileJob(ABC, Generic[_Facts]):
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[number] = [Problem(_("{path}: too large for the memory").format(path=path), path, "memory")]
+            self.wrong[number] = [
+                Problem(_("{path}: not enough memory for this file").format(path=path), path, "memory")
+            ]
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
