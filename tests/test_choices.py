@@ -234,7 +234,7 @@ def test_a_window_that_is_too_large() -> None:
         images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
         assert images.crop == window
         said = [choice.reason for choice in images.choices if choice.key == "data.crop"]
-        assert said == (["4096 was asked for, but the middle image has 300x200 px"] if requested == 4096 else [])
+        assert said == (["4096 was requested, but the median image has 300x200 px"] if requested == 4096 else [])
 
 
 VESSEL = Width(4.0, 4 / 574)

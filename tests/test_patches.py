@@ -391,4 +391,4 @@ def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
     changes = {**PATCHES, "data.crop": 512, "train.epochs": 1, "data.crops_per_epoch": 6}
     job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
-    assert "data.crop = 48: 512 was asked for, but the middle image has 48x40 px" in listener.said
+    assert "data.crop = 48: 512 was requested, but the median image has 48x40 px" in listener.said

@@ -1,4 +1,4 @@
-"""A data set and a plan -> network, optimizer and loss, as they are before the first step."""
+"""Build network, optimizer and loss from a data set and a plan."""
 
 import copy
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class ModelSetup:
 def build(
     data: Dataset, plan: Plan, device: torch.device, group: ProcessGroup = ALONE, *, pretrained: bool = True
 ) -> ModelSetup:
-    """Network, optimizer and loss; weights are initialised on the CPU, so that every device and process starts alike.
+    """Build network, optimizer and loss. Weights are initialised on the CPU, so all devices and processes start equal.
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
@@ -129,7 +129,7 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
 
 
 def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], Tensor]:
-    """The network compiled by `torch.compile`, or unchanged where there is no C compiler."""
+    """The network compiled by `torch.compile`, or unchanged if there is no C compiler."""
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
@@ -138,7 +138,7 @@ def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], 
 
 
 def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """Estimated bytes that a run still writes; a new file is written beside the one that it replaces.
+    """Estimated bytes that a run still writes; a new file exists beside the one it replaces until it is complete.
 
     Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
 

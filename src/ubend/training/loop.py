@@ -114,7 +114,7 @@ class Runtime(ABC):
                                                     those of the runtime in it
 
     Attributes:
-        ranks: the processes that train together; a no-op for a single process.
+        group: the processes that train together; a no-op for a single process.
     """
 
     def __init__(self, training: Training, group: ProcessGroup = ALONE) -> None:
@@ -218,7 +218,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
-            progress.stopped = _("no better validation figure for {count} epochs").format(count=plan.patience)
+            progress.stopped = _("no better validation score for {count} epochs").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
     stop.close()
@@ -234,7 +234,7 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 
 
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
-    """As `validate`, with batch norm in the mode in which it is."""
+    """As `validate`, in the current mode of batch norm."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, own = training.validation, runtime.group.shard(len(training.validation))
     sums, start = torch.zeros_like(training.state.sums), own.start
@@ -291,7 +291,7 @@ def seed_random_layers(training: Training, position: int) -> None:
 def keep_generators(training: Training) -> AbstractContextManager[None]:
     """A context that restores torch's random state on exit, if the network has random layers."""
     device = training.state.sums.device
-    devices = [device] if device.type == "cuda" else []  # the CPU's is restored without being named
+    devices = [device] if device.type == "cuda" else []  # the CPU's state is always restored
     return torch.random.fork_rng(devices, enabled=training.state.model.is_stochastic)
 
 
@@ -299,8 +299,8 @@ def diverged(training: Training) -> TrainingError:
     """The error of a loss that is not finite."""
     return TrainingError(
         _(
-            "the loss is not a finite number any more after step {step}; use a smaller learning rate "
-            "(--set train.learning_rate={rate:g}) or --set train.precision=float32"
+            "the loss became infinite or NaN at step {step}; use a smaller learning rate (--set "
+            "train.learning_rate={rate:g}) or --set train.precision=float32"
         ).format(step=training.state.progress.step, rate=training.plan.learning_rate / 10),
         key="train.learning_rate",
     )

@@ -1,4 +1,4 @@
-"""(logits, target) -> sums and counts, float32; pure.
+"""The training loss as pure functions: (logits, target) -> sums and counts, float32.
 
 A loss is a sum over the batch divided by a count that depends only on the targets. So it does not depend on how
 the batch is split into micro-batches or spread over processes.
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from ubend.core.settings import LossKind
 
-MIN_DICE = 1e-6  # below it, -log(Dice) grows no more
+MIN_DICE = 1e-6  # lower limit of Dice in -log(Dice)
 EPSILON = 1e-6  # keeps 0 / 0 finite: the Dice of a class without a pixel, true or predicted
-_FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
+_FOCUS = 2.0  # exponent of the focal loss, as recommended by its authors
 
 
 class LossCounts(NamedTuple):

@@ -1,4 +1,4 @@
-"""When memory runs out, a step is repeated in smaller micro-batches, and validation continues in smaller batches.
+"""Out-of-memory handling: a step is repeated with smaller micro-batches, and validation continues with smaller batches.
 
 Gradients and sums are still those of the whole batch (loop.py); batch norm then sees fewer images at a time.
 """
@@ -66,8 +66,8 @@ class LimitedMemoryRuntime(Runtime):
         if size == 0:
             raise SettingError(
                 _(
-                    "the device ran out of memory with {count} images at a time, and fewer cannot be trained on; "
-                    "use a smaller --size, --width or data.crop, or --device cpu"
+                    "the device ran out of memory with {count} images at a time, and training needs at least that "
+                    "many; use a smaller --size, --width or data.crop, or --device cpu"
                 ).format(count=before),
                 key="train.micro_batch",
             )
@@ -105,8 +105,9 @@ def refuse_lone_values(training: Training) -> None:
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(
-                "train.batch = {batch} (in steps of {micro}) leaves one image of a single pixel at the deepest of "
-                "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
+                "train.batch = {batch} (in steps of {micro}) leaves a single value per channel at the deepest of "
+                "{depth} levels, for which batch norm is undefined; use a larger --batch, a larger --size or a "
+                "smaller model.depth"
             ).format(batch=training.plan.batch, micro=training.micro_batch, depth=training.state.model.depth),
             key="train.batch",
         )
