@@ -236,7 +236,7 @@ def test_zoo_ranks() -> None:
 
 
 def test_the_peers_masks_follow_the_images() -> None:
-    plan = make_settings("modern", None, {"train.batch": 6, "data.window": 16, "augment.orientation": "free"})
+    plan = make_settings("modern", None, {"train.batch": 6, "data.crop": 16, "augment.orientation": "free"})
     y, x = np.mgrid[:40, :24]
     mask = ((y > 8) & (x < 14)).astype(np.uint8)
     image = np.repeat(200 * mask[..., None] + np.uint8(20), 3, axis=2)

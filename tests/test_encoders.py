@@ -255,7 +255,7 @@ def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_contradictions(tmp_path: Path) -> None:
     for changes, key in (
         ({"model.encoder": "none", "model.pretrained": True}, "model.encoder"),
-        ({"model.encoder": "resnet18", "model.growth": "unpool"}, "model.growth"),
+        ({"model.encoder": "resnet18", "model.upsampling": "unpool"}, "model.upsampling"),
     ):
         with raises(SettingError, key=key):
             make_settings(changes=changes)

@@ -22,7 +22,7 @@ from ubend.dataset.store import read_class_map
 from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.decode import read_header
 from ubend.io.images import read_image, resize_mask
 from ubend.io.raster import Header
@@ -43,10 +43,10 @@ class Oracle:
     def inspect(self, path: Path) -> Header:
         return read_header(path)
 
-    def prepare(self, path: Path, header: Header) -> Source:
-        return Source.of_pixels(read_image(path), header.size_hw)
+    def prepare(self, path: Path, header: Header) -> TileSource:
+        return TileSource.of_pixels(read_image(path), header.size_hw)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         for number, source in reversed(list(enumerate(sources))):
             native_hw = source.native_hw
             index = read_class_map(self.pairs[number], native_hw, self.labels).classes % self.labels.classes
@@ -72,7 +72,7 @@ def score(labels: LabelMap, pairs: list[Pair], **given: Any) -> dict[str, Any]:
 
 def test_logits_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
     class Broken(Oracle):
-        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 if logits.numbers == [1]:
                     logits.values[0, :, 0, 0] = torch.nan

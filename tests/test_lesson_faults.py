@@ -105,7 +105,7 @@ def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
         **TINY,
         "augment.kind": "none",
         "data.resize": "squash",
-        "train.average_decay": 0.0,
+        "train.ema_decay": 0.0,
         "train.select": "loss",
         "train.loss": "ce",
     }

@@ -34,9 +34,9 @@ NETS = [
     (UNet(2, 3, width=4, depth=3, skips=(True, False, True)), 40),
     (UNet(3, 2, width=2, depth=2, skips=(False, False)), 33),  # is padded
     (UNet(3, 4, width=2, depth=7), 128),
-    (UNet(3, 2, width=4, depth=2, growth="nearest"), 32),
-    (UNet(3, 2, width=4, depth=3, growth="bilinear", skips=(True, False, True)), 32),
-    (UNet(3, 2, width=4, depth=2, growth="unpool"), 32),
+    (UNet(3, 2, width=4, depth=2, upsampling="nearest"), 32),
+    (UNet(3, 2, width=4, depth=3, upsampling="bilinear", skips=(True, False, True)), 32),
+    (UNet(3, 2, width=4, depth=2, upsampling="unpool"), 32),
 ]
 
 
@@ -82,7 +82,7 @@ def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
     steps = trace_network(net.eval(), image)
     real = watched(net, image)
     blocks = last_of_blocks(steps)
-    if net.growth == "unpool":  # its convolution comes before the map grows
+    if net.upsampling == "unpool":  # its convolution comes before the map grows
         assert [step.kind for step in steps].count("growing") == net.depth
         blocks = [number - (steps[number + 1].kind == "growing") for number in blocks]
     assert [steps[number].shape for number in blocks] == real[:-1]

@@ -161,8 +161,8 @@ def test_refused(pets: Path, tmp_path: Path) -> None:
     error = refused_once("lesson", "transfer", "--data", pets, "--counts", "x", *out)
     check(error, SettingError, key="--counts")
     check(refused_once("lesson", "shapes", "--out", tmp_path / "discs"), OutputError, path=tmp_path / "discs")
-    error = refused_once("lesson", "shapes", "--out", tmp_path / "4", "--pictures", "0")
-    check(error, SettingError, key="--pictures")
+    error = refused_once("lesson", "shapes", "--out", tmp_path / "4", "--images", "0")
+    check(error, SettingError, key="--images")
 
 
 def test_shapes_of_known_objects() -> None:
@@ -196,7 +196,7 @@ def test_shapes(language: str, tmp_path: Path) -> None:
 
 def test_shapes_by_a_model(pets: Path, tmp_path: Path) -> None:
     run = ubend.fit(pets, out=tmp_path / "run", settings=TINY, device="cpu").run
-    words = ["lesson", "shapes", "--data", str(pets), "--model", str(run), "--pictures", "2"]
+    words = ["lesson", "shapes", "--data", str(pets), "--model", str(run), "--images", "2"]
     found = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
     assert found.exit_code == 0 or "no objects in 2 images" in found.output, found.output
 

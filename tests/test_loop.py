@@ -89,7 +89,7 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
     top = max(rows, key=lambda row: np.mean(list(row["val_dice"].values())))
     assert top["epoch"] == best
     run = RunFolder(tmp_path / "run")
-    for path in (run.settings, run.facts, run.data, run.curves, run.model, run.scores, run.panel(24)):
+    for path in (run.settings, run.facts, run.data, run.curves, run.model_path, run.scores, run.panel(24)):
         assert path.stat().st_size > 0, path
 
 

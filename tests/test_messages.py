@@ -464,14 +464,15 @@ def video_without_ffmpeg(place: Place) -> object:
 # -------------------------------------------------------------------------------------------------- settings
 
 for _words in (
-    {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
-    {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
-    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
+    {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"data.window": 64}, {"recipe": "classic"},
+    {"train.epochs": 0}, {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3},
+    {"train.learning_rate": -1}, {"train.epochs": True},
+    {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
     {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]},
     {"model.encoder": "none", "model.pretrained": True},
-    {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
-    {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
-    {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.growth": "unpool"},
+    {"model.encoder": "resnet18", "model.upsampling": "unpool"}, {"train.class_weights": [0, 0]},
+    {"data.foreground_share": 0.5}, {"data.crops_per_epoch": 3}, {"data.crop": 64, "data.resize": "squash"},
+    {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.upsampling": "unpool"},
     {"model.kind": "paper", "train.sync_batch_norm": True}, {"data.resize": "native", "augment.kind": "none"},
     {"data.resize": "native", "train.border_weight": 1}, {"data.resize": "native", "data.size": 64},
 ):  # fmt: skip
@@ -710,14 +711,14 @@ def run_with_a_damaged_list(place: Place) -> object:
 @case
 def run_with_a_damaged_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
-    RunFolder(place / "run").state.write_bytes(b"")
+    RunFolder(place / "run").state_path.write_bytes(b"")
     return refused("fit", "--resume", place / "run")
 
 
 @case
 def run_without_its_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
-    RunFolder(place / "run").state.unlink()
+    RunFolder(place / "run").state_path.unlink()
     return refused("fit", "--resume", place / "run")
 
 

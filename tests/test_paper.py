@@ -335,8 +335,8 @@ def test_resumed_to_the_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"model.skips": [True, False, True, True]}, "model.growth"),
-        ({"model.growth": "nearest"}, "model.growth"),
+        ({"model.skips": [True, False, True, True]}, "model.upsampling"),
+        ({"model.upsampling": "nearest"}, "model.upsampling"),
         ({"train.sync_batch_norm": True}, "train.sync_batch_norm"),
         ({"data.resize": "native"}, "train.border_weight"),
         ({"train.momentum": 1.0}, "train.momentum"),

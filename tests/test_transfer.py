@@ -157,7 +157,7 @@ def test_match_classes() -> None:
 def test_the_shape_is_the_models(tmp_path: Path) -> None:
     write_model(tmp_path / "m.safetensors", ["a", "b"], 3, 2, 2, skips=(True, False))
     start = load_initial_model(tmp_path / "m.safetensors")
-    shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.growth": "transposed"}
+    shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.upsampling": "transposed"}
     shape |= {"model.kind": "unet", "model.encoder": "none", "model.pretrained": False, "model.weights": None}
     assert shape_settings(start, {}) == shape
     assert shape_settings(start, {"model.width": 2, "model.skips": [True, False]}) == shape
@@ -184,7 +184,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
 
 def test_the_first_validation_is_the_models(old: Path, tmp_path: Path) -> None:
     """A training too slow to move gives the scores of the model that it began with."""
-    slow = {"train.learning_rate": 1e-12, "train.average_decay": 0.0, "train.weight_decay": 0.0}
+    slow = {"train.learning_rate": 1e-12, "train.ema_decay": 0.0, "train.weight_decay": 0.0}
     listener = Listener()
     result = ubend.fit(
         old / "data",

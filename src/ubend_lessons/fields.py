@@ -43,7 +43,7 @@ _QUICK: dict[str, Any] = {
     "train.epochs": 20,
     "train.learning_rate": 1e-2,
     "train.warmup": 0.1,
-    "train.average_decay": 0.98,
+    "train.ema_decay": 0.98,
 }
 # Rare classes, which the settings above find by chance: a lesion has one pixel of 200, a person one of 40.
 _LESION: dict[str, Any] = {"train.class_weights": [1, 2, 8], "train.epochs": 32, "train.learning_rate": 5e-3}
@@ -307,8 +307,8 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
         by_network.append((plants[mask] == truth).mean())
     reporter.report(
         _(
-            "plants told from all else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
-            "{network:.1%} by the network, which also tells fields from forests"
+            "plants against everything else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
+            "{network:.1%} by the network, which also separates fields from forests"
         ).format(index=float(np.mean(by_index)), threshold=_GREEN, network=float(np.mean(by_network)))
     )
 

@@ -55,7 +55,7 @@ _TILES = 2.5  # tiles along the longer side of the image of them
 
 
 @dataclass(frozen=True)
-class Counted:
+class TrainingResult:
     """What a training with or without the weight map came to on the test split.
 
     Attributes:
@@ -86,7 +86,7 @@ def teach_paper(
     device: str | None = None,
     show: bool = False,
     reporter: Reporter,
-) -> list[Counted]:
+) -> list[TrainingResult]:
     """Draw the paper's network, tiles and weight map; train it without and with the map, and count objects.
 
     Writes `sizes.png`, `tiles.png`, `weights.png`, `comparison.png` and a run folder for each training into `out`.
@@ -110,7 +110,7 @@ def teach_paper(
             side=side, given=_GIVEN_PX
         )
     )
-    counted: list[Counted] = []
+    counted: list[TrainingResult] = []
     quiet = SilentReporter()
     for weight in (0.0, W0):
         run = out / f"run-{len(counted) + 1}"
@@ -164,7 +164,7 @@ def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return mask
 
 
-def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> Counted:
+def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> TrainingResult:
     """Count the objects of a run's test split, separated as `ubend count` does, against the true ones."""
     predictor, pairs = load(run, device), _test_pairs(run)
     names, root = predictor.labels.names, _root(pairs)
@@ -181,7 +181,7 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
         errors.append(total.count_error)
         if number < _SHOWN:
             shown.append(own.ids)
-    return Counted(border_weight, dice, quality, tuple(errors), tuple(shown))
+    return TrainingResult(border_weight, dice, quality, tuple(errors), tuple(shown))
 
 
 def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
@@ -219,7 +219,7 @@ def _variant(border_weight: float) -> str:
     return _("with the weight map") if border_weight else _("without the weight map")
 
 
-def _describe(counted: Counted) -> str:
+def _describe(counted: TrainingResult) -> str:
     own = counted.quality
     return _(
         "{name}: {found} objects found of {true}; count error {error:.2f} an image, F1 {f1:.3f}, Dice {dice:.3f}"

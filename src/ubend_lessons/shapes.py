@@ -60,7 +60,7 @@ def teach_shapes(
     *,
     folder: Path | str | None = None,
     model: Path | str | None = None,
-    pictures: int = 4,
+    images: int = 4,
     show: bool = False,
     reporter: Reporter,
 ) -> list[CutOut]:
@@ -72,22 +72,22 @@ def teach_shapes(
     Args:
         folder: images and masks; None: a sample is drawn into `out`.
         model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
-        images: how many, evenly taken.
+        images: number of images, evenly spaced in the folder.
     Raises:
         OutputError: `out` holds something already.
         SettingError: images is not above 0, or scikit-image is not installed.
         DataError: there is no object.
     """
-    if pictures < 1:
-        raise SettingError(_("images: give 1 or more"), key="--pictures")
+    if images < 1:
+        raise SettingError(_("images: give 1 or more"), key="--images")
     out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
-        draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)
+        draw_sample(folder, max(_SAMPLE, images), _SAMPLE_PX)
     data = open_dataset(read_user_settings(folder).settings, "cpu", default_cache(), SilentReporter())
     predictor = None if model is None else load(model)
     found: list[CutOut] = []
-    numbers = np.linspace(0, len(data.folder.pairs) - 1, min(pictures, len(data.folder.pairs)), dtype=np.int64)
+    numbers = np.linspace(0, len(data.folder.pairs) - 1, min(images, len(data.folder.pairs)), dtype=np.int64)
     for number in numbers:
         pair = data.folder.pairs[number]
         if predictor is None:
@@ -110,8 +110,8 @@ def teach_shapes(
     largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
-    said = _("{count} objects in {pictures} images; their cut-outs and measures are in {out}")
-    reporter.report(said.format(count=len(found), pictures=len(numbers), out=out))
+    said = _("{count} objects in {images} images; their cut-outs and measures are in {out}")
+    reporter.report(said.format(count=len(found), images=len(numbers), out=out))
     if show:
         show_image(page)
     return found

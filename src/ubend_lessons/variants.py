@@ -145,7 +145,7 @@ def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
         "bilinear": _("bilinear, then convolution"),
         "unpool": _("convolution, then max unpooling"),
     }
-    variants = [Variant(name, {"model.growth": growth}) for growth, name in names.items()]
+    variants = [Variant(name, {"model.upsampling": upsampling}) for upsampling, name in names.items()]
     return compare_variants(variants, out, **options)
 
 

@@ -96,7 +96,7 @@ class CapturedRuntime(Runtime):
         shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
-        values[-1] = 1.0 - ema_decay(step, training.plan.average_decay)
+        values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)
         self._changing.copy_(slot, non_blocking=True)
         if not training.batches.source.resident:
             fetched = training.batches.fetch(step)

@@ -1,4 +1,4 @@
-"""Use a model: predict, cutout, objects, show, info, runs."""
+"""Commands that use a model: predict, cutout, objects, show, info, runs."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
-@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Write probabilities too: TIFF, or npz."))
+@option(
+    "--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities, as TIFF or npz.")
+)
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
 @options("device")
@@ -43,16 +45,22 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
     "classes",
     multiple=True,
     metavar="CLASS",
-    help=later("What to cut out; may be repeated, contour=0.5 counts half  [the only one]"),
+    help=later("Class to cut out; repeatable; contour=0.5 counts half  [the only one]"),
 )
 @option(
     "--background",
     default="transparent",
     show_default=True,
     metavar="COLOR|PICTURE",
-    help=later("Background."),
+    help=later("Background: transparent, a colour, or an image."),
 )
-@option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
+@option(
+    "--soft",
+    "soft_px",
+    type=float,
+    metavar="PX",
+    help=later("Width of the soft edge, px  [by the model's probabilities]"),
+)
 @options("tiles", "overlap", "with", "tta", "resume", "device")
 def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.cutout import cut_out_files
@@ -62,12 +70,14 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
         cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Number the objects in PATHS, measure and outline them."))
+@command(help=later("Number, measure and outline the objects in PATHS."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
 @option(
-    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are separated.")
+    "--method",
+    type=click.Choice(["contour", "parts", "distance"]),
+    help=later("Method that separates touching objects."),
 )
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
 @option(
@@ -75,10 +85,15 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     "exports",
     type=click.Choice(["coco", "geojson", "panoptic"]),
     multiple=True,
-    help=later("Also write them for other programs; repeatable."),
+    help=later("Also export the objects in this format; repeatable."),
 )
-@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um, instead of what files state."))
-@option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
+@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files' own."))
+@option(
+    "--truth",
+    type=PATH,
+    metavar="FOLDER",
+    help=later("Folder of true ids, NAME.png or NAME_ids.tif, to score against."),
+)
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.io.pixel_size import parse_pixel_size
@@ -91,12 +106,12 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
         find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Draw RUN's first test images, or the worst ones: input, truth, prediction."))
+@command(help=later("Draw the first or the worst test images of RUN: input, truth, prediction."))
 @click.argument("run", type=PATH)
-@option("--worst", is_flag=True, help=later("Lowest score first, each with its score and a map of its errors."))
+@option("--worst", is_flag=True, help=later("Lowest scores first, with score and error map."))
 @options("subset")
 @option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png, or RUN/worst.png]"))
-@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 @options("device")
 def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
@@ -105,7 +120,7 @@ def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
     echo(draw_predictions(run, out, show=display, **flags))
 
 
-@command(help=later("Say what MODEL is: network, classes, size, training, scores."))
+@command(help=later("Describe MODEL: network, classes, size, training, scores."))
 @click.argument("model", type=PATH)
 def info(model: Path) -> None:
     from ubend.tasks.info import describe_model
@@ -114,7 +129,7 @@ def info(model: Path) -> None:
         echo(line)
 
 
-@command(help=later("List the runs in FOLDER (default: runs), the newest first: data, settings, scores."))
+@command(help=later("List the runs in FOLDER (default: runs), newest first: data, settings, scores."))
 @click.argument("folder", type=PATH, default=Path("runs"), required=False)
 def runs(folder: Path) -> None:
     from ubend.tasks.runs import list_runs

@@ -1,4 +1,4 @@
-"""Train and score: fit, evaluate."""
+"""Commands that train and score: fit, evaluate."""
 
 import sys
 from pathlib import Path
@@ -20,12 +20,12 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 
 @command(help=later("Train on FOLDER of images and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=PATH, required=False)
-@option("--out", type=PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
+@option("--out", type=PATH, help=later("Run folder to create  [runs/NAME-1, -2, ...]"))
 @folder_options()
 @option(
     "--recipe",
     type=click.Choice(["modern", "tutorial", "paper"]),
-    help=later("Group of settings to start from  [modern]"),
+    help=later("Preset of settings  [modern]"),
 )
 @option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
@@ -78,7 +78,7 @@ def fit(
         given = [name for name, value in flags.items() if value is not None]
         if folder is not None or config is not None or assignments or given:
             raise click.UsageError(
-                _("--resume takes the run's own folder and settings; give nothing else but --show and --gpus")
+                _("--resume uses the run's own folder and settings; only --show and --gpus can be given with it")
             )
     if gpus is not None and gpus != process_rank().count:
         _launch(gpus)
@@ -104,9 +104,10 @@ def _launch(gpus: int) -> None:
 
     if process_rank().count > 1:
         raise SettingError(
-            _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
-                count=gpus, there=process_rank().count
-            ),
+            _(
+                "--gpus {count}: torchrun has started {there} processes already; leave --gpus out, "
+                "and use torchrun's --nproc-per-node"
+            ).format(count=gpus, there=process_rank().count),
             key="--gpus",
         )
     context = click.get_current_context()
@@ -131,7 +132,9 @@ def _report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> 
     if scores is None:
         sys.exit(130)
     print_scores(scores.data)
-    reporter.report(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
+    reporter.report(
+        _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
+    )
 
 
 @command(help=later("Score MODEL on its own test split, or on FOLDER (its test split, if it has one)."))

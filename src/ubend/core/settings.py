@@ -1,10 +1,9 @@
-"""Every setting of a run, checked; the recipes `modern`, `tutorial`, `paper`.
+"""All settings of a run, validated; the recipes `modern`, `tutorial`, `paper`.
 
-A setting that is None is chosen later from the images and the device (`autoconfig.py`), with the reason
-printed. The plan in which all are decided (`plan.py`) is saved in the run folder as `settings.toml`, which `--config`
-takes back.
+A setting that is None is chosen later from the images and the device (`autoconfig.py`), and the reason is printed.
+The resolved plan (`plan.py`) is saved in the run folder as `settings.toml`, which `--config` takes back.
 
-Order of strength: the recipe's values < a `--config` file < flags < `--set key=value`.
+Precedence: the recipe's values < a `--config` file < flags < `--set key=value`.
 """
 
 import difflib
@@ -31,7 +30,7 @@ Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
-UNET_DEPTH = 4  # poolings of the U-Net, where nobody says
+UNET_DEPTH = 4  # default number of poolings of the U-Net
 
 
 class _Section(BaseModel):
@@ -40,7 +39,7 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no number, though pydantic takes it for 1."""
+        """Refuse `true` as a number; pydantic accepts it as 1."""
         kinds = re.findall(r"\b(?:int|float)\b", str(cls.model_fields[str(info.field_name)].annotation))
         some = value if isinstance(value, list | tuple) else [value]
         if kinds and any(isinstance(one, bool) for one in some):
@@ -60,11 +59,13 @@ class DataSettings(_Section):
     skip_bad: bool = False  # continue without pairs that cannot be used
     channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the images are; a mixture: 3
     size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized image
-    # keep the aspect, squash to a square, or leave images at native size (native); None: as objects need it
+    # keep the aspect, squash to a square, or leave images at native size (native); None: by the width of objects
     resize: Resize | None = None
-    window: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
-    epoch_windows: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
-    foreground_share: float | None = Field(None, ge=0, le=1)  # of the crops: placed on an object of a drawn class
+    crop: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
+    crops_per_epoch: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
+    foreground_share: float | None = Field(
+        None, ge=0, le=1
+    )  # fraction of the crops placed on an object of a random class
     val_share: float = Field(0.15, gt=0, lt=0.5)
     test_share: float = Field(0.15, gt=0, lt=0.5)
     mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training split
@@ -72,12 +73,12 @@ class DataSettings(_Section):
 
 
 class AugmentSettings(_Section):
-    """What is done to a training image. Ranges are of uniform draws, half-widths unless they say more."""
+    """Augmentation of training images. Ranges are half-widths of uniform draws unless stated otherwise."""
 
     kind: Literal["none", "frozen", "warp"] | None = None
     # frozen: the tutorial's copies, the same in every epoch
     anchor_shift_px: float = Field(10.0, ge=0)  # three anchors move this far, at native size
-    both_flips: Literal["flips", "elastic"] = "flips"  # the tutorial's code, or its words: elastic + both flips
+    both_flips: Literal["flips", "elastic"] = "flips"  # as in the tutorial's code, or in its text: elastic + both flips
     # warp: drawn again for every image of every epoch
     orientation: Orientation | None = None  # free: any rotation and both flips; upright: small rotations, left-right
     rotation_deg: float | None = Field(None, ge=0, le=180)
@@ -89,7 +90,7 @@ class AugmentSettings(_Section):
     elastic_px: float | None = Field(None, ge=0)  # the same in px of the resized image, instead of `elastic`
     elastic_grid: int = Field(5, ge=2, le=5)  # points a side of the coarse field
     elastic_share: float = Field(0.5, ge=0, le=1)  # of the images
-    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the image is reflected
+    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask outside the image; the image is reflected
     brightness: float = Field(0.15, ge=0, le=1)  # of the value range
     contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
     color: float = Field(0.1, ge=0, le=1)  # gain of each of several channels, natural logarithm
@@ -108,10 +109,12 @@ class ModelSettings(_Section):
     width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
     depth: int | None = Field(None, ge=1, le=8)  # poolings
     skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
-    growth: Upsampling = "transposed"  # how the decoder doubles the resolution
+    upsampling: Upsampling = "transposed"  # how the decoder doubles the resolution
     dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
     encoder: str | None = None  # its name in timm; none: the U-Net's own
-    pretrained: bool | None = None  # initialise from its ImageNet weights, of its pip package, or downloaded if need be
+    pretrained: bool | None = (
+        None  # initialise from its ImageNet weights, from its pip package, or downloaded if needed
+    )
     weights: str | None = None  # initialise from these: a local file instead of the download
 
 
@@ -132,12 +135,12 @@ class TrainSettings(_Section):
         None  # ce: cross entropy, sum: not its mean; dice adds 1 - Dice, logdice -log(Dice); focal: hard pixels count
     )
     class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
-    border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
-    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized image; how close
+    border_weight: float = Field(0.0, ge=0)  # in the cross entropy: extra weight of background between close objects
+    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized image: the distance that counts as close
     sync_batch_norm: bool = False  # in several processes: batch norm over the images of all of them
-    average_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
-    select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
-    patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
+    ema_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
+    select: Literal["loss", "dice"] = "dice"  # the validation score by which the best weights are kept
+    patience: int | None = Field(None, ge=1)  # early stopping: epochs without a better validation score
     init_from: str | None = None  # model file or run folder whose weights the training starts from
     precision: Precision | None = None
     compile: bool | None = None
@@ -146,7 +149,7 @@ class TrainSettings(_Section):
 
 
 class Settings(_Section):
-    """All settings of a run; sections as in the files under `[data]`, `[augment]`, `[model]`, `[train]`."""
+    """All settings of a run; sections as in settings files: `[data]`, `[augment]`, `[model]`, `[train]`."""
 
     recipe: Recipe = "modern"
     device: str | None = None
@@ -173,68 +176,71 @@ class Settings(_Section):
             (
                 "model.encoder",
                 model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
-                _("model.pretrained and model.weights go with model.encoder (--encoder)"),
+                _("model.pretrained and model.weights need an encoder; set model.encoder (--encoder)"),
             ),
             (
-                "model.growth",
-                not plain and model.growth == "unpool",
-                _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
+                "model.upsampling",
+                not plain and model.upsampling == "unpool",
+                _(
+                    "model.upsampling = unpool cannot be used with model.encoder, because encoders "
+                    "pool in other ways; choose another upsampling"
+                ),
             ),
             (
                 "train.class_weights",
                 weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0),
-                _("train.class_weights: one number per class, none below 0 and not all 0"),
+                _("train.class_weights: give one number per class, none below 0 and not all 0"),
             ),
             (
-                "model.growth",
-                paper and (model.growth != "transposed" or not all(model.skips or ())),
-                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
+                "model.upsampling",
+                paper and (model.upsampling != "transposed" or not all(model.skips or ())),
+                _("model.upsampling and model.skips cannot be changed with model.kind = paper; use model.kind = unet"),
             ),
             (
                 "train.sync_batch_norm",
                 paper and train.sync_batch_norm,
-                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm"),
+                _("train.sync_batch_norm needs model.kind = unet; the paper's network has no batch norm"),
             ),
             (
                 "data.resize",
                 native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
                 _(
-                    "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
-                    "by which crops are drawn"
+                    "data.resize = native (--patches) needs the recipe modern or paper, and augment.kind = warp, "
+                    "which draws the crops"
                 ),
             ),
             (
                 "train.border_weight",
                 native and train.border_weight,
                 _(
-                    "train.border_weight goes with images as wholes: not with data.resize = native (--patches); "
+                    "train.border_weight needs whole images and cannot be used with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
                 ),
             ),
             (
                 "data.size",
                 native and data.size is not None,
-                _("with data.resize = native (--patches) images keep their size; say data.window, not data.size"),
+                _("with data.resize = native (--patches) images keep their size; set data.crop instead of data.size"),
             ),
             (
                 "data.foreground_share",
-                not native and data.foreground_share and data.window is None,
-                _("data.foreground_share goes with data.window"),
+                not native and data.foreground_share and data.crop is None,
+                _("data.foreground_share needs crops; set data.crop too"),
             ),
             (
-                "data.epoch_windows",
-                not native and data.epoch_windows is not None,
-                _("data.epoch_windows goes with data.resize = native (--patches)"),
+                "data.crops_per_epoch",
+                not native and data.crops_per_epoch is not None,
+                _("data.crops_per_epoch needs data.resize = native (--patches)"),
             ),
             (
-                "data.window",
-                data.window is not None and data.resize == "squash",
-                _("data.window goes with data.resize = keep"),
+                "data.crop",
+                data.crop is not None and data.resize == "squash",
+                _("data.crop cannot be used with data.resize = squash; set data.resize = keep"),
             ),
             (
                 "data.mean",
                 (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
-                _("data.mean and data.std go together, one number per channel in each"),
+                _("data.mean and data.std must be set together, with one number per channel in each"),
             ),
             ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
         ]
@@ -244,8 +250,8 @@ class Settings(_Section):
         return self
 
 
-# What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the images
-# and the copies; `choices.py` distinguishes them by the number of classes.
+# The tutorial's values where they differ from `modern`. Its two jobs differ in the images
+# and the copies; `autoconfig.py` distinguishes them by the number of classes.
 RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
@@ -259,13 +265,13 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0,
             "schedule": "constant",
             "loss": "ce",
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
             "select": "loss",
             "precision": "float32",
         },
     },
-    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not say is left to `choices.py`: the learning rate, the
-    # ranges of shift and grey values (ours), how long.
+    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: # learning rate
+    # and epochs. The ranges of shifts and grey values are ours.
     "paper": {
         "augment": {
             "kind": "warp",
@@ -290,7 +296,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "loss": "ce-sum",
             "border_weight": 10.0,
             "border_sigma_px": 5.0,
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
         },
     },
 }
@@ -307,7 +313,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, or else plain text."""
+    """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, otherwise plain text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise SettingError(
@@ -324,7 +330,7 @@ def make_settings(
     config: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings of a recipe, with a file's values and then `changes` (dotted keys) laid over them.
+    """The settings of a recipe, overridden by a file's values and then by `changes` (dotted keys).
 
     Raises:
         SettingError: an unknown key (the nearest known one is named), or a value that does not fit.
@@ -332,10 +338,10 @@ def make_settings(
     given = dict(flatten(config or {})) | dict(changes or {})
     named = given.pop("recipe", "modern")
     recipe = recipe or named
-    if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
+    if recipe not in list(RECIPES):  # a list: a value from a file may be unhashable
         known = ", ".join(RECIPES)
         raise SettingError(
-            _("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known), key="recipe"
+            _("unknown recipe {recipe}; choose one of: {known}").format(recipe=recipe, known=known), key="recipe"
         )
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
@@ -343,7 +349,7 @@ def make_settings(
 
 
 def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The settings with some dotted keys replaced, checked again."""
+    """The settings with some dotted keys replaced, validated again."""
     return validate(Settings, nest(dict(flatten(settings.model_dump())) | dict(changes)))
 
 
@@ -351,7 +357,7 @@ SECTIONS = ("data", "augment", "model", "train")
 
 
 def dump_toml(settings: Settings, sections: Sequence[str] = SECTIONS) -> str:
-    """The settings, or some sections of them, as TOML; what is None (nothing chosen) stands as a comment."""
+    """The settings, or some sections of them, as TOML; None (not chosen yet) becomes a comment."""
     lines = []
     if tuple(sections) == SECTIONS:
         lines.append(f'recipe = "{settings.recipe}"')
@@ -392,6 +398,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+_RENAMED = {
+    "model.growth": "model.upsampling",
+    "data.window": "data.crop",
+    "data.epoch_windows": "data.crops_per_epoch",
+    "train.average_decay": "train.ema_decay",
+}
 _SHORT_NAMES = {"lr": "train.learning_rate", "wd": "train.weight_decay"}  # as in many other programs
 
 
@@ -400,6 +412,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
     for key in given:
         if key in known:
             continue
+        if key in _RENAMED:
+            raise SettingError(_("setting {key} is now called {name}").format(key=key, name=_RENAMED[key]), key=key)
         leaves = {name.rpartition(".")[2]: name for name in known}
         if key.rpartition(".")[2] in _SHORT_NAMES:
             leaves[key.rpartition(".")[2]] = _SHORT_NAMES[key.rpartition(".")[2]]
@@ -414,7 +428,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
 
 
 def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
-    """Nested values, checked.
+    """Validate nested values.
 
     Raises:
         SettingError: values that do not fit, or that contradict each other.
@@ -427,6 +441,6 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
             cause = validation_reason(problem)
             if problem["loc"]:
-                cause = _("{reason} (is {value!r})").format(reason=cause, value=problem["input"])
+                cause = _("{reason} (got {value!r})").format(reason=cause, value=problem["input"])
             lines.append(f"{key}: {cause}")
         raise SettingError("; ".join(lines), key=validation_key(error.errors()[0])) from error

@@ -49,7 +49,7 @@ from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 _PIECE_PIXELS = 2**20  # of an image that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
@@ -315,7 +315,7 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
     )
 
 
-def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
+def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Result]) -> _Result:
     """What `read` returns for the folder that the settings name.
 
     Args:

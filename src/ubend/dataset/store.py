@@ -364,16 +364,16 @@ def _build(
         masks.flush()
         for array in invalid_at:
             array.flush()  # type: ignore[attr-defined]
-        np.savez(
-            temporary / _INDEX,
-            offsets=offsets,
-            shapes_hw=np.array(stored_hw, np.int64),
-            native_hw=np.array(shapes_hw, np.int64),
-            class_pixels=class_pixels,
-            thumbnails=thumbnails,
-            has_unseen=has_invalid,
-            pixel_hashes=pixel_hashes,
-        )
+        index: dict[str, NDArray[Any]] = {
+            "offsets": offsets,
+            "shapes_hw": np.array(stored_hw, np.int64),
+            "native_hw": np.array(shapes_hw, np.int64),
+            "class_pixels": class_pixels,
+            "thumbnails": thumbnails,
+            "has_unseen": has_invalid,
+            "pixel_hashes": pixel_hashes,
+        }
+        np.savez(temporary / _INDEX, allow_pickle=False, **index)
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
         facts["folder"] = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))
         facts |= {"files": _check_sums(temporary), "changed_ns": _read_times(temporary)}

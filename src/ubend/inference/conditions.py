@@ -14,7 +14,7 @@ from ubend.inference.input_checks import refuse_other_kind
 from ubend.inference.postprocess import PostprocessOptions, parse_areas, parse_thresholds, postprocess
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor, fetch
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
@@ -109,7 +109,7 @@ class MaskPredictor:
                 mask = postprocess(prob, self.wanted, mask == IGNORED)
             yield keys.pop(number), MaskResult(mask, prob if with_prob else None)
 
-    def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
+    def predict_rows(self, source: TileSource, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
         """(row range, answer) of an image, from top to bottom; only if `by_rows`."""
 
         def make(logits: Tensor) -> list[Tensor]:

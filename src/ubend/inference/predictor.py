@@ -26,9 +26,9 @@ from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import (
     Blender,
-    Source,
     TilePlan,
     TileRow,
+    TileSource,
     Tiling,
     plan_rows,
     plan_whole,
@@ -184,13 +184,13 @@ class Predictor:
         started: dict[int, NDArray[Any]] = {}
         invalid: dict[int, NDArray[np.bool_]] = {}
 
-        def open_image(image: Image) -> tuple[NDArray[Any] | None, Source]:
+        def open_image(image: Image) -> tuple[NDArray[Any] | None, TileSource]:
             if shown is None:
                 return None, self.prepare(image)
             loaded = take_pixels(image, self.bundle)
             return loaded.pixels, self.resize_input(loaded, loaded.pixels.nbytes)
 
-        def sources() -> Iterator[Source]:
+        def sources() -> Iterator[TileSource]:
             for number, (pixels, source) in enumerate(prefetch(open_image, images, _bytes_given)):
                 if shown is not None and pixels is not None:
                     shown[number] = pixels
@@ -209,7 +209,7 @@ class Predictor:
                         result[..., where] = blank
                     yield number, result, where
 
-    def prepare(self, image: Image, header: Header | None = None) -> Source:
+    def prepare(self, image: Image, header: Header | None = None) -> TileSource:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
 
         Args:
@@ -220,7 +220,7 @@ class Predictor:
         """
         return self.resize_input(take_pixels(image, self.bundle, header), _bytes_given(image))
 
-    def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> Source:
+    def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> TileSource:
         """The input of `run`, as `prepare` gives it.
 
         Args:
@@ -230,15 +230,15 @@ class Predictor:
         pixels, sizing = image.pixels, self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
         if self.tiling is not None:
-            return Source.of_pixels(pixels, native_hw, invalid=image.invalid)
+            return TileSource.of_pixels(pixels, native_hw, invalid=image.invalid)
         small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
-        return Source.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
+        return TileSource.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
 
     def inspect(self, path: Path) -> Header:
         """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
         return inspect_file(path, self.bundle)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         """Logits of images of any size; memory: a few batches plus one row of tiles per tiled image.
 
         Args:
@@ -251,7 +251,7 @@ class Predictor:
         for tiles in self._batches(sources):
             yield from self._merge(tiles, self._forward(tiles), blenders)
 
-    def _batches(self, sources: Iterable[Source]) -> Iterator[list[_Tile]]:
+    def _batches(self, sources: Iterable[TileSource]) -> Iterator[list[_Tile]]:
         """Batches of tiles of equal padded size, across images."""
         waiting: dict[tuple[int, int], list[_Tile]] = {}
         held_bytes = 0
@@ -274,7 +274,7 @@ class Predictor:
                 yield group
         yield from waiting.values()
 
-    def _read_rows(self, sources: Iterable[Source]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
+    def _read_rows(self, sources: Iterable[TileSource]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
         rows = plan_rows(sources, self._plan)
         if self.tiling is None:  # already read and resized
             return map(read_row, rows)

@@ -124,7 +124,7 @@ class NetworkFields(BaseModel):
     width: int = Field(ge=1, le=1024)
     depth: int = Field(ge=1, le=8)
     skips: tuple[bool, ...] | None = None
-    growth: Upsampling = "transposed"
+    upsampling: Upsampling = Field("transposed", alias="growth")
     dropout: float = Field(0.5, ge=0, lt=1)
     encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
 
@@ -151,10 +151,11 @@ class Header(StoredFields):
             "labels.codes": len(labels.codes) != network.classes,
             "labels.colors": len(labels.colors) != network.classes,
             "labels.others": labels.others not in (None, IGNORED, *range(network.classes)),
-            "network.kind": network.kind == "paper" and bool(network.model_fields_set & {"skips", "growth", "encoder"}),
+            "network.kind": network.kind == "paper"
+            and bool(network.model_fields_set & {"skips", "upsampling", "encoder"}),
             "network.dropout": network.kind == "unet" and "dropout" in network.model_fields_set,
             "network.skips": network.skips is not None and len(network.skips) != network.depth,
-            "network.growth": bool(network.encoder) and network.growth == "unpool",
+            "network.growth": bool(network.encoder) and network.upsampling == "unpool",
             "sizing.channels": self.sizing.channels != network.channels,
             "scale": self.scale is not None and self.scale[0] > self.scale[1],
         }
@@ -174,7 +175,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     net = bundle.model
     entry = {
         "format": FORMAT,
-        "network": net.shape(),
+        "network": {"growth" if key == "upsampling" else key: value for key, value in net.shape().items()},
         "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},

@@ -26,7 +26,7 @@ class SegmentationNet(nn.Module):
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, >= 1.
         skips: for each level, full size first, whether its skip connection is there; None: all.
-        growth: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
+        upsampling: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
             enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
         mean, std: per channel, in the image's own units (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
     Attributes:
@@ -42,7 +42,7 @@ class SegmentationNet(nn.Module):
     """
 
     kind: ClassVar[NetworkKind] = "unet"
-    options: ClassVar[tuple[str, ...]] = ("depth", "skips", "growth")
+    options: ClassVar[tuple[str, ...]] = ("depth", "skips", "upsampling")
     has_batch_norm: ClassVar[bool] = True
     edge_px: ClassVar[int] = 0
     summary_template: ClassVar[str] = later(
@@ -62,13 +62,13 @@ class SegmentationNet(nn.Module):
         width: int,
         depth: int,
         skips: Sequence[bool] | None,
-        growth: Upsampling,
+        upsampling: Upsampling,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
-        self.skips, self.growth = (True,) * depth if skips is None else tuple(skips), growth
+        self.skips, self.upsampling = (True,) * depth if skips is None else tuple(skips), upsampling
         if len(self.skips) != depth:
             raise ValueError(f"skips has {len(self.skips)} entries for depth {depth}")
         for name, values in (("mean", mean or [0.0] * channels), ("std", std or [1.0] * channels)):
@@ -102,7 +102,7 @@ class SegmentationNet(nn.Module):
     def shape(self) -> dict[str, Any]:
         """The arguments of `make_network` that give a network of the same shape, fit for JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
-        return shape | {"skips": list(self.skips), "growth": self.growth}
+        return shape | {"skips": list(self.skips), "upsampling": self.upsampling}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of an encoder, which have a learning rate of their own; of other networks none."""

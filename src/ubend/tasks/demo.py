@@ -15,7 +15,7 @@ from ubend.training.run_folder import free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole images shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
-_SETTINGS = {"data.size": 256, "data.window": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
+_SETTINGS = {"data.size": 256, "data.crop": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
 
 
 def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Path:

@@ -24,7 +24,7 @@ from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.extremes import ExtremeValues
 from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap
@@ -159,7 +159,7 @@ class _LookedAt:
         self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
         self._predictor, self.extremes = predictor, ExtremeValues(predictor.bundle)
 
-    def prepare(self, image: Path, header: Header) -> Source | None:
+    def prepare(self, image: Path, header: Header) -> TileSource | None:
         loaded = take_pixels(image, self._predictor.bundle, header)
         if not self._is_scored(image, loaded):
             return None

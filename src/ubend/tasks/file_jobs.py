@@ -131,7 +131,7 @@ class FileJob(ABC, Generic[_Facts]):
             DataError: duplicate output names.
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
-        inspected = dict(self.attempt(self.inspect, range(len(self.paths))))
+        inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
         self.found = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
         if not self.found:
             return []
@@ -142,8 +142,8 @@ class FileJob(ABC, Generic[_Facts]):
         if not self.resume:
             own = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], resumable=own)
-        is_done = dict(self.attempt(lambda number: self.resume and self.is_done(number), [*self.found]))
-        sizes = dict(self.attempt(self.size, [number for number, done in is_done.items() if not done]))
+        is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.found]))
+        sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
         self.found = {number: facts for number, facts in self.found.items() if number not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
@@ -210,7 +210,9 @@ class FileJob(ABC, Generic[_Facts]):
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[number] = [Problem(_("{path}: too large for the memory").format(path=path), path, "memory")]
+            self.wrong[number] = [
+                Problem(_("{path}: not enough memory for this file").format(path=path), path, "memory")
+            ]
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
@@ -229,7 +231,7 @@ class FileJob(ABC, Generic[_Facts]):
         path = self.paths[number]
         return Problem(_("{path}: {problem}").format(path=path, problem=line), path, line.key)
 
-    def attempt(
+    def map_inputs(
         self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
     ) -> Iterator[tuple[int, _Result]]:
         """(number, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
@@ -305,7 +307,7 @@ class ImageJob(FileJob[Header]):
         started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
-            for number, (image, shown) in self.attempt(self._read, numbers, self._bytes):
+            for number, (image, shown) in self.map_inputs(self._read, numbers, self._bytes):
                 started.append(number)
                 yield (number, shown), image
 

@@ -46,7 +46,7 @@ from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor, load
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
@@ -219,7 +219,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     prepare_process(settings.train.deterministic)
     device = group.pick_device(settings.device)
     set_up(device, settings.train.deterministic)
-    fresh = not (session.resumed and run.state.exists())  # otherwise the weights come from the saved state
+    fresh = not (session.resumed and run.state_path.exists())  # otherwise the weights come from the saved state
     with warmed_up(device), group.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
         found = scan(settings, device, reporter, split, pretrained=fresh)
@@ -240,7 +240,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         _begin(session, plan, found.data, training.state, device)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver:
+    with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             with stop_on_signals(group) as stop:
                 train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
@@ -316,13 +316,13 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     numbers, store = data.numbers(split).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
-    predictor = Predictor(load_bundle(run.model), device)
+    predictor = Predictor(load_bundle(run.model_path), device)
 
     def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
         if store.has_invalid[numbers[number]]:  # where, at native size, only the file states
             return DecodedImage(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
-        image = Source.of_pixels(store.image(numbers[number]), (height, width))
+        image = TileSource.of_pixels(store.image(numbers[number]), (height, width))
         return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
     found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
@@ -357,8 +357,8 @@ def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None
 def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
     """Continue from the run's saved state; tensors are filled in place, so what wraps the network sees it."""
     run = session.run
-    if run.state.exists():
-        load_state(run.state, state)
+    if run.state_path.exists():
+        load_state(run.state_path, state)
         done = len(state.progress.history) == epochs or state.progress.stopped
         session.reporter.report(
             _("the training was finished already; it is scored again")
@@ -383,9 +383,9 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
         return
     run.create()
     run.started.touch()
-    run.state.unlink(missing_ok=True)  # left by a killed start
+    run.state_path.unlink(missing_ok=True)  # left by a killed start
     if initial is not None or plan.model.pretrained or plan.model.weights is not None:
-        save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model
+        save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
         "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -400,11 +400,11 @@ def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) 
     if not session.group.is_first:
         return
     _draw_curves(run, data, state)
-    if run.model.exists():
+    if run.model_path.exists():
         message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` continues")
     else:  # a second Ctrl-C, before anything was saved
         message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins again")
-    session.reporter.report(message.format(step=state.progress.step, model=run.model, run=run.path))
+    session.reporter.report(message.format(step=state.progress.step, model=run.model_path, run=run.path))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

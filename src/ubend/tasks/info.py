@@ -54,7 +54,7 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)
     summary, cause = None, _("date and test scores: in the run folder, which this file does not lie in")
-    if path == run.model and run.facts.exists():
+    if path == run.model_path and run.facts.exists():
         try:
             summary = read_summary(path.parent)
         except UbendError as error:

@@ -192,7 +192,7 @@ class _ObjectJob(ImageJob):
             def find(number: int) -> dict[Path, Files]:
                 return find_truth(folder, {self.paths[number]: self.found[number].size_hw}, self._names)
 
-            for _number, files in self.attempt(find, [*self.found]):
+            for _number, files in self.map_inputs(find, [*self.found]):
                 self._truth |= files
             self.found = {number: header for number, header in self.found.items() if number not in self.wrong}
             self.todo = [number for number in self.todo if number in self.found]

@@ -1,7 +1,6 @@
 """Masks of images, videos and scans: separate jobs, shared options."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.decode import read_header
 from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
@@ -100,9 +99,11 @@ class MaskImageJob(ImageJob):
         """Also whether the mask is as large as the image."""
         if not super().is_done(number):
             return False
-        with TiffRowReader(mask) if (mask := self.files(number)[0]).suffix == ".tif" else nullcontext() as rows_reader:
-            size_hw = read_header(mask).size_hw if rows_reader is None else rows_reader.size_hw
-        return size_hw == self.found[number].size_hw
+        mask = self.files(number)[0]
+        if mask.suffix != ".tif":
+            return read_header(mask).size_hw == self.found[number].size_hw
+        with TiffRowReader(mask) as rows_reader:
+            return rows_reader.size_hw == self.found[number].size_hw
 
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
@@ -169,7 +170,7 @@ class MaskImageJob(ImageJob):
 
     def _predict_rows(self, number: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
-        source = Source(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
+        source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
         for rows, result in self.masks.predict_rows(source, with_prob=self.with_prob):
             if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
                 result.mask[invalid] = IGNORED

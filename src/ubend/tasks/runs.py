@@ -67,7 +67,7 @@ def read_summary(path: Path) -> RunSummary:
         settings = tomllib.loads(read_text(file))
         data, train = settings["data"], settings["train"]
         epochs, seed = int(train["epochs"]), int(train["seed"])
-        size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "window"))
+        size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
@@ -180,7 +180,7 @@ def _cells(run: RunSummary) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     run = RunFolder(path)
-    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model)))
+    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model_path)))
 
 
 def _changed(path: Path) -> datetime:

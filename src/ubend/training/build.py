@@ -1,4 +1,4 @@
-"""A data set and a plan -> network, optimizer and loss, as they are before the first step."""
+"""Build network, optimizer and loss from a data set and a plan."""
 
 import copy
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class ModelSetup:
 def build(
     data: Dataset, plan: Plan, device: torch.device, group: ProcessGroup = ALONE, *, pretrained: bool = True
 ) -> ModelSetup:
-    """Network, optimizer and loss; weights are initialised on the CPU, so that every device and process starts alike.
+    """Build network, optimizer and loss. Weights are initialised on the CPU, so all devices and processes start equal.
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
@@ -53,16 +53,15 @@ def build(
         SettingError: a setting does not fit the number of channels or classes.
     """
     model = _initialise_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.average_decay else model
+    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
     if plan.train.sync_batch_norm and group.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
         synchronise_batch_norm(model, group)
-    optimizer, sums = (
-        make_optimizer(model, plan.train, model.encoder_parameters()),
-        torch.zeros(4, dtype=sums_dtype(device), device=device),
-    )
-    warps, training = plan.augment.kind == "warp", data.numbers("train")
+    optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
+    sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
+    warps = plan.augment.kind == "warp"
+    training = data.numbers("train")
     scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
     bundle = Bundle(
         model,
@@ -78,7 +77,7 @@ def build(
         },
         dtype=data.store.dtype.name,
         precision=plan.train.precision,
-        window_px=plan.data.window if warps else None,
+        window_px=plan.data.crop if warps else None,
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,
@@ -130,7 +129,7 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
 
 
 def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], Tensor]:
-    """The network compiled by `torch.compile`, or unchanged where there is no C compiler."""
+    """The network compiled by `torch.compile`, or unchanged if there is no C compiler."""
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
@@ -139,7 +138,7 @@ def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], 
 
 
 def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """Estimated bytes that a run still writes; a new file is written beside the one that it replaces.
+    """Estimated bytes that a run still writes; a new file exists beside the one it replaces until it is complete.
 
     Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
 

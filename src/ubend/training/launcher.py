@@ -1,6 +1,6 @@
-"""The same command line in several processes, one for each GPU; standard library only.
+"""Run the same command line in several processes, one per GPU; standard library only.
 
-torchrun does it for several computers too. Whoever started a process, it finds its place in the environment
+torchrun does the same for several computers. In both cases a process reads its rank from the environment
 (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torch.distributed expects it.
 """
 
@@ -20,20 +20,20 @@ from types import FrameType
 from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 
-_INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
-_LOOK_S = 0.05  # between looks at the processes
-_GRACE_S = 5.0  # for a process to end by itself, before it is ended
-_SAVE_S = 20.0  # likewise after SIGTERM, which batch systems follow by SIGKILL after 30 s
+_INTERRUPTED = 130  # exit code of a process ended by Ctrl-C, which is not a failure
+_LOOK_S = 0.05  # seconds between checks of the processes
+_GRACE_S = 5.0  # seconds for a process to end by itself, before it is killed
+_SAVE_S = 20.0  # the same after SIGTERM, which batch systems follow by SIGKILL after 30 s
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """The place of this process among those that train together.
+    """The rank of this process in its group.
 
     Attributes:
-        rank: 0..count-1; the first one speaks and writes.
-        count: processes in all.
-        local: number among those of this computer.
+        rank: 0..count-1; rank 0 prints and writes.
+        count: number of processes.
+        local: rank on this computer.
     """
 
     rank: int = 0
@@ -42,12 +42,12 @@ class ProcessRank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes."""
+        """Whether this process prints and writes."""
         return self.rank == 0
 
 
 def process_rank() -> ProcessRank:
-    """This process's place, from the environment; alone where nobody has set one."""
+    """This process's rank, from the environment; a single process if it is not set."""
     environ = os.environ
     try:
         own_rank = ProcessRank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ["LOCAL_RANK"]))
@@ -57,9 +57,9 @@ def process_rank() -> ProcessRank:
 
 
 def exit_at_once(code: int) -> None:
-    """Where this is one of several processes: end it without waiting for the others; else nothing.
+    """End this process without waiting for the others; a no-op for a single process.
 
-    Python's own way out would first let torch wait for what the others have not sent.
+    Python's normal exit would let torch wait for messages of the others.
     """
     if process_rank().count > 1:
         sys.stdout.flush()
@@ -70,12 +70,12 @@ def exit_at_once(code: int) -> None:
 def launch(command: Sequence[str], count: int) -> int:
     """Run `command` in `count` processes of this computer until all have ended.
 
-    The first one's standard output is this process's. What they write to standard error is kept, and shown at
-    the end: that of the one that failed first, or else the first one's. One that fails ends all within seconds.
-    Ctrl-C reaches each of them once, and so does SIGTERM, as a Ctrl-C.
+    The first one's standard output is this process's. Their standard errors are collected; that of the first process
+    to fail is shown at the end, otherwise rank 0's. If one fails, all end within seconds. Each receives Ctrl-C once;
+    SIGTERM is passed on as Ctrl-C.
 
     Returns:
-        The exit code of the one that failed first, or else the first one's; 143 if SIGTERM has ended them.
+        The exit code of the first process to fail, otherwise rank 0's; 143 after SIGTERM.
     Raises:
         TrainingError: one of them was killed.
     """
@@ -92,7 +92,7 @@ def launch(command: Sequence[str], count: int) -> int:
                     stdin=subprocess.DEVNULL,
                     stdout=None if rank == 0 else subprocess.DEVNULL,
                     stderr=errors[rank],
-                    start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
+                    start_new_session=os.name == "posix",  # so that they receive Ctrl-C only from here, and once
                 )
             )
         shown = _wait(processes, interrupts)
@@ -101,13 +101,13 @@ def launch(command: Sequence[str], count: int) -> int:
         errors[shown].seek(0)
         sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
-    if code is None or code == _INTERRUPTED:  # None: it did not end by itself in time
+    if code is None or code == _INTERRUPTED:  # None: it did not end in time
         return 128 + interrupts[0] if interrupts else _INTERRUPTED
     if code < 0:
         raise TrainingError(
             _(
-                "process {rank} of {count} was ended by {signal} (out of memory?), and the others too; continue with "
-                "`ubend fit --resume RUN --gpus {count}`"
+                "process {rank} of {count} was ended by {signal} (possibly out of memory), so all were ended; "
+                "continue with `ubend fit --resume RUN --gpus {count}`"
             ).format(rank=shown, count=count, signal=signal.Signals(-code).name),
             key="--gpus",
         )

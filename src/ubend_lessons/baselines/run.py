@@ -19,7 +19,7 @@ from ubend.drawing.panels import save_png
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import read_image, write_mask
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
@@ -141,10 +141,10 @@ class _Watched:
     def inspect(self, path: Path) -> Header:
         return self._baseline.inspect(path)
 
-    def prepare(self, image: Path, header: Header) -> Source:
+    def prepare(self, image: Path, header: Header) -> TileSource:
         return self._baseline.prepare(image, header)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         for done, logits in enumerate(self._baseline.run(sources), 1):
             if self._out is not None:
                 self._write(self._out, logits)
