@@ -260,7 +260,7 @@ def main_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         say(*words.split(), status=status).output
         for words, status in (
             ("sample cells --count 3 --size 64", 0),
-            ("samples discs --out look.png", 0),
+            ("preview discs --out look.png", 0),
             ("data discs --out known", 0),
             ("data broken --skip-bad --out known-broken", 0),
             ("data painted --out known-painted", 0),

@@ -1,4 +1,4 @@
-"""Images and masks before training, and what is kept of them: data, samples, sample, demo, cache."""
+"""Images and masks before training, and what is kept of them: data, preview, sample, demo, cache."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
+def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.tasks.show import draw_samples
     from ubend.tasks.user_settings import read_user_settings
 

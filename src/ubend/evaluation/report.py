@@ -254,7 +254,7 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     return _(
         "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
         "too few epochs, a learning rate that is too high, masks that do not belong to the images "
-        "(look at them with `ubend samples FOLDER`)"
+        "(look at them with `ubend preview FOLDER`)"
     ).format(name=alive[0])
 
 
