@@ -97,7 +97,7 @@ def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None
     assert scores.pop("recipe") == "modern"
     assert again == scores
     assert scores["part"] == "test"
-    assert "at native size: 4 images of part test" in said
+    assert "at native size: 4 images of the test split" in said
     before = out.read_bytes()
     assert str(out) in ubend("evaluate", run, "--out", out, status=2).stderr
     assert out.read_bytes() == before
@@ -123,7 +123,7 @@ def test_predict(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "c.png")  # grey, named by itself
     sizes["c"] = (20, 24)
     said = ubend("predict", run, images, tmp_path / "c.png", "--out", out, "--device", "cpu").output
-    assert f"3 masks and overlays in {out}" in said.splitlines()
+    assert f"masks and overlays in {out}: 3" in said.splitlines()
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["predict.json", "shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]
     )

@@ -480,3 +480,13 @@ def test_the_readmes_are_equal() -> None:
     assert "](README.md)" in VIETNAMESE
     paragraphs = [len(re.findall(r"\n\n+", prose[text])) for text in (ENGLISH, VIETNAMESE)]
     assert paragraphs[0] == paragraphs[1]
+
+
+def test_one_thing_is_singular() -> None:
+    """Sentences that count: one, several, and both in a language without plurals."""
+    sentences = ("{count} image of the {split} split", "{count} images of the {split} split")
+    sentences = tuple(f"scoring {text}" for text in sentences)
+    assert [language.ngettext(*sentences, count) for count in (1, 2)] == list(sentences)
+    language.choose_language("vi")
+    one, two = (language.ngettext(*sentences, count) for count in (1, 2))
+    assert one == two not in sentences

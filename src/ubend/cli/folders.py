@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ubend.core.click_i18n import command, option
-from ubend.core.i18n import _, later
+from ubend.core.i18n import later, ngettext
 from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 
@@ -58,7 +58,11 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
-    echo(_("{count} images with masks in {folder}").format(count=count, folder=folder))
+    echo(
+        ngettext("{count} image with its mask in {folder}", "{count} images with masks in {folder}", count).format(
+            count=count, folder=folder
+        )
+    )
 
 
 @command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
