@@ -132,7 +132,7 @@ def mix_of_greys(folder: Path) -> Path:
     return make_mixed(folder, images)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     channels, (line,) = agree(folder, None)
