@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint messages api bench bench-gpu clean
+.PHONY: demo test test-fast lint messages api settings-page bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/ubend demo
@@ -27,6 +27,9 @@ messages: .venv/installed-dev
 
 api: .venv/installed-dev
 	$(BIN)/python tools/api_page.py
+
+settings-page: .venv/installed-dev
+	$(BIN)/python tools/settings_page.py
 
 # Figures go to build/benchmarks. Peers that are not installed are left out; the scripts say how to get them.
 # MILESIAL=FOLDER: a checkout of milesial's U-Net; DATA=FOLDER: images and masks instead of drawn ones.

@@ -1,31 +1,30 @@
-"""docs/settings.md has every setting with its default; the change log begins with this version."""
+"""docs/settings.md is made from the settings' descriptions; the change log begins with this version."""
 
 import re
-from pathlib import Path
-from typing import Any
 
+import settings_page
+from support import ROOT
 from ubend._version import __version__
-from ubend.core.settings import flatten, make_settings
-
-PAGE = (Path(__file__).parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+from ubend.core.settings import known_keys
 
 
-def shown(value: Any) -> str:
-    if value is None:
-        return "open"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def test_every_setting_has_a_description() -> None:
+    """Otherwise: a string below the field, in `core/settings.py`."""
+    descriptions = settings_page.describe_settings()
+    assert list(descriptions) == known_keys()
+    assert all(descriptions.values())
+    assert not [key for key, text in descriptions.items() if "|" in text]  # which would end the cell of the table
 
 
-def test_settings_are_all_told() -> None:
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+?) \|", PAGE, re.M))
-    settings = dict(flatten(make_settings().model_dump()))
-    assert set(rows) == set(settings)
-    for key, value in settings.items():
-        assert rows[key] == shown(value), key
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """Otherwise: `make settings-page`."""
+    page = settings_page.PAGE.read_text(encoding="utf-8")
+    assert page == settings_page.render(page)
+    assert len(re.findall(r"^\| `", page, re.M)) == len(known_keys())
 
 
 def test_change_log_begins_with_this_version() -> None:
-    log = (Path(__file__).parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest, *_older = re.findall(r"^## (\S+)", log, re.M)
     assert newest == __version__
     assert set(re.findall(r"^### (.+)", log, re.M)) <= {"Added", "Changed", "Fixed"}
