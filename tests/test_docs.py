@@ -28,3 +28,13 @@ def test_change_log_begins_with_this_version() -> None:
     newest, *_older = re.findall(r"^## (\S+)", log, re.M)
     assert newest == __version__
     assert set(re.findall(r"^### (.+)", log, re.M)) <= {"Added", "Changed", "Fixed"}
+
+
+def test_the_index_of_decisions_leads_to_every_heading() -> None:
+    page = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    headings = [
+        re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in re.findall(r"^##+ (.+)", page, re.M)
+    ]
+    index, _text = page.split("\n## ", 1)
+    assert re.findall(r"\]\(#([^)]+)\)", index) == headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) == set(headings)
