@@ -484,8 +484,7 @@ def test_the_readmes_are_equal() -> None:
 
 def test_one_thing_is_singular() -> None:
     """Sentences that count: one, several, and both in a language without plurals."""
-    sentences = ("{count} image of the {split} split", "{count} images of the {split} split")
-    sentences = tuple(f"scoring {text}" for text in sentences)
+    sentences = ("{subset}, {count} image at native size", "{subset}, {count} images at native size")
     assert [language.ngettext(*sentences, count) for count in (1, 2)] == list(sentences)
     language.choose_language("vi")
     one, two = (language.ngettext(*sentences, count) for count in (1, 2))

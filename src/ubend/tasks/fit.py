@@ -32,7 +32,7 @@ from ubend.core.autoconfig import choose_network, resolve
 from ubend.core.device import describe_device, explain_out_of_memory, fastest_precision, prepare_process, set_up
 from ubend.core.errors import DataError, SettingError
 from ubend.core.files import DiskRequirement, check_disk_space, default_cache, read_text, write_json
-from ubend.core.i18n import _, ngettext
+from ubend.core.i18n import _
 from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Reporter
@@ -310,11 +310,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     pairs = data.pairs(split)
     if not pairs:
         raise DataError(_("no images to score"), path=run.path)
-    reporter.report(
-        ngettext(
-            "scoring {count} image of the {split} split", "scoring {count} images of the {split} split", len(pairs)
-        ).format(count=len(pairs), split=split)
-    )
+    reporter.report(_("scoring the {split} split, images: {count}").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     numbers, store = data.numbers(split).tolist(), data.store
