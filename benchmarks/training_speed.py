@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py                                    # width 16 and batch 16 on a CPU
     python benchmarks/training_speed.py --data PETS --width 64 --compile   # as in docs/benchmarks.md, on a GPU
 
-Without `--data`, `--pictures` images of 256 px are drawn. ubend's loop takes batches from its store, augments
+Without `--data`, `--images` images of 256 px are drawn. ubend's loop takes batches from its store, augments
 them as `modern` does, averages the weights and sums the losses. The tutorial's decodes and resizes the files again
 in every epoch, in the worker processes of a DataLoader, and does not augment; its network is as wide as ubend's.
 Each loop's share is of the rate of the bare step (forward, backward, optimiser on one batch that stays on the

@@ -71,7 +71,7 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     run("evaluate", tmp_path / "run")
     run("predict", tmp_path / "run", folder / "images", "--out", tmp_path / "masks")
     run("show", tmp_path / "run")
-    run("samples", folder, "--out", tmp_path / "samples.png")
+    run("preview", folder, "--out", tmp_path / "samples.png")
     assert f"{channels} channels" in run("info", tmp_path / "run")
     assert len(list((tmp_path / "run/panels").iterdir())) == 2
     predictor = ubend.load(tmp_path / "run")  # on the device of the command, so that no pixel may differ
@@ -132,7 +132,7 @@ def mix_of_greys(folder: Path) -> Path:
     return make_mixed(folder, images)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     channels, (line,) = agree(folder, None)
@@ -146,7 +146,7 @@ def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
         assert predictor.bundle.model.channels == channels
         for name in ("c0.png", "g0.jpg"):
             assert predictor(folder / "images" / name).mask.shape == (40, 48)
-    run("samples", folder, "--channels", 3, "--out", tmp_path / "samples.png")
+    run("preview", folder, "--channels", 3, "--out", tmp_path / "samples.png")
 
 
 def test_other_mixtures(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_what_is_done_to_images_is_said(tmp_path: Path) -> None:
     assert remarks == [
         "alpha is dropped in 1 of 3 images; --channels 4 keeps it, if all have it",
         "printing inks (CMYK) become red, green, blue in 1 of 3 images",
-        "1 of 3 images are turned upright, as their EXIF says",
+        "1 of 3 images is turned upright, as its EXIF says",
     ]
     assert f"note: {remarks[0]}" in run("data", folder, "--out", tmp_path / "out")
 

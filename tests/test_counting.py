@@ -134,9 +134,9 @@ def test_one_summary_line_for_all_images(place: Path) -> None:
     for number in range(11):
         save(place / "images" / f"more{number:02d}.png", TWO * 200)
     said = count()
-    lines = [line for line in said.splitlines() if "objects in" in line]
+    lines = [line for line in said.splitlines() if line.startswith("organ: ")]
     assert len(lines) == 1
-    for figure in ("organ: 26 objects in 14 images", "0 to 2 per image", "median 2", "images.csv"):
+    for figure in ("organ: objects 26, images 14", "0 to 2 objects per image", "median 2", "images.csv"):
         assert figure in lines[0]
     assert "more00.png" not in said
 

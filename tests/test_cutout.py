@@ -136,7 +136,7 @@ def test_on_transparency(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     words = ["cutout", model, images, "--device", "cpu"]
     lines = ubend(*words, "--out", out, "--class", "foreground").splitlines()
-    assert lines[-1] == f"3 cut-outs in {out}"
+    assert lines[-1] == f"cut-outs in {out}: 3"
     shapes = {path.stem: pixels(path).shape for path in out.glob("*.png")}
     assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
     for path in out.glob("*.png"):
@@ -217,7 +217,7 @@ def test_resume(model: Path, images: Path, tmp_path: Path) -> None:
     (out / ".disc-01234567.png").write_bytes(b"half")
     before = (out / "none.png").stat().st_mtime_ns
     check(refused_once(*words), OutputError, key="--out")
-    assert "2 cut-outs are there already" in ubend(*words, "--resume")
+    assert "stay as they are: 2" in ubend(*words, "--resume")
     assert contents(out) == whole
     assert (out / "none.png").stat().st_mtime_ns == before
     for more, key in ((["--soft", 2], "soft_px"), (["--background", "white"], "background"), (["--tta"], "models")):

@@ -127,7 +127,7 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(both, (mirrored + prob_of(other, image)) / 2, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_files_and_order(tmp_path: Path) -> None:
     """Images come in their order, whatever their sizes; grey and colour models read a file each in its way."""
     sizes = [(20, 30), (64, 32), (20, 30), (5, 7), (32, 32)]

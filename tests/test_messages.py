@@ -538,7 +538,7 @@ CASES |= {
     "show: --out is there": lambda place: refused("show", place.good / "run", "--out", place.good / "run"),
     "runs: no folder": lambda place: refused("runs", place / "none"),
     "runs: no run": lambda place: refused("runs", place.tmp),
-    "samples: --out is there": lambda place: refused("samples", place.good / "data", "--out", place.good / "run"),
+    "preview: --out is there": lambda place: refused("preview", place.good / "data", "--out", place.good / "run"),
     "sample: folder is there": lambda place: refused("sample", place.good / "data"),
     "cutout: --soft": lambda place: place.predict("--soft", "-1", command="cutout"),
     "cutout: --class": lambda place: place.predict("--class", "foreground=2", command="cutout"),

@@ -63,7 +63,7 @@ def test_against_the_network_by_hand() -> None:
     np.testing.assert_allclose(prob_of(predictor, image), native.softmax(1)[0].numpy(), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_kinds_of_input(tmp_path: Path) -> None:
     """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
     image = make_image((20, 30, 3))

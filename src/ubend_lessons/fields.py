@@ -16,7 +16,7 @@ from PIL import Image
 
 from ubend.core.errors import DataError
 from ubend.core.files import refuse_existing_results
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
@@ -224,9 +224,11 @@ def _describe_classes(scores: Mapping[str, Any], reporter: Reporter) -> None:
     heads = [_("share"), _("Dice"), _("IoU")]
     wide = max(len(name) for name in native["true_share"]) + 2
     reporter.report(
-        _("{count} images of the {split} split, scores per image at native size:").format(
-            count=native["pictures"], split=scores["part"]
-        )
+        ngettext(
+            "{count} image of the {split} split, scores per image at native size:",
+            "{count} images of the {split} split, scores per image at native size:",
+            native["pictures"],
+        ).format(count=native["pictures"], split=scores["part"])
     )
     reporter.report(" " * wide + "".join(f"{head:>9}" for head in heads))
     for name, share in sorted(native["true_share"].items(), key=lambda item: -item[1]):

@@ -99,7 +99,7 @@ def teach_shapes(
             found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
     if not found:
         raise DataError(
-            _("{folder}: no objects in {count} images; give more").format(folder=folder, count=len(numbers)),
+            _("{folder}: no objects in the images ({count}); give more").format(folder=folder, count=len(numbers)),
             path=folder,
         )
     for one in found:
@@ -110,7 +110,7 @@ def teach_shapes(
     largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
-    said = _("{count} objects in {images} images; their cut-outs and measures are in {out}")
+    said = _("objects {count}, images {images}; the cut-outs and measures are in {out}")
     reporter.report(said.format(count=len(found), images=len(numbers), out=out))
     if show:
         show_image(page)

@@ -13,13 +13,15 @@ from ubend.cli import folders, training
 from ubend.cli import models as using
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.core.click_i18n import MainGroup, Option
-from ubend.core.errors import FilesError, UbendError, reason
+from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 
 _SOME_FAILED = 3  # exit code; the others: 0 success, 1 internal error, 2 nothing was done, 130 interrupted
 # System errors caused by the user's file names and permissions, in any call.
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
+_RENAMED = {"samples": "preview"}
+_SYNONYMS = {"train": "fit", "eval": "evaluate", "test": "evaluate", "infer": "predict", "segment": "predict"}
 _FIRST_SPEAKS_S = 1.0  # if several processes fail alike, the first one reports and ends the others
 
 
@@ -38,6 +40,34 @@ class _Group(MainGroup):
         if command is None and (extension := find_extensions().get(cmd_name)):
             return load_extension(extension)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word.
+
+        Raises:
+            SettingError: a command that has another name now.
+            click.UsageError: there is no such command; the nearest one is named.
+        """
+        name = args[0]
+        if name in _RENAMED:
+            new = _RENAMED[name]
+            raise SettingError(_("'ubend {old}' is now 'ubend {new}'").format(old=name, new=new), key=name)
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if near := self._nearest_command(ctx, name):
+                line = _("no command '{name}'; did you mean '{near}'?").format(name=name, near=near)
+                raise click.UsageError(line, ctx) from None
+            raise
+
+    def _nearest_command(self, ctx: click.Context, name: str) -> str | None:
+        import difflib
+
+        names = {known: known for known in self.list_commands(ctx)} | _SYNONYMS
+        found = difflib.get_close_matches(name.lower(), names, 1)
+        return names[found[0]] if found else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[training.ARGUMENTS] = list(args)
@@ -97,7 +127,7 @@ for _command in (
     using.objects,
     using.show,
     folders.data,
-    folders.samples,
+    folders.preview,
     using.info,
     using.runs,
     folders.sample,

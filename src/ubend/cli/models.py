@@ -18,7 +18,12 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 )
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    help=later("Folder for masks, overlays and shares.csv: file, then each class's share of its pixels, 0 to 1."),
+)
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
@@ -73,7 +78,15 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @command(help=later("Number, measure and outline the objects in PATHS."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    help=later(
+        "Folder for ids, outlines and tables: objects.csv (file, id, class, area_px, ... of each object) and "
+        "images.csv (count, mean_area_px, ... of each image); docs/objects.md explains the columns."
+    ),
+)
 @option(
     "--method",
     type=click.Choice(["contour", "parts", "distance"]),

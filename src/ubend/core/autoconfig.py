@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
@@ -113,8 +113,8 @@ def choose_format(
         channels = 1
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
-        kinds = {1: _("all {count} images are grey"), 3: _("{count} images, read in colour")}
-        reason = kinds.get(channels) or _("all {count} images have that many channels")
+        kinds = {1: _("all images are grey"), 3: _("the images are read in colour")}
+        reason = kinds.get(channels) or _("all images have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
         crop, chosen = _native_crop(settings, native_hw, device)
@@ -237,7 +237,9 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     batch = settings.train.batch
     if batch is None:
         batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
-        reason = _("on {where}, {count} training images").format(where=where, count=facts.training)
+        reason = ngettext(
+            "on {where}, {count} training image", "on {where}, {count} training images", facts.training
+        ).format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
         shown = _IMAGES_GPU if gpu else _IMAGES_CPU

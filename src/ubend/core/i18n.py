@@ -31,6 +31,11 @@ def now(sentence: str) -> str:
     return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").gettext(sentence)
 
 
+def ngettext(singular: str, plural: str, number: int) -> str:
+    """The sentence for `number` things in the chosen language; formatted by the caller with `.format(...)`."""
+    return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").ngettext(singular, plural, number)
+
+
 def choose_language(language: str) -> None:
     """Set the language of this process; it overrides `UBEND_LANG` and applies to click's messages too.
 

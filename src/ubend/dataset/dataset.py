@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.core.files import csv_cell, csv_text, resolve_many
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
@@ -141,10 +141,14 @@ class Dataset:
         if not found:
             return []
         values, commonest = name_values(found.values())
-        line = _(
+        line = ngettext(
+            "note: {count} image holds values far beyond all others ({values}): {names}; probably nodata, or hot "
+            "pixels; mean, standard deviation and value range leave them out, but a prediction of this image will be "
+            "wrong: declare them as the file's nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
             "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
             "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
-            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
+            len(found),
         )
         return [
             line.format(
@@ -272,9 +276,11 @@ class Dataset:
         if saved != here:
             changed = sorted({row[0] for row in set(saved) ^ set(here)})
             raise TrainingError(
-                _("{folder}: {count} pairs are not what the run started with ({names}); start a new run").format(
-                    folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])
-                ),
+                ngettext(
+                    "{folder}: {count} pair is not what the run started with ({names}); start a new run",
+                    "{folder}: {count} pairs are not what the run started with ({names}); start a new run",
+                    len(changed),
+                ).format(folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])),
                 path=self.folder.root,
             )
         return replace(self, splits=tuple(cast(SplitName, row["split"]) for row in rows))
@@ -370,9 +376,12 @@ def _open_folder(
         paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
     if count := int(store.has_invalid.sum()):
-        line = _(
+        line = ngettext(
+            "{count} of {all} images has invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
+            "are neither learnt nor scored",
             "{count} of {all} images have invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
-            "are neither learnt nor scored"
+            "are neither learnt nor scored",
+            count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
     split = split_pairs(
@@ -386,7 +395,13 @@ def _open_folder(
     )
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
-        remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
+        remarks.append(
+            ngettext(
+                "{count} bad file or pair is left out; skipped.csv names it",
+                "{count} bad files or pairs are left out; skipped.csv names them",
+                count,
+            ).format(count=count)
+        )
     remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
     return Dataset(folder, store, labels, split.splits, widths, images, sizing, remarks, tuple(skipped))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.images import fit_channels, hash_pixels
 from ubend.layouts.pairs import SPLITS, SplitName
 from ubend.models.model_file import Bundle, unpack_hashes
@@ -63,7 +63,11 @@ def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation
             )
         )
     if left_out:
-        line = _("note: {count} training images of the model are left out of the scores: {names}")
+        line = ngettext(
+            "note: {count} training image of the model is left out of the scores: {names}",
+            "note: {count} training images of the model are left out of the scores: {names}",
+            len(left_out),
+        )
         lines.append(line.format(count=len(left_out), names=some_names(left_out)))
     return [*lines, *describe_validation(validation)]
 
@@ -86,15 +90,27 @@ def describe_few(count: int, split: SplitName | None) -> list[str]:
     """
     if count >= _FEW_IMAGES:
         return []
-    line = _("note: scores of only {count} {split} images are a rough estimate for other images")
+    line = ngettext(
+        "note: {count} {split} image says little about others; trust its scores only roughly",
+        "note: {count} {split} images say little about others; trust their scores only roughly",
+        count,
+    )
     if split is None:
-        line = _("note: scores of only {count} images are a rough estimate for other images")
+        line = ngettext(
+            "note: {count} image says little about others; trust its scores only roughly",
+            "note: {count} images say little about others; trust their scores only roughly",
+            count,
+        )
     return [line.format(count=count, split=split)]
 
 
 def only_training_images(names: Sequence[str], cure: str) -> str:
-    """The error text if all images are training images."""
-    line = _("nothing to score: all {count} images are training images of the model ({names}); {cure}")
+    """The error text when all images are training images."""
+    line = ngettext(
+        "nothing to score: {count} image, a training image of the model ({names}); {cure}",
+        "nothing to score: all {count} images are training images of the model ({names}); {cure}",
+        len(names),
+    )
     return line.format(count=len(names), names=some_names(names), cure=cure)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.class_table import background_class
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -200,7 +200,11 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
     lines = []
     if left_out := scores.get("skipped"):
         lines.append(
-            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
+            ngettext(
+                "note: {count} pair that cannot be used is left out of the scores:",
+                "note: {count} pairs that cannot be used are left out of the scores:",
+                len(left_out),
+            ).format(count=len(left_out))
         )
         lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
@@ -214,7 +218,11 @@ def _tables(scores: Mapping[str, Any]) -> Iterator[_Table]:
         if same and size == "model_size":
             continue
         summary = scores[size]
-        title = _("{title}: {count} images of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
+        title = ngettext(
+            "{title}: {count} image of the {split} split, pixel accuracy {accuracy}, cross entropy {loss}",
+            "{title}: {count} images of the {split} split, pixel accuracy {accuracy}, cross entropy {loss}",
+            summary["pictures"],
+        ).format(
             title=title,
             count=summary["pictures"],
             split=scores["part"],
@@ -254,7 +262,7 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     return _(
         "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
         "too few epochs, a learning rate that is too high, masks that do not belong to the images "
-        "(look at them with `ubend samples FOLDER`)"
+        "(look at them with `ubend preview FOLDER`)"
     ).format(name=alive[0])
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.decode import read_raster, without_warnings
 from ubend.io.raster import MAX_CHANNELS, Raster, depth_name
 from ubend.io.tiff import union_invalid
@@ -148,8 +148,10 @@ def finish_pixels(
         nan = np.isnan(image).any(axis=2)
         invalid = nan if invalid is None else invalid | nan
         if bad := int(np.count_nonzero(~finite[~invalid])):
-            line = _(
-                "{path}: contains {count} infinite values; replace them, or declare them as the file's nodata value"
+            line = ngettext(
+                "{path}: holds {count} infinite value; replace it, or state it as its nodata value",
+                "{path}: holds {count} infinite values; replace them, or state them as its nodata value",
+                bad,
             )
             raise DataError(line.format(path=path, count=bad), path=path, key="value")
     return LoadedImage(np.ascontiguousarray(image), None if invalid is None or not invalid.any() else invalid)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
@@ -389,7 +389,11 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         here = label_scan.covered[(below == one) & (above == other)]
         name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
         whole = left[one] + label_scan.covered[(below == one) & (above != one), 3].sum()
-        line = _("{upper} on {name} in {count} images, {share:.1%} of its pixels")
+        line = ngettext(
+            "{upper} on {name} in {count} image, {share:.1%} of its pixels",
+            "{upper} on {name} in {count} images, {share:.1%} of its pixels",
+            len(np.unique(here[:, 0])),
+        )
         texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
         if not left[one]:
             lost.setdefault(name, []).append(upper)
@@ -525,9 +529,8 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
         ]
         raise DataError(
             _(
-                "{classed} masks contain {values}, {whites} contain 255, and no mask contains both: if 255 is a "
-                'class, give --values "{table},255=class 1"; if it is not to be scored, give --values '
-                '"{table},255=ignored"'
+                "masks with {values}: {classed}; with 255: {whites}; with both: none; is 255 a class (--values "
+                '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
             ).format(
                 classed=len(classed),
                 values=format_values(tally.codes[1:-1].tolist(), "value"),
@@ -552,10 +555,7 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     tally = label_scan.tally("color")
     if -1 in tally.codes:
         raise DataError(
-            _(
-                "{colored} masks are coloured, but {deep} others have values above 255, which are not colours; save "
-                "all masks in the same way"
-            ).format(
+            _("masks in colour: {colored}; with values above 255, which are no colours: {deep}; save all alike").format(
                 colored=int(label_scan.colored.sum()),
                 deep=len(np.unique(label_scan.mask_of[label_scan.entries("color") == -1])),
             ),
@@ -618,7 +618,9 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
         remarks.append(
-            _("{count} pixels ({share:.2%}) with {kinds} in-between values were assigned to the nearest class").format(
+            _(
+                "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) went to the nearest class"
+            ).format(
                 count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
             )
         )

@@ -84,8 +84,8 @@ def cut_out_files(
 class _CutoutJob(ImageJob):
     what, title = later("cut-out"), later("cutting out")
     with_prob, as_stored = True, True
-    there = later("{count} cut-outs are there already and stay as they are")
-    done = later("{count} cut-outs in {out}")
+    there = later("cut-outs that exist already and stay as they are: {count}")
+    done = later("cut-outs in {out}: {count}")
 
     def __init__(
         self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False

@@ -11,7 +11,7 @@ from ubend.core.autoconfig import percent
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import OutputError
 from ubend.core.files import default_cache, read_text, refuse_existing, write_text
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -36,7 +36,9 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
-        _("{name} {share} (in {count} images)").format(name=name, share=percent(all_pixels / total), count=images)
+        ngettext("{name} {share} (in {count} image)", "{name} {share} (in {count} images)", images).format(
+            name=name, share=percent(all_pixels / total), count=images
+        )
         for name, all_pixels, images in zip(
             data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
         )

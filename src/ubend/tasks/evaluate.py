@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.dataset.dataset import match_folder, read_usable
 from ubend.dataset.store import hash_pairs
@@ -233,7 +233,11 @@ def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
     """
     now = hash_pairs([pair for pair, _hashes in rows])
     changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
-    line = _("note: the image or mask of {count} scored pairs was changed since the training: {names}")
+    line = ngettext(
+        "note: the image or mask of {count} scored pair was changed since the training: {names}",
+        "note: the images or masks of {count} scored pairs were changed since the training: {names}",
+        len(changed),
+    )
     return [line.format(count=len(changed), names=some_names(changed))] if changed else []
 
 

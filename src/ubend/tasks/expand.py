@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ubend.core.i18n import _
+from ubend.core.i18n import ngettext
 from ubend.core.progress import Reporter
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
@@ -24,8 +24,10 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
             inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
             others = [one for one in inside if is_scan(one) or is_video(one)]
     if others and images_in(path):
-        message = _(
-            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead"
+        message = ngettext(
+            "note: {count} scan or video in {folder} is left out, because it holds images; name it instead",
+            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead",
+            len(others),
         )
         reporter.report(message.format(count=len(others), folder=path))
         return [path]
@@ -40,8 +42,10 @@ def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
             inside = (one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
             deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
         if deeper:
-            message = _(
-                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'"
+            message = ngettext(
+                "note: {count} folder of images in {folder} is skipped; name it, or the pattern '{folder}/**'",
+                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'",
+                deeper,
             )
             reporter.report(message.format(count=deeper, folder=folder))
 

@@ -310,7 +310,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     pairs = data.pairs(split)
     if not pairs:
         raise DataError(_("no images to score"), path=run.path)
-    reporter.report(_("scoring {count} images of the {split} split").format(count=len(pairs), split=split))
+    reporter.report(_("scoring the {split} split, images: {count}").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     numbers, store = data.numbers(split).tolist(), data.store

@@ -7,7 +7,7 @@ from typing import Any
 
 from ubend.core.errors import UbendError
 from ubend.core.files import model_path
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.label_values import format_values
 from ubend.models.model_file import load_bundle
 from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
@@ -73,7 +73,9 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
         lines.append(_describe_dice(_("validation, at training size"), summary.val_dice))
     if summary.test_dice is None:
         return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent)]
-    title = _("{subset}, {count} images at native size").format(subset=summary.scored, count=summary.images)
+    title = ngettext(
+        "{subset}, {count} image at native size", "{subset}, {count} images at native size", summary.images
+    ).format(subset=summary.scored, count=summary.images)
     return [*lines, _describe_dice(title, summary.test_dice)]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, MissingPackageError
 from ubend.core.files import DiskRequirement, write_file, write_json
-from ubend.core.i18n import _, later
+from ubend.core.i18n import _, later, ngettext
 from ubend.core.progress import Reporter
 from ubend.drawing.object_overlay import draw_objects
 from ubend.drawing.overlay import to_rgb
@@ -125,7 +125,7 @@ class _ImageObjects:
 
 class _ObjectJob(ImageJob):
     what, title = later("ids"), later("finding objects")
-    done = later("objects of {count} images in {out}")
+    done = later("images with numbered objects in {out}: {count}")
 
     def __init__(
         self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, counting: CountingOptions, method: Method
@@ -162,9 +162,12 @@ class _ObjectJob(ImageJob):
         if self._replaced:
             number, pixel = min(self._replaced.items())
             lines.append(
-                _(
+                ngettext(
+                    "--pixel-size replaces the pixel size that {count} of {total} files states"
+                    " ({name}: {height:g} x {width:g} {unit})",
                     "--pixel-size replaces the pixel size that {count} of {total} files state"
-                    " ({name}: {height:g} x {width:g} {unit})"
+                    " ({name}: {height:g} x {width:g} {unit})",
+                    len(self._replaced),
                 ).format(
                     count=len(self._replaced),
                     total=len(self._spatial),
@@ -258,7 +261,11 @@ class _ObjectJob(ImageJob):
         count = sum(pixel is not None for pixel in pixels)
         if count and self._counting.pixel_size is None:
             reporter.report(
-                _("{count} of {total} files state the size of a pixel").format(count=count, total=len(pixels))
+                ngettext(
+                    "{count} of {total} files states the size of a pixel",
+                    "{count} of {total} files state the size of a pixel",
+                    count,
+                ).format(count=count, total=len(pixels))
             )
         if self._truth:
             self._write_scores(kept, reporter)
@@ -270,8 +277,8 @@ class _ObjectJob(ImageJob):
             counts = [int(own.summary[index]["count"]) for own in kept]
             areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
             message = _(
-                "{name}: {count} objects in {images} images ({minimum} to {maximum} per image, median {median:g});"
-                " median area {area:.10g} px; each image: {table}"
+                "{name}: objects {count}, images {images} ({minimum} to {maximum} objects per image, "
+                "median {median:g}); median area {area:.10g} px; each image: {table}"
             )
             lines.append(
                 message.format(
@@ -293,9 +300,12 @@ class _ObjectJob(ImageJob):
         if self._method == "parts" and merged > _MERGED_SHARE * total:
             better = choose_method(self._names)
             reporter.report(
-                _(
-                    "note: {count} of {total} objects probably are several that touch (solidity below .9, larger than"
-                    " the median of their image); --method {method} separates them"
+                ngettext(
+                    "note: {count} of {total} objects is probably several that touch (solidity below .9, larger than"
+                    " the median of its image); --method {method} separates them",
+                    "note: {count} of {total} objects are probably several that touch (solidity below .9, larger than"
+                    " the median of their image); --method {method} separates them",
+                    merged,
                 ).format(count=merged, total=total, method="distance" if better == "parts" else better)
             )
 
@@ -327,9 +337,11 @@ class _ObjectJob(ImageJob):
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
         reporter.report(
-            _("objects by {method} against {folder}, {count} images; matched above an IoU of .5").format(
-                method=self._method, folder=self._counting.truth, count=len(qualities)
-            )
+            ngettext(
+                "objects by {method} against {folder}, {count} image; matched above an IoU of .5",
+                "objects by {method} against {folder}, {count} images; matched above an IoU of .5",
+                len(qualities),
+            ).format(method=self._method, folder=self._counting.truth, count=len(qualities))
         )
         for line in score_lines(scores):
             reporter.report(line)

@@ -64,8 +64,8 @@ class MaskImageJob(ImageJob):
     """
 
     what, title = later("mask or overlay"), later("predicting")
-    there = later("{count} masks are there already and stay as they are")
-    done = later("{count} masks and overlays in {out}")
+    there = later("masks that exist already and stay as they are: {count}")
+    done = later("masks and overlays in {out}: {count}")
     together = (SHARES,)
 
     def __init__(

@@ -34,7 +34,7 @@ class ScanJob(FileJob[None]):
     """
 
     what = later("mask")
-    done = later("{count} masks of scans in {out}")
+    done = later("masks of scans in {out}: {count}")
     together = (_TABLE,)
 
     def __init__(

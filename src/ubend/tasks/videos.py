@@ -29,7 +29,7 @@ class VideoJob(FileJob[Video]):
     """
 
     what = later("mask or overlay")
-    done = later("{count} masks and overlays of videos in {out}")
+    done = later("masks and overlays of videos in {out}: {count}")
 
     def look(self) -> list[DiskRequirement]:
         if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":

@@ -87,7 +87,7 @@ def run_baseline(
     if target is not None:
         _refuse_there(pairs, target)
     examples = _take_examples(dataset, _TAUGHT)
-    reporter.report(_("learning from {count} training images").format(count=len(examples)))
+    reporter.report(_("learning from training images: {count}").format(count=len(examples)))
     baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     reporter.report(_("chosen on the training split: {parameters}").format(parameters=shown))
@@ -99,7 +99,7 @@ def run_baseline(
     scores = {"part": subset, "method": name, "parameters": dict(baseline.parameters), **scores}
     if target is not None:
         write_json(target / _SCORES, scores)
-        reporter.report(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))
+        reporter.report(_("masks and overlays in {out}: {count}").format(count=len(pairs), out=target))
     return BaselineResult(baseline, scores)
 
 
