@@ -132,9 +132,9 @@ def test_logits_that_are_not_finite(tiles: int) -> None:
             weights.mul_(1e30)
     predictor = Predictor(bundle, "cpu", tiles=tiles)
     image = make_image((40, 40, 3))
-    for predict in (predictor.predict, predictor.predict_masks):
+    for probabilities in (False, True):
         with raises(DataError, key="value"):
-            list(predict([image]))
+            predictor(image, probabilities=probabilities)
 
 
 @hypothesis.settings(max_examples=20)
@@ -367,12 +367,12 @@ def test_tiles_of_many_images_share_passes(monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(answers) == list(range(7))
     assert max(shape[0] for shape in passes) == 8
     assert {shape[2:] for shape in passes} == {(32, 32), (12, 32), (4, 4)}
-    masks = dict(predictor.predict_masks(iter(images)))
+    alone = dict(predictor.predict(iter(images)))
     for number, image in enumerate(images):
         prob = answers[number].probabilities
         assert prob is not None
         np.testing.assert_allclose(prob, prob_of(predictor, image), atol=1e-4)
-        np.testing.assert_array_equal(masks[number], answers[number].mask)
+        np.testing.assert_array_equal(alone[number].mask, answers[number].mask)
         np.testing.assert_allclose(prob.sum(axis=0), 1, atol=1e-5)
 
 
@@ -398,9 +398,11 @@ def test_the_one_generator() -> None:
 def test_masks_of_whole_images() -> None:
     predictor = make_predictor()
     images = [make_image((*size, 3), number) for number, size in enumerate(SIZES)]
-    answers = dict(predictor.predict(images))
-    for number, mask in predictor.predict_masks(images):
-        np.testing.assert_array_equal(mask, answers[number].mask)
+    answers = dict(predictor.predict(images, probabilities=True))
+    for number, prediction in predictor.predict(images):
+        assert prediction.probabilities is None
+        np.testing.assert_array_equal(prediction.mask, answers[number].mask)
+        np.testing.assert_array_equal(prediction.image, images[number])
 
 
 def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:

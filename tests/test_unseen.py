@@ -204,7 +204,7 @@ def test_a_fit_scores_as_evaluate_does(tmp_path: Path) -> None:
     run = tmp_path / "run"
     succeed("fit", root, "--out", run, "--epochs", 1, "--size", 24, "--width", 4, "--batch", 4)
     told = json.loads((run / "scores.json").read_text())
-    again = ubend.evaluate(run, device="cpu")
+    again = ubend.evaluate(run, device="cpu").to_dict()
     assert told["native"] == again["native"]
     assert told["model_size"] == again["model_size"]
     with (run / "data.csv").open() as file:

@@ -58,7 +58,7 @@ SECTIONS: dict[str, list[Any]] = {
 # Of a class that is not a record: whether it is made by users, and its members for them.
 MEMBERS = {
     "UNet": (True, set[str]()),
-    "Predictor": (True, {"__call__", "predict", "predict_masks"}),
+    "Predictor": (True, {"__call__", "predict"}),
     "Ensemble": (True, {"__call__", "predict"}),
     "Reporter": (True, {"report"}),
     "LabelMap": (False, {"classes"}),

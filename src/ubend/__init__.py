@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ubend.labels.class_table import IGNORED as IGNORED
     from ubend.labels.class_table import LabelMap as LabelMap
     from ubend.models.unet import UNet as UNet
-    from ubend.tasks.fit import FitResult as FitResult
+    from ubend.tasks.fit_result import FitResult as FitResult
     from ubend.tasks.reading import read_image as read_image
     from ubend.tasks.reading import read_scan as read_scan
 
@@ -52,7 +52,7 @@ _HOMES = {
     "DataError": "ubend.core.errors",
     "Ensemble": "ubend.inference.ensemble",
     "FilesError": "ubend.core.errors",
-    "FitResult": "ubend.tasks.fit",
+    "FitResult": "ubend.tasks.fit_result",
     "IGNORED": "ubend.labels.class_table",
     "LabelMap": "ubend.labels.class_table",
     "MissingPackageError": "ubend.core.errors",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ubend.instances.instances import Method
     from ubend.io.probabilities import ProbKind
     from ubend.layouts.pairs import SplitName
-    from ubend.tasks.fit import FitResult
+    from ubend.tasks.fit_result import FitResult
     from ubend.tasks.reading import DataFolder
 
 

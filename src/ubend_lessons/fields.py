@@ -302,7 +302,8 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
     labels = predictor.labels
     plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
     by_index, by_network = [], []
-    for pair, (_number, mask) in zip(pairs, predictor.predict_masks([pair.image for pair in pairs]), strict=True):
+    for number, prediction in predictor.predict([pair.image for pair in pairs]):
+        pair, mask = pairs[number], prediction.mask
         image = read_image(pair.image)
         truth = plants[read_class_map(pair, mask.shape, labels).classes]
         by_index.append(((satellite.vegetation_index(image) > _GREEN) == truth).mean())

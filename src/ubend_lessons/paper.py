@@ -169,12 +169,12 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
     predictor, pairs = load(run, device), _test_pairs(run)
     names, root = predictor.labels.names, _root(pairs)
     quality, errors, shown = Quality(), [], []
-    found = dict(predictor.predict_masks([pair.image for pair in pairs]))
+    found = dict(predictor.predict([pair.image for pair in pairs]))
     for number, pair in enumerate(pairs):
         truth = find_objects(root, pair, predictor.labels)
         areas = np.bincount(truth.ids.ravel())[1:]
         minimum = max(1, round(_FRAGMENT * float(np.median(areas)))) if len(areas) else 1
-        own = separate(found[number], names, choose_method(names), minimum)
+        own = separate(found[number].mask, names, choose_method(names), minimum)
         each = compare_objects(own.ids, own.classes, truth.ids, truth.classes, len(names))
         total = sum((each[kind] for kind in object_classes(names)), Quality())
         quality += total

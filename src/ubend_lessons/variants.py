@@ -162,7 +162,8 @@ class SilentReporter(Reporter):
 def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """(pairs, C) boundary Dice at native size of each image and class; NaN where a class has no outline."""
     scores = np.full((len(pairs), predictor.labels.classes), np.nan)
-    for number, mask in predictor.predict_masks([pair.image for pair in pairs]):
+    for number, prediction in predictor.predict([pair.image for pair in pairs]):
+        mask = prediction.mask
         truth = read_class_map(pairs[number], (mask.shape[0], mask.shape[1]), predictor.labels).classes
         scores[number] = boundary_dice(mask, truth, predictor.labels.classes, TOLERANCE_PX)
     return scores
@@ -174,7 +175,8 @@ def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Ou
     outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MAX_OUTLINES))])
     background = background_class(predictor.labels.names)
     kept = [number for number in range(predictor.labels.classes) if number != background]
-    masks = dict(predictor.predict_masks([pair.image for pair in pairs[:_SHOWN]]))
+    shown = predictor.predict([pair.image for pair in pairs[:_SHOWN]])
+    masks = {number: prediction.mask for number, prediction in shown}
     return Outcome(variant, dice, float(np.nanmean(outlines[:, kept])), [masks[n] for n in range(len(masks))])
 
 

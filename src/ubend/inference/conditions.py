@@ -99,10 +99,6 @@ class MaskPredictor:
                 keys[number] = key
                 yield image
 
-        if isinstance(self._base, Predictor) and not self.wanted and not with_prob:
-            for number, mask in self._base.predict_masks(given()):
-                yield keys.pop(number), MaskResult(mask)
-            return
         for number, found in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
             prob, mask = found.probabilities, found.mask
             if self.wanted and prob is not None:

@@ -143,71 +143,41 @@ class Predictor:
 
     def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each image, in completion order; for arguments and errors see a call."""
-        shown: dict[int, NDArray[Any]] = {}
-        if not probabilities:
-            for number, mask in self._masks(images, shown):
-                yield number, Prediction(mask, self.labels, shown.pop(number))
-            return
-        for number, prob, invalid in self._results(images, lambda native: native.softmax(dim=1), 0, shown):
-            mask = prob.argmax(axis=0).astype(np.uint8)
-            if invalid is not None:
-                mask[invalid] = IGNORED
-            yield number, Prediction(mask, self.labels, shown.pop(number), prob)
-
-    def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each image, see `predict`; the images are not kept in memory."""
-        yield from self._masks(images)
-
-    def _masks(
-        self, images: Iterable[Image], shown: dict[int, NDArray[Any]] | None = None
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        def make(native: Tensor) -> Tensor:
-            return class_index(native.movedim(1, 0))
-
-        for number, mask, _invalid in self._results(images, make, IGNORED, shown):
-            yield number, mask
+        opened: dict[int, LoadedImage] = {}
+        for number, result in self._results(images, opened, probabilities):
+            loaded = opened.pop(number)
+            mask = result.argmax(axis=0).astype(np.uint8) if probabilities else result
+            if loaded.invalid is not None:
+                mask[loaded.invalid] = IGNORED
+                if probabilities:
+                    result[:, loaded.invalid] = 0
+            yield number, Prediction(mask, self.labels, loaded.pixels, result if probabilities else None)
 
     def _results(
-        self,
-        images: Iterable[Image],
-        make: Callable[[Tensor], Tensor],
-        blank: int,
-        shown: dict[int, NDArray[Any]] | None = None,
-    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
-        """(number, (..., H, W) result of `make`, (H, W) where it is invalid) of each image.
-
-        Args:
-            make: is given (n, C, rows, W) logits.
-            blank: the result where it is invalid.
-            shown: receives the pixels of each image, by number; None: they are not kept.
-        """
+        self, images: Iterable[Image], opened: dict[int, LoadedImage], probabilities: bool
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (C, H, W) probabilities or (H, W) class index) of each image; `opened` receives its pixels."""
         started: dict[int, NDArray[Any]] = {}
-        invalid: dict[int, NDArray[np.bool_]] = {}
 
-        def open_image(image: Image) -> tuple[NDArray[Any] | None, TileSource]:
-            if shown is None:
-                return None, self.prepare(image)
+        def open_image(image: Image) -> tuple[LoadedImage, TileSource]:
             loaded = take_pixels(image, self.bundle)
-            return loaded.pixels, self.resize_input(loaded, loaded.pixels.nbytes)
+            return loaded, self.resize_input(loaded, loaded.pixels.nbytes)
 
         def sources() -> Iterator[TileSource]:
-            for number, (pixels, source) in enumerate(prefetch(open_image, images, _bytes_given)):
-                if shown is not None and pixels is not None:
-                    shown[number] = pixels
-                if source.invalid is not None:
-                    invalid[number] = source.invalid
+            for number, (loaded, source) in enumerate(prefetch(open_image, images, _bytes_given)):
+                opened[number] = loaded
                 yield source
 
-        for part, (made,) in fetch(self.run(sources()), lambda native: [make(native)]):
+        def make(native: Tensor) -> list[Tensor]:
+            return [native.softmax(dim=1) if probabilities else class_index(native.movedim(1, 0))]
+
+        for part, (made,) in fetch(self.run(sources()), make):
             for number, rows in zip(part.numbers, made, strict=True):
                 if number not in started:
                     started[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
                 started[number][..., part.rows, :] = rows
                 if part.is_last:
-                    result, where = started.pop(number), invalid.pop(number, None)
-                    if where is not None:
-                        result[..., where] = blank
-                    yield number, result, where
+                    yield number, started.pop(number)
 
     def prepare(self, image: Image, header: Header | None = None) -> TileSource:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.

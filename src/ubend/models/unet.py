@@ -91,13 +91,10 @@ class Decoder(nn.Module):
 
 
 class UNet(SegmentationNet):
-    """The U-Net as a plain nn.Module: (N, channels, H, W) raw image -> (N, classes, H, W) float32 logits.
-
-    Images may have any size: padding to a multiple of 2^depth and normalisation are inside.
+    """U-Net, a plain nn.Module: (N, channels, H, W) raw images of any size -> (N, classes, H, W) float32 logits.
 
     Args:
-        channels: of the image.
-        classes: number of classes, the background included.
+        channels, classes: numbers of channels of the image, and of classes, the background included.
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, 1 or more.
         skips: for each level, full size first, whether its skip connection is there; None: all.

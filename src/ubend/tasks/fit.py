@@ -45,11 +45,12 @@ from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
-from ubend.inference.predictor import Predictor, load
+from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
+from ubend.tasks.fit_result import FitResult
 from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.training.build import ModelSetup, build, compile_network, run_bytes
 from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state, save_trained
@@ -63,31 +64,6 @@ from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.transfer import InitialModel, initialise_from
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a training.
-
-    Attributes:
-        run: the run folder: the model, its scores, settings, data list, logs.
-        scores: scores of the kept weights on the test split, as in scores.json; None if training was interrupted
-            before scoring, and in all processes but the first.
-    """
-
-    run: Path
-    scores: Scores | None
-
-    def model(self, *, device: str | None = None) -> Predictor:
-        """The trained model, ready to predict.
-
-        Args:
-            device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        Raises:
-            ModelFileError: training was interrupted before it saved a model.
-            SettingError: there is no such device.
-        """
-        return load(self.run, device)
 
 
 @dataclass(frozen=True)
