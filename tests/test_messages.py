@@ -685,10 +685,11 @@ CASES |= {
     "class name: none": lambda place: make_label_map([0, 1], ["ground", ""]),
     "models: none": lambda place: load([]),
     "models: other classes": lambda place: load(
-        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], "cpu"
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], device="cpu"
     ),
     "models: other depth": lambda place: load(
-        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "cell"), "uint16")], "cpu"
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "cell"), "uint16")],
+        device="cpu",
     ),
     "model: array of another type": lambda place: small(place)(np.zeros((8, 8), np.int64)),
     "model: array of another shape": lambda place: small(place)(np.zeros((8, 8, 7), np.uint8)),
