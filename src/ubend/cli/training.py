@@ -103,10 +103,9 @@ def _launch(gpus: int) -> None:
 
     if process_rank().count > 1:
         raise SettingError(
-            _(
-                "--gpus {count}: torchrun has started {there} processes already; leave --gpus out, "
-                "and use torchrun's --nproc-per-node"
-            ).format(count=gpus, there=process_rank().count),
+            _("--gpus {count}: torchrun has started {there} processes; use its --nproc-per-node instead").format(
+                count=gpus, there=process_rank().count
+            ),
             key="--gpus",
         )
     context = click.get_current_context()
@@ -131,9 +130,7 @@ def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | Non
     if scores is None:
         sys.exit(130)
     print_scores(scores)
-    reporter.report(
-        _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
-    )
+    reporter.report(_("model: {model}; inspect it with `ubend show {run}`").format(model=model_path(run), run=run))
 
 
 @command(help=later("Score MODEL on its own test split, or on FOLDER (its test split, if it has one)."))

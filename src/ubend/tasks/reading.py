@@ -1,4 +1,4 @@
-"""What ubend reads of a folder, an image and a scan, for use from Python; needs no torch."""
+"""Reading folders, images and scans from Python, without torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,10 +40,10 @@ class DataPair:
     _read: Callable[[], ClassMap] = field(repr=False, compare=False)
 
     def class_map(self) -> NDArray[np.uint8]:
-        """(H, W) class index, a place in `DataFolder.class_names`, or 255 (not scored); at native size.
+        """(H, W) class index, an index into `DataFolder.class_names`, or 255 (not scored); at native size.
 
         Raises:
-            DataError: the mask was changed since the folder was read.
+            DataError: the mask has changed since the folder was read.
         """
         return self._read().classes
 
@@ -104,7 +104,7 @@ def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
             `channels`, `skip_bad`.
     Raises:
         SettingError: an unknown key, or a value that does not fit.
-        DataError: everything that is wrong with the folder, at once.
+        DataError: all problems of the folder.
         OutputError: the cache cannot be written.
     """
     settings = read_user_settings(folder, flags={f"data.{key}": value for key, value in data_settings.items()}).settings
