@@ -87,7 +87,7 @@ def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) ->
     assert any(line.startswith("images: ") for line in lines)
     assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
-    assert lines[-1] == f"model: {run / 'model.safetensors'}; look at it with `ubend show {run}`"
+    assert lines[-1] == f"model: {run / 'model.safetensors'}; inspect it with `ubend show {run}`"
 
 
 def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_on_transparency(model: Path, images: Path, tmp_path: Path) -> None:
     assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
     for path in out.glob("*.png"):
         cut = pixels(path)
-        empty = f"{images / path.name}: nothing of foreground was found; its cut-out is empty"
+        empty = f"{images / path.name}: no pixels of foreground were found; its cut-out is empty"
         assert (empty in lines) == (not cut[..., 3].any()) == (path.stem != "disc")
         solid = cut[..., 3] == 255
         original = pixels(images / path.name, "RGB")

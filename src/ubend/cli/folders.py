@@ -39,7 +39,7 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
-@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.tasks.show import draw_samples
@@ -51,7 +51,7 @@ def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: 
 
 @command(help=later("Draw microscope images with masks into FOLDER."))
 @click.argument("folder", type=PATH)
-@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Number of images."))
 @option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
 @option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:

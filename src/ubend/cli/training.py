@@ -104,10 +104,9 @@ def _launch(gpus: int) -> None:
 
     if process_rank().count > 1:
         raise SettingError(
-            _(
-                "--gpus {count}: torchrun has started {there} processes already; leave --gpus out, "
-                "and use torchrun's --nproc-per-node"
-            ).format(count=gpus, there=process_rank().count),
+            _("--gpus {count}: torchrun has started {there} processes; use its --nproc-per-node instead").format(
+                count=gpus, there=process_rank().count
+            ),
             key="--gpus",
         )
     context = click.get_current_context()

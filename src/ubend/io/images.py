@@ -200,7 +200,7 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
     if image.dtype != out.dtype:
         raise DataError([depth_problem(path, image.dtype, out.dtype)], path=path)
     if image.shape != out.shape:
-        line = _("{path}: was changed while it was read; start again")
+        line = _("{path}: changed while it was read; run the command again")
         raise DataError([Problem(line.format(path=path), path)], path=path)
     if not np.may_share_memory(image, out):
         out[:] = image

@@ -77,9 +77,8 @@ class Decoder(nn.Module):
         elif upsampling == "unpool":
             self.up = Unpooling(inputs, outputs)
         else:
-            grid = nn.Upsample(
-                scale_factor=2, mode=upsampling, align_corners=None if upsampling == "nearest" else False
-            )
+            aligned = None if upsampling == "nearest" else False
+            grid = nn.Upsample(scale_factor=2, mode=upsampling, align_corners=aligned)
             self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
         self.block = ConvBlock(outputs + (skipped or outputs) if skip else outputs, outputs)
         self.skip = skip

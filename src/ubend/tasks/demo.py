@@ -1,4 +1,4 @@
-"""From nothing to a scored model in a minute: the drawn sample, trained on, scored and predicted."""
+"""The demo: draw a sample, train, score and predict, in about a minute."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _SETTINGS = {"data.size": 256, "data.crop": 128, "train.batch": 4, "train.epochs
 
 
 def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Path:
-    """Draw the sample, fit, score, predict; says where to look.
+    """Draw the sample, train, score, predict, and report the files.
 
     Args:
         out: the folder to make; None: `ubend-demo-1`, `-2`, ... in the working folder.
@@ -40,11 +40,11 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     images = sorted((sample / "images").iterdir())[:4]
     predict_paths(run, images, masks, reporter=reporter)
     reporter.report("")
-    reporter.report(_("Look at:"))
+    reporter.report(_("Results:"))
     for path, what in (
         (grid, _("the images and their masks")),
         (panel, _("test images: input, truth, prediction")),
-        (run / "curves.png", _("how training went")),
+        (run / "curves.png", _("loss and Dice of each epoch")),
         (run / "panels", _("the same images after every epoch")),
         (masks, _("masks and overlays as files")),
         (model_path(run), _("the model, for `ubend predict`")),

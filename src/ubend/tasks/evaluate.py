@@ -48,24 +48,24 @@ def evaluate(
     """Scores of a model.
 
     Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
-    `subset` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
-    splits that they were in. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
+    `subset` is train. If all images of a folder are the model's own (the moved data of its run), they keep their
+    splits. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
 
     Args:
         model: a run folder or a model file.
         folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        subset: which of them; None: test where there is one, else validation, else all.
-        device: None: the best one here.
+        subset: which split; None: test if there is one, else validation, else all.
+        device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
-        words: images, masks, split, skip_bad, root: see `fit`. And values: what the masks of `folder` hold, where
-            that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
-            (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
-            Classes of the model that the masks of `folder` cannot hold have no score.
+        options: images, masks, split, skip_bad, root: see `fit`. And values: the meaning of the label values of
+            `folder`, if it differs from the model's own masks; the names are the model's. Without it, classes that a
+            folder names (annotations, class lists, ...) are matched by name; else the values are those of the model's
+            own masks. Classes of the model without a label value in `folder` have no score.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `split`.
     Raises:
         PairError: pairs that cannot be used, all at once.
-        DataError: no images in that part, or only training images.
+        DataError: no images in that split, or only training images.
     """
     predictor = load(model, device, tiles=tiles)
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
@@ -101,11 +101,11 @@ def evaluate(
 
 
 def _describe_unmapped(labels: LabelMap) -> list[str]:
-    """A line on the classes of the model that no mask can hold, if any."""
+    """A warning about classes of the model without a label value, if any."""
     unmapped = [labels.names[number] for number in labels.unmapped]
     line = _(
-        "WARNING: the masks are read as {known}; no value stands for {unmapped}, which has no score and does not "
-        "count in the means. If their values mean something else, say what with --values"
+        "WARNING: the masks are read as {known}; no label value is assigned to {unmapped}, which gets no score and is "
+        "not part of the means. If the values have another meaning, give it with --values"
     )
     mapped = ((values, name) for values, name in zip(labels.codes, labels.names, strict=True) if values)
     known = [f"{format_values(values, labels.kind)} -> {name}" for values, name in mapped]
@@ -115,11 +115,11 @@ def _describe_unmapped(labels: LabelMap) -> list[str]:
 def choose_subset(
     pairs: Sequence[Pair], subset: SplitName | None, split_lookup: SplitLookup | None = None
 ) -> tuple[SplitName | None, list[Pair]]:
-    """A subset and its pairs; of None, the test split where there is one, else validation, else all (None).
+    """Choose a subset and its pairs; None: the test split if there is one, else validation, else all (None).
 
     Args:
-        known: a model's images that may be among the pairs: which of them count is then known only when they are read,
-            so all pairs are returned unless the folder states a test split.
+        known: a model's images that may be among the pairs; they are recognised only when read, so all pairs are
+            returned unless the folder states a test split.
     Raises:
         DataError: there are none.
     """
@@ -135,24 +135,24 @@ def choose_subset(
 
 
 def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
-    """The part to score, of those that there are: test, else validation, else all."""
+    """The split to score among the existing ones: test, else validation, else all."""
     there = set(splits)
     return next((name for name in cast(tuple[SplitName, ...], ("test", "val")) if name in there), None)
 
 
 def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
     there = ", ".join(sorted({name for name in splits if name}))
-    line = _("no images in the subset {subset}; there are: {found}")
+    line = _("no images in the subset {subset}; available: {found}")
     if not there:
-        line = _("no images in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
+        line = _("no images in the subset {subset}: the folder states no splits; leave out --subset, or give --split")
     return DataError(line.format(subset=split, found=there), key="--subset")
 
 
 class _LookedAt:
-    """A predictor for `evaluate_pairs` that looks for values far beyond those of the training images.
+    """A predictor for `evaluate_pairs` that detects values far beyond those of the training images.
 
     Attributes:
-        extremes: what it has found.
+        extremes: the values found.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -173,14 +173,14 @@ class _LookedAt:
 class _WithoutTrainingImages(_LookedAt):
     """A predictor for `evaluate_pairs` that skips training images of its model.
 
-    An image counts to the part that its folder states and to the split of the model that it was in.
+    An image belongs to the split that its folder states, and to its split in the model's training.
 
     Args:
         known: the model's images.
         pairs: those that are read.
-        part: the part to score; None: `select` decides.
+        subset: the split to score; None: `select` decides.
     Attributes:
-        part: the part that is scored; None: all.
+        subset: the split that is scored; None: all.
         left_out: names of the training images that are not scored.
         validation: number of scored images that are validation images.
     """
@@ -202,14 +202,14 @@ class _WithoutTrainingImages(_LookedAt):
         return wanted and not seen
 
     def select(self, read: list[int]) -> list[int]:
-        """The images to score, of those that were read; `split` may still be open.
+        """Choose the images to score among those read; the subset may still be open.
 
         Raises:
             DataError: there are none.
         """
         splits = [self._splits.get(pair.image) for pair in self._pairs]
         present = [splits[n] or pair.split for n, pair in enumerate(self._pairs) if pair.image in self._splits]
-        if self.split is None:  # images that neither the folder nor the model places are new: all are scored
+        if self.split is None:  # images without a split in the folder or the model are new: all are scored
             self.split = _scored_split(present if None not in present else self._stated.values())
         chosen = [n for n in read if self.split in (None, splits[n], self._pairs[n].split)]
         there = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
@@ -217,7 +217,7 @@ class _WithoutTrainingImages(_LookedAt):
         if self.split != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):
-            cure = _("name other images, or score these by --subset train")
+            cure = _("name other images, or score these with --subset train")
             raise DataError(only_training_images(self.left_out, cure), key="--subset")
         if not chosen:
             raise _no_images(self.split, present)
@@ -226,7 +226,7 @@ class _WithoutTrainingImages(_LookedAt):
 
 
 def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
-    """A line when images or masks are not what they were in the training, else none.
+    """A note if images or masks have changed since the training.
 
     Args:
         rows: pairs, and the hashes of their images and masks in the training.
@@ -252,12 +252,12 @@ def read_run_subset(run: Path, subset: SplitName | None) -> tuple[SplitName | No
 
 
 def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None) -> tuple[SplitName | None, list[Pair]]:
-    """A subset and its pairs, of all that are listed; DataError if none of their images is there."""
+    """Choose a subset and its pairs among the listed ones; DataError if none of their images exists."""
     split, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
         line = _(
-            "{run}: the images of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
-            "or score them where they are: `ubend evaluate {run} FOLDER`"
+            "{run}: the images of the run are no longer in {folder}; move them back (`ubend show` needs them there), "
+            "or score them in their new folder: `ubend evaluate {run} FOLDER`"
         )
         folder = pairs[0].image.parent
         raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
@@ -293,7 +293,9 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
             ]
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OutputError(
-            _("{run}: no run folder with a data list; name a folder of images and masks to score on").format(run=run),
+            _("{run}: not a run folder with a data list; name a folder of images and masks to score on").format(
+                run=run
+            ),
             path=run,
         ) from error
     if not rows:

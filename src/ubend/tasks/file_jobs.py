@@ -157,7 +157,7 @@ class FileJob(ABC, Generic[_Facts]):
         self.found[number] = facts
         for path in self.files(number):
             if is_too_long(path):
-                line = _("{path}: its result would be named {name}, which is too long for a file; rename it")
+                line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
                 self.wrong[number] = [Problem(line.format(path=self.paths[number], name=path.name), path, "name")]
                 return False
         return True
@@ -172,7 +172,9 @@ class FileJob(ABC, Generic[_Facts]):
         if there and self.there:
             reporter.report(now(self.there).format(count=there))
         if self._remade:
-            message = _("note: {count} of the files are recreated: their input has changed, or they are not whole")
+            message = _(
+                "note: {count} of the files are recreated, because their input has changed or they are incomplete"
+            )
             reporter.report(message.format(count=self._remade))
         clear_leftovers(path for number in self.found for path in self.files(number))
         self.make(reporter)
@@ -216,9 +218,9 @@ class FileJob(ABC, Generic[_Facts]):
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
-            message = _("{path}: failed by an internal error, which please report ({reason})")
+            message = _("{path}: failed with an internal error; please report it ({reason})")
             if is_out_of_memory(error):
-                message = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
+                message = _("{path}: not enough memory on the device; try --tiles, or --device cpu")
             else:
                 _log.debug("%s", path, exc_info=True)
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -334,7 +336,7 @@ class ImageJob(FileJob[Header]):
         self.note_source(number)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
-            raise DataError(_("{path}: was changed while it was read; start again").format(path=path), path=path)
+            raise DataError(_("{path}: changed while it was read; run the command again").format(path=path), path=path)
         self.extremes.look(path, given.pixels)
         return given, shown.pixels
 

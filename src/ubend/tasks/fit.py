@@ -6,8 +6,8 @@ Each stage is one function that is called once and returns one frozen value:
 
     scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
     resolve    settings + facts -> a value and a reason for every setting         Plan
-    prepare    batches and validation images, on the device                       Prepared
-    build      network, EMA, optimizer, loss                                      Built
+    prepare    batches and validation images, on the device                       TrainData
+    build      network, EMA, optimizer, loss                                      ModelSetup
     train      the loop (training/loop.py)                                        the state, and files in the run folder
     evaluate   the saved model on the test split                                  scores
 """
@@ -85,11 +85,11 @@ class _Session:
 
     Attributes:
         run: the run folder.
-        ranks: the processes that train together.
+        group: the processes that train together.
         reporter: reports progress.
         show: display each epoch's panel.
         resumed: whether this resumes a run.
-        start: the initial model; None: a new one.
+        initial: the initial model; None: a new one.
     """
 
     run: RunFolder
@@ -169,8 +169,8 @@ def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = N
         if started["processes"] != group.count:
             log.report(
                 _(
-                    "note: started in {then} processes, continues in {now}: the images of each step stay, but batch "
-                    "norm looks at another number of them"
+                    "note: started in {then} processes, continues in {now}: each step uses the same images, but batch "
+                    "norm sees another number of them at a time"
                 ).format(then=started["processes"], now=group.count)
             )
         with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
@@ -337,13 +337,13 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         load_state(run.state_path, state)
         done = len(state.progress.history) == epochs or state.progress.stopped
         session.reporter.report(
-            _("the training was finished already; it is scored again")
+            _("the training was already finished; scoring it again")
             if done
             else _("resuming after step {step}").format(step=state.progress.step)
         )
     else:
         session.reporter.report(
-            _("{run} ended before it saved anything, so the training begins from the start").format(run=run.path)
+            _("{run} ended before its first save, so the training starts from the beginning").format(run=run.path)
         )
     if session.group.is_first:
         run.trim_timing(len(state.progress.history))
@@ -379,7 +379,7 @@ def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) 
     if run.model_path.exists():
         message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` continues")
     else:  # a second Ctrl-C, before anything was saved
-        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins again")
+        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` starts again")
     session.reporter.report(message.format(step=state.progress.step, model=run.model_path, run=run.path))
 
 

@@ -1,4 +1,4 @@
-"""What a model file says of itself, and its run folder of its training."""
+"""Describe a model, from its file and its run folder."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,8 +18,7 @@ def describe_model(path: Path | str) -> list[str]:
     """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores.
 
     Args:
-        path: a run folder, or a model file; what the model file does not state (date, test scores) is taken from the
-            run folder that it lies in.
+        path: a run folder, or a model file; date and test scores are read from the run folder that contains it.
     """
     bundle = load_bundle(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
@@ -53,7 +52,7 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)
-    summary, cause = None, _("date and test scores: in the run folder, which this file does not lie in")
+    summary, cause = None, _("date and test scores: unknown, because the file is not in its run folder")
     if path == run.model_path and run.facts.exists():
         try:
             summary = read_summary(path.parent)

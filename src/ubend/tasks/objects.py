@@ -49,13 +49,15 @@ from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
-_MERGED_SHARE = 0.05  # of the objects, from which on it is reported that they touch; measured (docs/experiments.md)
+_MERGED_SHARE = (
+    0.05  # share of objects that probably touch, above which a note is shown; measured (docs/experiments.md)
+)
 _NONE = Conditions()
 
 
 @dataclass(frozen=True)
 class CountingOptions:
-    """What is asked of objects.
+    """Options of finding objects.
 
     Attributes:
         method: see `separate`; None: by the names of the classes.
@@ -86,19 +88,18 @@ def find_objects(
     for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
 
     `NAME_ids.tif` holds 0 where there is no object, else its number (16 bit, 32 where that is not enough), and the
-    georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. With
-    exports also `coco.json`, `NAME.geojson`, or
-    `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
+    georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. Exports
+    write `coco.json`, `NAME.geojson`, or `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
 
     Args:
         model: a run folder or a model file.
         paths: as in `ImageJob`.
-        out: folder for what is written; nothing in it is overwritten.
+        out: the output folder; files in it are not overwritten.
         conditions: more models, views, tiles, thresholds, holes.
     Returns:
         The id images.
     Raises:
-        SettingError: the method does not go with the classes; or MissingPackageError.
+        SettingError: the method does not fit the classes; or MissingPackageError.
         DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
     """
     _refuse_missing(counting.exports)
@@ -112,7 +113,7 @@ def find_objects(
 
 @dataclass
 class _ImageObjects:
-    """What is kept of an image until all are done; `split`: of the model, that it was in."""
+    """Results of an image that are kept until all are done; `split`: its split in the model's training."""
 
     rows: list[Row]
     summary: list[Row]
@@ -157,7 +158,7 @@ class _ObjectJob(ImageJob):
         return header
 
     def notes(self) -> list[str]:
-        """Also that `--pixel-size` replaces what files say."""
+        """Also notes that `--pixel-size` overrides the files."""
         lines = super().notes()
         if self._replaced:
             number, pixel = min(self._replaced.items())
@@ -180,7 +181,7 @@ class _ObjectJob(ImageJob):
         return lines
 
     def files(self, number: int) -> list[Path]:
-        """Ids, overlay, table; GeoJSON and the panoptic PNG where they are asked for."""
+        """Ids, overlay and table; GeoJSON and panoptic PNG if requested."""
         stem = self.paths[number].stem
         files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
         files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
@@ -209,7 +210,7 @@ class _ObjectJob(ImageJob):
     def _is_training_image(self, number: int) -> bool:
         try:
             image = load_image(self.paths[number], self.masks.channels)
-        except DataError:  # told when it is predicted
+        except DataError:  # reported when it is predicted
             return False
         return self._split_lookup.find_split(image.pixels) == "train"
 
@@ -249,7 +250,7 @@ class _ObjectJob(ImageJob):
         self._kept[number] = kept
 
     def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
-        """The files that tell of all images."""
+        """Write the summary files."""
         kept = {number: self._kept[number] for number in numbers}
         pixels = [self._spatial[number].pixel for number in numbers]
         write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
@@ -295,7 +296,7 @@ class _ObjectJob(ImageJob):
         return lines
 
     def _warn_merged(self, images: Sequence[Sequence[Row]], reporter: Reporter) -> None:
-        """Say that objects touch, when they probably do and another method would separate them."""
+        """A note if objects probably touch and another method would separate them."""
         merged, total = sum(map(count_probably_merged, images)), sum(map(len, images))
         if self._method == "parts" and merged > _MERGED_SHARE * total:
             better = choose_method(self._names)
@@ -348,8 +349,8 @@ class _ObjectJob(ImageJob):
         if all(own.odd_truth for own in kept.values()):
             reporter.report(
                 _(
-                    "WARNING: every true image holds one number in several places; are these masks of classes? "
-                    "--truth takes a number for each object"
+                    "WARNING: in every true image, one id occurs in several places; --truth needs one id per object, "
+                    "not a class mask"
                 )
             )
 
@@ -357,13 +358,13 @@ class _ObjectJob(ImageJob):
 def _refuse_missing(exports: Sequence[Export]) -> None:
     if find_spec("skimage") is None:
         raise MissingPackageError(
-            _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
+            _("objects need scikit-image; install it with: pip install 'ubend[objects]'"), key="scikit-image"
         )
     if "coco" in exports:
         coco_masks()
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise MissingPackageError(
-            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
+            _("--export {name} needs shapely; install it with: pip install 'ubend[objects]'").format(name=polygons[0]),
             key="--export",
         )

@@ -1,4 +1,4 @@
-"""What commands share: options that say the same everywhere, progress, scores."""
+"""Shared options of commands, progress, and the display of scores."""
 
 import atexit
 import gc
@@ -23,12 +23,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 # Where images and masks are, and what they mean: the same words in every command that reads them.
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the images, instead of FOLDER.")),
-    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
+    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, together with --images.")),
     "split": option(
         "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which image is in which split.")
     ),
-    "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
-    "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
+    "classes": option("--classes", help=later("Class names in the order of the mask values, separated by commas.")),
+    "values": option("--values", help=later('Meaning of mask values: 0=background,255=polyp or "#ff0000=road,..."')),
     "channels": option(
         "--channels", type=int, help=later("Channels: 1 grey, 3 colour, or another number  [as stored]")
     ),
@@ -52,7 +52,11 @@ _MODEL_OPTIONS = {
     "with": option(
         "--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable.")
     ),
-    "tta": option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them.")),
+    "tta": option(
+        "--tta",
+        is_flag=True,
+        help=later("Test-time augmentation: average over flips, and over rotations if trained with them."),
+    ),
     "threshold": option(
         "--threshold", metavar="CLASS=P", multiple=True, help=later("Probability threshold of CLASS; repeatable.")
     ),
@@ -60,7 +64,9 @@ _MODEL_OPTIONS = {
         "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
     ),
     "resume": option("--resume", is_flag=True, help=later("Skip outputs that exist already.")),
-    "subset": option("--subset", type=click.Choice(["train", "val", "test"]), help=later("Images to take  [test]")),
+    "subset": option(
+        "--subset", type=click.Choice(["train", "val", "test"]), help=later("Subset of the images  [test]")
+    ),
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
 
@@ -82,7 +88,7 @@ def folder_options(*names: str) -> Callable[[_F], _F]:
 
 
 def take_conditions(flags: dict[str, Any]) -> "Conditions":
-    """The conditions among the flags of a command; they are taken out."""
+    """Remove the conditions from the flags of a command and return them."""
     from dataclasses import fields
 
     from ubend.inference.conditions import Conditions
@@ -92,7 +98,7 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
 
 
 def parse_tiles(text: str | None) -> int | None:
-    """What --tiles says: a side in px, 0 for `whole`; None where nothing was reported."""
+    """Parse --tiles: a side in px, 0 for `whole`; None if not given."""
     if text is None or text == "whole":
         return None if text is None else 0
     if not text.isdecimal():
@@ -103,7 +109,7 @@ def parse_tiles(text: str | None) -> int | None:
 
 
 def prepare(deterministic: bool) -> None:
-    """torch, and a process that ends soon after its last word: all its memory goes back at once, garbage or not."""
+    """Import torch, and make the process exit quickly, without collecting garbage."""
     from ubend.core.device import prepare_process
 
     prepare_process(deterministic)
@@ -111,7 +117,7 @@ def prepare(deterministic: bool) -> None:
 
 
 def make_reporter() -> "Reporter":
-    """What tells of progress."""
+    """The reporter of progress for this terminal."""
     from ubend.core.progress import Reporter
 
     return Reporter()

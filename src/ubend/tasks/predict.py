@@ -41,7 +41,7 @@ class _Tiff(NamedTuple):
 
     Attributes:
         georeference: see `TiffRowReader`.
-        has_unseen: whether its file can tell invalid pixels.
+        has_invalid: whether its file marks invalid pixels.
         by_rows: whether it is read, predicted and written by rows.
     """
 
@@ -54,10 +54,9 @@ class MaskImageJob(ImageJob):
     """Masks of images.
 
     For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
-    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Pixels that were not seen
-    (nodata, alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above
-    64 * 2**20 pixels also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory,
-    and gets no overlay.
+    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Invalid pixels (nodata,
+    alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above 64 * 2**20 pixels
+    also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory, and gets no overlay.
 
     Args:
         prob: see `write_probabilities`.
@@ -220,11 +219,12 @@ def predict_paths(
     images = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(
-            _("--window is for scans (NIfTI files, folders of DICOM files); there are none"), key="--window"
+            _("--window applies to scans (NIfTI files, folders of DICOM files), but there are none; leave it out"),
+            key="--window",
         )
     if prob is not None and (scans or videos):
         raise SettingError(
-            _("--prob is for images, not for videos and scans; predict these by themselves"), key="--prob"
+            _("--prob applies to images, not to videos and scans; predict these separately"), key="--prob"
         )
     masks = load_mask_predictor(model, device, conditions)
     jobs: list[FileJob[Any]] = []

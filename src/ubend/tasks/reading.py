@@ -1,4 +1,4 @@
-"""What ubend reads of a folder, an image and a scan, for use from Python; needs no torch."""
+"""Reading folders, images and scans from Python, without torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,10 +40,10 @@ class DataPair:
     _read: Callable[[], ClassMap] = field(repr=False, compare=False)
 
     def class_map(self) -> NDArray[np.uint8]:
-        """(H, W) class index, a place in `DataFolder.class_names`, or 255 (not scored); at native size.
+        """(H, W) class index, an index into `DataFolder.class_names`, or 255 (not scored); at native size.
 
         Raises:
-            DataError: the mask was changed since the folder was read.
+            DataError: the mask has changed since the folder was read.
         """
         return self._read().classes
 

@@ -80,7 +80,7 @@ def run_baseline(
     if not pairs:
         found = ", ".join(sorted(set(dataset.splits)))
         raise DataError(
-            _("no images in the subset {subset}; there are: {found}").format(subset=subset, found=found),
+            _("no images in the subset {subset}; available: {found}").format(subset=subset, found=found),
             key="--subset",
         )
     target = None if out is None else Path(out)
