@@ -310,8 +310,8 @@ def test_missing_and_other_parts(run: Path, discs: Path, tmp_path: Path) -> None
 
 def test_several_models_of_one_module(run: Path, tmp_path: Path) -> None:
     other, image = shutil.copytree(run, tmp_path / "other"), draw_disc(0)[0]
-    together = ubend.load([run, other], device="cpu", network=Small())(image, probabilities=True).prob
-    alone = ubend.FitResult(run, None).model(device="cpu", network=Small())(image, probabilities=True).prob
+    together = ubend.load([run, other], device="cpu", network=Small())(image, probabilities=True).probabilities
+    alone = ubend.FitResult(run, None).model(device="cpu", network=Small())(image, probabilities=True).probabilities
     assert together is not None
     assert alone is not None
     assert np.allclose(together, alone, atol=1e-6)
