@@ -84,7 +84,7 @@ def test_keywords_have_the_names_of_the_flags(name: str) -> None:
         words.remove("resume")  # ubend.resume
     words += [str(one.name) for one in command.params if one.param_type_name == "argument"]
     wanted = {RENAMED.get(word, word) for word in words} - {None}
-    assert keywords - {"reporter", "settings"} == wanted - {"settings"}
+    assert keywords - {"reporter", "settings", "network", "groups"} == wanted - {"settings"}  # objects of Python
 
 
 def test_scores_are_those_of_the_file(place: Path) -> None:

@@ -16,11 +16,10 @@ from torch import Tensor
 from support.discs import make_discs
 from support.training import Listener, make_runtime
 from ubend.accel import gate, warmup
-from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network, compile_network
 from ubend.accel.captured import CapturedRuntime, can_capture, capture_steps
 from ubend.core.device import has_compiler
 from ubend.models.unet import UNet
-from ubend.training.build import compile_network
 from ubend.training.loop import PlainRuntime
 from ubend.training.memory import LimitedMemoryRuntime
 

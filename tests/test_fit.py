@@ -115,7 +115,7 @@ def test_a_beginning_that_was_killed_is_no_run(tmp_path: Path) -> None:
 def test_without_a_compiler_it_goes_on(
     discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ubend.training.build.has_compiler", lambda: False)
+    monkeypatch.setattr("ubend.accel.accelerate.has_compiler", lambda: False)
     result = ubend.fit(discs, out=tmp_path / "run", settings={"train.compile": True}, **TINY)
     assert result.scores is not None
     assert "no C compiler was found" in capsys.readouterr().out

@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ubend.core.progress import Reporter
     from ubend.core.settings import LossKind, Recipe
+    from ubend.dataset.arrays import Arrays
     from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
     from ubend.instances.export import Export
@@ -30,15 +33,17 @@ if TYPE_CHECKING:
     from ubend.layouts.pairs import SplitName
     from ubend.tasks.fit_result import FitResult
     from ubend.tasks.reading import DataFolder
+    from ubend.training.own_parts import LossFunction
 
 
 def fit(
     folder: Path | str | None = None,
     *,
     out: Path | str | None = None,
-    images: Path | str | None = None,
-    masks: Path | str | None = None,
-    split: Path | str | None = None,
+    images: "Path | str | Arrays | None" = None,
+    masks: "Path | str | Arrays | None" = None,
+    split: Path | str | Sequence[str] | None = None,
+    groups: Sequence[str | int | None] | None = None,
     classes: str | Sequence[str] | None = None,
     values: str | Sequence[str] | None = None,
     channels: int | None = None,
@@ -49,7 +54,8 @@ def fit(
     patches: bool | None = None,
     width: int | None = None,
     encoder: str | None = None,
-    loss: "LossKind | None" = None,
+    network: "nn.Module | None" = None,
+    loss: "LossKind | LossFunction | None" = None,
     epochs: int | None = None,
     batch: int | None = None,
     patience: int | None = None,
@@ -74,10 +80,14 @@ def fit(
         folder: images and masks in any of the layouts of docs/formats.md, or the name of a data set (oxford-pet,
             kvasir-seg), or a `data.toml` of `ubend.data`; None: with `images` and `masks`.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
-        images: folder or pattern of the images, instead of `folder`.
-        masks: folder or pattern of the masks, with `images`.
+        images: folder or pattern of the images, instead of `folder`. Or N arrays (H, W) or (H, W, C), or one array
+            (N, H, W[, C]): uint8, uint16 or float (used as float32, in any unit, NaN is invalid); they are written
+            into the cache once, as files named 0000, 0001, ...
+        masks: folder or pattern of the masks, with `images`. Or N arrays (H, W), or one array (N, H, W), of integers
+            0..65535 or bool.
         split: CSV `file,split[,group]` or `file,group`: which image is in which split (train, val, test); None: as
-            the folder states, else drawn: 15% validation, 15% test, whole groups.
+            the folder states, else drawn: 15% validation, 15% test, whole groups. With arrays also a list of N words.
+        groups: with arrays: the patient, video or site of each image; images of one group stay in one split.
         classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
             made up.
         values: what masks hold, `value=name` each, as a list or with commas, such as
@@ -92,8 +102,14 @@ def fit(
         width: channels of the network's first level, 1..1024; each deeper level has twice as many.
         encoder: name of an encoder with ImageNet weights, such as tf_efficientnet_lite2 or resnet18; `none`: the
             U-Net's own; None: tf_efficientnet_lite0, unless `width` or another shape is given.
+        network: your own module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits of K classes. If it has
+            the attribute `input_multiple`, H and W are padded to multiples of it, else they are any. It is copied; its
+            weights are the initial ones. `ubend.load` needs it, and `ubend.evaluate` and `ubend.resume` too.
         loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: and 1 - soft Dice; `logdice+ce`:
             and -log(soft Dice); `dice+focal`: with pixels that are right already counting little; None: `logdice+ce`.
+            Or your own function of (logits (N, K, H, W) float32, target (N, H, W) int64 class index, 255 where nothing
+            is scored, weights (N, H, W) float32, 0 there) -> scalar; over micro-batches and processes it is averaged,
+            weighted by their images.
         epochs: how often every image is shown, 1 or more.
         batch: images per step, 1 or more, of all processes together.
         patience: stop after this many epochs without a better validation score; None: never.
@@ -130,6 +146,7 @@ def fit(
         images=images,
         masks=masks,
         split=split,
+        groups=groups,
         classes=classes,
         values=values,
         channels=channels,
@@ -139,6 +156,7 @@ def fit(
         patches=patches,
         width=width,
         encoder=encoder,
+        network=network,
         loss=loss,
         epochs=epochs,
         batch=batch,
@@ -154,20 +172,30 @@ def fit(
     return result
 
 
-def resume(run: Path | str, *, show: bool = False, reporter: "Reporter | None" = None) -> "FitResult":
+def resume(
+    run: Path | str,
+    *,
+    network: "nn.Module | None" = None,
+    loss: "LossFunction | None" = None,
+    show: bool = False,
+    reporter: "Reporter | None" = None,
+) -> "FitResult":
     """Resume an interrupted training, as if it had not been interrupted; a finished one is scored again.
 
     Args:
         run: the run folder.
+        network: your own module, if the run was started with one; its weights do not matter.
+        loss: your own loss function, if the run was started with one.
         show: also display each epoch's panel.
         reporter: reports notes and epochs; None: prints them, as the command does.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
+        SettingError: `network` or `loss` is missing, or is not of the run.
         TrainingError: the images have changed since.
     """
     from ubend.tasks.fit import resume as run_resume
 
-    result = run_resume(run, show=show, reporter=reporter)
+    result = run_resume(run, network=network, loss=loss, show=show, reporter=reporter)
     _report_one_class(result.scores, reporter)
     return result
 
@@ -176,13 +204,14 @@ def evaluate(
     model: Path | str,
     *,
     folder: Path | str | None = None,
-    images: Path | str | None = None,
-    masks: Path | str | None = None,
+    images: "Path | str | Arrays | None" = None,
+    masks: "Path | str | Arrays | None" = None,
     split: Path | str | None = None,
     values: str | Sequence[str] | None = None,
     skip_bad: bool = False,
     root: Path | str | None = None,
     subset: "SplitName | None" = None,
+    network: "nn.Module | None" = None,
     device: str | None = None,
     tiles: int | None = None,
     out: Path | str | None = None,
@@ -197,14 +226,15 @@ def evaluate(
     Args:
         model: a run folder or a model file.
         folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        images: folder or pattern of the images, instead of `folder`.
-        masks: folder or pattern of the masks, with `images`.
+        images: folder or pattern of the images, instead of `folder`; or arrays, see `ubend.fit`.
+        masks: folder or pattern of the masks, or arrays, with `images`.
         split: CSV `file,split[,group]` or `file,group`: which image is in which split.
         values: what the masks of `folder` hold, `value=name` each, with the model's class names; None: matched by
             the names that the folder states, else the values of the model's own masks.
         skip_bad: leave out pairs that cannot be used; they are named in `skipped` of the scores.
         root: folder that a named data set is in, or is downloaded to; None: the cache.
         subset: which images: train, val or test; None: test where there is one, else validation, else all.
+        network: your own module, if the model is one of it; its weights do not matter.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         out: JSON file to write the scores to as well; it must not exist yet.
@@ -228,6 +258,7 @@ def evaluate(
             subset=subset,
             device=device,
             tiles=tiles,
+            network=network,
             reporter=reporter,
             images=images,
             masks=masks,

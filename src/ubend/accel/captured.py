@@ -38,7 +38,7 @@ def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
 
 def can_capture(training: Training) -> bool:
     """Whether the steps of this training can be one graph: pixel weights would have to be fetched."""
-    return training.state.model.can_capture and not training.batches.weighs_pixels
+    return training.state.model.can_capture and training.loss.can_capture and not training.batches.weighs_pixels
 
 
 class CapturedRuntime(Runtime):

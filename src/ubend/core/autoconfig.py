@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
-from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
+from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
 # Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 is the number # in
 # docs/results.md for Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
@@ -53,6 +53,7 @@ _UNUSED: dict[str, Any] = {
     "augment.orientation": "free",
     "augment.rotation_deg": 180.0,
     "data.foreground_share": 0.0,
+    "model.width": 1,
     "train.compile": False,
     "train.encoder_rate": 1.0,
 }
@@ -225,7 +226,7 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         choices += _orientation(settings, facts)
     gpu = facts.device != "cpu"
     where = _("a GPU") if gpu else _("a CPU")
-    if settings.model.width is None:
+    if settings.model.width is None and settings.model.kind != CUSTOM:
         reason = _("on {where}").format(where=where)
         if settings.model.encoder != NO_ENCODER:
             reason = _("for the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from ubend.core.settings import (
+    AnyLoss,
     AugmentSettings,
     DataSettings,
-    LossKind,
     ModelSettings,
     Orientation,
     Precision,
@@ -133,7 +133,7 @@ class TrainPlan(TrainSettings):
     learning_rate: float
     encoder_rate: float
     ema_decay: float
-    loss: LossKind
+    loss: AnyLoss
     precision: Precision
     compile: bool
 

@@ -29,6 +29,10 @@ Precision = Literal["float32", "bfloat16"]
 Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
+Custom = Literal["custom"]  # of the user's own, given in Python
+CUSTOM: Custom = "custom"
+AnyLoss = Literal[LossKind, Custom]
+AnyNetwork = Literal[NetworkKind, Custom]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
 UNET_DEPTH = 4  # default number of poolings of the U-Net
 
@@ -156,9 +160,10 @@ class AugmentSettings(_Section):
 class ModelSettings(_Section):
     """The shape of the U-Net."""
 
-    kind: NetworkKind = "unet"
+    kind: AnyNetwork = "unet"
     """unet: the tutorial's, which pads, with batch norm; paper: the original one, without padding (572 -> 388
-    px; an image is mirrored at its border), without batch norm, with dropout"""
+    px; an image is mirrored at its border), without batch norm, with dropout; custom: your own module, given in
+    Python as `network=`"""
     width: int | None = Field(None, ge=1, le=1024)
     """channels of the first level, doubled at each deeper one; of an encoder's decoder: of its last level;
     open: 64, of a decoder 32, on a CPU 16, and with `--from` the model's own, as are depth and skips"""
@@ -214,11 +219,12 @@ class TrainSettings(_Section):
     """constant, one-cycle, cosine"""
     warmup: float = Field(0.2, ge=0, lt=1)
     """share of the steps in which one-cycle and cosine rise"""
-    loss: LossKind | None = None
+    loss: AnyLoss | None = None
     """ce: cross entropy, mean over the pixels; ce-sum: its sum, which the lines of epochs show as a mean;
     dice+ce: and 1 - soft Dice, mean over the classes that each image holds; logdice+ce: -log(Dice) instead of 1
     - Dice, so that a class that is hardly found counts most; dice+focal: dice+ce with (1 - p)² times the cross
-    entropy, so that pixels that are right already count little; open: logdice+ce (`--loss`)"""
+    entropy, so that pixels that are right already count little; custom: your own function, given in Python as
+    `loss=`; open: logdice+ce (`--loss`)"""
     class_weights: tuple[float, ...] | None = None
     """in the cross entropy, one number per class in the order of the classes; the mean over the pixels is then
     a weighted one; open: all classes weigh the same"""
@@ -282,6 +288,11 @@ class Settings(_Section):
                 "model.encoder",
                 model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
                 _("model.pretrained and model.weights need an encoder; set model.encoder (--encoder)"),
+            ),
+            (
+                "model.encoder",
+                model.kind == CUSTOM and not plain,
+                _("model.encoder (--encoder) goes with model.kind = unet; your own network has its own"),
             ),
             (
                 "model.upsampling",

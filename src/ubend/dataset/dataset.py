@@ -22,6 +22,7 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
+from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
@@ -299,6 +300,7 @@ def find_folder(settings: Settings) -> Folder:
 
     options = ReadOptions(Path(data.split) if data.split else None, data.skip_bad, find)
     if data.images is not None and data.masks is not None and data.folder is None:
+        refuse_lost(Path(data.images))
         return read_pairs(data.images, data.masks, options)
     if data.images is not None or data.masks is not None:
         raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
@@ -107,6 +108,7 @@ def load(
     tta: bool = False,
     tiles: int | None = None,
     overlap: float = 0.25,
+    network: nn.Module | None = None,
 ) -> Predictor | Ensemble:
     """A predictor from a model file or a run folder, or from several, whose probabilities are averaged.
 
@@ -117,6 +119,7 @@ def load(
             where the model was trained with those.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+        network: the module of models of your own network (`network=` of `ubend.fit`), with any weights; it is copied.
     Raises:
         ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
             images of another depth.
@@ -125,7 +128,7 @@ def load(
     paths = [model] if isinstance(model, str | Path) else list(model)
     if not paths:
         raise SettingError(_("no model to predict with; name at least one"), key="models")
-    predictors = [load_one(path, device, tiles=tiles, overlap=overlap) for path in paths]
+    predictors = [load_one(path, device, tiles=tiles, overlap=overlap, network=network) for path in paths]
     for path, predictor in zip(paths, predictors, strict=True):
         if predictor.labels.names != predictors[0].labels.names:
             line = _(

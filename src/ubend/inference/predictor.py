@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, explain_out_of_memory, fastest_precision, pick_device, send
@@ -383,15 +383,15 @@ def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images
     return logits.float()
 
 
-def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:
-    """A predictor from a model file or a run folder; for `tiles` and `overlap` see `Predictor`.
+def load(path: Path | str, device: str | None = None, *, network: nn.Module | None = None, **tiling: Any) -> Predictor:
+    """A predictor from a model file or a run folder; for `network` see `load_bundle`, for `tiling` `Predictor`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
         SettingError: no such device, invalid tiles or overlap, or no memory for the model.
     """
     with explain_out_of_memory(_("no memory is left for the model; try --device cpu")):
-        return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
+        return Predictor(load_bundle(Path(path), network), device, **tiling)
 
 
 def _bytes_given(image: Image) -> int:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ubend.core.settings import NO_ENCODER, ModelSettings
+from ubend.core.settings import CUSTOM, NO_ENCODER, ModelSettings
+from ubend.models.custom import CustomNetwork
 from ubend.models.encoders import EncodedUNet
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
@@ -18,6 +19,8 @@ NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind un
 
 def network_class(kind: str, encoder: str | None) -> type[Network]:
     """The class of networks of these settings; ValueError: the kind is not known."""
+    if kind == CUSTOM:
+        return CustomNetwork
     name = "encoder" if kind == "unet" and encoder not in (None, NO_ENCODER) else kind
     if name not in NETWORKS:
         raise ValueError(f"a network of kind {kind}")
@@ -33,6 +36,8 @@ def shape_from_settings(settings: ModelSettings, channels: int, classes: int, wi
 
 def make_network(shape: dict[str, Any], **more: Any) -> Network:
     """A randomly initialised network, from its `shape`, and further arguments such as `mean`.
+
+    One of kind custom also needs `module`.
 
     Raises:
         SettingError: as in `EncodedUNet`.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.i18n import _, later, now
-from ubend.core.settings import NetworkKind, Upsampling
+from ubend.core.settings import AnyNetwork, Upsampling
 
 
 class SegmentationNet(nn.Module):
@@ -41,7 +41,7 @@ class SegmentationNet(nn.Module):
         encoder_name: of its encoder, as timm names it; None: the encoder is its own.
     """
 
-    kind: ClassVar[NetworkKind] = "unet"
+    kind: ClassVar[AnyNetwork] = "unet"
     options: ClassVar[tuple[str, ...]] = ("depth", "skips", "upsampling")
     has_batch_norm: ClassVar[bool] = True
     edge_px: ClassVar[int] = 0

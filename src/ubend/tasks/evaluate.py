@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from torch import nn
+
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
+from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.dataset import match_folder, read_usable
 from ubend.dataset.store import hash_pairs
 from ubend.evaluation.caveats import (
@@ -42,6 +45,7 @@ def evaluate(
     subset: SplitName | None = None,
     device: str | None = None,
     tiles: int | None = None,
+    network: nn.Module | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -57,6 +61,7 @@ def evaluate(
         subset: which split; None: test if there is one, else validation, else all.
         device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
+        network: the module of a model of your own network.
         options: images, masks, split, skip_bad, root: see `fit`. And values: the meaning of the label values of
             `folder`, if it differs from the model's own masks; the names are the model's. Without it, classes that a
             folder names (annotations, class lists, ...) are matched by name; else the values are those of the model's
@@ -67,7 +72,7 @@ def evaluate(
         PairError: pairs that cannot be used, all at once.
         DataError: no images in that split, or only training images.
     """
-    predictor = load(model, device, tiles=tiles)
+    predictor = load(model, device, tiles=tiles, network=network)
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
 
     def score(
@@ -255,6 +260,7 @@ def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None)
     """Choose a subset and its pairs among the listed ones; DataError if none of their images exists."""
     split, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
+        refuse_lost(pairs[0].image)
         line = _(
             "{run}: the images of the run are no longer in {folder}; move them back (`ubend show` needs them there), "
             "or score them in their new folder: `ubend evaluate {run} FOLDER`"

@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network, compile_network
 from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import choose_network, resolve
@@ -52,14 +53,15 @@ from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.user_settings import read_user_settings, source_name
-from ubend.training.build import ModelSetup, build, compile_network, run_bytes
-from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state, save_trained
+from ubend.training.build import ModelSetup, build
+from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
 from ubend.training.distributed import ALONE, ProcessGroup, join_group
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
 from ubend.training.loop import PlainRuntime, Runtime, Training, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
+from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_parts
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -90,6 +92,7 @@ class _Session:
         show: display each epoch's panel.
         resumed: whether this resumes a run.
         initial: the initial model; None: a new one.
+        own: network and loss of the user's own.
     """
 
     run: RunFolder
@@ -98,10 +101,11 @@ class _Session:
     show: bool
     resumed: bool = False
     initial: InitialModel | None = None
+    own: OwnParts = NO_PARTS
 
 
 def fit(
-    folder: Path | str | None,
+    folder: Path | str | None = None,
     out: Path | str | None = None,
     *,
     recipe: Recipe | None = None,
@@ -124,10 +128,8 @@ def fit(
         config: a TOML file of settings.
         settings: dotted key -> value of any settings, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: command-line options: images, masks, split, classes, channels, size, patches, width, encoder, loss,
-            skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model
-            to initialise from), root (folder that the named data set is in, or is downloaded to). `classes` and
-            `values` may be strings with commas, `skips` a string such as "none" or "1,2".
+        flags: the other keywords of `ubend.fit`: images, masks, groups (arrays: `arrays_to_files`), network
+            (`CustomNetwork`), loss (a function: `CustomLoss`), split, classes, size, ...
     Raises:
         UbendError: bad input; the message says what, where, and how to fix it.
     """
@@ -140,6 +142,7 @@ def fit(
             ).format(count=gpus),
             key="--gpus",
         )
+    own = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
     with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
@@ -147,11 +150,18 @@ def fit(
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if group.is_first else nullcontext():
-            return _fit(_Session(run, group, log, show, initial=requested.initial), requested.settings)
+            return _fit(_Session(run, group, log, show, initial=requested.initial, own=own), requested.settings)
 
 
-def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = None) -> FitResult:
-    """Resume an interrupted training, as if it had not been interrupted.
+def resume(
+    run: Path | str,
+    *,
+    network: nn.Module | None = None,
+    loss: LossFunction | None = None,
+    show: bool = False,
+    reporter: Reporter | None = None,
+) -> FitResult:
+    """Resume an interrupted training, as if it had not been interrupted; one with an own network or loss needs them.
 
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
@@ -176,7 +186,7 @@ def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = N
         with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
             if group.is_first:
                 folder.clear_leftovers()
-            return _fit(_Session(folder, group, log, show, resumed=True), settings)
+            return _fit(_Session(folder, group, log, show, resumed=True, own=OwnParts(network, loss)), settings)
 
 
 def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
@@ -191,6 +201,7 @@ def _no_memory() -> str:
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
+    session.own.check(settings)
     run, group, reporter = session.run, session.group, session.reporter
     prepare_process(settings.train.deterministic)
     device = group.pick_device(settings.device)
@@ -203,7 +214,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     group.refuse_uneven(plan.train.batch)
     _report_start(session, found.data, plan, device)
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
-    built = build(found.data, plan, device, group, pretrained=fresh)
+    built = build(found.data, plan, device, group, pretrained=fresh, own=session.own)
     if plan.train.border_weight:
         reporter.report(describe_objects(found.data))
     if note := prepared.validation.note():
@@ -232,7 +243,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
-        return FitResult(run.path, Scores(evaluate(run, found.data, plan, device, reporter)))
+        predictor = Predictor(load_bundle(run.model_path, session.own.network), device)
+        return FitResult(run.path, Scores(evaluate(run, found.data, plan, predictor, reporter)))
 
 
 def scan(
@@ -280,7 +292,7 @@ def assemble(
     return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
-def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Reporter) -> dict[str, Any]:
+def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, reporter: Reporter) -> dict[str, Any]:
     """Score the saved model on the test split, which is not used in training."""
     split = data.scored_split
     pairs = data.pairs(split)
@@ -292,7 +304,6 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, re
     numbers, store = data.numbers(split).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
-    predictor = Predictor(load_bundle(run.model_path), device)
 
     def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
         if store.has_invalid[numbers[number]]:  # where, at native size, only the file states
@@ -360,7 +371,8 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
     run.create()
     run.started.touch()
     run.state_path.unlink(missing_ok=True)  # left by a killed start
-    if initial is not None or plan.model.pretrained or plan.model.weights is not None:
+    weights = initial, plan.model.weights, session.own.network
+    if plan.model.pretrained or any(one is not None for one in weights):
         save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
         "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ubend.evaluation.report import Scores
 from ubend.inference.predictor import Predictor, load
 
@@ -20,13 +22,14 @@ class FitResult:
     run: Path
     scores: Scores | None
 
-    def model(self, *, device: str | None = None) -> Predictor:
+    def model(self, *, device: str | None = None, network: nn.Module | None = None) -> Predictor:
         """The trained model, ready to predict.
 
         Args:
             device: cuda, cuda:1, mps or cpu; None: the fastest here.
+            network: your own module, if it was trained; its weights do not matter.
         Raises:
             ModelFileError: training was interrupted before it saved a model.
             SettingError: there is no such device.
         """
-        return load(self.run, device)
+        return load(self.run, device, network=network)

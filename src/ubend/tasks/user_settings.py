@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ubend.core.errors import SettingError
+from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import (
@@ -17,6 +18,7 @@ from ubend.core.settings import (
     make_settings,
     read_config,
 )
+from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 
@@ -84,9 +86,9 @@ def read_user_settings(
     Raises:
         SettingError: an unknown option, or an invalid value.
         ModelFileError: the initial model cannot be used.
-        DataError: see `find_dataset`.
+        DataError: see `find_dataset` and `arrays_to_files`.
     """
-    flags, described = dict(flags or {}), dict[str, Any]()
+    flags, described = arrays_to_files(flags or {}, default_cache()), dict[str, Any]()
     if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
         described = dict(flatten(read_config(Path(folder))))
     elif folder is not None:

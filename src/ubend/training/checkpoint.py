@@ -25,6 +25,7 @@ from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
 _SHARE = 20  # a state is saved after this many times the duration of the last save: at most 5% of the time
+_PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoch
 _MAX_WAITING = 8  # maximum number of panels waiting to be drawn, if epochs are short
 # names in the file
 _HEADER, _MODEL, _EMA, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
@@ -254,3 +255,16 @@ def save_trained(
     for row in [row for row in history if row["best"]][-1:]:
         about |= {"kept_epoch": row["epoch"], "val_dice": row["val_dice"]}
     save_bundle(path, replace(bundle, about=about), weights)
+
+
+def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
+    """Estimated bytes that a run still writes; a new file exists beside the one it replaces until it is complete.
+
+    Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
+
+    Args:
+        epochs: of the whole run; one panel is written per epoch.
+    """
+    model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
+    kept = model * (5 if state.ema is not state.model else 4)
+    return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)

@@ -7,7 +7,7 @@ N images, C classes, H x W pixels.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class Loss:
 
     kind: LossKind
     class_weights: Tensor | None = None
+    can_capture: ClassVar[bool] = True  # in a CUDA graph
 
     def count(self, target: Tensor, classes: int, pixel_weights: Tensor | None = None) -> LossCounts:
         """The denominators for `sum` of the same targets.

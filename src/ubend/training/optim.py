@@ -55,7 +55,7 @@ def make_optimizer(
         encoder: the parameters whose learning rate is `encoder_rate`.
     """
     inside = set(encoder)
-    parts = [([p for p in model.parameters() if p not in inside], 1.0)]
+    parts = [([p for p in model.parameters() if p not in inside and p.requires_grad], 1.0)]
     parts += [([*encoder], settings.encoder_rate)] if encoder else []
     groups = [
         {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_share": share}
