@@ -91,21 +91,21 @@ def describe_few(count: int, split: SplitName | None) -> list[str]:
     if count >= _FEW_IMAGES:
         return []
     line = ngettext(
-        "note: {count} {split} image says little about others; trust its scores only roughly",
-        "note: {count} {split} images say little about others; trust their scores only roughly",
+        "note: scores of only {count} {split} image are a rough estimate for other images",
+        "note: scores of only {count} {split} images are a rough estimate for other images",
         count,
     )
     if split is None:
         line = ngettext(
-            "note: {count} image says little about others; trust its scores only roughly",
-            "note: {count} images say little about others; trust their scores only roughly",
+            "note: scores of only {count} image are a rough estimate for other images",
+            "note: scores of only {count} images are a rough estimate for other images",
             count,
         )
     return [line.format(count=count, split=split)]
 
 
 def only_training_images(names: Sequence[str], cure: str) -> str:
-    """The error text when all images are training images."""
+    """The error text if all images are training images."""
     line = ngettext(
         "nothing to score: {count} image, a training image of the model ({names}); {cure}",
         "nothing to score: all {count} images are training images of the model ({names}); {cure}",

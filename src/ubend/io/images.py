@@ -149,8 +149,8 @@ def finish_pixels(
         invalid = nan if invalid is None else invalid | nan
         if bad := int(np.count_nonzero(~finite[~invalid])):
             line = ngettext(
-                "{path}: holds {count} infinite value; replace it, or state it as its nodata value",
-                "{path}: holds {count} infinite values; replace them, or state them as its nodata value",
+                "{path}: contains {count} infinite value; replace it, or declare it as the file's nodata value",
+                "{path}: contains {count} infinite values; replace them, or declare them as the file's nodata value",
                 bad,
             )
             raise DataError(line.format(path=path, count=bad), path=path, key="value")

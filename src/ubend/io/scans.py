@@ -179,7 +179,7 @@ def _refuse_values(scan: Scan) -> None:
             good = sum(int(np.isfinite(values.astype(np.float32, copy=False)).sum()) for values in scan.slices)
         if good < scan.slices.size:
             raise DataError(
-                _("{path}: holds values that are no finite numbers ({count}); replace them").format(
+                _("{path}: contains values that are not finite ({count}); replace them").format(
                     path=scan.path, count=scan.slices.size - good
                 ),
                 path=scan.path,

@@ -529,8 +529,9 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
         ]
         raise DataError(
             _(
-                "masks with {values}: {classed}; with 255: {whites}; with both: none; is 255 a class (--values "
-                '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
+                "masks with {values}: {classed}; with 255: {whites}; with both: none; if 255 is a "
+                'class, give --values "{table},255=class 1"; if it is not to be scored, give --values '
+                '"{table},255=ignored"'
             ).format(
                 classed=len(classed),
                 values=format_values(tally.codes[1:-1].tolist(), "value"),
@@ -555,7 +556,10 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     tally = label_scan.tally("color")
     if -1 in tally.codes:
         raise DataError(
-            _("masks in colour: {colored}; with values above 255, which are no colours: {deep}; save all alike").format(
+            _(
+                "masks in colour: {colored}; with values above 255, which are not colours: {deep}; save "
+                "all masks in the same way"
+            ).format(
                 colored=int(label_scan.colored.sum()),
                 deep=len(np.unique(label_scan.mask_of[label_scan.entries("color") == -1])),
             ),
@@ -619,7 +623,8 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     if moved.any() and labels.reach:
         remarks.append(
             _(
-                "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) went to the nearest class"
+                "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) were assigned to the "
+                "nearest class"
             ).format(
                 count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
             )

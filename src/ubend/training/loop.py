@@ -218,7 +218,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
-            progress.stopped = _("epochs without a better validation figure: {count}").format(count=plan.patience)
+            progress.stopped = _("epochs without a better validation score: {count}").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
     stop.close()
