@@ -11,6 +11,7 @@ import click
 from ubend._version import __version__
 from ubend.cli import folders, training
 from ubend.cli import models as using
+from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.core.click_i18n import MainGroup, Option
 from ubend.core.errors import FilesError, SettingError, UbendError, reason
@@ -123,8 +124,8 @@ for _command in (
     training.fit,
     training.evaluate,
     using.predict,
-    using.cutout,
-    using.objects,
+    object_commands.cutout,
+    object_commands.objects,
     using.show,
     folders.data,
     folders.preview,

@@ -22,11 +22,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @click.argument("folder", type=PATH, required=False)
 @option("--out", type=PATH, help=later("Run folder to create  [runs/NAME-1, -2, ...]"))
 @folder_options()
-@option(
-    "--recipe",
-    type=click.Choice(["modern", "tutorial", "paper"]),
-    help=later("Preset of settings  [modern]"),
-)
+@option("--recipe", type=click.Choice(["modern", "tutorial", "paper"]), help=later("Preset of settings  [modern]"))
 @option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
     "--patches",
