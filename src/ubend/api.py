@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
-    from ubend.core.settings import LossKind, Recipe
+    from ubend.core.settings import Effort, LossKind, Recipe
     from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
     from ubend.instances.export import Export
@@ -50,6 +50,9 @@ def fit(
     width: int | None = None,
     encoder: str | None = None,
     loss: "LossKind | None" = None,
+    effort: "Effort | None" = None,
+    folds: int | None = None,
+    test: Literal["none"] | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     patience: int | None = None,
@@ -94,6 +97,11 @@ def fit(
             U-Net's own; None: tf_efficientnet_lite0, unless `width` or another shape is given.
         loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: and 1 - soft Dice; `logdice+ce`:
             and -log(soft Dice); `dice+focal`: with pixels that are right already counting little; None: `logdice+ce`.
+        effort: `quick`: a quarter of the epochs; `best`: `folds` 5, mirror images averaged in prediction, and weights
+            of the classes where they help; sets only what nothing else sets; None: `normal`.
+        folds: train so many models, 2 to 100, each without one fold of the images, and pack them into one model; see
+            docs/folds.md.
+        test: none: no test split; with `folds`, every image is in one fold.
         epochs: how often every image is shown, 1 or more.
         batch: images per step, 1 or more, of all processes together.
         patience: stop after this many epochs without a better validation score; None: never.
@@ -101,7 +109,8 @@ def fit(
             level; None: all.
         seed: of every random draw, 0..2^63 - 1; None: 0.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        gpus: must be the number of processes that run: they are started by `ubend fit --gpus N` or torchrun.
+        gpus: with `folds`, so many are trained at once, each on its GPU; else it must be the number of processes that
+            run: they are started by `ubend fit --gpus N` or torchrun.
         deterministic: bitwise reproducible on a GPU; slower; None: False.
         config: TOML file of settings, such as a run's settings.toml.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
@@ -117,7 +126,7 @@ def fit(
         OutputError: `out` holds something already, or cannot be written.
         TrainingError: the loss is no longer finite.
     """
-    from ubend.tasks.fit import fit as run_fit
+    from ubend.tasks.folds import fit as run_fit
 
     result = run_fit(
         folder,
@@ -140,6 +149,9 @@ def fit(
         width=width,
         encoder=encoder,
         loss=loss,
+        effort=effort,
+        folds=folds,
+        test=test,
         epochs=epochs,
         batch=batch,
         patience=patience,
@@ -154,20 +166,23 @@ def fit(
     return result
 
 
-def resume(run: Path | str, *, show: bool = False, reporter: "Reporter | None" = None) -> "FitResult":
+def resume(
+    run: Path | str, *, gpus: int | None = None, show: bool = False, reporter: "Reporter | None" = None
+) -> "FitResult":
     """Resume an interrupted training, as if it had not been interrupted; a finished one is scored again.
 
     Args:
         run: the run folder.
+        gpus: see `fit`.
         show: also display each epoch's panel.
         reporter: reports notes and epochs; None: prints them, as the command does.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
         TrainingError: the images have changed since.
     """
-    from ubend.tasks.fit import resume as run_resume
+    from ubend.tasks.folds import resume as run_resume
 
-    result = run_resume(run, show=show, reporter=reporter)
+    result = run_resume(run, gpus=gpus, show=show, reporter=reporter)
     _report_one_class(result.scores, reporter)
     return result
 

@@ -3,6 +3,7 @@ what was given. Importing this needs no Triton."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ubend.accel.folded import FoldedUNet, can_fold
 from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
 from ubend.dataset.augment import Augment, elastic_basis
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.training.losses import Loss, LossSums
 
 
@@ -53,6 +55,9 @@ def accelerate_inference(
         net: in `eval` mode; later changes of its parameters have no effect.
         precision: in which feature maps are computed.
     """
+    if isinstance(net, EnsembleNet):
+        members = [FoldedUNet(member, precision) for member in net.members if can_fold(member)]
+        return partial(net.average, members) if len(members) == len(net.members) else plain
     return FoldedUNet(net, precision) if can_fold(net) else plain
 
 

@@ -150,7 +150,8 @@ def fit(
         show: also display each epoch's panel.
         flags: command-line options: images, masks, split, classes, channels, size, patches, width, encoder, loss,
             skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model
-            to initialise from), root (folder that the named data set is in, or is downloaded to). `classes` and
+            to initialise from), effort, folds, test (several models in one file, see docs/folds.md; `ubend.fit` only),
+            root (folder that the named data set is in, or is downloaded to). `classes` and
             `values` may be strings with commas, `skips` a string such as "none" or "1,2".
     Raises:
         UbendError: bad input; the message says what, where, and how to fix it.
