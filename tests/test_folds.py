@@ -203,15 +203,20 @@ def test_packed_is_the_mean_of_its_members(views: ViewKind, same: Sequence[Any],
     loaded = load_bundle(tmp_path / "packed.safetensors")
     assert loaded.model.shape() == packed.model.shape()
     image = np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    found = Predictor(loaded, "cpu", tiles=tiles, overlap=0)(image)
-    wanted = Ensemble([Member(Predictor(one, "cpu", tiles=tiles, overlap=0), same) for one in bundles])(image)
-    np.testing.assert_allclose(found.prob, wanted.prob, atol=2e-5)
-    assert np.abs(found.prob - Predictor(bundles[0], "cpu", tiles=tiles, overlap=0)(image).prob).max() > 0.01
+    alone = [Predictor(one, "cpu", tiles=tiles, overlap=0) for one in bundles]
+    found = Predictor(loaded, "cpu", tiles=tiles, overlap=0)(image, probabilities=True).probabilities
+    wanted = Ensemble([Member(one, same) for one in alone])(image, probabilities=True).probabilities
+    first = alone[0](image, probabilities=True).probabilities
+    assert found is not None
+    assert wanted is not None
+    assert first is not None
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert np.abs(found - first).max() > 0.01
 
 
 def test_packed_is_one_predictor(run: Path, discs: Path) -> None:
     """`ubend.load` gives a plain predictor; of a folder only what no member has learnt from is scored."""
-    assert isinstance(ubend.load(run, "cpu"), Predictor)
+    assert isinstance(ubend.load(run, device="cpu"), Predictor)
     scores = ubend.evaluate(run, folder=discs, device="cpu", reporter=Listener())
     assert {*scores.data["per_picture"]} == {name for name, split in splits_of(run).items() if split == "test"}
     assert scores.data["native"] == json.loads(RunFolder(run).scores.read_text())["native"]
