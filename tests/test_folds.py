@@ -33,7 +33,7 @@ from ubend.core.settings import make_settings
 from ubend.dataset.splits import cut_folds
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.labels.class_table import make_label_map
 from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
@@ -163,7 +163,7 @@ def test_the_test_split_changes_no_fold(discs: Path, tmp_path: Path) -> None:
                 Image.fromarray(noise).save(image)
         runs.append(fit(tmp_path / name, tmp_path / f"run-{name}", folds=2, split=tmp_path / "split.csv", epochs=1).run)
     for fold in ("fold-1", "fold-2"):
-        assert same_tensors(*(RunFolder(run / fold).model for run in runs))
+        assert same_tensors(*(RunFolder(run / fold).model_path for run in runs))
     scores = [json.loads(RunFolder(run).scores.read_text()) for run in runs]
     assert scores[0]["out_of_fold"] == scores[1]["out_of_fold"]
     assert scores[0]["native"] != scores[1]["native"]
@@ -261,7 +261,7 @@ class _Biased:
     def __init__(self, store: Any, numbers: Sequence[int], biases: Sequence[float]) -> None:
         self.store, self.numbers, self.biases = store, numbers, biases
 
-    def run(self, sources: Iterator[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterator[TileSource]) -> Iterator[Logits]:
         for place, source in enumerate(sources):
             number = self.numbers[place]
             one = torch.from_numpy(self.store.mask(number).astype(np.float32)) - 0.5 - self.biases[number]
@@ -303,14 +303,14 @@ def test_resumed_in_the_second_fold(run: Path, discs: Path, tmp_path: Path) -> N
     listener.at_step = press
     stopped = fit(discs, tmp_path / "run", listener)
     assert stopped.scores is None
-    assert not RunFolder(stopped.run).model.exists()
+    assert not RunFolder(stopped.run).model_path.exists()
     assert not (stopped.run / "fold-3").exists()
-    before = RunFolder(stopped.run / "fold-1").model.stat()
+    before = RunFolder(stopped.run / "fold-1").model_path.stat()
     again = Listener()
     result = ubend.resume(stopped.run, reporter=again)
     assert "fold 1 of 3" not in again.said
-    assert RunFolder(stopped.run / "fold-1").model.stat().st_mtime_ns == before.st_mtime_ns
-    assert same_tensors(RunFolder(result.run).model, RunFolder(run).model)
+    assert RunFolder(stopped.run / "fold-1").model_path.stat().st_mtime_ns == before.st_mtime_ns
+    assert same_tensors(RunFolder(result.run).model_path, RunFolder(run).model_path)
     assert result.scores is not None
     assert result.scores.data == json.loads(RunFolder(run).scores.read_text())
 
@@ -333,7 +333,7 @@ def test_killed_in_the_second_fold(run: Path, discs: Path, tmp_path: Path) -> No
     command = [sys.executable, "-c", KILLED, str(discs), str(tmp_path / "run")]
     assert subprocess.run(command, env=place, check=False, timeout=300).returncode == -9
     result = ubend.resume(tmp_path / "run", reporter=Listener())
-    assert same_tensors(RunFolder(result.run).model, RunFolder(run).model)
+    assert same_tensors(RunFolder(result.run).model_path, RunFolder(run).model_path)
 
 
 def test_resume_refuses_changed_images(discs: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_folds_at_once(run: Path, discs: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ubend", "fit", str(discs), *words, "--folds", "3", "--gpus", "2"]
     place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--device", "cpu", "--out", str(tmp_path / "run")], env=place, check=True, timeout=300)
-    assert same_tensors(RunFolder(tmp_path / "run").model, RunFolder(run).model)
+    assert same_tensors(RunFolder(tmp_path / "run").model_path, RunFolder(run).model_path)
 
 
 def test_effort(discs: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.labels.class_table import background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
@@ -169,12 +169,15 @@ def _refuse_gpus(gpus: int | None, device: str | None) -> None:
     if gpus in (None, 1) or device == "cpu":
         return
     if device not in (None, "cuda"):
-        line = _("device {name} is one device, for {count} processes; give cuda, or cpu, or nothing")
+        line = _(
+            "device {name} is a single device, but there are {count} processes; give --device "
+            "cuda or cpu, or leave it out"
+        )
         raise SettingError(line.format(name=device, count=gpus), key="device")
     if torch.cuda.device_count() < gpus:
         line = _(
-            "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device cpu for "
-            "processes on the CPU"
+            "this computer has {there} GPUs, too few for {count} processes; give a smaller --gpus, or --device "
+            "cpu for processes on the CPU"
         )
         raise SettingError(line.format(there=torch.cuda.device_count(), count=gpus), key="--gpus")
 
@@ -200,7 +203,7 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
         line = _("stopped; `ubend fit --resume {run}` trains the folds that are not finished")
         reporter.report(line.format(run=path))
         return FitResult(path, None)
-    members = [load_bundle(folds.run_of(fold).model) for fold in range(1, folds.count + 1)]
+    members = [load_bundle(folds.run_of(fold).model_path) for fold in range(1, folds.count + 1)]
     best = folds.plan.train.effort == "best"
     views = _views(members) if best else "plain"
     alone = [replace(bundle, model=EnsembleNet([bundle.model], views).eval()) for bundle in members]
@@ -214,7 +217,7 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
     answering = _OutOfFold(predictors, [fold - 1 for fold, _pair in held_out])
     out_of_fold = evaluate_pairs(answering, [pair for _fold, pair in held_out])
     bias = _choose_bias(folds, predictors, reporter) if best else None
-    save_bundle(folds.run.model, _pack(folds, members, views, bias, out_of_fold))
+    save_bundle(folds.run.model_path, _pack(folds, members, views, bias, out_of_fold))
     whole = folds.first.all_folds()
     if "test" in whole.splits:
         scores = one.evaluate(folds.run, whole, folds.plan, folds.device, reporter)
@@ -297,7 +300,7 @@ class _OutOfFold:
         first = predictors[0]
         self.labels, self.inspect, self.prepare = first.labels, first.inspect, first.prepare
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         offset = 0
         for fold, group in groupby(enumerate(sources), lambda item: self._folds[item[0]]):
             count = 0
@@ -369,7 +372,7 @@ def _dice_with(
         numbers = [number for number, own in enumerate(folds.first.folds) if own == fold]
         counts = np.zeros((len(rules), len(numbers), classes, classes), np.int64)
         images = (store.image(number) for number in numbers)
-        sources = (Source.of_pixels(image, (image.shape[0], image.shape[1])) for image in images)
+        sources = (TileSource.of_pixels(image, (image.shape[0], image.shape[1])) for image in images)
         for logits in predictor.run(sources):
             truth = np.stack([store.mask(numbers[place])[logits.rows] for place in logits.numbers])
             target = torch.from_numpy(truth).to(folds.device)
