@@ -42,7 +42,7 @@ class EnsembleNet(SegmentationNet):
         nn.Module.__init__(self)
         first = members[0]
         self.channels, self.classes, self.width, self.depth = first.channels, first.classes, first.width, first.depth
-        self.skips, self.growth = first.skips, first.growth
+        self.skips, self.upsampling = first.skips, first.upsampling
         self.margin, self.encoder_name = first.margin, first.encoder_name
         self.views, self.averages_views = views, views != "plain"
         self.members = nn.ModuleList(members)
