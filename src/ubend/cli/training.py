@@ -8,17 +8,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
-from ubend.tasks.options import (
-    PATH,
-    folder_options,
-    launch_ranks,
-    make_reporter,
-    options,
-    parse_tiles,
-    prepare,
-    print_scores,
-    report_result,
-)
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, parse_tiles, prepare, print_scores
 
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
@@ -78,6 +68,7 @@ def fit(
     **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
+    from ubend.tasks.options import launch_ranks, report_result
     from ubend.tasks.user_settings import asks_for_folds
     from ubend.training.launcher import process_rank
 
