@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ubend.core.progress import Reporter
-    from ubend.core.settings import LossKind, Recipe
+    from ubend.core.settings import Effort, LossKind, Recipe
     from ubend.dataset.arrays import Arrays
     from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
@@ -56,6 +56,9 @@ def fit(
     encoder: str | None = None,
     network: "nn.Module | None" = None,
     loss: "LossKind | LossFunction | None" = None,
+    effort: "Effort | None" = None,
+    folds: int | None = None,
+    test: Literal["none"] | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     patience: int | None = None,
@@ -110,6 +113,11 @@ def fit(
             Or your own function of (logits (N, K, H, W) float32, target (N, H, W) int64 class index, 255 where nothing
             is scored, weights (N, H, W) float32, 0 there) -> scalar; over micro-batches and processes it is averaged,
             weighted by their images.
+        effort: `quick`: a quarter of the epochs; `best`: `folds` 5, mirror images averaged in prediction, and weights
+            of the classes where they help; sets only what nothing else sets; None: `normal`.
+        folds: train so many models, 2 to 100, each without one fold of the images, and pack them into one model; see
+            docs/folds.md.
+        test: none: no test split; with `folds`, every image is in one fold.
         epochs: how often every image is shown, 1 or more.
         batch: images per step, 1 or more, of all processes together.
         patience: stop after this many epochs without a better validation score; None: never.
@@ -117,7 +125,8 @@ def fit(
             level; None: all.
         seed: of every random draw, 0..2^63 - 1; None: 0.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        gpus: must be the number of processes that run: they are started by `ubend fit --gpus N` or torchrun.
+        gpus: with `folds`, so many are trained at once, each on its GPU; else it must be the number of processes that
+            run: they are started by `ubend fit --gpus N` or torchrun.
         deterministic: bitwise reproducible on a GPU; slower; None: False.
         config: TOML file of settings, such as a run's settings.toml.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
@@ -133,7 +142,7 @@ def fit(
         OutputError: `out` holds something already, or cannot be written.
         TrainingError: the loss is no longer finite.
     """
-    from ubend.tasks.fit import fit as run_fit
+    from ubend.tasks.folds import fit as run_fit
 
     result = run_fit(
         folder,
@@ -158,6 +167,9 @@ def fit(
         encoder=encoder,
         network=network,
         loss=loss,
+        effort=effort,
+        folds=folds,
+        test=test,
         epochs=epochs,
         batch=batch,
         patience=patience,
@@ -177,6 +189,7 @@ def resume(
     *,
     network: "nn.Module | None" = None,
     loss: "LossFunction | None" = None,
+    gpus: int | None = None,
     show: bool = False,
     reporter: "Reporter | None" = None,
 ) -> "FitResult":
@@ -186,6 +199,7 @@ def resume(
         run: the run folder.
         network: your own module, if the run was started with one; its weights do not matter.
         loss: your own loss function, if the run was started with one.
+        gpus: see `fit`.
         show: also display each epoch's panel.
         reporter: reports notes and epochs; None: prints them, as the command does.
     Raises:
@@ -193,9 +207,9 @@ def resume(
         SettingError: `network` or `loss` is missing, or is not of the run.
         TrainingError: the images have changed since.
     """
-    from ubend.tasks.fit import resume as run_resume
+    from ubend.tasks.folds import resume as run_resume
 
-    result = run_resume(run, network=network, loss=loss, show=show, reporter=reporter)
+    result = run_resume(run, network=network, loss=loss, gpus=gpus, show=show, reporter=reporter)
     _report_one_class(result.scores, reporter)
     return result
 

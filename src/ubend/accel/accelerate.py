@@ -3,6 +3,7 @@ what was given. Importing this needs no Triton."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.augment import Augment, elastic_basis
 from ubend.models.custom import CustomNetwork
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.training.losses import Loss, LossSums
 
 
@@ -68,6 +70,9 @@ def accelerate_inference(
         net: in `eval` mode; later changes of its parameters have no effect.
         precision: in which feature maps are computed.
     """
+    if isinstance(net, EnsembleNet):
+        members = [FoldedUNet(member, precision) for member in net.members if can_fold(member)]
+        return partial(net.average, members) if len(members) == len(net.members) else plain
     return FoldedUNet(net, precision) if can_fold(net) else plain
 
 

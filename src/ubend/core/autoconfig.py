@@ -1,6 +1,7 @@
 """Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
 
 choose_network  encoder, weights and depth, from the settings alone
+choose_folds    the number of folds, likewise
 choose_format   how images are read, from their headers and the widths of objects in the masks, before decoding
 resolve         everything else, once
 """
@@ -19,6 +20,8 @@ from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change
 # Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 is the number # in
 # docs/results.md for Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
 _IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
+_QUICK = 0.25  # of these epochs, with `train.effort` quick
+_FOLDS = 5  # with `train.effort` best; each model has seen four fifths of the images
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training
 # has 20 validations or more.
@@ -88,6 +91,14 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
     depth = model.depth or (UNET_DEPTH if encoder == NO_ENCODER else _ENCODER_DEPTH)
     chosen = {"model.encoder": encoder, "model.pretrained": pretrained, "model.depth": depth}
     return change_settings(settings, chosen), choices
+
+
+def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
+    """The settings with the number of folds decided, and the choice if `train.effort` made it."""
+    if settings.train.effort != "best" or settings.data.folds is not None:
+        return settings, []
+    reason = _("with effort best so many models are trained, each without one fold, and averaged with mirror images")
+    return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]
 
 
 def choose_format(
@@ -245,7 +256,13 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
     if settings.train.epochs is None:
         shown = _IMAGES_GPU if gpu else _IMAGES_CPU
         epochs = int(np.clip(round(shown / an_epoch), 10, 400))
-        reason = _("about {shown} training images in total, on {where}").format(shown=epochs * an_epoch, where=where)
+        reason = _("about {shown} training images in total, on {where}")
+        if settings.train.effort == "quick":
+            epochs = max(1, round(_QUICK * epochs))
+            reason = _(
+                "about {shown} training images in total, on {where}; effort quick: a quarter of the usual number"
+            )
+        reason = reason.format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
     else:
         epochs = settings.train.epochs

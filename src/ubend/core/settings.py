@@ -33,6 +33,7 @@ Custom = Literal["custom"]  # of the user's own, given in Python
 CUSTOM: Custom = "custom"
 AnyLoss = Literal[LossKind, Custom]
 AnyNetwork = Literal[NetworkKind, Custom]
+Effort = Literal["quick", "normal", "best"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
 UNET_DEPTH = 4  # default number of poolings of the U-Net
 
@@ -96,6 +97,15 @@ class DataSettings(_Section):
     """share of the training images that becomes the validation split, when none is given"""
     test_share: float = Field(0.15, gt=0, lt=0.5)
     """share of all images that becomes the test split, when no splits are given"""
+    test: Literal["none"] | None = None
+    """none: no test split, every image is in a fold, also where a test split is given (`--test`, with `--folds`);
+    open: the test split that is given, or drawn"""
+    folds: int | None = Field(None, ge=2, le=100)
+    """train and val together are cut into so many folds, one model trained without each (`--folds`); open: none,
+    with `train.effort` best 5"""
+    held_out: int | None = Field(None, ge=1)
+    """the fold that is the validation split, from 1: one training alone, as in the run folders RUN/fold-1, ...;
+    open: all in turn"""
     mean: tuple[float, ...] | None = None
     """normalisation mean per channel, 1 is white; open: measured on the training split"""
     std: tuple[float, ...] | None = None
@@ -194,6 +204,9 @@ class ModelSettings(_Section):
 class TrainSettings(_Section):
     """The optimisation."""
 
+    effort: Effort = "normal"
+    """sets what nothing else sets. quick: a quarter of the epochs that are chosen otherwise; best: `data.folds` 5,
+    mirror images averaged in prediction, and weights of the classes where they help out of fold (`--effort`)"""
     epochs: int | None = Field(None, ge=1)
     """how often every image is shown; open: about 80,000 images in all, on a CPU 16,000, within 10 to 400
     epochs"""
@@ -357,6 +370,16 @@ class Settings(_Section):
                 "data.mean",
                 (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
                 _("data.mean and data.std must be set together, with one number per channel in each"),
+            ),
+            (
+                "data.test",
+                data.test is not None and data.folds is None and train.effort != "best",
+                _("data.test = none (--test) goes with data.folds (--folds): every image is in one of the folds"),
+            ),
+            (
+                "data.held_out",
+                data.held_out is not None and data.held_out > (data.folds or 0),
+                _("data.held_out = {fold}: give data.folds too, {fold} or more").format(fold=data.held_out),
             ),
             ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
         ]

@@ -35,7 +35,7 @@ from ubend.dataset.scan import (
     scan_masks_uncached,
     unknown_values_problem,
 )
-from ubend.dataset.splits import find_near_duplicates, split_pairs
+from ubend.dataset.splits import cut_folds, find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
@@ -70,6 +70,8 @@ class Dataset:
         images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.
         skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
+        fold: of `data.folds`: the one that is the validation split; None: no folds, or all of them.
+        folds: of each pair: its fold, from 1; 0: of the test split; empty without folds.
     """
 
     folder: Folder
@@ -81,6 +83,8 @@ class Dataset:
     sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
+    fold: int | None = None
+    folds: tuple[int, ...] = ()
 
     def numbers(self, split: SplitName) -> NDArray[np.int64]:
         """The images of a part, by their number in the store."""
@@ -91,8 +95,17 @@ class Dataset:
 
     @property
     def scored_split(self) -> SplitName:
-        """The part that scores are made on: test, or validation where there is no test."""
-        return "test" if "test" in self.splits else "val"
+        """The split that scores are made on: test, or validation where there is no test, and for one of several folds:
+        the test split is for their models together."""
+        return "test" if "test" in self.splits and self.fold is None else "val"
+
+    def all_folds(self) -> "Dataset":
+        """The data set of the models of all folds together: no image except the test split's is new to all of them."""
+        splits = tuple[SplitName, ...]("test" if split == "test" else "train" for split in self.splits)
+        names, pixels = self.labels.names, self.store.class_pixels
+        of_fold = _describe_missing(names, pixels, self.splits)
+        remarks = [line for line in self.remarks if line not in of_fold] + _describe_missing(names, pixels, splits)
+        return replace(self, splits=splits, remarks=remarks, fold=None)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training split, except for
@@ -315,9 +328,15 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
     With `data.skip_bad`, pairs that cannot be used are left out and recorded.
 
     Raises:
-        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`.
+        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`, `cut_folds`.
+        SettingError: several folds are asked for, and not which of them is the validation split.
         OutputError: the cache cannot be written, or there is not enough room.
     """
+    if settings.data.held_out is None and (settings.data.folds is not None or settings.train.effort == "best"):
+        line = _(
+            "several folds are several trainings: `ubend fit` and `ubend.fit` run them, or name one as data.held_out"
+        )
+        raise SettingError(line, key="data.folds")
     return read_usable(
         settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, reporter, skipped)
     )
@@ -386,15 +405,26 @@ def _open_folder(
             count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
-    split = split_pairs(
-        [pair.name for pair in pairs],
-        [pair.split for pair in pairs],
-        [pair.group for pair in pairs],
+    names, groups, duplicates = (
+        [p.name for p in pairs],
+        [p.group for p in pairs],
         find_near_duplicates(store.thumbnails),
+    )
+    tested = settings.data.test != "none"
+    split = split_pairs(
+        names,
+        [pair.split if tested else None for pair in pairs],
+        groups,
+        duplicates,
         settings.train.seed,
         settings.data.val_share,
         settings.data.test_share,
     )
+    splits, fold, own_folds = split.splits, settings.data.held_out, list[int]()
+    if (folds := settings.data.folds) is not None:
+        splits = splits if tested else tuple[SplitName, ...]("train" for _split in splits)
+        own_folds = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
+        splits = tuple("test" if own == 0 else "val" if own == fold else "train" for own in own_folds)
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
@@ -404,8 +434,10 @@ def _open_folder(
                 count,
             ).format(count=count)
         )
-    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
-    return Dataset(folder, store, labels, split.splits, widths, images, sizing, remarks, tuple(skipped))
+    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, splits)]
+    return Dataset(
+        folder, store, labels, splits, widths, images, sizing, remarks, tuple(skipped), fold, tuple(own_folds)
+    )
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:

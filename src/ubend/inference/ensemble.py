@@ -158,7 +158,7 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     Its file says so; of older ones the settings in the run folder. Where neither does: the image and its mirror
     image.
     """
-    if not bundle.flips:
+    if not bundle.flips or bundle.model.averages_views:
         return PLAIN
     if bundle.orientation is not None:
         return SQUARE if bundle.orientation == "free" else MIRRORED

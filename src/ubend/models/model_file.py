@@ -32,6 +32,7 @@ from ubend.io.images import Sizing
 from ubend.io.raster import MAX_CHANNELS
 from ubend.labels.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, LabelMap
 from ubend.layouts.pairs import SplitName
+from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
@@ -127,6 +128,8 @@ class NetworkFields(BaseModel):
     upsampling: Upsampling = Field("transposed", alias="growth")
     dropout: float = Field(0.5, ge=0, lt=1)
     encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
+    members: int = Field(1, ge=1, le=MAX_MEMBERS)
+    views: ViewKind = "plain"
 
 
 @checked_dataclass(config=_CONFIG, kw_only=True)
@@ -154,6 +157,7 @@ class Header(StoredFields):
             "network.kind": network.kind != "unet"
             and bool(network.model_fields_set & {"skips", "upsampling", "encoder"}),
             "network.dropout": network.kind != "paper" and "dropout" in network.model_fields_set,
+            "network.views": "views" in network.model_fields_set and "members" not in network.model_fields_set,
             "network.skips": network.skips is not None and len(network.skips) != network.depth,
             "network.growth": bool(network.encoder) and network.upsampling == "unpool",
             "sizing.channels": self.sizing.channels != network.channels,

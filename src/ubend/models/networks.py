@@ -5,6 +5,7 @@ from typing import Any
 from ubend.core.settings import CUSTOM, NO_ENCODER, ModelSettings
 from ubend.models.custom import CustomNetwork
 from ubend.models.encoders import EncodedUNet
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
@@ -44,5 +45,8 @@ def make_network(shape: dict[str, Any], **more: Any) -> Network:
         ValueError: of a kind that is not known.
     """
     rest = dict(shape)
+    if "members" in rest:
+        count, views = rest.pop("members"), rest.pop("views", "plain")
+        return EnsembleNet([make_network(rest, **more) for _member in range(count)], views)
     kind = rest.pop("kind", "unet")  # files that do not say it have the one that there was
     return network_class(kind, rest.get("encoder"))(**rest, **more)

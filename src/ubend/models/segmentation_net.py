@@ -39,6 +39,8 @@ class SegmentationNet(nn.Module):
         words: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
         margin: px that `forward_tiles` takes from each side; 0: it pads, and tiles are blended where they overlap.
         encoder_name: of its encoder, as timm names it; None: the encoder is its own.
+        is_ensemble: whether it is several networks, `shape()["members"]` of them.
+        averages_views: whether a forward pass is the mean over mirror images already.
     """
 
     kind: ClassVar[AnyNetwork] = "unet"
@@ -52,6 +54,8 @@ class SegmentationNet(nn.Module):
     can_capture = False
     margin = 0
     encoder_name: str | None = None
+    is_ensemble = False
+    averages_views = False
     mean: Tensor
     std: Tensor
 

@@ -97,8 +97,8 @@ class UNet(SegmentationNet):
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, 1 or more.
         skips: for each level, full size first, whether its skip connection is there; None: all.
-        upsampling: how the resolution is doubled: `transposed`: a transposed convolution of kernel 4; `nearest`, `bilinear`:
-            interpolation, then a 3x3 convolution; `unpool`: a 3x3 convolution, then max unpooling.
+        upsampling: how the resolution is doubled: `transposed` convolution of kernel 4, `nearest` or `bilinear`
+            interpolation and a 3x3 convolution, or `unpool`: a 3x3 convolution and max unpooling.
         mean: per channel, in the image's own units (0..255 for 8 bit); None: 0.
         std: per channel, in the image's own units; None: 1.
     Raises:

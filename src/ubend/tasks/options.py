@@ -2,7 +2,8 @@
 
 import atexit
 import gc
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from ubend.core.terminal import echo
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
+    from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
 
 PATH = click.Path(path_type=Path)
@@ -70,13 +72,33 @@ _MODEL_OPTIONS = {
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
 
+# How a model is trained: options of `ubend fit` alone.
+_FIT_OPTIONS = {
+    "effort": option(
+        "--effort",
+        type=click.Choice(["quick", "normal", "best"]),
+        help=later("quick shows a quarter of the images; best averages the models of 5 folds  [normal]"),
+    ),
+    "folds": option(
+        "--folds",
+        type=click.IntRange(2, 100),
+        metavar="K",
+        help=later("Cross-validation: K models, each without one K-th of the images, averaged in one model file."),
+    ),
+    "test": option(
+        "--test",
+        type=click.Choice(["none"]),
+        help=later("none: no test split; with --folds, every image is in one fold."),
+    ),
+}
+
 
 def options(*names: str) -> Callable[[_F], _F]:
     """Some of the shared options, in this order."""
 
     def add(command: _F) -> _F:
         for name in reversed(names):
-            command = (_FOLDER_OPTIONS | _MODEL_OPTIONS)[name](command)
+            command = (_FOLDER_OPTIONS | _MODEL_OPTIONS | _FIT_OPTIONS)[name](command)
         return command
 
     return add
@@ -132,3 +154,33 @@ def print_scores(scores: Mapping[str, Any]) -> None:
     warning = warn_one_class(scores)
     if warning:
         echo(warning, err=True)
+
+
+def launch_ranks(gpus: int, arguments: Sequence[str]) -> int:
+    """Run this command line in `gpus` processes that train together; returns their exit code."""
+    from ubend.training.launcher import launch, process_rank
+
+    if process_rank().count > 1:
+        raise SettingError(
+            _(
+                "--gpus {count}: torchrun has started {there} processes already; leave --gpus out, "
+                "and use torchrun's --nproc-per-node"
+            ).format(count=gpus, there=process_rank().count),
+            key="--gpus",
+        )
+    return launch([sys.executable, "-m", "ubend", *arguments], gpus)
+
+
+def report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> None:
+    """Print the scores of a training and where its model is; exit with 130 if it was interrupted."""
+    from ubend.core.files import model_path
+    from ubend.training.launcher import process_rank
+
+    if not process_rank().is_first:
+        return
+    if scores is None:
+        sys.exit(130)
+    print_scores(scores.data)
+    reporter.report(
+        _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
+    )

@@ -70,6 +70,8 @@ def read_summary(path: Path) -> RunSummary:
         size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
+        if data.get("folds") and not data.get("held_out"):  # of the last fold: the others were trained before it
+            file = RunFolder(path / f"fold-{int(data['folds'])}").metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
         best = next((row for row in reversed(rows) if row["best"]), None)
         val_dice = None if best is None else read_dice(best["val_dice"])

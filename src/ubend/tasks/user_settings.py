@@ -45,6 +45,9 @@ FLAGS = {
     "device": "device",
     "deterministic": "train.deterministic",
     "init_from": "train.init_from",
+    "effort": "train.effort",
+    "folds": "data.folds",
+    "test": "data.test",
 }
 _PLACE = ("data.folder", "data.images", "data.masks")  # where the data is
 _MEANING = ("data.classes", "data.values")  # the meaning of its masks
@@ -125,6 +128,28 @@ def read_user_settings(
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, reporter or Reporter())
     return UserSettings(chosen, initial)
+
+
+def asks_for_folds(
+    folder: Path | str | None,
+    config: Path | str | None,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether these arguments of `read_user_settings` ask for several folds: by `data.folds`, or `train.effort` = best.
+
+    Raises:
+        SettingError: a file cannot be read.
+    """
+    given = dict[str, Any]()
+    for file in (folder, config):
+        if file is not None and Path(file).suffix == ".toml" and Path(file).is_file():
+            given |= dict(flatten(read_config(Path(file))))
+    given |= {FLAGS.get(key, key): value for key, value in (flags or {}).items() if value is not None}
+    given |= dict(settings or {})
+    return given.get("data.held_out") is None and (
+        given.get("data.folds") is not None or given.get("train.effort") == "best"
+    )
 
 
 def _read_rest(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -79,12 +79,24 @@ def launch(command: Sequence[str], count: int) -> int:
     Raises:
         TrainingError: one of them was killed.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    return run_processes([command] * count, _environments(count), together=True)
+
+
+def run_processes(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], *, together: bool
+) -> int:
+    """Run several commands at once; see `launch`.
+
+    Args:
+        environments: of each process.
+        together: none is of use without the first one: when that has ended, the others have seconds left.
+    """
+    count, processes = len(commands), list[subprocess.Popen[bytes]]()
     with ExitStack() as stack:
-        errors = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _process in commands]
         stack.callback(_end, processes)
         interrupts = stack.enter_context(_signals_forwarded(processes))
-        for rank, environment in enumerate(_environments(count)):
+        for rank, (command, environment) in enumerate(zip(commands, environments, strict=True)):
             processes.append(
                 subprocess.Popen(
                     command,
@@ -95,13 +107,14 @@ def launch(command: Sequence[str], count: int) -> int:
                     start_new_session=os.name == "posix",  # so that they receive Ctrl-C only from here, and once
                 )
             )
-        shown = _wait(processes, interrupts)
+        shown = _wait(processes, interrupts, together)
         code = processes[shown].poll()
         _end(processes)
         errors[shown].seek(0)
         sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
-    if code is None or code == _INTERRUPTED:  # None: it did not end in time
+    # None: it did not end by itself in time
+    if code in (None, _INTERRUPTED) or (interrupts and not together):
         return 128 + interrupts[0] if interrupts else _INTERRUPTED
     if code < 0:
         raise TrainingError(
@@ -119,9 +132,8 @@ def _environments(count: int) -> list[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     defaults = {
-        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        "OMP_NUM_THREADS": share_of_cores(count),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch's remarks on its connections are for its developers
     }
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -129,7 +141,13 @@ def _environments(count: int) -> list[dict[str, str]]:
     return [defaults | os.environ | {key: str(value) for key, value in own_rank.items()} for own_rank in places]
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -> int:
+def share_of_cores(count: int) -> str:
+    """Threads of each of `count` processes of this computer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return str(max(1, cores // count))
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int], together: bool = True) -> int:
     """Until all have ended, or one has failed, or patience is out; returns the one whose errors are to be shown."""
     deadline = math.inf
     while True:
@@ -139,7 +157,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int
             return failed[0]
         if None not in codes or time.monotonic() > deadline:
             return 0
-        if codes[0] is not None or len(interrupts) > 1:
+        if (together and codes[0] is not None) or len(interrupts) > 1:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
         elif signal.SIGTERM in interrupts:
             deadline = min(deadline, time.monotonic() + _SAVE_S)

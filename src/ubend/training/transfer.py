@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ubend.core.errors import SettingError
+from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.core.settings import NO_ENCODER
@@ -39,9 +39,14 @@ def load_initial_model(path: Path) -> InitialModel:
     """Read the initial model.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not ours, or newer than this version.
+        ModelFileError: the file is missing, truncated, not ours, newer than this version, or of several networks.
     """
     bundle = load_bundle(path)
+    if bundle.model.is_ensemble:
+        line = _("{path}: holds {count} networks; name the model of one fold, such as the folder fold-1 beside it")
+        raise ModelFileError(
+            line.format(path=path, count=bundle.model.shape()["members"]), path=path, key="network.members"
+        )
     with model_path(path).open("rb") as file:
         return InitialModel(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
 
