@@ -22,9 +22,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
-@option(
-    "--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities, as TIFF or npz.")
-)
+@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities: TIFF or npz."))
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
 @options("device")
@@ -54,13 +52,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
     metavar="COLOR|PICTURE",
     help=later("Background: transparent, a colour, or an image."),
 )
-@option(
-    "--soft",
-    "soft_px",
-    type=float,
-    metavar="PX",
-    help=later("Width of the soft edge, px  [by the model's probabilities]"),
-)
+@option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the soft edge  [by probability]"))
 @options("tiles", "overlap", "with", "tta", "resume", "device")
 def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.cutout import cut_out_files
@@ -75,9 +67,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
 @option(
-    "--method",
-    type=click.Choice(["contour", "parts", "distance"]),
-    help=later("Method that separates touching objects."),
+    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How to separate touching objects.")
 )
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
 @option(
@@ -88,12 +78,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     help=later("Also export the objects in this format; repeatable."),
 )
 @option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files' own."))
-@option(
-    "--truth",
-    type=PATH,
-    metavar="FOLDER",
-    help=later("Folder of true ids, NAME.png or NAME_ids.tif, to score against."),
-)
+@option("--truth", type=PATH, metavar="FOLDER", help=later("True ids to score against: NAME.png or NAME_ids.tif."))
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.io.pixel_size import parse_pixel_size
