@@ -116,15 +116,15 @@ def test_wrong_value(key: str, value: Any) -> None:
     says = refused(config=None, **{key: value})
     assert says.startswith(key)
     if key != "data.classes":
-        assert f"(is {value!r})" in says
+        assert f"(got {value!r})" in says
 
 
 def test_contradictions() -> None:
     assert "model.skips has 2 entries for model.depth 4" in refused(model__skips=[True, False])
     assert "data.crop" in refused(data__crop=64, data__resize="squash")
     assert "data.crop" in refused("tutorial", data__crop=64)
-    assert "go together" in refused(data__mean=[0.5])
-    assert "go together" in refused(data__mean=[0.5, 0.5, 0.5], data__std=[0.2])
+    assert "must be set together" in refused(data__mean=[0.5])
+    assert "must be set together" in refused(data__mean=[0.5, 0.5, 0.5], data__std=[0.2])
 
 
 def test_several_wrong_values_are_told_together() -> None:

@@ -27,9 +27,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
-@option(
-    "--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities, as TIFF or npz.")
-)
+@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities: TIFF or npz."))
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
 @options("device")

@@ -269,7 +269,7 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a decoder
             line, reason = "{path}: {reason}", system_reason(error)
         elif isinstance(error, MemoryError):
-            line, reason = _("{path}: not enough memory for this file"), ""
+            line, reason = _("{path}: not enough memory"), ""
         elif os.path.isfile(path) and os.path.getsize(path) == 0:
             line, reason = "{path}: {reason}", _("the file is empty")
         raise DataError(line.format(path=path, reason=reason), path=path) from error

@@ -172,9 +172,7 @@ class FileJob(ABC, Generic[_Facts]):
         if there and self.there:
             reporter.report(now(self.there).format(count=there))
         if self._remade:
-            message = _(
-                "note: {count} of the files are recreated, because their input has changed or they are incomplete"
-            )
+            message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
         clear_leftovers(path for number in self.found for path in self.files(number))
         self.make(reporter)
@@ -212,9 +210,7 @@ class FileJob(ABC, Generic[_Facts]):
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[number] = [
-                Problem(_("{path}: not enough memory for this file").format(path=path), path, "memory")
-            ]
+            self.wrong[number] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:

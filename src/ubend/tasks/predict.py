@@ -219,8 +219,7 @@ def predict_paths(
     images = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(
-            _("--window applies to scans (NIfTI files, folders of DICOM files), but there are none; leave it out"),
-            key="--window",
+            _("--window applies to scans (NIfTI, folders of DICOM files), but there are none"), key="--window"
         )
     if prob is not None and (scans or videos):
         raise SettingError(
